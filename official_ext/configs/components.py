@@ -1,0 +1,141 @@
+"""Options of decoders and their parts, and the open registry that YAML types come from.
+
+A decoder registers its class and its options in one place:
+
+    @components.register_decoder('my_fpn', MyFPNConfig)
+    class MyFPN(pyramid.PyramidDecoder): ...
+
+and `decoder: {type: my_fpn, my_fpn: {num_filters: 128}}` works in every experiment of
+this package.
+"""
+import dataclasses
+import difflib
+from typing import Any, Callable, Dict, List, Optional, Type
+
+from official.modeling import hyperparams
+from official.vision.configs import decoders
+from official.vision.modeling.decoders import factory
+
+from official_ext import environment
+
+environment.check()
+
+_DECODER_OPTIONS: Dict[str, Type[hyperparams.Config]] = {}
+
+
+@dataclasses.dataclass
+class Gate(hyperparams.Config):
+  """Options of a gate that chooses a path per image and level.
+
+  Attributes:
+    type: `channel` (CNN gate), `recurrent` (GRU gate) or `random` (no gate).
+    direction: of the recurrent gate, `upward` (fine to coarse) or `downward`.
+    temperature: of the Gumbel softmax.
+    initial_bias: start of the last bias, one value per path; null: the paper's, which is
+      [0.1, 2.0] for the channel gate of block B and uniform otherwise.
+    evaluation: at inference `argmax`, `sampled` or `random`.
+    random_probability: of the last path of the random signal; null: all alike.
+    seed: changes the noise.
+  """
+  type: str = 'channel'
+  direction: str = 'upward'
+  temperature: float = 1.0
+  initial_bias: Optional[List[float]] = None
+  evaluation: str = 'argmax'
+  random_probability: Optional[float] = None
+  seed: int = 0
+
+
+@dataclasses.dataclass
+class Budget(hyperparams.Config):
+  """Options of the loss that pulls the cost of a routed network to a target.
+
+  Attributes:
+    weight: of the loss in the total (lambda); 0: no budget.
+    target: wanted share of what gates can save (alpha), from 0, all shut, to 1, all open.
+    reduction: `mean` over the images, or `sum` over those of a replica.
+  """
+  weight: float = 0.0
+  target: float = 0.5
+  reduction: str = 'mean'
+
+
+@dataclasses.dataclass
+class Decoder(decoders.Decoder):
+  """Model Garden's decoders; `decoder()` adds every registered one."""
+
+  def override(self, override_params: Any, is_strict: bool = True) -> None:
+    """Overrides options; raises a ValueError that lists the decoders for an unknown one."""
+    names = dict(getattr(override_params, 'as_dict', lambda: override_params)())
+    for name in {names.get('type'), *names} - {None, 'type'}:
+      check_decoder(name)
+    super().override(override_params, is_strict)
+
+  def as_dict(self) -> Dict[str, Any]:
+    """Returns the type and the options of the chosen decoder."""
+    if self.type is not None:
+      check_decoder(self.type)
+    return super().as_dict()
+
+
+def decoder_names() -> List[str]:
+  """Returns the names that `decoder.type` may have."""
+  stock = [field.name for field in dataclasses.fields(decoders.Decoder) if field.name != 'type']
+  return sorted([*stock, *_DECODER_OPTIONS])
+
+
+def check_decoder(name: str) -> None:
+  """Raises a ValueError if no decoder of this name is known."""
+  names = decoder_names()
+  if name not in names:
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f' Did you mean {close[0]!r}?' if close else ''
+    raise ValueError(
+        f'decoder.type is {name!r}; known are {", ".join(names)}.{hint} A decoder outside the '
+        'package is registered by --import=my_package.my_module.')
+
+
+def decoder(**options: Any) -> Decoder:
+  """Returns the options of a decoder, with a field for every registered one.
+
+  Args:
+    **options: `type`, and options of decoders by name.
+  """
+  fields = [(name, config, dataclasses.field(default_factory=config))
+            for name, config in _DECODER_OPTIONS.items()]
+  return dataclasses.make_dataclass('Decoder', fields, bases=(Decoder,))(**options)
+
+
+def register_decoder(name: str, options: Type[hyperparams.Config]) -> Callable[[Type], Type]:
+  """Registers a decoder class for `decoder.type: name` in Model Garden's factories.
+
+  Args:
+    name: the type in YAML.
+    options: dataclass whose fields are arguments of the class, beside the common ones of
+      `PyramidDecoder`.
+
+  Returns:
+    A class decorator that returns the class unchanged.
+  """
+
+  def register(cls):
+
+    def build(input_specs, model_config, l2_regularizer=None):
+      norm_activation = model_config.norm_activation
+      return cls(
+          input_specs=input_specs,
+          min_level=model_config.min_level,
+          max_level=model_config.max_level,
+          activation=norm_activation.activation,
+          use_sync_bn=norm_activation.use_sync_bn,
+          norm_momentum=norm_activation.norm_momentum,
+          norm_epsilon=norm_activation.norm_epsilon,
+          kernel_regularizer=l2_regularizer,
+          name=name,
+          **model_config.decoder.get().as_dict())
+
+    factory.register_decoder_builder(name)(build)
+    _DECODER_OPTIONS[name] = options
+    return cls
+
+  return register

@@ -1,0 +1,202 @@
+"""Every registered experiment: `<detector>_<component>_<backbone>_<dataset>`.
+
+An experiment is complete: it runs by its name alone where its data are.  Each starts
+from a stock experiment of Model Garden and overrides what its paper, or the small
+sample, does otherwise.
+"""
+import functools
+from typing import Any, Dict
+
+from official.core import config_definitions as cfg
+from official.core import exp_factory
+
+from official_ext import environment
+from official_ext.configs import detectors
+
+# Where the README's commands put the composed sample.
+SAMPLE = 'runs/sample/records'
+SAMPLE_CLASSES = 11
+
+_DECODERS = ('fpn', 'inception_fpn', 'dyfpn')
+
+
+def _from_stock(name: str, task: Any, *overrides: Dict[str, Any]) -> cfg.ExperimentConfig:
+  """Returns one of Model Garden's experiments, as `task`, with overrides."""
+  experiment = cfg.ExperimentConfig(task=task, restrictions=[
+      'task.train_data.is_training != None', 'task.validation_data.is_training != None'])
+  experiment.override(exp_factory.get_exp_config(name).as_dict())
+  for override in overrides:
+    experiment.override(override)
+  return experiment
+
+
+def _schedule(steps: int, learning_rate: Dict[str, Any], warmup_steps: int,
+              warmup_learning_rate: float, interval: int, **optimizer: Any) -> Dict[str, Any]:
+  """Returns trainer options: SGD with momentum 0.9, linear warm-up, evaluation every interval."""
+  return {
+      'train_steps': steps,
+      'validation_steps': -1,
+      'validation_interval': interval,
+      'steps_per_loop': interval,
+      'summary_interval': interval,
+      'checkpoint_interval': interval,
+      'optimizer_config': {
+          'optimizer': {'type': 'sgd', 'sgd': {'momentum': 0.9, **optimizer}},
+          'learning_rate': learning_rate,
+          'warmup': {
+              'type': 'linear',
+              'linear': {'warmup_steps': warmup_steps,
+                         'warmup_learning_rate': warmup_learning_rate},
+          },
+      },
+  }
+
+
+# --- The papers' setting: COCO, ResNet, 12 epochs of batch 8 (papers' "1x") ------------
+
+_COCO_EPOCH = 118287 // 8
+
+
+def coco_schedule(epochs: int = 12) -> Dict[str, Any]:
+  """Returns trainer options of the "1x" schedule (12 epochs), or a longer one alike."""
+  boundaries = [epochs * 2 // 3 * _COCO_EPOCH, epochs * 11 // 12 * _COCO_EPOCH]
+  return {'trainer': _schedule(
+      epochs * _COCO_EPOCH,
+      {'type': 'stepwise',
+       'stepwise': {'boundaries': boundaries, 'values': [0.01, 0.001, 0.0001]}},
+      warmup_steps=500, warmup_learning_rate=1e-5, interval=_COCO_EPOCH)}
+
+
+def _coco_data() -> Dict[str, Any]:
+  parser = {'aug_rand_hflip': True, 'aug_scale_min': 1.0, 'aug_scale_max': 1.0}
+  return {
+      'train_data': {'input_path': 'coco/train-*.tfrecord', 'global_batch_size': 8,
+                     'parser': parser},
+      'validation_data': {'input_path': 'coco/val-*.tfrecord', 'global_batch_size': 8,
+                          'drop_remainder': False},
+      'losses': {'l2_weight_decay': 1e-4},
+  }
+
+
+def _paper_decoder(decoder: str) -> Dict[str, Any]:
+  options = {} if decoder == 'fpn' else {'norm': 'none'}
+  return {'type': decoder, decoder: options}
+
+
+def _budget(decoder: str, weight: float = 0.2, target: float = 0.5) -> Dict[str, Any]:
+  # Table 6, row I, prints 0.1: its code sums over the two images of a GPU, ours is a mean.
+  return {'budget': {'weight': weight, 'target': target}} if decoder == 'dyfpn' else {}
+
+
+def _retinanet_coco(decoder: str) -> cfg.ExperimentConfig:
+  task = {**_coco_data(), **_budget(decoder),
+          'model': {'input_size': [896, 1408, 3], 'decoder': _paper_decoder(decoder)}}
+  return _from_stock('retinanet_resnetfpn_coco', detectors.RetinaNetTask(),
+                     {'task': task}, coco_schedule())
+
+
+def _two_stage_model(decoder: str) -> Dict[str, Any]:
+  options = _paper_decoder(decoder)
+  if decoder != 'fpn':
+    options[decoder]['coarse_levels'] = 'max_pool'
+  return {
+      'input_size': [832, 1344, 3],
+      'decoder': options,
+      'detection_head': {'num_convs': 0, 'num_fcs': 2, 'fc_dims': 1024},
+      'roi_generator': {'test_pre_nms_top_k': 2000},
+      'norm_activation': {'use_sync_bn': False},
+  }
+
+
+def _rcnn_coco(decoder: str, stock: str = 'fasterrcnn_resnetfpn_coco',
+               **model: Any) -> cfg.ExperimentConfig:
+  task = {**_coco_data(), **_budget(decoder), 'model': {**_two_stage_model(decoder), **model}}
+  return _from_stock(stock, detectors.MaskRCNNTask(), {'task': task}, coco_schedule())
+
+
+def _cascadercnn_coco(decoder: str) -> cfg.ExperimentConfig:
+  head = {**_two_stage_model(decoder)['detection_head'],
+          'class_agnostic_bbox_pred': True, 'cascade_class_ensemble': True}
+  return _rcnn_coco(decoder, detection_head=head,
+                    roi_sampler={'cascade_iou_thresholds': [0.6, 0.7]})
+
+
+# --- The composed sample: a few minutes on a CPU ---------------------------------------
+
+
+def _sample_override(decoder: str, steps: int = 400) -> Dict[str, Any]:
+  """Options of a short run on 256-pixel images from the carried EfficientNet-Lite0."""
+  data = {'global_batch_size': 8, 'dtype': 'float32', 'shuffle_buffer_size': 256}
+  parser = {'aug_rand_hflip': False, 'aug_scale_min': 0.8, 'aug_scale_max': 1.2}
+  options = {'num_filters': 64}
+  if decoder != 'fpn':
+    options['branch_init_scale'] = 0.01
+  return {
+      'runtime': {'mixed_precision_dtype': 'float32', 'distribution_strategy': 'one_device',
+                  'enable_xla': False},
+      'trainer': _schedule(
+          steps, {'type': 'cosine', 'cosine': {'initial_learning_rate': 0.04,
+                                               'decay_steps': steps}},
+          warmup_steps=50, warmup_learning_rate=0.001, interval=100, global_clipnorm=10.0),
+      'task': {
+          'init_checkpoint': str(environment.data_path('efficientnet_lite0_imagenet')),
+          'init_checkpoint_modules': 'backbone',
+          'annotation_file': f'{SAMPLE}/annotations/val.json',
+          'model': {
+              'num_classes': SAMPLE_CLASSES,
+              'input_size': [256, 256, 3],
+              'backbone': {'type': 'efficientnet',
+                           'efficientnet': {'model_id': 'b0', 'se_ratio': 0.0}},
+              'decoder': {'type': decoder, decoder: options},
+              'norm_activation': {'activation': 'relu6', 'norm_momentum': 0.9,
+                                  'norm_epsilon': 0.001, 'use_sync_bn': False},
+          },
+          'train_data': {**data, 'input_path': f'{SAMPLE}/train-*.tfrecord', 'parser': parser},
+          'validation_data': {**data, 'input_path': f'{SAMPLE}/val-*.tfrecord',
+                              'drop_remainder': False},
+          **_budget(decoder, weight=1.0, target=0.5),
+      },
+  }
+
+
+def _retinanet_sample(decoder: str) -> cfg.ExperimentConfig:
+  model = {
+      'min_level': 3,
+      'max_level': 6,
+      'anchor': {'anchor_size': 3},
+      'head': {'num_convs': 2, 'num_filters': 64},
+  }
+  return _from_stock('retinanet_resnetfpn_coco', detectors.RetinaNetTask(),
+                     _sample_override(decoder),
+                     {'task': {'model': model, 'losses': {'l2_weight_decay': 4e-5}}})
+
+
+def _fasterrcnn_sample(decoder: str) -> cfg.ExperimentConfig:
+  model = {
+      'min_level': 2,
+      'max_level': 6,
+      'anchor': {'anchor_size': 4},
+      'rpn_head': {'num_filters': 64},
+      'detection_head': {'num_convs': 0, 'num_fcs': 2, 'fc_dims': 256},
+      'roi_generator': {'pre_nms_top_k': 500, 'num_proposals': 200, 'test_pre_nms_top_k': 500,
+                        'test_num_proposals': 200},
+      'roi_sampler': {'num_sampled_rois': 64},
+  }
+  return _from_stock('fasterrcnn_resnetfpn_coco', detectors.MaskRCNNTask(),
+                     _sample_override(decoder),
+                     {'task': {'model': model, 'losses': {'l2_weight_decay': 4e-5}}})
+
+
+_FAMILIES = {
+    'retinanet_{}_resnet50_coco': _retinanet_coco,
+    'fasterrcnn_{}_resnet50_coco': _rcnn_coco,
+    'maskrcnn_{}_resnet50_coco': functools.partial(_rcnn_coco, stock='maskrcnn_resnetfpn_coco'),
+    'cascadercnn_{}_resnet50_coco': _cascadercnn_coco,
+    'retinanet_{}_efficientnetlite0_sample': _retinanet_sample,
+    'fasterrcnn_{}_efficientnetlite0_sample': _fasterrcnn_sample,
+}
+
+for _family, _build in _FAMILIES.items():
+  for _decoder in _DECODERS:
+    exp_factory.register_config_factory(_family.format(_decoder))(
+        functools.partial(_build, _decoder))

@@ -1,0 +1,349 @@
+"""Gates that choose a path per image and pyramid level, and how a choice is drawn.
+
+A gate network maps the backbone's features to logits `[batch, levels, paths]`;
+`GumbelSelection` turns logits into one-hot choices: sampled with a straight-through
+gradient in training, the most probable path at inference.
+
+Everything behind the pooled features is float32 under any precision policy: low
+precision draws infinite noise and flips decisions.
+"""
+import zlib
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional
+
+import numpy as np
+import tensorflow as tf, tf_keras
+
+from official_ext.ops import routing
+
+EVALUATIONS = ('argmax', 'sampled', 'random')
+
+
+class Selection(NamedTuple):
+  """A choice between paths.
+
+  Attributes:
+    gate: float32 `[batch, levels, paths]`, one-hot; in training with the gradient of
+      the soft sample.
+    expected: the same shape; what a budget pulls on: `gate` in training, the
+      probabilities at inference.
+  """
+  gate: tf.Tensor
+  expected: tf.Tensor
+
+
+def _linear(units: int, fan_in: int, name: str, bias: Any = None, **options) -> tf_keras.layers.Dense:
+  """A float32 dense layer that starts uniform in +-1 / sqrt(fan_in), bias included."""
+  limit = 1 / np.sqrt(fan_in)
+  bias_initializer = (
+      tf_keras.initializers.RandomUniform(-limit, limit) if bias is None else
+      tf_keras.initializers.Constant(bias))
+  return tf_keras.layers.Dense(
+      units, name=name, dtype='float32', bias_initializer=bias_initializer,
+      kernel_initializer=tf_keras.initializers.RandomUniform(-limit, limit), **options)
+
+
+def _pool(features: tf.Tensor) -> tf.Tensor:
+  return tf.reduce_mean(tf.cast(features, tf.float32), axis=[1, 2])
+
+
+class _PyramidGate(tf_keras.layers.Layer):
+  """What gate networks share: the levels they look at and the number of paths."""
+
+  def __init__(self, channels: Mapping[str, int], num_paths: int, **kwargs):
+    kwargs['dtype'] = 'float32'
+    super().__init__(autocast=False, **kwargs)
+    self._channels = dict(channels)
+    self._num_paths = num_paths
+
+  def get_config(self) -> Dict[str, Any]:
+    return {**super().get_config(), 'channels': dict(self._channels), 'num_paths': self._num_paths}
+
+
+@tf_keras.utils.register_keras_serializable(package='official_ext')
+class ChannelGate(_PyramidGate):
+  """The "CNN gate": pooled features and two dense layers, for each level alone (DyFPN, 3.2.1)."""
+
+  def __init__(self, channels: Mapping[str, int], num_paths: int,
+               initial_bias: Optional[List[float]] = None,
+               kernel_regularizer: Optional[Any] = None, **kwargs):
+    """Initializes the gate.
+
+    Args:
+      channels: level -> channels of its features; one decision per level.
+      num_paths: number of logits per level.
+      initial_bias: start of the last bias, one value per path; None: uniform.
+      kernel_regularizer: regularizer of the dense kernels.
+      **kwargs: arguments of `tf_keras.layers.Layer`.
+    """
+    super().__init__(channels, num_paths, **kwargs)
+    self._initial_bias = initial_bias
+    self._kernel_regularizer = tf_keras.regularizers.get(kernel_regularizer)
+    options = {'kernel_regularizer': self._kernel_regularizer}
+    self._hidden, self._output = {}, {}
+    for level, depth in self._channels.items():
+      self._hidden[level] = _linear(
+          depth // 4, depth, f'hidden_{level}', activation='relu', **options)
+      self._output[level] = _linear(
+          num_paths, depth // 4, f'output_{level}', initial_bias, **options)
+
+  def call(self, features: Mapping[str, tf.Tensor]) -> tf.Tensor:
+    """Returns logits, float32 `[batch, levels, paths]`, of `{level: [batch, h, w, channels]}`."""
+    logits = [
+        self._output[level](self._hidden[level](_pool(features[level])))
+        for level in self._channels
+    ]
+    return tf.stack(logits, axis=1)
+
+  def multiply_adds(self) -> float:
+    """Returns the multiply-adds of the gate for one image."""
+    return float(sum(c * (c // 4) + (c // 4) * self._num_paths for c in self._channels.values()))
+
+  def get_config(self) -> Dict[str, Any]:
+    return {
+        **super().get_config(),
+        'initial_bias': self._initial_bias and list(self._initial_bias),
+        'kernel_regularizer': tf_keras.regularizers.serialize(self._kernel_regularizer),
+    }
+
+
+@tf_keras.utils.register_keras_serializable(package='official_ext')
+class RecurrentGate(_PyramidGate):
+  """The "GRU gate": one recurrent pass over the levels of an image (DyFPN, 3.2.1).
+
+  The state starts at zero for every image; the output after a level gates that level.
+  """
+
+  UNITS = 16
+
+  def __init__(self, channels: Mapping[str, int], num_paths: int, direction: str = 'upward',
+               initial_bias: Optional[List[float]] = None,
+               kernel_regularizer: Optional[Any] = None, **kwargs):
+    """Initializes the gate.
+
+    Args:
+      channels: level -> channels of its features; one decision per level.
+      num_paths: number of logits per level.
+      direction: `upward`, from fine to coarse levels, or `downward`.
+      initial_bias: start of the last bias, one value per path; None: uniform.
+      kernel_regularizer: regularizer of the kernels.
+      **kwargs: arguments of `tf_keras.layers.Layer`.
+
+    Raises:
+      ValueError: unknown direction.
+    """
+    super().__init__(channels, num_paths, **kwargs)
+    if direction not in ('upward', 'downward'):
+      raise ValueError(f'gate.direction is {direction!r}; allowed are `upward` and `downward`.')
+    self._direction = direction
+    self._initial_bias = initial_bias
+    self._kernel_regularizer = tf_keras.regularizers.get(kernel_regularizer)
+    options = {'kernel_regularizer': self._kernel_regularizer}
+    self._embed = {
+        level: _linear(self.UNITS, depth, f'embed_{level}', **options)
+        for level, depth in self._channels.items()
+    }
+    # One initializer each: one that is used twice draws the same values twice.
+    kernel, recurrent, bias = (
+        tf_keras.initializers.RandomUniform(-self.UNITS**-0.5, self.UNITS**-0.5)
+        for _ in range(3))
+    self._cell = tf_keras.layers.GRUCell(
+        self.UNITS, reset_after=True, kernel_initializer=kernel, recurrent_initializer=recurrent,
+        bias_initializer=bias, recurrent_regularizer=self._kernel_regularizer, dtype='float32',
+        name='cell', **options)
+    self._output = _linear(num_paths, self.UNITS, 'output', initial_bias, **options)
+
+  def call(self, features: Mapping[str, tf.Tensor]) -> tf.Tensor:
+    """Returns logits, float32 `[batch, levels, paths]`, of `{level: [batch, h, w, channels]}`."""
+    levels = list(self._channels)
+    order = levels if self._direction == 'upward' else levels[::-1]
+    pooled = {level: self._embed[level](_pool(features[level])) for level in levels}
+    state = tf.zeros_like(pooled[levels[0]])
+    logits = {}
+    for level in order:
+      output, state = self._cell(pooled[level], state)
+      logits[level] = self._output(output)
+    return tf.stack([logits[level] for level in levels], axis=1)
+
+  def multiply_adds(self) -> float:
+    """Returns the multiply-adds of the gate for one image."""
+    step = 2 * 3 * self.UNITS**2 + self.UNITS * self._num_paths
+    return float(sum(c * self.UNITS + step for c in self._channels.values()))
+
+  def get_config(self) -> Dict[str, Any]:
+    return {
+        **super().get_config(),
+        'direction': self._direction,
+        'initial_bias': self._initial_bias and list(self._initial_bias),
+        'kernel_regularizer': tf_keras.regularizers.serialize(self._kernel_regularizer),
+    }
+
+
+@tf_keras.utils.register_keras_serializable(package='official_ext')
+class RandomSignal(_PyramidGate):
+  """No gate: fixed probabilities for every image (the ablation of DyFPN, Table 5)."""
+
+  def __init__(self, channels: Mapping[str, int], num_paths: int,
+               probability: Optional[float] = None, **kwargs):
+    """Initializes the signal.
+
+    Args:
+      channels: level -> channels of its features; only the levels matter.
+      num_paths: number of paths.
+      probability: of the last path, the others share the rest; None: all alike.
+      **kwargs: arguments of `tf_keras.layers.Layer`.
+
+    Raises:
+      ValueError: a probability that is not strictly between 0 and 1.
+    """
+    super().__init__(channels, num_paths, **kwargs)
+    if probability is not None and not 0 < probability < 1:
+      raise ValueError(f'gate.random_probability is {probability}; it must lie between 0 and 1.')
+    self._probability = probability
+
+  def call(self, features: Mapping[str, tf.Tensor]) -> tf.Tensor:
+    """Returns log-probabilities, float32 `[batch, levels, paths]`, the same for all images."""
+    paths = self._num_paths
+    last = 1 / paths if self._probability is None else self._probability
+    row = tf.math.log([(1 - last) / (paths - 1)] * (paths - 1) + [last])
+    batch = tf.shape(features[next(iter(self._channels))])[0]
+    return tf.tile(row[None, None], [batch, len(self._channels), 1])
+
+  def multiply_adds(self) -> float:
+    """Returns 0: there is nothing to compute."""
+    return 0.0
+
+  def get_config(self) -> Dict[str, Any]:
+    return {**super().get_config(), 'probability': self._probability}
+
+
+@tf_keras.utils.register_keras_serializable(package='official_ext')
+class GumbelSelection(tf_keras.layers.Layer):
+  """Chooses one path per row of logits (DyFPN, eqs. 4-5).
+
+  Training: softmax((logits + Gumbel noise) / temperature), made one-hot with a
+  straight-through gradient.  Inference: the largest logit, without noise.
+
+  The noise is a function of the layer's name, a counter that checkpoints keep, and the
+  replica: replicas draw different noise, and a resumed run draws what the unbroken run
+  would have drawn.
+  """
+
+  def __init__(self, temperature: float = 1.0, evaluation: str = 'argmax', seed: int = 0,
+               **kwargs):
+    """Initializes the selection.
+
+    Args:
+      temperature: of the softmax (tau), positive.
+      evaluation: at inference `argmax`; `sampled`, as in training; or `random`, every
+        path alike whatever the logits say (Table 5).  The last two are for ablations.
+      seed: changes the noise.
+      **kwargs: arguments of `tf_keras.layers.Layer`.
+
+    Raises:
+      ValueError: temperature not positive, or unknown evaluation.
+    """
+    kwargs['dtype'] = 'float32'
+    super().__init__(**kwargs)
+    if temperature <= 0:
+      raise ValueError(f'gate.temperature is {temperature}; it must be positive.')
+    if evaluation not in EVALUATIONS:
+      raise ValueError(f'gate.evaluation is {evaluation!r}; allowed are {EVALUATIONS}.')
+    self._temperature = temperature
+    self._evaluation = evaluation
+    self._seed = seed
+
+  def build(self, input_shape: tf.TensorShape) -> None:
+    # Replicas read their own copy: the default would merge in the middle of a branch.
+    self._counter = self.add_weight(
+        'noise_counter', shape=(), dtype=tf.int64, initializer='zeros', trainable=False,
+        synchronization=tf.VariableSynchronization.ON_READ,
+        aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)
+    super().build(input_shape)
+
+  def _gumbel(self, shape: tf.Tensor) -> tf.Tensor:
+    """Draws Gumbel(0, 1) noise, float32, and moves the counter on."""
+    context = tf.distribute.get_replica_context()
+    replica = context.replica_id_in_sync_group if context else 0
+    key = tf.constant([zlib.crc32(self.name.encode()) & 0x7fffffff, self._seed], tf.int32)
+    fold_in = tf.random.experimental.stateless_fold_in
+    key = fold_in(fold_in(key, self._counter.read_value()), replica)
+    self._counter.assign_add(1)
+    # From 23 random bits: floats drawn directly differ under XLA, and with 24 bits the
+    # largest one rounds to 1, which is an infinite logit.
+    bits = tf.random.stateless_uniform(shape, key, None, None, tf.uint32, alg='philox')
+    uniform = (tf.cast(tf.bitwise.right_shift(bits, 9), tf.float32) + 0.5) * 2.0**-23
+    return -tf.math.log(-tf.math.log(uniform))
+
+  def call(self, logits: tf.Tensor, training: Optional[bool] = None) -> Selection:
+    """Chooses a path.
+
+    Args:
+      logits: float32 `[..., paths]`.
+      training: Python bool; None counts as False.
+
+    Returns:
+      A `Selection` of the shape of `logits`.
+    """
+    tape = routing.RoutingTape.current()
+    probability = tf.nn.softmax(logits)
+    evaluation = self._evaluation
+    if evaluation == 'argmax' and tape is not None and tape.sample_gates:
+      evaluation = 'sampled'
+    if not training and evaluation == 'random':
+      logits, probability = tf.zeros_like(logits), tf.ones_like(logits) / logits.shape[-1]
+    if not training and evaluation == 'argmax':
+      return Selection(self._one_hot(logits), probability)
+    noisy = (logits + self._gumbel(tf.shape(logits))) / self._temperature
+    hard = self._one_hot(noisy)
+    if not training:
+      return Selection(hard, probability)
+    soft = tf.nn.softmax(noisy)
+    gate = tf.stop_gradient(hard - soft) + soft
+    return Selection(gate, gate)
+
+  def _one_hot(self, logits: tf.Tensor) -> tf.Tensor:
+    return tf.one_hot(tf.argmax(logits, axis=-1), logits.shape[-1])
+
+  def get_config(self) -> Dict[str, Any]:
+    return {
+        **super().get_config(),
+        'temperature': self._temperature,
+        'evaluation': self._evaluation,
+        'seed': self._seed,
+    }
+
+
+def build_gate(type: str, channels: Mapping[str, int], num_paths: int,  # pylint: disable=redefined-builtin
+               direction: str = 'upward', random_probability: Optional[float] = None,
+               initial_bias: Optional[List[float]] = None,
+               kernel_regularizer: Optional[Any] = None,
+               name: str = 'gate') -> tf_keras.layers.Layer:
+  """Builds the gate network that `gate.type` names.
+
+  Args:
+    type: `channel`, `recurrent` or `random`.
+    channels: level -> channels of its features.
+    num_paths: number of logits per level.
+    direction: of the recurrent gate.
+    random_probability: of the last path of the random signal.
+    initial_bias: start of the last bias, one value per path.
+    kernel_regularizer: regularizer of the kernels.
+    name: name of the layer.
+
+  Returns:
+    A layer that maps `{level: features}` to logits `[batch, levels, paths]`.
+
+  Raises:
+    ValueError: unknown type.
+  """
+  if initial_bias is not None and len(initial_bias) != num_paths:
+    raise ValueError(f'gate.initial_bias has {len(initial_bias)} values for {num_paths} paths.')
+  if type == 'channel':
+    return ChannelGate(channels, num_paths, initial_bias, kernel_regularizer, name=name)
+  if type == 'recurrent':
+    return RecurrentGate(
+        channels, num_paths, direction, initial_bias, kernel_regularizer, name=name)
+  if type == 'random':
+    return RandomSignal(channels, num_paths, random_probability, name=name)
+  raise ValueError(
+      f'gate.type is {type!r}; allowed are `channel`, `recurrent` and `random`.')

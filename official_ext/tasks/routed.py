@@ -1,0 +1,250 @@
+"""Model Garden's detection tasks with a routing tape around every step.
+
+No body of Model Garden is copied: `train_step` and `validation_step` run as they are,
+inside a tape; the budget enters as one more auxiliary loss; cost and gates are logged
+beside Model Garden's own values.
+"""
+import collections
+import copy
+from typing import Any, Dict, List, Mapping, Optional
+
+from absl import logging
+import numpy as np
+from official.core import task_factory
+from official.vision.tasks import maskrcnn
+from official.vision.tasks import retinanet
+import tensorflow as tf, tf_keras
+
+from official_ext.configs import detectors
+from official_ext.ops import routing
+
+_GIGA = 1e9
+# Beyond this share of what gates can save, executed and expected cost have drifted apart.
+_DRIFT = 0.1
+
+
+def cost_summary(record: routing.Routing, target: float) -> Dict[str, tf.Tensor]:
+  """Returns cost in 10^9 multiply-adds (GMAC) per image, by name.
+
+  Args:
+    record: what a tape returned.
+    target: the budget's share of what gates can save.
+
+  Returns:
+    `executed` and `expected`, float32 `[batch]`; `target`, `minimum` and `maximum`,
+    float32 scalars.
+  """
+  return {
+      'executed': record.executed / _GIGA,
+      'expected': record.expected / _GIGA,
+      'target': (record.minimum + target * (record.maximum - record.minimum)) / _GIGA,
+      'minimum': record.minimum / _GIGA,
+      'maximum': record.maximum / _GIGA,
+  }
+
+
+def open_ratios(record: routing.Routing) -> Dict[str, tf.Tensor]:
+  """Returns each gate's mean per image, by name: `[batch]`, or `[batch, paths]` for a choice."""
+  return {
+      name: gate if gate.shape.rank == 2 else
+      tf.reduce_mean(gate, axis=list(range(1, gate.shape.rank)))
+      for name, gate in record.gates.items()
+  }
+
+
+def _flat(name: str, values: np.ndarray) -> Dict[str, float]:
+  """Splits the ratios of a choice into one named value per path."""
+  mean = np.mean(values, axis=0)
+  if mean.ndim == 0:
+    return {name: float(mean)}
+  return {f'{name}/{path}': float(value) for path, value in enumerate(mean)}
+
+
+class RoutedTask:
+  """Mixin that gives a detection task a routing tape; stands first among the bases."""
+
+  _routed_gates: Optional[List[str]] = None
+
+  def build_model(self) -> tf_keras.Model:
+    """Builds Model Garden's model, with the decoder of the config."""
+    budget = self.task_config.budget
+    routing.check_budget(budget.target, budget.reduction)
+    model = super().build_model()
+    self._routed_gates = [
+        f'{layer.name}/{gate}' for layer in routing.routed_layers(model)
+        for gate in layer.gate_names
+    ]
+    return model
+
+  def build_losses(self, outputs: Any, labels: Any, aux_losses: Optional[Any] = None) -> Any:
+    """Builds Model Garden's losses and adds the budget; called while a tape is open."""
+    budget = self.task_config.budget
+    tape = routing.RoutingTape.current()
+    record = tape.routing() if tape else None
+    if record and budget.weight:
+      loss = budget.weight * routing.budget_loss(record, budget.target, budget.reduction)
+      aux_losses = list(aux_losses or []) + [loss]
+    return super().build_losses(outputs=outputs, labels=labels, aux_losses=aux_losses)
+
+  def build_metrics(self, training: bool = True) -> List[tf_keras.metrics.Metric]:
+    """Adds cost and open ratios to the training metrics, once the model is built."""
+    metrics = super().build_metrics(training=training)
+    if not training or not self._routed_gates:
+      return metrics
+    names = [f'gmac/{name}' for name in ('executed', 'expected', 'target', 'minimum', 'maximum')]
+    names += [f'gate/{name}' for name in self._routed_gates]
+    return metrics + [_RoutingMean(f'routing/{name}') for name in names]
+
+  def train_step(self, inputs: Any, model: tf_keras.Model, optimizer: Any,
+                 metrics: Optional[List[Any]] = None) -> Mapping[str, Any]:
+    """Runs Model Garden's training step under a tape."""
+    theirs = [m for m in metrics or [] if not isinstance(m, _RoutingMean)]
+    with routing.RoutingTape() as tape:
+      logs = super().train_step(inputs, model, optimizer, theirs)
+    record = _checked(tape, model)
+    if record:
+      values = {f'routing/gmac/{name}': value
+                for name, value in cost_summary(record, self.task_config.budget.target).items()}
+      values.update({f'routing/gate/{name}': value for name, value in open_ratios(record).items()})
+      for metric in metrics or []:
+        if isinstance(metric, _RoutingMean):
+          metric.update_state(values[metric.name])
+    return logs
+
+  def validation_step(self, inputs: Any, model: tf_keras.Model,
+                      metrics: Optional[List[Any]] = None) -> Dict[str, Any]:
+    """Runs Model Garden's validation step under a tape, and again under sampled gates."""
+    with routing.RoutingTape() as tape:
+      logs = super().validation_step(inputs, model, metrics)
+    record = _checked(tape, model)
+    if not record:
+      return logs
+    logs['routing'] = {
+        'gmac': cost_summary(record, self.task_config.budget.target), 'gate': open_ratios(record)}
+    logs['sampled'] = []
+    for _ in range(self.task_config.sampled_evaluation_runs):
+      with routing.RoutingTape(sample_gates=True) as tape:
+        sampled = super().validation_step(inputs, model)
+      logs['sampled'].append((sampled, tape.routing().executed / _GIGA))
+    return logs
+
+  def aggregate_logs(self, state: Any = None, step_outputs: Any = None) -> Any:
+    """Collects what validation steps returned: Model Garden's state, and ours beside it."""
+    if state is None:
+      state = _EvaluationState(self)
+    state.theirs = super().aggregate_logs(state.theirs, step_outputs)
+    for kind, values in step_outputs.get('routing', {}).items():
+      for name, replicas in values.items():
+        state.add(f'{kind}/{name}', replicas)
+    for run, (outputs, executed) in enumerate(step_outputs.get('sampled', [])):
+      state.add('sampled/gmac', executed)
+      with state.evaluator_of_run(run):
+        state.sampled[run] = super().aggregate_logs(state.sampled[run], outputs)
+    return state
+
+  def reduce_aggregated_logs(self, aggregated_logs: '_EvaluationState',
+                             global_step: Optional[Any] = None) -> Dict[str, Any]:
+    """Adds cost, open ratios and the results under sampled gates to the evaluation's logs."""
+    logs = super().reduce_aggregated_logs(aggregated_logs.theirs, global_step)
+    values = {name: np.concatenate(parts) for name, parts in aggregated_logs.values.items()}
+    if not values:
+      return logs
+    executed = values['gmac/executed']
+    for statistic in ('mean', 'min', 'max', 'std'):
+      logs[f'routing/gmac/executed/{statistic}'] = float(getattr(np, statistic)(executed))
+    for name in ('expected', 'target', 'minimum', 'maximum'):
+      logs[f'routing/gmac/{name}'] = float(np.mean(values[f'gmac/{name}']))
+    for name in (name for name in values if name.startswith('gate/')):
+      logs.update(_flat(f'routing/{name}', values[name]))
+    _warn_of_drift(logs)
+    _warn_of_dead_gates(values)
+    runs = []
+    for run, state in enumerate(aggregated_logs.sampled):
+      with aggregated_logs.evaluator_of_run(run):
+        runs.append(super().reduce_aggregated_logs(state, global_step))
+    if runs:
+      logs['routing/sampled/gmac'] = float(np.mean(values['sampled/gmac']))
+      logs.update({f'routing/sampled/{name}': float(np.mean([run[name] for run in runs]))
+                   for name in runs[0]})
+    return logs
+
+
+class _RoutingMean(tf_keras.metrics.Mean):
+  """A mean that only this module updates: Model Garden's steps do not know its name."""
+
+  def __init__(self, name: str):
+    super().__init__(name, dtype=tf.float32)
+
+
+class _EvaluationState:
+  """What an evaluation has seen so far."""
+
+  def __init__(self, task: RoutedTask):
+    self.theirs = None
+    self.values = collections.defaultdict(list)
+    runs = task.task_config.sampled_evaluation_runs if hasattr(task, 'coco_metric') else 0
+    self.sampled = [None] * runs
+    self._task = task
+    self._evaluators = [copy.copy(task.coco_metric) for _ in range(runs)]
+    for evaluator in self._evaluators:
+      evaluator.reset_states()
+
+  def add(self, name: str, replicas: Any) -> None:
+    """Adds one value per replica: `[batch]`, or a scalar that is the same for every image."""
+    self.values[name] += [np.atleast_1d(value.numpy()) for value in replicas]
+
+  def evaluator_of_run(self, run: int) -> '_SwappedEvaluator':
+    """Returns a context in which the task evaluates one run under sampled gates."""
+    return _SwappedEvaluator(self._task, self._evaluators[run])
+
+
+class _SwappedEvaluator:
+  """Puts an evaluator of its own in the place of the task's while the context lasts."""
+
+  def __init__(self, task: RoutedTask, evaluator: Any):
+    self._task, self._evaluator = task, evaluator
+
+  def __enter__(self) -> None:
+    self._kept, self._task.coco_metric = self._task.coco_metric, self._evaluator
+
+  def __exit__(self, *unused) -> None:
+    self._task.coco_metric = self._kept
+
+
+def _checked(tape: routing.RoutingTape, model: tf_keras.Model) -> Optional[routing.Routing]:
+  tape.check_complete(model)
+  return tape.routing()
+
+
+def _warn_of_drift(logs: Mapping[str, float]) -> None:
+  executed, expected = logs['routing/gmac/executed/mean'], logs['routing/gmac/expected']
+  range_ = logs['routing/gmac/maximum'] - logs['routing/gmac/minimum']
+  if abs(executed - expected) > _DRIFT * range_:
+    logging.warning(
+        'The cost executed, %.3f GMAC per image, is far from the %.3f GMAC that the gates would '
+        'cost if they were sampled, as in training: they decide with little confidence. '
+        'task.sampled_evaluation_runs=1 evaluates sampled gates beside this.', executed, expected)
+
+
+def _warn_of_dead_gates(values: Mapping[str, np.ndarray]) -> None:
+  for name, gate in values.items():
+    if not name.startswith('gate/'):
+      continue
+    gate_name = name[len('gate/'):]
+    if gate.ndim == 2:
+      if np.max(np.mean(gate, axis=0)) == 1:
+        logging.warning('Gate %s chose path %d for every image of this evaluation.', gate_name,
+                        np.argmax(gate[0]))
+    elif np.all(gate == 0) or np.all(gate == 1):
+      logging.warning('Gate %s was %s for every image of this evaluation.', gate_name,
+                      'open' if gate[0] else 'shut')
+
+
+@task_factory.register_task_cls(detectors.RetinaNetTask)
+class RoutedRetinaNetTask(RoutedTask, retinanet.RetinaNetTask):
+  """Model Garden's RetinaNet task, with routed parts."""
+
+
+@task_factory.register_task_cls(detectors.MaskRCNNTask)
+class RoutedMaskRCNNTask(RoutedTask, maskrcnn.MaskRCNNTask):
+  """Model Garden's Faster, Mask and Cascade R-CNN task, with routed parts."""

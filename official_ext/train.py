@@ -1,0 +1,82 @@
+r"""Trains and evaluates: Model Garden's trainer and flags, with our experiments registered.
+
+    python -m official_ext.train --experiment=retinanet_dyfpn_efficientnetlite0_sample \
+      --mode=train_and_eval --model_dir=runs/dyfpn
+
+All experiments of Model Garden's vision package run too.  A run that was stopped goes on
+from its last checkpoint when the command is given again.
+"""
+import logging as python_logging
+import os
+import re
+import time
+
+from absl import app
+from absl import flags
+from absl import logging
+from official.common import flags as model_garden_flags
+from official.vision import train
+import yaml
+
+from official_ext import registry_imports  # pylint: disable=unused-import
+from official_ext.utils import command_line
+from official_ext.utils import experiment
+from official_ext.utils import input_checks
+
+FLAGS = flags.FLAGS
+
+
+def _define_flags() -> None:
+  model_garden_flags.define_flags()
+  flags.DEFINE_multi_string(
+      'import', [], 'Python module that registers components or experiments; may be repeated.')
+  flags.mark_flags_as_required(['experiment', 'mode', 'model_dir'])
+
+
+class _TimeLeft(python_logging.Filter):
+  """Adds the time left to the trainer's line about each loop of steps."""
+
+  def __init__(self, train_steps: int):
+    super().__init__()
+    self._train_steps = train_steps
+    self._start = None
+
+  def filter(self, record: python_logging.LogRecord) -> bool:
+    match = re.match(r'(train| eval) \| step: +(\d+) \|', record.getMessage())
+    if match:
+      step, now = int(match[2]), time.monotonic()
+      if self._start is None:
+        self._start = step, now
+      elif match[1] == 'train' and step > self._start[0]:
+        done, seconds = step - self._start[0], now - self._start[1]
+        left = command_line.duration(seconds / done * (self._train_steps - step))
+        record.msg, record.args = f'{record.getMessage()} | time left: {left}', ()
+    return True
+
+
+def _check_model_dir(params, model_dir: str) -> None:
+  """Refuses a folder that holds a run of another model."""
+  path = os.path.join(model_dir, 'params.yaml')
+  if not os.path.exists(path):
+    return
+  with open(path, encoding='utf-8') as file:
+    previous = yaml.safe_load(file)
+  model = params.task.model.as_dict() if hasattr(params.task, 'model') else None
+  if previous.get('task', {}).get('model') != model:
+    raise command_line.CommandError(
+        f'--model_dir={model_dir} holds a run of another model (its params.yaml differs in '
+        'task.model): choose another folder, or give the same experiment and overrides.')
+
+
+def main(_) -> None:
+  experiment.import_modules(FLAGS['import'].value)
+  params = experiment.resolve(FLAGS.experiment, FLAGS.config_file or [], FLAGS.params_override)
+  _check_model_dir(params, FLAGS.model_dir)
+  input_checks.check_task(params.task, FLAGS.mode)
+  logging.get_absl_logger().addFilter(_TimeLeft(params.trainer.train_steps))
+  train.main(_)
+
+
+if __name__ == '__main__':
+  _define_flags()
+  command_line.run(lambda: app.run(main))
