@@ -1,4 +1,4 @@
-"""Checks that the installed TensorFlow, Keras and Model Garden fit together."""
+"""What surrounds the package: fitting versions of its dependencies, and its data files."""
 from importlib import metadata
 import pathlib
 
@@ -30,18 +30,23 @@ def check() -> None:
 
 
 def data_path(name: str) -> pathlib.Path:
-  """Returns a folder of data that the project carries, e.g. `efficientnet_lite0_imagenet`.
+  """The folder of a file set that the project carries.
 
   Args:
-    name: the folder's name.
+    name: a folder of `data/`, e.g. `efficientnet_lite0_imagenet`.
+
+  Returns:
+    `official_ext/data/<name>` where the package was installed from a wheel,
+    `data/<name>` in a checkout.
 
   Raises:
-    FileNotFoundError: neither the installed package nor the checkout has it.
+    FileNotFoundError: neither exists.
   """
   package = pathlib.Path(__file__).resolve().parent
-  folders = [package / 'data' / name, package.parent / 'data' / name]
-  for folder in folders:
-    if folder.is_dir():
-      return folder
-  raise FileNotFoundError(f'{name} is neither in {folders[0]} nor in {folders[1]}: '
-                          'install official_ext again.')
+  candidates = [package / 'data' / name, package.parent / 'data' / name]
+  for path in candidates:
+    if path.is_dir():
+      return path
+  raise FileNotFoundError(
+      f'No data {name!r}: neither {candidates[0]} nor {candidates[1]} is a folder; check the '
+      'name, or reinstall official_ext.')

@@ -53,6 +53,15 @@ def _schedule(steps: int, learning_rate: Dict[str, Any], warmup_steps: int,
 
 
 # --- The papers' setting: COCO, ResNet, 12 epochs of batch 8 (papers' "1x") ------------
+#
+# Differs from DyFPN's setting, because Model Garden has it so:
+# - Images fit into one static size, 832x1344, or 896x1408 for RetinaNet (multiples of the
+#   largest stride); the paper's short side is 800, also of upright images, padded per batch.
+# - The backbone starts from Model Garden's ImageNet checkpoint, not torchvision's.  All its
+#   convolutions train (the paper freezes the stem and conv2_x); its batch norms are frozen
+#   altogether (the paper trains their affine part).
+# - Smooth L1 box losses instead of L1, 91 classes as COCO numbers them instead of 80, bfloat16.
+# - The `fpn` twins are Model Garden's FPN, with batch norm, and a convolution for level 6.
 
 _COCO_EPOCH = 118287 // 8
 
@@ -70,6 +79,8 @@ def coco_schedule(epochs: int = 12) -> Dict[str, Any]:
 def _coco_data() -> Dict[str, Any]:
   parser = {'aug_rand_hflip': True, 'aug_scale_min': 1.0, 'aug_scale_max': 1.0}
   return {
+      # Too few images per replica for batch statistics; the paper freezes them as well.
+      'model': {'backbone': {'resnet': {'bn_trainable': False}}},
       'train_data': {'input_path': 'coco/train-*.tfrecord', 'global_batch_size': 8,
                      'parser': parser},
       'validation_data': {'input_path': 'coco/val-*.tfrecord', 'global_batch_size': 8,

@@ -33,14 +33,20 @@ def _elements(shape: tf.TensorShape, op: tf.Operation) -> int:
   return shape.num_elements()
 
 
+def _result(op):
+  """Returns what is kept of a convolution: a dilated one runs on interleaved, padded rows."""
+  kept = [user for user in op.outputs[0].consumers() if user.type == 'BatchToSpaceND']
+  return (kept[0] if kept else op).outputs[0]
+
+
 def _conv2d(op):
   height, width, channels, _ = op.inputs[1].shape
-  return _elements(op.outputs[0].shape, op) * height * width * channels
+  return _elements(_result(op).shape, op) * height * width * channels
 
 
 def _depthwise_conv2d(op):
   height, width, _, _ = op.inputs[1].shape
-  return _elements(op.outputs[0].shape, op) * height * width
+  return _elements(_result(op).shape, op) * height * width
 
 
 def _transposed_conv2d(op):
@@ -50,12 +56,12 @@ def _transposed_conv2d(op):
 
 def _matmul(op):
   inner = op.inputs[0].shape[0 if op.get_attr('transpose_a') else 1]
-  return _elements(op.outputs[0].shape, op) * inner
+  return _elements(op.outputs[0].shape.concatenate(inner), op)
 
 
 def _batch_matmul(op):
   inner = op.inputs[0].shape[-2 if op.get_attr('adj_x') else -1]
-  return _elements(op.outputs[0].shape, op) * inner
+  return _elements(op.outputs[0].shape.concatenate(inner), op)
 
 
 def _einsum(op):

@@ -1,13 +1,14 @@
-"""Experiments by name: resolved from YAML and overrides, with errors that say what to change."""
+"""Experiments by name: resolved from YAML and overrides, with errors that say what to change.
+
+Importing this module loads neither TensorFlow nor Model Garden, so that a command can read
+its arguments at once.
+"""
 import argparse
 import difflib
 import importlib
 import os
-from typing import Any, Iterable, List, Optional, Sequence
+from typing import Any, Dict, Iterable, List, Optional, Sequence
 
-from official.core import config_definitions
-from official.core import exp_factory
-from official.modeling import hyperparams
 import yaml
 
 from official_ext.utils import command_line
@@ -15,6 +16,7 @@ from official_ext.utils import command_line
 
 def names() -> List[str]:
   """Returns the names of all registered experiments."""
+  from official.core import exp_factory  # pylint: disable=g-import-not-at-top
   return sorted(exp_factory._REGISTERED_CONFIGS)  # pylint: disable=protected-access
 
 
@@ -39,16 +41,54 @@ def import_modules(modules: Iterable[str]) -> None:
       raise command_line.CommandError(f'--import={module}: {error}.') from error
 
 
+def _checked_mapping(text: str, source: str) -> Dict[str, Any]:
+  """Parses YAML that must be a mapping, or says where it is not."""
+  try:
+    parsed = yaml.safe_load(text)
+  except yaml.YAMLError as error:
+    raise command_line.CommandError(f'{source} is not valid YAML: {error}.') from error
+  if not isinstance(parsed or {}, dict):
+    raise command_line.CommandError(
+        f'{source} holds {parsed!r}, not fields with values, such as `task: {{model: ...}}` or '
+        'task.model.min_level=3.')
+  return parsed or {}
+
+
 def _override(experiment: Any, override: Any, source: str) -> None:
+  from official.modeling import hyperparams  # pylint: disable=g-import-not-at-top
   try:
     hyperparams.override_params_dict(experiment, override, is_strict=True)
-  except (KeyError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+  except (KeyError, ValueError, TypeError, AttributeError) as error:
     text = str(error.args[0] if error.args else error).split(' To extend')[0].rstrip('. ')
     raise command_line.CommandError(f'{source}: {text}.') from error
 
 
+def _override_by_file(experiment: Any, path: str) -> None:
+  from official.modeling import hyperparams  # pylint: disable=g-import-not-at-top
+  source = f'--config_file={path}'
+  if not os.path.isfile(path):
+    raise command_line.CommandError(f'{source}: no such file.')
+  with open(path, encoding='utf-8') as file:
+    is_empty = not _checked_mapping(file.read(), source)
+  if not is_empty:
+    # Model Garden's reader takes 1e-4 for a number, PyYAML's for a text.
+    _override(experiment, hyperparams.read_yaml_to_params_dict(path).as_dict(), source)
+
+
+def _override_by_text(experiment: Any, text: str) -> None:
+  from official.modeling.hyperparams import params_dict  # pylint: disable=g-import-not-at-top
+  source = '--params_override'
+  try:
+    as_yaml = params_dict.nested_csv_str_to_json_str(text)
+  except ValueError:
+    as_yaml = text
+  # What is no mapping, Model Garden would take for the name of a file.
+  if _checked_mapping(as_yaml, source):
+    _override(experiment, text, source)
+
+
 def resolve(name: str, config_files: Sequence[str] = (), params_override: Optional[str] = '',
-            lock: bool = True) -> config_definitions.ExperimentConfig:
+            lock: bool = True) -> Any:
   """Returns an experiment with its overrides, validated.
 
   Args:
@@ -57,24 +97,24 @@ def resolve(name: str, config_files: Sequence[str] = (), params_override: Option
     params_override: overrides as `a.b=1,c.d=null` or YAML, applied last.
     lock: forbid later changes.
 
+  Returns:
+    An `ExperimentConfig` of Model Garden.
+
   Raises:
     CommandError: unknown experiment, unreadable file, unknown or invalid field.
   """
+  from official.core import exp_factory  # pylint: disable=g-import-not-at-top
   if name not in names():
     close = difflib.get_close_matches(name, names(), n=3)
-    hint = f'; did you mean {" or ".join(close)}?' if close else ''
+    hint = f'; did you mean {" or ".join(close)}?' if close else '.'
     raise command_line.CommandError(
         f'--experiment={name} is not registered{hint} `python -m official_ext.tools.show_config` '
         'lists all; --import=my_package.my_module registers more.')
   experiment = exp_factory.get_exp_config(name)
   for path in config_files:
-    if not os.path.isfile(path):
-      raise command_line.CommandError(f'--config_file={path}: no such file.')
-    with open(path, encoding='utf-8') as file:
-      text = file.read()
-    _override(experiment, yaml.safe_load(text) if text.strip() else {}, f'--config_file={path}')
+    _override_by_file(experiment, path)
   if params_override:
-    _override(experiment, params_override, '--params_override')
+    _override_by_text(experiment, params_override)
   try:
     experiment.validate()
   except (KeyError, ValueError) as error:
@@ -82,3 +122,37 @@ def resolve(name: str, config_files: Sequence[str] = (), params_override: Option
   if lock:
     experiment.lock()
   return experiment
+
+
+def build_decoder(model: Any, l2_regularizer: Optional[Any] = None) -> Any:
+  """Builds the backbone and the decoder of a detector's options, to see that they fit.
+
+  Args:
+    model: `task.model` of an experiment.
+    l2_regularizer: of all kernels.
+
+  Returns:
+    The decoder; None for a detector that has none.
+
+  Raises:
+    CommandError: levels that the backbone does not give, or an option that is not allowed.
+  """
+  # pylint: disable=g-import-not-at-top
+  from official.vision.modeling import backbones
+  from official.vision.modeling.decoders import factory
+  import tf_keras
+  if model.min_level > model.max_level:
+    raise command_line.CommandError(
+        f'task.model.min_level is {model.min_level} and max_level {model.max_level}: the first '
+        'must not be above the second.')
+  try:
+    backbone = backbones.factory.build_backbone(
+        tf_keras.layers.InputSpec(shape=[None, *model.input_size]), model.backbone,
+        model.norm_activation, l2_regularizer)
+    levels = sorted(int(level) for level in backbone.output_specs)
+    if model.min_level not in levels:
+      raise ValueError(
+          f'task.model.min_level is {model.min_level}; the backbone gives levels {levels}.')
+    return factory.build_decoder(backbone.output_specs, model, l2_regularizer)
+  except (KeyError, TypeError, ValueError) as error:
+    raise command_line.CommandError(f'task.model: {error.args[0]}') from error

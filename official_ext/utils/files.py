@@ -1,12 +1,23 @@
-"""Files that are either complete or absent: written under a temporary name, then renamed."""
+"""Files that are either complete or absent: written under a temporary name, then renamed.
+
+An exception, Ctrl-C or (in a command) SIGTERM leaves nothing behind.  A process that dies
+without a chance to clean up, by SIGKILL or a power cut, leaves its temporary: it is removed
+when the same path is next written, once the process named in it is gone (and a folder that
+had only been moved aside is put back).
+"""
 import contextlib
 import os
 import pathlib
+import secrets
 import shutil
-import tempfile
+import socket
 from typing import Iterator, Union
 
+from official_ext.utils import command_line
+
 PathLike = Union[str, os.PathLike]
+
+_ASIDE = 'replaced'
 
 
 @contextlib.contextmanager
@@ -14,27 +25,35 @@ def atomic_directory(path: PathLike) -> Iterator[pathlib.Path]:
   """Gives a temporary folder beside `path` that becomes `path` if the body succeeds.
 
   Args:
-    path: the folder to make.  If it exists it is replaced, and only once the new
-      one is complete.
+    path: the folder to make.  If it exists it is replaced, with all that is in it,
+      and only once the new one is complete.
 
   Yields:
     The temporary folder to write into.
+
+  Raises:
+    CommandError: `path` is a file, or holds the current or the home directory.
   """
   path = pathlib.Path(os.path.abspath(path))
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = pathlib.Path(tempfile.mkdtemp(prefix=f'.{path.name}.', dir=path.parent))
+  _check_replaceable(path)
+  temporary = _temporary(path)
+  temporary.mkdir()
   try:
     yield temporary
-    os.chmod(temporary, 0o755)
     if path.exists():
-      replaced = pathlib.Path(tempfile.mkdtemp(prefix=f'.{path.name}.old.', dir=path.parent))
-      os.replace(path, replaced / path.name)
-      os.replace(temporary, path)
-      shutil.rmtree(replaced)
+      # A folder cannot replace a filled one in one step: the old one moves aside first.
+      old = _temporary(path, _ASIDE)
+      os.replace(path, old)
+      try:
+        os.replace(temporary, path)
+      except BaseException:
+        os.replace(old, path)
+        raise
+      _remove(old)
     else:
       os.replace(temporary, path)
   finally:
-    shutil.rmtree(temporary, ignore_errors=True)
+    _remove(temporary)
 
 
 @contextlib.contextmanager
@@ -46,15 +65,74 @@ def atomic_file(path: PathLike) -> Iterator[pathlib.Path]:
 
   Yields:
     The temporary name to write to.  It keeps the suffix of `path`.
+
+  Raises:
+    CommandError: `path` is a folder.
   """
   path = pathlib.Path(os.path.abspath(path))
-  path.parent.mkdir(parents=True, exist_ok=True)
-  handle, name = tempfile.mkstemp(prefix=f'.{path.stem}.', suffix=path.suffix, dir=path.parent)
-  os.close(handle)
-  temporary = pathlib.Path(name)
+  if path.is_dir():
+    raise command_line.CommandError(f'{path} is a folder: give the name of a file.')
+  temporary = _temporary(path)
+  temporary.touch(exist_ok=False)
   try:
     yield temporary
-    os.chmod(temporary, 0o644)
     os.replace(temporary, path)
   finally:
     temporary.unlink(missing_ok=True)
+
+
+def _temporary(path: pathlib.Path, kind: str = 'new') -> pathlib.Path:
+  """A new hidden name beside `path` that tells who writes it."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  _tidy_up(path)
+  return path.parent / f'{_prefix(path)}{os.getpid()}-{kind}-{secrets.token_hex(4)}{path.suffix}'
+
+
+def _prefix(path: pathlib.Path) -> str:
+  """How the names of this machine's temporaries for `path` begin; a process id follows."""
+  return f'.{path.stem}.{socket.gethostname()}-'
+
+
+def _tidy_up(path: pathlib.Path) -> None:
+  """Removes what dead processes left of `path`, or puts back what they had moved aside."""
+  prefix = _prefix(path)
+  for found in list(path.parent.iterdir()):
+    if not (found.name.startswith(prefix) and found.name.endswith(path.suffix)):
+      continue
+    process, _, kind = found.name[len(prefix):].partition('-')
+    if process.isdigit() and not _is_running(int(process)):
+      if kind.startswith(_ASIDE) and not path.exists():
+        os.replace(found, path)
+      else:
+        _remove(found)
+
+
+def _is_running(process: int) -> bool:
+  """Whether a process of this machine is alive, whoever owns it."""
+  try:
+    os.kill(process, 0)
+  except ProcessLookupError:
+    return False
+  except PermissionError:
+    pass
+  return True
+
+
+def _remove(path: pathlib.Path) -> None:
+  """Removes a file, a link or a folder with its content, if it is there."""
+  if path.is_dir() and not path.is_symlink():
+    shutil.rmtree(path, ignore_errors=True)
+  else:
+    path.unlink(missing_ok=True)
+
+
+def _check_replaceable(path: pathlib.Path) -> None:
+  """Refuses what nobody can have meant to be replaced as a whole."""
+  if path.exists() and not path.is_dir():
+    raise command_line.CommandError(f'{path} is a file: give the name of a folder.')
+  real = path.resolve()
+  for place, name in ((pathlib.Path.cwd(), 'current'), (pathlib.Path.home(), 'home')):
+    if place.resolve().is_relative_to(real):
+      raise command_line.CommandError(
+          f'{path} holds the {name} directory and would be replaced as a whole: give the name '
+          'of a new folder.')

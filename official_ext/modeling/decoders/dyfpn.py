@@ -73,7 +73,7 @@ class InceptionLateral(tf_keras.layers.Layer):
       self.convs.append(blocks.Conv2D(
           filters, kernel_size, dilation_rate=dilation, kernel_initializer=initializer,
           kernel_regularizer=kernel_regularizer, bias_regularizer=bias_regularizer,
-          name=f'conv_{branch}'))
+          dtype=self.dtype_policy, name=f'conv_{branch}'))
 
   @property
   def taps(self) -> List[int]:
@@ -149,7 +149,7 @@ class InceptionFPN(pyramid.PyramidDecoder):
         tf_keras.initializers.VarianceScaling(scale, 'fan_avg', 'uniform') for scale in scales]
     return InceptionLateral(
         self._num_filters, self._branches, initializers, self._kernel_regularizer,
-        self._bias_regularizer, name=f'lateral_{level}')
+        self._bias_regularizer, dtype=self.dtype_policy, name=f'lateral_{level}')
 
   def build_pyramid(self, inputs: pyramid.Features, training: Optional[bool]) -> pyramid.Features:
     return self.top_down({level: self.laterals[level](inputs[level]) for level in inputs})

@@ -104,6 +104,7 @@ class PyramidDecoder(tf_keras.layers.Layer):
     """Returns a convolution with `num_filters` filters and the decoder's options."""
     return blocks.Conv2D(
         self._num_filters, kernel_size, name=name, **{
+            'dtype': self.dtype_policy,
             'kernel_initializer': blocks.fresh(self._kernel_initializer),
             'kernel_regularizer': self._kernel_regularizer,
             'bias_regularizer': self._bias_regularizer, **options})
@@ -117,7 +118,8 @@ class PyramidDecoder(tf_keras.layers.Layer):
           level: self.conv(3, f'coarser_{level}', strides=2) for level in self._coarser_levels}
     if self._norm == 'batch_norm':
       self._norms = {
-          level: tf_keras.layers.BatchNormalization(name=f'norm_{level}', **self._norm_options)
+          level: tf_keras.layers.BatchNormalization(
+              name=f'norm_{level}', dtype=self.dtype_policy, **self._norm_options)
           for level in self._backbone_levels + self._coarser_levels}
 
   @property

@@ -1,0 +1,89 @@
+"""Pictures of what routed networks decided and what their parts see."""
+from typing import Mapping, Sequence
+
+from matplotlib import figure
+import numpy as np
+
+_GIGA = 1e9
+
+
+def gate_matrix(gates: Mapping[str, np.ndarray]) -> figure.Figure:
+  """Draws which gates opened for which image, images sorted by how much they opened.
+
+  Args:
+    gates: name -> `[images]`, 0 (shut) to 1 (open).
+
+  Returns:
+    A figure with one row per gate and one column per image.
+  """
+  names = list(gates)
+  matrix = np.stack([gates[name] for name in names])
+  matrix = matrix[:, np.lexsort(matrix[::-1])][:, ::-1]
+  plot = figure.Figure(figsize=(10, 0.7 + 0.4 * len(names)))
+  axes = plot.subplots()
+  axes.imshow(matrix, aspect='auto', cmap='viridis', vmin=0, vmax=1, interpolation='nearest')
+  axes.set_yticks(range(len(names)), [
+      f'{name}  ({np.mean(gates[name]):.0%} open)' for name in names])
+  axes.set_xlabel(f'{matrix.shape[1]} images, sorted; bright: open')
+  return plot
+
+
+def cost_histogram(costs: np.ndarray, references: Mapping[str, float]) -> figure.Figure:
+  """Draws the distribution of cost over images, with other networks' fixed cost as lines.
+
+  Args:
+    costs: `[images]`, multiply-adds.
+    references: label -> multiply-adds.
+
+  Returns:
+    A figure in 10^9 multiply-adds (GMAC).
+  """
+  plot = figure.Figure(figsize=(10, 3.2))
+  axes = plot.subplots()
+  values = np.asarray(costs) / _GIGA
+  span = [min(values.min(), *(v / _GIGA for v in references.values())),
+          max(values.max(), *(v / _GIGA for v in references.values()))]
+  axes.hist(values, bins=40, range=span, color='#2a788e')
+  for index, (label, value) in enumerate(references.items()):
+    axes.axvline(value / _GIGA, color=f'C{index + 1}', linestyle='--',
+                 label=f'{label}: {value / _GIGA:.3f}')
+  axes.axvline(values.mean(), color='black', label=f'mean: {values.mean():.3f}')
+  axes.set_xlabel('GMAC per image, whole network')
+  axes.set_ylabel('images')
+  axes.legend()
+  return plot
+
+
+def feature_grid(image: np.ndarray, branches: Mapping[str, np.ndarray],
+                 title: str) -> figure.Figure:
+  """Draws what each branch makes of an image: the mean magnitude over channels.
+
+  Args:
+    image: uint8 `[height, width, 3]`.
+    branches: name -> `[map_height, map_width, channels]`.
+    title: above the picture.
+
+  Returns:
+    A figure: the image, then one map per branch, all on one scale.
+  """
+  maps = {name: np.mean(np.abs(value), axis=-1) for name, value in branches.items()}
+  top = max(float(values.max()) for values in maps.values()) or 1.0
+  columns = min(4, len(maps) + 1)
+  rows = -(-(len(maps) + 1) // columns)
+  plot = figure.Figure(figsize=(2.6 * columns, 2.8 * rows))
+  axes = np.ravel(plot.subplots(rows, columns))
+  axes[0].imshow(image)
+  axes[0].set_title('image', fontsize=10)
+  for axis, (name, values) in zip(axes[1:], maps.items()):
+    axis.imshow(values, cmap='magma', vmin=0, vmax=top)
+    axis.set_title(f'{name}, mean {values.mean():.2f}', fontsize=10)
+  for axis in axes:
+    axis.axis('off')
+  plot.suptitle(title)
+  return plot
+
+
+def spread(order: Sequence[int], count: int) -> Sequence[int]:
+  """Picks `count` of the given positions at equal distances, first and last included."""
+  count = min(count, len(order))
+  return [order[round(i)] for i in np.linspace(0, len(order) - 1, count)]

@@ -1,0 +1,184 @@
+"""Pictures: boxes, masks and labels drawn on images, and grids of images.
+
+Nothing here needs TensorFlow: everything is NumPy arrays and Pillow.
+"""
+import colorsys
+from typing import Optional, Sequence, Tuple
+
+import numpy as np
+from PIL import Image
+from PIL import ImageDraw
+from PIL import ImageFont
+
+Color = Tuple[int, int, int]
+
+_MASK_OPACITY = 0.4
+_TITLE_HEIGHT = 22
+_MARGIN = 6
+
+
+def class_color(class_id: int) -> Color:
+  """A bright color that stays the same for a class and differs between neighbors.
+
+  Args:
+    class_id: any integer.
+
+  Returns:
+    Red, green, blue in 0 to 255.
+  """
+  golden_ratio = 0.618034  # spreads hues evenly, however many classes there are
+  hue = class_id * golden_ratio % 1.0
+  red, green, blue = colorsys.hsv_to_rgb(hue, 0.75 + 0.25 * (class_id % 2), 1.0)
+  return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def enlarge(image: np.ndarray, min_side: int) -> Tuple[np.ndarray, int]:
+  """Enlarges a small image by a whole factor, so that drawn text stays legible.
+
+  Args:
+    image: uint8 `[height, width, 3]`.
+    min_side: pixels that the shorter side should have at least.
+
+  Returns:
+    The image and the factor, by which boxes must be multiplied as well.
+  """
+  height, width = image.shape[:2]
+  factor = max(1, -(-min_side // min(height, width)))
+  if factor == 1:
+    return image, 1
+  size = (width * factor, height * factor)
+  return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)), factor
+
+
+def _text_color(background: Color) -> Color:
+  luminance = np.dot(background, (0.299, 0.587, 0.114))
+  return (0, 0, 0) if luminance > 110 else (255, 255, 255)
+
+
+def _draw_label(draw: ImageDraw.ImageDraw, text: str, box: Sequence[float], color: Color,
+                font: ImageFont.ImageFont, size: Tuple[int, int]) -> None:
+  """Writes `text` above the box, or inside it where there is no room above."""
+  left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
+  width, height = right - left + 4, bottom - top + 4
+  x = min(max(box[1], 0), max(size[0] - width, 0))
+  y = box[0] - height if box[0] >= height else min(box[0], size[1] - height)
+  draw.rectangle((x, y, x + width - 1, y + height - 1), fill=color)
+  draw.text((x + 2 - left, y + 2 - top), text, fill=_text_color(color), font=font)
+
+
+def _blend_masks(image: np.ndarray, masks: np.ndarray, colors: Sequence[Color]) -> np.ndarray:
+  blended = image.astype(np.float32)
+  for mask, color in zip(masks, colors):
+    selected = np.asarray(mask, bool)
+    blended[selected] += _MASK_OPACITY * (np.asarray(color, np.float32) - blended[selected])
+  return np.round(blended).astype(np.uint8)
+
+
+def draw_boxes(image: np.ndarray,
+               boxes: np.ndarray,
+               labels: Sequence[str],
+               scores: Optional[Sequence[float]] = None,
+               masks: Optional[np.ndarray] = None,
+               colors: Optional[Sequence[Color]] = None,
+               font_size: int = 12,
+               line_width: int = 2) -> np.ndarray:
+  """Draws boxes with their labels, and masks if there are any.
+
+  Args:
+    image: uint8 `[height, width, 3]`; it is left as it is.
+    boxes: `[num_boxes, 4]`, `[y1, x1, y2, x2]` in pixels of `image`.
+    labels: a text for each box; an empty one is not drawn.
+    scores: in [0, 1], written behind the labels as percent.
+    masks: `[num_boxes, height, width]`, nonzero inside the object.
+    colors: red, green, blue for each box; by default, one for each different label.
+    font_size: height of the text in pixels.
+    line_width: of the boxes, in pixels.
+
+  Returns:
+    A new uint8 image of the same size.
+
+  Raises:
+    ValueError: `image` is not uint8 `[height, width, 3]`, or `boxes`, `labels`, `scores`,
+      `masks` and `colors` do not have the same length.
+  """
+  image = np.asarray(image)
+  if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
+    raise ValueError(f'image must be uint8 [height, width, 3]; got {image.dtype} {image.shape}.')
+  boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
+  for name, values in dict(labels=labels, scores=scores, masks=masks, colors=colors).items():
+    if values is not None and len(values) != len(boxes):
+      raise ValueError(f'{name} must have one entry for each of the {len(boxes)} boxes; '
+                       f'got {len(values)}.')
+  if colors is None:
+    order = {label: number for number, label in enumerate(sorted(set(labels)))}
+    colors = [class_color(order[label]) for label in labels]
+  if masks is not None and len(boxes):
+    image = _blend_masks(image, masks, colors)
+  picture = Image.fromarray(image)
+  draw = ImageDraw.Draw(picture)
+  font = ImageFont.load_default(size=font_size)
+  # All boxes before all labels: no line runs through a text.
+  for (y1, x1, y2, x2), color in zip(boxes, colors):
+    right, bottom = max(x2 - 1, x1), max(y2 - 1, y1)  # a box ends before the pixel x2
+    draw.rectangle((x1, y1, right, bottom), outline=color, width=line_width)
+  for number, (box, label) in enumerate(zip(boxes, labels)):
+    text = label if scores is None else f'{label} {100 * scores[number]:.0f}'.strip()
+    if text:
+      _draw_label(draw, text, box, colors[number], font, picture.size)
+  return np.asarray(picture)
+
+
+def _fit_text(text: str, width: int, font: ImageFont.ImageFont) -> str:
+  """Shortens `text` from its end until it is at most `width` pixels wide."""
+  if font.getlength(text) <= width:
+    return text
+  while text and font.getlength(text + '...') > width:
+    text = text[:-1]
+  return text + '...'
+
+
+def grid(images: Sequence[np.ndarray],
+         titles: Optional[Sequence[str]] = None,
+         columns: Optional[int] = None,
+         cell_size: Optional[int] = None) -> np.ndarray:
+  """Lays images out in rows and columns on white.
+
+  Args:
+    images: uint8 `[height, width, 3]`; sizes may differ.
+    titles: a line above each image; cut where it is wider than a cell.
+    columns: how many images in a row; by default as many as rows.
+    cell_size: pixels that the longer side of every image is scaled to; by default the
+      images keep their sizes and cells are as large as the largest.
+
+  Returns:
+    One uint8 `[height, width, 3]` image.
+
+  Raises:
+    ValueError: there is no image, or `titles` has another length than `images`.
+  """
+  if not len(images):
+    raise ValueError('images is empty: a grid needs at least one image.')
+  if titles is not None and len(titles) != len(images):
+    raise ValueError(f'titles must have {len(images)} entries, as images; got {len(titles)}.')
+  pictures = [Image.fromarray(np.asarray(image)) for image in images]
+  if cell_size:
+    scales = [cell_size / max(picture.size) for picture in pictures]
+    pictures = [
+        picture.resize([max(1, round(side * scale)) for side in picture.size],
+                       Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC)
+        for picture, scale in zip(pictures, scales)]
+  columns = min(columns or int(np.ceil(np.sqrt(len(pictures)))), len(pictures))
+  title_height = _TITLE_HEIGHT if titles is not None else 0
+  width = max(picture.width for picture in pictures) + _MARGIN
+  rows = [pictures[start:start + columns] for start in range(0, len(pictures), columns)]
+  heights = [max(picture.height for picture in row) + title_height + _MARGIN for row in rows]
+  sheet = Image.new('RGB', (columns * width + _MARGIN, sum(heights) + _MARGIN), 'white')
+  draw = ImageDraw.Draw(sheet)
+  font = ImageFont.load_default(size=14)
+  for number, picture in enumerate(pictures):
+    row, column = divmod(number, columns)
+    x, y = _MARGIN + column * width, _MARGIN + sum(heights[:row])
+    if titles is not None:
+      draw.text((x, y), _fit_text(titles[number], width - _MARGIN, font), 'black', font)
+    sheet.paste(picture, (x, y + title_height))
+  return np.asarray(sheet)

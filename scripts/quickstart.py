@@ -1,0 +1,105 @@
+"""The main job: from a folder of images to a trained, evaluated, exported dynamic detector.
+
+Every step is one of the package's commands, printed before it runs, so that it can be
+repeated alone.  Takes about ten minutes on two cores.
+"""
+import argparse
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+from official_ext.utils import command_line
+from official_ext.utils import files
+
+EXPERIMENT = 'retinanet_dyfpn_efficientnetlite0_sample'
+SAMPLE = pathlib.Path('runs/sample')
+
+
+def _arguments() -> argparse.Namespace:
+  parser = argparse.ArgumentParser(
+      prog='scripts/quickstart.sh', description=__doc__, allow_abbrev=False,
+      formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('--data', type=pathlib.Path, metavar='FOLDER',
+                      help='data set in COCO layout (annotations/*.json, images/); default: a '
+                      'sample composed from what installed packages ship')
+  parser.add_argument('--output_dir', type=pathlib.Path, default=pathlib.Path('runs/quickstart'),
+                      metavar='DIR', help='default: runs/quickstart')
+  parser.add_argument('--train_steps', type=int, metavar='N',
+                      help='default: what the experiment says')
+  return parser.parse_args()
+
+
+class Steps:
+  """Runs commands one after the other and keeps the time of each."""
+
+  def __init__(self, total: int):
+    self.seconds = {}
+    self._total = total
+
+  def run(self, name: str, module: str, **options) -> None:
+    """Runs `python -m official_ext.<module> --option=value ...`; ends the process if it fails."""
+    arguments = [f'--{key}={value}' for key, value in options.items()]
+    shown = ' '.join(['python -m', f'official_ext.{module}', *arguments])
+    command_line.say(f'\n[{len(self.seconds) + 1}/{self._total}] {name}: {shown}')
+    start = time.monotonic()
+    environment = {**os.environ, 'TF_CPP_MIN_LOG_LEVEL': '2'}
+    status = subprocess.run(
+        [sys.executable, '-m', f'official_ext.{module}', *arguments], env=environment,
+        check=False).returncode
+    if status:
+      raise command_line.CommandError(f'the step {name!r} ended with status {status}; it can be '
+                                      'repeated alone by the command above.')
+    self.seconds[name] = round(time.monotonic() - start, 1)
+
+
+def _overrides(records: pathlib.Path, train_steps: int) -> str:
+  with open(records / 'dataset.json', encoding='utf-8') as file:
+    classes = json.load(file)['num_classes']
+  overrides = {
+      'task.model.num_classes': classes,
+      'task.train_data.input_path': f'{records}/train-*.tfrecord',
+      'task.validation_data.input_path': f'{records}/val-*.tfrecord',
+      'task.annotation_file': f'{records}/annotations/val.json',
+  }
+  if train_steps:
+    overrides['trainer.train_steps'] = train_steps
+    overrides['trainer.optimizer_config.learning_rate.cosine.decay_steps'] = train_steps
+  return ','.join(f'{key}={value}' for key, value in overrides.items())
+
+
+def main() -> None:
+  args = _arguments()
+  output, data = args.output_dir, args.data
+  model, exported, predictions = output / 'model', output / 'saved_model', output / 'predictions'
+  records = output / 'records' if data else SAMPLE / 'records'
+  steps = Steps(total=7 if data is None else 6)
+  if data is None:
+    data = SAMPLE / 'coco'
+    steps.run('sample', 'tools.make_sample_data', output_dir=data)
+  elif not data.is_dir():
+    raise command_line.CommandError(f'--data={data}: no such folder.')
+  steps.run('convert', 'tools.convert_dataset', input=data, output_dir=records)
+  steps.run('check', 'tools.check_dataset', data=records, output=output / 'data.png')
+  overrides = _overrides(records, args.train_steps)
+  steps.run('train', 'train', experiment=EXPERIMENT, mode='train_and_eval', model_dir=model,
+            params_override=overrides)
+  steps.run('export', 'serving.export_saved_model', experiment=EXPERIMENT, checkpoint_path=model,
+            export_dir=exported, config_file=model / 'params.yaml')
+  annotations = records / 'annotations' / 'val.json'
+  steps.run('predict', 'tools.predict', saved_model=exported, images=data / 'images',
+            annotation_file=annotations, output_dir=predictions)
+  seconds = output / 'seconds_by_step.json'
+  with files.atomic_file(seconds) as temporary:
+    temporary.write_text(json.dumps(steps.seconds, indent=2), encoding='utf-8')
+  steps.run('report', 'tools.report', experiment=EXPERIMENT, model_dir=model, images=data / 'images',
+            annotation_file=annotations, predictions=predictions, saved_model=exported,
+            seconds_by_step=seconds, output_dir=output)
+  command_line.say(f'\nDone in {command_line.duration(sum(steps.seconds.values()))}: open '
+                   f'{output}/report.html')
+
+
+if __name__ == '__main__':
+  command_line.run(main)

@@ -1,0 +1,69 @@
+"""What all tests need: Keras 2, parsed flags, a fair share of the processor, real data if any."""
+import os
+import pathlib
+import subprocess
+import sys
+
+# Model Garden's and absl's test modules read the command line, which is pytest's here.
+sys.argv = sys.argv[:1]
+
+import official_ext  # noqa: E402, F401 (chooses Keras 2 before anything loads TensorFlow)
+
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+os.environ.setdefault('MPLBACKEND', 'Agg')
+_workers = int(os.environ.get('PYTEST_XDIST_WORKER_COUNT', '1'))
+if _workers > 1:
+  # Each worker's TensorFlow would start a thread for every core.
+  _threads = str(max(1, (os.cpu_count() or 1) // _workers))
+  for _variable in ('TF_NUM_INTRAOP_THREADS', 'TF_NUM_INTEROP_THREADS', 'OMP_NUM_THREADS'):
+    os.environ.setdefault(_variable, _threads)
+
+from absl import flags  # noqa: E402
+from absl.testing import absltest  # noqa: E402, F401 (defines the flags of its test cases)
+import pytest  # noqa: E402
+
+flags.FLAGS.mark_as_parsed()
+
+REAL_DATA = pathlib.Path(__file__).resolve().parents[2] / 'shared' / 'data'
+
+
+@pytest.fixture(scope='session')
+def real_data() -> pathlib.Path:
+  """The folder of real data sets beside the checkout; skips the test where there is none."""
+  if not REAL_DATA.is_dir():
+    pytest.skip('needs the data sets of ../shared/data beside the checkout')
+  return REAL_DATA
+
+
+def pytest_collection_modifyitems(items):
+  for item in items:
+    if 'real_data' in getattr(item, 'fixturenames', ()):
+      item.add_marker(pytest.mark.real_data)
+
+
+def pytest_terminal_summary(terminalreporter):
+  """Says which real-data checks ran, so that a green run elsewhere is not taken for them."""
+  ran, skipped = [], []
+  for outcome, names in (('passed', ran), ('failed', ran), ('skipped', skipped)):
+    for report in terminalreporter.stats.get(outcome, ()):
+      if 'real_data' in getattr(report, 'keywords', ()):
+        names.append(f'{report.nodeid} {outcome}')
+  if not ran and not skipped:
+    return
+  terminalreporter.write_line(f'Real-data checks: {len(ran)} ran, {len(skipped)} skipped.')
+  for name in sorted(ran):
+    terminalreporter.write_line(f'  {name}')
+
+
+@pytest.fixture(scope='session')
+def sample_records(tmp_path_factory) -> pathlib.Path:
+  """A folder of TFRecords of a small composed sample: 24 training and 12 validation images."""
+  folder = tmp_path_factory.mktemp('sample')
+  commands = (
+      ('make_sample_data', f'--output_dir={folder}/coco', '--num_train=24', '--num_val=12'),
+      ('convert_dataset', f'--input={folder}/coco', f'--output_dir={folder}/records',
+       '--include_masks'))
+  for tool, *arguments in commands:
+    subprocess.run([sys.executable, '-m', f'official_ext.tools.{tool}', *arguments], check=True,
+                   cwd=pathlib.Path(__file__).resolve().parents[1])
+  return folder / 'records'

@@ -1,0 +1,51 @@
+"""Plain NumPy versions of the operations that networks are made of, to compare them with."""
+import numpy as np
+
+
+def conv2d(inputs, kernel, bias=0.0, stride=1, dilation=1):
+  """A `same`-padded convolution, one kernel position at a time."""
+  size = np.array(inputs.shape[1:3])
+  out = -(-size // stride)
+  reach = (np.array(kernel.shape[:2]) - 1) * dilation + 1
+  total = np.maximum((out - 1) * stride + reach - size, 0)
+  before = total // 2
+  padded = np.pad(inputs, [(0, 0), *zip(before, total - before), (0, 0)])
+  result = np.zeros([inputs.shape[0], *out, kernel.shape[3]], inputs.dtype) + bias
+  for row, column in np.ndindex(*kernel.shape[:2]):
+    top, left = row * dilation, column * dilation
+    patch = padded[:, top:top + (out[0] - 1) * stride + 1:stride,
+                   left:left + (out[1] - 1) * stride + 1:stride]
+    result += patch @ kernel[row, column]
+  return result
+
+
+def resize_nearest(inputs, size):
+  """Every pixel looks up floor(i * in / out)."""
+  result = np.zeros([inputs.shape[0], *size, inputs.shape[3]], inputs.dtype)
+  for row, column in np.ndindex(*size):
+    result[:, row, column] = inputs[:, row * inputs.shape[1] // size[0],
+                                    column * inputs.shape[2] // size[1]]
+  return result
+
+
+def softmax(logits):
+  exponents = np.exp(logits - logits.max(-1, keepdims=True))
+  return exponents / exponents.sum(-1, keepdims=True)
+
+
+def sigmoid(values):
+  return 1 / (1 + np.exp(-values))
+
+
+def pyramid_inputs(channels, size=(32, 40), batch=2, seed=0, dtype=np.float32):
+  """Features as a backbone gives them: not negative, `{level: [batch, h, w, channels]}`."""
+  rng = np.random.default_rng(seed)
+  return {
+      level: rng.uniform(0, 1, [batch, *(-(-s // 2**int(level)) for s in size), depth]).astype(dtype)
+      for level, depth in channels.items()
+  }
+
+
+def conv_variables(layer):
+  """Returns kernel and bias of a convolution as NumPy arrays."""
+  return layer.kernel.numpy(), layer.bias.numpy()

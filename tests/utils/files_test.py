@@ -1,0 +1,206 @@
+"""Tests of official_ext.utils.files: whatever goes wrong, a final name is never half-written."""
+import os
+import pathlib
+import signal
+import socket
+import stat
+import subprocess
+import sys
+
+import pytest
+
+from official_ext.utils import command_line
+from official_ext.utils import files
+
+# Writes half of each, says where, and waits to be ended.
+WRITER = """
+import pathlib, sys, time
+from official_ext.utils import command_line, files
+def main():
+  with files.atomic_file(sys.argv[1]) as file, files.atomic_directory(sys.argv[2]) as folder:
+    file.write_text('half')
+    (folder / 'weights').write_text('half')
+    command_line.say('writing')
+    time.sleep(60)
+command_line.run(main)
+"""
+
+
+def write_and_end(tmp_path, signal_number) -> subprocess.Popen:
+  """Starts a process that writes `report.json` and `model`, and ends it half-way."""
+  process = subprocess.Popen(
+      [sys.executable, '-c', WRITER, tmp_path / 'report.json', tmp_path / 'model'],
+      stdout=subprocess.PIPE, text=True)
+  with process.stdout:
+    assert process.stdout.readline() == 'writing\n'
+    process.send_signal(signal_number)
+    process.wait(timeout=60)
+  return process
+
+
+def names(folder) -> set[str]:
+  return {path.name for path in folder.iterdir()}
+
+
+def make_old(tmp_path) -> None:
+  (tmp_path / 'report.json').write_text('old')
+  (tmp_path / 'model').mkdir()
+  (tmp_path / 'model/weights').write_text('old')
+
+
+def check_old(tmp_path) -> None:
+  assert (tmp_path / 'report.json').read_text() == 'old'
+  assert names(tmp_path / 'model') == {'weights'}
+  assert (tmp_path / 'model/weights').read_text() == 'old'
+
+
+def test_file_appears_when_complete(tmp_path):
+  path = tmp_path / 'deep/er/report.json'
+  with files.atomic_file(path) as temporary:
+    assert temporary.parent == path.parent
+    assert temporary.suffix == '.json'
+    assert temporary.name.startswith('.')
+    temporary.write_text('new')
+    assert not path.exists()
+  assert path.read_text() == 'new'
+  assert names(path.parent) == {'report.json'}
+
+
+def test_directory_appears_when_complete(tmp_path):
+  path = tmp_path / 'deep/er/model'
+  with files.atomic_directory(path) as temporary:
+    (temporary / 'weights').write_text('new')
+    assert not path.exists()
+  assert (path / 'weights').read_text() == 'new'
+  assert names(path.parent) == {'model'}
+
+
+def test_old_is_replaced_as_a_whole(tmp_path):
+  make_old(tmp_path)
+  (tmp_path / 'model/stale').touch()
+  with files.atomic_file(tmp_path / 'report.json') as temporary:
+    temporary.write_text('new')
+  with files.atomic_directory(tmp_path / 'model') as temporary:
+    (temporary / 'weights').write_text('new')
+  assert (tmp_path / 'report.json').read_text() == 'new'
+  assert names(tmp_path / 'model') == {'weights'}
+  assert names(tmp_path) == {'report.json', 'model'}
+
+
+@pytest.mark.parametrize('error', [RuntimeError, KeyboardInterrupt, SystemExit])
+def test_exception_keeps_the_old_and_leaves_nothing(tmp_path, error):
+  make_old(tmp_path)
+  with pytest.raises(error), files.atomic_file(tmp_path / 'report.json') as temporary:
+    temporary.write_text('half')
+    raise error
+  with pytest.raises(error), files.atomic_directory(tmp_path / 'model') as temporary:
+    (temporary / 'weights').write_text('half')
+    raise error
+  check_old(tmp_path)
+  assert names(tmp_path) == {'report.json', 'model'}
+
+
+def test_failed_rename_puts_the_old_back(tmp_path, monkeypatch):
+  make_old(tmp_path)
+  replace, targets = os.replace, []
+
+  def fail_second(source, target):
+    targets.append(target)
+    if len(targets) == 2:
+      raise OSError('no')
+    replace(source, target)
+
+  monkeypatch.setattr(os, 'replace', fail_second)
+  with pytest.raises(OSError, match='no'), files.atomic_directory(tmp_path / 'model') as temporary:
+    (temporary / 'weights').write_text('new')
+  assert len(targets) == 3
+  check_old(tmp_path)
+  assert names(tmp_path) == {'report.json', 'model'}
+
+
+def test_terminated_command_leaves_nothing(tmp_path):
+  make_old(tmp_path)
+  assert write_and_end(tmp_path, signal.SIGTERM).returncode == 143
+  check_old(tmp_path)
+  assert names(tmp_path) == {'report.json', 'model'}
+
+
+def test_kill_leaves_the_old_and_the_next_write_tidies_up(tmp_path):
+  make_old(tmp_path)
+  assert write_and_end(tmp_path, signal.SIGKILL).returncode == -signal.SIGKILL
+  check_old(tmp_path)
+  assert len(names(tmp_path)) == 4
+  with files.atomic_file(tmp_path / 'report.json') as temporary:
+    temporary.write_text('new')
+  with files.atomic_directory(tmp_path / 'model'):
+    pass
+  assert names(tmp_path) == {'report.json', 'model'}
+
+
+def dead_process() -> int:
+  process = subprocess.Popen([sys.executable, '-c', ''])
+  process.wait()
+  return process.pid
+
+
+def test_kill_between_the_two_renames_is_mended(tmp_path):
+  make_old(tmp_path)
+  aside = tmp_path / f'.model.{socket.gethostname()}-{dead_process()}-replaced-0123abcd'
+  os.replace(tmp_path / 'model', aside)
+  with pytest.raises(RuntimeError), files.atomic_directory(tmp_path / 'model'):
+    check_old(tmp_path)
+    raise RuntimeError
+  check_old(tmp_path)
+  assert names(tmp_path) == {'report.json', 'model'}
+
+
+def test_temporaries_of_others_stay(tmp_path):
+  dead = dead_process()
+  others = {
+      f'.model.{socket.gethostname()}-1-new-0123abcd',  # a living process
+      f'.model.elsewhere-{dead}-new-0123abcd',  # another machine on a shared disk
+      f'.weights.{socket.gethostname()}-{dead}-new-0123abcd',  # for another path
+      '.model.backup', 'model.old'}
+  for name in others:
+    (tmp_path / name).mkdir()
+  with files.atomic_directory(tmp_path / 'model'):
+    pass
+  assert names(tmp_path) == others | {'model'}
+
+
+def test_permissions_are_the_usual_ones(tmp_path):
+  (tmp_path / 'usual_folder').mkdir()
+  (tmp_path / 'usual_file').touch()
+  with files.atomic_directory(tmp_path / 'model'), files.atomic_file(tmp_path / 'report'):
+    pass
+  for made, usual in (('model', 'usual_folder'), ('report', 'usual_file')):
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in (made, usual)]
+    assert modes[0] == modes[1]
+
+
+def test_refuses_a_folder_for_a_file_and_the_reverse(tmp_path):
+  make_old(tmp_path)
+  with (pytest.raises(command_line.CommandError, match='is a file'),
+        files.atomic_directory(tmp_path / 'report.json')):
+    pass
+  with (pytest.raises(command_line.CommandError, match='is a folder'),
+        files.atomic_file(tmp_path / 'model')):
+    pass
+  check_old(tmp_path)
+
+
+@pytest.mark.parametrize('inside', ['', 'deep/er'])
+def test_refuses_to_replace_where_you_stand(tmp_path, monkeypatch, inside):
+  work = tmp_path / 'here'
+  (work / inside).mkdir(parents=True)
+  (work / 'mine').touch()
+  monkeypatch.chdir(work / inside)
+  with (pytest.raises(command_line.CommandError, match='current directory'),
+        files.atomic_directory(work)):
+    pass
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(pathlib.Path, 'home', lambda: work)
+  with (pytest.raises(command_line.CommandError, match='home directory'),
+        files.atomic_directory(work)):
+    pass
+  assert (work / 'mine').exists()
