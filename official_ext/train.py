@@ -19,6 +19,7 @@ from official.vision import train
 import yaml
 
 from official_ext import registry_imports  # pylint: disable=unused-import
+from official_ext.tasks import routed
 from official_ext.utils import command_line
 from official_ext.utils import experiment
 from official_ext.utils import input_checks
@@ -69,12 +70,16 @@ def _check_model_dir(params, model_dir: str) -> None:
 
 
 def main(_) -> None:
+  """Checks the input, then runs Model Garden's trainer."""
   experiment.import_modules(FLAGS['import'].value)
   params = experiment.resolve(FLAGS.experiment, FLAGS.config_file or [], FLAGS.params_override)
   _check_model_dir(params, FLAGS.model_dir)
   input_checks.check_task(params.task, FLAGS.mode)
   logging.get_absl_logger().addFilter(_TimeLeft(params.trainer.train_steps))
-  train.main(_)
+  try:
+    train.main(_)
+  except routed.InitializationError as error:
+    raise command_line.CommandError(str(error)) from error
 
 
 if __name__ == '__main__':

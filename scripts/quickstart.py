@@ -41,7 +41,8 @@ class Steps:
 
   def run(self, name: str, module: str, **options) -> None:
     """Runs `python -m official_ext.<module> --option=value ...`; ends the process if it fails."""
-    arguments = [f'--{key}={value}' for key, value in options.items()]
+    arguments = [f'--{key}' if value is True else f'--{key}={value}'
+                 for key, value in options.items()]
     shown = ' '.join(['python -m', f'official_ext.{module}', *arguments])
     command_line.say(f'\n[{len(self.seconds) + 1}/{self._total}] {name}: {shown}')
     start = time.monotonic()
@@ -70,17 +71,30 @@ def _overrides(records: pathlib.Path, train_steps: int) -> str:
   return ','.join(f'{key}={value}' for key, value in overrides.items())
 
 
+def _keep_previous(output: pathlib.Path) -> None:
+  """Moves what an earlier run wrote out of the way: a training would go on from it."""
+  if not output.exists():
+    return
+  number = 1
+  while (kept := output.with_name(f'{output.name}.{number}')).exists():
+    number += 1
+  output.rename(kept)
+  command_line.say(f'{output} of an earlier run is now {kept}')
+
+
 def main() -> None:
+  """Runs all steps."""
   args = _arguments()
   output, data = args.output_dir, args.data
+  if data and not data.is_dir():
+    raise command_line.CommandError(f'--data={data}: no such folder.')
+  _keep_previous(output)
   model, exported, predictions = output / 'model', output / 'saved_model', output / 'predictions'
   records = output / 'records' if data else SAMPLE / 'records'
   steps = Steps(total=7 if data is None else 6)
   if data is None:
     data = SAMPLE / 'coco'
     steps.run('sample', 'tools.make_sample_data', output_dir=data)
-  elif not data.is_dir():
-    raise command_line.CommandError(f'--data={data}: no such folder.')
   steps.run('convert', 'tools.convert_dataset', input=data, output_dir=records)
   steps.run('check', 'tools.check_dataset', data=records, output=output / 'data.png')
   overrides = _overrides(records, args.train_steps)
@@ -88,13 +102,15 @@ def main() -> None:
             params_override=overrides)
   steps.run('export', 'serving.export_saved_model', experiment=EXPERIMENT, checkpoint_path=model,
             export_dir=exported, config_file=model / 'params.yaml')
+  images = data / 'images'
+  images = images / 'val' if (images / 'val').is_dir() else images
   annotations = records / 'annotations' / 'val.json'
-  steps.run('predict', 'tools.predict', saved_model=exported, images=data / 'images',
-            annotation_file=annotations, output_dir=predictions)
+  steps.run('predict', 'tools.predict', saved_model=exported, images=images,
+            annotation_file=annotations, output_dir=predictions, evaluate=True)
   seconds = output / 'seconds_by_step.json'
   with files.atomic_file(seconds) as temporary:
     temporary.write_text(json.dumps(steps.seconds, indent=2), encoding='utf-8')
-  steps.run('report', 'tools.report', experiment=EXPERIMENT, model_dir=model, images=data / 'images',
+  steps.run('report', 'tools.report', experiment=EXPERIMENT, model_dir=model, images=images,
             annotation_file=annotations, predictions=predictions, saved_model=exported,
             seconds_by_step=seconds, output_dir=output)
   command_line.say(f'\nDone in {command_line.duration(sum(steps.seconds.values()))}: open '

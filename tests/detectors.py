@@ -36,7 +36,7 @@ def batch(detection_task, records: str, size: int = 4, training: bool = True):
   data = detection_task.task_config.train_data if training else (
       detection_task.task_config.validation_data)
   data = data.replace(input_path=records, global_batch_size=size, shuffle_buffer_size=1,
-                      shuffle=False, drop_remainder=False)
+                      drop_remainder=False)
   return next(iter(detection_task.build_inputs(data)))
 
 

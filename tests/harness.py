@@ -1,79 +1,27 @@
 """The checks that every layer, decoder and routed decoder passes; it names no component.
 
-A test calls `run_decoder_checks` with a `Component`, and `run_routed_checks` if it routes.
+A test calls `run_decoder_checks` with a `Component`, and `run_routed_checks` if it routes;
+`check_fresh_process` and `check_two_replicas` start processes of their own and are slow.
 Numbers against the paper's equations are the business of each component's own test.
 """
-import dataclasses
 import json
 import os
 import pathlib
 import re
 import subprocess
 import sys
-from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
+from typing import Any, Dict, Mapping, Sequence, Tuple
 
 import numpy as np
 import pytest
 import tensorflow as tf, tf_keras
 
-from official_ext.ops import multiply_adds
-from official_ext.ops import routing
-import reference
+from component import Component
+from component import same
+from routed_checks import run_routed_checks  # noqa: F401 (one module to import from)
 import spies
 
-TESTS = pathlib.Path(__file__).parent
-
-
-@dataclasses.dataclass
-class Component:
-  """What the checks need to know of a layer that maps levels to levels.
-
-  Attributes:
-    cls: the class.
-    options: arguments, JSON types only.
-    channels: level -> channels of its inputs.
-    trainable: number of trainable weights (scalars) with these options.
-    non_trainable: the same, of weights that are not trained.
-    names: a regular expression that every variable's name matches.
-    idle: a regular expression of variables that one training step may leave alone.
-    wrong: option -> a value that must be refused with the option named.
-    output_levels: levels of the result.
-  """
-  cls: type
-  options: Dict[str, Any]
-  channels: Mapping[str, int]
-  trainable: int
-  non_trainable: int
-  names: str
-  output_levels: Sequence[str]
-  idle: str = r'(?!)'
-  wrong: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-  def inputs(self, size=(32, 40), batch=2, **options):
-    return reference.pyramid_inputs(self.channels, size, batch, **options)
-
-  def make(self, seed=0, **options) -> tf_keras.layers.Layer:
-    """Makes the layer with variables that differ from each other."""
-    layer = self.cls(**{'name': 'part', **self.options, **options})
-    layer(self.inputs(batch=1))
-    spies.randomize(layer, seed)
-    return layer
-
-  def model(self, layer) -> tf_keras.Model:
-    """Wraps the layer in a functional model of any batch and image size."""
-    inputs = {level: tf_keras.Input([None, None, depth], name=f'level_{level}')
-              for level, depth in self.channels.items()}
-    return tf_keras.Model(inputs, layer(inputs))
-
-
-def same(first: Mapping[str, Any], second: Mapping[str, Any], tolerance: float = 0.0,
-         relative: float = 0.0) -> None:
-  """Asserts that two pyramids are equal."""
-  assert sorted(first) == sorted(second)
-  for level in first:
-    np.testing.assert_allclose(
-        np.asarray(tf.cast(first[level], tf.float64)), np.asarray(
-            tf.cast(second[level], tf.float64)), relative, tolerance, err_msg=f'level {level}')
+TESTS = pathlib.Path(__file__).resolve().parent
 
 
 def check_config(part: Component, tmp_path) -> None:
@@ -277,8 +225,7 @@ def run_layer_checks(layer_class: type, options: Mapping[str, Any], inputs: Any,
   flat = lambda outputs: [np.asarray(x) for x in tf.nest.flatten(outputs)]
   eager = flat(layer(inputs))
   config = layer.get_config()
-  assert json.loads(json.dumps(config)) == config
-  again = layer_class.from_config(config)
+  again = layer_class.from_config(json.loads(json.dumps(config)))
   assert again.get_config() == config
   again(inputs)
   again.set_weights(layer.get_weights())
@@ -294,3 +241,38 @@ def run_layer_checks(layer_class: type, options: Mapping[str, Any], inputs: Any,
   for variable, gradient in zip(
       layer.trainable_variables, tape.gradient(loss, layer.trainable_variables)):
     assert np.all(np.isfinite(gradient)) and np.any(gradient != 0), variable.name
+
+
+def check_fresh_process(parts: Sequence[Component], tmp_path: pathlib.Path) -> None:
+  """L2: another process, which knows only `registry_imports`, loads the same numbers."""
+  for number, part in enumerate(parts):
+    model, inputs = part.model(part.make()), part.inputs()
+    model.save(tmp_path / f'{number}.keras')
+    np.savez(tmp_path / f'{number}_inputs.npz', **inputs)
+    np.savez(tmp_path / f'{number}_outputs.npz', **{k: v.numpy() for k, v in model(inputs).items()})
+  assert _run('load_models.py', str(tmp_path)) == f'{len(parts)} models equal'
+
+
+def check_two_replicas(parts: Sequence[Mapping[str, Any]]) -> None:
+  """L13: one step of two replicas equals one of a single device with the joint batch.
+
+  Args:
+    parts: per component `cls` (`module:Class`), `options` and `channels`; gates, if any,
+      with biases that noise cannot overcome, no batch norm.
+  """
+  for part in parts:
+    report = json.loads(_run('two_replicas.py', json.dumps(part)))
+    assert report['replicas'] == 2
+    assert report['moved'] > 0
+    assert report['loss'][0] == pytest.approx(report['loss'][1], rel=1e-5)
+    assert report['difference'] < 1e-6
+
+
+def _run(script: str, argument: str) -> str:
+  """Runs a script of tests/processes and returns its last line."""
+  environment = {**os.environ, 'PYTHONPATH': os.pathsep.join([str(TESTS), str(TESTS.parent)])}
+  done = subprocess.run(
+      [sys.executable, TESTS / 'processes' / script, argument], env=environment,
+      capture_output=True, text=True, timeout=300, check=False)
+  assert done.returncode == 0, done.stderr[-3000:]
+  return done.stdout.strip().splitlines()[-1]

@@ -76,11 +76,13 @@ def coco_schedule(epochs: int = 12) -> Dict[str, Any]:
       warmup_steps=500, warmup_learning_rate=1e-5, interval=_COCO_EPOCH)}
 
 
+# Too few images per replica for batch statistics; the paper freezes these as well.
+_FROZEN_NORM = {'task': {'model': {'backbone': {'resnet': {'bn_trainable': False}}}}}
+
+
 def _coco_data() -> Dict[str, Any]:
   parser = {'aug_rand_hflip': True, 'aug_scale_min': 1.0, 'aug_scale_max': 1.0}
   return {
-      # Too few images per replica for batch statistics; the paper freezes them as well.
-      'model': {'backbone': {'resnet': {'bn_trainable': False}}},
       'train_data': {'input_path': 'coco/train-*.tfrecord', 'global_batch_size': 8,
                      'parser': parser},
       'validation_data': {'input_path': 'coco/val-*.tfrecord', 'global_batch_size': 8,
@@ -103,7 +105,7 @@ def _retinanet_coco(decoder: str) -> cfg.ExperimentConfig:
   task = {**_coco_data(), **_budget(decoder),
           'model': {'input_size': [896, 1408, 3], 'decoder': _paper_decoder(decoder)}}
   return _from_stock('retinanet_resnetfpn_coco', detectors.RetinaNetTask(),
-                     {'task': task}, coco_schedule())
+                     {'task': task}, _FROZEN_NORM, coco_schedule())
 
 
 def _two_stage_model(decoder: str) -> Dict[str, Any]:
@@ -122,7 +124,8 @@ def _two_stage_model(decoder: str) -> Dict[str, Any]:
 def _rcnn_coco(decoder: str, stock: str = 'fasterrcnn_resnetfpn_coco',
                **model: Any) -> cfg.ExperimentConfig:
   task = {**_coco_data(), **_budget(decoder), 'model': {**_two_stage_model(decoder), **model}}
-  return _from_stock(stock, detectors.MaskRCNNTask(), {'task': task}, coco_schedule())
+  return _from_stock(stock, detectors.MaskRCNNTask(), {'task': task}, _FROZEN_NORM,
+                     coco_schedule())
 
 
 def _cascadercnn_coco(decoder: str) -> cfg.ExperimentConfig:

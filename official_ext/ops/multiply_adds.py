@@ -5,7 +5,7 @@ often call two of them "2 FLOPs".  Additions of biases, normalization, activatio
 and pooling are not counted, as is usual for detectors.
 """
 import math
-from typing import Any, Callable, Dict, Optional, Sequence
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import tensorflow as tf, tf_keras
 
@@ -71,10 +71,11 @@ def _einsum(op):
   for label, tensor in zip(labels, op.inputs):
     _elements(tensor.shape, op)
     if '.' in label:
-      named = label.replace('...', '')
-      rest = len(tensor.shape) - len(named)
-      label = label.replace('...', ''.join(f'{i}' for i in range(rest)))
-    sizes.update(zip(label, tensor.shape))
+      # What the ellipsis stands for is aligned at its last axis.
+      rest = len(tensor.shape) - len(label.replace('...', ''))
+      label = label.replace('...', ''.join(f'{axis}' for axis in reversed(range(rest))))
+    for index, size in zip(label, tensor.shape):
+      sizes[index] = max(size, sizes.get(index, 1))
   return math.prod(sizes.values()) if len(labels) > 1 else 0
 
 
@@ -86,7 +87,19 @@ _COUNTERS: Dict[str, Callable[[tf.Operation], int]] = {
     'BatchMatMulV2': _batch_matmul,
     'Einsum': _einsum,
 }
-_BODIES = ('f', 'body', 'then_branch', 'else_branch')
+
+
+def _bodies(op: tf.Operation) -> List[str]:
+  """Returns the names of the functions that an operation calls, its loop condition left out."""
+  names = []
+  for attribute in ('f', 'body', 'then_branch', 'else_branch', 'branches'):
+    try:
+      value = op.get_attr(attribute)
+    except ValueError:
+      continue
+    values = value if isinstance(value, list) else [value]
+    names += [body.name for body in values if hasattr(body, 'name')]
+  return names
 
 
 def count_graph(graph: tf.Graph, scope: Optional[Callable[[str], Any]] = None) -> int:
@@ -94,7 +107,7 @@ def count_graph(graph: tf.Graph, scope: Optional[Callable[[str], Any]] = None) -
 
   Count the graph that computes every branch (training, or `inference: mask`); the
   graph that skips has unknown batch sizes in its branches.  A loop body is counted
-  once and both branches of a conditional are counted: Model Garden's loops and
+  once and all branches of a conditional are counted: Model Garden's loops and
   conditionals (non-maximum suppression) hold no convolution.
 
   Args:
@@ -113,11 +126,7 @@ def count_graph(graph: tf.Graph, scope: Optional[Callable[[str], Any]] = None) -
       if scope is None or scope(op.name):
         total += _COUNTERS[op.type](op)
       continue
-    for attribute in _BODIES:
-      try:
-        name = op.get_attr(attribute).name
-      except (ValueError, AttributeError):
-        continue
+    for name in _bodies(op):
       # No public way leads from an operation to the graph of its body.
       total += count_graph(graph._get_function(name).graph, scope)  # pylint: disable=protected-access
   return total

@@ -1,11 +1,20 @@
 """Writes report.html and report.json about a trained, exported detector and its predictions."""
 import argparse
+import collections
 import json
 import pathlib
-from typing import Any, Dict, List, Mapping
+from typing import Any, Dict, List
+
+import numpy as np
+from PIL import Image
 
 from official_ext.utils import command_line
+from official_ext.utils import files
+from official_ext.utils import report
+from official_ext.utils import routing_pictures
+from official_ext.utils import visualization
 
+_GIGA = 1e9
 _EXAMPLES = 6
 
 
@@ -37,31 +46,30 @@ def _arguments() -> argparse.Namespace:
 
 
 def read_json(path: pathlib.Path) -> Any:
-  """Reads a JSON file, or says that it is missing and who writes it."""
+  """Reads a JSON file of an earlier step, or says that it is missing."""
   try:
     return json.loads(path.read_text(encoding='utf-8'))
   except (OSError, ValueError) as error:
-    raise command_line.CommandError(f'{path} cannot be read ({error}).') from error
+    raise command_line.CommandError(
+        f'{path} cannot be read ({error}): predict with --evaluate, and give the folders that the '
+        'commands wrote.') from error
 
 
 class TrainedDetector:
   """A trained detector, with what it costs and what its plain twins would cost."""
 
-  def __init__(self, experiment_name: str, model_dir: pathlib.Path):
+  def __init__(self, experiment_name: str, model_dir: pathlib.Path, imports: List[str]):
     """Builds the model of a training's `params.yaml` and loads its last checkpoint."""
     # pylint: disable=g-import-not-at-top
     from official_ext import registry_imports  # pylint: disable=unused-import
     from official_ext.utils import experiment
-    import tensorflow as tf
+    from official_ext.utils import checkpoints
+    experiment.import_modules(imports)
     params = str(model_dir / 'params.yaml')
     self._resolve = lambda: experiment.resolve(experiment_name, [params], lock=False)
     self.config = self._resolve()
     self.model, self.cost = self._build(self.config)
-    checkpoint = tf.train.latest_checkpoint(str(model_dir))
-    if checkpoint is None:
-      raise command_line.CommandError(f'--model_dir={model_dir} holds no checkpoint: train first.')
-    status = tf.train.Checkpoint(model=self.model).read(checkpoint)
-    status.expect_partial().assert_existing_objects_matched()
+    checkpoints.restore(self.model, model_dir, flag='--model_dir')
 
   def _build(self, config: Any) -> Any:
     # pylint: disable=g-import-not-at-top
@@ -110,21 +118,25 @@ class Predictions:
   """What `tools.predict` wrote, beside the annotations of the same images."""
 
   def __init__(self, folder: pathlib.Path, annotation_file: pathlib.Path, images: pathlib.Path):
-    self.annotation_file = annotation_file
-    self.results_file = folder / 'predictions.json'
     self._images = images
     truth = read_json(annotation_file)
     self.names = {category['id']: category['name'] for category in truth['categories']}
     self.files = {image['id']: image['file_name'] for image in truth['images']}
     self._truth = _by_image(truth['annotations'])
-    self._detections = _by_image(read_json(self.results_file))
+    self._detections = _by_image(read_json(folder / 'predictions.json'))
+    self.evaluation = read_json(folder / 'evaluation.json')
     self.costs = sorted(read_json(folder / 'costs.json')['images'],
                         key=lambda cost: cost['multiply_adds'])
 
   def gates(self) -> Dict[str, np.ndarray]:
     """Returns gate -> `[images]`; empty where nothing is routed."""
-    names = self.costs[0].get('gates', {})
-    return {name: np.array([cost['gates'][name] for cost in self.costs]) for name in names}
+    gates = {}
+    for name in self.costs[0].get('gates', {}):
+      values = np.array([cost['gates'][name] for cost in self.costs])
+      # A choice between paths becomes one row per path.
+      gates.update({name: values} if values.ndim == 1 else {
+          f'{name} path {path}': values[:, path] for path in range(values.shape[1])})
+    return gates
 
   def image(self, image_id: int) -> np.ndarray:
     """Reads one of the images."""
@@ -147,8 +159,95 @@ class Predictions:
     return [draw(truth), draw(found, scores=[d['score'] for d in found])]
 
 
+def _write_results(page: report.Report, results: Dict[str, Any]) -> None:
+  page.heading('Results')
+  page.text(f'AP {results["ap"]:.3f}, AP50 {results["ap50"]:.3f}: pycocotools, from the exported '
+            'SavedModel. Cost is that of the whole network, in 10^9 multiply-adds (GMAC) per '
+            'image.')
+  rows = [('this detector, mean', results['gmac_mean']), ('cheapest image', results['gmac_min']),
+          ('dearest image', results['gmac_max']),
+          ('always-on inception FPN', results['gmac_inception_fpn']), ('FPN', results['gmac_fpn'])]
+  page.table(['network', 'GMAC per image', 'of inception FPN'], [
+      (name, f'{value:.3f}', f'{value / results["gmac_inception_fpn"]:.0%}')
+      for name, value in rows])
+  page.text('The reloaded SavedModel differs from the model in memory by at most '
+            f'{results["saved_model_max_abs_diff"]:.1e}.')
+
+
+def _write_routing(page: report.Report, predictions: Predictions, results: Dict[str, Any]) -> None:
+  costs = np.array([cost['multiply_adds'] for cost in predictions.costs])
+  page.heading('What each image cost')
+  page.figure(routing_pictures.cost_histogram(costs, {
+      'inception FPN': results['gmac_inception_fpn'] * _GIGA,
+      'FPN': results['gmac_fpn'] * _GIGA}), 'Distribution over the images.')
+  gates = predictions.gates()
+  if gates:
+    page.heading('Which gates opened for which image')
+    page.figure(routing_pictures.gate_matrix(gates), 'One column per image.')
+
+
+def _write_examples(page: report.Report, predictions: Predictions) -> None:
+  page.heading('Detections beside ground truth, from the cheapest to the dearest image')
+  for cost in routing_pictures.spread(predictions.costs, _EXAMPLES):
+    gates = ''.join(f'; {name}: {gate}' for name, gate in cost.get('gates', {}).items())
+    page.image(
+        visualization.grid(predictions.pair(cost['image_id']), ['ground truth', 'detections'], 2),
+        f'{cost["file"]}: {cost["multiply_adds"] / _GIGA:.3f} GMAC{gates}')
+
+
+def _write_branches(page: report.Report, detector: TrainedDetector,
+                    predictions: Predictions) -> None:
+  if not hasattr(detector.model.decoder, 'laterals'):
+    return
+  page.heading('What each branch sees')
+  page.text('Mean magnitude over channels of every branch, for the dearest image: where a gate is '
+            'shut, none of this is computed.')
+  image = predictions.image(predictions.costs[-1]['image_id'])
+  for level, branches in detector.branch_features(image).items():
+    page.figure(routing_pictures.feature_grid(image, branches, f'level {level}'),
+                f'Branches of level {level}.')
+
+
+def main() -> None:
+  """Writes both files."""
+  args = _arguments()
+  predictions = Predictions(args.predictions, args.annotation_file, args.images)
+  detector = TrainedDetector(args.experiment, args.model_dir, args.imports)
+  costs = [cost['multiply_adds'] / _GIGA for cost in predictions.costs]
+  branches = detector.decoder_options.get('branches', ['1x1'])
+  results = {
+      **{key: predictions.evaluation[key] for key in ('ap', 'ap50')},
+      'gmac_mean': float(np.mean(costs)),
+      'gmac_min': min(costs),
+      'gmac_max': max(costs),
+      'gmac_inception_fpn': detector.twin_cost(branches) / _GIGA,
+      'gmac_fpn': detector.twin_cost(['1x1']) / _GIGA,
+      'saved_model_max_abs_diff': read_json(args.saved_model / 'export.json')['max_abs_diff'],
+      'open_ratio': {name: float(np.mean(gate)) for name, gate in predictions.gates().items()},
+      'seconds_by_step': read_json(args.seconds_by_step) if args.seconds_by_step else {},
+  }
+  page = report.Report(f'{args.experiment}: {len(costs)} images')
+  _write_results(page, results)
+  _write_routing(page, predictions, results)
+  _write_examples(page, predictions)
+  _write_branches(page, detector, predictions)
+  if results['seconds_by_step']:
+    page.heading('Time')
+    page.table(['step', 'seconds'], list(results['seconds_by_step'].items()))
+  page.write(args.output_dir / 'report.html')
+  with files.atomic_file(args.output_dir / 'report.json') as temporary:
+    temporary.write_text(json.dumps(results, indent=2), encoding='utf-8')
+  command_line.say(f'AP {results["ap"]:.3f}, AP50 {results["ap50"]:.3f}; GMAC per image: mean '
+                   f'{results["gmac_mean"]:.3f}, {min(costs):.3f} to {max(costs):.3f}')
+  command_line.say(f'written: {args.output_dir}/report.html and report.json')
+
+
 def _by_image(objects: List[Dict[str, Any]]) -> Dict[int, List[Dict[str, Any]]]:
   grouped = collections.defaultdict(list)
   for item in objects:
     grouped[item['image_id']].append(item)
   return grouped
+
+
+if __name__ == '__main__':
+  command_line.run(main)

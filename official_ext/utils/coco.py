@@ -136,7 +136,7 @@ def tight_box(mask: np.ndarray) -> List[float]:
 def _clip(start: float, length: float, limit: int) -> Tuple[float, float]:
   end = min(start + length, float(limit))
   start = max(start, 0.0)
-  length = end - start
+  length = length
   # Model Garden drops a box whose start + length exceeds the limit, be it by rounding.
   while length > 0 and start + length > limit:
     length = math.nextafter(length, 0.0)
@@ -208,17 +208,16 @@ class Findings:
 
     Args:
       split: `train`, `val` or `all`.
-      outcome: `fixed`, `dropped` or `noted`.
+      outcome: `fixed`, `dropped`, `noted` or `problem`.
       reason: one sentence, the same for all findings of its kind.
       file: the file that it is about.
       detail: what in this file, for example which annotation.
     """
     self._items[split, outcome, reason].append({'file': file, 'detail': detail})
 
-  def count(self, reason: str, split: Optional[str] = None) -> int:
-    """How many findings have a reason that begins with these words."""
-    return sum(len(items) for key, items in self._items.items()
-               if key[2].startswith(reason) and split in (None, key[0]))
+  def count(self, outcome: str) -> int:
+    """How many findings have this outcome."""
+    return sum(len(items) for key, items in self._items.items() if key[1] == outcome)
 
   def to_json(self) -> List[Dict[str, Any]]:
     """All findings as plain JSON types."""

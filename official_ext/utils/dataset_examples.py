@@ -75,7 +75,8 @@ def read_image(path: pathlib.Path, size=None) -> Tuple[bytes, str, Tuple[int, in
     with Image.open(io.BytesIO(content)) as image:
       image.load()
       # A camera's file may say how to turn it; viewers do, Model Garden does not.
-      is_turned = image.getexif().get(_ORIENTATION, 1) >= 5 and size == image.size[::-1] != image.size
+      is_turned = (image.getexif().get(_ORIENTATION, 1) >= 5 and
+                   size == image.size[::-1] != image.size)
       formats = {'JPEG': 'jpg', 'MPO': 'jpg', 'PNG': 'png'}
       if image.format in formats and image.mode in ('RGB', 'L') and not is_turned:
         return content, formats[image.format], image.size, ''

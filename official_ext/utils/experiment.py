@@ -151,7 +151,7 @@ def build_decoder(model: Any, l2_regularizer: Optional[Any] = None) -> Any:
         model.norm_activation, l2_regularizer)
     levels = sorted(int(level) for level in backbone.output_specs)
     if model.min_level not in levels:
-      raise ValueError(
+      raise command_line.CommandError(
           f'task.model.min_level is {model.min_level}; the backbone gives levels {levels}.')
     return factory.build_decoder(backbone.output_specs, model, l2_regularizer)
   except (KeyError, TypeError, ValueError) as error:

@@ -39,7 +39,8 @@ class Report:
     """Adds a table; the first column is taken for names."""
 
     def line(cells, tag):
-      return '<tr>' + ''.join(f'<{tag}>{html.escape(str(cell))}</{tag}>' for cell in cells) + '</tr>'
+      cells = (f'<{tag}>{html.escape(str(cell))}</{tag}>' for cell in cells)
+      return f'<tr>{"".join(cells)}</tr>'
 
     body = ''.join(line(row, 'td') for row in rows)
     self._parts.append(f'<table>{line(header, "th")}{body}</table>')

@@ -3,7 +3,7 @@
 Nothing here needs TensorFlow: everything is NumPy arrays and Pillow.
 """
 import colorsys
-from typing import Optional, Sequence, Tuple
+from typing import List, Optional, Sequence, Tuple
 
 import numpy as np
 from PIL import Image
@@ -27,7 +27,7 @@ def class_color(class_id: int) -> Color:
     Red, green, blue in 0 to 255.
   """
   golden_ratio = 0.618034  # spreads hues evenly, however many classes there are
-  hue = class_id * golden_ratio % 1.0
+  hue = (0.5 + class_id * golden_ratio) % 1.0
   red, green, blue = colorsys.hsv_to_rgb(hue, 0.75 + 0.25 * (class_id % 2), 1.0)
   return round(255 * red), round(255 * green), round(255 * blue)
 
@@ -42,12 +42,25 @@ def enlarge(image: np.ndarray, min_side: int) -> Tuple[np.ndarray, int]:
   Returns:
     The image and the factor, by which boxes must be multiplied as well.
   """
+  factor = max(1, -(-min_side // min(image.shape[:2])))
+  return fit(image, factor * max(image.shape[:2]))[0] if factor > 1 else image, factor
+
+
+def fit(image: np.ndarray, side: int) -> Tuple[np.ndarray, float]:
+  """Scales an image to a size, before boxes are drawn on it: text and lines stay legible.
+
+  Args:
+    image: uint8 `[height, width, 3]`.
+    side: pixels that the longer side of the result has.
+
+  Returns:
+    The image and the factor, by which boxes must be multiplied as well.
+  """
   height, width = image.shape[:2]
-  factor = max(1, -(-min_side // min(height, width)))
-  if factor == 1:
-    return image, 1
-  size = (width * factor, height * factor)
-  return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)), factor
+  scale = side / max(height, width)
+  size = (max(1, round(width * scale)), max(1, round(height * scale)))
+  method = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC
+  return np.asarray(Image.fromarray(image).resize(size, method)), scale
 
 
 def _text_color(background: Color) -> Color:
@@ -56,12 +69,19 @@ def _text_color(background: Color) -> Color:
 
 
 def _draw_label(draw: ImageDraw.ImageDraw, text: str, box: Sequence[float], color: Color,
-                font: ImageFont.ImageFont, size: Tuple[int, int]) -> None:
-  """Writes `text` above the box, or inside it where there is no room above."""
+                font: ImageFont.ImageFont, size: Tuple[int, int],
+                taken: List[Tuple[float, ...]]) -> None:
+  """Writes `text` above the box, or inside it where there is no room above.
+
+  It is left out where it would cover one of the labels `taken`: the color tells it too.
+  """
   left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
   width, height = right - left + 4, bottom - top + 4
-  x = min(max(box[1], 0), max(size[0] - width, 0))
-  y = box[0] - height if box[0] >= height else min(box[0], size[1] - height)
+  x = max(min(box[1], size[0] - width), 0)
+  y = max(min(box[0] - height if box[0] >= height else box[0], size[1] - height), 0)
+  if any(x < x2 and x1 < x + width and y < y2 and y1 < y + height for x1, y1, x2, y2 in taken):
+    return
+  taken.append((x, y, x + width, y + height))
   draw.rectangle((x, y, x + width - 1, y + height - 1), fill=color)
   draw.text((x + 2 - left, y + 2 - top), text, fill=_text_color(color), font=font)
 
@@ -87,7 +107,7 @@ def draw_boxes(image: np.ndarray,
   Args:
     image: uint8 `[height, width, 3]`; it is left as it is.
     boxes: `[num_boxes, 4]`, `[y1, x1, y2, x2]` in pixels of `image`.
-    labels: a text for each box; an empty one is not drawn.
+    labels: a text for each box; an empty one is not drawn, nor one that would cover another.
     scores: in [0, 1], written behind the labels as percent.
     masks: `[num_boxes, height, width]`, nonzero inside the object.
     colors: red, green, blue for each box; by default, one for each different label.
@@ -121,10 +141,11 @@ def draw_boxes(image: np.ndarray,
   for (y1, x1, y2, x2), color in zip(boxes, colors):
     right, bottom = max(x2 - 1, x1), max(y2 - 1, y1)  # a box ends before the pixel x2
     draw.rectangle((x1, y1, right, bottom), outline=color, width=line_width)
+  taken = []
   for number, (box, label) in enumerate(zip(boxes, labels)):
     text = label if scores is None else f'{label} {100 * scores[number]:.0f}'.strip()
     if text:
-      _draw_label(draw, text, box, colors[number], font, picture.size)
+      _draw_label(draw, text, box, colors[number], font, picture.size, taken)
   return np.asarray(picture)
 
 
@@ -139,16 +160,13 @@ def _fit_text(text: str, width: int, font: ImageFont.ImageFont) -> str:
 
 def grid(images: Sequence[np.ndarray],
          titles: Optional[Sequence[str]] = None,
-         columns: Optional[int] = None,
-         cell_size: Optional[int] = None) -> np.ndarray:
-  """Lays images out in rows and columns on white.
+         columns: Optional[int] = None) -> np.ndarray:
+  """Lays images out in rows and columns on white, each in its size.
 
   Args:
     images: uint8 `[height, width, 3]`; sizes may differ.
     titles: a line above each image; cut where it is wider than a cell.
     columns: how many images in a row; by default as many as rows.
-    cell_size: pixels that the longer side of every image is scaled to; by default the
-      images keep their sizes and cells are as large as the largest.
 
   Returns:
     One uint8 `[height, width, 3]` image.
@@ -161,12 +179,6 @@ def grid(images: Sequence[np.ndarray],
   if titles is not None and len(titles) != len(images):
     raise ValueError(f'titles must have {len(images)} entries, as images; got {len(titles)}.')
   pictures = [Image.fromarray(np.asarray(image)) for image in images]
-  if cell_size:
-    scales = [cell_size / max(picture.size) for picture in pictures]
-    pictures = [
-        picture.resize([max(1, round(side * scale)) for side in picture.size],
-                       Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC)
-        for picture, scale in zip(pictures, scales)]
   columns = min(columns or int(np.ceil(np.sqrt(len(pictures)))), len(pictures))
   title_height = _TITLE_HEIGHT if titles is not None else 0
   width = max(picture.width for picture in pictures) + _MARGIN

@@ -126,7 +126,7 @@ def test_gates_dead_for_a_whole_evaluation_are_warned_of_by_name(dyfpn, monkeypa
 
 def test_drift_between_executed_and_expected_is_warned_of(dyfpn, monkeypatch):
   task, model, _, inputs = dyfpn
-  _saturate(model, {level: True for level in '345'})
+  _saturate(model, dict.fromkeys('345', True))
   for variable in model.decoder.gate.trainable_variables:
     if '/output_' in variable.name and 'bias' in variable.name:
       variable.assign([0.0, 0.1])  # opens always by argmax, 52 % of the time when sampled
@@ -138,7 +138,7 @@ def test_drift_between_executed_and_expected_is_warned_of(dyfpn, monkeypatch):
 
 def test_sampled_runs_are_reported_beside_the_deterministic_one(dyfpn):
   task, model, _, inputs = dyfpn
-  _saturate(model, {level: True for level in '345'})
+  _saturate(model, dict.fromkeys('345', True))
   for variable in model.decoder.gate.trainable_variables:
     if '/output_' in variable.name and 'bias' in variable.name:
       variable.assign([0.0, 0.01])

@@ -265,7 +265,8 @@ class DyFPN(InceptionFPN):
     """Records gates and multiply-adds (eq. 6), the gate network's own included."""
     own = tf.constant(self.gate.multiply_adds())
     executed = own + tf.zeros_like(gate[:, 0, 0])
-    costs = {'executed': executed, 'expected': executed, 'minimum': own, 'maximum': own, 'dense': own}
+    costs = {
+        'executed': executed, 'expected': executed, 'minimum': own, 'maximum': own, 'dense': own}
     recorded = {}
     for index, (level, features) in enumerate(inputs.items()):
       branches = multiply_adds.conv2d(features, self.laterals[level].taps, self._num_filters)

@@ -31,7 +31,8 @@ class Selection(NamedTuple):
   expected: tf.Tensor
 
 
-def _linear(units: int, fan_in: int, name: str, bias: Any = None, **options) -> tf_keras.layers.Dense:
+def _linear(units: int, fan_in: int, name: str, bias: Optional[List[float]] = None,
+            **options) -> tf_keras.layers.Dense:
   """A float32 dense layer that starts uniform in +-1 / sqrt(fan_in), bias included."""
   limit = 1 / np.sqrt(fan_in)
   bias_initializer = (

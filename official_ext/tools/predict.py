@@ -1,0 +1,295 @@
+"""Runs an exported detector on images: drawn boxes, COCO results, cost of every image."""
+import argparse
+import csv
+import json
+import pathlib
+import time
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+from PIL import Image
+
+from official_ext.utils import command_line
+from official_ext.utils import files
+
+_DESCRIPTION = """\
+Runs an exported detector on images and writes into --output_dir:
+
+  predictions.json  detections in COCO's results format, boxes in pixels of the image
+  costs.json, .csv  per image: multiply-adds of the whole network and of its routed parts,
+                    gates, seconds; and what was left out, by file
+  images.json       image ids by file
+  drawn/            the images with boxes of at least --score_threshold
+  evaluation.json   average precision, with --evaluate
+
+With --annotation_file, only the images that it describes are taken, under its ids.
+Images that cannot be read are skipped and named.
+"""
+_EPILOG = """\
+example:
+  python -m official_ext.tools.predict --saved_model=runs/dyfpn_saved_model \\
+    --images=photos --output_dir=runs/predictions
+"""
+_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.gif', '.tif', '.tiff', '.webp')
+_SHOWN = 3
+_MARKER = 'predictions.json'  # tells our own folder, which may be replaced, from any other
+
+
+def _positive(text: str) -> int:
+  if not text.isdigit() or int(text) < 1:
+    raise argparse.ArgumentTypeError(f'{text!r} is not a whole number from 1')
+  return int(text)
+
+
+def _parse_arguments(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
+  parser = argparse.ArgumentParser(
+      prog='python -m official_ext.tools.predict', description=_DESCRIPTION, epilog=_EPILOG,
+      formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+  parser.add_argument('--saved_model', required=True, metavar='DIR',
+                      help='folder that export_saved_model wrote')
+  parser.add_argument('--images', required=True, nargs='+', type=pathlib.Path, metavar='PATH',
+                      help='a folder, searched with all folders in it, or image files')
+  parser.add_argument('--output_dir', required=True, metavar='DIR',
+                      help='folder to write; earlier predictions in it are replaced')
+  parser.add_argument('--batch_size', type=_positive, default=1, metavar='N',
+                      help='images of one size that are run together (1)')
+  parser.add_argument('--score_threshold', type=float, default=0.3, metavar='SCORE',
+                      help='least score of a box that is drawn; the JSON holds all (0.3)')
+  parser.add_argument('--annotation_file', type=pathlib.Path, metavar='JSON',
+                      help='COCO annotations that give image ids and class names')
+  parser.add_argument('--evaluate', action='store_true',
+                      help='compute average precision with pycocotools; needs --annotation_file')
+  parser.add_argument('--draw', action=argparse.BooleanOptionalAction, default=True,
+                      help='draw the boxes')
+  args = parser.parse_args(arguments)
+  if args.evaluate and not args.annotation_file:
+    parser.error('--evaluate needs --annotation_file')
+  return args
+
+
+class Task(NamedTuple):
+  """The images to predict.
+
+  Attributes:
+    images: image id -> file.
+    names: category id -> name; empty without an annotation file.
+    unknown: files that the annotation file does not have.
+    absent: file names of the annotation file that were not among the images.
+  """
+  images: Dict[int, pathlib.Path]
+  names: Dict[int, str]
+  unknown: List[pathlib.Path]
+  absent: List[str]
+
+
+def find_images(paths: Sequence[pathlib.Path]) -> List[pathlib.Path]:
+  """Returns the image files of files and folders, each once.
+
+  Raises:
+    CommandError: a path does not exist, or there is no image.
+  """
+  found: Dict[pathlib.Path, None] = {}
+  for path in paths:
+    if path.is_dir():
+      inside = (file for file in path.rglob('*') if file.suffix.lower() in _SUFFIXES)
+      found.update(dict.fromkeys(sorted(file for file in inside if file.is_file())))
+    elif path.is_file():
+      found[path] = None
+    else:
+      raise command_line.CommandError(f'--images={path}: no such file or folder.')
+  if not found:
+    raise command_line.CommandError(
+        f'--images={" ".join(map(str, paths))} holds no image: give a folder with files that end '
+        f'in {", ".join(_SUFFIXES)}.')
+  return list(found)
+
+
+def assign_ids(found: Sequence[pathlib.Path], annotation_file: Optional[pathlib.Path]) -> Task:
+  """Gives every image its id: the annotation file's, or a running number from 1.
+
+  An image belongs to an entry if its path ends in the entry's `file_name`.
+
+  Raises:
+    CommandError: the annotation file cannot be read, or two images fit one entry.
+  """
+  if annotation_file is None:
+    return Task(dict(enumerate(found, 1)), {}, [], [])
+  try:
+    annotations = json.loads(annotation_file.read_text(encoding='utf-8'))
+    names = {category['id']: category['name'] for category in annotations['categories']}
+    ids = {image['file_name']: image['id'] for image in annotations['images']}
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise command_line.CommandError(
+        f'--annotation_file={annotation_file} cannot be read as COCO annotations ({error!r}).'
+    ) from error
+  images, unknown = {}, []
+  for path in found:
+    endings = ('/'.join(path.parts[start:]) for start in range(len(path.parts)))
+    image_id = next((ids[ending] for ending in endings if ending in ids), None)
+    if image_id is None:
+      unknown.append(path)
+    elif image_id in images:
+      raise command_line.CommandError(
+          f'{images[image_id]} and {path} both fit one entry of --annotation_file='
+          f'{annotation_file}: give the folder of its images only, with --images.')
+    else:
+      images[image_id] = path
+  absent = [name for name, image_id in ids.items() if image_id not in images]
+  if not images:
+    raise command_line.CommandError(
+        f'--annotation_file={annotation_file} has none of the {len(found)} images, such as '
+        f'{found[0]}: its file names are like {", ".join(absent[:_SHOWN]) or "nothing"}.')
+  return Task(images, names, unknown, absent)
+
+
+def _read(path: pathlib.Path) -> np.ndarray:
+  """Reads an image as it is stored, uint8 `[height, width, 3]`; annotations know no rotation."""
+  with Image.open(path) as image:
+    return np.asarray(image.convert('RGB'))
+
+
+def _batches(images: Dict[int, pathlib.Path], size: int, skipped: Dict[str, str]
+             ) -> Iterator[List[Tuple[int, np.ndarray]]]:
+  """Yields ids and images, up to `size` together while their shapes agree; notes broken files."""
+  batch: List[Tuple[int, np.ndarray]] = []
+  for image_id, path in command_line.progress(images.items(), 'predicting', len(images)):
+    try:
+      image = _read(path)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+      skipped[str(path)] = str(error)
+      continue
+    if batch and (len(batch) == size or batch[0][1].shape != image.shape):
+      yield batch
+      batch = []
+    batch.append((image_id, image))
+  if batch:
+    yield batch
+
+
+def _draw(image: np.ndarray, found: List[Dict[str, Any]], names: Dict[int, str],
+          path: pathlib.Path) -> None:
+  from official_ext.utils import visualization  # pylint: disable=g-import-not-at-top
+  boxes = np.array([[y, x, y + h, x + w] for x, y, w, h in (d['bbox'] for d in found)])
+  labels = [names.get(d['category_id'], f'class {d["category_id"]}') for d in found]
+  masks = None
+  if found and 'segmentation' in found[0]:
+    from pycocotools import mask as mask_lib  # pylint: disable=g-import-not-at-top
+    masks = np.stack([mask_lib.decode(d['segmentation']) for d in found])
+  drawn = visualization.draw_boxes(image, boxes, labels, [d['score'] for d in found], masks)
+  path.parent.mkdir(exist_ok=True)
+  Image.fromarray(drawn).save(path, quality=92)
+
+
+def predict(detector: Any, task: Task, args: argparse.Namespace, folder: pathlib.Path
+            ) -> Tuple[List[Dict[str, Any]], List[Dict[str, Any]], Dict[str, str]]:
+  """Runs the detector on every image that can be read, and draws.
+
+  Returns:
+    All detections, an entry on cost per image, and reasons by the file that was skipped.
+  """
+  from official_ext.utils import coco_results  # pylint: disable=g-import-not-at-top
+  predictions, costs, skipped = [], [], {}
+  normalized = detector.description.get('normalized_boxes', False)
+  size = detector.batch_size or args.batch_size
+  for batch in _batches(task.images, size, skipped):
+    start = time.monotonic()
+    outputs = detector(np.stack([image for _, image in batch]))
+    seconds = (time.monotonic() - start) / len(batch)
+    for row, (image_id, image) in enumerate(batch):
+      found = coco_results.detections(outputs, row, image_id, normalized)
+      if 'detection_masks' in outputs:
+        coco_results.add_masks(found, outputs['detection_masks'][row], *image.shape[:2])
+      predictions += found
+      path = task.images[image_id]
+      costs.append({'image_id': image_id, 'file': str(path), 'seconds': round(seconds, 4),
+                    **coco_results.cost_entry(outputs, row)})
+      if args.draw:
+        shown = [d for d in found if d['score'] >= args.score_threshold]
+        _draw(image, shown, task.names, folder / 'drawn' / f'{path.stem}_{image_id}.jpg')
+  return predictions, costs, skipped
+
+
+def _write_csv(costs: Sequence[Dict[str, Any]], path: pathlib.Path) -> None:
+  """Writes one line per image, every gate in a column of its own."""
+  rows = []
+  for cost in costs:
+    row = {name: value for name, value in cost.items() if name != 'gates'}
+    for name, gate in cost.get('gates', {}).items():
+      paths = enumerate(gate) if isinstance(gate, list) else [('', gate)]
+      row.update({f'gate_{name}_{path}'.rstrip('_'): value for path, value in paths})
+    rows.append(row)
+  with open(path, 'w', encoding='utf-8', newline='') as file:
+    writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+
+
+def _write_json(value: Any, path: pathlib.Path) -> None:
+  path.write_text(json.dumps(value, indent=1), encoding='utf-8')
+
+
+def _say_names(what: str, names: Sequence[str]) -> None:
+  """Says how many there are, and names some; costs.json has all."""
+  if names:
+    more = ', ...' if len(names) > _SHOWN else ''
+    command_line.say(f'{len(names)} {what}: {", ".join(map(str, names[:_SHOWN]))}{more}')
+
+
+def run(task: Task, args: argparse.Namespace, folder: pathlib.Path) -> None:
+  """Predicts, writes everything into a folder, and says what was found.
+
+  Raises:
+    CommandError: no image could be read.
+  """
+  # pylint: disable=g-import-not-at-top
+  from official_ext.utils import coco_results
+  from official_ext.utils import saved_models
+
+  detector = saved_models.SavedDetector(args.saved_model)
+  predictions, costs, skipped = predict(detector, task, args, folder)
+  if not costs:
+    file, reason = next(iter(skipped.items()))
+    raise command_line.CommandError(
+        f'none of the {len(skipped)} images could be read, such as {file}: {reason}.')
+  _write_json(predictions, folder / _MARKER)
+  _write_json({'images': costs, 'skipped': skipped, 'absent': task.absent,
+               'not_in_annotation_file': [str(path) for path in task.unknown]},
+              folder / 'costs.json')
+  _write_csv(costs, folder / 'costs.csv')
+  _write_json({str(path): image_id for image_id, path in task.images.items()},
+              folder / 'images.json')
+  _say_names('images could not be read and were skipped', list(skipped))
+  _say_names('images are not in the annotation file and were left out', task.unknown)
+  _say_names('images of the annotation file were not there', task.absent)
+  if args.evaluate:
+    image_ids = [cost['image_id'] for cost in costs]
+    evaluation = coco_results.average_precision(args.annotation_file, predictions, image_ids)
+    _write_json(evaluation, folder / 'evaluation.json')
+    command_line.say(f'AP {evaluation["ap"]:.3f}, AP50 {evaluation["ap50"]:.3f} on {len(costs)} '
+                     'images')
+  shown = sum(detection['score'] >= args.score_threshold for detection in predictions)
+  command_line.say(f'{len(costs)} images, {shown} objects with a score of at least '
+                   f'{args.score_threshold:g}{_cost_summary(costs)}.')
+
+
+def _cost_summary(costs: Sequence[Dict[str, Any]]) -> str:
+  if 'multiply_adds' not in costs[0]:
+    return ''
+  gmac = [cost['multiply_adds'] / 1e9 for cost in costs]
+  return (f'; {np.mean(gmac):.3f} * 10^9 multiply-adds per image ({min(gmac):.3f} to '
+          f'{max(gmac):.3f})')
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> None:
+  """Predicts; `arguments` stand in for those of the command line."""
+  args = _parse_arguments(arguments)
+  task = assign_ids(find_images(args.images), args.annotation_file)
+  from official_ext.utils import coco  # pylint: disable=g-import-not-at-top
+  coco.check_replaceable(args.output_dir, _MARKER)
+  with files.atomic_directory(args.output_dir) as folder:
+    run(task, args, folder)
+  command_line.say(f'Wrote {args.output_dir}')
+
+
+if __name__ == '__main__':
+  command_line.run(main)

@@ -1,0 +1,110 @@
+"""What a SavedModel's outputs say about single images, in COCO's results format."""
+import contextlib
+import io
+from typing import Any, Dict, List, Sequence
+
+import numpy as np
+from official.vision.ops import mask_ops
+from pycocotools import coco
+from pycocotools import cocoeval
+from pycocotools import mask as mask_lib
+
+from official_ext.utils import files
+
+_STATISTICS = ('ap', 'ap50', 'ap75', 'ap_small', 'ap_medium', 'ap_large')
+
+
+def original_boxes(outputs: Dict[str, np.ndarray], row: int, normalized: bool) -> np.ndarray:
+  """Returns boxes in pixels of the image as it was given.
+
+  Args:
+    outputs: of a SavedModel, `[batch, ...]`.
+    row: of the batch.
+    normalized: the SavedModel's boxes are parts of the image, not pixels of its resized form.
+
+  Returns:
+    `[boxes, 4]`, `[y1, x1, y2, x2]`, clipped to the image.
+  """
+  boxes, info = outputs['detection_boxes'][row].astype(np.float64), outputs['image_info'][row]
+  size = np.tile(info[0], 2)
+  if normalized:
+    boxes = boxes * size
+  else:
+    boxes = (boxes + np.tile(info[3], 2)) / np.tile(info[2], 2)
+  return np.clip(boxes, 0, size)
+
+
+def detections(outputs: Dict[str, np.ndarray], row: int, image_id: int,
+               normalized: bool) -> List[Dict[str, Any]]:
+  """Returns the detections of one image in COCO's results format, best first."""
+  boxes = original_boxes(outputs, row, normalized)
+  found = []
+  for index in range(int(outputs['num_detections'][row])):
+    y1, x1, y2, x2 = boxes[index]
+    found.append({
+        'image_id': image_id,
+        'category_id': int(outputs['detection_classes'][row, index]),
+        'bbox': [round(float(value), 3) for value in (x1, y1, x2 - x1, y2 - y1)],
+        'score': float(outputs['detection_scores'][row, index]),
+    })
+  return found
+
+
+def add_masks(found: List[Dict[str, Any]], masks: np.ndarray, height: int, width: int) -> None:
+  """Adds `segmentation` to detections.
+
+  Args:
+    found: what `detections` returned.
+    masks: `[boxes, size, size]`, probabilities over the area of each box.
+    height: of the image in pixels.
+    width: of the image in pixels.
+  """
+  for detection, mask in zip(found, masks):
+    pasted = mask_ops.paste_instance_masks(
+        mask[None], np.array([detection['bbox']]), height, width)[0]
+    encoded = mask_lib.encode(np.asfortranarray(pasted.astype(np.uint8)))
+    detection['segmentation'] = {**encoded, 'counts': encoded['counts'].decode()}
+
+
+def cost_entry(outputs: Dict[str, np.ndarray], row: int) -> Dict[str, Any]:
+  """Returns cost and gates of one image; a gate per position by its mean."""
+  entry: Dict[str, Any] = {
+      name: float(outputs[name][row])
+      for name in ('multiply_adds', 'executed_multiply_adds') if name in outputs}
+  gates = {name.removeprefix('gate_'): value[row]
+           for name, value in outputs.items() if name.startswith('gate_')}
+  if gates:
+    entry['gates'] = {name: gate.tolist() if gate.ndim < 2 else float(gate.mean())
+                      for name, gate in sorted(gates.items())}
+  return entry
+
+
+def average_precision(annotation_file: files.PathLike, predictions: List[Dict[str, Any]],
+                      image_ids: Sequence[int]) -> Dict[str, float]:
+  """Evaluates detections with pycocotools.
+
+  Args:
+    annotation_file: COCO annotations.
+    predictions: in COCO's results format.
+    image_ids: images to evaluate, those without a detection included.
+
+  Returns:
+    `ap`, `ap50`, `ap75`, `ap_small`, `ap_medium` and `ap_large` of boxes, in [0, 1], or -1
+    where there is no object to find; with masks also these names after `mask_`.
+  """
+  kinds = {'bbox': ''}
+  if any('segmentation' in prediction for prediction in predictions):
+    kinds['segm'] = 'mask_'
+  results = {}
+  with contextlib.redirect_stdout(io.StringIO()):
+    truth = coco.COCO(str(annotation_file))
+    found = truth.loadRes(predictions) if predictions else coco.COCO()
+    for kind, prefix in kinds.items():
+      evaluation = cocoeval.COCOeval(truth, found, kind)
+      evaluation.params.imgIds = sorted(image_ids)
+      evaluation.evaluate()
+      evaluation.accumulate()
+      evaluation.summarize()
+      results.update({prefix + name: float(value)
+                      for name, value in zip(_STATISTICS, evaluation.stats)})
+  return results

@@ -1,0 +1,184 @@
+"""Decoders from one file: registered, chosen by name, overridden, refused when misspelt."""
+import dataclasses
+
+import numpy as np
+from official.modeling import hyperparams
+from official.vision.configs import common
+from official.vision.modeling.decoders import factory
+import pytest
+import tensorflow as tf, tf_keras
+
+from official_ext import registry_imports  # noqa: F401
+from official_ext.configs import components
+from official_ext.modeling.decoders import dyfpn
+from official_ext.modeling.decoders import pyramid
+import reference
+
+NAME = 'fpn_of_the_components_test'
+
+
+@dataclasses.dataclass
+class MyFPNConfig(hyperparams.Config):
+  """Options of MyFPN, as they appear in YAML."""
+  num_filters: int = 256
+  slope: float = 1.0
+  branches: list = dataclasses.field(default_factory=lambda: [1])
+
+
+@components.register_decoder(NAME, MyFPNConfig)
+class MyFPN(pyramid.PyramidDecoder):
+  """A neck as a contributor would write it."""
+
+  def __init__(self, slope=1.0, branches=(1,), **kwargs):
+    super().__init__(**kwargs)
+    self.slope, self.branches = slope, branches
+    self._laterals = {level: self.conv(1, f'lateral_{level}') for level in self.backbone_levels}
+
+  def build_pyramid(self, inputs, training):
+    return self.top_down(
+        {level: self.slope * self._laterals[level](inputs[level]) for level in inputs})
+
+
+@dataclasses.dataclass
+class Model(hyperparams.Config):
+  """What Model Garden's factory reads of a detector."""
+  min_level: int = 3
+  max_level: int = 5
+  decoder: components.Decoder = dataclasses.field(
+      default_factory=lambda: components.decoder(type=NAME))
+  norm_activation: common.NormActivation = dataclasses.field(
+      default_factory=lambda: common.NormActivation(
+          activation='swish', use_sync_bn=False, norm_momentum=0.9, norm_epsilon=0.01))
+
+
+SPECS = {'3': tf.TensorShape([None, None, None, 6]), '4': tf.TensorShape([None, None, None, 5]),
+         '5': tf.TensorShape([None, None, None, 7])}
+
+
+def _build(model):
+  return factory.build_decoder(SPECS, model, tf_keras.regularizers.L2(0.5))
+
+
+def test_model_gardens_factory_builds_it_with_the_models_options():
+  model = Model()
+  model.override({'decoder': {NAME: {'num_filters': 4, 'slope': 2.0, 'branches': [1, 3]}}})
+  layer = _build(model)
+  assert isinstance(layer, MyFPN)
+  assert (layer.slope, list(layer.branches), layer.name) == (2.0, [1, 3], NAME)
+  config = layer.get_config()
+  assert {key: config[key] for key in (
+      'min_level', 'max_level', 'num_filters', 'activation', 'use_sync_bn', 'norm_momentum',
+      'norm_epsilon')} == {
+          'min_level': 3, 'max_level': 5, 'num_filters': 4, 'activation': 'swish',
+          'use_sync_bn': False, 'norm_momentum': 0.9, 'norm_epsilon': 0.01}
+  outputs = layer(reference.pyramid_inputs({'3': 6, '4': 5, '5': 7}))
+  assert {level: x.shape[-1] for level, x in outputs.items()} == {'3': 4, '4': 4, '5': 4}
+  kernels = [v for v in layer.trainable_variables if 'kernel' in v.name]
+  np.testing.assert_allclose(
+      tf.add_n(layer.losses), 0.5 * sum(np.sum(k.numpy()**2) for k in kernels), 1e-5)
+
+
+def test_registering_returns_the_class_and_refuses_a_second_of_the_name():
+  assert MyFPN.__name__ == 'MyFPN'
+  with pytest.raises(KeyError, match=NAME):
+    components.register_decoder(NAME, MyFPNConfig)(MyFPN)
+
+
+def test_options_from_yaml(tmp_path):
+  path = tmp_path / 'model.yaml'
+  path.write_text(f'decoder:\n  type: {NAME}\n  {NAME}:\n    num_filters: 8\n    slope: 0.5\n')
+  model = hyperparams.override_params_dict(Model(), str(path), is_strict=True)
+  assert model.decoder.type == NAME
+  assert model.decoder.get().as_dict() == {'num_filters': 8, 'slope': 0.5, 'branches': [1]}
+
+
+def test_switching_the_type():
+  model = Model()
+  model.override({'decoder': {'type': 'dyfpn', 'dyfpn': {
+      'num_filters': 4, 'block': 'A', 'gate': {'type': 'recurrent', 'direction': 'downward'}}}})
+  layer = _build(model)
+  assert isinstance(layer, dyfpn.DyFPN)
+  assert layer.get_config()['block'] == 'A'
+  assert layer.get_config()['gate'] == {
+      **components.Gate().as_dict(), 'type': 'recurrent', 'direction': 'downward'}
+  model.override({'decoder': {'type': 'fpn', 'fpn': {'num_filters': 4}}})
+  assert type(_build(model)).__name__ == 'FPN'
+
+
+def test_dictionaries_round_trip():
+  first = components.decoder(type='dyfpn', dyfpn={'num_filters': 96, 'gate': {'seed': 7}})
+  options = first.as_dict()
+  assert options['type'] == 'dyfpn'
+  assert options['dyfpn']['num_filters'] == 96
+  assert options['dyfpn']['gate']['seed'] == 7
+  second = components.decoder(type='dyfpn')
+  second.override(options)
+  assert second.as_dict() == options
+  model = Model()
+  model.override({'decoder': options})
+  again = Model()
+  again.override(model.as_dict())
+  assert again.as_dict() == model.as_dict()
+  assert again.decoder.get().gate.seed == 7
+
+
+def test_options_of_one_config_do_not_leak_into_another():
+  first, second = components.decoder(type=NAME), components.decoder(type=NAME)
+  first.override({NAME: {'num_filters': 8}})
+  first.get().branches.append(5)
+  assert second.get().num_filters == 256
+  assert second.get().branches == [1]
+  assert components.decoder(type=NAME).get().branches == [1]
+
+
+def test_every_decoder_of_the_package_and_of_model_garden_is_known():
+  names = components.decoder_names()
+  assert {'fpn', 'nasfpn', 'identity', 'aspp', 'dyfpn', 'inception_fpn', NAME} <= set(names)
+  assert names == sorted(names)
+
+
+@pytest.mark.parametrize('options', [
+    {'type': 'dyfnp'}, {'type': 'dyfnp', 'dyfnp': {'num_filters': 3}},
+    {'dyfnp': {'num_filters': 3}}])
+def test_a_misspelt_type_names_the_known_ones(options):
+  message = r"'dyfnp'; known are .*dyfpn.*Did you mean 'dyfpn'\?.*--import="
+  with pytest.raises(ValueError, match=message):
+    components.decoder().override(options)
+  with pytest.raises(ValueError, match=message):
+    Model().override({'decoder': options})
+
+
+def test_a_misspelt_type_given_at_once_is_refused_before_anything_is_built():
+  with pytest.raises(ValueError, match="Did you mean 'dyfpn'"):
+    components.decoder(type='dyfnp').as_dict()
+  with pytest.raises(ValueError, match='known are .*--import=my_package.my_module'):
+    components.check_decoder('nothing_like_it')
+
+
+@pytest.mark.parametrize('options', [
+    {'num_filter': 3}, {'gate': {'typ': 'channel'}}, {'gate': {'tau': 2.0}}])
+def test_a_misspelt_option_is_refused_and_named(options):
+  wrong, = (options.get('gate') or options).keys()
+  with pytest.raises(KeyError, match=wrong):
+    components.decoder(type='dyfpn').override({'dyfpn': options})
+
+
+@pytest.mark.parametrize('options, message', [
+    ({'block': 'C'}, 'decoder.dyfpn.block'),
+    ({'gate': {'type': 'spatial'}}, 'gate.type'),
+    ({'gate': {'evaluation': 'soft'}}, 'gate.evaluation'),
+    ({'branches': ['2x2']}, 'decoder.<type>.branches'),
+    ({'inference': 'fast'}, 'inference'),
+])
+def test_a_wrong_value_is_refused_when_the_network_is_built(options, message):
+  model = Model()
+  model.override({'decoder': {'type': 'dyfpn', 'dyfpn': options}})
+  with pytest.raises(ValueError, match=message):
+    _build(model)
+
+
+def test_defaults_of_configs_and_classes_agree():
+  for name, cls in (('dyfpn', dyfpn.DyFPN), ('inception_fpn', dyfpn.InceptionFPN)):
+    config = cls(input_specs=SPECS).get_config()
+    options = components.decoder(type=name).get().as_dict()
+    assert {key: config[key] for key in options} == options

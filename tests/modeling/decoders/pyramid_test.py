@@ -1,0 +1,149 @@
+"""The parts that all pyramids share, against plain NumPy."""
+import numpy as np
+import pytest
+import tensorflow as tf, tf_keras
+
+from official_ext.modeling.decoders import pyramid
+import reference
+import spies
+
+CHANNELS = {'3': 6, '4': 5, '5': 7}
+SPECS = {level: [None, None, None, depth] for level, depth in CHANNELS.items()}
+
+
+class PlainFPN(pyramid.PyramidDecoder):
+  """1x1 laterals and a top-down path: what the base class is meant for."""
+
+  def __init__(self, **kwargs):
+    super().__init__(**kwargs)
+    self._laterals = {level: self.conv(1, f'lateral_{level}') for level in self.backbone_levels}
+
+  def build_pyramid(self, inputs, training):
+    return self.top_down({level: self._laterals[level](inputs[level]) for level in inputs})
+
+
+def _make(**options):
+  layer = PlainFPN(**{
+      'input_specs': SPECS, 'min_level': 3, 'max_level': 7, 'num_filters': 4, 'dtype': 'float64',
+      'name': 'part', **options})
+  layer(reference.pyramid_inputs(CHANNELS, batch=1))
+  spies.randomize(layer)
+  return layer
+
+
+def _expected(layer, inputs, coarse, activation=lambda x: np.maximum(x, 0)):
+  weights = {v.name[len('part/'):-2]: v.numpy() for v in layer.variables}
+
+  def conv(features, name, **options):
+    return reference.conv2d(
+        features, weights[f'{name}/kernel'], weights[f'{name}/bias'], **options)
+
+  merged = {level: conv(x, f'lateral_{level}') for level, x in inputs.items()}
+  for fine, level in (('4', '5'), ('3', '4')):
+    merged[fine] = merged[fine] + reference.resize_nearest(
+        merged[level], merged[fine].shape[1:3])
+  outputs = {level: conv(x, f'output_{level}') for level, x in merged.items()}
+  if coarse == 'conv':
+    outputs['6'] = conv(outputs['5'], 'coarser_6', stride=2)
+    outputs['7'] = conv(activation(outputs['6']), 'coarser_7', stride=2)
+  else:
+    outputs['6'] = outputs['5'][:, ::2, ::2]
+    outputs['7'] = outputs['6'][:, ::2, ::2]
+  if 'norm_3/gamma' in weights:
+    for level, x in outputs.items():
+      gamma, beta, mean, variance = (
+          weights[f'norm_{level}/{name}']
+          for name in ('gamma', 'beta', 'moving_mean', 'moving_variance'))
+      outputs[level] = gamma * (x - mean) / np.sqrt(variance + 0.001) + beta
+  return outputs
+
+
+@pytest.mark.parametrize('norm', ['none', 'batch_norm'])
+@pytest.mark.parametrize('coarse', ['conv', 'max_pool'])
+def test_equals_numpy_on_odd_sizes(norm, coarse):
+  layer = _make(norm=norm, coarse_levels=coarse)
+  inputs = reference.pyramid_inputs(CHANNELS, size=(75, 101), dtype=np.float64)
+  outputs = layer(inputs)
+  expected = _expected(layer, inputs, coarse)
+  assert list(expected) == sorted(outputs)
+  for level in expected:
+    np.testing.assert_allclose(outputs[level], expected[level], 1e-10, 1e-10)
+
+
+def test_activation_stands_between_coarser_levels_only():
+  layer = _make(norm='none', activation='tanh')
+  inputs = reference.pyramid_inputs(CHANNELS, dtype=np.float64)
+  expected = _expected(layer, inputs, 'conv', np.tanh)
+  for level, output in layer(inputs).items():
+    np.testing.assert_allclose(output, expected[level], 1e-10, 1e-10)
+
+
+def test_ignores_levels_beyond_the_specs():
+  layer, inputs = _make(), reference.pyramid_inputs(CHANNELS)
+  extra = {**inputs, '2': np.full([2, 10, 10, 3], np.nan), '6': np.full([2, 1, 1, 7], np.nan)}
+  for level, output in layer(inputs).items():
+    np.testing.assert_array_equal(layer(extra)[level], output)
+
+
+def test_levels_that_the_backbone_has_beyond_max_level_are_left_out():
+  layer = PlainFPN(input_specs={**SPECS, '6': [None, None, None, 3]}, min_level=4, max_level=5,
+                   num_filters=4)
+  assert layer.backbone_levels == ['4', '5']
+  assert layer.input_channels == {'4': 5, '5': 7}
+  inputs = reference.pyramid_inputs({'4': 5, '5': 7})
+  assert sorted(layer(inputs)) == ['4', '5'] == sorted(layer.output_specs)
+
+
+def test_output_specs_are_the_sizes_that_come_out():
+  sizes = {'3': [2, 11, 7, 6], '4': [2, 6, 4, 5], '5': [2, 3, 2, 7]}
+  layer = _make(input_specs=sizes)
+  outputs = layer({level: tf.zeros(shape) for level, shape in sizes.items()})
+  assert {level: tuple(x.shape) for level, x in outputs.items()} == {
+      level: tuple(shape) for level, shape in layer.output_specs.items()}
+  assert tuple(layer.output_specs['7']) == (2, 1, 1, 4)
+
+
+@pytest.mark.parametrize('options, message', [
+    ({'min_level': 6, 'max_level': 5}, 'min_level 6 is above max_level 5'),
+    ({'min_level': 2}, r'gives levels \[3, 4, 5\], the decoder needs levels 2 to 5'),
+    ({'min_level': 6}, 'change model.min_level'),
+    ({'norm': 'group'}, "norm is 'group'.*decoder.<type>.norm"),
+    ({'coarse_levels': 'mean'}, "coarse_levels is 'mean'.*decoder.<type>.coarse_levels"),
+])
+def test_refuses_wrong_options(options, message):
+  with pytest.raises(ValueError, match=message):
+    _make(**options)
+
+
+def test_batch_norm_has_the_given_momentum():
+  layer = _make(norm='batch_norm', norm_momentum=0.75)
+  inputs = reference.pyramid_inputs(CHANNELS, dtype=np.float64)
+  values = lambda: {v.name: v.numpy() for v in layer.variables}
+  before = values()
+  layer(inputs, training=True)
+  for variable in layer.trainable_variables:
+    if 'norm' in variable.name:
+      variable.assign(tf.ones_like(variable) if 'gamma' in variable.name
+                      else tf.zeros_like(variable))
+  after = values()
+  # With mean 0, variance 1 - epsilon and the plain affine map, a decoder shows what it normalizes.
+  for variable in layer.non_trainable_variables:
+    variable.assign(tf.zeros_like(variable) if 'mean' in variable.name
+                    else tf.ones_like(variable) * 0.999)
+  plain = {level: x.numpy() for level, x in layer(inputs).items()}
+  for level in '34567':
+    mean = plain[level].mean((0, 1, 2))
+    name = f'part/norm_{level}/moving_mean:0'
+    np.testing.assert_allclose(after[name], 0.75 * before[name] + 0.25 * mean, 1e-6, 1e-8)
+
+
+def test_initializer_draws_new_values_for_every_convolution():
+  tf_keras.utils.set_random_seed(1)
+  layer = PlainFPN(
+      input_specs=SPECS, max_level=5, num_filters=4,
+      kernel_initializer=tf_keras.initializers.RandomNormal(seed=None))
+  layer(reference.pyramid_inputs(CHANNELS))
+  kernels = [v.numpy() for v in layer.variables if 'output' in v.name and 'kernel' in v.name]
+  assert len(kernels) == 3
+  assert not np.allclose(kernels[0], kernels[1])
+  assert not np.allclose(kernels[1], kernels[2])

@@ -1,0 +1,67 @@
+"""Convolutions that survive an empty batch, and the helpers around them."""
+import numpy as np
+import pytest
+import tensorflow as tf, tf_keras
+
+from official_ext.modeling.layers import blocks
+import harness
+import reference
+
+
+def _features(batch=2, size=(7, 9), depth=3, dtype=np.float64):
+  return np.random.default_rng(1).normal(size=[batch, *size, depth]).astype(dtype)
+
+
+@pytest.mark.parametrize('kernel', [1, 3, 5])
+@pytest.mark.parametrize('dilation, stride', [(1, 1), (2, 1), (3, 1), (1, 2)])
+def test_conv_equals_numpy(kernel, dilation, stride):
+  layer = blocks.Conv2D(4, kernel, dilation_rate=dilation, strides=stride, dtype='float64',
+                        bias_initializer='ones')
+  x = _features()
+  outputs = layer(x)
+  expected = reference.conv2d(
+      x, layer.kernel.numpy(), layer.bias.numpy(), stride=stride, dilation=dilation)
+  np.testing.assert_allclose(outputs, expected, 1e-10, 1e-10)
+
+
+@pytest.mark.parametrize('filters', [3, 4])
+@pytest.mark.parametrize('dilation, stride', [(1, 1), (2, 1), (1, 2)])
+@pytest.mark.parametrize('traced', [False, True])
+def test_conv_of_an_empty_batch_has_the_right_shape(filters, dilation, stride, traced):
+  layer = blocks.Conv2D(filters, 3, dilation_rate=dilation, strides=stride, activation='relu')
+  layer.build([None, None, None, 3])
+  call = tf.function(layer, autograph=False, input_signature=[
+      tf.TensorSpec([None, None, None, 3])]) if traced else layer
+  expected = (7, 9) if stride == 1 else (4, 5)
+  assert call(_features(0, dtype=np.float32)).shape == (0, *expected, filters)
+  assert call(_features(2, dtype=np.float32)).shape == (2, *expected, filters)
+
+
+def test_conv_keeps_what_is_known_of_its_shape():
+  layer = blocks.Conv2D(4, 3, strides=2)
+  assert layer(tf_keras.Input([9, 11, 3])).shape.as_list() == [None, 5, 6, 4]
+
+
+def test_conv_keeps_the_layer_contract():
+  harness.run_layer_checks(
+      blocks.Conv2D, {'filters': 4, 'kernel_size': 3, 'dilation_rate': 2}, tf.constant(
+          _features(dtype=np.float32)), trainable=3 * 3 * 3 * 4 + 4)
+
+
+def test_fresh_initializers_draw_different_values():
+  first = tf_keras.initializers.GlorotUniform()
+  second = blocks.fresh(first)
+  assert second is not first
+  assert second.get_config() == first.get_config()
+  assert not np.allclose(first([3, 3]), second([3, 3]))
+
+
+def test_build_in_scope_names_variables_after_their_layer():
+  layers = [tf_keras.layers.Dense(2, name='first'), tf_keras.layers.Dense(3, name='second')]
+  with tf.name_scope('outer'):
+    blocks.build_in_scope(layers, [[None, 4], [None, 5]])
+  kernels = [layer.kernel for layer in layers]
+  assert [kernel.name for kernel in kernels] == ['outer/first/kernel:0', 'outer/second/kernel:0']
+  for layer, kernel in zip(layers, kernels):
+    layer(tf.zeros([1, kernel.shape[0]]))
+    assert layer.kernel is kernel

@@ -1,0 +1,99 @@
+"""Branches that run for the images that select them, and for no others."""
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from official_ext.ops import conditional
+import spies
+
+RNG = np.random.default_rng(0)
+INPUTS = tf.constant(RNG.normal(size=[4, 3, 5, 2]))
+BASE = tf.constant(RNG.normal(size=[4, 3, 5, 6]))
+KERNEL = RNG.normal(size=[3, 3, 2, 6])
+PATTERNS = list(itertools.product([False, True], repeat=4))
+
+
+def _branch(kernel):
+  return lambda x: tf.nn.conv2d(x, kernel, 1, 'SAME')
+
+
+def _masked(kernel, inputs, selected, base):
+  return base + tf.cast(selected, base.dtype)[:, None, None, None] * _branch(kernel)(inputs)
+
+
+@tf.function(autograph=False, input_signature=[
+    tf.TensorSpec([None, None, None, 2], tf.float64), tf.TensorSpec([None], tf.bool),
+    tf.TensorSpec([None, None, None, 6], tf.float64)])
+def _traced(inputs, selected, base):
+  return conditional.run_selected(_branch(KERNEL), inputs, selected, base)
+
+
+@pytest.mark.parametrize('selected', PATTERNS)
+def test_equals_multiplying_by_a_mask(selected):
+  expected = _masked(KERNEL, INPUTS, tf.constant(selected), BASE)
+  for run in (_traced, lambda *args: conditional.run_selected(_branch(KERNEL), *args)):
+    result = run(INPUTS, tf.constant(selected), BASE)
+    np.testing.assert_allclose(result, expected, 1e-12, 1e-12)
+    for row in np.flatnonzero(np.logical_not(selected)):
+      np.testing.assert_array_equal(result[row], BASE[row])
+
+
+@pytest.mark.parametrize('run', [
+    _traced, lambda *args: conditional.run_selected(_branch(KERNEL), *args)])
+def test_empty_batch(run):
+  assert run(INPUTS[:0], tf.zeros([0], tf.bool), BASE[:0]).shape == (0, 3, 5, 6)
+
+
+@pytest.mark.parametrize('selected', PATTERNS)
+@pytest.mark.parametrize('in_graph', [False, True])
+def test_gradients_equal_those_of_the_mask(selected, in_graph):
+  selected = tf.constant(selected)
+  kernel = tf.constant(KERNEL)
+
+  def gradients(run):
+    with tf.GradientTape() as tape:
+      tape.watch([kernel, INPUTS, BASE])
+      loss = tf.reduce_sum(tf.square(run(INPUTS, selected, BASE)))
+    return tape.gradient(
+        loss, [kernel, INPUTS, BASE], unconnected_gradients=tf.UnconnectedGradients.ZERO)
+
+  run = lambda *args: conditional.run_selected(_branch(kernel), *args)
+  compute = tf.function(gradients, autograph=False) if in_graph else gradients
+  for ours, masked in zip(compute(run), gradients(lambda *args: _masked(kernel, *args))):
+    np.testing.assert_allclose(tf.convert_to_tensor(ours), masked, 1e-10, 1e-10)
+
+
+@pytest.mark.parametrize('selected', PATTERNS)
+def test_nan_in_the_branch_stays_with_those_who_select_it(selected):
+  poisoned = np.full(KERNEL.shape, np.nan)
+  result = conditional.run_selected(_branch(poisoned), INPUTS, tf.constant(selected), BASE)
+  np.testing.assert_array_equal(np.isnan(result).any((1, 2, 3)), selected)
+
+
+def test_the_branch_runs_on_selected_rows_only_and_not_at_all_for_none():
+  executions = tf.Variable(0)
+  rows = tf.Variable(0)
+
+  def branch(x):
+    executions.assign_add(1)
+    rows.assign_add(tf.shape(x)[0])
+    return _branch(KERNEL)(x)
+
+  traced = tf.function(
+      lambda selected: conditional.run_selected(branch, INPUTS, selected, BASE), autograph=False,
+      input_signature=[tf.TensorSpec([None], tf.bool)])
+  for selected in PATTERNS:
+    executions.assign(0)
+    rows.assign(0)
+    traced(tf.constant(selected))
+    assert (int(executions), int(rows)) == (int(any(selected)), sum(selected))
+
+
+@pytest.mark.parametrize('selected', PATTERNS)
+def test_the_convolution_itself_receives_the_selected_rows(selected):
+  with spies.OperationSpy() as spy:
+    conditional.run_selected(_branch(KERNEL), INPUTS, tf.constant(selected), BASE)
+  assert spy.rows == ([sum(selected)] if any(selected) else [])
+  assert spy.multiply_adds == sum(selected) * 3 * 5 * 6 * 3 * 3 * 2

@@ -1,0 +1,159 @@
+"""Whole trainings: resuming, overfitting a few real images, a golden run, bad input."""
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import detectors
+import numpy as np
+from official.core import task_factory
+from official.core import train_lib
+import pytest
+import tensorflow as tf, tf_keras
+
+from official_ext.utils import coco_results
+
+CHECKOUT = pathlib.Path(__file__).resolve().parents[1]
+NECKS = ('fpn', 'inception_fpn', 'dyfpn')
+
+
+def _few_records(records, folder, count: int) -> str:
+  """Writes the first training records to one file, and returns its name."""
+  path = str(folder / 'few-00000-of-00001.tfrecord')
+  dataset = tf.data.TFRecordDataset(sorted(tf.io.gfile.glob(f'{records}/train-*.tfrecord')))
+  with tf.io.TFRecordWriter(path) as writer:
+    for record in dataset.take(count):
+      writer.write(record.numpy())
+  return path
+
+
+def _experiment(neck: str, records: str, steps: int, **task):
+  """A seeded training in which every step sees the same images, unchanged."""
+  config = detectors.small_experiment(f'retinanet_{neck}_efficientnetlite0_sample', **task)
+  config.override({
+      'task': {'train_data': {
+          'input_path': records, 'global_batch_size': 4, 'shuffle_buffer_size': 1, 'seed': 1,
+          'parser': {'aug_rand_hflip': False, 'aug_scale_min': 1.0, 'aug_scale_max': 1.0}}},
+      'trainer': {'train_steps': steps, 'steps_per_loop': 1, 'checkpoint_interval': 3,
+                  'summary_interval': 1, 'validation_interval': steps},
+  })
+  return config
+
+
+def _train(config, model_dir):
+  tf_keras.utils.set_random_seed(5)
+  task = task_factory.get_task(config.task, logging_dir=str(model_dir))
+  return train_lib.run_experiment(
+      distribution_strategy=tf.distribute.get_strategy(), task=task, mode='train', params=config,
+      model_dir=str(model_dir))[0]
+
+
+@pytest.mark.slow
+def test_a_stopped_and_resumed_run_ends_where_the_unbroken_one_ends(sample_records, tmp_path):
+  records = _few_records(sample_records, tmp_path, 4)
+  unbroken = _train(_experiment('dyfpn', records, 6), tmp_path / 'unbroken')
+  config = _experiment('dyfpn', records, 6)
+  config.trainer.train_steps = 3
+  _train(config, tmp_path / 'broken')
+  assert tf.train.latest_checkpoint(str(tmp_path / 'broken')).endswith('ckpt-3')
+  tf_keras.utils.set_random_seed(99)  # what is not in the checkpoint must not matter
+  resumed = _train(_experiment('dyfpn', records, 6), tmp_path / 'broken')
+  for one, other in zip(unbroken.variables, resumed.variables):
+    np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-3, atol=1e-4,
+                               err_msg=one.name)
+  counters = [v.numpy() for v in resumed.variables if 'noise_counter' in v.name]
+  assert counters == [6]
+
+
+@pytest.mark.slow
+def test_golden_run(sample_records, tmp_path):
+  """Twenty seeded steps give the loss and the cost that they gave when this was written."""
+  records = _few_records(sample_records, tmp_path, 4)
+  config = _experiment('dyfpn', records, 20)
+  model = _train(config, tmp_path / 'run')
+  task = task_factory.get_task(config.task)
+  metrics = task.build_metrics(training=True)
+  task._routed_gates = ['dyfpn/3', 'dyfpn/4', 'dyfpn/5']  # pylint: disable=protected-access
+  metrics = task.build_metrics(training=True)
+  inputs = detectors.batch(task, records)
+  task.train_step(inputs, model, tf_keras.optimizers.legacy.SGD(0.0), metrics)
+  values = {metric.name: float(metric.result()) for metric in metrics}
+  golden = json.loads((CHECKOUT / 'tests' / 'golden_run.json').read_text())
+  assert values['total_loss'] == pytest.approx(golden['total_loss'], rel=0.1)
+  assert values['routing/gmac/maximum'] == pytest.approx(golden['gmac_maximum'], rel=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('neck', NECKS)
+def test_every_neck_can_overfit_ten_real_photographs(neck, sample_records, tmp_path):
+  """D33: AP50 above 0.9 on the ten images that it was trained on."""
+  config = detectors.small_experiment(f'retinanet_{neck}_efficientnetlite0_sample')
+  config.override({'task': {'model': {'input_size': [128, 128, 3], 'max_level': 6}}})
+  records = _few_records(sample_records, tmp_path, 10)
+  task = task_factory.get_task(config.task)
+  model = task.build_model()
+  task.initialize(model)
+  images, labels = detectors.batch(task, records, size=10)
+  schedule = tf_keras.optimizers.schedules.CosineDecay(0.02, 220, warmup_target=0.04,
+                                                       warmup_steps=20)
+  optimizer = tf_keras.optimizers.legacy.SGD(schedule, momentum=0.9, clipnorm=10.0)
+  step = tf.function(lambda: task.train_step((images, labels), model, optimizer))
+  for _ in range(240):
+    step()
+  inputs = detectors.batch(task, records, size=10, training=False)
+  assert _average_precision_50(model, inputs, tmp_path) > 0.9
+
+
+def _average_precision_50(model, inputs, folder) -> float:
+  """AP50 of a model on a batch, both in pixels of the resized image, by pycocotools."""
+  images, labels = inputs
+  outputs = model(images, image_shape=labels['image_info'][:, 1, :], training=False)
+  truth = {'images': [], 'annotations': [], 'categories': [{'id': i} for i in range(1, 11)]}
+  results = []
+  scale = labels['image_info'][:, 2].numpy()
+  for index in range(len(images)):
+    truth['images'].append({'id': index})
+    boxes = labels['groundtruths']['boxes'][index].numpy()
+    for box, category in zip(boxes, labels['groundtruths']['classes'][index].numpy()):
+      if category > 0:
+        y1, x1, y2, x2 = (float(v) for v in box)
+        truth['annotations'].append({
+            'id': len(truth['annotations']) + 1, 'image_id': index, 'category_id': int(category),
+            'bbox': [x1, y1, x2 - x1, y2 - y1], 'area': (x2 - x1) * (y2 - y1), 'iscrowd': 0})
+    factor = np.tile(scale[index], 2)
+    for box, category, score in zip(outputs['detection_boxes'][index].numpy() / factor,
+                                    outputs['detection_classes'][index].numpy(),
+                                    outputs['detection_scores'][index].numpy()):
+      y1, x1, y2, x2 = (float(v) for v in box)
+      results.append({'image_id': index, 'category_id': int(category), 'score': float(score),
+                      'bbox': [x1, y1, x2 - x1, y2 - y1]})
+  (folder / 'truth.json').write_text(json.dumps(truth))
+  return coco_results.average_precision(
+      folder / 'truth.json', results, range(len(images)))['ap50']
+
+
+def _command(*arguments: str) -> subprocess.CompletedProcess:
+  return subprocess.run(
+      [sys.executable, '-m', 'official_ext.train', '--mode=train', *arguments], cwd=CHECKOUT,
+      env={**os.environ, 'TF_CPP_MIN_LOG_LEVEL': '3'}, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('experiment, override, said', [
+    ('retinanet_dyfpn_sample', '', 'did you mean'),
+    ('retinanet_dyfpn_efficientnetlite0_sample', 'task.model.decoder.type=dyfnp',
+     "Did you mean 'dyfpn'?"),
+    ('retinanet_dyfpn_efficientnetlite0_sample', 'task.train_data.input_path=nothing-*.tfrecord',
+     'matches no file'),
+    ('retinanet_dyfpn_efficientnetlite0_sample', 'task.init_checkpoint=nothing',
+     'task.init_checkpoint'),
+])
+def test_bad_input_ends_in_one_sentence(experiment, override, said, sample_records, tmp_path):
+  data = f'task.train_data.input_path={sample_records}/train-*.tfrecord'
+  result = _command(f'--experiment={experiment}', f'--model_dir={tmp_path}/run',
+                    f'--params_override={",".join(filter(None, [data, override]))}')
+  assert result.returncode == 2
+  last = result.stderr.strip().splitlines()[-1]
+  assert last.startswith('error: ') and said in last
+  assert 'Traceback' not in result.stderr

@@ -1,0 +1,118 @@
+"""Experiments are resolved in order, strictly, and mistakes are answered in one sentence."""
+import subprocess
+import sys
+
+import pytest
+
+from official_ext import registry_imports  # noqa: F401
+from official_ext.utils import command_line
+from official_ext.utils import experiment
+
+NAME = 'retinanet_dyfpn_efficientnetlite0_sample'
+
+
+def write(path, text):
+  path.write_text(text, encoding='utf-8')
+  return str(path)
+
+
+def test_later_overrides_win(tmp_path):
+  files = [write(tmp_path / 'a.yaml', 'trainer: {train_steps: 1, steps_per_loop: 1}'),
+           write(tmp_path / 'b.yaml', 'trainer: {train_steps: 2, validation_steps: 2}')]
+  trainer = experiment.resolve(NAME, files, 'trainer.validation_steps=3').trainer
+  assert (trainer.steps_per_loop, trainer.train_steps, trainer.validation_steps) == (1, 2, 3)
+
+
+def test_scientific_notation_is_a_number(tmp_path):
+  file = write(tmp_path / 'a.yaml', 'task: {losses: {l2_weight_decay: 1e-4}}')
+  assert experiment.resolve(NAME, [file]).task.losses.l2_weight_decay == 0.0001
+  params = experiment.resolve(NAME, params_override='task.losses.l2_weight_decay=2e-5')
+  assert params.task.losses.l2_weight_decay == 0.00002
+
+
+@pytest.mark.parametrize('text', ['', '# only a comment\n', '{}'])
+def test_empty_file_overrides_nothing(tmp_path, text):
+  file = write(tmp_path / 'a.yaml', text)
+  assert experiment.resolve(NAME, [file]).as_dict() == experiment.resolve(NAME).as_dict()
+
+
+def test_lock():
+  locked = experiment.resolve(NAME)
+  with pytest.raises(ValueError):
+    locked.override({'trainer': {'train_steps': 1}})
+  free = experiment.resolve(NAME, lock=False)
+  free.override({'trainer': {'train_steps': 1}})
+  assert free.trainer.train_steps == 1
+
+
+@pytest.mark.parametrize('name, expected', [
+    ('retinanet_dyfpn_efficientnetlite0_sampl', f'did you mean {NAME}'),
+    ('zzz', 'show_config')])
+def test_unknown_experiment(name, expected):
+  with pytest.raises(command_line.CommandError, match=expected):
+    experiment.resolve(name)
+
+
+@pytest.mark.parametrize('override, expected', [
+    ('task.model.no_such_field=1', 'no_such_field'),
+    ('task: {model: {decoder: {type: dyfpm}}}', 'dyfpm.*Did you mean .dyfpn.'),
+    ('task: {model: {decoder: {dyfpn: {blok: A}}}}', 'blok'),
+    ('nonsense', "holds 'nonsense', not fields"),
+    ('[1, 2]', 'not fields with values'),
+    ('{a: [', 'not valid YAML'),
+])
+def test_bad_override(tmp_path, override, expected):
+  with pytest.raises(command_line.CommandError, match=f'--params_override.*{expected}'):
+    experiment.resolve(NAME, params_override=override)
+  file = write(tmp_path / 'a.yaml', override if '=' not in override else 'no_such_field: 1')
+  with pytest.raises(command_line.CommandError, match=f'--config_file={file}.*{expected}'):
+    experiment.resolve(NAME, [file])
+
+
+def test_missing_file():
+  with pytest.raises(command_line.CommandError, match='--config_file=nowhere.yaml: no such file'):
+    experiment.resolve(NAME, ['nowhere.yaml'])
+
+
+def test_broken_restriction():
+  with pytest.raises(command_line.CommandError, match='task.train_data.is_training'):
+    experiment.resolve(NAME, params_override='task.train_data.is_training=null')
+
+
+@pytest.mark.parametrize('override, expected', [
+    ('task.model.min_level=7', 'min_level is 7 and max_level 6'),
+    ('task.model.min_level=6', r'min_level 6|levels \[.*5\]'),
+    ('task.model.min_level=0', r'min_level is 0; the backbone gives levels \[1?'),
+    ('task.model.decoder.dyfpn.block=C', "block is 'C'"),
+    ('task.model.decoder.dyfpn.gate.type=cnn', "gate.type is 'cnn'"),
+    ('task: {model: {decoder: {dyfpn: {branches: [4x4]}}}}', '4x4'),
+])
+def test_decoder_that_does_not_fit(override, expected):
+  params = experiment.resolve(NAME, params_override=override)
+  with pytest.raises(command_line.CommandError, match=expected):
+    experiment.build_decoder(params.task.model)
+
+
+def test_decoder_that_fits():
+  decoder = experiment.build_decoder(experiment.resolve(NAME).task.model)
+  assert decoder.backbone_levels == ['3', '4', '5']
+
+
+def test_import(tmp_path, monkeypatch):
+  write(tmp_path / 'outside_experiment.py', (
+      'from official.core import exp_factory\n'
+      '@exp_factory.register_config_factory("outside")\n'
+      'def outside():\n'
+      f'  return exp_factory.get_exp_config("{NAME}")\n'))
+  monkeypatch.syspath_prepend(tmp_path)
+  experiment.import_modules(['outside_experiment'])
+  assert experiment.resolve('outside').as_dict() == experiment.resolve(NAME).as_dict()
+  with pytest.raises(command_line.CommandError, match='--import=no_such_module: No module'):
+    experiment.import_modules(['no_such_module'])
+
+
+def test_reading_arguments_loads_nothing_heavy():
+  code = ('import argparse, sys; from official_ext.utils import experiment; '
+          'experiment.add_arguments(argparse.ArgumentParser()); '
+          'sys.exit(sum(name in sys.modules for name in ("tensorflow", "official", "numpy")))')
+  assert subprocess.run([sys.executable, '-c', code], check=False).returncode == 0
