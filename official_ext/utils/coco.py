@@ -136,7 +136,7 @@ def tight_box(mask: np.ndarray) -> List[float]:
 def _clip(start: float, length: float, limit: int) -> Tuple[float, float]:
   end = min(start + length, float(limit))
   start = max(start, 0.0)
-  length = length
+  length = end - start
   # Model Garden drops a box whose start + length exceeds the limit, be it by rounding.
   while length > 0 and start + length > limit:
     length = math.nextafter(length, 0.0)
