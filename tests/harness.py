@@ -265,7 +265,7 @@ def check_two_replicas(parts: Sequence[Mapping[str, Any]]) -> None:
     assert report['replicas'] == 2
     assert report['moved'] > 0
     assert report['loss'][0] == pytest.approx(report['loss'][1], rel=1e-5)
-    assert report['difference'] < 1e-6
+    assert report['difference'] < 1e-6 * report['moved']
 
 
 def _run(script: str, argument: str) -> str:

@@ -30,6 +30,7 @@ ROWS = [
     (r'configs/experiments.*', True),
     (r'tasks/.*', False),
     (r'utils/.*', True),
+    (r'datasets/.*', True),
     (r'serving/.*', True),
     (r'registry_imports', False),
     (r'(train|tools/.*)', True),

@@ -10,7 +10,7 @@ this package.
 """
 import dataclasses
 import difflib
-from typing import Any, Callable, Dict, List, Optional, Type
+from typing import Any, Callable, Dict, List, Mapping, Optional, Type
 
 from official.modeling import hyperparams
 from official.vision.configs import decoders
@@ -64,12 +64,14 @@ class Budget(hyperparams.Config):
 class Decoder(decoders.Decoder):
   """Model Garden's decoders; `decoder()` adds every registered one."""
 
-  def override(self, override_params: Any, is_strict: bool = True) -> None:
-    """Overrides options; raises a ValueError that lists the decoders for an unknown one."""
-    names = dict(getattr(override_params, 'as_dict', lambda: override_params)())
-    for name in {names.get('type'), *names} - {None, 'type'}:
+  def _override(self, override_dict: Mapping[str, Any], is_strict: bool = True) -> None:
+    """Overrides options; raises a ValueError that lists the decoders for an unknown one.
+
+    `override` ends here, and so does that of a config which this one is part of.
+    """
+    for name in {override_dict.get('type'), *override_dict} - {None, 'type'}:
       check_decoder(name)
-    super().override(override_params, is_strict)
+    super()._override(override_dict, is_strict)
 
   def as_dict(self) -> Dict[str, Any]:
     """Returns the type and the options of the chosen decoder."""

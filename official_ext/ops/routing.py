@@ -118,7 +118,10 @@ class RoutingTape:
         for name, record in self._records.items()
         for gate, value in record.gates.items()
     }
-    costs = [sum(costs) for costs in zip(*(record[1:] for record in records))]
+    # In float64 the sums are exact in any order: TensorFlow may reorder those of a graph.
+    costs = [
+        tf.cast(sum(tf.cast(cost, tf.float64) for cost in costs), tf.float32)
+        for costs in zip(*(record[1:] for record in records))]
     return Routing(gates, *costs)
 
   def check_complete(self, model: tf.Module) -> None:

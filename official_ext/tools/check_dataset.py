@@ -56,18 +56,18 @@ def _check_arguments(arguments) -> None:
 
 def _data_sources(folder: pathlib.Path) -> List[Any]:
   """The splits of a folder that convert_dataset wrote."""
-  from official_ext.utils import dataset_checks
-  from official_ext.utils import dataset_readers
+  from official_ext.datasets import record_checks
+  from official_ext.datasets import readers
   from official_ext.utils import input_checks
   path = folder / 'dataset.json'
   try:
     dataset = json.loads(path.read_text())
     names = {int(key): name for key, name in dataset['class_names'].items()}
     return [
-        dataset_checks.Source(
+        record_checks.Source(
             name, input_checks.matching_files(str(folder / split['file_pattern']), '--data'),
             dataset['num_classes'], names,
-            dataset_readers.load_annotations(folder / split['annotation_file']))
+            readers.load_annotations(folder / split['annotation_file']))
         for name, split in dataset['splits'].items()]
   except OSError as error:
     raise command_line.CommandError(
@@ -80,13 +80,13 @@ def _data_sources(folder: pathlib.Path) -> List[Any]:
 
 def _pattern_source(arguments) -> List[Any]:
   """The records of `--input_path` as one split."""
-  from official_ext.utils import dataset_checks
-  from official_ext.utils import dataset_readers
+  from official_ext.datasets import record_checks
+  from official_ext.datasets import readers
   from official_ext.utils import input_checks
   paths = input_checks.matching_files(arguments.input_path, '--input_path')
-  source = dataset_checks.Source('data', paths)
+  source = record_checks.Source('data', paths)
   if arguments.annotation_file:
-    source.annotations = dataset_readers.load_annotations(pathlib.Path(arguments.annotation_file))
+    source.annotations = readers.load_annotations(pathlib.Path(arguments.annotation_file))
     source.class_names = {entry.get('id'): str(entry.get('name'))
                           for entry in source.annotations['categories']}
     source.num_classes = max(source.class_names, default=0) + 1
@@ -107,7 +107,7 @@ def compare_with_experiment(name: str, summaries: Dict[str, Dict[str, Any]], num
     CommandError: no such experiment.
   """
   from official.core import exp_factory
-  from official_ext import registry_imports  # noqa: F401  pylint: disable=unused-import
+  from official_ext import registry_imports
   try:
     task = exp_factory.get_exp_config(name).task
   except (KeyError, LookupError) as error:
@@ -137,7 +137,7 @@ def draw_samples(checks, decoder, path: str) -> None:
   """
   import numpy as np
   from PIL import Image
-  from official_ext.utils import dataset_checks
+  from official_ext.datasets import record_checks
   from official_ext.utils import visualization
   pictures, titles = [], []
   for check in checks:
@@ -145,7 +145,7 @@ def draw_samples(checks, decoder, path: str) -> None:
       decoded = decoder(record)
       image, _ = visualization.fit(decoded['image'], _SAMPLE_SIDE)
       size = np.array(image.shape[:2])
-      masks = dataset_checks.decode_masks(decoded)
+      masks = record_checks.decode_masks(decoded)
       if masks is not None:
         masks = np.stack([np.asarray(Image.fromarray(mask).resize(size[::-1])) for mask in masks])
       classes = decoded['groundtruth_classes'].tolist()
@@ -186,17 +186,17 @@ def _say_summary(name: str, summary: Dict[str, Any]) -> None:
 
 def check(arguments) -> bool:
   """Checks the data and tells the result; returns whether there is no problem."""
-  from official_ext.utils import coco
-  from official_ext.utils import dataset_checks
+  from official_ext.datasets import coco
+  from official_ext.datasets import record_checks
   sources = (_data_sources(pathlib.Path(arguments.data)) if arguments.data
              else _pattern_source(arguments))
   findings = coco.Findings()
-  decoder = dataset_checks.RecordDecoder()
+  decoder = record_checks.RecordDecoder()
   samples = -(-arguments.num_samples // len(sources)) if arguments.output else 0
-  checks = [dataset_checks.SplitCheck(source, findings, samples) for source in sources]
+  checks = [record_checks.SplitCheck(source, findings, samples) for source in sources]
   for split in checks:
     split.run(decoder)
-  dataset_checks.check_overlap(checks, findings)
+  record_checks.check_overlap(checks, findings)
   summaries = {split.source.name: split.summary() for split in checks}
   if arguments.experiment:
     num_classes = max(split.num_classes_needed for split in checks)

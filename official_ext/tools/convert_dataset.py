@@ -88,16 +88,16 @@ def _write_split(converter, name, folder, num_shards) -> Dict[str, Any]:
 
 def convert(arguments) -> None:
   """Converts `arguments.input` to `arguments.output_dir`; see the command's help."""
-  from official_ext.utils import coco
-  from official_ext.utils import dataset_examples
-  from official_ext.utils import dataset_readers
-  coco.check_replaceable(arguments.output_dir, MARKER)
+  from official_ext.datasets import coco
+  from official_ext.datasets import examples
+  from official_ext.datasets import readers
+  files.check_own_output(arguments.output_dir, MARKER)
   source = pathlib.Path(arguments.input)
   findings = coco.Findings()
-  detected = dataset_readers.detect_format(source)
+  detected = readers.detect_format(source)
   layout = detected if arguments.format == 'auto' else arguments.format
-  splits = dataset_readers.read(source, layout, findings)
-  categories, shift = dataset_examples.merge_categories(splits, findings)
+  splits = readers.read(source, layout, findings)
+  categories, shift = examples.merge_categories(splits, findings)
   found = {name: dict(images=len(split.images), boxes=len(split.annotations))
            for name, split in splits.items()}
   if not arguments.include_masks and any(annotation.get('segmentation') for split in
@@ -106,7 +106,7 @@ def convert(arguments) -> None:
   with files.atomic_directory(arguments.output_dir) as folder:
     written = {}
     for name, split in splits.items():
-      converter = dataset_examples.SplitConverter(split, categories, shift,
+      converter = examples.SplitConverter(split, categories, shift,
                                                   arguments.include_masks, findings)
       written[name] = _write_split(converter, name, folder, arguments.num_shards)
       if not written[name]['num_images']:

@@ -237,7 +237,7 @@ def _write_split(folder: pathlib.Path, split: str, scans, photographs, arguments
   """Writes the images and the annotations of one split; returns the number of digits."""
   import numpy as np
   from PIL import Image
-  from official_ext.utils import coco
+  from official_ext.datasets import coco
   number = {'train': arguments.num_train, 'val': arguments.num_val}[split]
   image_dir = folder / 'images' / split
   image_dir.mkdir(parents=True)
@@ -268,8 +268,7 @@ def main() -> None:
   """Runs the command."""
   arguments = _parse_arguments()
   _check_arguments(arguments)
-  from official_ext.utils import coco
-  coco.check_replaceable(arguments.output_dir, _MARKER)
+  files.check_own_output(arguments.output_dir, _MARKER)
   scans, photographs = load_scans(), load_photographs(arguments.image_size)
   options = {name: value for name, value in vars(arguments).items() if name != 'output_dir'}
   with files.atomic_directory(arguments.output_dir) as folder:

@@ -6,6 +6,9 @@ import sys
 import time
 from typing import Any, Callable, Iterable, Iterator, Optional, TypeVar
 
+# A command's own lines are what people read; errors of TensorFlow stay.
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+
 Item = TypeVar('Item')
 
 # What a person can mend, by what to do about it.

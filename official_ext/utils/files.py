@@ -126,6 +126,25 @@ def _remove(path: pathlib.Path) -> None:
     path.unlink(missing_ok=True)
 
 
+def check_own_output(output_dir: PathLike, marker: str) -> None:
+  """Refuses to replace a folder that the same command has not written.
+
+  Args:
+    output_dir: the folder that a command is about to replace.
+    marker: a file that this command puts into every folder that it writes.
+
+  Raises:
+    CommandError: `output_dir` is a file, or a folder with other content.
+  """
+  path = pathlib.Path(output_dir)
+  if path.is_dir() and ((path / marker).is_file() or not any(path.iterdir())):
+    return
+  if path.exists():
+    raise command_line.CommandError(
+        f'--output_dir {path} exists and was not written by this command, which would replace '
+        'it: give a new folder.')
+
+
 def _check_replaceable(path: pathlib.Path) -> None:
   """Refuses what nobody can have meant to be replaced as a whole."""
   if path.exists() and not path.is_dir():

@@ -13,7 +13,7 @@ from official.vision.modeling.decoders import factory
 import pytest
 import tensorflow as tf, tf_keras
 
-from official_ext import registry_imports  # noqa: F401
+from official_ext import registry_imports
 from official_ext.modeling.layers import gates
 from official_ext.ops import routing
 from official_ext.utils import experiment

@@ -10,7 +10,7 @@ from pycocotools import coco as pycocotools_coco
 import pytest
 
 from official_ext.tools import make_sample_data
-from official_ext.utils import coco
+from official_ext.datasets import coco
 from official_ext.utils import command_line
 
 

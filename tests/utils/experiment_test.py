@@ -4,11 +4,13 @@ import sys
 
 import pytest
 
-from official_ext import registry_imports  # noqa: F401
+from official_ext import registry_imports
 from official_ext.utils import command_line
 from official_ext.utils import experiment
 
 NAME = 'retinanet_dyfpn_efficientnetlite0_sample'
+# A backbone that is built in a second, with levels 2 to 5.
+SMALL = 'task: {model: {backbone: {type: resnet, resnet: {model_id: 18}}}}'
 
 
 def write(path, text):
@@ -55,7 +57,6 @@ def test_unknown_experiment(name, expected):
 
 @pytest.mark.parametrize('override, expected', [
     ('task.model.no_such_field=1', 'no_such_field'),
-    ('task: {model: {decoder: {type: dyfpm}}}', 'dyfpm.*Did you mean .dyfpn.'),
     ('task: {model: {decoder: {dyfpn: {blok: A}}}}', 'blok'),
     ('nonsense', "holds 'nonsense', not fields"),
     ('[1, 2]', 'not fields with values'),
@@ -67,6 +68,11 @@ def test_bad_override(tmp_path, override, expected):
   file = write(tmp_path / 'a.yaml', override if '=' not in override else 'no_such_field: 1')
   with pytest.raises(command_line.CommandError, match=f'--config_file={file}.*{expected}'):
     experiment.resolve(NAME, [file])
+
+
+def test_unknown_decoder():
+  with pytest.raises(command_line.CommandError, match='dyfpm.*inception_fpn.*Did you mean .dyfpn.'):
+    experiment.resolve(NAME, params_override='task.model.decoder.type=dyfpm')
 
 
 def test_missing_file():
@@ -81,14 +87,15 @@ def test_broken_restriction():
 
 @pytest.mark.parametrize('override, expected', [
     ('task.model.min_level=7', 'min_level is 7 and max_level 6'),
-    ('task.model.min_level=6', r'min_level 6|levels \[.*5\]'),
-    ('task.model.min_level=0', r'min_level is 0; the backbone gives levels \[1?'),
+    ('task.model.min_level=6', r'min_level is 6; the backbone gives levels \[2, 3, 4, 5\]'),
+    ('task.model.min_level=1', r'min_level is 1; the backbone gives levels \[2, 3, 4, 5\]'),
     ('task.model.decoder.dyfpn.block=C', "block is 'C'"),
     ('task.model.decoder.dyfpn.gate.type=cnn', "gate.type is 'cnn'"),
     ('task: {model: {decoder: {dyfpn: {branches: [4x4]}}}}', '4x4'),
 ])
-def test_decoder_that_does_not_fit(override, expected):
-  params = experiment.resolve(NAME, params_override=override)
+def test_decoder_that_does_not_fit(tmp_path, override, expected):
+  small = write(tmp_path / 'small.yaml', SMALL)
+  params = experiment.resolve(NAME, [small], override)
   with pytest.raises(command_line.CommandError, match=expected):
     experiment.build_decoder(params.task.model)
 

@@ -263,21 +263,26 @@ class DyFPN(InceptionFPN):
 
   def _record(self, inputs, gate, expected):
     """Records gates and multiply-adds (eq. 6), the gate network's own included."""
-    own = tf.constant(self.gate.multiply_adds())
-    executed = own + tf.zeros_like(gate[:, 0, 0])
+    # float64 holds these whole numbers exactly: TensorFlow may reorder the sums of a graph,
+    # and all open has to cost the maximum to the last bit.
+    exact = lambda value: tf.cast(value, tf.float64)
+    own = exact(self.gate.multiply_adds())
+    executed = own + exact(tf.zeros_like(gate[:, 0, 0]))
     costs = {
         'executed': executed, 'expected': executed, 'minimum': own, 'maximum': own, 'dense': own}
     recorded = {}
     for index, (level, features) in enumerate(inputs.items()):
-      branches = multiply_adds.conv2d(features, self.laterals[level].taps, self._num_filters)
+      branches = exact(
+          multiply_adds.conv2d(features, self.laterals[level].taps, self._num_filters))
       dense = tf.reduce_sum(branches)
-      paths = branches if self._block == 'A' else tf.stack([0.0, dense])
+      paths = branches if self._block == 'A' else tf.stack([tf.zeros_like(dense), dense])
       recorded[level] = gate[:, index] if self._block == 'A' else gate[:, index, 1]
-      costs['executed'] += tf.reduce_sum(gate[:, index] * paths, axis=-1)
-      costs['expected'] += tf.reduce_sum(expected[:, index] * paths, axis=-1)
+      costs['executed'] += tf.reduce_sum(exact(gate[:, index]) * paths, axis=-1)
+      costs['expected'] += tf.reduce_sum(exact(expected[:, index]) * paths, axis=-1)
       costs['minimum'] += tf.reduce_min(paths)
       costs['maximum'] += tf.reduce_max(paths)
       costs['dense'] += dense
+    costs = {name: tf.cast(cost, tf.float32) for name, cost in costs.items()}
     routing.record_on_tape(self.name, gates=recorded, **costs)
 
   def get_config(self) -> Dict[str, Any]:

@@ -330,16 +330,25 @@ def test_cost_of_block_a_at_the_papers_size():
   np.testing.assert_allclose(executed, one * (25 + 9 / 2 + 1 / 4 + 25 / 8), 1e-6)
 
 
-def test_all_open_costs_exactly_the_maximum_at_any_size():
+@pytest.mark.parametrize('in_graph', [False, True])
+@pytest.mark.parametrize('block, path', [('A', 6), ('B', 1)])
+def test_all_open_costs_exactly_the_maximum_at_any_size(block, path, in_graph):
+  """1000 random sizes; only the costs are computed, from shapes."""
+  layer = _dyfpn(block, 'channel', norm='none').make()
+  gate = tf.constant(np.eye(7 if block == 'A' else 2)[[[path] * 3]], tf.float32)
+  signature = [{level: tf.TensorSpec([1, None, None, depth]) for level, depth in CHANNELS.items()}]
+
+  def costs(inputs):
+    with routing.RoutingTape() as tape:
+      layer._record(inputs, gate, gate)
+    return tape.routing().executed[0], tape.routing().maximum
+
+  run = tf.function(costs, autograph=False, input_signature=signature) if in_graph else costs
   rng = np.random.default_rng(0)
-  for block, path in (('A', 6), ('B', 1)):
-    part = _dyfpn(block, 'channel', norm='none', num_filters=1)
-    layer = part.make()
-    gate = np.eye(7 if block == 'A' else 2)[[[path] * 3]]
-    for size in rng.integers(1, 300, [20, 2]):
-      with spies.forced_gates(gate), routing.RoutingTape() as tape:
-        layer(part.inputs(tuple(size), batch=1))
-      assert tape.routing().executed[0] == tape.routing().maximum
+  for size in rng.integers(8, 2000, [1000 if in_graph else 50, 2]):
+    executed, maximum = run({
+        level: tf.zeros([1, *(size // 2**int(level)), depth]) for level, depth in CHANNELS.items()})
+    assert float(executed) == float(maximum)
 
 
 @pytest.mark.parametrize('block, kind, expected', [

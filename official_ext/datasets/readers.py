@@ -7,7 +7,7 @@ import random
 from typing import Any, Dict, List, Optional
 import xml.etree.ElementTree
 
-from official_ext.utils import coco
+from official_ext.datasets import coco
 from official_ext.utils import command_line
 
 _HELD_OUT = 0.2
@@ -75,10 +75,16 @@ def _hold_out(split: coco.Split) -> coco.Split:
         f'{split.source} has {len(names)} images: at least 2 are needed for a train and a val '
         'split.')
   held_out = set(random.Random(0).sample(names, max(1, round(_HELD_OUT * len(names)))))
-  is_held_out = lambda image: str(image.get('file_name')) in held_out
+
+  def is_held_out(image):
+    return str(image.get('file_name')) in held_out
+
   val_images = [image for image in split.images if is_held_out(image)]
   val_ids = {str(image.get('id')) for image in val_images}
-  is_val = lambda annotation: str(annotation.get('image_id')) in val_ids
+
+  def is_val(annotation):
+    return str(annotation.get('image_id')) in val_ids
+
   val = coco.Split('val', split.source, val_images, list(filter(is_val, split.annotations)),
                    split.categories, split.folders)
   split.images = [image for image in split.images if not is_held_out(image)]

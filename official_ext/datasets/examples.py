@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from official.vision.data import create_coco_tf_record
 from official.vision.data import tfrecord_lib
-from official_ext.utils import coco
+from official_ext.datasets import coco
 from official_ext.utils import command_line
 
 MAX_BOXES = 100  # Model Garden's parsers keep so many by default (max_num_instances)
@@ -254,7 +254,7 @@ class SplitConverter:
     if not annotations:
       self._add('noted', 'image has no boxes: kept', name)
     if len(annotations) > MAX_BOXES:
-      self._add('noted', f'image has more than {MAX_BOXES} boxes, the default of the parser\'s '
+      self._add('noted', f"image has more than {MAX_BOXES} boxes, the default of the parser's "
                 'max_num_instances', name, str(len(annotations)))
     for annotation in annotations:
       if annotation['iscrowd']:

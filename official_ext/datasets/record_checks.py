@@ -12,7 +12,7 @@ from PIL import Image
 import tensorflow as tf
 
 from official.vision.dataloaders import tf_example_decoder
-from official_ext.utils import coco
+from official_ext.datasets import coco
 from official_ext.utils import command_line
 
 _TOLERANCE = 1e-5  # of normalized coordinates
@@ -225,7 +225,7 @@ class SplitCheck:
       try:
         with Image.open(io.BytesIO(mask)) as image:
           if image.size != size:
-            self._problem('mask is not of the image\'s size', where, f'mask {number}')
+            self._problem("mask is not of the image's size", where, f'mask {number}')
       except OSError:
         self._problem('mask is broken', where, f'mask {number}')
 

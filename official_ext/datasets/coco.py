@@ -10,29 +10,9 @@ from pycocotools import mask as mask_lib
 from scipy import ndimage
 
 from official_ext.utils import command_line
-from official_ext.utils import files
 
 # A side below this many pixels is no area: float32 coordinates could not tell its ends apart.
 _MIN_SIDE = 0.01
-
-
-def check_replaceable(output_dir: files.PathLike, marker: str) -> None:
-  """Refuses to replace a folder that the same command has not written.
-
-  Args:
-    output_dir: the folder that a command is about to replace.
-    marker: a file that this command puts into every folder that it writes.
-
-  Raises:
-    CommandError: `output_dir` is a file, or a folder with other content.
-  """
-  path = pathlib.Path(output_dir)
-  if path.is_dir() and ((path / marker).is_file() or not any(path.iterdir())):
-    return
-  if path.exists():
-    raise command_line.CommandError(
-        f'--output_dir {path} exists and was not written by this command, which would replace '
-        'it: give a new folder.')
 
 
 def _trace(component: np.ndarray) -> List[float]:

@@ -1,0 +1,80 @@
+"""The module that is exported: Model Garden's outputs, and the cost of each image."""
+import numpy as np
+from official.vision.serving import detection as model_garden_detection
+import pytest
+import tensorflow as tf
+
+from official_ext.ops import routing
+from official_ext.serving import detection
+import detectors
+import mixed_detector
+
+pytestmark = pytest.mark.slow
+
+DYFPN = 'retinanet_dyfpn_efficientnetlite0_sample'
+FPN = 'retinanet_fpn_efficientnetlite0_sample'
+# C3..C5 of EfficientNet-Lite0 at 64 pixels: positions and channels.
+MAPS = {'3': (8 * 8, 40), '4': (4 * 4, 112), '5': (2 * 2, 320)}
+BRANCHES_TAPS = 1 + 3 * 9 + 3 * 25
+FILTERS = 64
+
+
+@pytest.fixture(scope='module')
+def mixed():
+  """A detector with mixed decisions, its module, and what that says about four images."""
+  _, model, module = mixed_detector.build(DYFPN)
+  return model, module, module.serve(tf.constant(mixed_detector.images()))
+
+
+def test_cost_of_each_image_follows_from_its_gates(mixed):
+  _, module, outputs = mixed
+  gates = {level: outputs[f'gate_dyfpn_{level}'].numpy() for level in MAPS}
+  assert all(set(gate) == {0.0, 1.0} for gate in gates.values())
+  routed = sum(gates[level] * positions * channels * FILTERS * BRANCHES_TAPS
+               for level, (positions, channels) in MAPS.items())
+  own = outputs['executed_multiply_adds'].numpy() - routed
+  np.testing.assert_allclose(own, own[0], atol=8)
+  np.testing.assert_allclose(own, module.cost.minimum - module.cost.static, atol=8)
+  np.testing.assert_allclose(
+      outputs['multiply_adds'], module.cost.static + own + routed, rtol=1e-6)
+
+
+def test_the_cost_of_the_gates_alone_is_left_when_all_are_shut(mixed):
+  _, module, _ = mixed
+  routed = sum(positions * channels * FILTERS * BRANCHES_TAPS
+               for positions, channels in MAPS.values())
+  np.testing.assert_allclose(module.cost.maximum - module.cost.minimum, routed, rtol=1e-6)
+
+
+def test_a_hidden_tape_sees_the_same_routing(mixed):
+  model, module, outputs = mixed
+  inputs, _, info = module.preprocess(tf.constant(mixed_detector.images()))
+  with routing.RoutingTape() as tape:
+    model(inputs, image_shape=info[:, 1], training=False)
+  np.testing.assert_array_equal(tape.routing().executed, outputs['executed_multiply_adds'])
+  for name, gate in tape.routing().gates.items():
+    np.testing.assert_array_equal(gate, outputs['gate_' + name.replace('/', '_')])
+
+
+def test_gates_can_be_left_out(mixed):
+  model, module, outputs = mixed
+  plain = detection.RoutedDetectionModule(
+      module.params, model=model, input_image_size=[64, 64], output_gates=False)
+  fewer = plain.serve(tf.constant(mixed_detector.images()))
+  assert set(outputs) - set(fewer) == {f'gate_dyfpn_{level}' for level in MAPS}
+  np.testing.assert_array_equal(fewer['detection_boxes'], outputs['detection_boxes'])
+
+
+def test_a_network_without_routing_has_one_cost_and_model_gardens_outputs():
+  config = detectors.small_experiment(FPN)
+  _, model = detectors.small_task(FPN)
+  ours = detection.RoutedDetectionModule(config, model=model, input_image_size=[64, 64])
+  theirs = model_garden_detection.DetectionModule(
+      config, model=model, input_image_size=[64, 64], batch_size=None)
+  images = tf.constant(mixed_detector.images(2))
+  expected, outputs = theirs.serve(images), ours.serve(images)
+  assert set(outputs) - set(expected) == {'multiply_adds'}
+  np.testing.assert_array_equal(outputs['multiply_adds'], np.float32([ours.cost.static] * 2))
+  assert ours.cost.static == ours.cost.minimum == ours.cost.maximum == ours.cost.dense
+  for name, value in expected.items():
+    np.testing.assert_array_equal(outputs[name], value)

@@ -1,0 +1,227 @@
+"""Figures of a detector against counts by hand."""
+import json
+import sys
+import types
+
+import numpy as np
+from official.core import task_factory
+from PIL import Image
+import pytest
+import tensorflow as tf, tf_keras
+
+from official_ext import registry_imports
+from official_ext.tools import profile
+from official_ext.utils import command_line
+from official_ext.utils import detector_runs
+from official_ext.utils import experiment
+from official_ext.utils import network_cost
+
+NAME = 'retinanet_{}_efficientnetlite0_sample'
+SMALL = ('task.model.head.num_convs=1,task.model.head.num_filters=8,'
+         'task.model.detection_generator.pre_nms_top_k=10')
+# Of EfficientNet-Lite0's levels 3 to 5, times positions at 64 x 96 pixels.
+CHANNELS_TIMES_POSITIONS = 40 * 8 * 12 + 112 * 4 * 6 + 320 * 2 * 3
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+  """Runs the command on a small detector and returns what it writes as JSON."""
+
+  def call(*arguments, decoder='dyfpn', override=''):
+    file = tmp_path / 'figures.json'
+    monkeypatch.setattr(sys, 'argv', [
+        'profile', f'--experiment={NAME.format(decoder)}', '--image_size=64,96', '--num_runs=2',
+        f'--json={file}', *arguments, '--params_override',
+        ','.join(filter(None, [SMALL, f'task.model.decoder.{decoder}.num_filters=8', override]))])
+    profile.main()
+    return json.loads(file.read_text())
+
+  return call
+
+
+def write_image(path, height, width, seed=0):
+  pixels = np.random.default_rng(seed).integers(0, 256, [height, width, 3], np.uint8)
+  Image.fromarray(pixels).save(path)
+  return path
+
+
+def test_parameters_are_counted_as_in_papers():
+  norm = tf_keras.layers.BatchNormalization()
+  backbone = tf_keras.Sequential([tf_keras.layers.Dense(5), norm])
+  backbone.build([None, 3])
+  backbone.trainable = False
+  decoder = tf_keras.layers.Dense(2)
+  decoder.build([None, 5])
+  decoder.add_weight('noise_counter', shape=(), dtype=tf.int64, trainable=False)
+  head = tf_keras.layers.Dense(7, use_bias=False)
+  head.build([None, 2])
+  model = types.SimpleNamespace(
+      backbone=backbone, decoder=decoder,
+      variables=backbone.variables + decoder.variables + head.variables + decoder.variables)
+  assert profile.count_parameters(model) == {
+      'backbone': 3 * 5 + 5 + 2 * 5, 'decoder': 5 * 2 + 2, 'head': 14, 'total': 30 + 12 + 14}
+  model.decoder = None
+  assert profile.count_parameters(model)['head'] == 26
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('bias, expected', [([0, 50], 'maximum'), ([50, 0], 'minimum')])
+def test_figures_of_a_dynamic_detector(run, tmp_path, capsys, bias, expected):
+  for index, size in enumerate([(64, 96), (30, 50), (80, 80)]):
+    write_image(tmp_path / f'{index}.png', *size, seed=index)
+  (tmp_path / 'notes.txt').write_text('no image')
+  config = tmp_path / 'bias.yaml'
+  config.write_text(f'task: {{model: {{decoder: {{dyfpn: {{gate: {{initial_bias: {bias}}}}}}}}}}}')
+  figures = run(f'--data={tmp_path}', f'--config_file={config}', '--batch_size=2')
+  gmac = figures['gmac']
+  branches = 103 * 8 * CHANNELS_TIMES_POSITIONS / 1e9
+  gate = sum(c * (c // 4) + c // 4 * 2 for c in (40, 112, 320)) / 1e9
+  np.testing.assert_allclose(gmac['maximum'] - gmac['minimum'], branches, rtol=1e-5)
+  np.testing.assert_allclose(gmac['minimum'] - gmac['static'], gate, rtol=1e-3)
+  np.testing.assert_allclose(gmac['mean'], gmac[expected], rtol=1e-6)
+  by_part = figures['gmac_maximum_by_part']
+  assert set(by_part) == {'backbone', 'decoder', 'head'}
+  np.testing.assert_allclose(sum(by_part.values()), gmac['maximum'], rtol=1e-9)
+  parameters = figures['parameters']
+  assert parameters['total'] == sum(parameters[part] for part in by_part)
+  assert figures['images'] == 3
+  assert 0 < figures['latency_ms']['p50'] <= figures['latency_ms']['p95']
+  printed = capsys.readouterr().out
+  assert 'GMAC' in printed and f'mean {gmac["mean"]:.3f} (mean over 3 images, untrained' in printed
+
+
+@pytest.mark.slow
+def test_figures_of_a_static_detector_are_all_equal(run):
+  gmac = run(decoder='fpn')['gmac']
+  assert gmac['static'] == gmac['minimum'] == gmac['maximum'] == gmac['mean'] > 0
+
+
+@pytest.mark.slow
+def test_model_gardens_own_experiment():
+  params = experiment.resolve('retinanet_resnetfpn_coco', lock=False,
+                              params_override='task: {model: {input_size: [256, 320, 3]}}')
+  cost = network_cost.whole_network_cost(profile.build_model(params, None), (256, 320))
+  assert cost.static == cost.maximum == 19_383_318_016
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('block, maximum', [('A', 352.1), ('B', 903.2)])
+def test_published_bounds(block, maximum):
+  """DyFPN's tables fit 800 x 1135 pixels and 1000 proposals: 184.6 GMAC and these."""
+  params = experiment.resolve('fasterrcnn_dyfpn_resnet50_coco', params_override=(
+      f'task: {{model: {{input_size: [800, 1135, 3], decoder: {{dyfpn: {{block: {block}}}}}}}}}'))
+  model = task_factory.get_task(params.task).build_model()
+  cost = network_cost.whole_network_cost(model, (800, 1135))
+  np.testing.assert_allclose(cost.minimum / 1e9, 184.6, rtol=0.01)
+  np.testing.assert_allclose(cost.maximum / 1e9, maximum, rtol=0.01)
+  published = {'A': 143.4e6, 'B': 144.4e6}[block]
+  np.testing.assert_allclose(profile.count_parameters(model)['total'], published, rtol=0.002)
+
+
+def test_images_of_records_and_of_files(tmp_path):
+  file = write_image(tmp_path / 'a.png', 5, 7)
+  with tf.io.TFRecordWriter(str(tmp_path / 'x-0.tfrecord')) as writer:
+    feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[file.read_bytes()]))
+    writer.write(tf.train.Example(
+        features=tf.train.Features(feature={'image/encoded': feature})).SerializeToString())
+  expected = np.asarray(Image.open(file))
+  for data in (file, tmp_path, tmp_path / '*.png', tmp_path / '*.tfrecord'):
+    images, total = profile._decoded_images(str(data), (1, 1))
+    (image,) = images
+    assert total == 1
+    np.testing.assert_array_equal(image, expected)
+
+
+def test_synthetic_image_is_always_the_same():
+  first, second = (next(profile._decoded_images(None, (4, 6))[0]) for _ in range(2))
+  assert first.shape == (4, 6, 3) and len(np.unique(first)) > 10
+  np.testing.assert_array_equal(first, second)
+
+
+def test_image_that_cannot_be_read(tmp_path):
+  (tmp_path / 'broken.jpg').write_bytes(b'\xff\xd8\xff broken')
+  images, _ = profile._decoded_images(str(tmp_path), (1, 1))
+  with pytest.raises(command_line.CommandError, match='broken.jpg is no image'):
+    list(images)
+
+
+@pytest.mark.parametrize('data', ['nowhere', 'nowhere-*.tfrecord'])
+def test_data_that_are_not_there(data):
+  with pytest.raises(command_line.CommandError, match=f'--data is .*{data[:7]}.*matches no file'):
+    profile._decoded_images(data, (1, 1))
+
+
+def test_experiment_that_is_no_detector():
+  with pytest.raises(command_line.CommandError, match='ImageClassificationTask; profile knows'):
+    profile.build_model(experiment.resolve('resnet_imagenet'), None)
+
+
+@pytest.mark.slow
+def test_checkpoints(tmp_path):
+  override = (f'{SMALL},task.model.decoder.fpn.num_filters=8,'
+              'task.model.input_size=null')
+  params = experiment.resolve(NAME.format('fpn'), params_override=override, lock=False)
+  params.task.model.input_size = [64, 64, 3]
+  model = profile.build_model(params, None)
+  for variable in model.decoder.trainable_variables:
+    variable.assign(tf.fill(variable.shape, 0.25))
+  saved = tf.train.Checkpoint(model=model).save(str(tmp_path / 'ckpt'))
+  for path in (saved, str(tmp_path)):
+    loaded = profile.build_model(params, path)
+    assert all(np.all(v == 0.25) for v in loaded.decoder.trainable_variables)
+  with pytest.raises(command_line.CommandError, match='is no checkpoint and no folder with one'):
+    profile.build_model(params, str(tmp_path / 'absent'))
+  params.task.model.decoder.fpn.num_filters = 16
+  with pytest.raises(command_line.CommandError, match='is of another model'):
+    profile.build_model(params, saved)
+
+
+@pytest.mark.parametrize('arguments', [
+    ['--image_size=64'], ['--image_size=0,5'], ['--batch_size=0'], ['--num_runs=-1']])
+def test_arguments_out_of_range(monkeypatch, capsys, arguments):
+  monkeypatch.setattr(sys, 'argv', ['profile', '--experiment=x', *arguments])
+  with pytest.raises(SystemExit):
+    profile.main()
+  assert arguments[0].split('=')[0] in capsys.readouterr().err
+
+
+def export(path, dtype, batch_size):
+  module = tf.Module()
+
+  @tf.function(input_signature=[tf.TensorSpec([batch_size, None, None, 3], dtype)])
+  def detect(inputs):
+    return {'detection_boxes': tf.reduce_sum(tf.cast(inputs, tf.float32), axis=[1, 2])}
+
+  tf.saved_model.save(module, str(path), signatures=detect)
+  return str(path)
+
+
+def test_timing_of_an_export(tmp_path):
+  images = [np.full([4, 5, 3], value, np.uint8) for value in range(3)]
+  exported = detector_runs.Exported(export(tmp_path / 'one', tf.uint8, 1))
+  seconds = detector_runs.latency(exported, images, batch_size=1, num_runs=4)
+  assert len(seconds) == 4 and min(seconds) > 0
+  with pytest.raises(command_line.CommandError, match='takes 1 images'):
+    detector_runs.latency(exported, images, batch_size=2, num_runs=1)
+
+
+def test_exports_that_cannot_be_timed(tmp_path):
+  with pytest.raises(command_line.CommandError, match='holds no SavedModel'):
+    detector_runs.Exported(str(tmp_path))
+  with pytest.raises(command_line.CommandError, match='takes float32, not images'):
+    detector_runs.Exported(export(tmp_path / 'floats', tf.float32, 1))
+
+
+def test_images_are_taken_in_turn():
+  seen = []
+
+  class Spy:
+    def seconds(self, images):
+      seen.append([int(image[0, 0, 0]) for image in images])
+      return float(len(seen))
+
+  images = [np.full([1, 1, 3], value, np.uint8) for value in range(3)]
+  seconds = detector_runs.latency(Spy(), images, batch_size=2, num_runs=3)
+  warm_up = len(seen) - 3
+  assert warm_up > 0 and seen[warm_up:] == [[0, 1], [2, 0], [1, 2]]
+  assert seconds == [warm_up + 1.0, warm_up + 2.0, warm_up + 3.0]
