@@ -10,6 +10,7 @@ import pathlib
 import subprocess
 import sys
 import time
+from typing import Dict
 
 from official_ext.utils import command_line
 from official_ext.utils import files
@@ -56,19 +57,15 @@ class Steps:
     self.seconds[name] = round(time.monotonic() - start, 1)
 
 
-def _overrides(records: pathlib.Path, train_steps: int) -> str:
-  with open(records / 'dataset.json', encoding='utf-8') as file:
-    classes = json.load(file)['num_classes']
-  overrides = {
-      'task.model.num_classes': classes,
-      'task.train_data.input_path': f'{records}/train-*.tfrecord',
-      'task.validation_data.input_path': f'{records}/val-*.tfrecord',
-      'task.annotation_file': f'{records}/annotations/val.json',
-  }
-  if train_steps:
-    overrides['trainer.train_steps'] = train_steps
-    overrides['trainer.optimizer_config.learning_rate.cosine.decay_steps'] = train_steps
-  return ','.join(f'{key}={value}' for key, value in overrides.items())
+def _overrides(args: argparse.Namespace) -> Dict[str, str]:
+  overrides = []
+  if args.data:
+    # Digits must not be mirrored; most other things may be.
+    overrides.append('task.train_data.parser.aug_rand_hflip=true')
+  if args.train_steps:
+    overrides += [f'trainer.train_steps={args.train_steps}',
+                  f'trainer.optimizer_config.learning_rate.cosine.decay_steps={args.train_steps}']
+  return {'params_override': ','.join(overrides)} if overrides else {}
 
 
 def _keep_previous(output: pathlib.Path) -> None:
@@ -97,9 +94,8 @@ def main() -> None:
     steps.run('sample', 'tools.make_sample_data', output_dir=data)
   steps.run('convert', 'tools.convert_dataset', input=data, output_dir=records)
   steps.run('check', 'tools.check_dataset', data=records, output=output / 'data.png')
-  overrides = _overrides(records, args.train_steps)
   steps.run('train', 'train', experiment=EXPERIMENT, mode='train_and_eval', model_dir=model,
-            params_override=overrides)
+            config_file=records / 'overrides.yaml', **_overrides(args))
   steps.run('export', 'serving.export_saved_model', experiment=EXPERIMENT, checkpoint_path=model,
             export_dir=exported, config_file=model / 'params.yaml')
   images = data / 'images'

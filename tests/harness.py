@@ -96,13 +96,16 @@ def _size_of(level, part, inputs) -> Tuple[int, ...]:
   return tuple(-(-size // 2**halvings) for size in inputs[coarsest].shape[1:3])
 
 
+def _count(variables) -> int:
+  return sum(int(np.prod(v.shape)) for v in variables)
+
+
 def check_weights(part: Component, tmp_path) -> None:
   """L6: exact number of weights, and names that do not move."""
   del tmp_path
   layer = part.make()
-  count = lambda variables: sum(int(np.prod(v.shape)) for v in variables)
-  assert count(layer.trainable_variables) == part.trainable
-  assert count(layer.non_trainable_variables) == part.non_trainable
+  assert _count(layer.trainable_variables) == part.trainable
+  assert _count(layer.non_trainable_variables) == part.non_trainable
   names = [variable.name for variable in layer.variables]
   assert len(set(names)) == len(names), names
   assert not [name for name in names if not re.fullmatch(part.names, name)]
@@ -222,7 +225,10 @@ def run_layer_checks(layer_class: type, options: Mapping[str, Any], inputs: Any,
     tolerance: between eager and traced calls.
   """
   layer = layer_class(**options)
-  flat = lambda outputs: [np.asarray(x) for x in tf.nest.flatten(outputs)]
+
+  def flat(outputs):
+    return [np.asarray(x) for x in tf.nest.flatten(outputs)]
+
   eager = flat(layer(inputs))
   config = layer.get_config()
   again = layer_class.from_config(json.loads(json.dumps(config)))
@@ -234,7 +240,7 @@ def run_layer_checks(layer_class: type, options: Mapping[str, Any], inputs: Any,
   traced = tf.function(layer, autograph=False)
   for first, second in zip(eager, flat(traced(inputs))):
     np.testing.assert_allclose(first, second, tolerance, tolerance)
-  assert sum(int(np.prod(v.shape)) for v in layer.trainable_variables) == trainable
+  assert _count(layer.trainable_variables) == trainable
   spies.randomize(layer)
   with tf.GradientTape() as tape:
     loss = tf.add_n([tf.reduce_mean(tf.square(x)) for x in tf.nest.flatten(layer(inputs))])
@@ -249,7 +255,7 @@ def check_fresh_process(parts: Sequence[Component], tmp_path: pathlib.Path) -> N
     model, inputs = part.model(part.make()), part.inputs()
     model.save(tmp_path / f'{number}.keras')
     np.savez(tmp_path / f'{number}_inputs.npz', **inputs)
-    np.savez(tmp_path / f'{number}_outputs.npz', **{k: v.numpy() for k, v in model(inputs).items()})
+    np.savez(tmp_path / f'{number}_outputs.npz', **_float32(model(inputs)))
   assert _run('load_models.py', str(tmp_path)) == f'{len(parts)} models equal'
 
 
@@ -266,6 +272,10 @@ def check_two_replicas(parts: Sequence[Mapping[str, Any]]) -> None:
     assert report['moved'] > 0
     assert report['loss'][0] == pytest.approx(report['loss'][1], rel=1e-5)
     assert report['difference'] < 1e-6 * report['moved']
+
+
+def _float32(pyramid: Mapping[str, Any]) -> Dict[str, np.ndarray]:
+  return {level: tf.cast(x, tf.float32).numpy() for level, x in pyramid.items()}
 
 
 def _run(script: str, argument: str) -> str:

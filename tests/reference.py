@@ -40,10 +40,11 @@ def sigmoid(values):
 def pyramid_inputs(channels, size=(32, 40), batch=2, seed=0, dtype=np.float32):
   """Features as a backbone gives them: not negative, `{level: [batch, h, w, channels]}`."""
   rng = np.random.default_rng(seed)
-  return {
-      level: rng.uniform(0, 1, [batch, *(-(-s // 2**int(level)) for s in size), depth]).astype(dtype)
-      for level, depth in channels.items()
-  }
+  features = {}
+  for level, depth in channels.items():
+    height, width = (-(-length // 2**int(level)) for length in size)
+    features[level] = rng.uniform(0, 1, [batch, height, width, depth]).astype(dtype)
+  return features
 
 
 def conv_variables(layer):

@@ -27,6 +27,7 @@ Written to --output_dir:
   classes.txt                                a line 'id name' for each class
   dataset.json                               num_classes as Model Garden counts it (highest
                                              id + 1), names, counts, file patterns
+  overrides.yaml                             --config_file that makes an experiment use the data
   report.json                                what was fixed, dropped or noted, file by file
 """
 _EPILOG = """\
@@ -106,8 +107,8 @@ def convert(arguments) -> None:
   with files.atomic_directory(arguments.output_dir) as folder:
     written = {}
     for name, split in splits.items():
-      converter = examples.SplitConverter(split, categories, shift,
-                                                  arguments.include_masks, findings)
+      converter = examples.SplitConverter(
+          split, categories, shift, arguments.include_masks, findings)
       written[name] = _write_split(converter, name, folder, arguments.num_shards)
       if not written[name]['num_images']:
         findings.say()
@@ -120,11 +121,25 @@ def convert(arguments) -> None:
                   findings=findings.to_json())
     (folder / MARKER).write_text(json.dumps(dataset, indent=2))
     (folder / 'report.json').write_text(json.dumps(report, indent=2))
+    (folder / 'overrides.yaml').write_text(_overrides(arguments.output_dir, dataset))
     (folder / 'classes.txt').write_text(
         ''.join(f'{item["id"]} {item["name"]}\n' for item in categories))
   _say_summary(report, dataset)
   findings.say()
   command_line.say(f'written to {arguments.output_dir}; all findings are in report.json there')
+
+
+def _overrides(output_dir: str, dataset: Dict[str, Any]) -> str:
+  """Returns the YAML that makes an experiment use the data set."""
+  train, val = dataset['splits']['train'], dataset['splits']['val']
+  return '\n'.join([
+      '# Makes an experiment use this data set: --config_file=<this file>',
+      'task:',
+      f"  annotation_file: '{output_dir}/{val['annotation_file']}'",
+      f"  model: {{num_classes: {dataset['num_classes']}}}",
+      f"  train_data: {{input_path: '{output_dir}/{train['file_pattern']}'}}",
+      f"  validation_data: {{input_path: '{output_dir}/{val['file_pattern']}'}}",
+  ]) + '\n'
 
 
 def _say_summary(report, dataset) -> None:

@@ -88,7 +88,8 @@ class Exported:
       raise command_line.CommandError(
           f'--saved_model takes {self._batch_size or "any number of"} images of one size at once: '
           f'{len(images)} of the data cannot be a batch; give another --batch_size, such as 1.')
-    return _seconds(self._loaded.signatures['serving_default'], **{self._name: tf.constant(np.stack(images))})
+    batch = tf.constant(np.stack(images))
+    return _seconds(self._loaded.signatures['serving_default'], **{self._name: batch})
 
 
 def latency(detector: Union[InMemory, Exported], images: Sequence[np.ndarray], batch_size: int,

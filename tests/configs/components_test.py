@@ -8,7 +8,7 @@ from official.vision.modeling.decoders import factory
 import pytest
 import tensorflow as tf, tf_keras
 
-from official_ext import registry_imports  # noqa: F401
+from official_ext import registry_imports
 from official_ext.configs import components
 from official_ext.modeling.decoders import dyfpn
 from official_ext.modeling.decoders import pyramid

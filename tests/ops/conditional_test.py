@@ -59,7 +59,9 @@ def test_gradients_equal_those_of_the_mask(selected, in_graph):
     return tape.gradient(
         loss, [kernel, INPUTS, BASE], unconnected_gradients=tf.UnconnectedGradients.ZERO)
 
-  run = lambda *args: conditional.run_selected(_branch(kernel), *args)
+  def run(*args):
+    return conditional.run_selected(_branch(kernel), *args)
+
   compute = tf.function(gradients, autograph=False) if in_graph else gradients
   for ours, masked in zip(compute(run), gradients(lambda *args: _masked(kernel, *args))):
     np.testing.assert_allclose(tf.convert_to_tensor(ours), masked, 1e-10, 1e-10)

@@ -49,23 +49,26 @@ def test_operations(function, shapes, by_hand):
   assert _count(function, *shapes) == by_hand
 
 
-MATMUL = lambda x: tf.matmul(x, tf.zeros([4, 4]))
 ONE = 3 * 4 * 4
 
 
+def _matmul(x):
+  return tf.matmul(x, tf.zeros([4, 4]))
+
+
 def _while(x):
-  return tf.while_loop(lambda i, x: i < 5, lambda i, x: (i + 1, MATMUL(x)), [0, x])[1]
+  return tf.while_loop(lambda i, x: i < 5, lambda i, x: (i + 1, _matmul(x)), [0, x])[1]
 
 
 @pytest.mark.parametrize('function, by_hand', [
-    (lambda x: tf.cond(tf.reduce_sum(x) > 0, lambda: MATMUL(x), lambda: x), ONE),
-    (lambda x: tf.cond(tf.reduce_sum(x) > 0, lambda: MATMUL(x), lambda: MATMUL(MATMUL(x))),
+    (lambda x: tf.cond(tf.reduce_sum(x) > 0, lambda: _matmul(x), lambda: x), ONE),
+    (lambda x: tf.cond(tf.reduce_sum(x) > 0, lambda: _matmul(x), lambda: _matmul(_matmul(x))),
      3 * ONE),
     (_while, ONE),
-    (lambda x: tf.function(MATMUL, autograph=False)(x) + MATMUL(x), 2 * ONE),
-    (lambda x: tf.function(_while, autograph=False)(MATMUL(x)), 2 * ONE),
-    (lambda x: tf.map_fn(lambda row: MATMUL(row[None])[0], x), 4 * 4),
-    (lambda x: tf.switch_case(tf.constant(1), [lambda: MATMUL(x), lambda: MATMUL(MATMUL(x))]),
+    (lambda x: tf.function(_matmul, autograph=False)(x) + _matmul(x), 2 * ONE),
+    (lambda x: tf.function(_while, autograph=False)(_matmul(x)), 2 * ONE),
+    (lambda x: tf.map_fn(lambda row: _matmul(row[None])[0], x), 4 * 4),
+    (lambda x: tf.switch_case(tf.constant(1), [lambda: _matmul(x), lambda: _matmul(_matmul(x))]),
      3 * ONE),
 ])
 def test_bodies_are_counted_once(function, by_hand):
@@ -75,9 +78,9 @@ def test_bodies_are_counted_once(function, by_hand):
 def test_scope_chooses_operations():
   def function(x):
     with tf.name_scope('neck'):
-      x = MATMUL(x)
+      x = _matmul(x)
     with tf.name_scope('head'):
-      return MATMUL(MATMUL(x))
+      return _matmul(_matmul(x))
 
   assert _count(function, [3, 4], scope=lambda name: name.startswith('neck')) == ONE
   assert _count(function, [3, 4], scope=lambda name: name.startswith('head')) == 2 * ONE

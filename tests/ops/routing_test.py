@@ -11,7 +11,7 @@ from official_ext.ops import routing
 def _record(gate=(1.0, 0.0), cost=10.0, fixed=1.0, names=('',)):
   gate = tf.convert_to_tensor(gate)
   return dict(
-      gates={name: gate for name in names}, executed=fixed + gate * cost,
+      gates=dict.fromkeys(names, gate), executed=fixed + gate * cost,
       expected=fixed + gate * cost / 2, minimum=tf.constant(fixed),
       maximum=tf.constant(fixed + cost), dense=tf.constant(fixed + 2 * cost))
 

@@ -2,9 +2,9 @@
 import pathlib
 import sys
 
-from official_ext import registry_imports  # noqa: F401, I001 (before TensorFlow; registers)
+from official_ext import registry_imports
 import numpy as np
-import tf_keras
+import tensorflow as tf, tf_keras
 
 paths = sorted(pathlib.Path(sys.argv[1]).glob('*.keras'))
 for path in paths:
@@ -13,5 +13,5 @@ for path in paths:
       dict(np.load(path.with_name(f'{path.stem}_{kind}.npz'))) for kind in ('inputs', 'outputs'))
   answer = model(inputs)
   for level, expected in outputs.items():
-    np.testing.assert_array_equal(answer[level], expected)
+    np.testing.assert_array_equal(tf.cast(answer[level], tf.float32), expected)
 print(f'{len(paths)} models equal')

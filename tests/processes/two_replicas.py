@@ -51,7 +51,8 @@ def _step(layer, optimizer, inputs, share):
 def main():
   part = json.loads(sys.argv[1])
   processor = tf.config.list_physical_devices('CPU')[0]
-  tf.config.set_logical_device_configuration(processor, [tf.config.LogicalDeviceConfiguration()] * 2)
+  tf.config.set_logical_device_configuration(
+      processor, [tf.config.LogicalDeviceConfiguration()] * 2)
   inputs = reference.pyramid_inputs(part['channels'], batch=BATCH)
 
   alone = _make(part)

@@ -265,7 +265,9 @@ class DyFPN(InceptionFPN):
     """Records gates and multiply-adds (eq. 6), the gate network's own included."""
     # float64 holds these whole numbers exactly: TensorFlow may reorder the sums of a graph,
     # and all open has to cost the maximum to the last bit.
-    exact = lambda value: tf.cast(value, tf.float64)
+    def exact(value):
+      return tf.cast(value, tf.float64)
+
     own = exact(self.gate.multiply_adds())
     executed = own + exact(tf.zeros_like(gate[:, 0, 0]))
     costs = {

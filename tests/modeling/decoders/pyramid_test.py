@@ -118,14 +118,13 @@ def test_refuses_wrong_options(options, message):
 def test_batch_norm_has_the_given_momentum():
   layer = _make(norm='batch_norm', norm_momentum=0.75)
   inputs = reference.pyramid_inputs(CHANNELS, dtype=np.float64)
-  values = lambda: {v.name: v.numpy() for v in layer.variables}
-  before = values()
+  before = {v.name: v.numpy() for v in layer.variables}
   layer(inputs, training=True)
+  after = {v.name: v.numpy() for v in layer.variables}
   for variable in layer.trainable_variables:
     if 'norm' in variable.name:
       variable.assign(tf.ones_like(variable) if 'gamma' in variable.name
                       else tf.zeros_like(variable))
-  after = values()
   # With mean 0, variance 1 - epsilon and the plain affine map, a decoder shows what it normalizes.
   for variable in layer.non_trainable_variables:
     variable.assign(tf.zeros_like(variable) if 'mean' in variable.name

@@ -220,7 +220,10 @@ def test_restoring_the_counter_repeats_the_noise(in_graph, tmp_path):
 
   def make():
     layer = _selection()
-    call = lambda: layer(logits, training=True).gate
+
+    def call():
+      return layer(logits, training=True).gate
+
     return layer, tf.function(call, autograph=False) if in_graph else call
 
   layer, draw = make()
