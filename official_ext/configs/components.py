@@ -33,7 +33,8 @@ class Gate(hyperparams.Config):
     temperature: of the Gumbel softmax.
     initial_bias: start of the last bias, one value per path; null: the paper's, which is
       [0.1, 2.0] for the channel gate of block B and uniform otherwise.
-    evaluation: at inference `argmax`, `sampled` or `random`.
+    evaluation: at inference `argmax`, `sampled` or `random`; a random signal wants `sampled`,
+      its argmax is always the same path.
     random_probability: of the last path of the random signal; null: all alike.
     seed: changes the noise.
   """

@@ -187,7 +187,7 @@ def predict(detector: Any, task: Task, args: argparse.Namespace, folder: pathlib
   Returns:
     All detections, an entry on cost per image, and reasons by the file that was skipped.
   """
-  from official_ext.datasets import coco_results  # pylint: disable=g-import-not-at-top
+  from official_ext.utils import coco_results  # pylint: disable=g-import-not-at-top
   predictions, costs, skipped = [], [], {}
   normalized = detector.description.get('normalized_boxes', False)
   size = detector.batch_size or args.batch_size
@@ -242,7 +242,7 @@ def run(task: Task, args: argparse.Namespace, folder: pathlib.Path) -> None:
     CommandError: no image could be read.
   """
   # pylint: disable=g-import-not-at-top
-  from official_ext.datasets import coco_results
+  from official_ext.utils import coco_results
   from official_ext.utils import saved_models
 
   detector = saved_models.SavedDetector(args.saved_model)

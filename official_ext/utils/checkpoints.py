@@ -57,7 +57,7 @@ def restore(model: tf_keras.Model, path: files.PathLike, flag: str = '--checkpoi
     problems = _misfits(root, checkpoint)
     if not problems:
       root.read(checkpoint).assert_existing_objects_matched().expect_partial()
-  except (tf.errors.OpError, ValueError) as error:
+  except (tf.errors.OpError, ValueError, IndexError) as error:
     text = str(error).strip().splitlines()[0]
     raise command_line.CommandError(
         f'{flag}={path}: {checkpoint} is damaged or not a TensorFlow 2 checkpoint ({text}).'
@@ -107,7 +107,7 @@ def _of_model(nodes) -> Iterator[int]:
   to_visit = [children['model']] if 'model' in children else []
   seen = set(to_visit)
   while to_visit:
-    number = to_visit.pop()
+    number = to_visit.pop(0)
     yield number
     for child in nodes[number].children:
       if child.node_id not in seen:

@@ -92,9 +92,10 @@ def test_other_input_types_answer_alike(exported, tmp_path, input_type):
 def test_tensorflow_alone_loads_it(exported, tmp_path):
   images = mixed_detector.images(2)
   np.save(tmp_path / 'images.npy', images)
+  environment = {n: v for n, v in os.environ.items() if n != 'TF_USE_LEGACY_KERAS'}
   script = ROOT / 'tests' / 'processes' / 'load_without_package.py'
   subprocess.run([sys.executable, '-I', script, exported.path, tmp_path / 'images.npy',
-                  tmp_path / 'outputs.npz'], check=True, cwd=tmp_path)
+                  tmp_path / 'outputs.npz'], check=True, cwd=tmp_path, env=environment)
   with np.load(tmp_path / 'outputs.npz') as outputs:
     _assert_same(dict(outputs), exported.detector(images))
 
