@@ -35,7 +35,7 @@ def _define_flags() -> None:
 
 
 class _TimeLeft(python_logging.Filter):
-  """Adds the time left to the trainer's line about each loop of steps."""
+  """Says how long training will take whenever the trainer logs a finished loop of steps."""
 
   def __init__(self, train_steps: int):
     super().__init__()
@@ -51,7 +51,7 @@ class _TimeLeft(python_logging.Filter):
       elif match[1] == 'train' and step > self._start[0]:
         done, seconds = step - self._start[0], now - self._start[1]
         left = command_line.duration(seconds / done * (self._train_steps - step))
-        record.msg, record.args = f'{record.getMessage()} | time left: {left}', ()
+        command_line.say(f'train | step: {step: 6d} of {self._train_steps}, {left} left')
     return True
 
 

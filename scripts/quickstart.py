@@ -4,13 +4,14 @@ Every step is one of the package's commands, printed before it runs, so that it 
 repeated alone.  Takes about ten minutes on two cores.
 """
 import argparse
+import contextlib
 import json
 import os
 import pathlib
 import subprocess
 import sys
 import time
-from typing import Dict
+from typing import Dict, Optional
 
 from official_ext.utils import command_line
 from official_ext.utils import files
@@ -40,20 +41,36 @@ class Steps:
     self.seconds = {}
     self._total = total
 
-  def run(self, name: str, module: str, **options) -> None:
-    """Runs `python -m official_ext.<module> --option=value ...`; ends the process if it fails."""
+  def run(self, name: str, module: str, log: Optional[pathlib.Path] = None, **options) -> None:
+    """Runs `python -m official_ext.<module> --option=value ...`.
+
+    Args:
+      name: of the step, in the report.
+      module: of the command.
+      log: file for what the command writes to standard error; None: shown.
+      **options: of the command.
+
+    Raises:
+      CommandError: the command failed.
+    """
     arguments = [f'--{key}' if value is True else f'--{key}={value}'
                  for key, value in options.items()]
     shown = ' '.join(['python -m', f'official_ext.{module}', *arguments])
     command_line.say(f'\n[{len(self.seconds) + 1}/{self._total}] {name}: {shown}')
     start = time.monotonic()
     environment = {**os.environ, 'TF_CPP_MIN_LOG_LEVEL': '2'}
-    status = subprocess.run(
-        [sys.executable, '-m', f'official_ext.{module}', *arguments], env=environment,
-        check=False).returncode
+    with contextlib.ExitStack() as stack:
+      errors = None
+      if log:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        errors = stack.enter_context(open(log, 'w', encoding='utf-8'))
+      status = subprocess.run(
+          [sys.executable, '-m', f'official_ext.{module}', *arguments], env=environment,
+          stderr=errors, check=False).returncode
     if status:
-      raise command_line.CommandError(f'the step {name!r} ended with status {status}; it can be '
-                                      'repeated alone by the command above.')
+      told = f'{log} ends with: {log.read_text().strip().splitlines()[-1]}. It' if log else 'It'
+      raise command_line.CommandError(f'the step {name!r} ended with status {status}. {told} can '
+                                      'be repeated alone by the command above.')
     self.seconds[name] = round(time.monotonic() - start, 1)
 
 
@@ -64,6 +81,7 @@ def _overrides(args: argparse.Namespace) -> Dict[str, str]:
     overrides.append('task.train_data.parser.aug_rand_hflip=true')
   if args.train_steps:
     overrides += [f'trainer.train_steps={args.train_steps}',
+                  f'trainer.validation_interval={args.train_steps}',
                   f'trainer.optimizer_config.learning_rate.cosine.decay_steps={args.train_steps}']
   return {'params_override': ','.join(overrides)} if overrides else {}
 
@@ -94,7 +112,7 @@ def main() -> None:
     steps.run('sample', 'tools.make_sample_data', output_dir=data)
   steps.run('convert', 'tools.convert_dataset', input=data, output_dir=records)
   steps.run('check', 'tools.check_dataset', data=records, output=output / 'data.png')
-  steps.run('train', 'train', experiment=EXPERIMENT, mode='train_and_eval', model_dir=model,
+  steps.run('train', 'train', log=output / 'train.log', experiment=EXPERIMENT, mode='train_and_eval', model_dir=model,
             config_file=records / 'overrides.yaml', **_overrides(args))
   steps.run('export', 'serving.export_saved_model', experiment=EXPERIMENT, checkpoint_path=model,
             export_dir=exported, config_file=model / 'params.yaml')

@@ -14,11 +14,13 @@ def images(count: int = 4, size=(64, 80)) -> np.ndarray:
   return export_saved_model.example_batches(size, count)[0]
 
 
-def build(name: str, **task):
+def build(name: str, image_size=(64, 64), **model_options):
   """Returns a small experiment's config, its task's model with mixed gates, and a module."""
-  detection_task, model = detectors.small_task(name, **task)
-  config = detectors.small_experiment(name, **task)
-  module = detection.RoutedDetectionModule(config, model=model, input_image_size=[64, 64])
+  padded = [-(-side // 32) * 32 for side in image_size]
+  options = {'model': {**model_options, 'input_size': [*padded, 3]}}
+  _, model = detectors.small_task(name, **options)
+  config = detectors.small_experiment(name, **options)
+  module = detection.RoutedDetectionModule(config, model=model, input_image_size=image_size)
   _mix_gates(module)
   _spread_scores(model)
   return config, model, module

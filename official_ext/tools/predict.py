@@ -228,11 +228,11 @@ def _write_json(value: Any, path: pathlib.Path) -> None:
   path.write_text(json.dumps(value, indent=1), encoding='utf-8')
 
 
-def _say_names(what: str, names: Sequence[str]) -> None:
+def _say_names(what: str, names: Sequence[Any]) -> None:
   """Says how many there are, and names some; costs.json has all."""
   if names:
-    more = ', ...' if len(names) > _SHOWN else ''
-    command_line.say(f'{len(names)} {what}: {", ".join(map(str, names[:_SHOWN]))}{more}')
+    shown = ', '.join([*map(str, names[:_SHOWN]), *(['...'] if len(names) > _SHOWN else [])])
+    command_line.say(f'{what}: {len(names)} ({shown})')
 
 
 def run(task: Task, args: argparse.Namespace, folder: pathlib.Path) -> None:
@@ -250,7 +250,7 @@ def run(task: Task, args: argparse.Namespace, folder: pathlib.Path) -> None:
   if not costs:
     file, reason = next(iter(skipped.items()))
     raise command_line.CommandError(
-        f'none of the {len(skipped)} images could be read, such as {file}: {reason}.')
+        f'no image could be read ({len(skipped)} tried), such as {file}: {reason}.')
   _write_json(predictions, folder / _MARKER)
   _write_json({'images': costs, 'skipped': skipped, 'absent': task.absent,
                'not_in_annotation_file': [str(path) for path in task.unknown]},
@@ -258,9 +258,9 @@ def run(task: Task, args: argparse.Namespace, folder: pathlib.Path) -> None:
   _write_csv(costs, folder / 'costs.csv')
   _write_json({str(path): image_id for image_id, path in task.images.items()},
               folder / 'images.json')
-  _say_names('images could not be read and were skipped', list(skipped))
-  _say_names('images are not in the annotation file and were left out', task.unknown)
-  _say_names('images of the annotation file were not there', task.absent)
+  _say_names('Skipped, cannot be read', list(skipped))
+  _say_names('Left out, not in the annotation file', task.unknown)
+  _say_names('In the annotation file but not there', task.absent)
   if args.evaluate:
     image_ids = [cost['image_id'] for cost in costs]
     evaluation = coco_results.average_precision(args.annotation_file, predictions, image_ids)
@@ -268,8 +268,8 @@ def run(task: Task, args: argparse.Namespace, folder: pathlib.Path) -> None:
     command_line.say(f'AP {evaluation["ap"]:.3f}, AP50 {evaluation["ap50"]:.3f} on {len(costs)} '
                      'images')
   shown = sum(detection['score'] >= args.score_threshold for detection in predictions)
-  command_line.say(f'{len(costs)} images, {shown} objects with a score of at least '
-                   f'{args.score_threshold:g}{_cost_summary(costs)}.')
+  command_line.say(f'Images: {len(costs)}; objects with a score of at least '
+                   f'{args.score_threshold:g}: {shown}{_cost_summary(costs)}.')
 
 
 def _cost_summary(costs: Sequence[Dict[str, Any]]) -> str:

@@ -90,16 +90,15 @@ def average_precision(annotation_file: files.PathLike, predictions: List[Dict[st
 
   Returns:
     `ap`, `ap50`, `ap75`, `ap_small`, `ap_medium` and `ap_large` of boxes, in [0, 1], or -1
-    where there is no object to find; with masks also these names after `mask_`.
+    where there is no object to find; these names after `mask_` too, where both the
+    annotations and the detections have masks.
   """
-  kinds = {'bbox': ''}
-  if any('segmentation' in prediction for prediction in predictions):
-    kinds['segm'] = 'mask_'
   results = {}
   with contextlib.redirect_stdout(io.StringIO()):
     truth = coco.COCO(str(annotation_file))
-    found = truth.loadRes(predictions) if predictions else coco.COCO()
-    for kind, prefix in kinds.items():
+    # pycocotools writes into what it is given.
+    found = truth.loadRes([dict(p) for p in predictions]) if predictions else coco.COCO()
+    for kind, prefix in _kinds(truth, predictions).items():
       evaluation = cocoeval.COCOeval(truth, found, kind)
       evaluation.params.imgIds = sorted(image_ids)
       evaluation.evaluate()
@@ -108,3 +107,10 @@ def average_precision(annotation_file: files.PathLike, predictions: List[Dict[st
       results.update({prefix + name: float(value)
                       for name, value in zip(_STATISTICS, evaluation.stats)})
   return results
+
+
+def _kinds(truth: coco.COCO, predictions: List[Dict[str, Any]]) -> Dict[str, str]:
+  """Returns what can be evaluated, and the prefix of its results."""
+  objects = [*truth.anns.values(), *predictions]
+  has_masks = predictions and all('segmentation' in item for item in objects)
+  return {'bbox': '', 'segm': 'mask_'} if has_masks else {'bbox': ''}

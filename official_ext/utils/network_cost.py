@@ -15,7 +15,7 @@ PARTS = ('backbone', 'decoder', 'head')
 
 
 class NetworkCost(NamedTuple):
-  """Multiply-adds of one image, as whole numbers.
+  """Multiply-adds of one image; exact but for the float32 of what a tape recorded.
 
   Attributes:
     static: all that is not routed; add what a tape calls `executed` for an image's cost.

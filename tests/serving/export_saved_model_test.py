@@ -188,14 +188,14 @@ def ready(exported, monkeypatch):
   return exported
 
 
-@pytest.mark.parametrize('error, sentence', [
-    (tf.errors.ResourceExhaustedError(None, None, 'No space left on device'), 'free some space'),
-    (KeyboardInterrupt(), ''),
+@pytest.mark.parametrize('error, expected', [
+    (tf.errors.ResourceExhaustedError(None, None, 'No space left on device'),
+     command_line.CommandError),
+    (KeyboardInterrupt(), KeyboardInterrupt),
 ])
-def test_a_failed_write_leaves_nothing(ready, monkeypatch, tmp_path, error, sentence):
+def test_a_failed_write_leaves_nothing(ready, monkeypatch, tmp_path, error, expected):
   monkeypatch.setattr(tf.saved_model, 'save', _half_written(error))
-  expected = command_line.CommandError if sentence else KeyboardInterrupt
-  with pytest.raises(expected, match=sentence):
+  with pytest.raises(expected):
     export_saved_model.main([*ready.arguments, f'--export_dir={tmp_path}/new'])
   assert not list(tmp_path.iterdir())
 

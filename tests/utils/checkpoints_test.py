@@ -8,7 +8,8 @@ from official_ext.utils import command_line
 
 
 def _model(units=3, extra=False):
-  layers = [tf_keras.layers.Dense(units, name='first'), tf_keras.layers.BatchNormalization(name='n')]
+  layers = [
+      tf_keras.layers.Dense(units, name='first'), tf_keras.layers.BatchNormalization(name='n')]
   if extra:
     layers.append(tf_keras.layers.Dense(2, name='extra'))
   model = tf_keras.Sequential(layers, name='net')

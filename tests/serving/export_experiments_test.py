@@ -1,0 +1,87 @@
+"""Two-stage detectors, and Model Garden's own experiments, through the export command."""
+import json
+
+import numpy as np
+from official.core import task_factory
+import pytest
+import tensorflow as tf
+import yaml
+
+from official_ext.serving import export_saved_model
+from official_ext.utils import experiment
+from official_ext.utils import saved_models
+import detectors
+import mixed_detector
+
+pytestmark = pytest.mark.slow
+
+FASTER = 'fasterrcnn_dyfpn_efficientnetlite0_sample'
+SIZE = (48, 80)
+CASCADE_WITH_MASKS = {
+    'include_mask': True,
+    'mask_head': {'num_convs': 1, 'num_filters': 16},
+    'mask_sampler': {'num_sampled_masks': 16},
+    'mask_roi_aligner': {'crop_size': 14},
+    'roi_sampler': {'cascade_iou_thresholds': [0.6, 0.7]},
+    'detection_head': {'class_agnostic_bbox_pred': True, 'cascade_class_ensemble': True},
+}
+
+
+@pytest.mark.parametrize('options', [{}, CASCADE_WITH_MASKS], ids=['faster', 'cascade_masks'])
+def test_exported_answers_as_in_memory(tmp_path, options):
+  _, model, module = mixed_detector.build(FASTER, SIZE, **options)
+  tf.train.Checkpoint(model=model, **model.checkpoint_items).save(tmp_path / 'run' / 'ckpt')
+  (tmp_path / 'small.yaml').write_text(yaml.safe_dump(detectors.SMALL), encoding='utf-8')
+  exported = tmp_path / 'exported'
+  export_saved_model.main([
+      f'--experiment={FASTER}', f'--config_file={tmp_path}/small.yaml',
+      '--params_override=' + yaml.safe_dump({'task': {'model': options}}, default_flow_style=True),
+      '--batch_size=2', '--input_type=image_bytes', '--no-output_gates',
+      f'--input_image_size={SIZE[0]},{SIZE[1]}', f'--checkpoint_path={tmp_path}/run',
+      f'--export_dir={exported}'])
+  detector = saved_models.SavedDetector(exported)
+  assert (detector.batch_size, detector.input_type) == (2, 'image_bytes')
+
+  images = mixed_detector.images(2)
+  expected, outputs = module.serve(tf.constant(images)), detector(images)
+  assert set(expected) - set(outputs) == {f'gate_dyfpn_{level}' for level in '2345'}
+  assert ('detection_masks' in outputs) == bool(options)
+  assert len(set(outputs['multiply_adds'])) == 2
+  np.testing.assert_array_equal(outputs['multiply_adds'], expected['multiply_adds'])
+  for name in set(outputs) & {'detection_scores', 'detection_masks'}:
+    np.testing.assert_allclose(outputs[name], expected[name], atol=1e-4, err_msg=name)
+  np.testing.assert_allclose(outputs['detection_boxes'], expected['detection_boxes'], atol=1e-2)
+
+  # One image in a batch of two is filled up, and answers as it does in company.
+  alone = detector(images[1:])
+  assert len(alone['multiply_adds']) == 1
+  np.testing.assert_allclose(
+      alone['detection_scores'][0], outputs['detection_scores'][1], atol=1e-5)
+
+  description = json.loads((exported / 'export.json').read_text(encoding='utf-8'))
+  assert description['input_image_size'] == list(SIZE)
+  gmac, costs = description['gmac'], outputs['multiply_adds'] / 1e9
+  assert gmac['static'] < gmac['minimum'] <= costs.min() < costs.max() <= gmac['maximum'] * 1.000001
+
+
+def test_an_experiment_of_model_garden(tmp_path):
+  name = 'retinanet_resnetfpn_coco'
+  overrides = yaml.safe_dump({'task': {'model': {
+      'input_size': [64, 64, 3], 'max_level': 5, 'num_classes': 4,
+      'backbone': {'resnet': {'model_id': 18}}, 'decoder': {'fpn': {'num_filters': 16}},
+      'head': {'num_convs': 1, 'num_filters': 16}}}}, default_flow_style=True)
+  params = experiment.resolve(name, params_override=overrides)
+  model = task_factory.get_task(params.task).build_model()
+  bias, = (v for v in model.head.trainable_variables if v.name.endswith('scores/bias:0'))
+  bias.assign(tf.linspace(-2.0, 0.0, bias.shape[0]))
+  tf.train.Checkpoint(model=model, **model.checkpoint_items).save(tmp_path / 'run' / 'ckpt')
+  export_saved_model.main([
+      f'--experiment={name}', f'--params_override={overrides}',
+      f'--checkpoint_path={tmp_path}/run', f'--export_dir={tmp_path}/exported'])
+
+  detector = saved_models.SavedDetector(tmp_path / 'exported')
+  outputs = detector(mixed_detector.images(3))
+  assert outputs['detection_scores'].max() == pytest.approx(0.5, abs=0.05)
+  gmac = detector.description['gmac']
+  assert gmac['static'] == gmac['minimum'] == gmac['maximum']
+  np.testing.assert_allclose(outputs['multiply_adds'], [gmac['static'] * 1e9] * 3, rtol=1e-6)

@@ -1,0 +1,250 @@
+"""The predict command: files, ids, boxes, costs, broken images."""
+import csv
+import json
+import pathlib
+
+import numpy as np
+from PIL import Image
+import pytest
+import tensorflow as tf
+
+from official_ext.tools import predict
+from official_ext.utils import command_line
+from official_ext.utils import saved_models
+
+
+class _Detector(tf.Module):
+  """Finds the bright rectangle of each image; its cost is the number of bright pixels."""
+
+  def __init__(self, scale: float, batch_size=None, is_encoded=False):
+    super().__init__()
+    self._scale = scale
+    spec = (tf.TensorSpec([batch_size], tf.string, name='inputs') if is_encoded else
+            tf.TensorSpec([batch_size, None, None, 3], tf.uint8, name='inputs'))
+    self.signature = tf.function(
+        self._decode if is_encoded else self._detect).get_concrete_function(spec)
+
+  def _decode(self, encoded):
+
+    def decode(png):
+      return tf.io.decode_png(png, channels=3)
+
+    return self._detect(tf.map_fn(decode, encoded, fn_output_signature=tf.uint8))
+
+  def _detect(self, images):
+    bright = tf.cast(images[..., 0] > 128, tf.float32)
+    rows, columns = tf.reduce_max(bright, axis=2), tf.reduce_max(bright, axis=1)
+
+    def ends(line):
+      positions = tf.range(tf.shape(line)[1], dtype=tf.float32)
+      return (tf.reduce_min(tf.where(line > 0, positions, 1e9), axis=1),
+              tf.reduce_max(line * (positions + 1), axis=1))
+
+    (y1, y2), (x1, x2) = ends(rows), ends(columns)
+    box = tf.stack([y1, x1, y2, x2], axis=1) * self._scale
+    size = tf.cast(tf.shape(images)[1:3], tf.float32)
+    one = tf.ones_like(y1)
+    info = tf.stack([size, size * self._scale, [self._scale] * 2, [0.0, 0.0]])
+    area = tf.reduce_sum(bright, axis=[1, 2])
+    return {
+        'detection_boxes': tf.stack([box, box, tf.zeros_like(box)], axis=1),
+        'detection_scores': tf.stack([0.9 * one, 0.2 * one, 0.0 * one], axis=1),
+        'detection_classes': tf.cast(tf.stack([2 * one, one, one], axis=1), tf.int32),
+        'num_detections': tf.cast(2 * one, tf.int32),
+        'image_info': tf.tile(info[None], [tf.shape(images)[0], 1, 1]),
+        'multiply_adds': 1e9 + area,
+        'executed_multiply_adds': area,
+        'gate_neck_3': tf.cast(area > 100, tf.float32),
+        'gate_neck_4': tf.one_hot(tf.cast(area > 100, tf.int32), 2),
+    }
+
+
+def _save(path, **options):
+  detector = _Detector(0.5, **options)
+  tf.saved_model.save(detector, str(path), signatures={'serving_default': detector.signature})
+  return path
+
+
+@pytest.fixture(scope='module')
+def saved_model(tmp_path_factory):
+  return _save(tmp_path_factory.mktemp('detector') / 'any')
+
+
+# y1, x1, y2, x2 of the bright rectangle, by file.
+RECTANGLES = {'a/one.png': (4, 6, 10, 30), 'a/two.png': (10, 2, 12, 8), 'b/three.png': (0, 0, 5, 5)}
+SIZES = {'a/one.png': (40, 60), 'a/two.png': (40, 60), 'b/three.png': (32, 20)}
+
+
+@pytest.fixture
+def images(tmp_path):
+  """A folder of three images of two sizes."""
+  for name, (y1, x1, y2, x2) in RECTANGLES.items():
+    pixels = np.zeros([*SIZES[name], 3], np.uint8)
+    pixels[y1:y2, x1:x2] = 255
+    path = tmp_path / 'images' / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+  return tmp_path / 'images'
+
+
+def _annotations(path, files):
+  path.write_text(json.dumps({
+      'images': [{'id': i, 'file_name': name, 'height': 1, 'width': 1}
+                 for i, name in files.items()],
+      'categories': [{'id': 1, 'name': 'dark'}, {'id': 2, 'name': 'bright'}],
+      'annotations': [
+          {'id': i, 'image_id': i, 'category_id': 2, 'iscrowd': 0, 'area': 100,
+           'bbox': [RECTANGLES[name][1], RECTANGLES[name][0],
+                    RECTANGLES[name][3] - RECTANGLES[name][1],
+                    RECTANGLES[name][2] - RECTANGLES[name][0]]}
+          for i, name in files.items() if name in RECTANGLES]}), encoding='utf-8')
+  return path
+
+
+def _run(saved_model, images, output, *more):
+  predict.main([f'--saved_model={saved_model}', f'--output_dir={output}', *more, '--images',
+                *map(str, images if isinstance(images, list) else [images])])
+  return {path.stem: json.loads(path.read_text(encoding='utf-8')) for path in output.glob('*.json')}
+
+
+def _boxes_by_name(written):
+  """Returns file -> the box of its best detection, as y1, x1, y2, x2."""
+  names = {image_id: file for file, image_id in written['images'].items()}
+  boxes = {}
+  for detection in written['predictions']:
+    if detection['score'] > 0.5:
+      x, y, width, height = detection['bbox']
+      file = pathlib.Path(names[detection['image_id']])
+      boxes['/'.join(file.parts[-2:])] = (y, x, y + height, x + width)
+  return boxes
+
+
+@pytest.mark.parametrize('options, batch_size', [
+    ({}, 1), ({}, 2), ({'batch_size': 2}, 1), ({'is_encoded': True}, 3)])
+def test_boxes_are_found_in_every_way_of_batching(tmp_path, images, options, batch_size):
+  saved = _save(tmp_path / 'saved', **options)
+  written = _run(saved, images, tmp_path / 'out', f'--batch_size={batch_size}')
+  assert _boxes_by_name(written) == RECTANGLES
+  assert len(written['predictions']) == 2 * len(RECTANGLES)  # low scores too, no padding
+  assert {d['category_id'] for d in written['predictions'] if d['score'] > 0.5} == {2}
+
+
+def test_costs_gates_and_their_table(tmp_path, images, saved_model):
+  written = _run(saved_model, images, tmp_path / 'out')
+  areas = {'one.png': 6 * 24, 'two.png': 2 * 6, 'three.png': 25}
+  costs = {pathlib.Path(cost['file']).name: cost for cost in written['costs']['images']}
+  assert {name: cost['executed_multiply_adds'] for name, cost in costs.items()} == areas
+  for name, cost in costs.items():
+    is_open = float(areas[name] > 100)
+    assert cost['gates'] == {'neck_3': is_open, 'neck_4': [1 - is_open, is_open]}
+    assert cost['multiply_adds'] == float(np.float32(1e9 + areas[name]))
+    assert cost['seconds'] > 0
+  with open(tmp_path / 'out' / 'costs.csv', encoding='utf-8', newline='') as file:
+    table = {pathlib.Path(row['file']).name: row for row in csv.DictReader(file)}
+  assert float(table['one.png']['gate_neck_4_1']) == 1
+  assert float(table['two.png']['gate_neck_3']) == 0
+
+
+def test_boxes_above_the_threshold_are_drawn(tmp_path, saved_model):
+  original = np.zeros([120, 160, 3], np.uint8)
+  original[60:100, 40:140] = 255
+  Image.fromarray(original).save(tmp_path / 'large.png')
+
+  def changes(threshold):
+    _run(saved_model, tmp_path / 'large.png', tmp_path / 'out', f'--score_threshold={threshold}')
+    drawn, = (tmp_path / 'out' / 'drawn').iterdir()
+    return np.abs(np.asarray(Image.open(drawn)).astype(int) - original).max(axis=2) > 60
+
+  changed = changes(0.5)
+  assert changed[98:100, 40:140].mean() > 0.9 and changed[60:100, 40:42].mean() > 0.9
+  assert changed[30:60].any()  # the label
+  assert not changed[102:].any() and not changed[64:96, 46:134].any()
+  assert not changes(0.95).any()
+
+
+def test_drawing_can_be_left_out(tmp_path, images, saved_model):
+  _run(saved_model, images, tmp_path / 'plain', '--no-draw')
+  assert (tmp_path / 'plain' / 'predictions.json').is_file()
+  assert not (tmp_path / 'plain' / 'drawn').exists()
+
+
+def test_ids_come_from_the_annotation_file(tmp_path, images, saved_model, capsys):
+  annotations = _annotations(
+      tmp_path / 'truth.json', {70: 'a/one.png', 30: 'b/three.png', 5: 'nowhere.png'})
+  written = _run(saved_model, images, tmp_path / 'out', f'--annotation_file={annotations}',
+                 '--evaluate')
+  assert {d['image_id'] for d in written['predictions']} == {70, 30}
+  assert _boxes_by_name(written) == {
+      name: RECTANGLES[name] for name in ('a/one.png', 'b/three.png')}
+  assert [pathlib.Path(file).name for file in written['costs']['not_in_annotation_file']] == [
+      'two.png']
+  assert written['costs']['absent'] == ['nowhere.png']
+  assert written['evaluation']['ap'] == pytest.approx(1.0)
+  said = capsys.readouterr().out
+  assert 'Left out, not in the annotation file: 1 (' in said and 'two.png)' in said
+  assert 'In the annotation file but not there: 1 (nowhere.png)' in said
+  assert 'AP 1.000' in said
+
+
+def test_an_annotation_file_that_does_not_fit_is_refused(tmp_path, images, saved_model):
+  nowhere = _annotations(tmp_path / 'nowhere.json', {1: 'nowhere.png'})
+  with pytest.raises(command_line.CommandError, match='has none of the 3 images.*nowhere.png'):
+    _run(saved_model, images, tmp_path / 'out', f'--annotation_file={nowhere}')
+  (images / 'b' / 'one.png').write_bytes((images / 'a' / 'one.png').read_bytes())
+  twice = _annotations(tmp_path / 'twice.json', {1: 'one.png'})
+  with pytest.raises(command_line.CommandError, match='a/one.png and .*b/one.png both fit'):
+    _run(saved_model, images, tmp_path / 'out', f'--annotation_file={twice}')
+  twice.write_text('{', encoding='utf-8')
+  with pytest.raises(command_line.CommandError, match='cannot be read as COCO annotations'):
+    _run(saved_model, images, tmp_path / 'out', f'--annotation_file={twice}')
+  assert not (tmp_path / 'out').exists()
+
+
+def test_broken_images_are_skipped_and_named(tmp_path, images, saved_model, capsys):
+  whole = (images / 'a' / 'one.png').read_bytes()
+  (images / 'a' / 'cut.png').write_bytes(whole[:len(whole) // 2])
+  (images / 'a' / 'text.jpg').write_text('no image', encoding='utf-8')
+  (images / 'notes.txt').write_text('not meant as one', encoding='utf-8')
+  written = _run(saved_model, images, tmp_path / 'out')
+  assert _boxes_by_name(written) == RECTANGLES
+  assert {pathlib.Path(file).name for file in written['costs']['skipped']} == {
+      'cut.png', 'text.jpg'}
+  assert 'Skipped, cannot be read: 2 (' in capsys.readouterr().out
+
+
+def test_no_image_that_can_be_read(tmp_path, images, saved_model):
+  broken = tmp_path / 'broken.jpg'
+  broken.write_text('no image', encoding='utf-8')
+  with pytest.raises(command_line.CommandError, match=r'could be read \(1 tried\).*broken.jpg'):
+    _run(saved_model, broken, tmp_path / 'out')
+  with pytest.raises(command_line.CommandError, match='no such file or folder'):
+    _run(saved_model, tmp_path / 'nowhere', tmp_path / 'out')
+  (tmp_path / 'empty').mkdir()
+  with pytest.raises(command_line.CommandError, match='holds no image'):
+    _run(saved_model, tmp_path / 'empty', tmp_path / 'out')
+  assert not (tmp_path / 'out').exists()
+
+
+def test_another_folder_is_not_replaced(tmp_path, images, saved_model):
+  with pytest.raises(command_line.CommandError, match='was not written by this command'):
+    _run(saved_model, images, images)
+  assert (images / 'a' / 'one.png').is_file()
+
+
+def test_what_is_no_detector_is_refused(tmp_path, images):
+  with pytest.raises(command_line.CommandError, match='no file saved_model.pb'):
+    saved_models.SavedDetector(tmp_path)
+  other = tf.Module()
+  other.f = tf.function(lambda x: {'y': x}, input_signature=[tf.TensorSpec([None])])
+  tf.saved_model.save(other, str(tmp_path / 'other'), signatures=other.f)
+  with pytest.raises(command_line.CommandError, match='does not detect objects.*detection_boxes'):
+    _run(tmp_path / 'other', images, tmp_path / 'out')
+  (tmp_path / 'other' / 'saved_model.pb').write_bytes(b'\xff broken')
+  with pytest.raises(command_line.CommandError, match='cannot be loaded'):
+    saved_models.SavedDetector(tmp_path / 'other')
+
+
+def test_evaluation_needs_annotations(capsys):
+  with pytest.raises(SystemExit):
+    predict.main(['--saved_model=s', '--images=i', '--output_dir=o', '--evaluate'])
+  assert '--annotation_file' in capsys.readouterr().err

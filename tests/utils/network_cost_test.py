@@ -1,0 +1,69 @@
+"""The cost of a whole network against sums by hand."""
+from official.core import task_factory
+import pytest
+
+from official_ext.ops import routing
+from official_ext.utils import experiment
+from official_ext.utils import network_cost
+import detectors
+
+pytestmark = pytest.mark.slow
+
+DYFPN = 'retinanet_dyfpn_efficientnetlite0_sample'
+# C3..C5 of EfficientNet-Lite0 at 64 pixels: positions and channels; decoders with 64 filters.
+MAPS = ((8 * 8, 40), (4 * 4, 112), (2 * 2, 320))
+FILTERS = 64
+BRANCH_TAPS = (1, 9, 9, 9, 25, 25, 25)
+
+
+def _head(num_classes=11, anchors=9):
+  """Two 3x3 convolutions for classes and two for boxes, and the two predictors, on P3..P5."""
+  per_position = 9 * FILTERS * (4 * FILTERS + anchors * (num_classes + 4))
+  return per_position * sum(positions for positions, _ in MAPS)
+
+
+@pytest.mark.parametrize('block', ['A', 'B'])
+def test_dyfpn_by_hand(block):
+  _, model = detectors.small_task(DYFPN, model={'decoder': {'dyfpn': {'block': block}}})
+  cost = network_cost.whole_network_cost(model, (64, 64))
+  laterals = [positions * channels * FILTERS for positions, channels in MAPS]
+  outputs = sum(positions * 9 * FILTERS * FILTERS for positions, _ in MAPS)
+  gates = model.decoder.gate.multiply_adds()
+  skips = sum(laterals) if block == 'B' else 0
+  every_branch = sum(laterals) * sum(BRANCH_TAPS)
+  largest = every_branch if block == 'B' else sum(laterals) * max(BRANCH_TAPS)
+  smallest = 0 if block == 'B' else sum(laterals) * min(BRANCH_TAPS)
+
+  def near(value):
+    return pytest.approx(value, abs=2e-7 * every_branch)  # a tape's costs are float32
+
+  assert cost.maximum_by_part['head'] == _head()
+  assert cost.maximum_by_part['decoder'] == near(largest + skips + outputs + gates)
+  assert cost.static == near(cost.maximum_by_part['backbone'] + skips + outputs + _head())
+  assert cost.minimum == near(cost.static + gates + smallest)
+  assert cost.maximum == near(cost.static + gates + largest)
+  assert cost.dense == cost.maximum_by_part['backbone'] + (
+      skips + every_branch + outputs + gates + _head())
+  assert sum(cost.maximum_by_part.values()) == cost.maximum
+
+
+def test_counting_leaves_the_model_as_it_was():
+  _, model = detectors.small_task(DYFPN)
+  layer, = routing.routed_layers(model)
+  for inference in ('skip', 'mask'):
+    layer.inference = inference
+    network_cost.whole_network_cost(model, (64, 64))
+    assert layer.inference == inference
+  with pytest.raises(KeyError), network_cost.computing_every_branch(model):
+    layer.inference = 'skip'
+    raise KeyError
+  assert layer.inference == 'mask'
+
+
+def test_model_gardens_retinanet():
+  # The sum over its 111 convolutions, taken by a hook on every convolution's call.
+  params = experiment.resolve(
+      'retinanet_resnetfpn_coco', params_override='task.model.input_size=[256,320,3]')
+  model = task_factory.get_task(params.task).build_model()
+  cost = network_cost.whole_network_cost(model, (256, 320))
+  assert cost[:4] == (19_383_318_016,) * 4
