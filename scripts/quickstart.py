@@ -112,8 +112,9 @@ def main() -> None:
     steps.run('sample', 'tools.make_sample_data', output_dir=data)
   steps.run('convert', 'tools.convert_dataset', input=data, output_dir=records)
   steps.run('check', 'tools.check_dataset', data=records, output=output / 'data.png')
-  steps.run('train', 'train', log=output / 'train.log', experiment=EXPERIMENT, mode='train_and_eval', model_dir=model,
-            config_file=records / 'overrides.yaml', **_overrides(args))
+  steps.run('train', 'train', log=output / 'train.log', experiment=EXPERIMENT,
+            mode='train_and_eval', model_dir=model, config_file=records / 'overrides.yaml',
+            **_overrides(args))
   steps.run('export', 'serving.export_saved_model', experiment=EXPERIMENT, checkpoint_path=model,
             export_dir=exported, config_file=model / 'params.yaml')
   images = data / 'images'

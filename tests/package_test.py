@@ -1,6 +1,7 @@
 """The package as a whole: import order, house rules, BUILD, and the wheel that people install."""
 import ast
 import importlib.util
+import os
 import pathlib
 import re
 import shutil
@@ -280,3 +281,29 @@ if not tf.train.list_variables(str(path)):
 """
   subprocess.run(
       [sys.executable, '-I', '-c', text, target.resolve(), *modules], check=True, cwd=elsewhere)
+
+
+@pytest.mark.slow
+def test_installed_wheel_trains_and_exports(wheel, sample_records, tmp_path):
+  """P41: one training step and one export, with nothing of the checkout on the path."""
+  site, elsewhere = tmp_path / 'site', tmp_path / 'elsewhere'
+  elsewhere.mkdir()
+  subprocess.run(
+      [sys.executable, '-m', 'pip', 'install', '--quiet', '--no-deps', '--no-index',
+       '--target', site, wheel], check=True)
+  common = ['--experiment=retinanet_dyfpn_efficientnetlite0_sample']
+  small = ('trainer.train_steps=1,task.train_data.global_batch_size=2,'
+           'task.model.input_size=[64,64,3],task.model.max_level=5')
+  commands = (
+      ['official_ext.train', '--mode=train', '--model_dir=model', f'--params_override={small}',
+       f'--config_file={sample_records}/overrides.yaml'],
+      ['official_ext.serving.export_saved_model', '--checkpoint_path=model', '--export_dir=saved',
+       '--config_file=model/params.yaml'])
+  for module, *arguments in commands:
+    result = subprocess.run(
+        [sys.executable, '-m', module, *common, *arguments], cwd=elsewhere,
+        env={**os.environ, 'PYTHONPATH': str(site)}, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr[-2000:]
+  assert (elsewhere / 'saved' / 'saved_model.pb').is_file()
+  parameters = (elsewhere / 'model' / 'params.yaml').read_text(encoding='utf-8')
+  assert str(site / 'official_ext' / 'data') in parameters

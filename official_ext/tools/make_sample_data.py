@@ -34,15 +34,15 @@ _PHOTOGRAPHS = {
 }
 _TRAIN_PART = 0.7  # of the scans of each digit, and of the width of each photograph
 _MIN_VISIBLE = 0.6  # of a digit that others lie on
-_CONTRAST = 90  # between the luminance of a digit and of what it lies on, in 0 to 255
+_CONTRAST = 110  # between the luminance of a digit and of what it lies on, in 0 to 255
 
 # Share of the images; numbers of small and large digits; their heights / image size.
 _SCENES = (
-    (0.30, (0, 0), (1, 1), (0.08, 0.7)),
-    (0.35, (0, 2), (1, 4), (0.12, 0.5)),
-    (0.35, (9, 22), (0, 2), (0.25, 0.5)),
+    (0.30, (0, 0), (1, 1), (0.1, 0.7)),
+    (0.35, (0, 2), (1, 4), (0.15, 0.5)),
+    (0.35, (7, 16), (0, 2), (0.25, 0.5)),
 )
-_SMALL = (0.07, 0.16)
+_SMALL = (0.09, 0.2)
 
 
 def _parse_arguments():

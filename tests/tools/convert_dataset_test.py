@@ -30,8 +30,7 @@ def _read(folder, split):
   decoder = tf_example_decoder.TfExampleDecoder(include_mask=True)
   files = sorted(str(path) for path in folder.glob(f'{split}-*.tfrecord'))
   records = [decoder.decode(record) for record in tf.data.TFRecordDataset(files)]
-  result = {int(record['source_id'].numpy()): {key: value.numpy()
-                                               for key, value in record.items()}
+  result = {int(record['source_id'].numpy()): {key: value.numpy() for key, value in record.items()}
             for record in records}
   assert len(result) == len(records), 'an image id is there twice'
   return result
