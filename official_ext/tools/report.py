@@ -189,10 +189,17 @@ def _write_routing(page: report.Report, predictions: Predictions, results: Dict[
 def _write_examples(page: report.Report, predictions: Predictions) -> None:
   page.heading('Detections beside ground truth, from the cheapest to the dearest image')
   for cost in routing_pictures.spread(predictions.costs, _EXAMPLES):
-    gates = ''.join(f'; {name}: {gate}' for name, gate in cost.get('gates', {}).items())
+    gates = ''.join(f'; {name} {_describe(gate)}' for name, gate in cost.get('gates', {}).items())
     page.image(
         visualization.grid(predictions.pair(cost['image_id']), ['ground truth', 'detections'], 2),
         f'{cost["file"]}: {cost["multiply_adds"] / _GIGA:.3f} GMAC{gates}')
+
+
+def _describe(gate: Any) -> str:
+  """Says what a gate decided: open or shut, or which path."""
+  if isinstance(gate, list):
+    return f'path {int(np.argmax(gate))}'
+  return {0: 'shut', 1: 'open'}.get(gate, f'{gate:.0%} open')
 
 
 def _write_branches(page: report.Report, detector: TrainedDetector,

@@ -1,0 +1,67 @@
+"""D36: modules load from checkpoints completely, or the run is refused in one sentence."""
+import detectors
+import numpy as np
+from official.core import exp_factory
+from official.core import task_factory
+import pytest
+import tensorflow as tf
+
+from official_ext.tasks import routed
+
+DYFPN = 'retinanet_dyfpn_efficientnetlite0_sample'
+
+
+@pytest.fixture(scope='module')
+def stock_checkpoint(tmp_path_factory):
+  """A checkpoint as Model Garden's trainer writes it, of its own RetinaNet, and the model."""
+  config = detectors.small_experiment('retinanet_fpn_efficientnetlite0_sample')
+  stock = exp_factory.get_exp_config('retinanet_resnetfpn_coco')
+  options = config.task.as_dict()
+  for field in ('budget', 'sampled_evaluation_runs'):
+    options.pop(field)
+  stock.task.override(options)
+  model = task_factory.get_task(stock.task).build_model()
+  assert type(model.decoder).__name__ == 'FPN'
+  path = tf.train.Checkpoint(model=model, **model.checkpoint_items).save(
+      str(tmp_path_factory.mktemp('stock') / 'ckpt'))
+  return path, model
+
+
+def _task(checkpoint, modules, **task):
+  config = detectors.small_experiment(
+      DYFPN, init_checkpoint=checkpoint, init_checkpoint_modules=modules, **task)
+  built = task_factory.get_task(config.task)
+  return built, built.build_model()
+
+
+def test_backbone_and_head_of_a_model_garden_checkpoint_load(stock_checkpoint):
+  path, stock = stock_checkpoint
+  task, model = _task(path, ['backbone', 'head'])
+  neck = [np.array(weight) for weight in model.decoder.get_weights()]
+  task.initialize(model)
+  for part in ('backbone', 'head'):
+    for ours, theirs in zip(getattr(model, part).variables, getattr(stock, part).variables):
+      np.testing.assert_array_equal(ours, theirs)
+  for before, after in zip(neck, model.decoder.get_weights()):
+    np.testing.assert_array_equal(before, after)
+
+
+def test_a_partial_load_is_refused(stock_checkpoint):
+  task, model = _task(stock_checkpoint[0], 'all')
+  with pytest.raises(routed.InitializationError, match='decoder'):
+    task.initialize(model)
+
+
+def test_another_number_of_classes_is_refused(stock_checkpoint):
+  task, model = _task(stock_checkpoint[0], 'backbone,head', model={'num_classes': 4})
+  with pytest.raises(routed.InitializationError, match='task.init_checkpoint'):
+    task.initialize(model)
+
+
+def test_unknown_modules_and_missing_files_are_named(stock_checkpoint):
+  task, model = _task(stock_checkpoint[0], 'neck')
+  with pytest.raises(routed.InitializationError, match="'decoder'"):
+    task.initialize(model)
+  task, model = _task('nowhere/ckpt-1', 'backbone')
+  with pytest.raises(routed.InitializationError, match='nowhere/ckpt-1'):
+    task.initialize(model)

@@ -1,0 +1,54 @@
+"""Mask R-CNN with DyFPN takes training steps on the sample's masks and on real ones."""
+import subprocess
+import sys
+
+import detectors
+import numpy as np
+import pytest
+import tf_keras
+
+MASKS = {
+    'model': {
+        'max_level': 6, 'include_mask': True,
+        'mask_head': {'num_convs': 1, 'num_filters': 16},
+        'mask_sampler': {'num_sampled_masks': 16},
+        'mask_roi_aligner': {'crop_size': 14},
+    },
+    'budget': {'weight': 1.0, 'target': 0.3},
+}
+
+
+def _step(records: str, num_classes: int):
+  """One training step; returns the metrics and how much the mask head and the gates moved."""
+  task, model = detectors.small_task(
+      'fasterrcnn_dyfpn_efficientnetlite0_sample',
+      **{**MASKS, 'model': {**MASKS['model'], 'num_classes': num_classes}})
+  inputs = detectors.batch(task, records, size=2)
+  parts = {'mask_head': model.mask_head, 'gate': model.decoder.gate}
+  before = {name: [np.array(weight) for weight in part.get_weights()]
+            for name, part in parts.items()}
+  metrics = task.build_metrics(training=True)
+  task.train_step(inputs, model, tf_keras.optimizers.legacy.SGD(0.1), metrics)
+  moved = {name: max(np.abs(new - old).max()
+                     for new, old in zip(part.get_weights(), before[name]))
+           for name, part in parts.items()}
+  return {metric.name: float(metric.result()) for metric in metrics}, moved
+
+
+def _check(values, moved):
+  assert values['mask_loss'] > 0 and np.isfinite(list(values.values())).all()
+  assert 0 < values['routing/gmac/executed'] <= values['routing/gmac/maximum']
+  assert moved['mask_head'] > 0 and moved['gate'] > 0
+
+
+@pytest.mark.slow
+def test_a_step_on_the_masks_of_the_sample(sample_records):
+  _check(*_step(f'{sample_records}/train-*.tfrecord', 11))
+
+
+@pytest.mark.slow
+def test_a_step_on_the_masks_of_real_nuclei(real_data, tmp_path):
+  subprocess.run(
+      [sys.executable, '-m', 'official_ext.tools.convert_dataset', '--include_masks',
+       f'--input={real_data}/nuclei', f'--output_dir={tmp_path}/records'], check=True)
+  _check(*_step(f'{tmp_path}/records/train-*.tfrecord', 2))
