@@ -33,8 +33,7 @@ def _experiment(neck: str, records: str, steps: int, **task):
   config = detectors.small_experiment(f'retinanet_{neck}_efficientnetlite0_sample', **task)
   config.override({
       'task': {'train_data': {
-          'input_path': records, 'global_batch_size': 4, 'shuffle_buffer_size': 1, 'seed': 1,
-          'parser': {'aug_rand_hflip': False, 'aug_scale_min': 1.0, 'aug_scale_max': 1.0}}},
+          'input_path': records, 'global_batch_size': 4, 'shuffle_buffer_size': 1, 'seed': 1}},
       'trainer': {'train_steps': steps, 'steps_per_loop': 1, 'checkpoint_interval': 3,
                   'summary_interval': 1, 'validation_interval': steps},
   })

@@ -59,8 +59,8 @@ def _write_coco(folder, images, annotations, categories=None, splits=('train', '
   for split in splits:
     path = folder / 'annotations' / f'{split}.json'
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(dict(images=images, annotations=annotations,
-                                    categories=categories)))
+    content = dict(images=images, annotations=annotations, categories=categories)
+    path.write_text(json.dumps(content))
 
 
 def _entry(number, name, size=(40, 30)):
@@ -83,8 +83,7 @@ def _assert_equal_to_coco(folder, annotation_file, split, num_masks):
       assert record['groundtruth_classes'].tolist() == [a['category_id'] for a in annotations]
       assert record['groundtruth_is_crowd'].tolist() == [bool(a['iscrowd']) for a in annotations]
       boxes = np.array([a['bbox'] for a in annotations]).reshape(-1, 4)
-      boxes = np.stack([boxes[:, 1], boxes[:, 0], boxes[:, 1] + boxes[:, 3],
-                        boxes[:, 0] + boxes[:, 2]], axis=-1)
+      boxes = np.concatenate([boxes[:, 1::-1], boxes[:, 1::-1] + boxes[:, :1:-1]], axis=-1)
       np.testing.assert_allclose(record['groundtruth_boxes'] * size, boxes, atol=0.02)
       if num_masks:
         for annotation, mask in zip(annotations, record['groundtruth_instance_masks']):

@@ -19,7 +19,8 @@ class Conv2D(tf_keras.layers.Conv2D):
 
   def convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     outputs = super().convolution_op(inputs, kernel)
-    keeps_shape = inputs.shape[-1] == self.filters and self.strides == (1, 1)
+    keeps_shape = (inputs.shape[-1] == self.filters and self.strides == (1, 1)
+                   and self.dilation_rate == (1, 1))
     if keeps_shape or (inputs.shape[0] or 0) > 0:
       return outputs
     size = tf.shape(inputs)
