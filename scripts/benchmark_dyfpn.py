@@ -71,6 +71,9 @@ def benchmark_necks(image_size: int, batch: int, repeats: int) -> None:
   specs = {level: [None, *value.shape[1:]] for level, value in features.items()}
   options = {'input_specs': specs, 'min_level': 3, 'max_level': 7}
   skip, mask = (dyfpn.DyFPN(inference=inference, **options) for inference in ('skip', 'mask'))
+  dense = multiply_adds.count_graph(tf.function(
+      lambda: mask({level: value[:1] for level, value in features.items()}, training=False),
+      autograph=False).get_concrete_function().graph)
   forced = ForcedSelection(batch)
   skip._selection = mask._selection = forced  # pylint: disable=protected-access
   functions = {
@@ -78,9 +81,6 @@ def benchmark_necks(image_size: int, batch: int, repeats: int) -> None:
       'always': _neck(mask, features),
       'dynamic': _neck(skip, features),
   }
-  dense = multiply_adds.count_graph(tf.function(
-      lambda: mask({level: value[:1] for level, value in features.items()}, training=False),
-      autograph=False).get_concrete_function().graph)
   order = np.random.default_rng(0).permutation(batch * len(CHANNELS))
   command_line.say(f'\nbatch {batch}, {image_size} pixels, levels 3-5 (512, 1024, 2048 channels):')
   for share in (0, 0.25, 0.5, 1):
