@@ -17,7 +17,9 @@ DYFPN = 'retinanet_dyfpn_efficientnetlite0_sample'
 @pytest.fixture(scope='module')
 def dyfpn(sample_records):
   """A small DyFPN RetinaNet whose gates are nearly undecided, and a batch for each step."""
-  task, model = detectors.small_task(DYFPN, budget={'weight': 3.0, 'target': 0.25})
+  task, model = detectors.small_task(
+      DYFPN, budget={'weight': 3.0, 'target': 0.25},
+      annotation_file=f'{sample_records}/annotations/val.json')
   detectors.set_gate_bias(model, 0.0)
   return (task, model, detectors.batch(task, f'{sample_records}/train-*.tfrecord'),
           detectors.batch(task, f'{sample_records}/val-*.tfrecord', training=False))
@@ -164,8 +166,10 @@ def test_budget_options_out_of_range_name_the_field():
 
 @pytest.mark.slow
 def test_faster_rcnn_steps_log_routing_too(sample_records):
-  task, model = detectors.small_task('fasterrcnn_dyfpn_efficientnetlite0_sample',
-                                     model={'max_level': 6, 'input_size': [64, 64, 3]})
+  task, model = detectors.small_task(
+      'fasterrcnn_dyfpn_efficientnetlite0_sample',
+      model={'max_level': 6, 'input_size': [64, 64, 3]},
+      annotation_file=f'{sample_records}/annotations/val.json')
   inputs = detectors.batch(task, f'{sample_records}/train-*.tfrecord')
   metrics = task.build_metrics(training=True)
   before = copy.deepcopy(model.decoder.gate.get_weights())
@@ -174,6 +178,5 @@ def test_faster_rcnn_steps_log_routing_too(sample_records):
   assert 0 < values['routing/gmac/executed'] <= values['routing/gmac/maximum']
   assert any(np.any(a != b) for a, b in zip(before, model.decoder.gate.get_weights()))
   validation = detectors.batch(task, f'{sample_records}/val-*.tfrecord', training=False)
-  task.task_config.annotation_file = f'{sample_records}/annotations/val.json'
   logs = _evaluate(task, model, [validation])
   assert {'routing/gmac/executed/mean', 'routing/gate/dyfpn/2', 'AP'} <= set(logs)
