@@ -1,7 +1,6 @@
 """Exports a trained detector as a SavedModel, and checks what was written."""
 import argparse
 import json
-import pathlib
 import re
 import time
 from typing import Any, Dict, List, Mapping, Optional, Sequence
@@ -68,19 +67,6 @@ def _parse_arguments(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
   parser.add_argument('--output_gates', action=argparse.BooleanOptionalAction, default=True,
                       help='one output for each gate')
   return parser.parse_args(arguments)
-
-
-def check_export_dir(path: files.PathLike) -> None:
-  """Refuses to replace a folder that is not an earlier export.
-
-  Raises:
-    CommandError: the folder has other content.
-  """
-  path = pathlib.Path(path)
-  if path.is_dir() and any(path.iterdir()) and not (path / 'export.json').is_file():
-    raise command_line.CommandError(
-        f'--export_dir={path} exists and is no earlier export, and would be replaced as a whole: '
-        'give a new folder.')
 
 
 def build_module(params: Any, checkpoint_path: files.PathLike, input_type: str,
@@ -233,7 +219,7 @@ def export(params: Any, args: argparse.Namespace) -> Dict[str, Any]:
   import yaml  # pylint: disable=g-import-not-at-top
 
   start = time.monotonic()
-  check_export_dir(args.export_dir)
+  files.check_own_output(args.export_dir, 'export.json', '--export_dir')
   module = build_module(params, args.checkpoint_path, args.input_type, args.input_image_size,
                         args.batch_size, args.output_gates)
   size, cost = list(module.image_size), module.cost

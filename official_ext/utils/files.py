@@ -126,23 +126,24 @@ def _remove(path: pathlib.Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def check_own_output(output_dir: PathLike, marker: str) -> None:
+def check_own_output(path: PathLike, marker: str, flag: str = '--output_dir') -> None:
   """Refuses to replace a folder that the same command has not written.
 
   Args:
-    output_dir: the folder that a command is about to replace.
+    path: the folder that a command is about to replace.
     marker: a file that this command puts into every folder that it writes.
+    flag: the command's flag that gave the folder.
 
   Raises:
-    CommandError: `output_dir` is a file, or a folder with other content.
+    CommandError: `path` is a file, or a folder with other content.
   """
-  path = pathlib.Path(output_dir)
+  path = pathlib.Path(path)
   if path.is_dir() and ((path / marker).is_file() or not any(path.iterdir())):
     return
   if path.exists():
     raise command_line.CommandError(
-        f'--output_dir {path} exists and was not written by this command, which would replace '
-        'it: give a new folder.')
+        f'{flag}={path} exists and was not written by this command, which would replace it as a '
+        'whole: give a new folder.')
 
 
 def _check_replaceable(path: pathlib.Path) -> None:
