@@ -140,7 +140,7 @@ def _cascadercnn_coco(decoder: str) -> cfg.ExperimentConfig:
 # --- The composed sample: a few minutes on a CPU ---------------------------------------
 
 
-def _sample_override(decoder: str, steps: int = 400) -> Dict[str, Any]:
+def _sample_override(decoder: str, steps: int = 500) -> Dict[str, Any]:
   """Options of a short run on 256-pixel images from the carried EfficientNet-Lite0."""
   data = {'global_batch_size': 8, 'dtype': 'float32', 'shuffle_buffer_size': 256}
   parser = {'aug_rand_hflip': False, 'aug_scale_min': 0.8, 'aug_scale_max': 1.2}

@@ -92,28 +92,16 @@ def build_model(params: Any, checkpoint_path: Optional[str]) -> Any:
   from official.core import task_factory
   from official.vision.configs import maskrcnn
   from official.vision.configs import retinanet
-  import tensorflow as tf
+
+  from official_ext.utils import checkpoints
   if not isinstance(params.task, (retinanet.RetinaNetTask, maskrcnn.MaskRCNNTask)):
     raise command_line.CommandError(
         f'--experiment trains {type(params.task).__name__}; profile knows RetinaNet and Faster, '
         'Mask and Cascade R-CNN: show_config --all lists the experiments.')
   experiment.build_decoder(params.task.model)
   model = task_factory.get_task(params.task).build_model()
-  if not checkpoint_path:
-    return model
-  path = checkpoint_path
-  if tf.io.gfile.isdir(path):
-    path = tf.train.latest_checkpoint(path)
-  if not path or not tf.io.gfile.glob(f'{path}.index'):
-    raise command_line.CommandError(
-        f'--checkpoint_path={checkpoint_path} is no checkpoint and no folder with one: give what '
-        'training wrote, such as runs/dyfpn/ckpt-400.')
-  try:
-    tf.train.Checkpoint(model=model).read(path).expect_partial().assert_existing_objects_matched()
-  except (AssertionError, ValueError, tf.errors.OpError) as error:
-    raise command_line.CommandError(
-        f'--checkpoint_path={path} is of another model: give the experiment and the overrides '
-        f'that it was trained with ({str(error).splitlines()[0][:200]}).') from error
+  if checkpoint_path:
+    checkpoints.restore(model, checkpoint_path)
   return model
 
 

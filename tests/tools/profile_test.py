@@ -169,7 +169,7 @@ def test_checkpoints(tmp_path):
   for path in (saved, str(tmp_path)):
     loaded = profile.build_model(params, path)
     assert all(np.all(v == 0.25) for v in loaded.decoder.trainable_variables)
-  with pytest.raises(command_line.CommandError, match='is no checkpoint and no folder with one'):
+  with pytest.raises(command_line.CommandError, match='there is no such checkpoint'):
     profile.build_model(params, str(tmp_path / 'absent'))
   params.task.model.decoder.fpn.num_filters = 16
   with pytest.raises(command_line.CommandError, match='is of another model'):
