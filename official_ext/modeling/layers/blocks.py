@@ -29,9 +29,9 @@ class Conv2D(tf_keras.layers.Conv2D):
     known = inputs.shape
     height, width = (
         -(-(known[axis] or size[axis]) // self.strides[axis - 1]) for axis in (1, 2))
-    # The maximum hides the batch size from the optimizer of graphs, which would find that the
-    # reshape does nothing where height and width are known.
-    return tf.reshape(outputs, [tf.maximum(size[0], 0), height, width, self.filters])
+    # Where height and width are known, TensorFlow's optimizer of graphs takes a reshape to the
+    # shape that it expects for one that does nothing, and drops it; not so one to another rank.
+    return tf.squeeze(tf.reshape(outputs, [size[0], height, width, 1, self.filters]), axis=3)
 
 
 @tf_keras.utils.register_keras_serializable(package='official_ext')
