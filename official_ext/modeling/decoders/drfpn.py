@@ -7,7 +7,7 @@ import dataclasses
 from typing import Any, Dict, Optional
 
 from official.modeling import hyperparams
-import tensorflow as tf, tf_keras
+import tf_keras
 
 from official_ext.configs import components
 from official_ext.modeling.decoders import pyramid

@@ -11,8 +11,7 @@ from official_ext.ops import sampling
 
 
 def _bin_weights(size: tf.Tensor, bins: int, dtype: tf.DType) -> tf.Tensor:
-  """Returns the matrix `[bins, size]` whose row i averages pixels floor(i n / bins) to
-  ceil((i + 1) n / bins)."""
+  """Returns the matrix `[bins, size]` of `adaptive_average_pool` along one axis."""
   index = tf.range(bins)
   start = index * size // bins
   end = -(-(index + 1) * size // bins)
