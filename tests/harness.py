@@ -120,7 +120,7 @@ def check_training_step(part: Component, tmp_path) -> None:
   del tmp_path
   _train_one_step(part, part.make(norm='none'), part.idle)
   # Batch norm takes away what a bias before it adds.
-  _train_one_step(part, part.make(norm='batch_norm'), rf'{part.idle}|(output|coarser)_\d/bias')
+  _train_one_step(part, part.make(norm='batch_norm'), rf'{part.idle}|(output|coarser)(_\d)?/bias')
 
 
 def _train_one_step(part: Component, layer: tf_keras.layers.Layer, idle: str) -> None:

@@ -19,6 +19,42 @@ def conv2d(inputs, kernel, bias=0.0, stride=1, dilation=1):
   return result
 
 
+def symmetric_conv2d(inputs, kernel, bias=0.0, stride=2):
+  """A convolution with half a kernel of zeros on every side, at every `stride`-th pixel."""
+  return conv2d(inputs, kernel, bias)[:, ::stride, ::stride]
+
+
+def transposed_conv2d(inputs, kernel, bias=0.0):
+  """Stride 2: every pixel adds its kernel, `[3, 3, out, in]`, around pixel (2 i, 2 j)."""
+  batch, height, width, _ = inputs.shape
+  result = np.zeros([batch, 2 * height + 1, 2 * width + 1, kernel.shape[2]]) + bias
+  for row, column in np.ndindex(height, width):
+    patch = np.einsum('bi,xyoi->bxyo', inputs[:, row, column], kernel)
+    result[:, 2 * row:2 * row + 3, 2 * column:2 * column + 3] += patch
+  return result[:, 1:, 1:]
+
+
+def sample_bilinear(inputs, positions, padding='zeros'):
+  """Every position weighs all pixels by what is left of one pixel's distance, in both axes."""
+  last = np.array(inputs.shape[1:3]) - 1
+  if padding == 'border':
+    positions = np.clip(positions, 0, last)
+  rows, columns = (np.maximum(1 - abs(positions[..., axis, None] - np.arange(last[axis] + 1)), 0)
+                   for axis in (0, 1))
+  return np.einsum('bijr,bijs,brsc->bijc', rows, columns, inputs)
+
+
+def aligned_grid(size_in, size_out):
+  """Positions of the pixels of one map in another, first on first and last on last."""
+  axes = [np.arange(b) * (a - 1) / max(b - 1, 1) for a, b in zip(size_in, size_out)]
+  return np.stack(np.meshgrid(*axes, indexing='ij'), -1)
+
+
+def resize_bilinear(inputs, size):
+  grid = np.broadcast_to(aligned_grid(inputs.shape[1:3], size), [len(inputs), *size, 2])
+  return sample_bilinear(inputs, grid)
+
+
 def resize_nearest(inputs, size):
   """Every pixel looks up floor(i * in / out)."""
   result = np.zeros([inputs.shape[0], *size, inputs.shape[3]], inputs.dtype)

@@ -17,7 +17,7 @@ from official_ext.configs import detectors
 SAMPLE = 'runs/sample/records'
 SAMPLE_CLASSES = 11
 
-_DECODERS = ('fpn', 'inception_fpn', 'dyfpn')
+_DECODERS = ('fpn', 'inception_fpn', 'dyfpn', 'drfpn')
 
 
 def _from_stock(name: str, task: Any, *overrides: Dict[str, Any]) -> cfg.ExperimentConfig:
@@ -53,9 +53,9 @@ def _schedule(steps: int, learning_rate: Dict[str, Any], warmup_steps: int,
   }
 
 
-# --- The papers' setting: COCO, ResNet, 12 epochs of batch 8 (papers' "1x") ------------
+# --- The papers' setting: COCO, ResNet, 12 epochs ("1x") of batch 8, of 24 for DRFPN ------
 #
-# Differs from DyFPN's setting, because Model Garden has it so:
+# Differs from DyFPN's and DRFPN's setting, because Model Garden has it so:
 # - Images fit into one static size, 832x1344, or 896x1408 for RetinaNet (multiples of the
 #   largest stride); the paper's short side is 800, also of upright images, padded per batch.
 # - The backbone starts from Model Garden's ImageNet checkpoint, not torchvision's.  All its
@@ -64,29 +64,39 @@ def _schedule(steps: int, learning_rate: Dict[str, Any], warmup_steps: int,
 # - Smooth L1 box losses instead of L1, 91 classes as COCO numbers them instead of 80, bfloat16.
 # - The `fpn` twins are Model Garden's FPN, with batch norm, and a convolution for level 6.
 
-_COCO_EPOCH = 118287 // 8
+_COCO_IMAGES = 118287
+
+# DRFPN's three GPUs with eight images each, and a learning rate in proportion.
+_BATCH_SIZES = {'drfpn': 24}
+_LEARNING_RATES = {'drfpn': 0.03}
 
 
-def coco_schedule(epochs: int = 12) -> Dict[str, Any]:
+def coco_schedule(epochs: int = 12, batch_size: int = 8,
+                  learning_rate: float = 0.01) -> Dict[str, Any]:
   """Returns trainer options of the "1x" schedule (12 epochs), or a longer one alike."""
-  boundaries = [epochs * 2 // 3 * _COCO_EPOCH, epochs * 11 // 12 * _COCO_EPOCH]
+  epoch = _COCO_IMAGES // batch_size
+  boundaries = [epochs * 2 // 3 * epoch, epochs * 11 // 12 * epoch]
+  values = [learning_rate, learning_rate / 10, learning_rate / 100]
   return {'trainer': _schedule(
-      epochs * _COCO_EPOCH,
-      {'type': 'stepwise',
-       'stepwise': {'boundaries': boundaries, 'values': [0.01, 0.001, 0.0001]}},
-      warmup_steps=500, warmup_learning_rate=1e-5, interval=_COCO_EPOCH,
-      validation_interval=_COCO_EPOCH)}
+      epochs * epoch,
+      {'type': 'stepwise', 'stepwise': {'boundaries': boundaries, 'values': values}},
+      warmup_steps=500, warmup_learning_rate=1e-5, interval=epoch, validation_interval=epoch)}
+
+
+def _paper_schedule(decoder: str) -> Dict[str, Any]:
+  return coco_schedule(batch_size=_BATCH_SIZES.get(decoder, 8),
+                       learning_rate=_LEARNING_RATES.get(decoder, 0.01))
 
 
 # Too few images per replica for batch statistics; the paper freezes these as well.
 _FROZEN_NORM = {'task': {'model': {'backbone': {'resnet': {'bn_trainable': False}}}}}
 
 
-def _coco_data() -> Dict[str, Any]:
+def _coco_data(decoder: str) -> Dict[str, Any]:
   parser = {'aug_rand_hflip': True, 'aug_scale_min': 1.0, 'aug_scale_max': 1.0}
   return {
-      'train_data': {'input_path': 'coco/train-*.tfrecord', 'global_batch_size': 8,
-                     'parser': parser},
+      'train_data': {'input_path': 'coco/train-*.tfrecord', 'parser': parser,
+                     'global_batch_size': _BATCH_SIZES.get(decoder, 8)},
       'validation_data': {'input_path': 'coco/val-*.tfrecord', 'global_batch_size': 8,
                           'drop_remainder': False},
       'losses': {'l2_weight_decay': 1e-4},
@@ -104,10 +114,10 @@ def _budget(decoder: str, weight: float = 0.2, target: float = 0.5) -> Dict[str,
 
 
 def _retinanet_coco(decoder: str) -> cfg.ExperimentConfig:
-  task = {**_coco_data(), **_budget(decoder),
+  task = {**_coco_data(decoder), **_budget(decoder),
           'model': {'input_size': [896, 1408, 3], 'decoder': _paper_decoder(decoder)}}
   return _from_stock('retinanet_resnetfpn_coco', detectors.RetinaNetTask(),
-                     {'task': task}, _FROZEN_NORM, coco_schedule())
+                     {'task': task}, _FROZEN_NORM, _paper_schedule(decoder))
 
 
 def _two_stage_model(decoder: str) -> Dict[str, Any]:
@@ -125,9 +135,10 @@ def _two_stage_model(decoder: str) -> Dict[str, Any]:
 
 def _rcnn_coco(decoder: str, stock: str = 'fasterrcnn_resnetfpn_coco',
                **model: Any) -> cfg.ExperimentConfig:
-  task = {**_coco_data(), **_budget(decoder), 'model': {**_two_stage_model(decoder), **model}}
+  task = {**_coco_data(decoder), **_budget(decoder),
+          'model': {**_two_stage_model(decoder), **model}}
   return _from_stock(stock, detectors.MaskRCNNTask(), {'task': task}, _FROZEN_NORM,
-                     coco_schedule())
+                     _paper_schedule(decoder))
 
 
 def _cascadercnn_coco(decoder: str) -> cfg.ExperimentConfig:
@@ -145,7 +156,7 @@ def _sample_override(decoder: str, steps: int = 500) -> Dict[str, Any]:
   data = {'global_batch_size': 8, 'dtype': 'float32', 'shuffle_buffer_size': 256}
   parser = {'aug_rand_hflip': False, 'aug_scale_min': 0.8, 'aug_scale_max': 1.2}
   options = {'num_filters': 64}
-  if decoder != 'fpn':
+  if decoder in ('inception_fpn', 'dyfpn'):
     options['branch_init_scale'] = 0.01
   return {
       'runtime': {'mixed_precision_dtype': 'float32', 'distribution_strategy': 'one_device',

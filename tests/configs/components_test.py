@@ -10,6 +10,7 @@ import tensorflow as tf, tf_keras
 
 from official_ext import registry_imports
 from official_ext.configs import components
+from official_ext.modeling.decoders import drfpn
 from official_ext.modeling.decoders import dyfpn
 from official_ext.modeling.decoders import pyramid
 import reference
@@ -178,7 +179,8 @@ def test_a_wrong_value_is_refused_when_the_network_is_built(options, message):
 
 
 def test_defaults_of_configs_and_classes_agree():
-  for name, cls in (('dyfpn', dyfpn.DyFPN), ('inception_fpn', dyfpn.InceptionFPN)):
+  for name, cls in (('dyfpn', dyfpn.DyFPN), ('inception_fpn', dyfpn.InceptionFPN),
+                    ('drfpn', drfpn.DRFPN)):
     config = cls(input_specs=SPECS).get_config()
     options = components.decoder(type=name).get().as_dict()
     assert {key: config[key] for key in options} == options

@@ -20,7 +20,13 @@ class PyramidDecoder(tf_keras.layers.Layer):
 
   Reference: Tsung-Yi Lin et al., Feature Pyramid Networks for Object Detection,
   https://arxiv.org/abs/1612.03144.
+
+  Attributes:
+    has_output_convs: a 3x3 convolution follows `build_pyramid` on every level; a subclass
+      whose own blocks end in convolutions says False.
   """
+
+  has_output_convs = True
 
   def __init__(self,
                input_specs: Mapping[str, Any],
@@ -100,9 +106,10 @@ class PyramidDecoder(tf_keras.layers.Layer):
     self._coarser_levels = [
         str(level) for level in range(levels[-1] + 1, self._max_level + 1)]
 
-  def conv(self, kernel_size: int, name: str, **options: Any) -> blocks.Conv2D:
+  def conv(self, kernel_size: int, name: str, cls: type = blocks.Conv2D,
+           **options: Any) -> blocks.Conv2D:
     """Returns a convolution with `num_filters` filters and the decoder's options."""
-    return blocks.Conv2D(
+    return cls(
         self._num_filters, kernel_size, name=name, **{
             'dtype': self.dtype_policy,
             'kernel_initializer': blocks.fresh(self._kernel_initializer),
@@ -110,9 +117,10 @@ class PyramidDecoder(tf_keras.layers.Layer):
             'bias_regularizer': self._bias_regularizer, **options})
 
   def _build_outputs(self) -> None:
-    self._output_convs = {
-        level: self.conv(3, f'output_{level}') for level in self._backbone_levels}
-    self._coarser_convs, self._norms = {}, {}
+    self._output_convs, self._coarser_convs, self._norms = {}, {}, {}
+    if self.has_output_convs:
+      self._output_convs = {
+          level: self.conv(3, f'output_{level}') for level in self._backbone_levels}
     if self._coarse == 'conv':
       self._coarser_convs = {
           level: self.conv(3, f'coarser_{level}', strides=2) for level in self._coarser_levels}
@@ -145,7 +153,7 @@ class PyramidDecoder(tf_keras.layers.Layer):
     return specs
 
   def build_pyramid(self, inputs: Features, training: Optional[bool]) -> Features:
-    """Makes the levels that the backbone has, before the output convolutions.
+    """Makes the levels that the backbone has, before the output convolutions, if any.
 
     Args:
       inputs: `{level: [batch, height, width, channels]}`, for `backbone_levels`.
@@ -191,8 +199,9 @@ class PyramidDecoder(tf_keras.layers.Layer):
     return self._finish(features, training)
 
   def _finish(self, features: Features, training: Optional[bool]) -> Features:
-    outputs = {level: self._output_convs[level](features[level])
-               for level in self._backbone_levels}
+    outputs = dict(features)
+    for level, conv in self._output_convs.items():
+      outputs[level] = conv(features[level])
     previous = self._backbone_levels[-1]
     for level in self._coarser_levels:
       finer = outputs[previous]

@@ -1,5 +1,5 @@
 """Small layers that several networks share."""
-from typing import Any, Sequence
+from typing import Any, Dict, Optional, Sequence
 
 import tensorflow as tf, tf_keras
 
@@ -18,7 +18,9 @@ class Conv2D(tf_keras.layers.Conv2D):
     super().__init__(filters, kernel_size, **kwargs)
 
   def convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-    outputs = super().convolution_op(inputs, kernel)
+    return self._with_shape(super().convolution_op(inputs, kernel), inputs)
+
+  def _with_shape(self, outputs: tf.Tensor, inputs: tf.Tensor) -> tf.Tensor:
     keeps_shape = (inputs.shape[-1] == self.filters and self.strides == (1, 1)
                    and self.dilation_rate == (1, 1))
     if keeps_shape or (inputs.shape[0] or 0) > 0:
@@ -27,7 +29,61 @@ class Conv2D(tf_keras.layers.Conv2D):
     known = inputs.shape
     height, width = (
         -(-(known[axis] or size[axis]) // self.strides[axis - 1]) for axis in (1, 2))
-    return tf.reshape(outputs, [size[0], height, width, self.filters])
+    # Where height and width are known, TensorFlow's optimizer of graphs takes a reshape to the
+    # shape that it expects for one that does nothing, and drops it; not so one to another rank.
+    return tf.squeeze(tf.reshape(outputs, [size[0], height, width, 1, self.filters]), axis=3)
+
+
+@tf_keras.utils.register_keras_serializable(package='official_ext')
+class SymmetricConv2D(Conv2D):
+  """A strided convolution with `kernel_size // 2` zeros on every side, as papers' code has it.
+
+  Differs from `same`, which pads even sizes on the far side only: the kernel's center lies
+  on pixel `stride * i` of the input.
+  """
+
+  def convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    margins = [[size // 2] * 2 for size in self.kernel_size]
+    outputs = tf.nn.conv2d(inputs, kernel, self.strides, [[0, 0], *margins, [0, 0]],
+                           dilations=self.dilation_rate)
+    return self._with_shape(outputs, inputs)
+
+
+class ConvBlock(tf_keras.layers.Layer):
+  """Base of layers that are made of convolutions with the same options."""
+
+  def __init__(self, kernel_initializer: Any = 'glorot_uniform',
+               kernel_regularizer: Optional[Any] = None, bias_regularizer: Optional[Any] = None,
+               **kwargs):
+    """Initializes the layer.
+
+    Args:
+      kernel_initializer: of all convolutions.
+      kernel_regularizer: of all kernels.
+      bias_regularizer: of all biases.
+      **kwargs: arguments of `tf_keras.layers.Layer`.
+    """
+    super().__init__(**kwargs)
+    self._kernel_initializer = tf_keras.initializers.get(kernel_initializer)
+    self._kernel_regularizer = tf_keras.regularizers.get(kernel_regularizer)
+    self._bias_regularizer = tf_keras.regularizers.get(bias_regularizer)
+
+  def conv(self, filters: int, kernel_size: int, name: str, cls: type = Conv2D,
+           **options: Any) -> tf_keras.layers.Layer:
+    """Returns a convolution with the options of the layer."""
+    return cls(filters, kernel_size, name=name, **{
+        'dtype': self.dtype_policy,
+        'kernel_initializer': fresh(self._kernel_initializer),
+        'kernel_regularizer': self._kernel_regularizer,
+        'bias_regularizer': self._bias_regularizer, **options})
+
+  def get_config(self) -> Dict[str, Any]:
+    return {
+        **super().get_config(),
+        'kernel_initializer': tf_keras.initializers.serialize(self._kernel_initializer),
+        'kernel_regularizer': tf_keras.regularizers.serialize(self._kernel_regularizer),
+        'bias_regularizer': tf_keras.regularizers.serialize(self._bias_regularizer),
+    }
 
 
 def fresh(initializer: tf_keras.initializers.Initializer) -> tf_keras.initializers.Initializer:
