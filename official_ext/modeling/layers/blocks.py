@@ -1,5 +1,5 @@
 """Small layers that several networks share."""
-from typing import Any, Sequence
+from typing import Any, Dict, Sequence
 
 import tensorflow as tf, tf_keras
 
@@ -12,22 +12,44 @@ class Conv2D(tf_keras.layers.Conv2D):
   next operation fails.  A reshape, which costs nothing, puts that right.
   """
 
-  def __init__(self, filters: int, kernel_size: Any, **kwargs):
-    """Initializes the layer; arguments as in `tf_keras.layers.Conv2D`, padding `same`."""
+  def __init__(self, filters: int, kernel_size: Any, symmetric_padding: bool = False, **kwargs):
+    """Initializes the layer; arguments as in `tf_keras.layers.Conv2D`, padding `same`.
+
+    Args:
+      filters: channels of the result.
+      kernel_size: height and width, or one number for both.
+      symmetric_padding: pad half of an odd kernel on all sides, as PyTorch does; Keras pads
+        more at the end where the stride is 2 and the size even.
+      **kwargs: arguments of `tf_keras.layers.Conv2D`.
+    """
     kwargs['padding'] = 'same'
     super().__init__(filters, kernel_size, **kwargs)
+    self._symmetric_padding = symmetric_padding
 
   def convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-    outputs = super().convolution_op(inputs, kernel)
+    if self._symmetric_padding:
+      pads = [[(size - 1) // 2 * rate] * 2
+              for size, rate in zip(self.kernel_size, self.dilation_rate)]
+      outputs = tf.nn.conv2d(inputs, kernel, self.strides, [[0, 0], *pads, [0, 0]],
+                             dilations=self.dilation_rate)
+    else:
+      outputs = super().convolution_op(inputs, kernel)
     keeps_shape = (inputs.shape[-1] == self.filters and self.strides == (1, 1)
                    and self.dilation_rate == (1, 1))
     if keeps_shape or (inputs.shape[0] or 0) > 0:
       return outputs
-    size = tf.shape(inputs)
-    known = inputs.shape
-    height, width = (
-        -(-(known[axis] or size[axis]) // self.strides[axis - 1]) for axis in (1, 2))
-    return tf.reshape(outputs, [size[0], height, width, self.filters])
+    return with_conv_shape(outputs, inputs, self.strides, self.filters)
+
+  def get_config(self) -> Dict[str, Any]:
+    return {**super().get_config(), 'symmetric_padding': self._symmetric_padding}
+
+
+def with_conv_shape(outputs: tf.Tensor, inputs: tf.Tensor, strides: Sequence[int],
+                    filters: int) -> tf.Tensor:
+  """Gives the result of a `same`-padded convolution the shape that it has to have."""
+  size, known = tf.shape(inputs), inputs.shape
+  height, width = (-(-(known[axis] or size[axis]) // strides[axis - 1]) for axis in (1, 2))
+  return tf.reshape(outputs, [size[0], height, width, filters])
 
 
 def fresh(initializer: tf_keras.initializers.Initializer) -> tf_keras.initializers.Initializer:
