@@ -118,7 +118,7 @@ class ImplicitFPN(pyramid.PyramidDecoder):
     if dropout or self._solver['warmup_unroll_steps']:
       self._masks = implicit.ChannelDropout(
           dropout, len(self.levels), self._num_filters, name=f'{self.name}_dropout')
-    self._map = self._build_map(variables) if self._is_implicit else None
+    self.map = self._build_map(variables) if self._is_implicit else None
 
   def _check_options(self) -> None:
     allowed = {'cross_scale': tuple(implicit.CONNECTIONS), 'injection': ('sum', 'mdeq'),
@@ -178,7 +178,7 @@ class ImplicitFPN(pyramid.PyramidDecoder):
         cross_scale_type=self._options['cross_scale'], is_shared=self._options['shared'], **common)
 
   def build(self, input_shape: Mapping[str, tf.TensorShape]) -> None:
-    layers = [*self._basis_norms.values(), *filter(None, (self._map, self._masks))]
+    layers = [*self._basis_norms.values(), *filter(None, (self.map, self._masks))]
     shape = [None, None, None, self._num_filters]
     blocks.build_in_scope(layers, [shape] * len(layers))
     super().build(input_shape)
@@ -193,6 +193,15 @@ class ImplicitFPN(pyramid.PyramidDecoder):
     for level, norm in self._basis_norms.items():
       basis[level] = norm.run(norm.prepare(self.compute_dtype), basis[level])
     return basis
+
+  def function(self, basis: Mapping[str, tf.Tensor]) -> fixed_point.Function:
+    """Returns the map of which the pyramid is the fixed point at inference: P to G(P + B).
+
+    Args:
+      basis: as `basis` returns it.
+    """
+    return equilibrium.Equilibrium(
+        self.map, self._solver, [basis[level] for level in self.levels], None, False).function
 
   def call(self, inputs: Mapping[str, tf.Tensor], training: Optional[bool] = None,
            initial: Optional[Mapping[str, tf.Tensor]] = None) -> pyramid.Features:
@@ -218,7 +227,7 @@ class ImplicitFPN(pyramid.PyramidDecoder):
       self._record(basis)
       return dict(zip(self.levels, basis))
     step, masks = self._begin_step(basis, training)
-    solve = equilibrium.Equilibrium(self._map, self._solver, basis, masks, training)
+    solve = equilibrium.Equilibrium(self.map, self._solver, basis, masks, training)
     found = solve.run(self._start(basis, initial), step)
     if training and self.trainable and self._options['block_norm'] == 'batch_norm':
       solve.update(found.state)

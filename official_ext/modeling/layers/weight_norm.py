@@ -7,6 +7,7 @@ which runs it with them; `call` is one after the other.
 Variables have the layer's own dtype, float32 or float64, and `prepare` casts what it
 made of them: norms are never taken in low precision.
 """
+import random
 from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple
 
 import tensorflow as tf, tf_keras
@@ -86,8 +87,11 @@ class WeightNormConv2D(tf_keras.layers.Layer):
     channels = tf.TensorShape(input_shape)[-1]
     size = [self._kernel_size] * 2
     shape = [*size, channels, 1 if self._depthwise else self._filters]
-    # An initializer draws the same values each time: the scale is this kernel's norm.
-    initializer = blocks.fresh(self._kernel_initializer)
+    config = self._kernel_initializer.get_config()
+    if 'seed' in config and config['seed'] is None:
+      # With a seed of its own it draws the same values again: the scale is this kernel's norm.
+      config['seed'] = random.randint(1, 2**30)
+    initializer = self._kernel_initializer.__class__.from_config(config)
     self.kernel = self.add_weight(
         'kernel', shape, initializer=initializer, regularizer=self._kernel_regularizer)
     self.scale = self.add_weight(
