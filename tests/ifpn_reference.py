@@ -140,7 +140,8 @@ class Map:
   def nasfpn(self, p):
     """Figure 6 of the NAS-FPN paper; levels 3 to 7 are p[0] to p[4]."""
     def cell(number, x):
-      return self.norm(f'cross_scale/norm_{number}', self.conv(f'cross_scale/cell_{number}', relu(x)))
+      x = self.conv(f'cross_scale/cell_{number}', relu(x))
+      return self.norm(f'cross_scale/norm_{number}', x)
 
     def attend(coarse, fine):
       return coarse + fine / (1 + np.exp(-coarse.max((1, 2), keepdims=True)))

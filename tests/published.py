@@ -1,0 +1,56 @@
+"""What tests of published configurations share: reading YAML comments, counting decoders."""
+import functools
+import json
+import pathlib
+import re
+
+from official.core import exp_factory
+from official.vision.modeling import backbones
+from official.vision.modeling.decoders import factory
+import tensorflow as tf, tf_keras
+
+from official_ext import registry_imports
+from official_ext.utils import experiment
+
+CHECKOUT = pathlib.Path(__file__).resolve().parents[1]
+
+
+def yaml_name(path):
+  return path.relative_to(CHECKOUT / 'configs').as_posix().removesuffix('.yaml')
+
+
+def comment(path):
+  """The first comment as one line."""
+  lines = []
+  for line in path.read_text(encoding='utf-8').splitlines():
+    if not line.startswith('#'):
+      break
+    lines.append(line.lstrip('# '))
+  return ' '.join(lines)
+
+
+def resolve(path):
+  """The experiment that a YAML's comment names, with the YAML."""
+  return experiment.resolve(
+      re.search(r'Experiment: (\w+)\.', comment(path))[1], [str(path)], lock=False)
+
+
+@functools.lru_cache(maxsize=None)
+def backbone_specs(as_json):
+  config = exp_factory.get_exp_config('fasterrcnn_dyfpn_resnet50_coco').task.model
+  config.backbone.override(json.loads(as_json))
+  with tf.Graph().as_default():
+    return backbones.factory.build_backbone(
+        tf_keras.layers.InputSpec(shape=[None, 64, 64, 3]), config.backbone,
+        config.norm_activation).output_specs
+
+
+def count_parameters(model):
+  """Builds the decoder in a graph, where variables take no memory, and counts."""
+  specs = backbone_specs(json.dumps(model.backbone.as_dict(), sort_keys=True))
+  with tf.Graph().as_default():
+    decoder = factory.build_decoder(specs, model)
+    inputs = {level: tf_keras.Input(shape[1:]) for level, shape in specs.items()}
+    outputs = decoder(inputs)
+    assert {int(level) for level in outputs} == set(range(model.min_level, model.max_level + 1))
+    return sum(v.shape.num_elements() for v in decoder.variables if v.trainable)
