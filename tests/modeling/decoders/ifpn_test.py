@@ -142,8 +142,7 @@ def test_cost_counts_the_evaluations_really_run(name):
   solver, at_inference, in_training = SOLVERS[name]
   layer = ifpn.ImplicitFPN(**OPTIONS, solver=solver, name='part')
   inputs = _inputs(batch=1)
-  with tf.Graph().as_default():
-    layer(inputs)
+  layer(inputs)
   blocks = 2 * 9 * 64 * (20 + 6 + 2)
   pyramid = 9 * 64 * (20 + 6 + 2 + 6 + 2 + 6 + 2)
   basis = 20 * 6 * 8 + 6 * 5 * 8 + 2 * 9 * 64
@@ -157,7 +156,8 @@ def test_cost_counts_the_evaluations_really_run(name):
     cost = evaluations * (blocks + pyramid)
     recorded = tf.function(run, autograph=False)(inputs)
     assert [float(tf.squeeze(x)) for x in recorded] == [cost] * 4
-    assert multiply_adds.count_graph(function.graph) == cost + basis
+    # Beside them stand some products of the solver's, of matrices as large as its memory.
+    assert 0 <= multiply_adds.count_graph(function.graph) - cost - basis <= 16 * evaluations
 
 
 def test_tolerance_stops_images_one_by_one():

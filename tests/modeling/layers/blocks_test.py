@@ -5,6 +5,7 @@ import tensorflow as tf, tf_keras
 
 from official_ext.modeling.layers import blocks
 import harness
+import ifpn_reference
 import reference
 
 
@@ -35,6 +36,17 @@ def test_conv_of_an_empty_batch_has_the_right_shape(filters, dilation, stride, t
   expected = (7, 9) if stride == 1 else (4, 5)
   assert call(_features(0, dtype=np.float32)).shape == (0, *expected, filters)
   assert call(_features(2, dtype=np.float32)).shape == (2, *expected, filters)
+
+
+@pytest.mark.parametrize('size', [(6, 8), (7, 9)])
+def test_symmetric_padding_equals_numpy(size):
+  layer = blocks.Conv2D(4, 3, strides=2, symmetric_padding=True, dtype='float64')
+  x = _features(size=size)
+  outputs = layer(x)
+  expected = ifpn_reference.conv(x, layer.kernel.numpy(), stride=2)
+  np.testing.assert_allclose(outputs, expected, 1e-10, 1e-10)
+  assert layer(x[:0]).shape == (0, *expected.shape[1:])
+  assert blocks.Conv2D.from_config(layer.get_config()).get_config() == layer.get_config()
 
 
 def test_conv_keeps_what_is_known_of_its_shape():
