@@ -48,6 +48,38 @@ class Gate(hyperparams.Config):
 
 
 @dataclasses.dataclass
+class FixedPoint(hyperparams.Config):
+  """Options of a solver of x = f(x) and of the gradient through the solution.
+
+  Attributes:
+    solver: `anderson`, `broyden`, or `unroll` (apply f so many times).
+    training_evaluations: of f in the forward pass of training; `gradient` adds its own.
+      Broyden's T steps are T + 1 evaluations.
+    inference_evaluations: the same at inference; of `unroll` the same as in training.
+    backward_evaluations: vector-Jacobian products of the implicit gradient.
+    tolerance: an image stops at this relative residual; 0: every image runs all evaluations.
+    memory: iterates that `anderson` combines; of `broyden` at least the number of steps.
+    gradient: `implicit`, `phantom`, `jacobian_free` or `unroll` (through the solver).
+    phantom_steps: differentiated applications of f behind the solution.
+    phantom_damping: share of f in each of them, in (0, 1].
+    warmup_unroll_steps: training steps at the start that apply f `warmup_evaluations` times
+      and differentiate that.  Inference always solves.
+    warmup_evaluations: see there.
+  """
+  solver: str = 'anderson'
+  training_evaluations: int = 5
+  inference_evaluations: int = 5
+  backward_evaluations: int = 3
+  tolerance: float = 0.0
+  memory: int = 5
+  gradient: str = 'implicit'
+  phantom_steps: int = 3
+  phantom_damping: float = 1.0
+  warmup_unroll_steps: int = 0
+  warmup_evaluations: int = 3
+
+
+@dataclasses.dataclass
 class Budget(hyperparams.Config):
   """Options of the loss that pulls the cost of a routed network to a target.
 

@@ -25,10 +25,13 @@ class RetinaNetTask(retinanet.RetinaNetTask):
     budget: the loss that pulls cost to a target; only for routed networks.
     sampled_evaluation_runs: how many times evaluation repeats every step with sampled
       gates; their mean AP and cost are reported beside those of deterministic gates.
+    diagnose_routing: evaluation also logs measures that cost as much as what they measure,
+      such as the spectral radius of an implicit pyramid's map.
   """
   model: RetinaNet = dataclasses.field(default_factory=RetinaNet)
   budget: components.Budget = dataclasses.field(default_factory=components.Budget)
   sampled_evaluation_runs: int = 0
+  diagnose_routing: bool = False
 
 
 @dataclasses.dataclass
@@ -43,3 +46,4 @@ class MaskRCNNTask(maskrcnn.MaskRCNNTask):
   model: MaskRCNN = dataclasses.field(default_factory=MaskRCNN)
   budget: components.Budget = dataclasses.field(default_factory=components.Budget)
   sampled_evaluation_runs: int = 0
+  diagnose_routing: bool = False

@@ -1,13 +1,15 @@
 """Multiply-adds: of the operations that we route, and of a whole TensorFlow graph.
 
 One multiply-add is one multiplication with the addition that follows it; papers
-often call two of them "2 FLOPs".  Additions of biases, normalization, activations
-and pooling are not counted, as is usual for detectors.
+often call two of them "2 FLOPs".  Additions of biases, normalization, activations,
+pooling and interpolation are not counted, as is usual for detectors.
 """
 import math
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import tensorflow as tf, tf_keras
+
+from official_ext.ops import sampling
 
 
 def conv2d(features: tf.Tensor, taps: Sequence[int], filters: int) -> tf.Tensor:
@@ -123,7 +125,8 @@ def count_graph(graph: tf.Graph, scope: Optional[Callable[[str], Any]] = None) -
   total = 0
   for op in graph.get_operations():
     if op.type in _COUNTERS:
-      if scope is None or scope(op.name):
+      interpolates = sampling.RESIZE_SCOPE in op.name
+      if not interpolates and (scope is None or scope(op.name)):
         total += _COUNTERS[op.type](op)
       continue
     for name in _bodies(op):

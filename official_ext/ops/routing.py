@@ -9,6 +9,7 @@ gates and costs on it, as operations do on a `tf.GradientTape`; without a tape t
 record nothing.
 """
 import threading
+import types
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional
 
 import tensorflow as tf, tf_keras
@@ -28,8 +29,11 @@ class Routing(NamedTuple):
       the mean over what the gates' probabilities would sample.
     minimum: float32 scalar, every gate shut.
     maximum: float32 scalar, every gate open; of a choice, the dearest path.
-    dense: float32 scalar, what the training graph computes: every branch.  Equals
-      `maximum` unless paths exclude each other.
+    dense: float32 scalar, what is counted on the graph that computes every branch.
+      Equals `maximum` unless paths exclude each other, or in a loop, whose body is
+      counted once.
+    measures: name -> float32 `[batch]`, what else is known of each image, such as how far a
+      solver got.
   """
   gates: Mapping[str, tf.Tensor]
   executed: tf.Tensor
@@ -37,6 +41,7 @@ class Routing(NamedTuple):
   minimum: tf.Tensor
   maximum: tf.Tensor
   dense: tf.Tensor
+  measures: Mapping[str, tf.Tensor] = types.MappingProxyType({})
 
 
 _open = threading.local()
@@ -53,15 +58,17 @@ class RoutingTape:
   `tf.distribute`: every replica has its own thread and so needs its own tape.
   """
 
-  def __init__(self, sample_gates: bool = False):
+  def __init__(self, sample_gates: bool = False, diagnose: bool = False):
     """Initializes a tape.
 
     Args:
       sample_gates: gates are sampled at inference too, as they are in training,
         instead of deciding for the most probable path.  Budgets are met by sampled
         gates.
+      diagnose: layers also record measures that cost as much as the layer itself.
     """
     self.sample_gates = sample_gates
+    self.diagnose = diagnose
     self._records: Dict[str, Routing] = {}
     self._graph = None
 
@@ -113,16 +120,15 @@ class RoutingTape:
     if not self._records:
       return None
     records = self._records.values()
-    gates = {
-        f'{name}/{gate}' if gate else name: value
-        for name, record in self._records.items()
-        for gate, value in record.gates.items()
-    }
+    gates, measures = (
+        {f'{name}/{key}' if key else name: value
+         for name, record in self._records.items()
+         for key, value in getattr(record, field).items()} for field in ('gates', 'measures'))
     # In float64 the sums are exact in any order: TensorFlow may reorder those of a graph.
     costs = [
         tf.cast(sum(tf.cast(cost, tf.float64) for cost in costs), tf.float32)
-        for costs in zip(*(record[1:] for record in records))]
-    return Routing(gates, *costs)
+        for costs in zip(*(record[1:6] for record in records))]
+    return Routing(gates, *costs, measures)
 
   def check_complete(self, model: tf.Module) -> None:
     """Checks that every routed layer of a model is on the tape.

@@ -4,6 +4,8 @@ from typing import Union
 import tensorflow as tf
 
 PADDINGS = ('zeros', 'border')
+# Of the operations that interpolate; `multiply_adds` does not count them.
+RESIZE_SCOPE = 'resize_bilinear'
 
 
 def _nearest_indices(size_in: Union[int, tf.Tensor], size_out: Union[int, tf.Tensor]) -> tf.Tensor:
@@ -109,9 +111,10 @@ def resize_bilinear(features: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
         images=tf.cast(features, tf.float32), size=size_out, align_corners=True)
     return tf.cast(resized, features.dtype)
   channels = features.shape[3]
-  columns = tf.matmul(_interpolation(size[2], size_out[1], features.dtype), features)
-  rows = tf.matmul(_interpolation(size[1], size_out[0], features.dtype),
-                   tf.reshape(columns, [size[0], size[1], size_out[1] * channels]))
+  with tf.name_scope(RESIZE_SCOPE):
+    columns = tf.matmul(_interpolation(size[2], size_out[1], features.dtype), features)
+    rows = tf.matmul(_interpolation(size[1], size_out[0], features.dtype),
+                     tf.reshape(columns, [size[0], size[1], size_out[1] * channels]))
   resized = tf.reshape(rows, [size[0], size_out[0], size_out[1], channels])
   resized.set_shape([features.shape[0], *static_out, channels])
   return resized

@@ -6,7 +6,7 @@ beside Model Garden's own values.
 """
 import collections
 import copy
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from absl import logging
 import numpy as np
@@ -47,6 +47,11 @@ def cost_summary(record: routing.Routing, target: float) -> Dict[str, tf.Tensor]
   }
 
 
+def cost_names() -> Sequence[str]:
+  """Returns the names in a `cost_summary`."""
+  return ('executed', 'expected', 'target', 'minimum', 'maximum')
+
+
 def open_ratios(record: routing.Routing) -> Dict[str, tf.Tensor]:
   """Returns each gate's mean per image, by name: `[batch]`, or `[batch, paths]` for a choice."""
   return {
@@ -67,17 +72,22 @@ def _flat(name: str, values: np.ndarray) -> Dict[str, float]:
 class RoutedTask:
   """Mixin that gives a detection task a routing tape; stands first among the bases."""
 
-  _routed_gates: Optional[List[str]] = None
+  _routed_names: Sequence[str] = ()
+  _limits: Mapping[str, Tuple[float, str]] = {}
 
   def build_model(self) -> tf_keras.Model:
     """Builds Model Garden's model, with the decoder of the config."""
     budget = self.task_config.budget
     routing.check_budget(budget.target, budget.reduction)
     model = super().build_model()
-    self._routed_gates = [
-        f'{layer.name}/{gate}' for layer in routing.routed_layers(model)
-        for gate in layer.gate_names
-    ]
+    layers = routing.routed_layers(model)
+    names = [f'gmac/{name}' for name in cost_names()] if layers else []
+    for kind in ('gate', 'measure'):
+      names += [f'{kind}/{layer.name}/{name}' for layer in layers
+                for name in getattr(layer, f'{kind}_names', ())]
+    self._routed_names = names
+    self._limits = {f'measure/{layer.name}/{name}': limit for layer in layers
+                    for name, limit in getattr(layer, 'measure_limits', {}).items()}
     return model
 
   def initialize(self, model: tf_keras.Model) -> None:
@@ -128,11 +138,10 @@ class RoutedTask:
   def build_metrics(self, training: bool = True) -> List[tf_keras.metrics.Metric]:
     """Adds cost and open ratios to the training metrics, once the model is built."""
     metrics = super().build_metrics(training=training)
-    if not training or not self._routed_gates:
+    if not training:
       return metrics
-    names = [f'gmac/{name}' for name in ('executed', 'expected', 'target', 'minimum', 'maximum')]
-    names += [f'gate/{name}' for name in self._routed_gates]
-    return metrics + [_RoutingMean(f'routing/{name}') for name in names]
+    return metrics + [_RoutingMean(f'routing/{name}', self._limits.get(name))
+                      for name in self._routed_names]
 
   def train_step(self, inputs: Any, model: tf_keras.Model, optimizer: Any,
                  metrics: Optional[List[Any]] = None) -> Mapping[str, Any]:
@@ -145,6 +154,7 @@ class RoutedTask:
       values = {f'routing/gmac/{name}': value
                 for name, value in cost_summary(record, self.task_config.budget.target).items()}
       values.update({f'routing/gate/{name}': value for name, value in open_ratios(record).items()})
+      values.update({f'routing/measure/{name}': value for name, value in record.measures.items()})
       for metric in metrics or []:
         if isinstance(metric, _RoutingMean):
           metric.update_state(values[metric.name])
@@ -153,13 +163,14 @@ class RoutedTask:
   def validation_step(self, inputs: Any, model: tf_keras.Model,
                       metrics: Optional[List[Any]] = None) -> Dict[str, Any]:
     """Runs Model Garden's validation step under a tape, and again under sampled gates."""
-    with routing.RoutingTape() as tape:
+    with routing.RoutingTape(diagnose=self.task_config.diagnose_routing) as tape:
       logs = super().validation_step(inputs, model, metrics)
     record = _checked(tape, model)
     if not record:
       return logs
     logs['routing'] = {
-        'gmac': cost_summary(record, self.task_config.budget.target), 'gate': open_ratios(record)}
+        'gmac': cost_summary(record, self.task_config.budget.target), 'gate': open_ratios(record),
+        'measure': dict(record.measures)}
     logs['sampled'] = []
     for _ in range(self.task_config.sampled_evaluation_runs):
       with routing.RoutingTape(sample_gates=True) as tape:
@@ -195,6 +206,9 @@ class RoutedTask:
       logs[f'routing/gmac/{name}'] = float(np.mean(values[f'gmac/{name}']))
     for name in (name for name in values if name.startswith('gate/')):
       logs.update(_flat(f'routing/{name}', values[name]))
+    for name in (name for name in values if name.startswith('measure/')):
+      logs[f'routing/{name}'] = float(np.mean(values[name]))
+      _warn_beyond(self._limits.get(name), f'routing/{name}', logs[f'routing/{name}'])
     _warn_of_drift(logs)
     _warn_of_dead_gates(values)
     runs = []
@@ -209,10 +223,31 @@ class RoutedTask:
 
 
 class _RoutingMean(tf_keras.metrics.Mean):
-  """A mean that only this module updates: Model Garden's steps do not know its name."""
+  """A mean that only this module updates: Model Garden's steps do not know its name.
 
-  def __init__(self, name: str):
+  One with a limit warns, once, when the moving average of what it showed at the end of
+  each training loop passes the limit.
+  """
+
+  def __init__(self, name: str, limit: Optional[Tuple[float, str]] = None):
     super().__init__(name, dtype=tf.float32)
+    self._limit, self._average = limit, None
+
+  def reset_state(self) -> None:
+    if self._limit and tf.executing_eagerly() and float(self.count):
+      value = float(self.result())
+      self._average = value if self._average is None else (self._average + value) / 2
+      if _warn_beyond(self._limit, self.name, self._average):
+        self._limit = None
+    super().reset_state()
+
+
+def _warn_beyond(limit: Optional[Tuple[float, str]], name: str, value: float) -> bool:
+  """Warns of a measure that is beyond its limit, or not a number."""
+  if limit is None or value <= limit[0]:
+    return False
+  logging.warning('%s is %.3g, above %.3g: %s.', name, value, *limit)
+  return True
 
 
 class _EvaluationState:

@@ -55,6 +55,9 @@ def _arguments() -> argparse.Namespace:
                       help='images per run; default 1')
   parser.add_argument('--num_runs', type=_positive, default=20, metavar='N',
                       help='timed runs, after a warm-up; default 20')
+  parser.add_argument('--diagnose', action='store_true',
+                      help='also measure what costs as much as the network, such as the spectral '
+                      "radius of an implicit pyramid's map")
   parser.add_argument('--json', metavar='FILE', help='also write the figures to this file')
   return parser.parse_args()
 
@@ -183,20 +186,22 @@ def profile(arguments: argparse.Namespace) -> Dict[str, Any]:
   images, total = _decoded_images(arguments.data, size)
   first = list(itertools.islice(images, arguments.batch_size * arguments.num_runs))
   keep_aspect_ratio = getattr(params.task.train_data.parser, 'keep_aspect_ratio', True)
-  in_memory = detector_runs.InMemory(model, size, keep_aspect_ratio)
+  in_memory = detector_runs.InMemory(model, size, keep_aspect_ratio, arguments.diagnose)
   cost = network_cost.whole_network_cost(model, size)
-  executed = []
+  seen = []
   if routing.routed_layers(model):
     everything = command_line.progress(itertools.chain(first, images), 'measuring images', total)
     for batch in _batches(everything, arguments.batch_size):
-      executed += in_memory.executed(batch)
+      seen.append(in_memory.measures(batch))
+  measures = {name: float(np.mean(np.concatenate([part[name] for part in seen])))
+              for name in (seen[0] if seen else {})}
   timed = in_memory
   if arguments.saved_model:
     timed = detector_runs.Exported(arguments.saved_model)
   p50, p95 = np.percentile(detector_runs.latency(
       timed, first, arguments.batch_size, arguments.num_runs), [50, 95])
   gmac = {'static': cost.static, 'minimum': cost.minimum, 'maximum': cost.maximum,
-          'mean': cost.static + float(np.mean(executed or [0.0]))}
+          'mean': cost.static + measures.pop('executed', 0.0)}
   return {
       'experiment': arguments.experiment,
       'image_size': list(size),
@@ -207,6 +212,7 @@ def profile(arguments: argparse.Namespace) -> Dict[str, Any]:
       'gmac': {name: value / _GIGA for name, value in gmac.items()},
       'gmac_maximum_by_part': {
           part: value / _GIGA for part, value in cost.maximum_by_part.items()},
+      'measures': measures,
       'latency_ms': {'p50': p50 * 1000, 'p95': p95 * 1000},
   }
 
@@ -228,6 +234,9 @@ def _say(figures: Dict[str, Any], arguments: argparse.Namespace) -> None:
       'whole network, GMAC per image: ' + ', '.join(
           f'{name} {value:.3f}' for name, value in figures['gmac'].items()) +
       f' (mean over {source}{weights})')
+  if figures['measures']:
+    command_line.say(f'measures, mean over {source}{weights}: ' + ', '.join(
+        f'{name} {value:.3g}' for name, value in figures['measures'].items()))
   latency = figures['latency_ms']
   command_line.say(
       f'latency, batch of {figures["batch_size"]}: p50 {latency["p50"]:.1f} ms, '

@@ -23,13 +23,15 @@ def _seconds(call: Callable[..., Dict[str, Any]], *args: Any, **kwargs: Any) -> 
 class InMemory:
   """Runs a model on images that are resized and padded to one size beforehand."""
 
-  def __init__(self, model: tf_keras.Model, size: Sequence[int], keep_aspect_ratio: bool):
+  def __init__(self, model: tf_keras.Model, size: Sequence[int], keep_aspect_ratio: bool,
+               diagnose: bool = False):
     """Initializes the runner.
 
     Args:
       model: a detector of Model Garden, or one that is called alike.
       size: `(height, width)` that the network gets.
       keep_aspect_ratio: pad instead of distorting images.
+      diagnose: `measures` has those that cost as much as the network.
     """
     self._size, self._keep_aspect_ratio = size, keep_aspect_ratio
 
@@ -42,7 +44,15 @@ class InMemory:
       return {'detection_boxes': outputs['detection_boxes'],
               'executed': record.executed if record else tf.zeros_like(image_shape[:, 0])}
 
-    self._detect = detect
+    @tf.function(input_signature=[tf.TensorSpec([None, *size, 3]), tf.TensorSpec([None, 2])],
+                 autograph=False)
+    def measure(images, image_shape):
+      with routing.RoutingTape(diagnose=diagnose) as tape:
+        model(images, image_shape=image_shape, training=False)
+      record = tape.routing()
+      return {'executed': record.executed, **record.measures}
+
+    self._detect, self._measure = detect, measure
 
   def _inputs(self, images: Sequence[np.ndarray]) -> List[tf.Tensor]:
     pixels, shapes = [], []
@@ -55,9 +65,16 @@ class InMemory:
       shapes.append(info[1])
     return [tf.stack(pixels), tf.stack(shapes)]
 
-  def executed(self, images: Sequence[np.ndarray]) -> List[float]:
-    """Returns the multiply-adds that routed parts ran for each image."""
-    return self._detect(*self._inputs(images))['executed'].numpy().tolist()
+  def measures(self, images: Sequence[np.ndarray]) -> Dict[str, np.ndarray]:
+    """Returns what a routed network's tape holds of each image.
+
+    Args:
+      images: uint8 `[height, width, 3]`.
+
+    Returns:
+      `executed`, the multiply-adds of routed parts, and all measures by name, `[images]`.
+    """
+    return {name: value.numpy() for name, value in self._measure(*self._inputs(images)).items()}
 
   def seconds(self, images: Sequence[np.ndarray]) -> float:
     """Returns how long detection takes for a batch, without resizing."""

@@ -80,7 +80,9 @@ def whole_network_cost(model: tf_keras.Model, image_size: Sequence[int]) -> Netw
   ends = [_maximum(count) for count in counts]
   parts = [end - start for start, end in zip([0] + ends, ends)]
   static = total - dense
-  return NetworkCost(static, static + minimum, static + maximum, total, dict(zip(PARTS, parts)))
+  # Of a loop the graph holds one round only.
+  whole = max(total, static + maximum)
+  return NetworkCost(static, static + minimum, static + maximum, whole, dict(zip(PARTS, parts)))
 
 
 def _maximum(count: Tuple[int, int, int, int]) -> int:

@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf, tf_keras
 
 from official_ext.ops import multiply_adds
+from official_ext.ops import sampling
 
 
 def _count(function, *shapes, scope=None):
@@ -44,6 +45,8 @@ def _count(function, *shapes, scope=None):
     (lambda a, b: tf.einsum('...ij,...jk->...ik', a, b), [[2, 3, 4], [1, 4, 5]], 2 * 3 * 4 * 5),
     (lambda a: tf.einsum('bij->bji', a), [[2, 3, 4]], 0),
     (lambda x: tf.nn.relu(x + 1), [[2, 7, 9, 4]], 0),
+    # Interpolation is not counted, although it is written as products of matrices.
+    (lambda x: sampling.resize_bilinear(x, tf.zeros([2, 5, 5, 1])), [[2, 7, 9, 4]], 0),
 ])
 def test_operations(function, shapes, by_hand):
   assert _count(function, *shapes) == by_hand

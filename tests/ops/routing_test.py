@@ -48,6 +48,19 @@ def test_merges_layers():
   np.testing.assert_array_equal(tape.records()['head'].executed, [2, 4])
 
 
+def test_measures_are_kept_by_layer():
+  residual = tf.constant([0.1, 0.2])
+  with routing.RoutingTape(diagnose=True) as tape:
+    assert routing.RoutingTape.current().diagnose
+    routing.record_on_tape('neck', **_record(), measures={'residual': residual})
+    routing.record_on_tape('head', **_record())
+  merged = tape.routing()
+  assert list(merged.measures) == ['neck/residual']
+  np.testing.assert_array_equal(merged.measures['neck/residual'], residual)
+  assert not tape.records()['head'].measures
+  np.testing.assert_array_equal(merged.executed, [22, 2])
+
+
 def test_the_innermost_tape_records_and_the_outer_one_goes_on():
   with routing.RoutingTape() as outer:
     routing.record_on_tape('first', **_record())

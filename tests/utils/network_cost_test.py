@@ -47,6 +47,26 @@ def test_dyfpn_by_hand(block):
   assert sum(cost.maximum_by_part.values()) == cost.maximum
 
 
+@pytest.mark.parametrize('tolerance', [0.0, 0.1])
+def test_ifpn_by_hand(tolerance):
+  """A loop stands in the graph once, whatever it does; the bounds do not depend on it."""
+  _, model = detectors.small_task('retinanet_ifpn_efficientnetlite0_sample', model={
+      'max_level': 4, 'decoder': {'ifpn': {'solver': {'tolerance': tolerance}}}})
+  cost = network_cost.whole_network_cost(model, (64, 64))
+  positions = [positions for positions, _ in MAPS[:2]]
+  basis = sum(positions * channels * FILTERS for positions, channels in MAPS[:2])
+  # Per level two convolutions of its block and one each from itself and its neighbor, which
+  # is computed at the coarser level's size.
+  evaluation = 9 * FILTERS**2 * (3 * sum(positions) + 2 * positions[1])
+  decoder = cost.maximum_by_part['decoder']
+  assert decoder == pytest.approx(basis + 5 * evaluation, rel=1e-6)
+  head = cost.maximum_by_part['head']
+  assert cost.static == pytest.approx(cost.maximum_by_part['backbone'] + basis + head, rel=1e-6)
+  assert cost.maximum == cost.dense == pytest.approx(cost.static + 5 * evaluation, rel=1e-6)
+  least = 1 if tolerance else 5
+  assert cost.minimum == pytest.approx(cost.static + least * evaluation, rel=1e-6)
+
+
 def test_counting_leaves_the_model_as_it_was():
   _, model = detectors.small_task(DYFPN)
   layer, = routing.routed_layers(model)

@@ -109,8 +109,8 @@ class DRFPN(pyramid.PyramidDecoder):
 
   def conv(self, kernel_size: int, name: str, **options: Any) -> blocks.Conv2D:
     """Returns a convolution of the pyramid; strided ones are padded as the paper's code is."""
-    cls = blocks.SymmetricConv2D if options.get('strides', 1) != 1 else blocks.Conv2D
-    return super().conv(kernel_size, name, cls=cls, **options)
+    return super().conv(
+        kernel_size, name, symmetric_padding=options.get('strides', 1) != 1, **options)
 
   def _block(self, cls: type, name: str, **options: Any) -> blocks.ConvBlock:
     return cls(name=name, dtype=self.dtype_policy, kernel_regularizer=self._kernel_regularizer,

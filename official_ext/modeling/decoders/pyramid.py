@@ -106,24 +106,29 @@ class PyramidDecoder(tf_keras.layers.Layer):
     self._coarser_levels = [
         str(level) for level in range(levels[-1] + 1, self._max_level + 1)]
 
-  def conv(self, kernel_size: int, name: str, cls: type = blocks.Conv2D,
-           **options: Any) -> blocks.Conv2D:
+  def conv(self, kernel_size: int, name: str, **options: Any) -> blocks.Conv2D:
     """Returns a convolution with `num_filters` filters and the decoder's options."""
-    return cls(
+    return blocks.Conv2D(
         self._num_filters, kernel_size, name=name, **{
             'dtype': self.dtype_policy,
             'kernel_initializer': blocks.fresh(self._kernel_initializer),
             'kernel_regularizer': self._kernel_regularizer,
             'bias_regularizer': self._bias_regularizer, **options})
 
+  def output_conv(self, level: str) -> blocks.Conv2D:
+    """Makes the convolution that `build_pyramid`'s result goes through."""
+    return self.conv(3, f'output_{level}')
+
+  def coarser_conv(self, level: str) -> blocks.Conv2D:
+    """Makes the convolution that makes a coarser level of the one before it."""
+    return self.conv(3, f'coarser_{level}', strides=2)
+
   def _build_outputs(self) -> None:
     self._output_convs, self._coarser_convs, self._norms = {}, {}, {}
     if self.has_output_convs:
-      self._output_convs = {
-          level: self.conv(3, f'output_{level}') for level in self._backbone_levels}
+      self._output_convs = {level: self.output_conv(level) for level in self._backbone_levels}
     if self._coarse == 'conv':
-      self._coarser_convs = {
-          level: self.conv(3, f'coarser_{level}', strides=2) for level in self._coarser_levels}
+      self._coarser_convs = {level: self.coarser_conv(level) for level in self._coarser_levels}
     if self._norm == 'batch_norm':
       self._norms = {
           level: tf_keras.layers.BatchNormalization(
@@ -188,17 +193,20 @@ class PyramidDecoder(tf_keras.layers.Layer):
     Raises:
       ValueError: a level is missing or is not of rank 4.
     """
+    return self.finish(self.build_pyramid(self.checked(inputs), training=training), training)
+
+  def checked(self, inputs: Mapping[str, tf.Tensor]) -> Features:
+    """Returns `backbone_levels` of the input, or raises a ValueError that names what is wrong."""
     for level in self._backbone_levels:
       if level not in inputs:
         raise ValueError(f'{self.name} needs level {level!r}, the input has {sorted(inputs)}.')
       if len(inputs[level].shape) != 4:
         raise ValueError(f'{self.name}: level {level!r} has shape {inputs[level].shape}, expected '
                          '[batch, height, width, channels].')
-    features = self.build_pyramid({level: inputs[level] for level in self._backbone_levels},
-                                  training=training)
-    return self._finish(features, training)
+    return {level: inputs[level] for level in self._backbone_levels}
 
-  def _finish(self, features: Features, training: Optional[bool]) -> Features:
+  def finish(self, features: Features, training: Optional[bool]) -> Features:
+    """Makes the outputs: last convolutions, coarser levels, and norms of every level."""
     outputs = dict(features)
     for level, conv in self._output_convs.items():
       outputs[level] = conv(features[level])

@@ -12,41 +12,47 @@ class Conv2D(tf_keras.layers.Conv2D):
   next operation fails.  A reshape, which costs nothing, puts that right.
   """
 
-  def __init__(self, filters: int, kernel_size: Any, **kwargs):
-    """Initializes the layer; arguments as in `tf_keras.layers.Conv2D`, padding `same`."""
+  def __init__(self, filters: int, kernel_size: Any, symmetric_padding: bool = False, **kwargs):
+    """Initializes the layer.
+
+    Args:
+      filters: channels of the result.
+      kernel_size: height and width, or one number for both.
+      symmetric_padding: pad half of an odd kernel on all sides, as papers' code does, so
+        that the kernel's center lies on pixel `stride * i`; Keras pads more at the end
+        where the stride is 2 and the size even.
+      **kwargs: arguments of `tf_keras.layers.Conv2D`; the padding is always `same`.
+    """
     kwargs['padding'] = 'same'
     super().__init__(filters, kernel_size, **kwargs)
+    self._symmetric_padding = symmetric_padding
 
   def convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-    return self._with_shape(super().convolution_op(inputs, kernel), inputs)
-
-  def _with_shape(self, outputs: tf.Tensor, inputs: tf.Tensor) -> tf.Tensor:
+    if self._symmetric_padding:
+      pads = [[(size - 1) // 2 * rate] * 2
+              for size, rate in zip(self.kernel_size, self.dilation_rate)]
+      outputs = tf.nn.conv2d(inputs, kernel, self.strides, [[0, 0], *pads, [0, 0]],
+                             dilations=self.dilation_rate)
+    else:
+      outputs = super().convolution_op(inputs, kernel)
     keeps_shape = (inputs.shape[-1] == self.filters and self.strides == (1, 1)
                    and self.dilation_rate == (1, 1))
     if keeps_shape or (inputs.shape[0] or 0) > 0:
       return outputs
-    size = tf.shape(inputs)
-    known = inputs.shape
-    height, width = (
-        -(-(known[axis] or size[axis]) // self.strides[axis - 1]) for axis in (1, 2))
-    # Where height and width are known, TensorFlow's optimizer of graphs takes a reshape to the
-    # shape that it expects for one that does nothing, and drops it; not so one to another rank.
-    return tf.squeeze(tf.reshape(outputs, [size[0], height, width, 1, self.filters]), axis=3)
+    return with_conv_shape(outputs, inputs, self.strides, self.filters)
+
+  def get_config(self) -> Dict[str, Any]:
+    return {**super().get_config(), 'symmetric_padding': self._symmetric_padding}
 
 
-@tf_keras.utils.register_keras_serializable(package='official_ext')
-class SymmetricConv2D(Conv2D):
-  """A strided convolution with `kernel_size // 2` zeros on every side, as papers' code has it.
-
-  Differs from `same`, which pads even sizes on the far side only: the kernel's center lies
-  on pixel `stride * i` of the input.
-  """
-
-  def convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-    margins = [[size // 2] * 2 for size in self.kernel_size]
-    outputs = tf.nn.conv2d(inputs, kernel, self.strides, [[0, 0], *margins, [0, 0]],
-                           dilations=self.dilation_rate)
-    return self._with_shape(outputs, inputs)
+def with_conv_shape(outputs: tf.Tensor, inputs: tf.Tensor, strides: Sequence[int],
+                    filters: int) -> tf.Tensor:
+  """Gives the result of a `same`-padded convolution the shape that it has to have."""
+  size, known = tf.shape(inputs), inputs.shape
+  height, width = (-(-(known[axis] or size[axis]) // strides[axis - 1]) for axis in (1, 2))
+  # Where height and width are known, TensorFlow's optimizer of graphs takes a reshape to the
+  # shape that it expects for one that does nothing, and drops it; not so one to another rank.
+  return tf.squeeze(tf.reshape(outputs, [size[0], height, width, 1, filters]), axis=3)
 
 
 class ConvBlock(tf_keras.layers.Layer):

@@ -41,7 +41,7 @@ class _Refinement(blocks.ConvBlock):
     """Returns a 3x3 convolution on the source, of stride 2 on the way up."""
     if self._direction == 'down':
       return self.conv(filters, 3, name)
-    return self.conv(filters, 3, name, blocks.SymmetricConv2D, strides=2)
+    return self.conv(filters, 3, name, strides=2, symmetric_padding=True)
 
   def get_config(self) -> Dict[str, Any]:
     return {**super().get_config(), 'filters': self._filters, 'direction': self._direction,

@@ -1,0 +1,218 @@
+"""Update rules of fixed-point solvers: from f at the iterates so far to the next iterate.
+
+A state is a list of levels, `[batch, ...]` tensors of one dtype, and never one flat
+vector: dot products are summed over the levels.  Every image of the batch is a problem
+of its own.  A rule holds options only; what it remembers is a value that the caller
+hands from step to step, so that the same rule runs unrolled (`room` False: the history
+grows) and as a `tf.while_loop` (`room` True: the history has its final size from the
+start, filled with zeros, which every rule ignores).
+
+In the names, Q(x) = f(x) - x.
+"""
+from typing import List, NamedTuple, Tuple
+
+import numpy as np
+import tensorflow as tf, tf_keras  # noqa: F401
+
+Levels = List[tf.Tensor]
+
+
+def dot(a: Levels, b: Levels) -> tf.Tensor:
+  """Returns `[batch]`, the dot product of two states of every image."""
+  return tf.add_n([
+      tf.reduce_sum(x * y, axis=list(range(1, x.shape.rank))) for x, y in zip(a, b)])
+
+
+def scale(coefficients: tf.Tensor, level: tf.Tensor) -> tf.Tensor:
+  """Multiplies one level by a number per image."""
+  return tf.reshape(coefficients, [-1] + [1] * (level.shape.rank - 1)) * level
+
+
+def combine(coefficients: tf.Tensor, states: List[Levels]) -> Levels:
+  """Returns the sum of states weighted by `[batch, states]`."""
+  weights = tf.unstack(coefficients, num=len(states), axis=1)
+  return [tf.add_n([scale(w, x) for w, x in zip(weights, levels)]) for levels in zip(*states)]
+
+
+def select(condition: tf.Tensor, chosen: Levels, others: Levels) -> Levels:
+  """Takes whole images from `chosen` where the `[batch]` condition holds."""
+  # This op copies rows; tf.where would broadcast the condition to every element.
+  return [tf.raw_ops.Select(condition=condition, x=x, y=y) for x, y in zip(chosen, others)]
+
+
+def _append(gram: tf.Tensor, row: tf.Tensor, corner: tf.Tensor) -> tf.Tensor:
+  """Borders `[batch, k, k]` by a row and column `[batch, k]` and a corner `[batch]`."""
+  top = tf.concat([gram, row[:, :, None]], axis=2)
+  bottom = tf.concat([row, corner[:, None]], axis=1)
+  return tf.concat([top, bottom[:, None]], axis=1)
+
+
+class Plain:
+  """x' = f(x)."""
+
+  def start(self, x: Levels, room: bool) -> Tuple:
+    del x, room
+    return ()
+
+  def step(self, history: Tuple, x: Levels, f: Levels, q: Levels,
+           squared: tf.Tensor) -> Tuple[Levels, Tuple]:
+    del x, q, squared
+    return f, history
+
+
+class AndersonHistory(NamedTuple):
+  """The last iterates: f(x_i), Q(x_i), oldest first, and the Gram matrix of the Q(x_i)."""
+  f: List[Levels]
+  q: List[Levels]
+  gram: tf.Tensor
+
+
+class Anderson:
+  """x' = sum of a_i f(x_i) over the last iterates, with the a_i that minimize |sum a_i Q(x_i)|.
+
+  Reference: D. G. Anderson, "Iterative procedures for nonlinear integral equations", 1965;
+  H. F. Walker, P. Ni, "Anderson acceleration for fixed-point iterations", 2011.  The a_i
+  sum to 1 and are damped by a ridge relative to the newest residual.
+  """
+
+  RIDGE = 1e-4
+
+  def __init__(self, memory: int):
+    """Initializes the rule.
+
+    Args:
+      memory: how many iterates are combined, at least 1.
+    """
+    self.memory = memory
+
+  def start(self, x: Levels, room: bool) -> AndersonHistory:
+    count = self.memory if room else 0
+    zeros = [tf.zeros_like(level) for level in x]
+    gram = tf.zeros([tf.shape(x[0])[0], count, count], x[0].dtype)
+    return AndersonHistory([zeros] * count, [zeros] * count, gram)
+
+  def step(self, history: AndersonHistory, x: Levels, f: Levels, q: Levels,
+           squared: tf.Tensor) -> Tuple[Levels, AndersonHistory]:
+    del x
+    drop = max(len(history.f) + 1 - self.memory, 0)
+    past = AndersonHistory(history.f[drop:], history.q[drop:], history.gram[:, drop:, drop:])
+    if past.q:
+      row = tf.stack([dot(q, other) for other in past.q], axis=1)
+      gram = _append(past.gram, row, squared)
+    else:
+      gram = squared[:, None, None]
+    history = AndersonHistory(past.f + [f], past.q + [q], gram)
+    if len(history.f) == 1:
+      return f, history
+    return combine(self._coefficients(gram), history.f), history
+
+  def _coefficients(self, gram: tf.Tensor) -> tf.Tensor:
+    """Minimizes a^T (gram + ridge) a subject to sum a = 1, in units of the residuals' lengths.
+
+    A residual of length zero (an empty place of the history) gets no weight.
+    """
+    size, dtype = gram.shape[1], gram.dtype
+    squared = tf.linalg.diag_part(gram)
+    newest = squared[:, -1:]
+    length = tf.sqrt(squared)
+    unit = tf.math.reciprocal_no_nan(length)
+    identity = tf.eye(size, dtype=dtype)
+    cosines = gram * unit[:, :, None] * unit[:, None, :] * (1 - identity)
+    # A few rounding units keep the matrix regular where residuals are parallel.
+    ridge = 1 + 16 * np.finfo(dtype.as_numpy_dtype).eps
+    ridge += self.RIDGE * tf.minimum(tf.math.divide_no_nan(newest, squared), 1 / self.RIDGE)
+    matrix = cosines + tf.linalg.diag(ridge)
+    regular = tf.reduce_all(tf.math.is_finite(matrix), axis=[1, 2], keepdims=True)
+    matrix = tf.where(regular, matrix, identity)
+    unit *= length[:, -1:]
+    weights = unit * tf.linalg.solve(matrix, unit[:, :, None])[:, :, 0]
+    total = tf.reduce_sum(weights, axis=1, keepdims=True)
+    usable = tf.math.is_finite(total) & (total > 0)
+    return tf.where(usable, tf.math.divide_no_nan(weights, total), identity[-1])
+
+
+class BroydenHistory(NamedTuple):
+  """All steps, oldest first, their Gram matrix, and which pairs of successive steps count."""
+  steps: List[Levels]
+  gram: tf.Tensor
+  used: tf.Tensor
+
+
+class Broyden:
+  """Broyden's "good" method from the inverse Jacobian -I of Q, without line search.
+
+  Reference: C. G. Broyden, "A class of methods for solving nonlinear simultaneous
+  equations", 1965; the form that needs the steps s_0, s_1, ... alone: C. T. Kelley,
+  "Solving Nonlinear Equations with Newton's Method", 2003, chapter 4.  The rank-one updates of
+  the inverse are factors I + s_{j+1} s_j^T / |s_j|^2; their product times Q is found from
+  dot products with Q and among the steps, so that one iteration reads the history
+  twice.  It keeps every step: a window of them is another, unstable method.
+  """
+
+  # An update is skipped when |v^T dQ| is at most this share of |v| |dQ|.
+  REGULAR = {tf.float32: 1e-7, tf.float64: 1e-14}
+
+  def __init__(self, memory: int):
+    """Initializes the rule.
+
+    Args:
+      memory: the largest number of steps.
+    """
+    self.memory = memory
+
+  def start(self, x: Levels, room: bool) -> BroydenHistory:
+    count = self.memory if room else 0
+    batch, dtype = tf.shape(x[0])[0], x[0].dtype
+    zeros = [tf.zeros_like(level) for level in x]
+    return BroydenHistory(
+        [zeros] * count, tf.zeros([batch, count, count], dtype), tf.zeros([batch, count], dtype))
+
+  def step(self, history: BroydenHistory, x: Levels, f: Levels, q: Levels,
+           squared: tf.Tensor) -> Tuple[Levels, BroydenHistory]:
+    drop = max(len(history.steps) + 1 - self.memory, 0)
+    if not history.steps:
+      one = tf.ones_like(squared)[:, None]
+      return f, BroydenHistory([q], squared[:, None, None], one)
+    products = tf.stack([dot(q, step) for step in history.steps], axis=1)
+    coefficients, used = self._coefficients(history, products, squared)
+    step = combine(coefficients, [q] + history.steps[1:])
+    row = coefficients[:, :1] * products + tf.linalg.matvec(
+        history.gram[:, :, 1:], coefficients[:, 1:])
+    gram = _append(history.gram, row, dot(step, step))
+    used = tf.concat([history.used[:, :-1], used, tf.ones_like(used)], axis=1)
+    history = BroydenHistory(
+        (history.steps + [step])[drop:], gram[:, drop:, drop:], used[:, drop:])
+    return [level + change for level, change in zip(x, step)], history
+
+  def _coefficients(self, history: BroydenHistory, products: tf.Tensor,
+                    squared: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:
+    """Returns the next step in terms of Q and of all steps but the first, `[batch, k]`.
+
+    With c_j = s_j^T (Q + sum of c_i s_{i+1}, i < j) / |s_j|^2 the inverse before its
+    newest update gives w = Q + sum of c_j s_{j+1}, and that update divides w by 1 - c_n.
+
+    Args:
+      history: k steps.
+      products: `[batch, k]`, the steps times Q.
+      squared: `[batch]`, |Q|^2.
+
+    Returns:
+      The coefficients, and `[batch, 1]` whether the newest update counts.
+    """
+    gram, dtype = history.gram, history.gram.dtype
+    size = gram.shape[1]
+    inverse = history.used * tf.math.reciprocal_no_nan(tf.linalg.diag_part(gram))
+    shifted = tf.pad(gram[:, :, 1:], [[0, 0], [0, 0], [0, 1]])
+    below = np.tril(np.ones([size, size]), -1)
+    matrix = tf.eye(size, dtype=dtype) - shifted * inverse[:, :, None] * below
+    c = tf.linalg.triangular_solve(matrix, (products * inverse)[:, :, None])[:, :, 0]
+    others, denominator = c[:, :-1], 1 - c[:, -1:]
+    newest = gram[:, -1:, -1]
+    change = squared[:, None] + tf.reduce_sum(
+        others * (2 * products[:, 1:] + tf.linalg.matvec(gram[:, 1:, 1:], others)),
+        axis=1, keepdims=True) + newest * (1 - 2 * c[:, -1:])  # |w - s_n|^2
+    threshold = self.REGULAR[dtype] * tf.sqrt(newest * tf.maximum(change, 0))
+    used = (newest * tf.abs(denominator) > threshold) | (newest <= 0)
+    factor = tf.where(used, tf.math.reciprocal_no_nan(denominator), 1)
+    coefficients = factor * tf.concat([tf.ones_like(factor), others], axis=1)
+    return coefficients, tf.cast(used, dtype)

@@ -1,0 +1,66 @@
+"""A detector with an implicit pyramid, exported: equal answers, and early exit that saves."""
+import numpy as np
+import pytest
+import tensorflow as tf
+import yaml
+
+from official_ext.ops import fixed_point
+from official_ext.serving import detection
+from official_ext.serving import export_saved_model
+from official_ext.utils import saved_models
+import detectors
+import mixed_detector
+
+pytestmark = pytest.mark.slow
+
+IFPN = 'retinanet_ifpn_efficientnetlite0_sample'
+
+
+def _options(tolerance):
+  return {'max_level': 4, 'decoder': {'ifpn': {'num_filters': 16, 'solver': {
+      'tolerance': tolerance, 'inference_evaluations': 15}}}}
+
+
+def _median_residual(model, images):
+  """The residual after three evaluations that half of the images have reached."""
+  module = detection.RoutedDetectionModule(
+      detectors.small_experiment(IFPN, model=_options(0.0)), model=model,
+      input_image_size=[64, 64])
+  features = model.backbone(module.preprocess(tf.constant(images))[0], training=False)
+  basis = model.decoder.basis(features)
+  start = [tf.zeros_like(level) for level in basis.values()]
+  solution = fixed_point.solve(model.decoder.function(basis), start, max_evaluations=3)
+  return float(np.median(solution.residuals[2]))
+
+
+def test_exported_answers_as_in_memory_and_stops_early(tmp_path):
+  images = mixed_detector.images(5)
+  _, untrained = detectors.small_task(IFPN, model=_options(0.0))
+  small = _options(_median_residual(untrained, images) * 1.0001)
+  _, model = detectors.small_task(IFPN, model=small)
+  model.set_weights(untrained.get_weights())
+  tf.train.Checkpoint(model=model, **model.checkpoint_items).save(tmp_path / 'run' / 'ckpt')
+  config = {**detectors.SMALL, 'task': {**detectors.SMALL['task'], 'model': {
+      **detectors.SMALL['task']['model'], **small}}}
+  (tmp_path / 'small.yaml').write_text(yaml.safe_dump(config), encoding='utf-8')
+  export_saved_model.main([
+      f'--experiment={IFPN}', f'--config_file={tmp_path}/small.yaml',
+      '--input_image_size=64,64', f'--checkpoint_path={tmp_path}/run',
+      f'--export_dir={tmp_path}/exported'])
+  exported = saved_models.SavedDetector(tmp_path / 'exported')
+  params = detectors.small_experiment(IFPN, model=small)
+  module = detection.RoutedDetectionModule(params, model=model, input_image_size=[64, 64])
+
+  together = exported(images)
+  alone = [exported(image[None]) for image in images]
+  expected = module.serve(tf.constant(images))
+  for name in ('multiply_adds', 'executed_multiply_adds', 'detection_scores'):
+    np.testing.assert_allclose(together[name], expected[name], 1e-5, 1e-4, err_msg=name)
+  for row, answer in enumerate(alone):
+    np.testing.assert_array_equal(answer['multiply_adds'][0], together['multiply_adds'][row])
+    np.testing.assert_allclose(
+        answer['detection_scores'][0], together['detection_scores'][row], atol=1e-4)
+  cost = module.cost
+  assert len(set(together['multiply_adds'])) > 1
+  assert np.all(together['multiply_adds'] >= cost.minimum * 0.999999)
+  assert np.all(together['multiply_adds'] <= cost.maximum * 1.000001)
