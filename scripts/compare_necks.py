@@ -37,6 +37,12 @@ NECKS = {
     'fpn': ('fpn', ''),
     'inception_fpn': ('inception_fpn', ''),
     'dyfpn': ('dyfpn', ''),
+    'drfpn': ('drfpn', ''),
+    'drfpn_without_ppm': ('drfpn', f'{_DECODER}drfpn.context=none'),
+    'ifpn': ('ifpn', ''),
+    'ifpn_unroll2': ('ifpn', ','.join(f'{_DECODER}ifpn.solver.{field}' for field in (
+        'solver=unroll', 'gradient=unroll', 'training_evaluations=2',
+        'inference_evaluations=2'))),
 }
 
 
