@@ -126,9 +126,8 @@ def benchmark_training(repeats: int) -> None:
   ours = experiment.resolve('retinanet_fpn_efficientnetlite0_sample', lock=False)
   theirs = exp_factory.get_exp_config('retinanet_resnetfpn_coco')
   stock = ours.task.as_dict()
-  for field in ('budget', 'sampled_evaluation_runs'):
-    stock.pop(field)
-  theirs.task.override(stock)
+  known = theirs.task.as_dict()
+  theirs.task.override({field: value for field, value in stock.items() if field in known})
   seconds = interleaved(
       {'ours': _train_step(ours.task), 'theirs': _train_step(theirs.task)}, repeats)
   command_line.say('\ntraining step of retinanet_fpn_efficientnetlite0_sample: '
