@@ -57,7 +57,7 @@ def ratio(seconds, name: str, base: str) -> float:
 
 def _neck(network, features):
   network(features)
-  specs = {level: tf.TensorSpec([None, *value.shape[1:]]) for level, value in features.items()}
+  specs = tf.nest.map_structure(lambda value: tf.TensorSpec([None, *value.shape[1:]]), features)
   traced = tf.function(lambda inputs: network(inputs, training=False), autograph=False)
   function = traced.get_concrete_function(specs)
   return lambda: function(features)
@@ -80,6 +80,7 @@ def benchmark_necks(image_size: int, batch: int, repeats: int) -> None:
       'fpn': _neck(dyfpn.InceptionFPN(branches=['1x1'], **options), features),
       'always': _neck(mask, features),
       'dynamic': _neck(skip, features),
+      **{level: _neck(skip.laterals[level], value) for level, value in features.items()},
   }
   order = np.random.default_rng(0).permutation(batch * len(CHANNELS))
   command_line.say(f'\nbatch {batch}, {image_size} pixels, levels 3-5 (512, 1024, 2048 channels):')
@@ -92,9 +93,14 @@ def benchmark_necks(image_size: int, batch: int, repeats: int) -> None:
     record = tape.routing()
     executed = float(tf.reduce_mean(record.executed - record.dense)) + dense
     seconds = interleaved(functions, repeats)
+    # A level's multiply-adds take longer where its map is small and its kernels are large.
+    selected = sum(part * seconds[level] for level, part in zip(
+        features, np.mean(flat.reshape(batch, -1), axis=0)))
+    seconds['selected'] = seconds['fpn'] + selected
     line = (f'  {np.mean(flat):4.0%} of pairs selected: '
             f'{ratio(seconds, "dynamic", "always"):.3f} of always-on time, '
-            f'{executed / dense:.3f} of its multiply-adds')
+            f'{executed / dense:.3f} of its multiply-adds; FPN and the selected laterals alone '
+            f'take {ratio(seconds, "selected", "always"):.3f}')
     if share == 0:
       line += f'; {ratio(seconds, "dynamic", "fpn"):.3f} of the FPN neck\'s time'
     command_line.say(line)
