@@ -74,7 +74,7 @@ def benchmark_sampling(batch: int, height: int, width: int, channels: int, repea
   positions = sampling.aligned_grid(features, target) + noise
   calls = {
       'resize': lambda x, p: tf.image.resize(x, size),
-      'sample_bilinear': sampling.sample_bilinear,
+      'sample_bilinear': lambda x, p: sampling.sample_bilinear(x, p),
       'resize_bilinear': lambda x, p: sampling.resize_bilinear(x, target),
   }
   command_line.say(f'\n{batch}x{height}x{width}x{channels} to {size[0]}x{size[1]}, as multiples of '
