@@ -20,15 +20,21 @@ CHANNELS = {'3': 512, '4': 1024, '5': 2048}
 
 
 def ratios(functions, base: str, repeats: int):
-  """Returns every function's median ratio to the time of `base`, called in turn."""
+  """Returns every function's median ratio to the time of `base`, called in turn.
+
+  A time is the best of three calls: some take less than a turn of the processor's scheduler.
+  """
   seconds = {name: [] for name in functions}
   for function in functions.values():
     function()
   for _ in range(repeats):
     for name, function in functions.items():
-      start = time.perf_counter()
-      function()
-      seconds[name].append(time.perf_counter() - start)
+      calls = []
+      for _ in range(3):
+        start = time.perf_counter()
+        function()
+        calls.append(time.perf_counter() - start)
+      seconds[name].append(min(calls))
   return {name: float(np.median(np.divide(values, seconds[base])))
           for name, values in seconds.items()}
 
@@ -68,7 +74,7 @@ def benchmark_sampling(batch: int, height: int, width: int, channels: int, repea
   positions = sampling.aligned_grid(features, target) + noise
   calls = {
       'resize': lambda x, p: tf.image.resize(x, size),
-      'sample_bilinear': sampling.sample_bilinear,
+      'sample_bilinear': lambda x, p: sampling.sample_bilinear(x, p),
       'resize_bilinear': lambda x, p: sampling.resize_bilinear(x, target),
   }
   command_line.say(f'\n{batch}x{height}x{width}x{channels} to {size[0]}x{size[1]}, as multiples of '
