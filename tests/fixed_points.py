@@ -94,7 +94,8 @@ def residual(function, state):
   state = [level.numpy().astype(np.float64) for level in state]
   flat = [np.concatenate([level.reshape(len(level), -1) for level in levels], 1)
           for levels in (outputs, state)]
-  return np.linalg.norm(flat[0] - flat[1], axis=1) / np.linalg.norm(flat[0], axis=1)
+  length = np.maximum(np.linalg.norm(flat[0], axis=1), np.finfo(np.float64).tiny)
+  return np.linalg.norm(flat[0] - flat[1], axis=1) / length
 
 
 def flat(levels):
