@@ -281,3 +281,25 @@ def test_srb_and_crb_contexts_are_named_by_level_not_by_role():
                       crb_context='high')
   down, up = layer._top_down['3'].get_config(), layer._bottom_up['4'].get_config()
   assert (down['context'], down['channel_context'], up['context']) == ('target', 'source', 'target')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('context', CONTEXT)
+def test_saved_model_and_compiled_function_equal_the_layer(context, tmp_path):
+  """Export keeps the batch and the sizes open; XLA takes other operations for the same numbers."""
+  part = _part(context=context)
+  layer = part.make()
+  serve = tf.function(lambda inputs: layer(inputs, training=False), autograph=False,
+                      input_signature=[{level: tf.TensorSpec([None, None, None, depth])
+                                        for level, depth in CHANNELS.items()}])
+  tf.saved_model.save(layer, str(tmp_path / 'saved'), signatures=serve)
+  loaded = tf.saved_model.load(str(tmp_path / 'saved')).signatures['serving_default']
+  for size, batch in (((32, 40), 5), ((75, 101), 1), ((32, 40), 0)):
+    inputs = part.inputs(size, batch)
+    outputs = loaded(**{key: tf.constant(inputs[level]) for key, level in zip(
+        sorted(loaded.structured_input_signature[1]), sorted(inputs))})
+    component.same(outputs, layer(inputs, training=False), 1e-5, 1e-5)
+  compiled = tf.function(
+      lambda inputs: layer(inputs, training=False), autograph=False, jit_compile=True)
+  inputs = part.inputs()
+  component.same(compiled(inputs), layer(inputs, training=False), 1e-3, 1e-3)
