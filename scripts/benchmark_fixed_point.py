@@ -122,11 +122,11 @@ def peak_memory(name: str, image_size: int, num_filters: int) -> float:
   return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 
 
-def benchmark_memory(num_filters: int, image_size: int) -> None:
+def benchmark_memory(cases, num_filters: int, image_size: int) -> None:
   """Prints the peak memory of every training step, each measured in its own process."""
   command_line.say(f'\nmemory of a training step, {num_filters} filters, {image_size} pixels:')
   base = None
-  for name in TRAINING:
+  for name in cases:
     command = [sys.executable, __file__, '--memory_of', name, '--image_size', str(image_size),
                '--filters', str(num_filters)]
     megabytes = float(subprocess.run(command, check=True, capture_output=True,
@@ -150,13 +150,14 @@ def main() -> None:
   if args.memory_of:
     command_line.say(f'{peak_memory(args.memory_of, args.image_size, args.filters[0]):.1f}')
     return
+  training, at_inference = (
+      {name: solver for name, solver in cases.items()
+       if name == 'unroll 2' or not args.cases or name in args.cases}
+      for cases in (TRAINING, INFERENCE))
   for num_filters in args.filters:
-    for title, build, cases in (('training step', training_step, TRAINING),
-                                ('inference', inference, INFERENCE)):
-      wanted = {name: solver for name, solver in cases.items()
-                if name == 'unroll 2' or not args.cases or name in args.cases}
-      benchmark(title, build, wanted, args, num_filters)
-  benchmark_memory(args.filters[0], 2 * args.image_size)
+    benchmark('training step', training_step, training, args, num_filters)
+    benchmark('inference', inference, at_inference, args, num_filters)
+  benchmark_memory(training, args.filters[0], 2 * args.image_size)
 
 
 if __name__ == '__main__':
