@@ -52,19 +52,23 @@ INFERENCE = {
 }
 
 
-def make(num_filters: int, image_size: int, batch: int, solver):
-  """Returns an i-FPN and its inputs: as narrow as the pyramid, normalized to contract."""
-  inputs = {
+def random_inputs(num_filters: int, image_size: int, batch: int):
+  """Returns the levels of a backbone as narrow as the pyramid."""
+  return {
       str(level): tf.random.stateless_normal(
           [batch, image_size >> level, image_size >> level, num_filters], [0, level])
       for level in LEVELS}
-  specs = {level: x.shape for level, x in inputs.items()}
+
+
+def make(num_filters: int, solver) -> ifpn.ImplicitFPN:
+  """Returns an i-FPN whose basis is normalized, so that G contracts."""
+  specs = {str(level): [None, None, None, num_filters] for level in LEVELS}
+  tf_keras.utils.set_random_seed(0)
   network = ifpn.ImplicitFPN(
       specs, min_level=3, max_level=7, num_filters=num_filters, normalize_basis=True,
       solver=solver, dropout=0.0)
-  tf_keras.utils.set_random_seed(0)
-  network(inputs)
-  return network, inputs
+  network(random_inputs(num_filters, 64, 1))
+  return network
 
 
 def training_step(network, inputs, jit: bool = False):
@@ -102,33 +106,31 @@ def interleaved(functions, repeats: int):
 
 def benchmark(title: str, build, cases, args, num_filters: int) -> None:
   """Prints the time of every case as a multiple of the first case's."""
-  functions = {
-      name: build(*make(num_filters, args.image_size, args.batch, solver), jit=args.jit)
-      for name, solver in cases.items()}
+  inputs = random_inputs(num_filters, args.image_size, args.batch)
+  functions = {name: build(make(num_filters, solver), inputs, jit=args.jit)
+               for name, solver in cases.items()}
   command_line.say(f'\n{title}, {num_filters} filters, {args.image_size} pixels, batch '
                    f'{args.batch}{", XLA" if args.jit else ""}, multiples of unroll 2:')
   for name, ratio in interleaved(functions, args.repeats).items():
     command_line.say(f'  {name:26}{ratio:6.2f}')
 
 
-def peak_memory(name: str, image_size: int, num_filters: int) -> float:
-  """Returns the MB that the training step `name` of this process holds at its peak."""
-  network, inputs = make(num_filters, image_size, 1, TRAINING[name])
-  step = training_step(network, inputs)
+def peak_memory(name: str, num_filters: int) -> float:
+  """Returns the MB that the training step `name` adds to this process at its peak."""
+  step = training_step(make(num_filters, TRAINING[name]), random_inputs(num_filters, 1024, 2))
   step.get_concrete_function()
   before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-  for _ in range(3):
+  for _ in range(2):
     step()
   return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 
 
-def benchmark_memory(num_filters: int, image_size: int) -> None:
+def benchmark_memory(cases, num_filters: int) -> None:
   """Prints the peak memory of every training step, each measured in its own process."""
-  command_line.say(f'\nmemory of a training step, {num_filters} filters, {image_size} pixels:')
+  command_line.say(f'\nmemory of a training step, {num_filters} filters, 1024 pixels, batch 2:')
   base = None
-  for name in TRAINING:
-    command = [sys.executable, __file__, '--memory_of', name, '--image_size', str(image_size),
-               '--filters', str(num_filters)]
+  for name in cases:
+    command = [sys.executable, __file__, '--memory_of', name, '--filters', str(num_filters)]
     megabytes = float(subprocess.run(command, check=True, capture_output=True,
                                      text=True).stdout.split()[-1])
     base = base or megabytes
@@ -148,15 +150,16 @@ def main() -> None:
   parser.add_argument('--memory_of', choices=TRAINING, help='print the MB of this step alone')
   args = parser.parse_args()
   if args.memory_of:
-    command_line.say(f'{peak_memory(args.memory_of, args.image_size, args.filters[0]):.1f}')
+    command_line.say(f'{peak_memory(args.memory_of, args.filters[0]):.1f}')
     return
+  training, at_inference = (
+      {name: solver for name, solver in cases.items()
+       if name == 'unroll 2' or not args.cases or name in args.cases}
+      for cases in (TRAINING, INFERENCE))
   for num_filters in args.filters:
-    for title, build, cases in (('training step', training_step, TRAINING),
-                                ('inference', inference, INFERENCE)):
-      wanted = {name: solver for name, solver in cases.items()
-                if name == 'unroll 2' or not args.cases or name in args.cases}
-      benchmark(title, build, wanted, args, num_filters)
-  benchmark_memory(args.filters[0], 2 * args.image_size)
+    benchmark('training step', training_step, training, args, num_filters)
+    benchmark('inference', inference, at_inference, args, num_filters)
+  benchmark_memory(training, args.filters[0])
 
 
 if __name__ == '__main__':

@@ -4,6 +4,8 @@ import functools
 import numpy as np
 import tensorflow as tf
 
+from official_ext.ops import sampling
+
 RNG = np.random.default_rng(0)
 BASIS = [RNG.normal(size=[2, *size, 2]) for size in ((4, 6), (2, 3), (1, 2))]
 MIX = 0.25 * RNG.normal(size=[3, 2, 2])
@@ -36,10 +38,6 @@ def cosine(levels):
   return [tf.cos(level) for level in levels]
 
 
-def _resized(level, target):
-  return tf.image.resize(level, tf.shape(target)[1:3], 'nearest')
-
-
 def pyramid(levels, mix=None, inputs=None):
   """Three levels of which each hears its neighbors."""
   mix = [tf.cast(m, levels[0].dtype) for m in (MIX if mix is None else tf.unstack(mix))]
@@ -48,9 +46,9 @@ def pyramid(levels, mix=None, inputs=None):
   for i, level in enumerate(levels):
     total = tf.einsum('bhwc,cd->bhwd', level, mix[0]) + inputs[i]
     if i + 1 < len(levels):
-      total += tf.einsum('bhwc,cd->bhwd', _resized(levels[i + 1], level), mix[1])
+      total += tf.einsum('bhwc,cd->bhwd', sampling.resize_nearest(levels[i + 1], level), mix[1])
     if i:
-      total += tf.einsum('bhwc,cd->bhwd', _resized(levels[i - 1], level), mix[2])
+      total += tf.einsum('bhwc,cd->bhwd', sampling.resize_nearest(levels[i - 1], level), mix[2])
     results.append(tf.tanh(total))
   return results
 
