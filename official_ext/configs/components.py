@@ -58,7 +58,7 @@ class FixedPoint(hyperparams.Config):
     inference_evaluations: the same at inference; of `unroll` the same as in training.
     backward_evaluations: vector-Jacobian products of the implicit gradient.
     tolerance: an image stops at this relative residual; 0: every image runs all evaluations.
-    memory: iterates that `anderson` combines; of `broyden` at least the number of steps.
+    memory: iterates that `anderson` combines; `broyden` keeps all its steps.
     gradient: `implicit`, `phantom`, `jacobian_free` or `unroll` (through the solver).
     phantom_steps: differentiated applications of f behind the solution.
     phantom_damping: share of f in each of them, in (0, 1].
