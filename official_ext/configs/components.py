@@ -87,10 +87,12 @@ class Budget(hyperparams.Config):
     weight: of the loss in the total (lambda); 0: no budget.
     target: wanted share of what gates can save (alpha), from 0, all shut, to 1, all open.
     reduction: `mean` over the images, or `sum` over those of a replica.
+    distance: of the share from the target, `squared` or `absolute`.
   """
   weight: float = 0.0
   target: float = 0.5
   reduction: str = 'mean'
+  distance: str = 'squared'
 
 
 @dataclasses.dataclass

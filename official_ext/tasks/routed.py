@@ -53,10 +53,14 @@ def cost_names() -> Sequence[str]:
 
 
 def open_ratios(record: routing.Routing) -> Dict[str, tf.Tensor]:
-  """Returns each gate's mean per image, by name: `[batch]`, or `[batch, paths]` for a choice."""
+  """Returns what opened per image, by the gate's name.
+
+  `[batch]`: an open-or-shut gate itself, or the share of positions that are not shut; of a choice
+  `[batch, paths]`.
+  """
   return {
-      name: gate if gate.shape.rank == 2 else
-      tf.reduce_mean(gate, axis=list(range(1, gate.shape.rank)))
+      name: gate if gate.shape.rank < 3 else
+      tf.reduce_mean(tf.cast(gate > 0, tf.float32), axis=list(range(1, gate.shape.rank)))
       for name, gate in record.gates.items()
   }
 
@@ -78,7 +82,7 @@ class RoutedTask:
   def build_model(self) -> tf_keras.Model:
     """Builds Model Garden's model, with the decoder of the config."""
     budget = self.task_config.budget
-    routing.check_budget(budget.target, budget.reduction)
+    routing.check_budget(budget.target, budget.reduction, budget.distance)
     model = super().build_model()
     layers = routing.routed_layers(model)
     names = [f'gmac/{name}' for name in cost_names()] if layers else []
@@ -131,7 +135,8 @@ class RoutedTask:
     tape = routing.RoutingTape.current()
     record = tape.routing() if tape else None
     if record and budget.weight:
-      loss = budget.weight * routing.budget_loss(record, budget.target, budget.reduction)
+      loss = budget.weight * routing.budget_loss(
+          record, budget.target, budget.reduction, budget.distance)
       aux_losses = list(aux_losses or []) + [loss]
     return super().build_losses(outputs=outputs, labels=labels, aux_losses=aux_losses)
 
