@@ -78,6 +78,7 @@ class RoutedTask:
 
   _routed_names: Sequence[str] = ()
   _limits: Mapping[str, Tuple[float, str]] = {}
+  _samples_gates = False
 
   def build_model(self) -> tf_keras.Model:
     """Builds Model Garden's model, with the decoder of the config."""
@@ -90,6 +91,7 @@ class RoutedTask:
       names += [f'{kind}/{layer.name}/{name}' for layer in layers
                 for name in getattr(layer, f'{kind}_names', ())]
     self._routed_names = names
+    self._samples_gates = any(getattr(layer, 'samples_gates', False) for layer in layers)
     self._limits = {f'measure/{layer.name}/{name}': limit for layer in layers
                     for name, limit in getattr(layer, 'measure_limits', {}).items()}
     return model
@@ -214,7 +216,8 @@ class RoutedTask:
     for name in (name for name in values if name.startswith('measure/')):
       logs[f'routing/{name}'] = float(np.mean(values[name]))
       _warn_beyond(self._limits.get(name), f'routing/{name}', logs[f'routing/{name}'])
-    _warn_of_drift(logs)
+    if self._samples_gates:
+      _warn_of_drift(logs)
     _warn_of_dead_gates(values)
     runs = []
     for run, state in enumerate(aggregated_logs.sampled):
@@ -306,6 +309,7 @@ def _warn_of_drift(logs: Mapping[str, float]) -> None:
 
 
 def _warn_of_dead_gates(values: Mapping[str, np.ndarray]) -> None:
+  constant = {'open': [], 'shut': []}
   for name, gate in values.items():
     if not name.startswith('gate/'):
       continue
@@ -315,8 +319,11 @@ def _warn_of_dead_gates(values: Mapping[str, np.ndarray]) -> None:
         logging.warning('Gate %s chose path %d for every image of this evaluation.', gate_name,
                         np.argmax(gate[0]))
     elif np.all(gate == 0) or np.all(gate == 1):
-      logging.warning('Gate %s was %s for every image of this evaluation.', gate_name,
-                      'open' if gate[0] else 'shut')
+      constant['open' if gate[0] else 'shut'].append(gate_name)
+  # A dynamic head has hundreds of gates, which all start open.
+  for state, names in constant.items():
+    if names:
+      logging.warning('Gates %s for every image of this evaluation: %s.', state, ', '.join(names))
 
 
 @task_factory.register_task_cls(detectors.RetinaNetTask)

@@ -75,9 +75,9 @@ class SpatialGate(tf_keras.layers.Layer):
     super().__init__(**kwargs)
     if activation not in ACTIVATIONS:
       raise ValueError(f'activation is {activation!r}; allowed are {", ".join(ACTIVATIONS)}: '
-                       'change tower.dynamic.activation.')
+                       'change head.tower.dynamic.activation.')
     if tau < 0:
-      raise ValueError(f'tau is {tau}; it must not be negative: change tower.dynamic.tau.')
+      raise ValueError(f'tau is {tau}; it must not be negative: change head.tower.dynamic.tau.')
     self._num_paths, self._activation, self._tau, self._coarse = num_paths, activation, tau, coarse
     self._kernel_regularizer = tf_keras.regularizers.get(kernel_regularizer)
     # `self.dtype` is that of variables, and never of low precision.
