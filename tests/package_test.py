@@ -28,7 +28,7 @@ ROWS = [
     (r'modeling/(backbones|decoders|heads)/.*', False),
     (r'modeling/(dense_detector|factory)', True),
     (r'(configs/detectors|dataloaders/.*)', False),
-    (r'configs/experiments.*', True),
+    (r'configs/.*experiments', True),
     (r'tasks/(__init__|routed)', False),
     (r'tasks/dense', False),
     (r'utils/.*', True),
