@@ -17,6 +17,7 @@ for _folder in (decoders, heads):
 
 # pylint: disable=g-import-not-at-top,unused-import,wrong-import-position
 from official_ext.configs import dense_experiments
+from official_ext.configs import dynamic_head_experiments
 from official_ext.configs import experiments
 from official_ext.tasks import dense
 from official_ext.tasks import routed
