@@ -19,10 +19,10 @@ Features = Dict[str, tf.Tensor]
 _ALLOWED = {
     'norm_positions': ('active', 'all'),
     'training_execution': ('mask', 'sparse'),
-    'inference': ('skip', 'mask'),
+    'inference': ('skip', 'mask', 'tiles'),
 }
-# What `sparse_conv.residual_block` calls the ways of `inference`.
-_EXECUTIONS = {'skip': 'sparse', 'mask': 'mask'}
+# What `DepthStep` calls the ways of `inference`.
+_EXECUTIONS = {'skip': 'sparse', 'mask': 'mask', 'tiles': 'tiles'}
 
 
 @dataclasses.dataclass
@@ -37,6 +37,7 @@ class DynamicTowerConfig(hyperparams.Config):
   norm_positions: str = 'active'
   training_execution: str = 'mask'
   inference: str = 'skip'
+  tile_capacity: float = 1.0
   gate_threshold: float = 0.0
 
 
@@ -61,7 +62,8 @@ class DynamicTower(tf_keras.layers.Layer):
                depth_step: str = 'gated', activation: str = 'tanh', tau: float = 1.5,
                coarse: bool = False, norm_positions: str = 'active',
                training_execution: str = 'mask', inference: str = 'skip',
-               gate_threshold: float = 0.0, kernel_regularizer: Optional[Any] = None, **kwargs):
+               tile_capacity: float = 1.0, gate_threshold: float = 0.0,
+               kernel_regularizer: Optional[Any] = None, **kwargs):
     """Initializes the tower.
 
     Args:
@@ -76,7 +78,10 @@ class DynamicTower(tf_keras.layers.Layer):
         `all`, and then nothing can be skipped.
       training_execution: `mask`, compute all positions, or `sparse`, the active ones; the same
         numbers.
-      inference: `skip`, compute active positions, or `mask`, all of them, for XLA and TPU.
+      inference: `skip`, compute active positions; `mask`, all of them, for XLA and TPU; or
+        `tiles`, active tiles with static shapes, for them too.
+      tile_capacity: of `tiles`: the share of an image's tiles that there is room for, in (0,
+        1]; active ones beyond it are left out, and recorded as `dropped_tiles`.
       gate_threshold: gates up to this are 0 at inference.
       kernel_regularizer: of all kernels and of the weights between scales.
       **kwargs: arguments of `tf_keras.layers.Layer`.
@@ -91,13 +96,16 @@ class DynamicTower(tf_keras.layers.Layer):
     if not 0 <= gate_threshold < 1:
       raise ValueError(f'gate_threshold is {gate_threshold}; it must be in [0, 1): change '
                        'head.tower.dynamic.gate_threshold.')
+    if not 0 < tile_capacity <= 1:
+      raise ValueError(f'tile_capacity is {tile_capacity}; it must be in (0, 1]: change '
+                       'head.tower.dynamic.tile_capacity.')
     for option, value in (('norm_positions', norm_positions), ('inference', inference),
                           ('training_execution', training_execution)):
       if value not in _ALLOWED[option]:
         raise ValueError(f'{option} is {value!r}; allowed are {", ".join(_ALLOWED[option])}: '
                          f'change head.tower.dynamic.{option}.')
     self._num_filters, self._norm_positions = num_filters, norm_positions
-    self._training_execution = training_execution
+    self._training_execution, self._tile_capacity = training_execution, tile_capacity
     self.inference, self.gate_threshold = inference, gate_threshold
     self._kernel_regularizer = tf_keras.regularizers.get(kernel_regularizer)
     self._block_options = {'scale_step': scale_step, 'depth_step': depth_step,
@@ -118,6 +126,17 @@ class DynamicTower(tf_keras.layers.Layer):
     """Names of the gates that it records, once it is built."""
     return [self._gate_name(number, *key) for number, block in enumerate(self.blocks)
             for key in block.gate_keys(self._levels)]
+
+  @property
+  def measure_names(self) -> List[str]:
+    """Names of the measures that it records."""
+    return ['dropped_tiles'] if self.inference == 'tiles' else []
+
+  @property
+  def measure_limits(self) -> Dict[str, Tuple[float, str]]:
+    """Above which a measure is warned of, and why."""
+    why = 'active tiles without room are left out, raise head.tower.dynamic.tile_capacity'
+    return dict.fromkeys(self.measure_names, (0.0, why))
 
   @staticmethod
   def _gate_name(number: int, path: str, level: str) -> str:
@@ -155,16 +174,17 @@ class DynamicTower(tf_keras.layers.Layer):
     execution = self._training_execution if training else _EXECUTIONS[self.inference]
     if self._norm_positions == 'all':
       execution = 'dense'
-    outputs, gates = features, []
+    threshold = 0.0 if training else self.gate_threshold
+    outputs, gates, dropped = features, [], []
     for block in self.blocks:
-      outputs, decided = block(
-          outputs, execution, threshold=0.0 if training else self.gate_threshold)
+      outputs, decided, without_room = block(outputs, execution, threshold, self._tile_capacity)
       gates.append(decided)
+      dropped.append(without_room)
     if self.is_routed and routing.RoutingTape.current() is not None:
-      self._record(features, gates)
+      self._record(features, gates, dropped)
     return outputs
 
-  def _record(self, features, gates):
+  def _record(self, features, gates, dropped):
     """Records gates and multiply-adds; `expected` is a budget that follows eq. 4.
 
     Between minimum and maximum it lies where eq. 4 does between 0 and 1.
@@ -183,8 +203,12 @@ class DynamicTower(tf_keras.layers.Layer):
         'dense': cost.fixed + cost.gated}
     named = {self._gate_name(number, *key): tf.cast(gate, tf.float32)
              for number, decided in enumerate(gates) for key, gate in decided.items()}
+    # In training there are no tiles, and the measure is 0.
+    counts = [count for count in dropped if count is not None] or [tf.zeros_like(executed)]
+    measures = {name: tf.cast(tf.add_n(counts), tf.float32) for name in self.measure_names}
     routing.record_on_tape(
-        self.name, gates=named, **{key: tf.cast(x, tf.float32) for key, x in values.items()})
+        self.name, gates=named, measures=measures,
+        **{key: tf.cast(x, tf.float32) for key, x in values.items()})
 
   def get_config(self) -> Dict[str, Any]:
     return {
@@ -195,6 +219,7 @@ class DynamicTower(tf_keras.layers.Layer):
         'norm_positions': self._norm_positions,
         'training_execution': self._training_execution,
         'inference': self.inference,
+        'tile_capacity': self._tile_capacity,
         'gate_threshold': self.gate_threshold,
         'kernel_regularizer': tf_keras.regularizers.serialize(self._kernel_regularizer),
     }

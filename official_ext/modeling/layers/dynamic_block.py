@@ -123,19 +123,22 @@ class DynamicBlock(tf_keras.layers.Layer):
             for path in _existing(paths, level, levels)]
 
   def call(self, features: Mapping[str, tf.Tensor], execution: str = 'mask',
-           threshold: float = 0.0) -> Tuple[Dict[str, tf.Tensor], Gates]:
+           threshold: float = 0.0, tile_capacity: float = 1.0
+           ) -> Tuple[Dict[str, tf.Tensor], Gates, Optional[tf.Tensor]]:
     """Runs the block.
 
     Args:
       features: `{level: [batch, height, width, channels]}`, finest first.
       execution: of gated depth steps, see `dynamic_steps.DepthStep`.
       threshold: gates up to this are 0.
+      tile_capacity: of the execution `tiles`.
 
     Returns:
-      The block's output, of the shapes of `features`, and gates `[batch, height, width, 1]` of
-      the level that a path leaves, by path and level.
+      The block's output, of the shapes of `features`; gates `[batch, height, width, 1]` of the
+      level that a path leaves, by path and level; and of `tiles` the number of active ones
+      without room, int32 `[batch]`, otherwise None.
     """
-    outputs, gates = dict(features), {}
+    outputs, gates, dropped = dict(features), {}, None
     for paths in self._decisions:
       if paths != ['depth']:
         gates.update(self._decide(paths, outputs, threshold))
@@ -144,9 +147,12 @@ class DynamicBlock(tf_keras.layers.Layer):
     if ['depth'] in self._decisions:
       gates.update(self._decide(['depth'], outputs, threshold))
     if self.depth is not None:
-      outputs = {level: self.depth(own, gates.get(('depth', level)), execution)
+      results = {level: self.depth(own, gates.get(('depth', level)), execution, tile_capacity)
                  for level, own in outputs.items()}
-    return outputs, gates
+      outputs = {level: output for level, (output, _) in results.items()}
+      counts = [count for _, count in results.values() if count is not None]
+      dropped = tf.add_n(counts) if counts else None
+    return outputs, gates, dropped
 
   def _decide(self, paths, features, threshold):
     """Returns the gates of some paths, each from the features of the level that it leaves."""

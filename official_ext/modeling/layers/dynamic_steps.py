@@ -11,6 +11,7 @@ import tensorflow as tf, tf_keras
 from official_ext.ops import group_norm
 from official_ext.ops import sampling
 from official_ext.ops import sparse_conv
+from official_ext.ops import tiled_conv
 
 
 def neighbors_of(level: str, levels: Sequence[str]) -> Dict[str, str]:
@@ -155,30 +156,41 @@ class DepthStep(_Step):
     super().build(input_shape)
 
   def call(self, features: tf.Tensor, gate: Optional[tf.Tensor] = None,
-           execution: str = 'dense') -> tf.Tensor:
+           execution: str = 'dense', tile_capacity: float = 1.0
+           ) -> Tuple[tf.Tensor, Optional[tf.Tensor]]:
     """Runs the step on one level.
 
     Args:
       features: `[batch, height, width, channels]`.
       gate: `[batch, height, width, 1]` in [0, 1]; None: no gate, dense.
-      execution: one of `sparse_conv.residual_block`, or `dense`: norms over all positions.
+      execution: one of `sparse_conv.residual_block`; `tiles`, see `tiled_conv`; or `dense`,
+        norms over all positions.
+      tile_capacity: of `tiles`: the share of an image's tiles that there is room for.
 
     Returns:
-      The shape and dtype of `features`.
+      The output, of the shape and dtype of `features`, and of `tiles` the number of active
+      ones without room, int32 `[batch]`, otherwise None.
     """
     # Read here, where the policy casts kernels, and not in the branches of a conditional.
     weights = sparse_conv.ResidualWeights(
         **{name: tf.convert_to_tensor(value) for name, value in self.residual_weights.items()})
-    if gate is not None and execution != 'dense':
+    dropped = None
+    if gate is None or execution == 'dense':
+      residual = self._run_dense(features, gate, weights)
+    elif execution == 'tiles':
+      residual, dropped = tiled_conv.tiled_residual_block(
+          features, gate, weights, self.num_groups, tile_capacity)
+    else:
       residual = sparse_conv.residual_block(
           features, gate, weights, self.num_groups, execution=execution)
-      return tf.nn.relu(features + residual)
-    hidden = tf.nn.relu(self._dense(features, weights.kernel1, weights.gamma1, weights.beta1))
-    residual = self._dense(hidden, weights.kernel2, weights.gamma2, weights.beta2)
-    if gate is not None:
-      residual *= tf.cast(gate, residual.dtype)
-    return tf.nn.relu(features + residual)
+    return tf.nn.relu(features + residual), dropped
 
-  def _dense(self, features, kernel, gamma, beta):
+  def _run_dense(self, features, gate, weights):
+    hidden = self._normalized(features, weights.kernel1, weights.gamma1, weights.beta1)
+    residual = self._normalized(
+        tf.nn.relu(hidden), weights.kernel2, weights.gamma2, weights.beta2)
+    return residual if gate is None else residual * tf.cast(gate, residual.dtype)
+
+  def _normalized(self, features, kernel, gamma, beta):
     features = tf.nn.conv2d(features, kernel, 1, 'SAME')
     return group_norm.group_norm(features, gamma, beta, self.num_groups)

@@ -81,13 +81,13 @@ def _gate(kind, shape, seed=2):
 
 
 @pytest.mark.parametrize('kind', ['full', 'random', 'pixel', 'mixed', 'shut'])
-@pytest.mark.parametrize('execution', ['mask', 'sparse'])
+@pytest.mark.parametrize('execution', ['mask', 'sparse', 'tiles'])
 def test_depth_step_equals_numpy(kind, execution):
   features = _features()['3']
   gate = _gate(kind, features.shape)
   layer, weights = _made(dynamic_steps.DepthStep, (features,))
   expected = dynamic_head_reference.depth_step(weights, features, gate)
-  np.testing.assert_allclose(layer(features, gate, execution), expected, 1e-9, 1e-9)
+  np.testing.assert_allclose(layer(features, gate, execution)[0], expected, 1e-9, 1e-9)
   np.testing.assert_allclose(expected[gate[..., 0] == 0],
                              np.maximum(features[gate[..., 0] == 0], 0))
 
@@ -98,14 +98,14 @@ def test_depth_step_over_all_positions_equals_numpy(kind):
   gate = _gate(kind, features.shape) if kind else None
   layer, weights = _made(dynamic_steps.DepthStep, (features,))
   expected = dynamic_head_reference.depth_step(weights, features, gate, norm_positions='all')
-  np.testing.assert_allclose(layer(features, gate), expected, 1e-9, 1e-9)
+  np.testing.assert_allclose(layer(features, gate)[0], expected, 1e-9, 1e-9)
 
 
 def test_a_full_mask_is_the_dense_norm():
   features = _features()['3']
   gate = np.ones([*features.shape[:3], 1])
   layer, _ = _made(dynamic_steps.DepthStep, (features,))
-  np.testing.assert_allclose(layer(features, gate, 'mask'), layer(features), 1e-9, 1e-9)
+  np.testing.assert_allclose(layer(features, gate, 'mask')[0], layer(features)[0], 1e-9, 1e-9)
 
 
 @pytest.mark.parametrize('channels, groups', [(256, 32), (88, 22), (6, 6), (64, 32), (37, 1)])
@@ -125,7 +125,7 @@ def test_gradients_of_the_depth_step_equal_finite_differences(execution):
   direction = np.random.default_rng(3).normal(size=features.shape)
   tensors = [tf.Variable(features), tf.Variable(gate)]
   with tf.GradientTape() as tape:
-    loss = tf.reduce_sum(layer(*tensors, execution) * direction)
+    loss = tf.reduce_sum(layer(*tensors, execution)[0] * direction)
   watched = [*tensors, *layer.trainable_variables]
   gradients = tape.gradient(loss, watched)
 
@@ -161,7 +161,7 @@ def test_mixed_precision_keeps_norms_in_float32(policy, dtype):
   outputs = scale(features, gates)
   spies.randomize(scale)
   depth = dynamic_steps.DepthStep(dtype=policy, name='step')
-  one = depth(features['3'])
+  one, _ = depth(features['3'])
   assert {x.dtype for x in (one, *outputs.values())} == {dtype}
   assert {v.dtype for v in (*scale.variables, *depth.variables)} == {tf.float32}
   expected = dynamic_head_reference.scale_step(
