@@ -8,7 +8,6 @@ from official.vision.configs import maskrcnn
 from official.vision.configs import retinanet
 
 from official_ext.configs import components
-from official_ext.modeling.heads import dense_head  # pylint: disable=unused-import
 
 
 def _fpn() -> components.Decoder:
@@ -20,9 +19,20 @@ def _plain_tower() -> components.Tower:
 
 
 @dataclasses.dataclass
+class RetinaNetHead(retinanet.RetinaNetHead):
+  """Model Garden's RetinaNet head, with towers of any kind.
+
+  Attributes:
+    tower: any registered one; of null type: Model Garden's `num_convs` convolutions.
+  """
+  tower: components.Tower = dataclasses.field(default_factory=components.tower)
+
+
+@dataclasses.dataclass
 class RetinaNet(retinanet.RetinaNet):
-  """Model Garden's RetinaNet; `decoder` may be any registered one."""
+  """Model Garden's RetinaNet; `decoder` and `head.tower` may be any registered ones."""
   decoder: components.Decoder = dataclasses.field(default_factory=_fpn)
+  head: RetinaNetHead = dataclasses.field(default_factory=RetinaNetHead)
 
 
 @dataclasses.dataclass

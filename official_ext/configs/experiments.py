@@ -93,6 +93,7 @@ FROZEN_NORM = {'task': {'model': {'backbone': {'resnet': {'bn_trainable': False}
 
 
 def coco_data(decoder: str) -> Dict[str, Any]:
+  """Returns task options: where COCO is, batch sizes, augmentation and weight decay."""
   parser = {'aug_rand_hflip': True, 'aug_scale_min': 1.0, 'aug_scale_max': 1.0}
   return {
       'train_data': {'input_path': 'coco/train-*.tfrecord', 'parser': parser,
@@ -247,6 +248,7 @@ for _family, _build in _FAMILIES.items():
 
 
 def schedule_90k() -> Dict[str, Any]:
+  """Returns options of 90k steps of 16 images, a tenth of the rate from 60k and from 80k on."""
   return {
       'trainer': _schedule(
           90_000,

@@ -1,4 +1,4 @@
-"""One-stage detectors that differ in how labels are assigned: FCOS, ATSS and kin."""
+"""One-stage detectors: FCOS, ATSS and kin; RetinaNet with towers of any kind."""
 from typing import Any, Dict, List, Mapping, Optional
 
 from official.vision.modeling import backbones
@@ -53,7 +53,8 @@ class DetectionGenerator(tf_keras.layers.Layer):
       max_num_detections: per image.
       **kwargs: arguments of `tf_keras.layers.Layer`.
     """
-    super().__init__(**kwargs)
+    # Keras would cast to the compute dtype, in which boxes are whole pixels.
+    super().__init__(autocast=False, **kwargs)
     self._options = {
         'pre_nms_top_k': pre_nms_top_k, 'pre_nms_score_threshold': pre_nms_score_threshold,
         'nms_iou_threshold': nms_iou_threshold, 'max_num_detections': max_num_detections}
@@ -183,21 +184,54 @@ def build_dense_detector(input_specs: tf_keras.layers.InputSpec, model_config: A
   Raises:
     ValueError: an option that is not allowed.
   """
-  norm_activation, head = model_config.norm_activation, model_config.head
   assigner, anchor_size = model_config.assigner, model_config.anchor.anchor_size
   box_coding = assigners.assigner(assigner, anchor_size).box_coding
   backbone = backbones.factory.build_backbone(
-      input_specs, model_config.backbone, norm_activation, l2_regularizer)
+      input_specs, model_config.backbone, model_config.norm_activation, l2_regularizer)
   decoder = factory.build_decoder(backbone.output_specs, model_config, l2_regularizer)
   model = DenseDetector(
       backbone, decoder,
-      dense_head.DenseHead(
-          model_config.num_classes - 1, model_config.min_level, model_config.max_level,
-          box_coding=box_coding, num_filters=head.num_filters, tower=head.tower.type,
-          tower_options=head.tower.get().as_dict(), kernel_regularizer=l2_regularizer,
-          name='head'),
+      dense_head.DenseHead(model_config.num_classes - 1, box_coding,
+                           **_head_options(model_config, l2_regularizer)),
       DetectionGenerator(**model_config.detection_generator.as_dict()),
       assigner=assigner, anchor_size=anchor_size)
   # Makes the variables of decoder and head.
   model(tf_keras.Input(input_specs.shape[1:]), training=True)
+  return model
+
+
+def _head_options(model_config: Any, l2_regularizer: Optional[Any]) -> Dict[str, Any]:
+  head = model_config.head
+  return {
+      'min_level': model_config.min_level, 'max_level': model_config.max_level,
+      'num_filters': head.num_filters, 'tower': head.tower.type,
+      'tower_options': head.tower.get().as_dict(), 'kernel_regularizer': l2_regularizer,
+      'name': 'head'}
+
+
+def with_towers(model: retinanet_model.RetinaNetModel, model_config: Any,
+                l2_regularizer: Optional[Any] = None) -> retinanet_model.RetinaNetModel:
+  """Returns a RetinaNet like the given one, with the head's towers of the config.
+
+  Args:
+    model: as Model Garden builds it from the config; its parts but the head are kept.
+    model_config: a `configs.detectors.RetinaNet` with `head.tower`.
+    l2_regularizer: of all kernels of the head.
+
+  Raises:
+    ValueError: an option of Model Garden's head that a head with towers does not have.
+  """
+  head = model_config.head
+  for name, value in (('use_separable_conv', False), ('attribute_heads', []),
+                      ('share_classification_heads', False), ('share_level_convs', True)):
+    if getattr(head, name) != value:
+      raise ValueError(f'head.{name} is {getattr(head, name)}; with head.tower it must be {value}: '
+                       f'change head.{name}, or leave head.tower.type null.')
+  anchor = model_config.anchor
+  new_head = dense_head.AnchorHead(
+      model_config.num_classes, anchor.num_scales * len(anchor.aspect_ratios),
+      **_head_options(model_config, l2_regularizer))
+  # Another attribute `head` would keep the old one's variables: Keras tracks the config too.
+  model = retinanet_model.RetinaNetModel(**{**model.get_config(), 'head': new_head})
+  model(tf_keras.Input(model_config.input_size), training=True)
   return model

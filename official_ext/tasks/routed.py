@@ -16,6 +16,7 @@ from official.vision.tasks import retinanet
 import tensorflow as tf, tf_keras
 
 from official_ext.configs import detectors
+from official_ext.modeling import dense_detector
 from official_ext.ops import routing
 
 _GIGA = 1e9
@@ -326,8 +327,21 @@ def _warn_of_dead_gates(values: Mapping[str, np.ndarray]) -> None:
       logging.warning('Gates %s for every image of this evaluation: %s.', state, ', '.join(names))
 
 
+class _RetinaNetTask(retinanet.RetinaNetTask):
+  """Model Garden's RetinaNet task, with the head's towers of the config."""
+
+  def build_model(self) -> tf_keras.Model:
+    model, config = super().build_model(), self.task_config
+    if not config.model.head.tower.type:
+      return model
+    # Half, as tf.nn.l2_loss has it, and Model Garden with it.
+    decay = config.losses.l2_weight_decay / 2
+    return dense_detector.with_towers(
+        model, config.model, tf_keras.regularizers.L2(decay) if decay else None)
+
+
 @task_factory.register_task_cls(detectors.RetinaNetTask)
-class RoutedRetinaNetTask(RoutedTask, retinanet.RetinaNetTask):
+class RoutedRetinaNetTask(RoutedTask, _RetinaNetTask):
   """Model Garden's RetinaNet task, with routed parts."""
 
 
