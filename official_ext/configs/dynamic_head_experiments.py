@@ -11,8 +11,7 @@ import functools
 from official.core import config_definitions as cfg
 from official.core import exp_factory
 
-# Imported for the experiments that it registers.
-from official_ext.configs import dense_experiments  # noqa: F401 pylint: disable=unused-import
+from official_ext.configs import experiments
 
 
 def _experiment(plain: str, num_blocks: int, budget: float) -> cfg.ExperimentConfig:
@@ -25,6 +24,13 @@ def _experiment(plain: str, num_blocks: int, budget: float) -> cfg.ExperimentCon
   return experiment
 
 
+def _retinanet() -> cfg.ExperimentConfig:
+  experiment = _experiment('retinanet_fpn_resnet50_coco', 8, 0.1)
+  experiment.override(experiments.schedule_90k())
+  return experiment
+
+
+exp_factory.register_config_factory('retinanet_dynamichead_resnet50_coco')(_retinanet)
 for _detector in ('fcos', 'atss'):
   for _backbone, _blocks in (('resnet50_coco', 8), ('resnet101_coco', 8),
                              ('efficientnetlite0_sample', 2)):

@@ -27,11 +27,11 @@ PARAMETERS = {
     'fixed_d8': 8 * FIXED, 'fixed_d4': 4 * FIXED, 'd2': 2 * BLOCK, 'd4': 4 * BLOCK, 'd6': 6 * BLOCK,
     'scale': 8 * (FIXED + SCALE_GATES), 'depth': 8 * (FIXED + DEPTH_GATE)}
 BUDGETS = {'low': 0.1, 'coarse_low': 0.1, 'd2': 0.1, 'd4': 0.1, 'd6': 0.1, 'lambda04': 0.4,
-           'lambda08': 0.8, '101': 0.1}
+           'lambda08': 0.8, 'table4': 0.1}
 
 
 def _row(path):
-  return re.fullmatch(r'dynamichead_(?:(.+)_)?resnet\d+_90k', path.stem)[1] or '101'
+  return re.fullmatch(r'dynamichead_(?:(.+)_)?resnet\d+_90k', path.stem)[1] or 'table4'
 
 
 def _parameters(head):
@@ -57,6 +57,14 @@ def test_experiment_has_dynamic_towers_and_a_budget(name):
   theirs['task']['model']['head'] = head.as_dict()
   theirs['task']['budget'] = budget.as_dict()
   assert params.as_dict() == theirs
+
+
+def test_retinanet_has_dynamic_towers_and_the_papers_schedule():
+  params = experiment.resolve('retinanet_dynamichead_resnet50_coco')
+  assert params.task.model.head.tower.type == 'dynamic'
+  assert params.task.model.head.tower.dynamic.num_blocks == 8
+  assert params.trainer.train_steps == 90_000
+  assert params.task.train_data.global_batch_size == 16
 
 
 @pytest.mark.parametrize('path', YAMLS, ids=yaml_name)
@@ -91,7 +99,7 @@ def test_every_published_row_has_a_file():
               'row FCOS-D8@H, coarse', 'row softmax', 'row restricted tanh', 'row tau 0.5',
               'row tau 1.0', 'row tau 1.5', 'row tau 2.0', 'row of scale alone',
               'row of depth alone', 'row of scale and depth', 'row of neither', 'row FCOS R101',
-              'row ATSS R101', 'lambda 0.4', 'lambda 0.8'):
+              'row ATSS R101', 'row RetinaNet R50', 'lambda 0.4', 'lambda 0.8'):
     assert row in rows, row
 
 
