@@ -15,7 +15,7 @@ from experiment_files import comment
 from experiment_files import resolve
 from experiment_files import yaml_name
 
-YAMLS = [path for path in experiment_files.ALL if comment(path).startswith('Dynamic head')]
+YAMLS = [path for path in experiment_files.ALL if path.name.startswith('dynamichead_')]
 COCO = [f'{detector}_dynamichead_resnet{depth}_coco'
         for detector in ('fcos', 'atss') for depth in (50, 101)]
 SAMPLE = [f'{detector}_dynamichead_efficientnetlite0_sample' for detector in ('fcos', 'atss')]
