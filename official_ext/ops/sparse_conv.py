@@ -8,6 +8,7 @@ the same; it is for XLA and TPU, as is `tiled_conv`, which skips with static sha
 
 What stands at positions that are skipped is never used: it may be NaN.
 """
+import functools
 from typing import Callable, NamedTuple, Sequence, Tuple
 
 import tensorflow as tf
@@ -142,17 +143,22 @@ def residual_block(x: tf.Tensor, gate: tf.Tensor, weights: ResidualWeights, num_
     ValueError: unknown execution, or `num_groups` does not divide the channels.
   """
   check_execution(execution)
-  first, second = active_positions(gate)
+  masks = active_positions(gate)
+  norm = functools.partial(group_norm.group_norm, num_groups=num_groups, epsilon=epsilon)
+  if execution == 'mask':
+    return _dense_block(
+        x, gate, weights, [functools.partial(norm, mask=mask) for mask in masks])
+  pixels = [_list_pixels(mask, (3, 3)) for mask in masks]
 
   def dense():
-    return _dense_block(x, gate, weights, (first, second), num_groups, epsilon)
+    norms = [functools.partial(group_norm.group_norm_at, index=listed.index,
+                               num_groups=num_groups, epsilon=epsilon) for listed in pixels]
+    return _where(masks[1], _dense_block(x, gate, weights, norms))
 
   def sparse():
-    return _listed_block(x, gate, weights, (first, second), num_groups, epsilon)
+    return _listed_block(x, gate, weights, pixels, num_groups, epsilon)
 
-  if execution == 'mask':
-    return dense()
-  return _adapt(sparse, dense, [first, second], dense_above)
+  return _adapt(sparse, dense, masks, dense_above)
 
 
 def check_execution(execution: str) -> None:
@@ -174,19 +180,16 @@ def _where(mask: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
   return tf.where(mask, value, tf.zeros([], value.dtype))
 
 
-def _dense_block(x, gate, weights, masks, num_groups, epsilon):
+def _dense_block(x, gate, weights, norms):
   hidden = tf.nn.conv2d(x, weights.kernel1, 1, 'SAME')
-  hidden = tf.nn.relu(group_norm.group_norm(
-      hidden, weights.gamma1, weights.beta1, num_groups, epsilon, masks[0]))
+  hidden = tf.nn.relu(norms[0](hidden, gamma=weights.gamma1, beta=weights.beta1))
   hidden = tf.nn.conv2d(hidden, weights.kernel2, 1, 'SAME')
-  hidden = group_norm.group_norm(
-      hidden, weights.gamma2, weights.beta2, num_groups, epsilon, masks[1])
-  return hidden * tf.cast(gate, x.dtype)
+  return norms[1](hidden, gamma=weights.gamma2, beta=weights.beta2) * tf.cast(gate, x.dtype)
 
 
-def _listed_block(x, gate, weights, masks, num_groups, epsilon):
+def _listed_block(x, gate, weights, pixels, num_groups, epsilon):
+  first, second = pixels
   batch = tf.shape(x)[0]
-  first, second = (_list_pixels(mask, (3, 3)) for mask in masks)
   rows = _convolve(_table_of_map(x, (3, 3)), first, weights.kernel1)
   rows = tf.nn.relu(group_norm.group_norm_rows(
       rows, first.images, batch, weights.gamma1, weights.beta1, num_groups, epsilon))

@@ -36,6 +36,13 @@ def _rows(x, mask):
   return tf.scatter_nd(index, rows, tf.shape(x, tf.int64))
 
 
+def _listed(x, mask):
+  """`group_norm_at` of the active positions, kept there."""
+  result = group_norm.group_norm_at(
+      x, tf.cast(tf.where(mask[..., 0]), tf.int32), GAMMA, BETA, GROUPS)
+  return tf.where(mask, result, 0)
+
+
 @pytest.mark.parametrize('channels, groups', [(256, 32), (88, 22), (64, 32), (12, 12), (7, 7),
                                               (37, 1), (34, 17), (1, 1)])
 def test_number_of_groups(channels, groups):
@@ -52,12 +59,13 @@ def test_normalizes_each_group_of_each_image(groups, masked):
   np.testing.assert_allclose(result, expected, 1e-10, 1e-10)
 
 
-def test_a_list_of_positions_gives_the_same():
+@pytest.mark.parametrize('norm', [_rows, _listed])
+def test_a_list_of_positions_gives_the_same(norm):
   x, mask = 3 * _random(3, 5, 7, CHANNELS) + _random(CHANNELS), _mask()
   for order in ([0, 1, 2], [2, 0, 1], [1, 2, 0]):
-    result = _rows(tf.constant(x[order]), mask[order])
+    result = norm(tf.constant(x[order]), mask[order])
     np.testing.assert_allclose(result, _expected(x, mask)[order], 1e-10, 1e-10)
-  assert _rows(tf.constant(x), np.zeros_like(mask)).shape == x.shape
+  assert not np.any(norm(tf.constant(x), np.zeros_like(mask)))
 
 
 @pytest.mark.parametrize('masked', [False, True])
@@ -70,10 +78,9 @@ def test_mean_much_larger_than_deviation(masked):
   expected = _expected(x, mask if masked else np.ones_like(mask), CHANNELS)
   np.testing.assert_allclose(result, expected, 0, 1e-3)
   x = (_random(2, 20, 30, CHANNELS) + 10).astype(np.float32)
-  np.testing.assert_allclose(_rows(tf.constant(x), mask), _expected(x, mask), 0, 5e-6)
-  np.testing.assert_allclose(
-      group_norm.group_norm(tf.constant(x), GAMMA, BETA, GROUPS, mask=mask), _expected(x, mask),
-      0, 5e-6)
+  for result in (_rows(tf.constant(x), mask), _listed(tf.constant(x), mask),
+                 group_norm.group_norm(tf.constant(x), GAMMA, BETA, GROUPS, mask=mask)):
+    np.testing.assert_allclose(result, _expected(x, mask), 0, 5e-6)
 
 
 @pytest.mark.parametrize('dtype, tolerance', [
@@ -83,7 +90,8 @@ def test_keeps_the_dtype_and_sums_in_float32(dtype, tolerance):
   x, mask = tf.cast(_random(1, 60, 100, CHANNELS) + 2, dtype), np.ones([1, 60, 100, 1], bool)
   expected = _expected(tf.cast(x, tf.float64).numpy(), mask)
   for result in (group_norm.group_norm(x, GAMMA, BETA, GROUPS),
-                 group_norm.group_norm(x, GAMMA, BETA, GROUPS, mask=mask), _rows(x, mask)):
+                 group_norm.group_norm(x, GAMMA, BETA, GROUPS, mask=mask),
+                 _rows(x, mask), _listed(x, mask)):
     assert result.dtype == dtype
     np.testing.assert_allclose(tf.cast(result, tf.float64), expected, tolerance, tolerance)
 
@@ -95,7 +103,7 @@ def _gradients(function, inputs, weight):
   return tape.gradient(loss, inputs)
 
 
-@pytest.mark.parametrize('form', ['map', 'mask', 'rows'])
+@pytest.mark.parametrize('form', ['map', 'mask', 'rows', 'listed'])
 def test_gradients_against_finite_differences(form):
   x, mask, weight = _random(3, 3, 4, CHANNELS), _mask(3, 3, 4), _random(3, 3, 4, CHANNELS, seed=4)
   index = tf.where(mask[..., 0])
@@ -108,7 +116,9 @@ def test_gradients_against_finite_differences(form):
   function = {
       'map': lambda *inputs: group_norm.group_norm(*inputs, GROUPS),
       'mask': lambda *inputs: group_norm.group_norm(*inputs, GROUPS, mask=mask),
-      'rows': rows}[form]
+      'rows': rows,
+      'listed': lambda *inputs: tf.where(mask, group_norm.group_norm_at(
+          inputs[0], tf.cast(index, tf.int32), *inputs[1:], GROUPS), 0)}[form]
   used = np.ones_like(mask) if form == 'map' else mask
   inputs = [x, GAMMA, BETA]
   gradients = _gradients(function, [tf.constant(value) for value in inputs], weight)
@@ -135,6 +145,12 @@ def test_nothing_comes_from_outside_the_mask():
   np.testing.assert_array_equal(
       function(tf.constant(x), GAMMA, BETA), function(tf.constant(poisoned), GAMMA, BETA))
   assert np.any(np.isnan(group_norm.group_norm(tf.constant(poisoned), GAMMA, BETA, GROUPS)))
+
+
+def test_a_listed_statistic_sees_nothing_else():
+  x, mask = _random(3, 5, 7, CHANNELS), _mask()
+  np.testing.assert_array_equal(
+      _listed(tf.constant(x), mask), _listed(tf.constant(np.where(mask, x, np.nan)), mask))
 
 
 @pytest.mark.parametrize('compiled', [False, True])

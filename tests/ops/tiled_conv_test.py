@@ -41,7 +41,7 @@ def _active_tiles(mask, size):
 
 
 @pytest.mark.parametrize('compiled, size', [
-    (False, 1), (False, 2), (False, 3), (False, 8), (True, 2), (True, 4)])
+    (False, 1), (False, 3), (False, 8), (True, 2)])
 def test_equals_the_equations(size, compiled):
   weights = sparse_conv.ResidualWeights(*tensors(*WEIGHTS))
   traced = _traced(lambda x, gate: _block(x, gate, weights, tile_size=size), compiled)
