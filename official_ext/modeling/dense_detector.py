@@ -1,5 +1,5 @@
 """One-stage detectors: FCOS, ATSS and kin; RetinaNet with towers of any kind."""
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from official.vision.modeling import backbones
 from official.vision.modeling import retinanet_model
@@ -90,7 +90,8 @@ class DetectionGenerator(tf_keras.layers.Layer):
     return {'detection_boxes': boxes, 'detection_scores': scores,
             'detection_classes': tf.cast(classes, tf.int32) + 1, 'num_detections': count}
 
-  def _candidates(self, logits, boxes, centerness):
+  def _candidates(self, logits: tf.Tensor, boxes: tf.Tensor, centerness: tf.Tensor
+                  ) -> Tuple[tf.Tensor, tf.Tensor]:
     """Returns the best pairs of a level: scores `[batch, pairs, classes]`, boxes of the pairs."""
     num_locations, num_classes = logits.shape[1:]
     probabilities = tf.reshape(
