@@ -39,7 +39,8 @@ class DetectionGenerator(tf_keras.layers.Layer):
 
   Reference: FCOS, https://arxiv.org/abs/1904.01355, section 3.3, and its authors' code: a
   detection's score is the root of class probability times center-ness; whether it is a
-  candidate is decided by the class probability alone.
+  candidate is decided by the class probability alone.  Suppression is TensorFlow's combined
+  operation, which TPUs do not have.
   """
 
   def __init__(self, pre_nms_top_k: int = 1000, pre_nms_score_threshold: float = 0.05,
