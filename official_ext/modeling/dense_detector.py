@@ -1,5 +1,5 @@
 """One-stage detectors: FCOS, ATSS and kin; RetinaNet with towers of any kind."""
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from official.vision.modeling import backbones
 from official.vision.modeling import retinanet_model
@@ -39,7 +39,8 @@ class DetectionGenerator(tf_keras.layers.Layer):
 
   Reference: FCOS, https://arxiv.org/abs/1904.01355, section 3.3, and its authors' code: a
   detection's score is the root of class probability times center-ness; whether it is a
-  candidate is decided by the class probability alone.
+  candidate is decided by the class probability alone.  Suppression is TensorFlow's combined
+  operation, which TPUs do not have.
   """
 
   def __init__(self, pre_nms_top_k: int = 1000, pre_nms_score_threshold: float = 0.05,
@@ -90,7 +91,8 @@ class DetectionGenerator(tf_keras.layers.Layer):
     return {'detection_boxes': boxes, 'detection_scores': scores,
             'detection_classes': tf.cast(classes, tf.int32) + 1, 'num_detections': count}
 
-  def _candidates(self, logits, boxes, centerness):
+  def _candidates(self, logits: tf.Tensor, boxes: tf.Tensor, centerness: tf.Tensor
+                  ) -> Tuple[tf.Tensor, tf.Tensor]:
     """Returns the best pairs of a level: scores `[batch, pairs, classes]`, boxes of the pairs."""
     num_locations, num_classes = logits.shape[1:]
     probabilities = tf.reshape(

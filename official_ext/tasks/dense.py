@@ -13,7 +13,7 @@ from official_ext.ops import assigners
 from official_ext.tasks import routed
 
 
-class DenseLosses(NamedTuple):
+class LossTerms(NamedTuple):
   """Losses of a batch, float32 scalars.
 
   Attributes:
@@ -28,7 +28,7 @@ class DenseLosses(NamedTuple):
 
 def dense_losses(outputs: Mapping[str, Any], labels: Mapping[str, tf.Tensor],
                  assigner: assigners.Assigner, alpha: float = 0.25,
-                 gamma: float = 2.0) -> DenseLosses:
+                 gamma: float = 2.0) -> LossTerms:
   """Assigns boxes to locations and returns the losses of a batch.
 
   Reference: FCOS, https://arxiv.org/abs/1904.01355, section 3, and its authors' code: the
@@ -60,8 +60,8 @@ def dense_losses(outputs: Mapping[str, Any], labels: Mapping[str, tf.Tensor],
   centerness = tf.reduce_sum(tf.where(
       targets.is_positive, tf.nn.sigmoid_cross_entropy_with_logits(
           labels=targets.centerness, logits=central[..., 0]), 0.0))
-  return DenseLosses(classes / num_positives, boxes / _denominator(targets.centerness),
-                     centerness / num_positives)
+  return LossTerms(classes / num_positives, boxes / _denominator(targets.centerness),
+                   centerness / num_positives)
 
 
 def _denominator(values: tf.Tensor) -> tf.Tensor:

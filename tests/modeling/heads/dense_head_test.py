@@ -54,8 +54,8 @@ def test_tower_contract(tmp_path):
       dense_head.PlainTower, {'num_filters': 4, 'num_convs': 2}, CHANNELS,
       trainable=(9 * 6 + 1) * 4 + (9 * 4 + 1) * 4 + 2 * 8, non_trainable=0,
       names=r'part/(conv|norm)_[01]/(kernel|bias|gamma|beta):0', output_levels='34')
-  for check in (harness.check_config, harness.check_saving, harness.check_weights,
-                harness.check_precision):
+  for check in (harness.check_config, harness.check_saving, harness.check_sizes,
+                harness.check_weights, harness.check_precision):
     check(part, tmp_path)
   harness.run_layer_checks(part.cls, part.options, part.inputs(), part.trainable, 1e-5)
 
