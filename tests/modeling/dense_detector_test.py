@@ -91,8 +91,9 @@ def test_published_counts(name, parameters, gmac):
   params.task.model.override({'input_size': [800, 1344, 3], 'num_classes': 81})
   if name.startswith('retinanet'):
     # Model Garden counts the background among the classes that the head predicts.
-    params.task.model.override({'num_classes': 80, 'head': {'tower': {
-        'type': 'plain', 'plain': {'norm': 'none'}}}})
+    params.task.model.override({
+        'num_classes': 80, 'detection_generator': {'nms_version': 'batched'},
+        'head': {'tower': {'type': 'plain', 'plain': {'norm': 'none'}}}})
   network = task_factory.get_task(params.task).build_model()
   cost = network_cost.whole_network_cost(network, (800, 1344))
   assert cost.maximum / 1e9 == pytest.approx(gmac, rel=0.01)
