@@ -14,7 +14,9 @@ def _features(batch=2, size=(7, 9), depth=3, dtype=np.float64):
 
 @pytest.mark.parametrize('kernel', [1, 3, 5])
 @pytest.mark.parametrize('dilation, stride', [(1, 1), (2, 1), (3, 1), (1, 2)])
-def test_conv_equals_numpy(kernel, dilation, stride):
+@pytest.mark.parametrize('native', [False, True])
+def test_conv_equals_numpy(kernel, dilation, stride, native, monkeypatch):
+  monkeypatch.setattr(blocks, 'dilation_has_gradient', lambda dtype: native)
   layer = blocks.Conv2D(4, kernel, dilation_rate=dilation, strides=stride, dtype='float64',
                         bias_initializer='ones')
   x = _features()
@@ -22,6 +24,29 @@ def test_conv_equals_numpy(kernel, dilation, stride):
   expected = reference.conv2d(
       x, layer.kernel.numpy(), layer.bias.numpy(), stride=stride, dilation=dilation)
   np.testing.assert_allclose(outputs, expected, 1e-10, 1e-10)
+
+
+@pytest.mark.parametrize('traced', [False, True])
+def test_both_ways_to_dilate_have_the_same_gradients(traced, monkeypatch):
+  if not blocks.dilation_has_gradient(tf.float32):
+    pytest.skip('TensorFlow has one way only here: a CPU without oneDNN')
+  layer = blocks.Conv2D(4, 3, dilation_rate=2)
+  x = tf.constant(_features(dtype=np.float32))
+  layer.build(x.shape)
+
+  def gradients():
+    with tf.GradientTape() as tape:
+      tape.watch(x)
+      loss = tf.reduce_sum(tf.square(layer(x)))
+    return tape.gradient(loss, [x, layer.kernel])
+
+  found = []
+  for native in (False, True):
+    monkeypatch.setattr(blocks, 'dilation_has_gradient', lambda dtype, native=native: native)
+    call = tf.function(gradients, autograph=False) if traced else gradients
+    found.append(call())
+  for one, other in zip(*found):
+    np.testing.assert_allclose(one, other, 1e-4, 1e-4)
 
 
 @pytest.mark.parametrize('filters', [3, 4])
