@@ -284,6 +284,6 @@ def _run(script: str, argument: str) -> str:
   environment = {**os.environ, 'PYTHONPATH': os.pathsep.join([str(TESTS), str(TESTS.parent)])}
   done = subprocess.run(
       [sys.executable, TESTS / 'processes' / script, argument], env=environment,
-      capture_output=True, text=True, timeout=300, check=False)
+      capture_output=True, text=True, timeout=900, check=False)
   assert done.returncode == 0, done.stderr[-3000:]
   return done.stdout.strip().splitlines()[-1]

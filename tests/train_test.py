@@ -61,7 +61,7 @@ def test_a_stopped_and_resumed_run_ends_where_the_unbroken_one_ends(
   tf_keras.utils.set_random_seed(99)  # what is not in the checkpoint must not matter
   resumed = _train(_experiment(neck, records, 6), tmp_path / 'broken')
   for one, other in zip(unbroken.variables, resumed.variables):
-    np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-3, atol=1e-4,
+    np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-3, atol=5e-4,
                                err_msg=one.name)
   counters = [v.numpy() for v in resumed.variables
               if v.name.endswith(('noise_counter:0', 'step_counter:0'))]

@@ -60,12 +60,14 @@ def dilation_has_gradient(dtype: tf.DType) -> bool:
 
 @functools.lru_cache(maxsize=None)
 def _differentiates_dilation(dtype: tf.DType) -> bool:
-  pixels, kernel = tf.ones([1, 3, 3, 1], dtype), tf.ones([3, 3, 1, 1], dtype)
-  with tf.GradientTape() as tape:
-    tape.watch([pixels, kernel])
-    outputs = tf.nn.conv2d(pixels, kernel, 1, 'SAME', dilations=2)
+  # Called directly: gradient tapes do not record in `tf.init_scope`.
+  options = {'out_backprop': tf.ones([1, 5, 5, 3], dtype), 'strides': [1] * 4, 'padding': 'SAME',
+             'dilations': [1, 2, 2, 1]}
   try:
-    tape.gradient(outputs, [pixels, kernel])
+    tf.raw_ops.Conv2DBackpropFilter(
+        input=tf.ones([1, 5, 5, 2], dtype), filter_sizes=[3, 3, 2, 3], **options)
+    tf.raw_ops.Conv2DBackpropInput(
+        input_sizes=[1, 5, 5, 2], filter=tf.ones([3, 3, 2, 3], dtype), **options)
   except tf.errors.OpError:
     return False
   return True

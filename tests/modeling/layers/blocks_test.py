@@ -1,4 +1,8 @@
 """Convolutions that survive an empty batch, and the helpers around them."""
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import tensorflow as tf, tf_keras
@@ -24,6 +28,36 @@ def test_conv_equals_numpy(kernel, dilation, stride, native, monkeypatch):
   expected = reference.conv2d(
       x, layer.kernel.numpy(), layer.bias.numpy(), stride=stride, dilation=dilation)
   np.testing.assert_allclose(outputs, expected, 1e-10, 1e-10)
+
+
+@pytest.mark.parametrize('traced', [False, True])
+@pytest.mark.parametrize('dtype', ['float32', 'float64'])
+def test_a_dilated_conv_can_be_trained(traced, dtype):
+  layer = blocks.Conv2D(4, 3, dilation_rate=2, dtype=dtype)
+  x = tf.constant(_features(dtype=dtype))
+
+  def gradient():
+    with tf.GradientTape() as tape:
+      loss = tf.reduce_sum(layer(x))
+    return tape.gradient(loss, layer.trainable_variables)
+
+  kernel, bias = (tf.function(gradient, autograph=False) if traced else gradient)()
+  # The center of the kernel has seen every pixel.
+  np.testing.assert_allclose(kernel[1, 1, :, 0], np.sum(x, axis=(0, 1, 2)), 1e-4)
+  np.testing.assert_allclose(bias, [2 * 7 * 9] * 4)
+
+
+@pytest.mark.slow
+def test_a_dilated_conv_can_be_trained_without_onednn():
+  """The same in a process of its own: TensorFlow chooses its kernels when it is imported."""
+  code = ('import official_ext, tensorflow as tf\n'
+          'from official_ext.modeling.layers import blocks\n'
+          'layer, x = blocks.Conv2D(4, 3, dilation_rate=2), tf.ones([1, 5, 5, 2])\n'
+          'with tf.GradientTape() as tape: loss = tf.reduce_sum(layer(x))\n'
+          'print(float(tape.gradient(loss, layer.kernel)[1, 1, 0, 0]))')
+  done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False,
+                        env={**os.environ, 'TF_ENABLE_ONEDNN_OPTS': '0'})
+  assert done.stdout.strip() == '25.0', done.stderr[-2000:]
 
 
 @pytest.mark.parametrize('traced', [False, True])
