@@ -121,7 +121,7 @@ def main() -> None:
   images = images / 'val' if (images / 'val').is_dir() else images
   annotations = records / 'annotations' / 'val.json'
   steps.run('predict', 'tools.predict', saved_model=exported, images=images,
-            annotation_file=annotations, output_dir=predictions, evaluate=True)
+            annotation_file=annotations, output_dir=predictions, batch_size=8, evaluate=True)
   seconds = output / 'seconds_by_step.json'
   with files.atomic_file(seconds) as temporary:
     temporary.write_text(json.dumps(steps.seconds, indent=2), encoding='utf-8')

@@ -266,8 +266,9 @@ def check_two_replicas(parts: Sequence[Mapping[str, Any]]) -> None:
     parts: per component `cls` (`module:Class`), `options` and `channels`; gates, if any,
       with biases that noise cannot overcome, no batch norm.
   """
-  for part in parts:
-    report = json.loads(_run('two_replicas.py', json.dumps(part)))
+  reports = json.loads(_run('two_replicas.py', json.dumps(parts)))
+  assert len(reports) == len(parts)
+  for report in reports:
     assert report['replicas'] == 2
     assert report['moved'] > 0
     assert report['loss'][0] == pytest.approx(report['loss'][1], rel=1e-5)
@@ -283,6 +284,6 @@ def _run(script: str, argument: str) -> str:
   environment = {**os.environ, 'PYTHONPATH': os.pathsep.join([str(TESTS), str(TESTS.parent)])}
   done = subprocess.run(
       [sys.executable, TESTS / 'processes' / script, argument], env=environment,
-      capture_output=True, text=True, timeout=300, check=False)
+      capture_output=True, text=True, timeout=900, check=False)
   assert done.returncode == 0, done.stderr[-3000:]
   return done.stdout.strip().splitlines()[-1]

@@ -15,13 +15,14 @@ def images(count: int = 4, size=(64, 80)) -> np.ndarray:
 
 
 def build(name: str, image_size=(64, 64), **model_options):
-  """Returns a small experiment's config, its task's model with mixed gates, and a module."""
+  """Returns a small experiment's config, its task's model, its gates mixed, and a module."""
   padded = [-(-side // 32) * 32 for side in image_size]
   options = {'model': {**model_options, 'input_size': [*padded, 3]}}
   _, model = detectors.small_task(name, **options)
   config = detectors.small_experiment(name, **options)
   module = detection.RoutedDetectionModule(config, model=model, input_image_size=image_size)
-  _mix_gates(module)
+  if hasattr(model.decoder, 'gate'):
+    _mix_gates(module)
   _spread_scores(model)
   return config, model, module
 

@@ -41,6 +41,11 @@ def _run(layer, inputs, gate, training=False):
   return outputs, tape.routing()
 
 
+def _same(first, second):
+  """Equal to float32's rounding: the order of sums depends on how many images run together."""
+  same(first, second, 1e-5, 1e-6)
+
+
 def _rows(pyramid, rows):
   return {level: tf.gather(features, rows) for level, features in pyramid.items()}
 
@@ -53,8 +58,8 @@ def check_modes_agree(routed: Routed, tmp_path) -> None:
   trained, trained_record = _run(layer, inputs, routed.patterns, training=True)
   routing.set_inference(layer, 'mask')
   masked, masked_record = _run(layer, inputs, routed.patterns)
-  same(skipped, masked, 1e-5)
-  same(skipped, trained, 1e-5)
+  _same(skipped, masked)
+  _same(skipped, trained)
   for other in (trained_record, masked_record):
     np.testing.assert_array_equal(record.executed, other.executed)
 
@@ -66,10 +71,10 @@ def check_company(routed: Routed, tmp_path) -> None:
   together, record = _run(layer, inputs, routed.patterns)
   order = np.random.default_rng(0).permutation(len(routed.patterns))
   shuffled, _ = _run(layer, _rows(inputs, order), routed.patterns[order])
-  same(_rows(together, order), shuffled, 1e-5)
+  _same(_rows(together, order), shuffled)
   for row in order[:8]:
     alone, alone_record = _run(layer, _rows(inputs, [row]), routed.patterns[[row]])
-    same(_rows(together, [row]), alone, 1e-5)
+    _same(_rows(together, [row]), alone)
     np.testing.assert_array_equal(record.executed[row], alone_record.executed[0])
 
 
@@ -96,7 +101,7 @@ def check_poison(routed: Routed, tmp_path) -> None:
     for variable in unused:
       variable.assign(np.full(variable.shape, np.nan))
     poisoned, _ = _run(layer, inputs, routed.patterns)
-    same(_rows(poisoned, [row]), _rows(healthy, [row]), 1e-5)
+    _same(_rows(poisoned, [row]), _rows(healthy, [row]))
     for other, rival in enumerate(routed.patterns):
       # Positive control: who selects a path that this image does not is hit.
       selects_more = unused and np.any((rival > 0) & (pattern == 0) & _does_work(routed, rival))
@@ -170,7 +175,7 @@ def check_export(routed: Routed, tmp_path) -> None:
   reloaded = tf.saved_model.load(str(tmp_path / 'exported'))
   answer = dict(reloaded.serve(inputs, tf.constant(routed.patterns, tf.float32)))
   np.testing.assert_array_equal(answer.pop('executed'), record.executed)
-  same(_rows(answer, [0]), _rows(healthy, [0]), 1e-5)
+  _same(_rows(answer, [0]), _rows(healthy, [0]))
   assert not all(np.all(np.isfinite(x[-1])) for x in answer.values())
 
 

@@ -15,7 +15,7 @@ import tensorflow as tf, tf_keras
 from official_ext.utils import coco_results
 
 CHECKOUT = pathlib.Path(__file__).resolve().parents[1]
-NECKS = ('fpn', 'inception_fpn', 'dyfpn')
+NECKS = ('fpn', 'inception_fpn', 'dyfpn', 'drfpn', 'ifpn')
 
 
 def _few_records(records, folder, count: int) -> str:
@@ -49,20 +49,23 @@ def _train(config, model_dir):
 
 
 @pytest.mark.slow
-def test_a_stopped_and_resumed_run_ends_where_the_unbroken_one_ends(sample_records, tmp_path):
+@pytest.mark.parametrize('neck', ['dyfpn', 'drfpn', 'ifpn'])
+def test_a_stopped_and_resumed_run_ends_where_the_unbroken_one_ends(
+    neck, sample_records, tmp_path):
   records = _few_records(sample_records, tmp_path, 4)
-  unbroken = _train(_experiment('dyfpn', records, 6), tmp_path / 'unbroken')
-  config = _experiment('dyfpn', records, 6)
+  unbroken = _train(_experiment(neck, records, 6), tmp_path / 'unbroken')
+  config = _experiment(neck, records, 6)
   config.trainer.train_steps = 3
   _train(config, tmp_path / 'broken')
   assert tf.train.latest_checkpoint(str(tmp_path / 'broken')).endswith('ckpt-3')
   tf_keras.utils.set_random_seed(99)  # what is not in the checkpoint must not matter
-  resumed = _train(_experiment('dyfpn', records, 6), tmp_path / 'broken')
+  resumed = _train(_experiment(neck, records, 6), tmp_path / 'broken')
   for one, other in zip(unbroken.variables, resumed.variables):
-    np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-3, atol=1e-4,
+    np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-3, atol=5e-4,
                                err_msg=one.name)
-  counters = [v.numpy() for v in resumed.variables if 'noise_counter' in v.name]
-  assert counters == [6]
+  counters = [v.numpy() for v in resumed.variables
+              if v.name.endswith(('noise_counter:0', 'step_counter:0'))]
+  assert counters == ([] if neck == 'drfpn' else [6])
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from official_ext.utils import command_line
 from official_ext.utils import files
+from official_ext.utils import single_image
 
 INPUT_TYPES = ('image_tensor', 'image_bytes', 'tf_example')
 DESCRIPTION = 'export.json'
@@ -96,7 +97,8 @@ class SavedDetector:
     count = len(images)
     if self.batch_size and count < self.batch_size:
       images = np.concatenate([images, np.repeat(images[-1:], self.batch_size - count, axis=0)])
-    outputs = self._function(**{self._input: encode(images, self.input_type)})
+    with single_image.fast_execution(len(images)):
+      outputs = self._function(**{self._input: encode(images, self.input_type)})
     return {name: value.numpy()[:count] for name, value in outputs.items()}
 
 

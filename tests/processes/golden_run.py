@@ -15,7 +15,7 @@ tf_keras.utils.set_random_seed(5)
 task, model = detectors.small_task('retinanet_dyfpn_efficientnetlite0_sample')
 inputs = detectors.batch(task, sys.argv[1])
 metrics = task.build_metrics(training=True)
-optimizer = tf_keras.optimizers.legacy.SGD(0.01, momentum=0.9, clipnorm=10.0)
+optimizer = tf_keras.optimizers.legacy.SGD(0.002, momentum=0.9, clipnorm=10.0)
 step = tf.function(lambda: task.train_step(inputs, model, optimizer, metrics))
 for _ in range(20):
   for metric in metrics:

@@ -1,4 +1,4 @@
-"""Takes one training step on one device and on two replicas, and prints how they differ.
+"""Takes one training step on one device and on two replicas, of every part, and compares.
 
 A process of its own: logical devices must be made before anything runs, and several
 strategies in one process get in each other's way.
@@ -48,18 +48,13 @@ def _step(layer, optimizer, inputs, share):
   return loss
 
 
-def main():
-  part = json.loads(sys.argv[1])
-  processor = tf.config.list_physical_devices('CPU')[0]
-  tf.config.set_logical_device_configuration(
-      processor, [tf.config.LogicalDeviceConfiguration()] * 2)
+def _compare(part, strategy):
+  """Returns how one step of two replicas differs from one of a single device."""
   inputs = reference.pyramid_inputs(part['channels'], batch=BATCH)
-
   alone = _make(part)
   before = [v.numpy() for v in alone.trainable_variables]
   loss = float(_step(alone, tf_keras.optimizers.SGD(0.1), inputs, 1.0))
 
-  strategy = tf.distribute.MirroredStrategy(['CPU:0', 'CPU:1'])
   with strategy.scope():
     mirrored, optimizer = _make(part), tf_keras.optimizers.SGD(0.1)
   halves = strategy.experimental_distribute_values_from_function(
@@ -69,13 +64,21 @@ def main():
       lambda batch: strategy.run(_step, args=(mirrored, optimizer, batch, 0.5)), autograph=False)
   losses = strategy.experimental_local_results(step(halves))
   pairs = list(zip(alone.trainable_variables, mirrored.trainable_variables))
-  print(json.dumps({
+  return {
       'replicas': len(losses),
       'loss': [loss, float(tf.add_n(losses))],
       'moved': float(max(np.max(abs(v.numpy() - old))
                          for v, old in zip(alone.trainable_variables, before))),
       'difference': float(max(np.max(abs(a.numpy() - b.numpy())) for a, b in pairs)),
-  }))
+  }
+
+
+def main():
+  processor = tf.config.list_physical_devices('CPU')[0]
+  tf.config.set_logical_device_configuration(
+      processor, [tf.config.LogicalDeviceConfiguration()] * 2)
+  strategy = tf.distribute.MirroredStrategy(['CPU:0', 'CPU:1'])
+  print(json.dumps([_compare(part, strategy) for part in json.loads(sys.argv[1])]))
 
 
 main()

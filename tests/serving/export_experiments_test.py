@@ -64,6 +64,29 @@ def test_exported_answers_as_in_memory(tmp_path, options):
   assert gmac['static'] < gmac['minimum'] <= costs.min() < costs.max() <= gmac['maximum'] * 1.000001
 
 
+@pytest.mark.parametrize('name, input_type', [
+    ('retinanet_drfpn_efficientnetlite0_sample', 'tf_example'),
+    ('fasterrcnn_ifpn_efficientnetlite0_sample', 'image_bytes'),
+])
+def test_other_necks_in_batches_of_one_and_five(name, input_type, tmp_path):
+  _, model, module = mixed_detector.build(name, SIZE)
+  tf.train.Checkpoint(model=model, **model.checkpoint_items).save(tmp_path / 'run' / 'ckpt')
+  (tmp_path / 'small.yaml').write_text(yaml.safe_dump(detectors.SMALL), encoding='utf-8')
+  export_saved_model.main([
+      f'--experiment={name}', f'--config_file={tmp_path}/small.yaml', f'--input_type={input_type}',
+      f'--input_image_size={SIZE[0]},{SIZE[1]}', f'--checkpoint_path={tmp_path}/run',
+      f'--export_dir={tmp_path}/exported'])
+  detector = saved_models.SavedDetector(tmp_path / 'exported')
+  images = mixed_detector.images(5)
+  for batch in (images, images[:1]):
+    expected, outputs = module.serve(tf.constant(batch)), detector(batch)
+    assert set(outputs) == set(expected)
+    np.testing.assert_allclose(outputs['multiply_adds'], expected['multiply_adds'], rtol=1e-6)
+    np.testing.assert_allclose(
+        outputs['detection_scores'], expected['detection_scores'], atol=1e-4)
+    np.testing.assert_allclose(outputs['detection_boxes'], expected['detection_boxes'], atol=1e-2)
+
+
 def test_an_experiment_of_model_garden(tmp_path):
   name = 'retinanet_resnetfpn_coco'
   overrides = yaml.safe_dump({'task': {'model': {

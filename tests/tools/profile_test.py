@@ -97,6 +97,21 @@ def test_figures_of_a_static_detector_are_all_equal(run):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize('diagnose', [False, True])
+def test_measures_of_a_solver(run, capsys, diagnose):
+  figures = run(*['--diagnose'] * diagnose, decoder='ifpn',
+                override='task.model.decoder.ifpn.solver.inference_evaluations=3')
+  measures, gmac = figures['measures'], figures['gmac']
+  assert measures['ifpn/evaluations'] == 3
+  assert 0 < measures['ifpn/residual'] < 1
+  assert ('ifpn/spectral_radius' in measures) == diagnose
+  assert gmac['static'] < gmac['minimum'] == gmac['mean'] == pytest.approx(gmac['maximum'])
+  printed = capsys.readouterr().out
+  assert f'ifpn/residual {measures["ifpn/residual"]:.3g}' in printed
+  assert ('ifpn/spectral_radius' in printed) == diagnose
+
+
+@pytest.mark.slow
 def test_model_gardens_own_experiment():
   params = experiment.resolve('retinanet_resnetfpn_coco', lock=False,
                               params_override='task: {model: {input_size: [256, 320, 3]}}')

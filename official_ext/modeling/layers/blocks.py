@@ -1,4 +1,5 @@
 """Small layers that several networks share."""
+import functools
 from typing import Any, Dict, Optional, Sequence
 
 import tensorflow as tf, tf_keras
@@ -33,6 +34,8 @@ class Conv2D(tf_keras.layers.Conv2D):
               for size, rate in zip(self.kernel_size, self.dilation_rate)]
       outputs = tf.nn.conv2d(inputs, kernel, self.strides, [[0, 0], *pads, [0, 0]],
                              dilations=self.dilation_rate)
+    elif self.dilation_rate != (1, 1) and dilation_has_gradient(inputs.dtype):
+      outputs = tf.nn.conv2d(inputs, kernel, self.strides, 'SAME', dilations=self.dilation_rate)
     else:
       outputs = super().convolution_op(inputs, kernel)
     keeps_shape = (inputs.shape[-1] == self.filters and self.strides == (1, 1)
@@ -43,6 +46,31 @@ class Conv2D(tf_keras.layers.Conv2D):
 
   def get_config(self) -> Dict[str, Any]:
     return {**super().get_config(), 'symmetric_padding': self._symmetric_padding}
+
+
+def dilation_has_gradient(dtype: tf.DType) -> bool:
+  """Whether a dilated `tf.nn.conv2d` can be trained here: not on a CPU without oneDNN.
+
+  Keras lays the pixels of a dilated convolution out anew, which works everywhere; TensorFlow's
+  own kernel computes the same without the copies.
+  """
+  with tf.init_scope():
+    return tf.executing_eagerly() and _differentiates_dilation(tf.as_dtype(dtype))
+
+
+@functools.lru_cache(maxsize=None)
+def _differentiates_dilation(dtype: tf.DType) -> bool:
+  # Called directly: gradient tapes do not record in `tf.init_scope`.
+  options = {'out_backprop': tf.ones([1, 5, 5, 3], dtype), 'strides': [1] * 4, 'padding': 'SAME',
+             'dilations': [1, 2, 2, 1]}
+  try:
+    tf.raw_ops.Conv2DBackpropFilter(
+        input=tf.ones([1, 5, 5, 2], dtype), filter_sizes=[3, 3, 2, 3], **options)
+    tf.raw_ops.Conv2DBackpropInput(
+        input_sizes=[1, 5, 5, 2], filter=tf.ones([3, 3, 2, 3], dtype), **options)
+  except tf.errors.OpError:
+    return False
+  return True
 
 
 def with_conv_shape(outputs: tf.Tensor, inputs: tf.Tensor, strides: Sequence[int],

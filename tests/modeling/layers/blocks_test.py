@@ -1,4 +1,8 @@
 """Convolutions that survive an empty batch, and the helpers around them."""
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import tensorflow as tf, tf_keras
@@ -14,7 +18,9 @@ def _features(batch=2, size=(7, 9), depth=3, dtype=np.float64):
 
 @pytest.mark.parametrize('kernel', [1, 3, 5])
 @pytest.mark.parametrize('dilation, stride', [(1, 1), (2, 1), (3, 1), (1, 2)])
-def test_conv_equals_numpy(kernel, dilation, stride):
+@pytest.mark.parametrize('native', [False, True])
+def test_conv_equals_numpy(kernel, dilation, stride, native, monkeypatch):
+  monkeypatch.setattr(blocks, 'dilation_has_gradient', lambda dtype: native)
   layer = blocks.Conv2D(4, kernel, dilation_rate=dilation, strides=stride, dtype='float64',
                         bias_initializer='ones')
   x = _features()
@@ -22,6 +28,59 @@ def test_conv_equals_numpy(kernel, dilation, stride):
   expected = reference.conv2d(
       x, layer.kernel.numpy(), layer.bias.numpy(), stride=stride, dilation=dilation)
   np.testing.assert_allclose(outputs, expected, 1e-10, 1e-10)
+
+
+@pytest.mark.parametrize('traced', [False, True])
+@pytest.mark.parametrize('dtype', ['float32', 'float64'])
+def test_a_dilated_conv_can_be_trained(traced, dtype):
+  layer = blocks.Conv2D(4, 3, dilation_rate=2, dtype=dtype)
+  x = tf.constant(_features(dtype=dtype))
+
+  def gradient():
+    with tf.GradientTape() as tape:
+      loss = tf.reduce_sum(layer(x))
+    return tape.gradient(loss, layer.trainable_variables)
+
+  kernel, bias = (tf.function(gradient, autograph=False) if traced else gradient)()
+  # The center of the kernel has seen every pixel.
+  np.testing.assert_allclose(kernel[1, 1, :, 0], np.sum(x, axis=(0, 1, 2)), 1e-4)
+  np.testing.assert_allclose(bias, [2 * 7 * 9] * 4)
+
+
+@pytest.mark.slow
+def test_a_dilated_conv_can_be_trained_without_onednn():
+  """The same in a process of its own: TensorFlow chooses its kernels when it is imported."""
+  code = ('import official_ext, tensorflow as tf\n'
+          'from official_ext.modeling.layers import blocks\n'
+          'layer, x = blocks.Conv2D(4, 3, dilation_rate=2), tf.ones([1, 5, 5, 2])\n'
+          'with tf.GradientTape() as tape: loss = tf.reduce_sum(layer(x))\n'
+          'print(float(tape.gradient(loss, layer.kernel)[1, 1, 0, 0]))')
+  done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False,
+                        env={**os.environ, 'TF_ENABLE_ONEDNN_OPTS': '0'})
+  assert done.stdout.strip() == '25.0', done.stderr[-2000:]
+
+
+@pytest.mark.parametrize('traced', [False, True])
+def test_both_ways_to_dilate_have_the_same_gradients(traced, monkeypatch):
+  if not blocks.dilation_has_gradient(tf.float32):
+    pytest.skip('TensorFlow has one way only here: a CPU without oneDNN')
+  layer = blocks.Conv2D(4, 3, dilation_rate=2)
+  x = tf.constant(_features(dtype=np.float32))
+  layer.build(x.shape)
+
+  def gradients():
+    with tf.GradientTape() as tape:
+      tape.watch(x)
+      loss = tf.reduce_sum(tf.square(layer(x)))
+    return tape.gradient(loss, [x, layer.kernel])
+
+  found = []
+  for native in (False, True):
+    monkeypatch.setattr(blocks, 'dilation_has_gradient', lambda dtype, native=native: native)
+    call = tf.function(gradients, autograph=False) if traced else gradients
+    found.append(call())
+  for one, other in zip(*found):
+    np.testing.assert_allclose(one, other, 1e-4, 1e-4)
 
 
 @pytest.mark.parametrize('filters', [3, 4])
