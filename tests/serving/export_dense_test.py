@@ -2,6 +2,7 @@
 import json
 
 import numpy as np
+from official.core import task_factory
 import pytest
 import tensorflow as tf
 import yaml
@@ -25,7 +26,9 @@ def test_exported_answers_as_in_memory(tmp_path, name, size, task):
   config = detectors.small_experiment(name, **task)
   if not task:
     config.task.model.input_size = [64, 96, 3]
-  _, model = detectors.small_task(name, **config.task.as_dict())
+  detection_task = task_factory.get_task(config.task, logging_dir=None)
+  model = detection_task.build_model()
+  detection_task.initialize(model)
   kernel = next(v for v in model.head.variables if v.name.endswith('classes/kernel:0'))
   kernel.assign(tf.random.stateless_normal(kernel.shape, [1, 2], stddev=0.1))
   tf.train.Checkpoint(model=model, **model.checkpoint_items).save(tmp_path / 'run' / 'ckpt')
