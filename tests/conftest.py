@@ -1,4 +1,5 @@
 """What all tests need: Keras 2, parsed flags, a fair share of the processor, real data if any."""
+import collections
 import os
 import pathlib
 import subprocess
@@ -39,6 +40,9 @@ def pytest_collection_modifyitems(items):
   for item in items:
     if 'real_data' in getattr(item, 'fixturenames', ()):
       item.add_marker(pytest.mark.real_data)
+  # Files that take long come first, or one worker would be alone with the last of them.
+  slow = collections.Counter(item.path for item in items if item.get_closest_marker('slow'))
+  items.sort(key=lambda item: -slow[item.path])
 
 
 def pytest_terminal_summary(terminalreporter):
