@@ -82,19 +82,49 @@ class FixedPoint(hyperparams.Config):
 
 
 @dataclasses.dataclass
+class PathSimilarity(hyperparams.Config):
+  """Options of the loss by which images with objects of like scales take like paths (CADDet).
+
+  Attributes:
+    weight: of the loss in the total (lambda_2); 0: no such loss.
+    minimum: wanted similarity of the paths of two images that have no scale alike.
+    maximum: wanted similarity where all scales are alike.
+  """
+  weight: float = 0.0
+  minimum: float = 0.6
+  maximum: float = 0.95
+
+
+@dataclasses.dataclass
 class Budget(hyperparams.Config):
   """Options of the loss that pulls the cost of a routed network to a target.
 
   Attributes:
     weight: of the loss in the total (lambda); 0: no budget.
-    target: wanted share of what gates can save (alpha), from 0, all shut, to 1, all open.
-    reduction: `mean` over the images, or `sum` over those of a replica.
-    distance: of the share from the target, `squared` or `absolute`.
+    kind: what the target is a share of, and for whom.  `share`: of what gates can save, alike
+      for all images.  The others of the cost of the whole backbone, which must be `caddet`:
+      `fixed`, alike for all images; `scale_aware`, by how many scales its objects have;
+      `loss_aware`, by the loss of its detections.
+    target: of `share`, wanted part of what gates can save (alpha), from 0, all shut, to 1, all
+      open.
+    reduction: of `share`, `mean` over the images, or `sum` over those of a replica.
+    distance: of `share`, of the part from the target, `squared` or `absolute`.
+    ratio: of the other kinds, wanted part of the backbone's cost (C_0); of `scale_aware` for
+      each scale, of `loss_aware` for the image with the least loss.
+    scale_bounds: sizes in pixels of the network's input at which one scale of objects ends and
+      the next begins.
+    path_similarity: a loss of its own, beside a budget of any kind or none.
+    start_step: the first training step with these losses.
   """
   weight: float = 0.0
+  kind: str = 'share'
   target: float = 0.5
   reduction: str = 'mean'
   distance: str = 'squared'
+  ratio: float = 0.05
+  scale_bounds: List[float] = dataclasses.field(default_factory=lambda: [64.0, 150.0, 360.0])
+  path_similarity: PathSimilarity = dataclasses.field(default_factory=PathSimilarity)
+  start_step: int = 0
 
 
 class _OpenOneOf(hyperparams.OneOfConfig):

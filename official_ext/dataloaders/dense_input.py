@@ -1,4 +1,4 @@
-"""Images and padded ground-truth boxes: the task assigns them to locations itself."""
+"""Images and padded ground-truth boxes, in the place of RetinaNet's assigned anchors or beside."""
 from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
 from official.common import dataset_fn
@@ -8,11 +8,18 @@ from official.vision.dataloaders import retinanet_input
 from official.vision.dataloaders import tf_example_decoder
 from official.vision.dataloaders import tf_example_label_map_decoder
 from official.vision.dataloaders import tfds_factory
+from official.vision.ops import anchor
 from official.vision.ops import preprocess_ops
 import tensorflow as tf
 
 Labels = Dict[str, Any]
 _PADDING = -1
+
+
+def _with_crowd(data: Mapping[str, tf.Tensor], is_crowd: tf.Tensor) -> Dict[str, tf.Tensor]:
+  """Returns data with whether a box is a crowd as one more attribute of it, int32."""
+  attributes = {**data.get('groundtruth_attributes', {}), 'is_crowd': tf.cast(is_crowd, tf.int32)}
+  return {**data, 'groundtruth_attributes': attributes}
 
 
 class _Unassigned:
@@ -65,9 +72,8 @@ class Parser(retinanet_input.Parser):
     of the network's input, both padded with -1; `image_info`; and in evaluation
     `groundtruths`, all as Model Garden's.
     """
-    is_crowd = tf.cast(data['groundtruth_is_crowd'], tf.int32)
-    data = {**data, 'groundtruth_attributes': {
-        'is_crowd': is_crowd if skip_crowd else tf.zeros_like(is_crowd)}}
+    is_crowd = data['groundtruth_is_crowd']
+    data = _with_crowd(data, is_crowd if skip_crowd else tf.zeros_like(is_crowd))
     unassigned = _Unassigned(self._max_num_instances)
     image, labels = parse(data, unassigned, unassigned.anchors)
     kept = {'classes': labels['cls_targets'], 'boxes': labels['box_targets'],
@@ -76,6 +82,44 @@ class Parser(retinanet_input.Parser):
       kept['groundtruths'] = {name: value for name, value in labels['groundtruths'].items()
                               if name != 'attributes'}
     return image, kept
+
+
+class _AnchorLabeler(anchor.AnchorLabeler):
+  """Model Garden's labeler of anchors, which keeps the boxes that it assigned."""
+
+  def __init__(self, max_num_instances: int, **kwargs):
+    super().__init__(**kwargs)
+    self._unassigned = _Unassigned(max_num_instances)
+    self.boxes = None
+
+  def label_anchors(self, anchor_boxes, boxes, classes, attributes) -> Tuple[Any, ...]:
+    _, self.boxes, *_ = self._unassigned.label_anchors(None, boxes, classes, attributes)
+    others = {name: value for name, value in attributes.items() if name != 'is_crowd'}
+    return super().label_anchors(anchor_boxes, boxes, classes, others)
+
+
+class AnchorParser(retinanet_input.Parser):
+  """Model Garden's RetinaNet parser; `boxes` of its labels are what a `Parser` of ours has."""
+
+  def _parse_train_data(self, data: Mapping[str, tf.Tensor]) -> Tuple[tf.Tensor, Labels]:
+    return self._parse(super()._parse_train_data, data)
+
+  def _parse_eval_data(self, data: Mapping[str, tf.Tensor]) -> Tuple[tf.Tensor, Labels]:
+    return self._parse(super()._parse_eval_data, data)
+
+  def _parse(self, parse, data):
+    labeler = _AnchorLabeler(
+        self._max_num_instances, match_threshold=self._match_threshold,
+        unmatched_threshold=self._unmatched_threshold, box_coder_weights=self._box_coder_weights)
+    image, labels = parse(_with_crowd(data, data['groundtruth_is_crowd']), labeler)
+    if 'groundtruths' in labels:
+      labels['groundtruths'].get('attributes', {}).pop('is_crowd', None)
+    return image, {**labels, 'boxes': labeler.boxes}
+
+
+def options(params: Any) -> Dict[str, Any]:
+  """Returns the options of a parser's config, as arguments of the parser."""
+  return {name: getattr(params, name) for name in params.as_dict() if name != 'num_channels'}
 
 
 def _decoder(params: Any) -> Any:
@@ -88,21 +132,18 @@ def _decoder(params: Any) -> Any:
       label_map=options.label_map, regenerate_source_id=options.regenerate_source_id)
 
 
-def read(params: Any, image_size: Sequence[int], max_level: int,
+def read(params: Any, parser: retinanet_input.Parser,
          context: Optional[tf.distribute.InputContext] = None) -> tf.data.Dataset:
   """Reads batches.
 
   Args:
-    params: a `configs.detectors.DenseDataConfig`.
-    image_size: `[height, width]` that images are resized to.
-    max_level: padded sizes are multiples of `2**max_level`.
+    params: a data config of Model Garden's RetinaNet, or of `configs.detectors`.
+    parser: makes an image and its labels of an example.
     context: which part of the data this host reads.
 
   Returns:
-    A dataset of images `[batch, height, width, 3]` and labels, see `Parser`.
+    A dataset of images `[batch, height, width, 3]` and labels, as the parser gives them.
   """
-  parser = Parser(image_size, max_level, dtype=params.dtype,
-                  **{name: getattr(params.parser, name) for name in params.parser.as_dict()})
   reader = input_reader_factory.input_reader_generator(
       params, dataset_fn=dataset_fn.pick_dataset_fn(params.file_type),
       decoder_fn=_decoder(params).decode, combine_fn=input_reader.create_combine_fn(params),

@@ -57,6 +57,9 @@ class RoutingTape:
 
   Open it around a call of a model, inside the replica function under
   `tf.distribute`: every replica has its own thread and so needs its own tape.
+
+  Attributes:
+    logs: name -> tensor, what is made of the record while the tape is open, for who opened it.
   """
 
   def __init__(self, sample_gates: bool = False, diagnose: bool = False):
@@ -70,12 +73,13 @@ class RoutingTape:
     """
     self.sample_gates = sample_gates
     self.diagnose = diagnose
+    self.logs: Dict[str, tf.Tensor] = {}
     self._records: Dict[str, Routing] = {}
     self._graph = None
 
   def __enter__(self) -> 'RoutingTape':
     self._graph = _graph()
-    self._records = {}
+    self._records, self.logs = {}, {}
     if not hasattr(_open, 'tapes'):
       _open.tapes = []
     _open.tapes.append(self)

@@ -14,7 +14,7 @@ from official_ext.tasks import routed
 
 
 class LossTerms(NamedTuple):
-  """Losses of a batch, float32 scalars.
+  """Losses, float32: scalars of a batch, or `[batch]`.
 
   Attributes:
     classes: focal loss of all locations.
@@ -24,6 +24,37 @@ class LossTerms(NamedTuple):
   classes: tf.Tensor
   boxes: tf.Tensor
   centerness: tf.Tensor
+
+
+class _Locations(NamedTuple):
+  """What the losses sum over: float32 `[batch, locations]` each."""
+  classes: tf.Tensor
+  boxes: tf.Tensor
+  centerness: tf.Tensor
+  is_positive: tf.Tensor
+  weights: tf.Tensor
+
+
+def _of_locations(outputs: Mapping[str, Any], labels: Mapping[str, tf.Tensor],
+                  assigner: assigners.Assigner, alpha: float, gamma: float) -> _Locations:
+  """Assigns boxes to locations and returns the terms of the losses, see `dense_losses`."""
+  at = dense_detector.locations_of(outputs['box_outputs'])
+  logits, raw_boxes, central = (
+      tf.cast(dense_detector.flatten(levels), tf.float32) for levels in (
+          outputs['cls_outputs'], outputs['box_outputs'],
+          outputs['attribute_outputs']['centerness']))
+  targets = assigners.targets(
+      assigner.match, at, tf.cast(labels['boxes'], tf.float32), labels['classes'])
+  # Classes count from 1; background is -1 here, which is no class.
+  focal = focal_loss.FocalLoss(alpha, gamma).call(
+      tf.one_hot(targets.classes - 1, logits.shape[-1]), logits)
+  overlap = assigners.generalized_iou(assigner.decode(at, raw_boxes), targets.boxes)
+  entropy = tf.nn.sigmoid_cross_entropy_with_logits(
+      labels=targets.centerness, logits=central[..., 0])
+  return _Locations(
+      tf.reduce_sum(focal, -1), targets.centerness * (1 - overlap),
+      tf.where(targets.is_positive, entropy, 0.0), tf.cast(targets.is_positive, tf.float32),
+      targets.centerness)
 
 
 def dense_losses(outputs: Mapping[str, Any], labels: Mapping[str, tf.Tensor],
@@ -44,24 +75,23 @@ def dense_losses(outputs: Mapping[str, Any], labels: Mapping[str, tf.Tensor],
     alpha: weight of objects in the focal loss.
     gamma: exponent of the focal loss.
   """
-  at = dense_detector.locations_of(outputs['box_outputs'])
-  logits, raw_boxes, central = (
-      tf.cast(dense_detector.flatten(levels), tf.float32) for levels in (
-          outputs['cls_outputs'], outputs['box_outputs'],
-          outputs['attribute_outputs']['centerness']))
-  targets = assigners.targets(
-      assigner.match, at, tf.cast(labels['boxes'], tf.float32), labels['classes'])
-  num_positives = _denominator(tf.cast(targets.is_positive, tf.float32))
-  focal = focal_loss.FocalLoss(alpha, gamma, reduction=tf_keras.losses.Reduction.SUM)
-  # Classes count from 1; background is -1 here, which is no class.
-  classes = focal(tf.one_hot(targets.classes - 1, logits.shape[-1]), logits)
-  overlap = assigners.generalized_iou(assigner.decode(at, raw_boxes), targets.boxes)
-  boxes = tf.reduce_sum(targets.centerness * (1 - overlap))
-  centerness = tf.reduce_sum(tf.where(
-      targets.is_positive, tf.nn.sigmoid_cross_entropy_with_logits(
-          labels=targets.centerness, logits=central[..., 0]), 0.0))
-  return LossTerms(classes / num_positives, boxes / _denominator(targets.centerness),
+  terms = _of_locations(outputs, labels, assigner, alpha, gamma)
+  num_positives = _denominator(terms.is_positive)
+  classes, boxes, centerness = (tf.reduce_sum(term) for term in terms[:3])
+  return LossTerms(classes / num_positives, boxes / _denominator(terms.weights),
                    centerness / num_positives)
+
+
+def dense_image_losses(outputs: Mapping[str, Any], labels: Mapping[str, tf.Tensor],
+                       assigner: assigners.Assigner, alpha: float = 0.25,
+                       gamma: float = 2.0) -> LossTerms:
+  """Returns the losses of each image by itself, `[batch]`; see `dense_losses`."""
+  terms = _Locations(*(
+      tf.reduce_sum(term, -1)
+      for term in _of_locations(outputs, labels, assigner, alpha, gamma)))
+  num_positives = tf.maximum(terms.is_positive, 1.0)
+  return LossTerms(terms.classes / num_positives, terms.boxes / tf.maximum(terms.weights, 1.0),
+                   terms.centerness / num_positives)
 
 
 def _denominator(values: tf.Tensor) -> tf.Tensor:
@@ -91,7 +121,9 @@ class DenseTask(retinanet.RetinaNetTask):
                    input_context: Optional[tf.distribute.InputContext] = None) -> tf.data.Dataset:
     """Reads images and padded boxes."""
     model = self.task_config.model
-    return dense_input.read(params, model.input_size[:2], model.max_level, input_context)
+    parser = dense_input.Parser(model.input_size[:2], model.max_level, dtype=params.dtype,
+                                **dense_input.options(params.parser))
+    return dense_input.read(params, parser, input_context)
 
   def build_losses(self, outputs: Mapping[str, Any], labels: Mapping[str, Any],
                    aux_losses: Optional[List[tf.Tensor]] = None) -> Tuple[tf.Tensor, ...]:
@@ -100,13 +132,24 @@ class DenseTask(retinanet.RetinaNetTask):
     Model Garden's steps take these four.  What the model loss has beyond the class loss and
     the weighted box loss is the center-ness loss.
     """
-    model, options = self.task_config.model, self.task_config.losses
-    losses = dense_losses(
-        outputs, labels, assigners.assigner(model.assigner, model.anchor.anchor_size),
-        options.focal_loss_alpha, options.focal_loss_gamma)
-    model_loss = losses.classes + options.box_loss_weight * losses.boxes + losses.centerness
+    options = self.task_config.losses
+    losses = dense_losses(outputs, labels, *self._loss_options())
+    model_loss = self._model_loss(losses)
     total = model_loss + tf.add_n(aux_losses) if aux_losses else model_loss
     return options.loss_weight * total, losses.classes, losses.boxes, model_loss
+
+  def image_losses(self, outputs: Mapping[str, Any], labels: Mapping[str, Any]) -> tf.Tensor:
+    """Returns the loss of each image by itself, as if it were a batch: float32 `[batch]`."""
+    return self._model_loss(dense_image_losses(outputs, labels, *self._loss_options()))
+
+  def _loss_options(self) -> Tuple[Any, ...]:
+    model, options = self.task_config.model, self.task_config.losses
+    return (assigners.assigner(model.assigner, model.anchor.anchor_size),
+            options.focal_loss_alpha, options.focal_loss_gamma)
+
+  def _model_loss(self, losses: LossTerms) -> tf.Tensor:
+    weight = self.task_config.losses.box_loss_weight
+    return losses.classes + weight * losses.boxes + losses.centerness
 
   def validation_step(self, inputs: Tuple[tf.Tensor, Mapping[str, Any]], model: tf_keras.Model,
                       metrics: Optional[List[Any]] = None) -> Dict[str, Any]:

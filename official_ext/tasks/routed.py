@@ -12,12 +12,12 @@ from absl import logging
 import numpy as np
 from official.core import task_factory
 from official.vision.tasks import maskrcnn
-from official.vision.tasks import retinanet
 import tensorflow as tf, tf_keras
 
 from official_ext.configs import detectors
-from official_ext.modeling import dense_detector
 from official_ext.ops import routing
+from official_ext.tasks import budgets
+from official_ext.tasks import retinanet
 
 _GIGA = 1e9
 # Beyond this share of what gates can save, executed and expected cost have drifted apart.
@@ -81,13 +81,22 @@ class RoutedTask:
   _limits: Mapping[str, Tuple[float, str]] = {}
   _samples_gates = False
 
+  def __init__(self, params: Any, *args: Any, **kwargs: Any):
+    super().__init__(params, *args, **kwargs)
+    self._budget = budgets.Budget(params.budget)
+    if budgets.needs_objects(params.budget) and not hasattr(self, 'image_losses'):
+      raise ValueError(
+          f'task.budget.kind is {params.budget.kind!r} and path_similarity.weight '
+          f'{params.budget.path_similarity.weight}: of two-stage detectors the kind must be share '
+          'or fixed and the weight 0.')
+
   def build_model(self) -> tf_keras.Model:
     """Builds Model Garden's model, with the decoder of the config."""
-    budget = self.task_config.budget
-    routing.check_budget(budget.target, budget.reduction, budget.distance)
     model = super().build_model()
+    self._budget.attach(model)
     layers = routing.routed_layers(model)
     names = [f'gmac/{name}' for name in cost_names()] if layers else []
+    names += [f'loss/{name}' for name in self._budget.names] if layers else []
     for kind in ('gate', 'measure'):
       names += [f'{kind}/{layer.name}/{name}' for layer in layers
                 for name in getattr(layer, f'{kind}_names', ())]
@@ -134,13 +143,14 @@ class RoutedTask:
 
   def build_losses(self, outputs: Any, labels: Any, aux_losses: Optional[Any] = None) -> Any:
     """Builds Model Garden's losses and adds the budget; called while a tape is open."""
-    budget = self.task_config.budget
     tape = routing.RoutingTape.current()
     record = tape.routing() if tape else None
-    if record and budget.weight:
-      loss = budget.weight * routing.budget_loss(
-          record, budget.target, budget.reduction, budget.distance)
-      aux_losses = list(aux_losses or []) + [loss]
+    if record:
+      terms = self._budget.terms(record, labels, lambda: self.image_losses(outputs, labels))
+      tape.logs.update({f'loss/{name}': loss for name, loss in terms.losses.items()})
+      if terms.target is not None:
+        tape.logs['target'] = terms.target
+      aux_losses = [*(aux_losses or []), *terms.losses.values()]
     return super().build_losses(outputs=outputs, labels=labels, aux_losses=aux_losses)
 
   def build_metrics(self, training: bool = True) -> List[tf_keras.metrics.Metric]:
@@ -155,12 +165,13 @@ class RoutedTask:
                  metrics: Optional[List[Any]] = None) -> Mapping[str, Any]:
     """Runs Model Garden's training step under a tape."""
     theirs = [m for m in metrics or [] if not isinstance(m, _RoutingMean)]
+    inputs = _with_labels(inputs, step=optimizer.iterations)
     with routing.RoutingTape() as tape:
       logs = super().train_step(inputs, model, optimizer, theirs)
     record = _checked(tape, model)
     if record:
-      values = {f'routing/gmac/{name}': value
-                for name, value in cost_summary(record, self.task_config.budget.target).items()}
+      values = {f'routing/{name}': value for name, value in tape.logs.items()}
+      values.update({f'routing/gmac/{name}': value for name, value in self._gmac(tape).items()})
       values.update({f'routing/gate/{name}': value for name, value in open_ratios(record).items()})
       values.update({f'routing/measure/{name}': value for name, value in record.measures.items()})
       for metric in metrics or []:
@@ -171,13 +182,14 @@ class RoutedTask:
   def validation_step(self, inputs: Any, model: tf_keras.Model,
                       metrics: Optional[List[Any]] = None) -> Dict[str, Any]:
     """Runs Model Garden's validation step under a tape, and again under sampled gates."""
+    inputs = _with_labels(inputs)
     with routing.RoutingTape(diagnose=self.task_config.diagnose_routing) as tape:
       logs = super().validation_step(inputs, model, metrics)
     record = _checked(tape, model)
     if not record:
       return logs
     logs['routing'] = {
-        'gmac': cost_summary(record, self.task_config.budget.target), 'gate': open_ratios(record),
+        'gmac': self._gmac(tape), 'gate': open_ratios(record),
         'measure': dict(record.measures)}
     logs['sampled'] = []
     for _ in range(self.task_config.sampled_evaluation_runs):
@@ -185,6 +197,13 @@ class RoutedTask:
         sampled = super().validation_step(inputs, model)
       logs['sampled'].append((sampled, tape.routing().executed / _GIGA))
     return logs
+
+  def _gmac(self, tape: routing.RoutingTape) -> Dict[str, tf.Tensor]:
+    """Returns the cost of a step; its target is that of each image if they differ."""
+    summary = cost_summary(tape.routing(), self.task_config.budget.target)
+    if 'target' in tape.logs:
+      summary['target'] = tape.logs['target'] / _GIGA
+    return summary
 
   def aggregate_logs(self, state: Any = None, step_outputs: Any = None) -> Any:
     """Collects what validation steps returned: Model Garden's state, and ours beside it."""
@@ -294,6 +313,12 @@ class _SwappedEvaluator:
     self._task.coco_metric = self._kept
 
 
+def _with_labels(inputs: Any, **labels: Any) -> Any:
+  """Returns inputs of a step whose labels also have the size of the images, and others."""
+  images, given = inputs
+  return images, {**given, 'input_size': tuple(images.shape[1:3]), **labels}
+
+
 def _checked(tape: routing.RoutingTape, model: tf_keras.Model) -> Optional[routing.Routing]:
   tape.check_complete(model)
   return tape.routing()
@@ -327,21 +352,8 @@ def _warn_of_dead_gates(values: Mapping[str, np.ndarray]) -> None:
       logging.warning('Gates %s for every image of this evaluation: %s.', state, ', '.join(names))
 
 
-class _RetinaNetTask(retinanet.RetinaNetTask):
-  """Model Garden's RetinaNet task, with the head's towers of the config."""
-
-  def build_model(self) -> tf_keras.Model:
-    model, config = super().build_model(), self.task_config
-    if not config.model.head.tower.type:
-      return model
-    # Half, as tf.nn.l2_loss has it, and Model Garden with it.
-    decay = config.losses.l2_weight_decay / 2
-    return dense_detector.with_towers(
-        model, config.model, tf_keras.regularizers.L2(decay) if decay else None)
-
-
 @task_factory.register_task_cls(detectors.RetinaNetTask)
-class RoutedRetinaNetTask(RoutedTask, _RetinaNetTask):
+class RoutedRetinaNetTask(RoutedTask, retinanet.RetinaNetTask):
   """Model Garden's RetinaNet task, with routed parts."""
 
 

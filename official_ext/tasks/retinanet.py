@@ -1,0 +1,51 @@
+"""RetinaNet's task: towers of any kind, boxes beside the assigned anchors, losses by image."""
+from typing import Any, Mapping, Optional
+
+from official.vision.losses import focal_loss
+from official.vision.losses import loss_utils
+from official.vision.tasks import retinanet
+import tensorflow as tf, tf_keras
+
+from official_ext.dataloaders import dense_input
+from official_ext.modeling import dense_detector
+from official_ext.tasks import budgets
+
+
+class RetinaNetTask(retinanet.RetinaNetTask):
+  """Model Garden's RetinaNet task, with the head's towers and the budget's boxes of the config."""
+
+  def build_model(self) -> tf_keras.Model:
+    model, config = super().build_model(), self.task_config
+    if not config.model.head.tower.type:
+      return model
+    # Half, as tf.nn.l2_loss has it, and Model Garden with it.
+    decay = config.losses.l2_weight_decay / 2
+    return dense_detector.with_towers(
+        model, config.model, tf_keras.regularizers.L2(decay) if decay else None)
+
+  def build_inputs(self, params: Any,
+                   input_context: Optional[tf.distribute.InputContext] = None) -> tf.data.Dataset:
+    """Reads Model Garden's inputs; a budget that depends on objects adds their boxes."""
+    if not budgets.needs_objects(self.task_config.budget):
+      return super().build_inputs(params, input_context)
+    model = self.task_config.model
+    parser = dense_input.AnchorParser(
+        model.input_size[:2], model.max_level, min_level=model.min_level, dtype=params.dtype,
+        box_coder_weights=model.detection_generator.box_coder_weights,
+        **model.anchor.as_dict(), **dense_input.options(params.parser))
+    return dense_input.read(params, parser, input_context)
+
+  def image_losses(self, outputs: Mapping[str, Any], labels: Mapping[str, Any]) -> tf.Tensor:
+    """Returns the loss of each image by itself, as if it were a batch: float32 `[batch]`."""
+    options, num_classes = self.task_config.losses, self.task_config.model.num_classes
+    logits, boxes, box_targets = (
+        loss_utils.multi_level_flatten(levels, last_dim=depth) for levels, depth in (
+            (outputs['cls_outputs'], num_classes), (outputs['box_outputs'], 4),
+            (labels['box_targets'], 4)))
+    classes = loss_utils.multi_level_flatten(labels['cls_targets'], last_dim=None)
+    focal = focal_loss.FocalLoss(options.focal_loss_alpha, options.focal_loss_gamma).call(
+        tf.one_hot(classes, num_classes), logits)
+    huber = tf_keras.losses.huber(box_targets, boxes, options.huber_loss_delta)
+    sums = (tf.reduce_sum(labels['cls_weights'] * tf.reduce_sum(focal, -1), -1)
+            + options.box_loss_weight * tf.reduce_sum(labels['box_weights'] * huber, -1))
+    return sums / (tf.reduce_sum(labels['box_weights'], -1) + 1)

@@ -1,0 +1,98 @@
+"""Budget losses of two replicas with unlike halves of a batch, and of one device with all.
+
+Two steps: the second one ranks losses among those that both halves had in the first.
+"""
+import json
+
+import official_ext  # noqa: F401 (chooses Keras 2 before anything loads TensorFlow)
+
+import numpy as np
+import tensorflow as tf, tf_keras
+
+from official_ext.configs import components
+from official_ext.ops import routing
+from official_ext.tasks import budgets
+
+GATES = np.random.default_rng(0).uniform(0.1, 1, [4, 6]).astype('float32')
+LOSSES = np.array([[3.0, 1.0, 4.0, 1.5], [9.0, 2.0, 6.0, 5.0]], 'float32')
+SIDES = [[10, 90], [400, 0], [70, 80], [30, 20]]
+BOXES = np.array([[[0, 0, side, side / 2] for side in sides] for sides in SIDES], 'float32')
+
+
+class Costs:
+  total = 6.0
+
+
+class Backbone(tf_keras.layers.Layer):
+  is_routed = True
+
+  def build(self, shape):
+    self.scale = self.add_weight('scale', [shape[-1]], initializer='ones')
+
+  def call(self, gates):
+    return gates * self.scale
+
+  def costs(self, height, width):
+    del height, width
+    return Costs
+
+
+def make(kind):
+  model = tf_keras.Sequential([Backbone()])
+  model.build([None, GATES.shape[1]])
+  model.backbone = model.layers[0]
+  budget = budgets.Budget(components.Budget(
+      weight=1.0, kind=kind, path_similarity=components.PathSimilarity(weight=1.0)))
+  budget.attach(model)
+  return model, budget
+
+
+def step(model, budget, number, rows, share):
+  """Losses and gradient of some rows, weighted as the trainer weights those of a replica."""
+  gates, boxes, losses = (tf.gather(x, rows) for x in (GATES, BOXES, LOSSES[number]))
+  with tf.GradientTape() as tape:
+    paths = model(gates)
+    cost, zero = tf.reduce_sum(paths, 1), tf.constant(0.0)
+    record = routing.Routing(
+        dict(enumerate(tf.unstack(paths, axis=1))), cost, cost, zero, zero, zero,
+        {'caddet/net_cost': cost})
+    terms = budget.terms(record, {'boxes': boxes, 'input_size': (8, 8), 'step': number},
+                         lambda: losses).losses
+    total = tf.add_n(list(terms.values())) * share
+  return ({name: loss * share for name, loss in terms.items()},
+          tape.gradient(total, model.trainable_variables[0]))
+
+
+def report(model, losses, gradient):
+  history = model.loss_history.numpy().tolist()
+  return {'losses': {name: float(loss) for name, loss in losses.items()},
+          'gradient': gradient.numpy().tolist(), 'history': history}
+
+
+def main():
+  cpu = tf.config.list_physical_devices('CPU')[0]
+  tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+  strategy = tf.distribute.MirroredStrategy(['CPU:0', 'CPU:1'])
+  model, budget = make('loss_aware')
+  with strategy.scope():
+    mirrored, budget_of_two = make('loss_aware')
+
+  @tf.function
+  def two_replicas():
+
+    def of_replica():
+      index = tf.distribute.get_replica_context().replica_id_in_sync_group
+      rows = 2 * index + tf.range(2)
+      return [step(mirrored, budget_of_two, number, rows, 0.5) for number in (0, 1)][-1]
+
+    return tf.nest.map_structure(
+        lambda x: strategy.reduce('SUM', x, axis=None), strategy.run(of_replica))
+
+  one = [step(model, budget, number, tf.range(4), 1.0) for number in (0, 1)][-1]
+  two = two_replicas()
+  print(json.dumps({'replicas': strategy.num_replicas_in_sync, 'one_device': report(model, *one),
+                    'two_replicas': report(mirrored, *two)}))
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,189 @@
+"""Budgets in a task: which losses there are, when, of what, and what is refused."""
+import collections
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf, tf_keras
+
+from official_ext.configs import components
+from official_ext.ops import path_similarity
+from official_ext.ops import routing
+from official_ext.tasks import budgets
+
+Costs = collections.namedtuple('Costs', 'stem nodes total')
+BOXES = np.array([[[0, 0, 10, 20], [0, 0, 100, 90]], [[-1] * 4] * 2, [[0, 0, 400, 9], [-1] * 4]])
+LABELS = {'boxes': tf.constant(BOXES, tf.float32), 'input_size': (30, 50), 'step': 7}
+TOTAL = 2.0 * 30 * 50
+
+
+class Backbone(tf_keras.layers.Layer):
+  """Routed, with gates and a cost that are variables."""
+  is_routed = True
+
+  def __init__(self):
+    super().__init__(name='caddet')
+    self.gates = tf.Variable([[0.9, 0.1, 0.0], [0.2, 0.3, 0.4], [0.0, 0.5, 0.5]])
+    self.cost = tf.Variable([0.05 * TOTAL, 0.3 * TOTAL, 0.1 * TOTAL])
+
+  def costs(self, height, width):
+    return Costs(0.0, 0.0, 2.0 * height * width)
+
+  def record(self):
+    zero = tf.zeros([3])
+    return routing.Routing(
+        gates={f'caddet/{k}': gate for k, gate in enumerate(tf.unstack(self.gates, axis=1))},
+        executed=zero, expected=self.cost, minimum=tf.constant(0.0), maximum=tf.constant(TOTAL),
+        dense=tf.constant(TOTAL), measures={'caddet/net_cost': self.cost})
+
+
+class Detector(tf_keras.Model):
+
+  def __init__(self):
+    super().__init__()
+    self.backbone = Backbone()
+
+
+def attached(**options):
+  model, budget = Detector(), budgets.Budget(components.Budget(**options))
+  budget.attach(model)
+  return model, budget
+
+
+def unused():
+  raise AssertionError('the loss of an image was asked for')
+
+
+@pytest.mark.parametrize('kind, targets', [
+    ('fixed', [0.05] * 3), ('scale_aware', [0.1, 0.05, 0.05])])
+def test_budget_of_the_backbones_cost(kind, targets):
+  model, budget = attached(weight=2.0, kind=kind)
+  with tf.GradientTape() as tape:
+    terms = budget.terms(model.backbone.record(), LABELS, unused)
+  distance = np.array([0.05, 0.3, 0.1]) - targets
+  assert list(terms.losses) == budget.names == ['budget']
+  np.testing.assert_allclose(terms.losses['budget'], 2 * np.mean(distance**2), rtol=1e-5)
+  np.testing.assert_allclose(terms.target, np.array(targets) * TOTAL, rtol=1e-6)
+  gradient = tape.gradient(terms.losses['budget'], model.backbone.cost)
+  np.testing.assert_allclose(gradient, 2 * 2 / 3 * distance / TOTAL, atol=1e-10)
+
+
+def test_share_is_the_budget_of_every_routed_network():
+  model, budget = attached(weight=0.5, target=0.25)
+  record = model.backbone.record()
+  terms = budget.terms(record, {}, unused)
+  np.testing.assert_allclose(
+      terms.losses['budget'], 0.5 * routing.budget_loss(record, 0.25), rtol=1e-6)
+  assert terms.target is None
+
+
+def test_path_similarity_beside_a_budget_and_without_one():
+  similarity = components.PathSimilarity(weight=3.0, minimum=0.5, maximum=0.9)
+  codes = tf.constant([[1.0, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1]])
+  for options, names in (({}, []), ({'weight': 1.0, 'kind': 'scale_aware'}, ['budget'])):
+    model, budget = attached(path_similarity=similarity, **options)
+    terms = budget.terms(model.backbone.record(), LABELS, unused)
+    assert list(terms.losses) == budget.names == [*names, 'path_similarity']
+    np.testing.assert_allclose(
+        terms.losses['path_similarity'],
+        3 * path_similarity.loss(model.backbone.gates, codes, 0.5, 0.9), rtol=1e-6)
+
+
+def test_before_the_start_both_losses_are_off():
+  model, budget = attached(weight=1.0, kind='scale_aware', start_step=7,
+                           path_similarity=components.PathSimilarity(weight=1.0))
+
+  def losses(step):
+    with tf.GradientTape() as tape:
+      terms = budget.terms(model.backbone.record(), {**LABELS, 'step': tf.Variable(step)}, unused)
+      total = tf.add_n(list(terms.losses.values()))
+    gradients = tape.gradient(total, [model.backbone.cost, model.backbone.gates])
+    return float(total), [float(tf.reduce_max(tf.abs(gradient))) for gradient in gradients]
+
+  assert losses(6) == (0, [0, 0])
+  assert losses(7)[0] > 0 and min(losses(7)[1]) > 0
+  evaluation = {name: value for name, value in LABELS.items() if name != 'step'}
+  terms = budget.terms(model.backbone.record(), evaluation, unused)
+  assert min(float(loss) for loss in terms.losses.values()) > 0
+
+
+def test_loss_aware_budget_ranks_images_and_remembers_them_in_training_only(tmp_path):
+  model, budget = attached(weight=1.0, kind='loss_aware', ratio=0.1)
+  record, losses = model.backbone.record(), tf.constant([4.0, 2.0, 3.0])
+  evaluation = {name: value for name, value in LABELS.items() if name != 'step'}
+
+  def targets(labels):
+    return budget.terms(record, labels, lambda: losses).target / TOTAL
+
+  for labels in (evaluation, LABELS):
+    np.testing.assert_allclose(targets(labels), [0.25] * 3, rtol=1e-6)
+  np.testing.assert_array_equal(model.loss_history[-3:], losses)
+  assert np.all(model.loss_history[:-3] == -1)
+  expected = 0.1 * (1 + 3 * np.array([2, 0, 1]) / 3)
+  for labels in (evaluation, LABELS):  # equal losses stand side by side
+    np.testing.assert_allclose(targets(labels), expected, rtol=1e-6)
+  path = tf.train.Checkpoint(model=model).save(str(tmp_path / 'ckpt'))
+  restored, again = attached(weight=1.0, kind='loss_aware', ratio=0.1)
+  tf.train.Checkpoint(model=restored).read(path).assert_existing_objects_matched()
+  np.testing.assert_array_equal(restored.loss_history, model.loss_history)
+  np.testing.assert_array_equal(again.terms(record, evaluation, lambda: losses).target,
+                                budget.terms(record, evaluation, lambda: losses).target)
+
+
+def test_only_objects_need_boxes():
+  budget = components.Budget
+  assert not budgets.needs_objects(budget(weight=1.0))
+  assert not budgets.needs_objects(budget(weight=1.0, kind='fixed'))
+  assert not budgets.needs_objects(budget(kind='scale_aware'))
+  assert budgets.needs_objects(budget(weight=1.0, kind='scale_aware'))
+  assert budgets.needs_objects(budget(weight=1.0, kind='loss_aware'))
+  assert budgets.needs_objects(budget(path_similarity=components.PathSimilarity(weight=1.0)))
+
+
+@pytest.mark.parametrize('options, field', [
+    ({'kind': 'dynamic'}, 'task.budget.kind'),
+    ({'kind': 'fixed', 'target': 0.3}, 'task.budget.target'),
+    ({'kind': 'scale_aware', 'distance': 'absolute'}, 'task.budget.distance'),
+    ({'ratio': 0.1}, 'task.budget.ratio'),
+    ({'kind': 'fixed', 'ratio': 1.5}, 'task.budget.ratio'),
+    ({'kind': 'fixed', 'ratio': 0.0}, 'task.budget.ratio'),
+    ({'start_step': -1}, 'task.budget.start_step'),
+    ({'scale_bounds': [64.0, 64.0]}, 'task.budget.scale_bounds'),
+    ({'path_similarity': components.PathSimilarity(minimum=0.9, maximum=0.8)},
+     'task.budget.path_similarity.minimum'),
+    ({'target': 1.5}, 'task.budget.target'),
+])
+def test_misuse_is_refused_with_the_field(options, field):
+  with pytest.raises(ValueError, match=field):
+    budgets.Budget(components.Budget(**options))
+
+
+def test_a_model_that_does_not_fit_is_refused():
+  model = Detector()
+  model.backbone = tf_keras.layers.Layer()
+  for options, field in (
+      ({'weight': 1.0, 'kind': 'fixed'}, 'task.budget.kind'),
+      ({'path_similarity': components.PathSimilarity(weight=1.0)}, 'path_similarity.weight')):
+    with pytest.raises(ValueError, match=field):
+      budgets.Budget(components.Budget(**options)).attach(model)
+
+
+@pytest.mark.slow
+def test_two_replicas_have_the_losses_gradients_and_history_of_one_device():
+  tests = pathlib.Path(__file__).resolve().parents[1]
+  done = subprocess.run(
+      [sys.executable, tests / 'processes' / 'budget_replicas.py'], capture_output=True, text=True,
+      env={**os.environ, 'PYTHONPATH': str(tests.parent)}, timeout=300, check=False)
+  assert done.returncode == 0, done.stderr[-2000:]
+  report = json.loads(done.stdout.strip().splitlines()[-1])
+  assert report['replicas'] == 2
+  one, two = report['one_device'], report['two_replicas']
+  assert min(one['losses'].values()) > 1e-3 and np.max(np.abs(one['gradient'])) > 1e-3
+  np.testing.assert_allclose(list(one['losses'].values()), list(two['losses'].values()), rtol=1e-5)
+  np.testing.assert_allclose(one['gradient'], two['gradient'], rtol=1e-5, atol=1e-7)
+  np.testing.assert_allclose(one['history'], two['history'], rtol=1e-6)
+  assert len(set(one['history'][-8:])) == 8 and one['history'][-9] == -1
