@@ -32,18 +32,11 @@ def needs_objects(options: components.Budget) -> bool:
 
 
 def check(options: components.Budget) -> None:
-  """Raises a ValueError that names a field which is out of range, or does nothing."""
+  """Raises a ValueError that names a field which is out of range."""
   if options.kind not in KINDS:
     raise ValueError(f'budget kind is {options.kind!r}; allowed are {", ".join(KINDS)}: change '
                      'task.budget.kind.')
   routing.check_budget(options.target, options.reduction, options.distance)
-  default = components.Budget()
-  unused = ('ratio',) if options.kind == 'share' else ('target', 'reduction', 'distance')
-  for name in unused:
-    if getattr(options, name) != getattr(default, name):
-      raise ValueError(f'task.budget.{name} is {getattr(options, name)!r}, which means nothing to '
-                       f'a budget of kind {options.kind!r}: leave it out, or change '
-                       'task.budget.kind.')
   if not 0 < options.ratio <= 1:
     raise ValueError(f'budget ratio is {options.ratio}; it is a share of the cost of the backbone, '
                      'above 0 and at most 1: change task.budget.ratio.')

@@ -30,7 +30,8 @@ class RetinaNetTask(retinanet.RetinaNetTask):
       return super().build_inputs(params, input_context)
     model = self.task_config.model
     parser = dense_input.AnchorParser(
-        model.input_size[:2], model.max_level, min_level=model.min_level, dtype=params.dtype,
+        output_size=model.input_size[:2], min_level=model.min_level, max_level=model.max_level,
+        dtype=params.dtype,
         box_coder_weights=model.detection_generator.box_coder_weights,
         **model.anchor.as_dict(), **dense_input.options(params.parser))
     return dense_input.read(params, parser, input_context)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import numpy as np
+from official.core import task_factory
 import pytest
 import tensorflow as tf, tf_keras
 
@@ -14,7 +15,9 @@ from official_ext.configs import components
 from official_ext.ops import path_similarity
 from official_ext.ops import routing
 from official_ext.tasks import budgets
+import detectors
 
+DYFPN = 'retinanet_dyfpn_efficientnetlite0_sample'
 Costs = collections.namedtuple('Costs', 'stem nodes total')
 BOXES = np.array([[[0, 0, 10, 20], [0, 0, 100, 90]], [[-1] * 4] * 2, [[0, 0, 400, 9], [-1] * 4]])
 LABELS = {'boxes': tf.constant(BOXES, tf.float32), 'input_size': (30, 50), 'step': 7}
@@ -146,9 +149,6 @@ def test_only_objects_need_boxes():
 
 @pytest.mark.parametrize('options, field', [
     ({'kind': 'dynamic'}, 'task.budget.kind'),
-    ({'kind': 'fixed', 'target': 0.3}, 'task.budget.target'),
-    ({'kind': 'scale_aware', 'distance': 'absolute'}, 'task.budget.distance'),
-    ({'ratio': 0.1}, 'task.budget.ratio'),
     ({'kind': 'fixed', 'ratio': 1.5}, 'task.budget.ratio'),
     ({'kind': 'fixed', 'ratio': 0.0}, 'task.budget.ratio'),
     ({'start_step': -1}, 'task.budget.start_step'),
@@ -170,6 +170,50 @@ def test_a_model_that_does_not_fit_is_refused():
       ({'path_similarity': components.PathSimilarity(weight=1.0)}, 'path_similarity.weight')):
     with pytest.raises(ValueError, match=field):
       budgets.Budget(components.Budget(**options)).attach(model)
+
+
+# --- In the tasks -------------------------------------------------------------------------
+
+
+def test_two_stage_detectors_have_no_boxes_for_a_budget():
+  for budget in ({'weight': 1.0, 'kind': 'scale_aware'}, {'path_similarity': {'weight': 1.0}}):
+    with pytest.raises(ValueError, match='task.budget.kind is .* of two-stage detectors'):
+      detectors.small_task('fasterrcnn_dyfpn_efficientnetlite0_sample', budget=budget)
+
+
+@pytest.mark.slow
+def test_retinanet_reads_the_boxes_that_fcos_reads(sample_records):
+  budget = {'path_similarity': {'weight': 1.0}}
+  tasks = [task_factory.get_task(detectors.small_experiment(name, budget=budget).task)
+           for name in (DYFPN, 'fcos_dyfpn_efficientnetlite0_sample')]
+  stock = task_factory.get_task(detectors.small_experiment(DYFPN).task)
+  for split, training in (('train', True), ('val', False)):
+    records = f'{sample_records}/{split}-*.tfrecord'
+    (images, ours), (same, fcos), (_, plain) = (
+        detectors.batch(task, records, 6, training) for task in (*tasks, stock))
+    np.testing.assert_array_equal(images, same)
+    np.testing.assert_array_equal(ours['boxes'], fcos['boxes'])
+    assert np.sum(np.all(ours['boxes'] >= 0, -1)) > 6
+    kept = {name: value for name, value in ours.items() if name != 'boxes'}
+    tf.nest.map_structure(np.testing.assert_array_equal, kept, plain)
+
+
+@pytest.mark.slow
+def test_retinanet_trains_with_path_similarity_and_knows_the_loss_of_an_image(sample_records):
+  task, model = detectors.small_task(
+      DYFPN, budget={'weight': 1.0, 'target': 0.25, 'path_similarity': {'weight': 1.0}})
+  images, labels = detectors.batch(task, f'{sample_records}/train-*.tfrecord')
+  metrics = task.build_metrics(training=True)
+  task.train_step((images, labels), model, tf_keras.optimizers.legacy.SGD(0.01), metrics)
+  values = {metric.name: float(metric.result()) for metric in metrics}
+  parts = [values[f'routing/loss/{name}'] for name in ('budget', 'path_similarity')]
+  assert min(parts) > 0
+  np.testing.assert_allclose(values['total_loss'], values['model_loss'] + sum(parts), rtol=1e-5)
+  outputs = model(images, training=True)
+  together = task.image_losses(outputs, labels)
+  for i in range(len(images)):
+    one = tf.nest.map_structure(lambda x, row=i: x[row:row + 1], (outputs, labels))
+    np.testing.assert_allclose(together[i], task.build_losses(*one)[3], rtol=1e-5)
 
 
 @pytest.mark.slow

@@ -155,6 +155,22 @@ def test_the_order_of_images_and_of_boxes_changes_nothing():
   np.testing.assert_allclose(first, again, rtol=1e-6)
 
 
+@pytest.mark.parametrize('name', NAMES)
+def test_the_loss_of_an_image_is_that_of_a_batch_of_one(name):
+  classes, raw, central = random_outputs(batch=3)
+  raw = raw if name == 'fcos' else raw / 20
+  boxes = np.concatenate([BOXES, np.full([1, 4, 4], -1)])
+  rows = np.concatenate([LABELS, np.full([1, 4], -1)])
+  assigner = assigners.assigner(name)
+  together = dense.dense_image_losses(
+      outputs_of(classes, raw, central), labels(boxes, rows), assigner)
+  for i in range(3):
+    alone = dense.dense_losses(
+        outputs_of(classes[i:i + 1], raw[i:i + 1], central[i:i + 1]),
+        labels(boxes[i:i + 1], rows[i:i + 1]), assigner)
+    np.testing.assert_allclose([term[i] for term in together], alone, rtol=1e-5)
+
+
 @pytest.mark.slow
 def test_two_replicas_share_their_denominators():
   tests = pathlib.Path(__file__).resolve().parents[1]
