@@ -5,13 +5,14 @@ import pkgutil
 from official.vision import registry_imports  # pylint: disable=unused-import
 
 from official_ext import environment
+from official_ext.modeling import backbones
 from official_ext.modeling import decoders
 from official_ext.modeling import heads
 
 environment.check()
 
-# A new decoder or head is one new file: the folders are scanned, nothing is listed.
-for _folder in (decoders, heads):
+# A new backbone, decoder or head is one new file: the folders are scanned, nothing is listed.
+for _folder in (backbones, decoders, heads):
   for _module in pkgutil.iter_modules(_folder.__path__, _folder.__name__ + '.'):
     importlib.import_module(_module.name)
 

@@ -1,4 +1,4 @@
-"""Options of decoders, towers and their parts, and the open registries that YAML types come from.
+"""Options of backbones, decoders, towers and their parts, and the open registries of YAML types.
 
 A decoder registers its class and its options in one place:
 
@@ -6,20 +6,24 @@ A decoder registers its class and its options in one place:
     class MyFPN(pyramid.PyramidDecoder): ...
 
 and `decoder: {type: my_fpn, my_fpn: {num_filters: 128}}` works in every experiment of
-this package.  `register_tower` does the same for `head.tower` of one-stage detectors.
+this package.  `register_tower` does the same for `head.tower` of one-stage detectors, and
+`register_backbone` for `backbone`.
 """
 import dataclasses
 import difflib
 from typing import Any, Callable, Dict, List, Mapping, Optional, Type
 
 from official.modeling import hyperparams
+from official.vision.configs import backbones
 from official.vision.configs import decoders
+from official.vision.modeling.backbones import factory as backbone_factory
 from official.vision.modeling.decoders import factory
 
 from official_ext import environment
 
 environment.check()
 
+_BACKBONE_OPTIONS: Dict[str, Type[hyperparams.Config]] = {}
 _DECODER_OPTIONS: Dict[str, Type[hyperparams.Config]] = {}
 _TOWER_OPTIONS: Dict[str, Type[hyperparams.Config]] = {}
 _TOWERS: Dict[str, Type] = {}
@@ -147,6 +151,15 @@ class _OpenOneOf(hyperparams.OneOfConfig):
 
 
 @dataclasses.dataclass
+class Backbone(_OpenOneOf, backbones.Backbone):
+  """Model Garden's backbones; `backbone()` adds every registered one."""
+
+  @staticmethod
+  def check(name: str) -> None:
+    _check('backbone', name, _names(backbones.Backbone, _BACKBONE_OPTIONS))
+
+
+@dataclasses.dataclass
 class Decoder(_OpenOneOf, decoders.Decoder):
   """Model Garden's decoders; `decoder()` adds every registered one."""
 
@@ -183,15 +196,30 @@ def _with_fields(cls: Type[_OpenOneOf], registered: Mapping[str, Type[hyperparam
   return dataclasses.make_dataclass(cls.__name__, fields, bases=(cls,))(**options)
 
 
+def _names(stock: Type[hyperparams.OneOfConfig],
+           registered: Mapping[str, Type[hyperparams.Config]]) -> List[str]:
+  """Returns the names of Model Garden's components of a kind, and of ours."""
+  fields = [field.name for field in dataclasses.fields(stock) if field.name != 'type']
+  return sorted([*fields, *registered])
+
+
 def decoder_names() -> List[str]:
   """Returns the names that `decoder.type` may have."""
-  stock = [field.name for field in dataclasses.fields(decoders.Decoder) if field.name != 'type']
-  return sorted([*stock, *_DECODER_OPTIONS])
+  return _names(decoders.Decoder, _DECODER_OPTIONS)
 
 
 def check_decoder(name: str) -> None:
   """Raises a ValueError if no decoder of this name is known."""
   _check('decoder', name, decoder_names())
+
+
+def backbone(**options: Any) -> Backbone:
+  """Returns the options of a backbone, with a field for every registered one.
+
+  Args:
+    **options: `type`, and options of backbones by name.
+  """
+  return _with_fields(Backbone, _BACKBONE_OPTIONS, options)
 
 
 def decoder(**options: Any) -> Decoder:
@@ -210,6 +238,39 @@ def tower(**options: Any) -> Tower:
     **options: `type`, and options of towers by name.
   """
   return _with_fields(Tower, _TOWER_OPTIONS, options)
+
+
+def register_backbone(name: str, options: Type[hyperparams.Config]) -> Callable[[Type], Type]:
+  """Registers a backbone class for `backbone.type: name` in Model Garden's factory.
+
+  The class has `output_specs`, level -> shape, and maps images to `{level: features}`.
+
+  Args:
+    name: the type in YAML.
+    options: dataclass whose fields are arguments of the class, beside `input_specs`,
+      `use_sync_bn`, `norm_momentum`, `norm_epsilon`, `kernel_regularizer` and `name`.
+
+  Returns:
+    A class decorator that returns the class unchanged.
+  """
+
+  def register(cls):
+
+    def build(input_specs, backbone_config, norm_activation_config, l2_regularizer=None):
+      return cls(
+          input_specs=input_specs,
+          use_sync_bn=norm_activation_config.use_sync_bn,
+          norm_momentum=norm_activation_config.norm_momentum,
+          norm_epsilon=norm_activation_config.norm_epsilon,
+          kernel_regularizer=l2_regularizer,
+          name=name,
+          **backbone_config.get().as_dict())
+
+    backbone_factory.register_backbone_builder(name)(build)
+    _BACKBONE_OPTIONS[name] = options
+    return cls
+
+  return register
 
 
 def register_decoder(name: str, options: Type[hyperparams.Config]) -> Callable[[Type], Type]:

@@ -14,6 +14,10 @@ def _fpn() -> components.Decoder:
   return components.decoder(type='fpn')
 
 
+def _resnet() -> components.Backbone:
+  return components.backbone(type='resnet')
+
+
 def _plain_tower() -> components.Tower:
   return components.tower(type='plain')
 
@@ -30,7 +34,8 @@ class RetinaNetHead(retinanet.RetinaNetHead):
 
 @dataclasses.dataclass
 class RetinaNet(retinanet.RetinaNet):
-  """Model Garden's RetinaNet; `decoder` and `head.tower` may be any registered ones."""
+  """Model Garden's RetinaNet; `backbone`, `decoder` and `head.tower` may be any registered ones."""
+  backbone: components.Backbone = dataclasses.field(default_factory=_resnet)
   decoder: components.Decoder = dataclasses.field(default_factory=_fpn)
   head: RetinaNetHead = dataclasses.field(default_factory=RetinaNetHead)
 
@@ -54,7 +59,8 @@ class RetinaNetTask(retinanet.RetinaNetTask):
 
 @dataclasses.dataclass
 class MaskRCNN(maskrcnn.MaskRCNN):
-  """Model Garden's Faster, Mask and Cascade R-CNN; `decoder` may be any registered one."""
+  """Model Garden's Faster, Mask and Cascade R-CNN; `backbone` and `decoder` are open."""
+  backbone: components.Backbone = dataclasses.field(default_factory=_resnet)
   decoder: components.Decoder = dataclasses.field(default_factory=_fpn)
 
 
@@ -122,12 +128,14 @@ class DenseDetector(retinanet.RetinaNet):
   Attributes:
     assigner: `fcos` or `atss`: which locations learn a box, and how boxes are coded.
     anchor: of ATSS; FCOS has none.
+    backbone: any registered one.
     decoder: any registered one.
     head: towers and predictors.
     detection_generator: from predictions to detections.
   """
   assigner: str = 'fcos'
   anchor: SquareAnchor = dataclasses.field(default_factory=SquareAnchor)
+  backbone: components.Backbone = dataclasses.field(default_factory=_resnet)
   decoder: components.Decoder = dataclasses.field(default_factory=_fpn)
   head: DenseHead = dataclasses.field(default_factory=DenseHead)
   detection_generator: DenseDetections = dataclasses.field(default_factory=DenseDetections)

@@ -81,22 +81,33 @@ def aligned_grid(features: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
   return tf.stack(tf.meshgrid(*axes, indexing='ij'), axis=-1)
 
 
-def _interpolation(size_in: tf.Tensor, size_out: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+def _half_pixel(size_in: tf.Tensor, size_out: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+  """Returns source positions for which outer edges meet, none outside the pixels' centers."""
+  ratio = tf.cast(size_in, dtype) / tf.cast(size_out, dtype)
+  positions = (tf.range(size_out, dtype=dtype) + 0.5) * ratio - 0.5
+  return tf.clip_by_value(positions, 0, tf.cast(size_in - 1, dtype))
+
+
+def _interpolation(size_in: tf.Tensor, size_out: tf.Tensor, dtype: tf.DType,
+                   align_corners: bool) -> tf.Tensor:
   """Returns the matrix `[size_out, size_in]` of linear interpolation."""
   exact = tf.float64 if dtype == tf.float64 else tf.float32
-  distance = _aligned(size_in, size_out, exact)[:, None] - tf.range(size_in, dtype=exact)
+  positions = (_aligned if align_corners else _half_pixel)(size_in, size_out, exact)
+  distance = positions[:, None] - tf.range(size_in, dtype=exact)
   return tf.cast(tf.maximum(1 - tf.abs(distance), 0), dtype)
 
 
-def resize_bilinear(features: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
-  """Resizes to the height and width of another map, corner pixels on corner pixels.
+def resize_bilinear(features: tf.Tensor, target: tf.Tensor,
+                    align_corners: bool = True) -> tf.Tensor:
+  """Resizes to the height and width of another map.
 
-  Differs: `tf.image.resize` aligns the outer edges of corner pixels instead of their
-  centers, and is many times slower when compiled for a CPU.
+  Differs: `tf.image.resize` is many times slower when compiled for a CPU.
 
   Args:
     features: `[batch, height, width, channels]`.
     target: `[batch, target_height, target_width, any]`; only its size is used.
+    align_corners: the centers of corner pixels meet; otherwise their outer edges, as in
+      `tf.image.resize`.
 
   Returns:
     `[batch, target_height, target_width, channels]`, of the features' dtype.
@@ -108,14 +119,17 @@ def resize_bilinear(features: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
   size_out = tf.shape(target)[1:3]
   if _has_kernel(features):
     resized = tf.raw_ops.ResizeBilinear(
-        images=tf.cast(features, tf.float32), size=size_out, align_corners=True)
+        images=tf.cast(features, tf.float32), size=size_out, align_corners=align_corners,
+        half_pixel_centers=not align_corners)
     return tf.cast(resized, features.dtype)
   channels = features.shape[3]
   with tf.name_scope(RESIZE_SCOPE):
-    columns = tf.matmul(_interpolation(size[2], size_out[1], features.dtype), features)
-    rows = tf.matmul(_interpolation(size[1], size_out[0], features.dtype),
-                     tf.reshape(columns, [size[0], size[1], size_out[1] * channels]))
-  resized = tf.reshape(rows, [size[0], size_out[0], size_out[1], channels])
+    rows, columns = (_interpolation(size[axis + 1], size_out[axis], features.dtype, align_corners)
+                     for axis in (0, 1))
+    wide = tf.matmul(columns, features)
+    resized = tf.matmul(
+        rows, tf.reshape(wide, [size[0], size[1], size_out[1] * channels]))
+  resized = tf.reshape(resized, [size[0], size_out[0], size_out[1], channels])
   resized.set_shape([features.shape[0], *static_out, channels])
   return resized
 

@@ -1,0 +1,221 @@
+"""CADDet: a supernet of scales by layers, in which every image takes its own paths.
+
+Reference: Junyi Feng, Jiashen Hua, Baisheng Lai, Jianqiang Huang, Xi Li, Xian-sheng Hua,
+Learning to Generate Content-Aware Dynamic Detectors, https://arxiv.org/abs/2012.04265.
+"""
+import dataclasses
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+from official.modeling import hyperparams
+import tensorflow as tf, tf_keras
+
+from official_ext.configs import components
+from official_ext.modeling.layers import blocks
+from official_ext.modeling.layers import supernet
+from official_ext.modeling.layers import supernet_node
+from official_ext.ops import routing
+
+FINEST_LEVEL = 3  # Behind a stem of stride 8.
+STATISTICS = ('present', 'all')
+
+
+@dataclasses.dataclass
+class CADDetConfig(hyperparams.Config):
+  """Options of `CADDet`; see its arguments."""
+  num_layers: int = 16
+  channels: List[int] = dataclasses.field(default_factory=lambda: [64, 128, 256, 512])
+  routers: bool = True
+  router_norm: str = 'batch'
+  bn_statistics: str = 'present'
+  hard_gates: bool = False
+  inference: str = 'skip'
+
+
+@components.register_backbone('caddet', CADDetConfig)
+@tf_keras.utils.register_keras_serializable(package='official_ext')
+class CADDet(tf_keras.layers.Layer):
+  """Backbone and neck at once: nodes on a grid of layers and scales, a router in each.
+
+  Reference: see the module.  Features of neighboring scales add up in front of every node.  In
+  training every node and path is computed and multiplied by its gate; at inference only what
+  an image needs is run for it.
+
+  Differs: nothing runs for an image that no open path brings to a node, its router included,
+  and batch norm counts only the images for which a convolution would run at inference
+  (`bn_statistics`); the predecessor's code leaves both out.
+  """
+
+  def __init__(self,
+               input_specs: Any = (None, None, None, 3),
+               num_layers: int = 16,
+               channels: Sequence[int] = (64, 128, 256, 512),
+               routers: bool = True,
+               router_norm: str = 'batch',
+               bn_statistics: str = 'present',
+               hard_gates: bool = False,
+               inference: str = 'skip',
+               use_sync_bn: bool = False,
+               norm_momentum: float = 0.9,
+               norm_epsilon: float = 1e-5,
+               kernel_regularizer: Optional[Any] = None,
+               **kwargs):
+    """Initializes the backbone.
+
+    Args:
+      input_specs: of the images, `[batch, height, width, 3]`, an `InputSpec` or a shape.
+      num_layers: layers behind the entry node.
+      channels: of every scale, the finest (stride 8) first; each next has twice the stride.
+      routers: False: no routers, every path is open, as in pre-training.
+      router_norm: norm of the routers, `batch` or `group`; see `PathRouter`.
+      bn_statistics: images that batch norm counts, those `present` where it stands, or `all`.
+      hard_gates: at inference open paths are multiplied by 1 instead of their gate.
+      inference: `skip`, run only what is selected, or `mask`, run everything and multiply by
+        the gates, for XLA and TPU.
+      use_sync_bn: batch norm's statistics are those of all replicas' images.
+      norm_momentum: of the moving averages.
+      norm_epsilon: added to the variance.
+      kernel_regularizer: of all kernels.
+      **kwargs: arguments of `tf_keras.layers.Layer`.
+
+    Raises:
+      ValueError: an option that is not allowed, or too few layers for the scales.
+    """
+    super().__init__(**kwargs)
+    routing.check_inference(inference)
+    if bn_statistics not in STATISTICS:
+      raise ValueError(f'bn_statistics is {bn_statistics!r}; allowed are `present` and `all`: '
+                       'change backbone.caddet.bn_statistics.')
+    if not channels or any(depth < 2 for depth in channels):
+      raise ValueError(f'channels is {list(channels)}; give one number per scale, 2 or more: '
+                       'change backbone.caddet.channels.')
+    self._image_shape = tf.TensorShape(getattr(input_specs, 'shape', input_specs)).as_list()
+    self._num_layers, self._channels = num_layers, list(channels)
+    self._router_norm, self._bn_statistics = router_norm, bn_statistics
+    self._hard_gates = hard_gates
+    self.inference, self.is_routed = inference, routers
+    self._norm_options = {'momentum': norm_momentum, 'epsilon': norm_epsilon,
+                          'synchronized': use_sync_bn}
+    self._kernel_regularizer = tf_keras.regularizers.get(kernel_regularizer)
+    self._specs = supernet.wire(num_layers, len(channels))
+    self._cost_model = supernet.CostModel(self._specs, self._channels)
+    shared = {'norm_options': self._norm_options, 'dtype': self.dtype_policy,
+              'kernel_regularizer': self._kernel_regularizer}
+    self._stem = [supernet_node.SeparableConvNorm(channels[0], 2, name=f'stem_{i}', **shared)
+                  for i in (1, 2, 3)]
+    self._nodes = [self._node(spec, shared) for spec in self._specs]
+
+  def _node(self, spec: supernet.NodeSpec, shared: Dict[str, Any]) -> supernet_node.SupernetNode:
+    targets = {path: self._channels[spec.scale + supernet.STEPS[path]] for path in spec.paths}
+    return supernet_node.SupernetNode(
+        self._channels[spec.scale], targets, self.is_routed, self._router_norm, self._hard_gates,
+        self._bn_statistics == 'all', name=f'layer_{spec.layer:02}_scale_{spec.scale}', **shared)
+
+  def build(self, input_shape: tf.TensorShape) -> None:
+    depths = [tf.TensorShape(input_shape)[-1], *[self._channels[0]] * 2]
+    depths += [self._channels[spec.scale] for spec in self._specs]
+    blocks.build_in_scope(
+        [*self._stem, *self._nodes], [[None, None, None, depth] for depth in depths])
+    super().build(input_shape)
+
+  @property
+  def gate_names(self) -> List[str]:
+    """Names of the gates that it records, in the order of layers, scales and paths."""
+    return [f'layer_{spec.layer:02}/scale_{spec.scale}/{path}'
+            for spec in self._specs for path in spec.paths]
+
+  @property
+  def output_specs(self) -> Dict[str, tf.TensorShape]:
+    """Level -> shape of the result."""
+    batch, *size, _ = self._image_shape
+    levels = range(FINEST_LEVEL, FINEST_LEVEL + len(self._channels))
+    return {
+        str(level): tf.TensorShape([
+            batch, *(length and supernet.halved(length, level) for length in size), depth])
+        for level, depth in zip(levels, self._channels)}
+
+  def costs(self, height: int, width: int) -> supernet.SupernetCosts:
+    """Returns the multiply-adds of an image of this size with every gate open, by part."""
+    return self._cost_model.costs(height, width)
+
+  def call(self, images: tf.Tensor, training: Optional[bool] = None) -> Dict[str, tf.Tensor]:
+    """Maps images to features.
+
+    Args:
+      images: `[batch, height, width, 3]`.
+      training: None counts as False.
+
+    Returns:
+      `{level: [batch, height, width, channels]}` for levels 3, 4, ..., one per scale; zeros
+      where an image's paths never lead to the last node of a scale.
+    """
+    features = images
+    for conv in self._stem:
+      features = tf.nn.relu(conv(features, training=training))
+    skip = self.is_routed and not training and self.inference == 'skip'
+    nothing = self._nothing(features)
+    maps, present = {0: features}, {0: tf.ones([tf.shape(features)[0]], tf.bool)}
+    recorded: List[Tuple[tf.Tensor, tf.Tensor]] = []
+    for layer in range(self._num_layers + 1):
+      nodes = {spec.scale: node for spec, node in zip(self._specs, self._nodes)
+               if spec.layer == layer}
+      states = {scale: node(maps[scale], present.get(scale), training=training, skip=skip)
+                for scale, node in nodes.items()}
+      recorded += [(state.gates, present.get(scale)) for scale, state in states.items()]
+      maps = {scale: node.keep(states[scale], nothing[scale], skip)
+              for scale, node in nodes.items()}
+      for scale, node in nodes.items():
+        for path in node.transitions:
+          target = scale + supernet.STEPS[path]
+          base = maps.get(target, nothing[target])
+          maps[target] = node.leave(path, states[scale], base, training, skip)
+      present = _arrivals(states)
+    if self.is_routed:
+      self._record(features, *zip(*recorded))
+    return {str(FINEST_LEVEL + scale): features for scale, features in maps.items()}
+
+  def _nothing(self, finest: tf.Tensor) -> List[tf.Tensor]:
+    """Returns a map of zeros for every scale."""
+    known, dynamic = finest.shape, tf.unstack(tf.shape(finest))
+    batch, height, width = (known[axis] or dynamic[axis] for axis in range(3))
+    return [
+        tf.zeros([batch, *(supernet.halved(size, scale) for size in (height, width)), depth],
+                 finest.dtype) for scale, depth in enumerate(self._channels)]
+
+  def _record(self, finest: tf.Tensor, gates: Sequence[tf.Tensor],
+              present: Sequence[tf.Tensor]) -> None:
+    """Records gates and multiply-adds, if a tape is open."""
+    if routing.RoutingTape.current() is None:
+      return
+    use = self._cost_model.use(gates, present, finest)
+    columns = [column for gate in gates for column in tf.unstack(gate, axis=1)]
+    routing.record_on_tape(
+        self.name, gates=dict(zip(self.gate_names, columns)), executed=use.executed,
+        expected=use.expected, minimum=use.minimum, maximum=use.maximum, dense=use.maximum,
+        measures={'net_cost': use.net_cost})
+
+  def get_config(self) -> Dict[str, Any]:
+    return {
+        **super().get_config(),
+        'input_specs': list(self._image_shape),
+        'num_layers': self._num_layers,
+        'channels': list(self._channels),
+        'routers': self.is_routed,
+        'router_norm': self._router_norm,
+        'bn_statistics': self._bn_statistics,
+        'hard_gates': self._hard_gates,
+        'inference': self.inference,
+        'use_sync_bn': self._norm_options['synchronized'],
+        'norm_momentum': self._norm_options['momentum'],
+        'norm_epsilon': self._norm_options['epsilon'],
+        'kernel_regularizer': tf_keras.regularizers.serialize(self._kernel_regularizer),
+    }
+
+
+def _arrivals(states: Dict[int, supernet_node.NodeState]) -> Dict[int, tf.Tensor]:
+  """Returns for every scale of the next layer the images that an open path leads there."""
+  present = {}
+  for scale, state in states.items():
+    for path, weight in state.weights.items():
+      target = scale + supernet.STEPS[path]
+      present[target] = present.get(target, False) | (weight > 0)
+  return present

@@ -1,0 +1,282 @@
+"""The node of a multi-scale supernet: its cell, its router and its paths to other scales."""
+import math
+from typing import Any, Dict, Mapping, NamedTuple, Optional
+
+import tensorflow as tf, tf_keras
+
+from official_ext.modeling.layers import blocks
+from official_ext.modeling.layers import path_router
+from official_ext.modeling.layers import presence_norm
+from official_ext.ops import conditional
+from official_ext.ops import sampling
+
+_DEPTHWISE_KAIMING = math.sqrt(2 / 9)  # Nine weights feed each channel; Keras counts all of them.
+
+
+class _ConvNorm(tf_keras.layers.Layer):
+  """Base of a convolution with the norm behind it."""
+
+  def __init__(self, filters: int, strides: int = 1,
+               norm_options: Optional[Mapping[str, Any]] = None,
+               kernel_regularizer: Optional[Any] = None, **kwargs):
+    """Initializes the layer.
+
+    Args:
+      filters: channels of the result.
+      strides: 1 or 2; at 2 pixels 0, 2, 4, ... are the centers of the kernel.
+      norm_options: arguments of `PresenceNorm`.
+      kernel_regularizer: of all kernels.
+      **kwargs: arguments of `tf_keras.layers.Layer`.
+    """
+    super().__init__(**kwargs)
+    self._filters, self._strides = filters, strides
+    self._norm_options = dict(norm_options or {})
+    self._kernel_regularizer = tf_keras.regularizers.get(kernel_regularizer)
+    self._pointwise = tf_keras.layers.Conv2D(
+        filters, 1, strides=self.pointwise_strides, use_bias=False, name='pointwise',
+        kernel_initializer=path_router.kaiming(), kernel_regularizer=self._kernel_regularizer,
+        dtype=self.dtype_policy)
+    self._norm = presence_norm.PresenceNorm(
+        **self._norm_options, dtype=self.variable_dtype, name='norm')
+
+  @property
+  def pointwise_strides(self) -> int:
+    return self._strides
+
+  def get_config(self) -> Dict[str, Any]:
+    return {
+        **super().get_config(),
+        'filters': self._filters,
+        'strides': self._strides,
+        'norm_options': dict(self._norm_options),
+        'kernel_regularizer': tf_keras.regularizers.serialize(self._kernel_regularizer),
+    }
+
+
+@tf_keras.utils.register_keras_serializable(package='official_ext')
+class SeparableConvNorm(_ConvNorm):
+  """A depthwise 3x3 convolution, a pointwise one and a norm; no bias."""
+
+  def __init__(self, *args, **kwargs):
+    super().__init__(*args, **kwargs)
+    # Zeros on all four sides; Keras pads at the end only where the stride is 2 and the size even.
+    self._depthwise = tf_keras.layers.DepthwiseConv2D(
+        3, self._strides, 'same' if self._strides == 1 else 'valid', use_bias=False,
+        depthwise_initializer=tf_keras.initializers.RandomNormal(stddev=_DEPTHWISE_KAIMING),
+        depthwise_regularizer=self._kernel_regularizer, name='depthwise', dtype=self.dtype_policy)
+
+  @property
+  def pointwise_strides(self) -> int:
+    return 1
+
+  def build(self, input_shape: tf.TensorShape) -> None:
+    channels = tf.TensorShape(input_shape)[-1]
+    blocks.build_in_scope(
+        [self._depthwise, self._pointwise, self._norm],
+        [[None, None, None, depth] for depth in (channels, channels, self._filters)])
+    super().build(input_shape)
+
+  def call(self, features: tf.Tensor, present: Optional[tf.Tensor] = None,
+           training: Optional[bool] = None) -> tf.Tensor:
+    """Maps `[batch, height, width, channels]` to `filters` channels; see `PresenceNorm`."""
+    if self._strides > 1:
+      features = tf.pad(features, [[0, 0], [1, 1], [1, 1], [0, 0]])
+    features = self._pointwise(self._depthwise(features))
+    return self._norm(features, present, training=training)
+
+
+@tf_keras.utils.register_keras_serializable(package='official_ext')
+class PointwiseConvNorm(_ConvNorm):
+  """A 1x1 convolution and a norm; no bias."""
+
+  def build(self, input_shape: tf.TensorShape) -> None:
+    shapes = [[None, None, None, depth]
+              for depth in (tf.TensorShape(input_shape)[-1], self._filters)]
+    blocks.build_in_scope([self._pointwise, self._norm], shapes)
+    super().build(input_shape)
+
+  def call(self, features: tf.Tensor, present: Optional[tf.Tensor] = None,
+           training: Optional[bool] = None) -> tf.Tensor:
+    """Maps `[batch, height, width, channels]` to `filters` channels; see `PresenceNorm`."""
+    return self._norm(self._pointwise(features), present, training=training)
+
+
+class NodeState(NamedTuple):
+  """What a node did for the images of a batch, before its features leave it.
+
+  Attributes:
+    features: `[batch, height, width, channels]`, ReLU of the cell where it runs, and what came
+      in where the node is dropped.
+    gates: float32 `[batch, paths]`, 0 where shut or the node is not present; None: no router.
+    weights: path -> float32 `[batch]`, what the path is multiplied by; a path is open where it
+      is above 0.  Empty without a router: all paths are open.
+  """
+  features: tf.Tensor
+  gates: Optional[tf.Tensor]
+  weights: Dict[str, tf.Tensor]
+
+
+@tf_keras.utils.register_keras_serializable(package='official_ext')
+class SupernetNode(tf_keras.layers.Layer):
+  """A residual pair of separable convolutions, and gated paths to the next layer.
+
+  Reference: CADDet, https://arxiv.org/abs/2012.04265, section 3.1; what a dropped node does is
+  that of its predecessor, Yanwei Li et al., https://arxiv.org/abs/2003.10401.
+
+  An image is present where a path that leads here is open.  If all its gates are shut, the node
+  is dropped: features pass on the `keep` path as they came.
+  """
+
+  def __init__(self, channels: int, paths: Mapping[str, int], has_router: bool = True,
+               router_norm: str = 'batch', hard_gates: bool = False,
+               norms_all_images: bool = False, norm_options: Optional[Mapping[str, Any]] = None,
+               kernel_regularizer: Optional[Any] = None, **kwargs):
+    """Initializes the node.
+
+    Args:
+      channels: of its features.
+      paths: path -> channels of the scale that it leads to, in the order of the gates.
+      has_router: False: no gates, every path is open.
+      router_norm: see `PathRouter`.
+      hard_gates: at inference open paths are multiplied by 1 instead of their gate.
+      norms_all_images: batch norm's statistics are those of all images, present or not.
+      norm_options: arguments of `PresenceNorm`.
+      kernel_regularizer: of all kernels.
+      **kwargs: arguments of `tf_keras.layers.Layer`.
+    """
+    super().__init__(autocast=False, **kwargs)
+    self._channels, self._paths = channels, dict(paths)
+    self._router_norm, self._hard_gates = router_norm, hard_gates
+    self._norms_all_images = norms_all_images
+    self._norm_options = dict(norm_options or {})
+    self._kernel_regularizer = tf_keras.regularizers.get(kernel_regularizer)
+    options = {'norm_options': self._norm_options, 'dtype': self.dtype_policy,
+               'kernel_regularizer': self._kernel_regularizer}
+    self._convs = [SeparableConvNorm(channels, name=f'separable_{i}', **options) for i in (1, 2)]
+    self.transitions = {
+        path: PointwiseConvNorm(filters, 2 if path == 'down' else 1, name=path, **options)
+        for path, filters in self._paths.items() if path != 'keep'}
+    self._router = None
+    if has_router:
+      self._router = path_router.PathRouter(
+          channels // 2, len(self._paths), router_norm, self._norm_options,
+          self._kernel_regularizer, name='router', dtype=self.variable_dtype)
+
+  def build(self, input_shape: tf.TensorShape) -> None:
+    layers = [*self._convs, *self.transitions.values()]
+    shapes = [[None, None, None, self._channels]] * len(layers)
+    blocks.build_in_scope(layers, shapes)
+    if self._router is not None:
+      blocks.build_in_scope([self._router], [[None, 2, 2, self._channels]])
+    super().build(input_shape)
+
+  def call(self, features: tf.Tensor, present: tf.Tensor, training: Optional[bool] = None,
+           skip: bool = False) -> NodeState:
+    """Decides about the paths, and runs the cell.
+
+    Args:
+      features: `[batch, height, width, channels]`, the sum of what came in, 0 where nothing did.
+      present: boolean `[batch]`.
+      training: None counts as False.
+      skip: run only what the images need; not in training.
+    """
+    if self._router is None:
+      return NodeState(self._cell(features, None, training), None, {})
+    gates = path_router.shut_small(self._route(features, present, training, skip), present)
+    runs = tf.reduce_any(gates > 0, 1)
+    if skip:
+      cell = conditional.replace_selected(
+          lambda rows: self._cell(rows, None, training), features, runs)
+    else:
+      cell = tf.where(runs[:, None, None, None], self._cell(features, runs, training), features)
+    multipliers = gates
+    if self._hard_gates and not training:
+      multipliers = tf.cast(gates > 0, tf.float32)
+    weights = dict(zip(self._paths, tf.unstack(multipliers, axis=1)))
+    dropped = tf.cast(present & ~runs, tf.float32)
+    return NodeState(cell, gates, {**weights, 'keep': weights['keep'] + dropped})
+
+  def _seen(self, images: Optional[tf.Tensor]) -> Optional[tf.Tensor]:
+    """Returns the images that count in a norm: these, or all."""
+    return None if self._norms_all_images else images
+
+  def _route(self, features, present, training, skip):
+    if not skip:
+      return self._router(path_router.pool_quarters(features), self._seen(present),
+                          training=training)
+    shut = tf.zeros([tf.shape(features)[0], len(self._paths)])
+
+    def route():
+      # Pooled before rows are taken: so little is left that it costs nothing to copy.
+      return conditional.run_selected(
+          self._router, path_router.pool_quarters(features), present, shut)
+
+    return tf.cond(tf.reduce_any(present), route, lambda: shut)
+
+  def _cell(self, features, runs, training):
+    seen = self._seen(runs)
+    hidden = tf.nn.relu(self._convs[0](features, seen, training=training))
+    return tf.nn.relu(self._convs[1](hidden, seen, training=training) + features)
+
+  def keep(self, state: NodeState, nothing: tf.Tensor, skip: bool = False) -> tf.Tensor:
+    """Returns what goes to the same scale, like `features`.
+
+    Args:
+      state: of `call`.
+      nothing: a map of zeros of that shape, for images that keep nothing.
+      skip: as in `call`.
+    """
+    if not state.weights:
+      return state.features
+    weight = state.weights['keep']
+
+    def run():
+      return state.features * tf.cast(weight, state.features.dtype)[:, None, None, None]
+
+    return tf.cond(tf.reduce_any(weight > 0), run, lambda: nothing) if skip else run()
+
+  def leave(self, path: str, state: NodeState, base: tf.Tensor, training: Optional[bool] = None,
+            skip: bool = False) -> tf.Tensor:
+    """Adds what goes to another scale to what is there already.
+
+    Args:
+      path: `up` or `down`.
+      state: of `call`.
+      base: `[batch, target_height, target_width, target_channels]`.
+      training: as in `call`.
+      skip: as in `call`.
+
+    Returns:
+      A map like `base`.
+    """
+    if not state.weights:
+      return base + self._transition(path, state.features, None, base, None, training)
+    weight = state.weights[path]
+    if skip:
+      return conditional.run_selected(
+          lambda rows: self._transition(path, *rows, base, None, training),
+          (state.features, weight), weight > 0, base)
+    seen = self._seen(weight > 0)
+    return base + self._transition(path, state.features, weight, base, seen, training)
+
+  def _transition(self, path, features, weight, target, seen, training):
+    features = tf.nn.relu(self.transitions[path](features, seen, training=training))
+    if weight is not None:
+      # Before the resize, which is linear: the map is smaller here.
+      features *= tf.cast(weight, features.dtype)[:, None, None, None]
+    if path == 'up':
+      features = sampling.resize_bilinear(features, target, align_corners=False)
+    return features
+
+  def get_config(self) -> Dict[str, Any]:
+    return {
+        **super().get_config(),
+        'channels': self._channels,
+        'paths': dict(self._paths),
+        'has_router': self._router is not None,
+        'router_norm': self._router_norm,
+        'hard_gates': self._hard_gates,
+        'norms_all_images': self._norms_all_images,
+        'norm_options': dict(self._norm_options),
+        'kernel_regularizer': tf_keras.regularizers.serialize(self._kernel_regularizer),
+    }
