@@ -17,8 +17,10 @@ for _folder in (backbones, decoders, heads):
     importlib.import_module(_module.name)
 
 # pylint: disable=g-import-not-at-top,unused-import,wrong-import-position
+from official_ext.configs import caddet_experiments
 from official_ext.configs import dense_experiments
 from official_ext.configs import dynamic_head_experiments
 from official_ext.configs import experiments
+from official_ext.tasks import classification
 from official_ext.tasks import dense
 from official_ext.tasks import routed

@@ -19,7 +19,7 @@ from official.vision import train
 import yaml
 
 from official_ext import registry_imports  # pylint: disable=unused-import
-from official_ext.tasks import routed
+from official_ext.tasks import initialization
 from official_ext.utils import command_line
 from official_ext.utils import experiment
 from official_ext.utils import input_checks
@@ -78,7 +78,7 @@ def main(_) -> None:
   logging.get_absl_logger().addFilter(_TimeLeft(params.trainer.train_steps))
   try:
     train.main(_)
-  except routed.InitializationError as error:
+  except initialization.InitializationError as error:
     raise command_line.CommandError(str(error)) from error
 
 

@@ -64,7 +64,7 @@ def _schedule(steps: int, learning_rate: Dict[str, Any], warmup_steps: int,
 # - Smooth L1 box losses instead of L1, 91 classes as COCO numbers them instead of 80, bfloat16.
 # - The `fpn` twins are Model Garden's FPN, with batch norm, and a convolution for level 6.
 
-_COCO_IMAGES = 118287
+COCO_IMAGES = 118287
 
 # DRFPN's three GPUs with eight images each, and a learning rate in proportion.
 _BATCH_SIZES = {'drfpn': 24}
@@ -74,7 +74,7 @@ _LEARNING_RATES = {'drfpn': 0.03}
 def coco_schedule(epochs: int = 12, batch_size: int = 8,
                   learning_rate: float = 0.01) -> Dict[str, Any]:
   """Returns trainer options of the "1x" schedule (12 epochs), or a longer one alike."""
-  epoch = _COCO_IMAGES // batch_size
+  epoch = COCO_IMAGES // batch_size
   boundaries = [epochs * 2 // 3 * epoch, epochs * 11 // 12 * epoch]
   values = [learning_rate, learning_rate / 10, learning_rate / 100]
   return {'trainer': _schedule(

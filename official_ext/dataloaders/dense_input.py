@@ -112,14 +112,15 @@ class AnchorParser(retinanet_input.Parser):
         self._max_num_instances, match_threshold=self._match_threshold,
         unmatched_threshold=self._unmatched_threshold, box_coder_weights=self._box_coder_weights)
     image, labels = parse(_with_crowd(data, data['groundtruth_is_crowd']), labeler)
-    if 'groundtruths' in labels:
-      labels['groundtruths'].get('attributes', {}).pop('is_crowd', None)
+    if 'groundtruths' in labels and not data.get('groundtruth_attributes'):
+      del labels['groundtruths']['attributes']
     return image, {**labels, 'boxes': labeler.boxes}
 
 
 def options(params: Any) -> Dict[str, Any]:
   """Returns the options of a parser's config, as arguments of the parser."""
-  return {name: getattr(params, name) for name in params.as_dict() if name != 'num_channels'}
+  return {name: getattr(params, name) for name in params.as_dict()
+          if name not in ('num_channels', 'aug_policy')}  # Not read by Model Garden either.
 
 
 def _decoder(params: Any) -> Any:

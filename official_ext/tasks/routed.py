@@ -17,15 +17,12 @@ import tensorflow as tf, tf_keras
 from official_ext.configs import detectors
 from official_ext.ops import routing
 from official_ext.tasks import budgets
+from official_ext.tasks import initialization
 from official_ext.tasks import retinanet
 
 _GIGA = 1e9
 # Beyond this share of what gates can save, executed and expected cost have drifted apart.
 _DRIFT = 0.1
-
-
-class InitializationError(ValueError):
-  """`task.init_checkpoint` cannot be read or does not fit the model."""
 
 
 def cost_summary(record: routing.Routing, target: float) -> Dict[str, tf.Tensor]:
@@ -107,39 +104,10 @@ class RoutedTask:
     return model
 
   def initialize(self, model: tf_keras.Model) -> None:
-    """Loads the modules that `task.init_checkpoint_modules` names, completely or not at all.
-
-    Args:
-      model: as `build_model` returns it.
-
-    Raises:
-      InitializationError: no such checkpoint or module, or a variable of a module is
-        missing in it or has another shape.
-    """
-    path, modules = self.task_config.init_checkpoint, self.task_config.init_checkpoint_modules
-    if not path:
-      return
-    items = model.checkpoint_items
-    modules = modules.split(',') if isinstance(modules, str) else modules
-    names = list(items) if 'all' in modules else [name.strip() for name in modules]
-    if not set(names) <= set(items):
-      raise InitializationError(f'task.init_checkpoint_modules is {modules}; allowed are `all` and '
-                                f'any of {sorted(items)}.')
-    checkpoint = tf.train.latest_checkpoint(path) if tf.io.gfile.isdir(path) else path
-    try:
-      status = tf.train.Checkpoint(**{name: items[name] for name in names}).read(checkpoint or path)
-      status.expect_partial().assert_existing_objects_matched()
-    except (AssertionError, ValueError, tf.errors.OpError) as error:
-      raise InitializationError(
-          f'task.init_checkpoint {path!r} does not give all of {", ".join(names)}: '
-          f'{str(error).splitlines()[0].rstrip(".")}. Change the checkpoint, or load less by '
-          'task.init_checkpoint_modules.') from error
-    for name in names:
-      count = sum(len(layer.variables) for layer in tf.nest.flatten(items[name]))
-      logging.info('%s: all %d variables loaded from %s.', name, count, checkpoint)
-    fresh = sorted(set(items) - set(names))
-    if fresh:
-      logging.info('%s: start from random weights.', ', '.join(fresh))
+    """Loads the modules that `task.init_checkpoint_modules` names, see `initialization.load`."""
+    if self.task_config.init_checkpoint:
+      initialization.load(model.checkpoint_items, self.task_config.init_checkpoint,
+                          self.task_config.init_checkpoint_modules)
 
   def build_losses(self, outputs: Any, labels: Any, aux_losses: Optional[Any] = None) -> Any:
     """Builds Model Garden's losses and adds the budget; called while a tape is open."""

@@ -188,12 +188,13 @@ def test_retinanet_reads_the_boxes_that_fcos_reads(sample_records):
            for name in (DYFPN, 'fcos_dyfpn_efficientnetlite0_sample')]
   stock = task_factory.get_task(detectors.small_experiment(DYFPN).task)
   for split, training in (('train', True), ('val', False)):
-    records = f'{sample_records}/{split}-*.tfrecord'
+    # One file: training reads several in any order.
+    records = str(sorted(sample_records.glob(f'{split}-*.tfrecord'))[0])
     (images, ours), (same, fcos), (_, plain) = (
-        detectors.batch(task, records, 6, training) for task in (*tasks, stock))
+        detectors.batch(task, records, 3, training) for task in (*tasks, stock))
     np.testing.assert_array_equal(images, same)
     np.testing.assert_array_equal(ours['boxes'], fcos['boxes'])
-    assert np.sum(np.all(ours['boxes'] >= 0, -1)) > 6
+    assert np.sum(np.all(ours['boxes'] >= 0, -1)) > 3
     kept = {name: value for name, value in ours.items() if name != 'boxes'}
     tf.nest.map_structure(np.testing.assert_array_equal, kept, plain)
 

@@ -6,7 +6,7 @@ from official.core import task_factory
 import pytest
 import tensorflow as tf
 
-from official_ext.tasks import routed
+from official_ext.tasks import initialization
 
 DYFPN = 'retinanet_dyfpn_efficientnetlite0_sample'
 
@@ -47,20 +47,20 @@ def test_backbone_and_head_of_a_model_garden_checkpoint_load(stock_checkpoint):
 
 def test_a_partial_load_is_refused(stock_checkpoint):
   task, model = _task(stock_checkpoint[0], 'all')
-  with pytest.raises(routed.InitializationError, match='decoder'):
+  with pytest.raises(initialization.InitializationError, match='decoder'):
     task.initialize(model)
 
 
 def test_another_number_of_classes_is_refused(stock_checkpoint):
   task, model = _task(stock_checkpoint[0], 'backbone,head', model={'num_classes': 4})
-  with pytest.raises(routed.InitializationError, match='task.init_checkpoint'):
+  with pytest.raises(initialization.InitializationError, match='task.init_checkpoint'):
     task.initialize(model)
 
 
 def test_unknown_modules_and_missing_files_are_named(stock_checkpoint):
   task, model = _task(stock_checkpoint[0], 'neck')
-  with pytest.raises(routed.InitializationError, match="'decoder'"):
+  with pytest.raises(initialization.InitializationError, match="'decoder'"):
     task.initialize(model)
   task, model = _task('nowhere/ckpt-1', 'backbone')
-  with pytest.raises(routed.InitializationError, match='nowhere/ckpt-1'):
+  with pytest.raises(initialization.InitializationError, match='nowhere/ckpt-1'):
     task.initialize(model)

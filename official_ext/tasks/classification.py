@@ -1,0 +1,23 @@
+"""Image classification by all maps of a backbone."""
+from official.core import task_factory
+from official.vision.tasks import image_classification
+import tf_keras
+
+from official_ext.configs import classifiers
+from official_ext.modeling import classifier
+
+
+@task_factory.register_task_cls(classifiers.ClassificationTask)
+class ClassificationTask(image_classification.ImageClassificationTask):
+  """Model Garden's task of image classification, with a backbone that ends in several maps."""
+
+  def build_model(self) -> tf_keras.Model:
+    """Builds the classifier of the config."""
+    config = self.task_config
+    # Half, as tf.nn.l2_loss has it, and Model Garden with it.
+    decay = config.losses.l2_weight_decay / 2
+    model = classifier.build_classifier(
+        tf_keras.layers.InputSpec(shape=[None, *config.model.input_size]), config.model,
+        tf_keras.regularizers.L2(decay) if decay else None)
+    model.backbone.trainable = not config.freeze_backbone
+    return model
