@@ -99,8 +99,8 @@ def build_module(params: Any, checkpoint_path: files.PathLike, input_type: str,
   task_config = params.task
   if not isinstance(task_config, (configs.retinanet.RetinaNetTask, configs.maskrcnn.MaskRCNNTask)):
     raise command_line.CommandError(
-        f'the task is a {type(task_config).__name__}, and this command exports RetinaNet and Mask '
-        'R-CNN tasks: use official.vision.serving.export_saved_model.')
+        f'the task is a {type(task_config).__name__}, and this command exports RetinaNet, FCOS, '
+        'ATSS and R-CNN tasks: use official.vision.serving.export_saved_model.')
   checkpoint = checkpoints.find(checkpoint_path)
   model_config = task_config.model
   image_size = list(image_size or model_config.input_size[:2])
