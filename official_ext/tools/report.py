@@ -3,7 +3,7 @@ import argparse
 import collections
 import json
 import pathlib
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Sequence, Tuple
 
 import numpy as np
 from PIL import Image
@@ -11,6 +11,7 @@ from PIL import Image
 from official_ext.utils import command_line
 from official_ext.utils import files
 from official_ext.utils import report
+from official_ext.utils import route_pictures
 from official_ext.utils import routing_pictures
 from official_ext.utils import visualization
 
@@ -90,8 +91,11 @@ class TrainedDetector:
     """Returns the multiply-adds of the same detector with other parts that always run.
 
     Of a dynamic head the twins have one without gates, and a plain one of four convolutions; of
-    any other detector an inception FPN with the decoder's branches, and an FPN.
+    a supernet every path; of any other detector an inception FPN with the decoder's branches, and
+    an FPN.
     """
+    if self.config.task.model.backbone.type == 'caddet':
+      return {'every path': self.cost.maximum}
     tower = (self.config.task.model.as_dict().get('head') or {}).get('tower') or {}
     if tower.get('type') == 'dynamic':
       fixed = {step: 'fixed' for step in ('scale_step', 'depth_step')
@@ -110,6 +114,25 @@ class TrainedDetector:
     config = self._resolve()
     config.task.model.override(override)
     return self._build(config)[1].maximum
+
+  def scale_codes(self, boxes: Sequence[np.ndarray], sizes: Sequence[Sequence[float]]
+                  ) -> np.ndarray:
+    """Returns which scales the objects of each image have, where the network sees them.
+
+    Args:
+      boxes: of each image `[objects, 4]`, `[y1, x1, y2, x2]` in its pixels.
+      sizes: of each image height and width in pixels.
+
+    Returns:
+      `[images, scales]` of 0 and 1.
+    """
+    from official_ext.ops import scale_budget  # pylint: disable=g-import-not-at-top
+    target = self.config.task.model.input_size[:2]
+    bounds = self.config.task.budget.scale_bounds
+    scales = [min(t / s for t, s in zip(target, size)) for size in sizes]
+    return np.concatenate([
+        scale_budget.scale_codes(np.float32(of_image * scale)[None], bounds).numpy()
+        for of_image, scale in zip(boxes, scales)])
 
   def _inputs(self, image: np.ndarray) -> Tuple[Any, Any]:
     """Returns what the network gets of an image, and Model Garden's image info."""
@@ -159,6 +182,7 @@ class Predictions:
     truth = read_json(annotation_file)
     self.names = {category['id']: category['name'] for category in truth['categories']}
     self.files = {image['id']: image['file_name'] for image in truth['images']}
+    self.sizes = {image['id']: (image['height'], image['width']) for image in truth['images']}
     self._truth = _by_image(truth['annotations'])
     self._detections = _by_image(read_json(folder / 'predictions.json'))
     self.evaluation = read_json(folder / 'evaluation.json')
@@ -174,6 +198,11 @@ class Predictions:
       gates.update({name: values} if values.ndim == 1 else {
           f'{name} path {path}': values[:, path] for path in range(values.shape[1])})
     return gates
+
+  def objects(self, image_id: int) -> np.ndarray:
+    """Returns the boxes of an image's objects, without crowds, `[objects, 4]` in its pixels."""
+    boxes = [item['bbox'] for item in self._truth.get(image_id, []) if not item.get('iscrowd')]
+    return np.array([[y, x, y + h, x + w] for x, y, w, h in boxes]).reshape(-1, 4)
 
   def image(self, image_id: int) -> np.ndarray:
     """Reads one of the images."""
@@ -250,6 +279,27 @@ def _write_decisions(page: report.Report, detector: TrainedDetector,
       page.figure(plot, f'{cost["file"]}, {name}: gray is shut.')
 
 
+def _write_scales(page: report.Report, detector: TrainedDetector,
+                  predictions: Predictions) -> None:
+  """Writes what the scales of objects have to do with the routes of a supernet."""
+  paths = route_pictures.paths_of(predictions.gates())
+  if not paths:
+    return
+  from official_ext.ops import path_similarity  # pylint: disable=g-import-not-at-top
+  image_ids = [cost['image_id'] for cost in predictions.costs]
+  codes = detector.scale_codes([predictions.objects(image_id) for image_id in image_ids],
+                               [predictions.sizes[image_id] for image_id in image_ids])
+  costs = np.array([cost['multiply_adds'] for cost in predictions.costs])
+  gates = np.stack([gate for node in paths.values() for gate in node.values()], axis=1)
+  page.heading('Routes and the scales of objects')
+  page.figure(route_pictures.cost_by_scales(costs, codes.sum(axis=1).astype(int)),
+              'Cost by the number of scales that the objects of an image have.')
+  page.figure(
+      route_pictures.similarity_by_scales(path_similarity.of_paths(gates).numpy(),
+                                          path_similarity.of_scales(codes).numpy()),
+      'Similarity of the routes of two images by that of the scales of their objects.')
+
+
 def _write_branches(page: report.Report, detector: TrainedDetector,
                     predictions: Predictions) -> None:
   if not hasattr(detector.model.decoder, 'laterals'):
@@ -286,6 +336,7 @@ def main() -> None:
   _write_routing(page, predictions, twins)
   _write_examples(page, predictions)
   _write_decisions(page, detector, predictions)
+  _write_scales(page, detector, predictions)
   _write_branches(page, detector, predictions)
   if results['seconds_by_step']:
     page.heading('Time')

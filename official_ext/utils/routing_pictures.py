@@ -6,6 +6,7 @@ from matplotlib.backends import backend_agg
 import numpy as np
 
 from official_ext.utils import gate_pictures
+from official_ext.utils import route_pictures
 
 _GIGA = 1e9
 _FEW_GATES = 16
@@ -108,11 +109,13 @@ def of_image(image: np.ndarray, gates: Mapping[str, np.ndarray], executed: float
     scale: pixels of the network's input for a pixel of the image, `(y, x)`.
 
   Returns:
-    Name -> figure; of gates per position, one for each path.  Empty if no gate is of a kind
-    that is drawn over an image.
+    Name -> figure; of gates per position, one for each path; of a supernet, `route`.  Empty if
+    no gate is of these kinds.
   """
   cost = f'{executed / _GIGA:.3f}' + (f' of {maximum / _GIGA:.3f}' if maximum else '')
-  return {
+  is_supernet = bool(route_pictures.paths_of(gates))
+  route = {'route': route_pictures.draw_route(gates, executed, maximum)} if is_supernet else {}
+  return route | {
       path: gate_pictures.heatmaps(image, maps, scale, (
           f'{path} gates: {gate_pictures.open_share(maps):.0%} of positions open; '
           f'routed parts: {cost} GMAC'))
