@@ -134,6 +134,7 @@ def cost_by_scales(costs: np.ndarray, num_scales: np.ndarray) -> figure.Figure:
                             for number, group in zip(numbers, groups)])
   axes.set_xlabel('scales among the objects of the image')
   axes.set_ylabel('GMAC per image')
+  plot.tight_layout()
   return plot
 
 
@@ -158,6 +159,7 @@ def similarity_by_scales(paths: np.ndarray, scales: np.ndarray) -> figure.Figure
                            for value, group in zip(values, groups)])
   axes.set_xlabel('share of scales that two images have alike')
   axes.set_ylabel('cosine of their gates')
+  plot.tight_layout()
   return plot
 
 

@@ -7,7 +7,6 @@ import subprocess
 import sys
 
 import numpy as np
-from official.core import task_factory
 import pytest
 import tensorflow as tf, tf_keras
 
@@ -179,24 +178,6 @@ def test_two_stage_detectors_have_no_boxes_for_a_budget():
   for budget in ({'weight': 1.0, 'kind': 'scale_aware'}, {'path_similarity': {'weight': 1.0}}):
     with pytest.raises(ValueError, match='task.budget.kind is .* of two-stage detectors'):
       detectors.small_task('fasterrcnn_dyfpn_efficientnetlite0_sample', budget=budget)
-
-
-@pytest.mark.slow
-def test_retinanet_reads_the_boxes_that_fcos_reads(sample_records):
-  budget = {'path_similarity': {'weight': 1.0}}
-  tasks = [task_factory.get_task(detectors.small_experiment(name, budget=budget).task)
-           for name in (DYFPN, 'fcos_dyfpn_efficientnetlite0_sample')]
-  stock = task_factory.get_task(detectors.small_experiment(DYFPN).task)
-  for split, training in (('train', True), ('val', False)):
-    # One file: training reads several in any order.
-    records = str(sorted(sample_records.glob(f'{split}-*.tfrecord'))[0])
-    (images, ours), (same, fcos), (_, plain) = (
-        detectors.batch(task, records, 3, training) for task in (*tasks, stock))
-    np.testing.assert_array_equal(images, same)
-    np.testing.assert_array_equal(ours['boxes'], fcos['boxes'])
-    assert np.sum(np.all(ours['boxes'] >= 0, -1)) > 3
-    kept = {name: value for name, value in ours.items() if name != 'boxes'}
-    tf.nest.map_structure(np.testing.assert_array_equal, kept, plain)
 
 
 @pytest.mark.slow

@@ -1,0 +1,156 @@
+"""A small CADDet in its tasks: pre-training, its start from there, and training by both losses."""
+import dataclasses
+import re
+
+from absl import logging
+import numpy as np
+from official.core import task_factory
+import pytest
+import tensorflow as tf, tf_keras
+
+from official_ext import registry_imports  # pylint: disable=unused-import
+from official_ext.configs import components
+from official_ext.ops import path_similarity
+from official_ext.ops import routing
+from official_ext.ops import scale_budget
+from official_ext.tasks import budgets
+from official_ext.tasks import initialization
+from official_ext.utils import experiment
+import detectors
+
+SMALL = {'num_layers': 3, 'channels': [4, 6, 8, 8]}
+BOXES = [[[4, 4, 20, 30], [10, 0, 60, 64]], [[8, 8, 16, 16], [-1, -1, -1, -1]]]
+CLASSES = [[1, 3], [2, -1]]
+
+
+def small_task(**budget):
+  config = detectors.small_experiment('fcos_caddet_sample', model={
+      'backbone': {'caddet': SMALL}, 'max_level': 7,
+      'decoder': {'caddet_projection': {'num_filters': 8}},
+      'head': {'num_filters': 8, 'tower': {'plain': {'num_convs': 1}}}}, budget=budget)
+  task = task_factory.get_task(config.task)
+  return task, task.build_model()
+
+
+def batch(seed=0):
+  images = np.random.default_rng(seed).normal(0, 1, [2, 64, 64, 3])
+  labels = {'boxes': tf.constant(BOXES, tf.float32), 'classes': tf.constant(CLASSES),
+            'image_info': tf.tile([[[64.0, 64], [64, 64], [1, 1], [0, 0]]], [2, 1, 1])}
+  return tf.constant(images, tf.float32), labels
+
+
+def logged(task, model, inputs, optimizer):
+  metrics = task.build_metrics(training=True)
+  task.train_step(inputs, model, optimizer, metrics)
+  return {metric.name: float(metric.result()) for metric in metrics}
+
+
+@pytest.mark.slow
+def test_both_losses_enter_the_total_after_the_start():
+  tf_keras.utils.set_random_seed(0)
+  task, model = small_task(kind='scale_aware', start_step=1, scale_bounds=[12.0, 32.0])
+  inputs, optimizer = batch(), tf_keras.optimizers.legacy.SGD(0.0)
+  off, on = (logged(task, model, inputs, optimizer) for _ in range(2))
+  assert off['routing/loss/budget'] == off['routing/loss/path_similarity'] == 0
+  np.testing.assert_allclose(off['total_loss'], off['model_loss'], rtol=1e-6)
+  with routing.RoutingTape() as tape:
+    model(inputs[0], training=True)
+  record, total = tape.routing(), model.backbone.costs(64, 64).total
+  # An object of 30 and one of 64 pixels; one of 8.
+  codes = tf.constant([[0.0, 1, 1], [1, 0, 0]])
+  target = 0.1 * np.array([2, 1])
+  budget = np.mean((record.measures['caddet/net_cost'] / total - target)**2)
+  similarity = path_similarity.loss(tf.stack(list(record.gates.values()), 1), codes)
+  np.testing.assert_allclose(on['routing/loss/budget'], budget, rtol=1e-4)
+  np.testing.assert_allclose(on['routing/loss/path_similarity'], similarity, rtol=1e-4)
+  np.testing.assert_allclose(on['total_loss'], on['model_loss'] + budget + similarity, rtol=1e-4)
+  np.testing.assert_allclose(on['routing/gmac/target'], np.mean(target) * total / 1e9, rtol=1e-5)
+  assert len(record.gates) == len(model.backbone.gate_names)
+
+
+@pytest.mark.slow
+def test_a_resumed_run_goes_on_with_its_losses_and_its_history(tmp_path):
+  options = {'kind': 'loss_aware', 'start_step': 1}
+  task, model = small_task(**options)
+  optimizer = tf_keras.optimizers.legacy.SGD(0.01)
+  assert logged(task, model, batch(0), optimizer)['routing/loss/budget'] == 0
+  path = tf.train.Checkpoint(model=model, optimizer=optimizer).save(str(tmp_path / 'ckpt'))
+  whole = logged(task, model, batch(1), optimizer)
+  task, model = small_task(**options)
+  optimizer = tf_keras.optimizers.legacy.SGD(0.01)
+  tf.train.Checkpoint(model=model, optimizer=optimizer).read(path)
+  assert np.sum(model.loss_history >= 0) == 2
+  resumed = logged(task, model, batch(1), optimizer)
+  assert resumed['routing/loss/budget'] > 0
+  for name, value in whole.items():
+    np.testing.assert_allclose(resumed[name], value, rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.slow
+def test_the_budget_pulls_every_router_to_its_target_from_both_sides():
+  _, model = small_task()
+  biases = [v for v in model.backbone.trainable_variables if '/router/output/bias' in v.name]
+  with tf.GradientTape(persistent=True) as gradients, routing.RoutingTape() as tape:
+    model.backbone(batch()[0], training=True)
+    losses = []
+    for ratio in (0.05, 1.0):
+      budget = budgets.Budget(components.Budget(weight=1.0, kind='fixed', ratio=ratio))
+      budget.attach(model)
+      losses.append(budget.terms(tape.routing(), {'input_size': (64, 64)}, None).losses['budget'])
+  for loss, sign in zip(losses, (1, -1)):
+    pulls = [sign * gradient.numpy() for gradient in gradients.gradient(loss, biases)]
+    # A gate that is not the largest of its node, and free by itself, costs nothing.
+    assert len(pulls) == len(biases) > 0
+    assert all(np.all(pull >= 0) and np.any(pull > 0) for pull in pulls)
+
+
+@pytest.mark.slow
+def test_pretraining_gives_a_backbone_that_the_detector_starts_from(tmp_path, monkeypatch):
+  params = experiment.resolve('caddet_crops', lock=False)
+  params.override({'task': {'model': {
+      'num_classes': 3, 'input_size': [32, 32, 3], 'backbone': {'caddet': SMALL}}}})
+  pretraining = task_factory.get_task(params.task)
+  classifier = pretraining.build_model()
+  images = batch()[0][:, :32, :32]
+  features = classifier.backbone(images)
+  averages = np.concatenate([np.mean(features[level], axis=(1, 2)) for level in '3456'], -1)
+  (dense,) = [layer for layer in classifier.layers if isinstance(layer, tf_keras.layers.Dense)]
+  np.testing.assert_allclose(
+      classifier(images), averages @ dense.kernel.numpy() + dense.bias.numpy(), atol=1e-4)
+  before = [variable.numpy() for variable in classifier.trainable_variables]
+  pretraining.train_step((images, tf.constant([0, 2])), classifier,
+                         tf_keras.optimizers.legacy.SGD(0.1), pretraining.build_metrics())
+  assert all(np.any(old != new) for old, new in zip(before, classifier.trainable_variables))
+  path = tf.train.Checkpoint(model=classifier, **classifier.checkpoint_items).save(
+      str(tmp_path / 'ckpt'))
+  task, model = small_task()
+  task = type(task)(dataclasses.replace(
+      task.task_config, init_checkpoint=path, init_checkpoint_modules='backbone'))
+  lines = []
+  monkeypatch.setattr(logging, 'info', lambda text, *args: lines.append(text % args))
+  routers = [v for v in model.backbone.variables if '/router/' in v.name]
+  fresh = [variable.numpy() for variable in routers]
+  task.initialize(model)
+  count, loaded = len(model.backbone.variables), len(classifier.backbone.variables)
+  assert re.match(f'backbone: {loaded} of {count} variables loaded from .*; {len(routers)} of the '
+                  'routers start fresh', lines[0])
+  for old, new in zip(fresh, routers):
+    np.testing.assert_array_equal(old, new)
+  others = [v for v in model.backbone.variables if '/router/' not in v.name]
+  for ours, theirs in zip(others, classifier.backbone.variables):
+    np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_backbone_with_a_part_missing_is_refused(tmp_path):
+  task, model = small_task()
+  router = next(layer for layer in model.backbone.submodules if layer.name == 'router')
+  holder = tf.Module()
+  path = tf.train.Checkpoint(backbone=holder, router=router).save(str(tmp_path / 'ckpt'))
+  with pytest.raises(initialization.InitializationError, match='variables are not in it'):
+    initialization.load(model.checkpoint_items, path, 'backbone')
+  del task
+
+
+def test_codes_of_the_batch_are_what_the_other_tests_take_them_for():
+  codes = scale_budget.scale_codes(tf.constant(BOXES, tf.float32), [12.0, 32.0])
+  np.testing.assert_array_equal(codes, [[0, 1, 1], [1, 0, 0]])

@@ -1,0 +1,57 @@
+"""Crops show the objects they are named after, and a classification experiment reads them."""
+import json
+import sys
+
+import numpy as np
+from official.core import task_factory
+import pytest
+
+from official_ext import registry_imports  # pylint: disable=unused-import
+from official_ext.tools import make_crops
+from official_ext.utils import command_line
+from official_ext.utils import experiment
+
+IMAGE = np.arange(6 * 8 * 3, dtype=np.uint8).reshape(6, 8, 3)
+
+
+def test_a_crop_is_the_square_around_its_box():
+  np.testing.assert_array_equal(make_crops.crop(IMAGE, (1, 2, 5, 6), 1.0), IMAGE[1:5, 2:6])
+  np.testing.assert_array_equal(make_crops.crop(IMAGE, (2, 3, 4, 5), 2.0), IMAGE[1:5, 2:6])
+  # Longer than high: centered, and what lies beyond the image repeats its edge.
+  wide = make_crops.crop(IMAGE, (0, 1, 2, 7), 1.0)
+  np.testing.assert_array_equal(wide, IMAGE[[0, 0, 0, 1, 2, 3], 1:7])
+
+
+def run(monkeypatch, records, folder, *options):
+  monkeypatch.setattr(sys, 'argv', [
+      'make_crops', f'--data={records}', f'--output_dir={folder}', *options])
+  make_crops.main()
+
+
+@pytest.mark.slow
+def test_every_object_is_cut_out_once_under_its_class(monkeypatch, sample_records, tmp_path):
+  folder = tmp_path / 'crops'
+  run(monkeypatch, sample_records, folder)
+  annotations = json.loads((sample_records / 'annotations/train.json').read_text())['annotations']
+  kept = [item['category_id'] for item in annotations
+          if not item['iscrowd'] and max(item['bbox'][2:]) >= 8]
+  described = json.loads((folder / 'crops.json').read_text())
+  assert described['class_names'] == [str(digit) for digit in range(10)]
+  # Categories of the sample are digit + 1.
+  expected = np.bincount(np.array(kept) - 1, minlength=10)
+  np.testing.assert_array_equal(described['counts']['train'], expected)
+  params = experiment.resolve('caddet_crops', [str(folder / 'overrides.yaml')], lock=False)
+  assert params.task.model.num_classes == 10
+  task = task_factory.get_task(params.task)
+  data = params.task.validation_data.replace(
+      input_path=str(folder / 'train-*.tfrecord'), global_batch_size=len(kept))
+  images, labels = next(iter(task.build_inputs(data)))
+  assert images.shape == (len(kept), 64, 64, 3)
+  np.testing.assert_array_equal(np.bincount(labels, minlength=10), expected)
+  with pytest.raises(command_line.CommandError, match='--min_size'):
+    run(monkeypatch, sample_records, folder, '--min_size=1000')
+
+
+def test_a_folder_without_data_is_refused(monkeypatch, tmp_path):
+  with pytest.raises(command_line.CommandError, match='convert_dataset'):
+    run(monkeypatch, tmp_path, tmp_path / 'crops')
