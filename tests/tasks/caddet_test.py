@@ -18,14 +18,14 @@ from official_ext.tasks import initialization
 from official_ext.utils import experiment
 import detectors
 
-SMALL = {'num_layers': 3, 'channels': [4, 6, 8, 8]}
+SMALL = {'num_layers': 2, 'channels': [4, 6, 8]}
 BOXES = [[[4, 4, 20, 30], [10, 0, 60, 64]], [[8, 8, 16, 16], [-1, -1, -1, -1]]]
 CLASSES = [[1, 3], [2, -1]]
 
 
 def small_task(**budget):
   config = detectors.small_experiment('fcos_caddet_sample', model={
-      'backbone': {'caddet': SMALL}, 'max_level': 7,
+      'backbone': {'caddet': SMALL}, 'max_level': 5,
       'decoder': {'caddet_projection': {'num_filters': 8}},
       'head': {'num_filters': 8, 'tower': {'plain': {'num_convs': 1}}}}, budget=budget)
   task = task_factory.get_task(config.task)
@@ -87,7 +87,7 @@ def test_a_resumed_run_goes_on_with_its_losses_and_its_history(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_budget_pulls_every_router_to_its_target_from_both_sides():
+def test_the_budget_pulls_on_every_router_to_its_target_from_both_sides():
   _, model = small_task()
   biases = [v for v in model.backbone.trainable_variables if '/router/output/bias' in v.name]
   with tf.GradientTape(persistent=True) as gradients, routing.RoutingTape() as tape:
@@ -99,9 +99,10 @@ def test_the_budget_pulls_every_router_to_its_target_from_both_sides():
       losses.append(budget.terms(tape.routing(), {'input_size': (64, 64)}, None).losses['budget'])
   for loss, sign in zip(losses, (1, -1)):
     pulls = [sign * gradient.numpy() for gradient in gradients.gradient(loss, biases)]
-    # A gate that is not the largest of its node, and free by itself, costs nothing.
-    assert len(pulls) == len(biases) > 0
-    assert all(np.all(pull >= 0) and np.any(pull > 0) for pull in pulls)
+    assert all(np.any(pull != 0) for pull in pulls)
+    # Those of early nodes act on all later ones too, in either direction.
+    assert sum(np.sum(pull) for pull in pulls) > 0
+    assert np.all(pulls[-1] > 0)
 
 
 @pytest.mark.slow
@@ -113,7 +114,7 @@ def test_pretraining_gives_a_backbone_that_the_detector_starts_from(tmp_path, mo
   classifier = pretraining.build_model()
   images = batch()[0][:, :32, :32]
   features = classifier.backbone(images)
-  averages = np.concatenate([np.mean(features[level], axis=(1, 2)) for level in '3456'], -1)
+  averages = np.concatenate([np.mean(features[level], axis=(1, 2)) for level in '345'], -1)
   (dense,) = [layer for layer in classifier.layers if isinstance(layer, tf_keras.layers.Dense)]
   np.testing.assert_allclose(
       classifier(images), averages @ dense.kernel.numpy() + dense.bias.numpy(), atol=1e-4)
