@@ -101,17 +101,24 @@ class PointwiseConvNorm(_ConvNorm):
     return self._norm(self._pointwise(features), present, training=training)
 
 
+def _per_image(weight: tf.Tensor, features: tf.Tensor) -> tf.Tensor:
+  """Returns a weight per image `[batch]` as a factor of its features."""
+  return tf.cast(weight, features.dtype)[:, None, None, None]
+
+
 class NodeState(NamedTuple):
   """What a node did for the images of a batch, before its features leave it.
 
   Attributes:
     features: `[batch, height, width, channels]`, ReLU of the cell where it runs, and what came
       in where the node is dropped.
+    kept: the same shape, what goes to the same scale: `features` times the weight of `keep`.
     gates: float32 `[batch, paths]`, 0 where shut or the node is not present; None: no router.
     weights: path -> float32 `[batch]`, what the path is multiplied by; a path is open where it
       is above 0.  Empty without a router: all paths are open.
   """
   features: tf.Tensor
+  kept: tf.Tensor
   gates: Optional[tf.Tensor]
   weights: Dict[str, tf.Tensor]
 
@@ -181,20 +188,36 @@ class SupernetNode(tf_keras.layers.Layer):
       skip: run only what the images need; not in training.
     """
     if self._router is None:
-      return NodeState(self._cell(features, None, training), None, {})
+      cell = self._cell(features, None, training)
+      return NodeState(cell, cell, None, {})
     gates = path_router.shut_small(self._route(features, present, training, skip), present)
     runs = tf.reduce_any(gates > 0, 1)
-    if skip:
-      cell = conditional.replace_selected(
-          lambda rows: self._cell(rows, None, training), features, runs)
-    else:
-      cell = tf.where(runs[:, None, None, None], self._cell(features, runs, training), features)
     multipliers = gates
     if self._hard_gates and not training:
       multipliers = tf.cast(gates > 0, tf.float32)
     weights = dict(zip(self._paths, tf.unstack(multipliers, axis=1)))
-    dropped = tf.cast(present & ~runs, tf.float32)
-    return NodeState(cell, gates, {**weights, 'keep': weights['keep'] + dropped})
+    weights['keep'] += tf.cast(present & ~runs, tf.float32)
+    run = self._run_selected if skip else self._run_all
+    left, kept = run(features, runs, weights['keep'], training)
+    return NodeState(left, kept, gates, weights)
+
+  def _run_selected(self, features, runs, weight, training):
+    def some(rows):
+      cell = self._cell(tf.gather(features, rows[:, 0]), None, training)
+      left = tf.tensor_scatter_nd_update(features, rows, cell)
+      return left, left * _per_image(weight, left)
+
+    def every():
+      cell = self._cell(features, None, training)
+      return cell, cell * _per_image(weight, cell)
+
+    # Images that do not run keep what came in: their own features, or zeros if not present.
+    return conditional.by_selection(runs, lambda: (features, features), some, every)
+
+  def _run_all(self, features, runs, weight, training):
+    cell = self._cell(features, runs, training)
+    left = tf.where(runs[:, None, None, None], cell, features)
+    return left, left * _per_image(weight, left)
 
   def _seen(self, images: Optional[tf.Tensor]) -> Optional[tf.Tensor]:
     """Returns the images that count in a norm: these, or all."""
@@ -208,8 +231,9 @@ class SupernetNode(tf_keras.layers.Layer):
 
     def route():
       # Pooled before rows are taken: so little is left that it costs nothing to copy.
-      return conditional.run_selected(
-          self._router, path_router.pool_quarters(features), present, shut)
+      rows = tf.where(present)
+      pooled = tf.gather(path_router.pool_quarters(features), rows[:, 0])
+      return tf.tensor_scatter_nd_add(shut, rows, self._router(pooled))
 
     return tf.cond(tf.reduce_any(present), route, lambda: shut)
 
@@ -217,23 +241,6 @@ class SupernetNode(tf_keras.layers.Layer):
     seen = self._seen(runs)
     hidden = tf.nn.relu(self._convs[0](features, seen, training=training))
     return tf.nn.relu(self._convs[1](hidden, seen, training=training) + features)
-
-  def keep(self, state: NodeState, nothing: tf.Tensor, skip: bool = False) -> tf.Tensor:
-    """Returns what goes to the same scale, like `features`.
-
-    Args:
-      state: of `call`.
-      nothing: a map of zeros of that shape, for images that keep nothing.
-      skip: as in `call`.
-    """
-    if not state.weights:
-      return state.features
-    weight = state.weights['keep']
-
-    def run():
-      return state.features * tf.cast(weight, state.features.dtype)[:, None, None, None]
-
-    return tf.cond(tf.reduce_any(weight > 0), run, lambda: nothing) if skip else run()
 
   def leave(self, path: str, state: NodeState, base: tf.Tensor, training: Optional[bool] = None,
             skip: bool = False) -> tf.Tensor:
@@ -251,19 +258,25 @@ class SupernetNode(tf_keras.layers.Layer):
     """
     if not state.weights:
       return base + self._transition(path, state.features, None, base, None, training)
-    weight = state.weights[path]
-    if skip:
-      return conditional.run_selected(
-          lambda rows: self._transition(path, *rows, base, None, training),
-          (state.features, weight), weight > 0, base)
-    seen = self._seen(weight > 0)
-    return base + self._transition(path, state.features, weight, base, seen, training)
+    features, weight = state.features, state.weights[path]
+    if not skip:
+      seen = self._seen(weight > 0)
+      return base + self._transition(path, features, weight, base, seen, training)
+
+    def some(rows):
+      taken = (tf.gather(x, rows[:, 0]) for x in (features, weight))
+      result = self._transition(path, *taken, base, None, training)
+      return tf.tensor_scatter_nd_add(base, rows, result)
+
+    return conditional.by_selection(
+        weight > 0, lambda: base, some,
+        lambda: base + self._transition(path, features, weight, base, None, training))
 
   def _transition(self, path, features, weight, target, seen, training):
     features = tf.nn.relu(self.transitions[path](features, seen, training=training))
     if weight is not None:
       # Before the resize, which is linear: the map is smaller here.
-      features *= tf.cast(weight, features.dtype)[:, None, None, None]
+      features *= _per_image(weight, features)
     if path == 'up':
       features = sampling.resize_bilinear(features, target, align_corners=False)
     return features
