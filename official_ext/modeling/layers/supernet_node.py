@@ -13,8 +13,9 @@ from official_ext.ops import sampling
 _DEPTHWISE_KAIMING = math.sqrt(2 / 9)  # Nine weights feed each channel; Keras counts all of them.
 
 
-class _ConvNorm(tf_keras.layers.Layer):
-  """Base of a convolution with the norm behind it."""
+@tf_keras.utils.register_keras_serializable(package='official_ext')
+class PointwiseConvNorm(tf_keras.layers.Layer):
+  """A 1x1 convolution and a norm, which at inference are one; no bias."""
 
   def __init__(self, filters: int, strides: int = 1,
                norm_options: Optional[Mapping[str, Any]] = None,
@@ -23,7 +24,7 @@ class _ConvNorm(tf_keras.layers.Layer):
 
     Args:
       filters: channels of the result.
-      strides: 1 or 2; at 2 pixels 0, 2, 4, ... are the centers of the kernel.
+      strides: 1 or 2; at 2 pixels 0, 2, 4, ... are the centers of the kernels.
       norm_options: arguments of `PresenceNorm`.
       kernel_regularizer: of all kernels.
       **kwargs: arguments of `tf_keras.layers.Layer`.
@@ -32,16 +33,31 @@ class _ConvNorm(tf_keras.layers.Layer):
     self._filters, self._strides = filters, strides
     self._norm_options = dict(norm_options or {})
     self._kernel_regularizer = tf_keras.regularizers.get(kernel_regularizer)
-    self._pointwise = tf_keras.layers.Conv2D(
-        filters, 1, strides=self.pointwise_strides, use_bias=False, name='pointwise',
-        kernel_initializer=path_router.kaiming(), kernel_regularizer=self._kernel_regularizer,
-        dtype=self.dtype_policy)
     self._norm = presence_norm.PresenceNorm(
         **self._norm_options, dtype=self.variable_dtype, name='norm')
 
-  @property
-  def pointwise_strides(self) -> int:
-    return self._strides
+  def build(self, input_shape: tf.TensorShape) -> None:
+    self._pointwise = self.add_weight(
+        'pointwise_kernel', [1, 1, tf.TensorShape(input_shape)[-1], self._filters],
+        initializer=path_router.kaiming(), regularizer=self._kernel_regularizer)
+    blocks.build_in_scope([self._norm], [[None, None, None, self._filters]])
+    super().build(input_shape)
+
+  def call(self, features: tf.Tensor, present: Optional[tf.Tensor] = None,
+           training: Optional[bool] = None) -> tf.Tensor:
+    """Maps `[batch, height, width, channels]` to `filters` channels; see `PresenceNorm`."""
+    return self._pointwise_norm(features, self._strides, present, training)
+
+  def _pointwise_norm(self, features, strides, present, training):
+    kernel = tf.convert_to_tensor(self._pointwise)
+    if self._norm.uses_batch(training):
+      return self._norm(
+          tf.nn.conv2d(features, kernel, strides, 'SAME'), present, training=training)
+    # TensorFlow's own fusion of convolution and batch norm is many times slower for one image.
+    scale, shift = self._norm.frozen()
+    kernel = tf.cast(tf.cast(kernel, scale.dtype) * scale, features.dtype)
+    return tf.nn.bias_add(
+        tf.nn.conv2d(features, kernel, strides, 'SAME'), tf.cast(shift, features.dtype))
 
   def get_config(self) -> Dict[str, Any]:
     return {
@@ -54,51 +70,25 @@ class _ConvNorm(tf_keras.layers.Layer):
 
 
 @tf_keras.utils.register_keras_serializable(package='official_ext')
-class SeparableConvNorm(_ConvNorm):
+class SeparableConvNorm(PointwiseConvNorm):
   """A depthwise 3x3 convolution, a pointwise one and a norm; no bias."""
 
-  def __init__(self, *args, **kwargs):
-    super().__init__(*args, **kwargs)
-    # Zeros on all four sides; Keras pads at the end only where the stride is 2 and the size even.
-    self._depthwise = tf_keras.layers.DepthwiseConv2D(
-        3, self._strides, 'same' if self._strides == 1 else 'valid', use_bias=False,
-        depthwise_initializer=tf_keras.initializers.RandomNormal(stddev=_DEPTHWISE_KAIMING),
-        depthwise_regularizer=self._kernel_regularizer, name='depthwise', dtype=self.dtype_policy)
-
-  @property
-  def pointwise_strides(self) -> int:
-    return 1
-
   def build(self, input_shape: tf.TensorShape) -> None:
-    channels = tf.TensorShape(input_shape)[-1]
-    blocks.build_in_scope(
-        [self._depthwise, self._pointwise, self._norm],
-        [[None, None, None, depth] for depth in (channels, channels, self._filters)])
+    self._depthwise = self.add_weight(
+        'depthwise_kernel', [3, 3, tf.TensorShape(input_shape)[-1], 1],
+        initializer=tf_keras.initializers.RandomNormal(stddev=_DEPTHWISE_KAIMING),
+        regularizer=self._kernel_regularizer)
     super().build(input_shape)
 
   def call(self, features: tf.Tensor, present: Optional[tf.Tensor] = None,
            training: Optional[bool] = None) -> tf.Tensor:
-    """Maps `[batch, height, width, channels]` to `filters` channels; see `PresenceNorm`."""
+    padding = 'SAME'
     if self._strides > 1:
-      features = tf.pad(features, [[0, 0], [1, 1], [1, 1], [0, 0]])
-    features = self._pointwise(self._depthwise(features))
-    return self._norm(features, present, training=training)
-
-
-@tf_keras.utils.register_keras_serializable(package='official_ext')
-class PointwiseConvNorm(_ConvNorm):
-  """A 1x1 convolution and a norm; no bias."""
-
-  def build(self, input_shape: tf.TensorShape) -> None:
-    shapes = [[None, None, None, depth]
-              for depth in (tf.TensorShape(input_shape)[-1], self._filters)]
-    blocks.build_in_scope([self._pointwise, self._norm], shapes)
-    super().build(input_shape)
-
-  def call(self, features: tf.Tensor, present: Optional[tf.Tensor] = None,
-           training: Optional[bool] = None) -> tf.Tensor:
-    """Maps `[batch, height, width, channels]` to `filters` channels; see `PresenceNorm`."""
-    return self._norm(self._pointwise(features), present, training=training)
+      # Zeros on all sides: `SAME` has them at the end only where the size is even.
+      features, padding = tf.pad(features, [[0, 0], [1, 1], [1, 1], [0, 0]]), 'VALID'
+    strides = [1, self._strides, self._strides, 1]
+    features = tf.nn.depthwise_conv2d(features, self._depthwise, strides, padding)
+    return self._pointwise_norm(features, 1, present, training)
 
 
 def _per_image(weight: tf.Tensor, features: tf.Tensor) -> tf.Tensor:
