@@ -161,8 +161,7 @@ class CADDet(tf_keras.layers.Layer):
       states = {scale: node(maps[scale], present.get(scale), training=training, skip=skip)
                 for scale, node in nodes.items()}
       recorded += [(state.gates, present.get(scale)) for scale, state in states.items()]
-      maps = {scale: node.keep(states[scale], nothing[scale], skip)
-              for scale, node in nodes.items()}
+      maps = {scale: state.kept for scale, state in states.items()}
       for scale, node in nodes.items():
         for path in node.transitions:
           target = scale + supernet.STEPS[path]

@@ -55,19 +55,25 @@ class PresenceNorm(tf_keras.layers.Layer):
     Returns:
       The shape and dtype of `features`, also for images that are not present.
     """
-    if training and self.trainable:
+    if self.uses_batch(training):
       mean, variance = self._batch_statistics(features, present)
       self._update(mean, variance)
-    elif features.dtype == tf.float64:
-      mean, variance = self.moving_mean, self.moving_variance
+      scale, shift = self._affine(mean, variance)
     else:
-      # One pass, which TensorFlow fuses with the convolution before it.
-      return tf.compat.v1.nn.fused_batch_norm(
-          features, self.gamma, self.beta, self.moving_mean, self.moving_variance,
-          self._epsilon, is_training=False)[0]
-    scale = self.gamma * tf.math.rsqrt(variance + self._epsilon)
-    shift = self.beta - mean * scale
+      scale, shift = self.frozen()
     return features * tf.cast(scale, features.dtype) + tf.cast(shift, features.dtype)
+
+  def uses_batch(self, training: Optional[bool]) -> bool:
+    """Returns whether statistics are those of the batch, and not moving averages."""
+    return bool(training) and self.trainable
+
+  def frozen(self) -> Tuple[tf.Tensor, tf.Tensor]:
+    """Returns the scale and shift `[channels]` that the moving averages make."""
+    return self._affine(self.moving_mean, self.moving_variance)
+
+  def _affine(self, mean, variance):
+    scale = self.gamma * tf.math.rsqrt(variance + self._epsilon)
+    return scale, self.beta - mean * scale
 
   def _batch_statistics(self, features: tf.Tensor, present: Optional[tf.Tensor]
                         ) -> Tuple[tf.Tensor, tf.Tensor]:

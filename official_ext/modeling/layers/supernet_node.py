@@ -13,8 +13,9 @@ from official_ext.ops import sampling
 _DEPTHWISE_KAIMING = math.sqrt(2 / 9)  # Nine weights feed each channel; Keras counts all of them.
 
 
-class _ConvNorm(tf_keras.layers.Layer):
-  """Base of a convolution with the norm behind it."""
+@tf_keras.utils.register_keras_serializable(package='official_ext')
+class PointwiseConvNorm(tf_keras.layers.Layer):
+  """A 1x1 convolution and a norm, which at inference are one; no bias."""
 
   def __init__(self, filters: int, strides: int = 1,
                norm_options: Optional[Mapping[str, Any]] = None,
@@ -23,7 +24,7 @@ class _ConvNorm(tf_keras.layers.Layer):
 
     Args:
       filters: channels of the result.
-      strides: 1 or 2; at 2 pixels 0, 2, 4, ... are the centers of the kernel.
+      strides: 1 or 2; at 2 pixels 0, 2, 4, ... are the centers of the kernels.
       norm_options: arguments of `PresenceNorm`.
       kernel_regularizer: of all kernels.
       **kwargs: arguments of `tf_keras.layers.Layer`.
@@ -32,16 +33,31 @@ class _ConvNorm(tf_keras.layers.Layer):
     self._filters, self._strides = filters, strides
     self._norm_options = dict(norm_options or {})
     self._kernel_regularizer = tf_keras.regularizers.get(kernel_regularizer)
-    self._pointwise = tf_keras.layers.Conv2D(
-        filters, 1, strides=self.pointwise_strides, use_bias=False, name='pointwise',
-        kernel_initializer=path_router.kaiming(), kernel_regularizer=self._kernel_regularizer,
-        dtype=self.dtype_policy)
     self._norm = presence_norm.PresenceNorm(
         **self._norm_options, dtype=self.variable_dtype, name='norm')
 
-  @property
-  def pointwise_strides(self) -> int:
-    return self._strides
+  def build(self, input_shape: tf.TensorShape) -> None:
+    self._pointwise = self.add_weight(
+        'pointwise_kernel', [1, 1, tf.TensorShape(input_shape)[-1], self._filters],
+        initializer=path_router.kaiming(), regularizer=self._kernel_regularizer)
+    blocks.build_in_scope([self._norm], [[None, None, None, self._filters]])
+    super().build(input_shape)
+
+  def call(self, features: tf.Tensor, present: Optional[tf.Tensor] = None,
+           training: Optional[bool] = None) -> tf.Tensor:
+    """Maps `[batch, height, width, channels]` to `filters` channels; see `PresenceNorm`."""
+    return self._pointwise_norm(features, self._strides, present, training)
+
+  def _pointwise_norm(self, features, strides, present, training):
+    kernel = tf.convert_to_tensor(self._pointwise)
+    if self._norm.uses_batch(training):
+      return self._norm(
+          tf.nn.conv2d(features, kernel, strides, 'SAME'), present, training=training)
+    # TensorFlow's own fusion of convolution and batch norm is many times slower for one image.
+    scale, shift = self._norm.frozen()
+    kernel = tf.cast(tf.cast(kernel, scale.dtype) * scale, features.dtype)
+    return tf.nn.bias_add(
+        tf.nn.conv2d(features, kernel, strides, 'SAME'), tf.cast(shift, features.dtype))
 
   def get_config(self) -> Dict[str, Any]:
     return {
@@ -54,51 +70,30 @@ class _ConvNorm(tf_keras.layers.Layer):
 
 
 @tf_keras.utils.register_keras_serializable(package='official_ext')
-class SeparableConvNorm(_ConvNorm):
+class SeparableConvNorm(PointwiseConvNorm):
   """A depthwise 3x3 convolution, a pointwise one and a norm; no bias."""
 
-  def __init__(self, *args, **kwargs):
-    super().__init__(*args, **kwargs)
-    # Zeros on all four sides; Keras pads at the end only where the stride is 2 and the size even.
-    self._depthwise = tf_keras.layers.DepthwiseConv2D(
-        3, self._strides, 'same' if self._strides == 1 else 'valid', use_bias=False,
-        depthwise_initializer=tf_keras.initializers.RandomNormal(stddev=_DEPTHWISE_KAIMING),
-        depthwise_regularizer=self._kernel_regularizer, name='depthwise', dtype=self.dtype_policy)
-
-  @property
-  def pointwise_strides(self) -> int:
-    return 1
-
   def build(self, input_shape: tf.TensorShape) -> None:
-    channels = tf.TensorShape(input_shape)[-1]
-    blocks.build_in_scope(
-        [self._depthwise, self._pointwise, self._norm],
-        [[None, None, None, depth] for depth in (channels, channels, self._filters)])
+    self._depthwise = self.add_weight(
+        'depthwise_kernel', [3, 3, tf.TensorShape(input_shape)[-1], 1],
+        initializer=tf_keras.initializers.RandomNormal(stddev=_DEPTHWISE_KAIMING),
+        regularizer=self._kernel_regularizer)
     super().build(input_shape)
 
   def call(self, features: tf.Tensor, present: Optional[tf.Tensor] = None,
            training: Optional[bool] = None) -> tf.Tensor:
-    """Maps `[batch, height, width, channels]` to `filters` channels; see `PresenceNorm`."""
+    padding = 'SAME'
     if self._strides > 1:
-      features = tf.pad(features, [[0, 0], [1, 1], [1, 1], [0, 0]])
-    features = self._pointwise(self._depthwise(features))
-    return self._norm(features, present, training=training)
+      # Zeros on all sides: `SAME` has them at the end only where the size is even.
+      features, padding = tf.pad(features, [[0, 0], [1, 1], [1, 1], [0, 0]]), 'VALID'
+    strides = [1, self._strides, self._strides, 1]
+    features = tf.nn.depthwise_conv2d(features, self._depthwise, strides, padding)
+    return self._pointwise_norm(features, 1, present, training)
 
 
-@tf_keras.utils.register_keras_serializable(package='official_ext')
-class PointwiseConvNorm(_ConvNorm):
-  """A 1x1 convolution and a norm; no bias."""
-
-  def build(self, input_shape: tf.TensorShape) -> None:
-    shapes = [[None, None, None, depth]
-              for depth in (tf.TensorShape(input_shape)[-1], self._filters)]
-    blocks.build_in_scope([self._pointwise, self._norm], shapes)
-    super().build(input_shape)
-
-  def call(self, features: tf.Tensor, present: Optional[tf.Tensor] = None,
-           training: Optional[bool] = None) -> tf.Tensor:
-    """Maps `[batch, height, width, channels]` to `filters` channels; see `PresenceNorm`."""
-    return self._norm(self._pointwise(features), present, training=training)
+def _per_image(weight: tf.Tensor, features: tf.Tensor) -> tf.Tensor:
+  """Returns a weight per image `[batch]` as a factor of its features."""
+  return tf.cast(weight, features.dtype)[:, None, None, None]
 
 
 class NodeState(NamedTuple):
@@ -107,11 +102,13 @@ class NodeState(NamedTuple):
   Attributes:
     features: `[batch, height, width, channels]`, ReLU of the cell where it runs, and what came
       in where the node is dropped.
+    kept: the same shape, what goes to the same scale: `features` times the weight of `keep`.
     gates: float32 `[batch, paths]`, 0 where shut or the node is not present; None: no router.
     weights: path -> float32 `[batch]`, what the path is multiplied by; a path is open where it
       is above 0.  Empty without a router: all paths are open.
   """
   features: tf.Tensor
+  kept: tf.Tensor
   gates: Optional[tf.Tensor]
   weights: Dict[str, tf.Tensor]
 
@@ -181,20 +178,36 @@ class SupernetNode(tf_keras.layers.Layer):
       skip: run only what the images need; not in training.
     """
     if self._router is None:
-      return NodeState(self._cell(features, None, training), None, {})
+      cell = self._cell(features, None, training)
+      return NodeState(cell, cell, None, {})
     gates = path_router.shut_small(self._route(features, present, training, skip), present)
     runs = tf.reduce_any(gates > 0, 1)
-    if skip:
-      cell = conditional.replace_selected(
-          lambda rows: self._cell(rows, None, training), features, runs)
-    else:
-      cell = tf.where(runs[:, None, None, None], self._cell(features, runs, training), features)
     multipliers = gates
     if self._hard_gates and not training:
       multipliers = tf.cast(gates > 0, tf.float32)
     weights = dict(zip(self._paths, tf.unstack(multipliers, axis=1)))
-    dropped = tf.cast(present & ~runs, tf.float32)
-    return NodeState(cell, gates, {**weights, 'keep': weights['keep'] + dropped})
+    weights['keep'] += tf.cast(present & ~runs, tf.float32)
+    run = self._run_selected if skip else self._run_all
+    left, kept = run(features, runs, weights['keep'], training)
+    return NodeState(left, kept, gates, weights)
+
+  def _run_selected(self, features, runs, weight, training):
+    def some(rows):
+      cell = self._cell(tf.gather(features, rows[:, 0]), None, training)
+      left = tf.tensor_scatter_nd_update(features, rows, cell)
+      return left, left * _per_image(weight, left)
+
+    def every():
+      cell = self._cell(features, None, training)
+      return cell, cell * _per_image(weight, cell)
+
+    # Images that do not run keep what came in: their own features, or zeros if not present.
+    return conditional.by_selection(runs, lambda: (features, features), some, every)
+
+  def _run_all(self, features, runs, weight, training):
+    cell = self._cell(features, runs, training)
+    left = tf.where(runs[:, None, None, None], cell, features)
+    return left, left * _per_image(weight, left)
 
   def _seen(self, images: Optional[tf.Tensor]) -> Optional[tf.Tensor]:
     """Returns the images that count in a norm: these, or all."""
@@ -208,8 +221,9 @@ class SupernetNode(tf_keras.layers.Layer):
 
     def route():
       # Pooled before rows are taken: so little is left that it costs nothing to copy.
-      return conditional.run_selected(
-          self._router, path_router.pool_quarters(features), present, shut)
+      rows = tf.where(present)
+      pooled = tf.gather(path_router.pool_quarters(features), rows[:, 0])
+      return tf.tensor_scatter_nd_add(shut, rows, self._router(pooled))
 
     return tf.cond(tf.reduce_any(present), route, lambda: shut)
 
@@ -217,23 +231,6 @@ class SupernetNode(tf_keras.layers.Layer):
     seen = self._seen(runs)
     hidden = tf.nn.relu(self._convs[0](features, seen, training=training))
     return tf.nn.relu(self._convs[1](hidden, seen, training=training) + features)
-
-  def keep(self, state: NodeState, nothing: tf.Tensor, skip: bool = False) -> tf.Tensor:
-    """Returns what goes to the same scale, like `features`.
-
-    Args:
-      state: of `call`.
-      nothing: a map of zeros of that shape, for images that keep nothing.
-      skip: as in `call`.
-    """
-    if not state.weights:
-      return state.features
-    weight = state.weights['keep']
-
-    def run():
-      return state.features * tf.cast(weight, state.features.dtype)[:, None, None, None]
-
-    return tf.cond(tf.reduce_any(weight > 0), run, lambda: nothing) if skip else run()
 
   def leave(self, path: str, state: NodeState, base: tf.Tensor, training: Optional[bool] = None,
             skip: bool = False) -> tf.Tensor:
@@ -251,19 +248,25 @@ class SupernetNode(tf_keras.layers.Layer):
     """
     if not state.weights:
       return base + self._transition(path, state.features, None, base, None, training)
-    weight = state.weights[path]
-    if skip:
-      return conditional.run_selected(
-          lambda rows: self._transition(path, *rows, base, None, training),
-          (state.features, weight), weight > 0, base)
-    seen = self._seen(weight > 0)
-    return base + self._transition(path, state.features, weight, base, seen, training)
+    features, weight = state.features, state.weights[path]
+    if not skip:
+      seen = self._seen(weight > 0)
+      return base + self._transition(path, features, weight, base, seen, training)
+
+    def some(rows):
+      taken = (tf.gather(x, rows[:, 0]) for x in (features, weight))
+      result = self._transition(path, *taken, base, None, training)
+      return tf.tensor_scatter_nd_add(base, rows, result)
+
+    return conditional.by_selection(
+        weight > 0, lambda: base, some,
+        lambda: base + self._transition(path, features, weight, base, None, training))
 
   def _transition(self, path, features, weight, target, seen, training):
     features = tf.nn.relu(self.transitions[path](features, seen, training=training))
     if weight is not None:
       # Before the resize, which is linear: the map is smaller here.
-      features *= tf.cast(weight, features.dtype)[:, None, None, None]
+      features *= _per_image(weight, features)
     if path == 'up':
       features = sampling.resize_bilinear(features, target, align_corners=False)
     return features
