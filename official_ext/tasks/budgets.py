@@ -136,7 +136,7 @@ class Budget:
     if options.kind == 'fixed':
       return tf.constant(options.ratio)
     if options.kind == 'scale_aware':
-      return scale_budget.scale_target(self._codes(labels), options.ratio)
+      return scale_budget.scale_target(self.codes(labels), options.ratio)
     losses = tf.stop_gradient(image_losses())
     target = scale_budget.loss_target(losses, self._history, options.ratio,
                                       len(options.scale_bounds) + 1)
@@ -145,12 +145,13 @@ class Budget:
       self._history.assign(scale_budget.remember(self._history, gathered))
     return target
 
-  def _codes(self, labels: Mapping[str, Any]) -> tf.Tensor:
+  def codes(self, labels: Mapping[str, Any]) -> tf.Tensor:
+    """Returns which scales the `boxes` of each image have: float32 `[batch, scales]`."""
     return scale_budget.scale_codes(labels['boxes'], self._options.scale_bounds)
 
   def _path_similarity(self, record: routing.Routing, labels: Mapping[str, Any]) -> tf.Tensor:
     paths, codes = (path_similarity.gather_replicas(values)
-                    for values in (_paths(record), self._codes(labels)))
+                    for values in (_paths(record), self.codes(labels)))
     options = self._options.path_similarity
     return path_similarity.loss(paths, codes, options.minimum, options.maximum)
 

@@ -20,6 +20,7 @@ from official_ext.ops import routing
 from official_ext.tasks import budgets
 from official_ext.tasks import initialization
 from official_ext.tasks import retinanet
+from official_ext.utils import route_pictures
 from official_ext.utils import routing_pictures
 
 _GIGA = 1e9
@@ -165,6 +166,8 @@ class RoutedTask:
     if self.task_config.allow_image_summary:
       logs['pictured'] = {'image': tf.cast(inputs[0], tf.float32), 'gates': dict(record.gates),
                           'executed': record.executed, 'maximum': record.maximum}
+      if 'boxes' in inputs[1]:
+        logs['routing']['scales'] = {'codes': self._budget.codes(inputs[1])}
     logs['sampled'] = []
     for _ in range(self.task_config.sampled_evaluation_runs):
       with routing.RoutingTape(sample_gates=True) as tape:
@@ -217,6 +220,8 @@ class RoutedTask:
     _warn_of_dead_gates(values)
     if aggregated_logs.pictured:
       logs.update(_pictures(**aggregated_logs.pictured))
+    if 'scales/codes' in values:
+      logs.update(_scale_pictures(values))
     runs = []
     for run, state in enumerate(aggregated_logs.sampled):
       with aggregated_logs.evaluator_of_run(run):
@@ -322,6 +327,15 @@ def _pictures(image: np.ndarray, gates: Mapping[str, np.ndarray], executed: np.n
     drawn.update({f'image/gates/{number}/{name}': routing_pictures.pixels(plot)[None]
                   for name, plot in plots.items()})
   return drawn
+
+
+def _scale_pictures(values: Mapping[str, np.ndarray]) -> Dict[str, np.ndarray]:
+  """Returns pictures of routes beside the scales of objects, uint8 `[1, height, width, 3]`."""
+  gates = {name: value for name, value in values.items() if name.startswith('gate/')}
+  plots = route_pictures.of_data_set(
+      gates, values['gmac/executed'] * _GIGA, values['scales/codes'])
+  return {f'image/routes/{name}': routing_pictures.pixels(plot)[None]
+          for name, plot in plots.items()}
 
 
 def _warn_of_drift(logs: Mapping[str, float]) -> None:

@@ -282,22 +282,20 @@ def _write_decisions(page: report.Report, detector: TrainedDetector,
 def _write_scales(page: report.Report, detector: TrainedDetector,
                   predictions: Predictions) -> None:
   """Writes what the scales of objects have to do with the routes of a supernet."""
-  paths = route_pictures.paths_of(predictions.gates())
-  if not paths:
+  gates = predictions.gates()
+  if not route_pictures.paths_of(gates):
     return
-  from official_ext.ops import path_similarity  # pylint: disable=g-import-not-at-top
   image_ids = [cost['image_id'] for cost in predictions.costs]
   codes = detector.scale_codes([predictions.objects(image_id) for image_id in image_ids],
                                [predictions.sizes[image_id] for image_id in image_ids])
   costs = np.array([cost['multiply_adds'] for cost in predictions.costs])
-  gates = np.stack([gate for node in paths.values() for gate in node.values()], axis=1)
+  captions = {
+      'cost_by_scales': 'Cost by the number of scales that the objects of an image have.',
+      'similarity_by_scales':
+          'Similarity of the routes of two images by that of the scales of their objects.'}
   page.heading('Routes and the scales of objects')
-  page.figure(route_pictures.cost_by_scales(costs, codes.sum(axis=1).astype(int)),
-              'Cost by the number of scales that the objects of an image have.')
-  page.figure(
-      route_pictures.similarity_by_scales(path_similarity.of_paths(gates).numpy(),
-                                          path_similarity.of_scales(codes).numpy()),
-      'Similarity of the routes of two images by that of the scales of their objects.')
+  for name, plot in route_pictures.of_data_set(gates, costs, codes).items():
+    page.figure(plot, captions[name])
 
 
 def _write_branches(page: report.Report, detector: TrainedDetector,

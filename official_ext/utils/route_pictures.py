@@ -163,6 +163,29 @@ def similarity_by_scales(paths: np.ndarray, scales: np.ndarray) -> figure.Figure
   return plot
 
 
+def of_data_set(gates: Mapping[str, np.ndarray], costs: np.ndarray, codes: np.ndarray
+                ) -> Dict[str, figure.Figure]:
+  """Draws what the scales of objects have to do with cost and routes.
+
+  Args:
+    gates: name -> `[images]`.
+    costs: `[images]`, multiply-adds.
+    codes: `[images, scales]`, 1 where an image has an object of a scale, else 0.
+
+  Returns:
+    Name -> figure; empty if no gate is named as a supernet's.
+  """
+  from official_ext.ops import path_similarity  # pylint: disable=g-import-not-at-top
+  paths = [gate for node in paths_of(gates).values() for gate in node.values()]
+  if not paths:
+    return {}
+  return {
+      'cost_by_scales': cost_by_scales(costs, np.sum(codes, axis=1).astype(int)),
+      'similarity_by_scales': similarity_by_scales(
+          path_similarity.of_paths(np.stack(paths, axis=1)).numpy(),
+          path_similarity.of_scales(np.float32(codes)).numpy())}
+
+
 def _boxes(axes, groups: Sequence[np.ndarray], positions: np.ndarray, width: float) -> None:
   axes.boxplot(groups, positions=positions, widths=width, showfliers=False,
                medianprops={'color': '#2a788e'})

@@ -23,11 +23,13 @@ BOXES = [[[4, 4, 20, 30], [10, 0, 60, 64]], [[8, 8, 16, 16], [-1, -1, -1, -1]]]
 CLASSES = [[1, 3], [2, -1]]
 
 
-def small_task(**budget):
+def small_task(annotation_file=None, allow_image_summary=False, **budget):
   config = detectors.small_experiment('fcos_caddet_sample', model={
       'backbone': {'caddet': SMALL}, 'max_level': 5,
       'decoder': {'caddet_projection': {'num_filters': 8}},
-      'head': {'num_filters': 8, 'tower': {'plain': {'num_convs': 1}}}}, budget=budget)
+      'head': {'num_filters': 8, 'tower': {'plain': {'num_convs': 1}}}}, budget=budget,
+                                      annotation_file=annotation_file,
+                                      allow_image_summary=allow_image_summary)
   task = task_factory.get_task(config.task)
   return task, task.build_model()
 
@@ -155,3 +157,20 @@ def test_a_backbone_with_a_part_missing_is_refused(tmp_path):
 def test_codes_of_the_batch_are_what_the_other_tests_take_them_for():
   codes = scale_budget.scale_codes(tf.constant(BOXES, tf.float32), [12.0, 32.0])
   np.testing.assert_array_equal(codes, [[0, 1, 1], [1, 0, 0]])
+
+
+@pytest.mark.slow
+def test_evaluation_pictures_routes_and_scales(sample_records):
+  task, model = small_task(f'{sample_records}/annotations/val.json', allow_image_summary=True,
+                           scale_bounds=[12.0, 32.0])
+  task.build_metrics(training=False)
+  inputs = detectors.batch(task, f'{sample_records}/val-*.tfrecord', 6, training=False)
+  logs = task.validation_step(inputs, model)
+  state = task.aggregate_logs(None, tf.nest.map_structure(lambda value: (value,), logs))
+  results = task.reduce_aggregated_logs(state)
+  pictures = {name for name in results if name.startswith('image/')}
+  assert pictures == {f'image/gates/{number}/route' for number in range(4)} | {
+      'image/routes/cost_by_scales', 'image/routes/similarity_by_scales'}
+  assert all(results[name].dtype == np.uint8 and results[name].shape[0] == 1 for name in pictures)
+  costs = [results[f'routing/gmac/executed/{name}'] for name in ('min', 'mean', 'max')]
+  assert 0 < costs[0] <= costs[1] <= costs[2] <= results['routing/gmac/maximum']

@@ -101,3 +101,17 @@ def test_similarity_by_scales_counts_every_pair_once():
   axes = route_pictures.similarity_by_scales(paths, scales).axes[0]
   (mean,) = [line for line in axes.lines if line.get_label() == 'mean']
   np.testing.assert_allclose(mean.get_xydata(), [[0.5, 0.4], [1, 0.9]])
+
+
+def test_pictures_of_a_data_set_join_gates_costs_and_scales():
+  gates = {name: np.array([gate, gate, 1.0]) for name, gate in named().items()}
+  codes = np.array([[1, 0], [1, 1], [0, 0]])
+  plots = route_pictures.of_data_set(gates, np.array([1e9, 2e9, 3e9]), codes)
+  means = {name: next(line for line in plot.axes[0].lines if line.get_label() == 'mean')
+           for name, plot in plots.items()}
+  np.testing.assert_array_equal(means['cost_by_scales'].get_xydata(), [[0, 3], [1, 1], [2, 2]])
+  (vector,) = {tuple(float(gate) for gate in named().values())}
+  cosine = sum(vector) / np.linalg.norm(vector) / np.sqrt(len(vector))
+  np.testing.assert_allclose(
+      means['similarity_by_scales'].get_xydata(), [[0, cosine], [0.5, (1 + cosine) / 2]], rtol=1e-5)
+  assert not route_pictures.of_data_set({'dyfpn/3': np.ones(3)}, np.ones(3), codes)
