@@ -1,5 +1,5 @@
 """Run a branch only for the images of a batch that selected it."""
-from typing import Any, Callable
+from typing import Any, Callable, List
 
 import tensorflow as tf
 
@@ -33,20 +33,34 @@ def run_selected(branch: Callable[[tf.Tensor], tf.Tensor], inputs: tf.Tensor,
   return tf.cond(tf.reduce_any(selected), run, lambda: base)
 
 
-def by_selection(selected: tf.Tensor, none: Callable[[], Any], some: Callable[[tf.Tensor], Any],
-                 every: Callable[[], Any]) -> Any:
+def cases(selections: tf.Tensor) -> List[tf.Tensor]:
+  """Returns for each of several selections whether no, some or every image is selected.
+
+  Args:
+    selections: boolean `[batch, number]`.
+
+  Returns:
+    One int32 scalar for each: 0, 1 or 2.
+  """
+  counts = tf.reduce_sum(tf.cast(selections, tf.int32), 0)
+  every = tf.cast(tf.equal(counts, tf.shape(selections)[0]), tf.int32)
+  return tf.unstack(tf.minimum(counts, 1 + every))
+
+
+def by_case(case: tf.Tensor, selected: tf.Tensor, none: Callable[[], Any],
+            some: Callable[[tf.Tensor], Any], every: Callable[[], Any]) -> Any:
   """Calls one of three functions, by how many images of a batch are selected.
 
   One image, or a batch of one mind, needs no copy to be gathered: `every` uses what is there.
   All three return the same structure, and what `run_selected` says of its branch holds for them.
 
   Args:
+    case: of `cases`, for this selection.
     selected: boolean `[batch]`.
     none: called when no image is selected.
     some: called with the selected rows, int64 `[rows, 1]`.
     every: called when all images are selected, and there is one.
   """
-  any_selected = tf.reduce_any(selected)
-  case = tf.cast(any_selected, tf.int32) + tf.cast(
-      any_selected & tf.reduce_all(selected), tf.int32)
+  if selected.shape[0] == 1:
+    return tf.cond(case > 0, every, none)
   return tf.switch_case(case, [none, lambda: some(tf.where(selected)), every])

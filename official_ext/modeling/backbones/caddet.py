@@ -214,7 +214,7 @@ def _arrivals(states: Dict[int, supernet_node.NodeState]) -> Dict[int, tf.Tensor
   """Returns for every scale of the next layer the images that an open path leads there."""
   present = {}
   for scale, state in states.items():
-    for path, weight in state.weights.items():
+    for path, opened in state.opened.items():
       target = scale + supernet.STEPS[path]
-      present[target] = present.get(target, False) | (weight > 0)
+      present[target] = present[target] | opened if target in present else opened
   return present

@@ -24,9 +24,11 @@ class PyramidDecoder(tf_keras.layers.Layer):
   Attributes:
     has_output_convs: a 3x3 convolution follows `build_pyramid` on every level; a subclass
       whose own blocks end in convolutions says False.
+    activates_coarse_input: the first coarser level is made of the activated level before it.
   """
 
   has_output_convs = True
+  activates_coarse_input = False
 
   def __init__(self,
                input_specs: Mapping[str, Any],
@@ -216,7 +218,7 @@ class PyramidDecoder(tf_keras.layers.Layer):
       if self._coarse == 'max_pool':
         outputs[level] = finer[:, ::2, ::2]
       else:
-        if previous in self._coarser_levels:
+        if previous in self._coarser_levels or self.activates_coarse_input:
           finer = tf_keras.activations.get(self._activation)(finer)
         outputs[level] = self._coarser_convs[level](finer)
       previous = level

@@ -21,19 +21,14 @@ def pool_quarters(features: tf.Tensor) -> tf.Tensor:
   Returns:
     `[batch, 2, 2, channels]`.
   """
-  height, width = tf.shape(features)[1], tf.shape(features)[2]
-
-  def halves(size):
-    return slice(0, size - size // 2), slice(size // 2, size)
-
-  return tf.stack([
-      tf.stack([tf.reduce_mean(features[:, rows, columns], [1, 2]) for columns in halves(width)], 1)
-      for rows in halves(height)], 1)
-
-
-def shut_small(gates: tf.Tensor, present: tf.Tensor) -> tf.Tensor:
-  """Returns gates `[batch, paths]` that are 0 below the threshold and of absent images."""
-  return tf.where((gates >= THRESHOLD) & present[:, None], gates, tf.zeros_like(gates))
+  for axis in (1, 2):
+    size = features.shape[axis] or tf.shape(features)[axis]
+    # Rows first, and what is left of them is small.
+    half = size - size // 2
+    parts = ((features[:, :half], features[:, size // 2:]) if axis == 1 else
+             (features[:, :, :half], features[:, :, size // 2:]))
+    features = tf.stack([tf.reduce_mean(part, axis) for part in parts], axis)
+  return features
 
 
 def kaiming() -> tf_keras.initializers.Initializer:
@@ -88,7 +83,7 @@ class PathRouter(tf_keras.layers.Layer):
 
   def call(self, pooled: tf.Tensor, present: Optional[tf.Tensor] = None,
            training: Optional[bool] = None) -> tf.Tensor:
-    """Returns gates, float32 `[batch, paths]` in [0, 1).
+    """Returns gates, float32 `[batch, paths]` in [0, 1], 0 where they are below the threshold.
 
     Args:
       pooled: `[batch, 2, 2, channels]` of `pool_quarters`.
@@ -101,7 +96,8 @@ class PathRouter(tf_keras.layers.Layer):
     else:
       hidden = self._norm(hidden)
     logits = self._output(tf.reduce_mean(tf.nn.relu(hidden), [1, 2]))
-    return tf.nn.relu(tf.tanh(tf.cast(logits, tf.float32)))
+    gates = tf.tanh(tf.cast(logits, tf.float32))
+    return tf.where(gates >= THRESHOLD, gates, 0.0)
 
   def get_config(self) -> Dict[str, Any]:
     return {

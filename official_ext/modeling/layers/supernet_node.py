@@ -104,13 +104,17 @@ class NodeState(NamedTuple):
       in where the node is dropped.
     kept: the same shape, what goes to the same scale: `features` times the weight of `keep`.
     gates: float32 `[batch, paths]`, 0 where shut or the node is not present; None: no router.
-    weights: path -> float32 `[batch]`, what the path is multiplied by; a path is open where it
-      is above 0.  Empty without a router: all paths are open.
+    weights: path -> float32 `[batch]`, what the path is multiplied by; empty without a router.
+    opened: path -> boolean `[batch]`, where features leave on it; empty without a router.
+    cases: path to another scale -> of `opened`, see `conditional.cases`; empty if nothing is
+      skipped.
   """
   features: tf.Tensor
   kept: tf.Tensor
   gates: Optional[tf.Tensor]
   weights: Dict[str, tf.Tensor]
+  opened: Dict[str, tf.Tensor]
+  cases: Dict[str, tf.Tensor]
 
 
 @tf_keras.utils.register_keras_serializable(package='official_ext')
@@ -179,19 +183,26 @@ class SupernetNode(tf_keras.layers.Layer):
     """
     if self._router is None:
       cell = self._cell(features, None, training)
-      return NodeState(cell, cell, None, {})
-    gates = path_router.shut_small(self._route(features, present, training, skip), present)
-    runs = tf.reduce_any(gates > 0, 1)
-    multipliers = gates
-    if self._hard_gates and not training:
-      multipliers = tf.cast(gates > 0, tf.float32)
+      return NodeState(cell, cell, None, {}, {}, {})
+    gates = self._route(features, present, training, skip)
+    opened = gates > 0
+    runs = tf.reduce_any(opened, 1)
+    dropped = present & ~runs
+    multipliers = tf.cast(opened, tf.float32) if self._hard_gates and not training else gates
     weights = dict(zip(self._paths, tf.unstack(multipliers, axis=1)))
-    weights['keep'] += tf.cast(present & ~runs, tf.float32)
-    run = self._run_selected if skip else self._run_all
-    left, kept = run(features, runs, weights['keep'], training)
-    return NodeState(left, kept, gates, weights)
+    weights['keep'] += tf.cast(dropped, tf.float32)
+    opened = dict(zip(self._paths, tf.unstack(opened, axis=1)))
+    opened['keep'] |= dropped
+    if not skip:
+      left, kept = self._run_all(features, runs, weights['keep'], training)
+      return NodeState(left, kept, gates, weights, opened, {})
+    run_case, *path_cases = conditional.cases(
+        tf.stack([runs, *(opened[path] for path in self.transitions)], 1))
+    left, kept = self._run_selected(run_case, features, runs, weights['keep'], training)
+    return NodeState(
+        left, kept, gates, weights, opened, dict(zip(self.transitions, path_cases)))
 
-  def _run_selected(self, features, runs, weight, training):
+  def _run_selected(self, case, features, runs, weight, training):
     def some(rows):
       cell = self._cell(tf.gather(features, rows[:, 0]), None, training)
       left = tf.tensor_scatter_nd_update(features, rows, cell)
@@ -202,7 +213,7 @@ class SupernetNode(tf_keras.layers.Layer):
       return cell, cell * _per_image(weight, cell)
 
     # Images that do not run keep what came in: their own features, or zeros if not present.
-    return conditional.by_selection(runs, lambda: (features, features), some, every)
+    return conditional.by_case(case, runs, lambda: (features, features), some, every)
 
   def _run_all(self, features, runs, weight, training):
     cell = self._cell(features, runs, training)
@@ -215,8 +226,9 @@ class SupernetNode(tf_keras.layers.Layer):
 
   def _route(self, features, present, training, skip):
     if not skip:
-      return self._router(path_router.pool_quarters(features), self._seen(present),
-                          training=training)
+      gates = self._router(
+          path_router.pool_quarters(features), self._seen(present), training=training)
+      return tf.where(present[:, None], gates, 0.0)
     shut = tf.zeros([tf.shape(features)[0], len(self._paths)])
 
     def route():
@@ -250,7 +262,7 @@ class SupernetNode(tf_keras.layers.Layer):
       return base + self._transition(path, state.features, None, base, None, training)
     features, weight = state.features, state.weights[path]
     if not skip:
-      seen = self._seen(weight > 0)
+      seen = self._seen(state.opened[path])
       return base + self._transition(path, features, weight, base, seen, training)
 
     def some(rows):
@@ -258,8 +270,8 @@ class SupernetNode(tf_keras.layers.Layer):
       result = self._transition(path, *taken, base, None, training)
       return tf.tensor_scatter_nd_add(base, rows, result)
 
-    return conditional.by_selection(
-        weight > 0, lambda: base, some,
+    return conditional.by_case(
+        state.cases[path], state.opened[path], lambda: base, some,
         lambda: base + self._transition(path, features, weight, base, None, training))
 
   def _transition(self, path, features, weight, target, seen, training):

@@ -1,0 +1,58 @@
+"""FPN with separable output convolutions, for small backbones.
+
+Reference: Junyi Feng et al., Learning to Generate Content-Aware Dynamic Detectors,
+https://arxiv.org/abs/2012.04265, section 4.1, where it stands behind MobileNet, MobileNetV2
+and, as an ablation, CADDet.
+"""
+import dataclasses
+from typing import Optional
+
+from official.modeling import hyperparams
+import tf_keras
+
+from official_ext.configs import components
+from official_ext.modeling.decoders import pyramid
+from official_ext.modeling.layers import blocks
+
+
+@dataclasses.dataclass
+class FPNLiteConfig(hyperparams.Config):
+  """Options of `FPNLite`; see `PyramidDecoder`."""
+  num_filters: int = 128
+  norm: str = 'batch_norm'
+
+
+@components.register_decoder('fpn_lite', FPNLiteConfig)
+@tf_keras.utils.register_keras_serializable(package='official_ext')
+class FPNLite(pyramid.PyramidDecoder):
+  """1x1 laterals, a top-down pass, separable 3x3 convolutions; coarser levels are plain ones.
+
+  Differs: batch norm after the output convolutions by default, as in Model Garden's FPN.
+  """
+
+  activates_coarse_input = True
+
+  def __init__(self, num_filters: int = 128, **kwargs):
+    """Initializes the decoder.
+
+    Args:
+      num_filters: channels of every level of the result.
+      **kwargs: arguments of `PyramidDecoder`.
+    """
+    super().__init__(num_filters=num_filters, **kwargs)
+    self._laterals = {level: self.conv(1, f'lateral_{level}') for level in self.backbone_levels}
+
+  def output_conv(self, level: str) -> tf_keras.layers.SeparableConv2D:
+    initializer, regularizer = self._kernel_initializer, self._kernel_regularizer
+    return tf_keras.layers.SeparableConv2D(
+        self._num_filters, 3, padding='same', name=f'output_{level}', dtype=self.dtype_policy,
+        depthwise_initializer=blocks.fresh(initializer), depthwise_regularizer=regularizer,
+        pointwise_initializer=blocks.fresh(initializer), pointwise_regularizer=regularizer,
+        bias_regularizer=self._bias_regularizer)
+
+  def coarser_conv(self, level: str) -> blocks.Conv2D:
+    return self.conv(3, f'coarser_{level}', strides=2, symmetric_padding=True)
+
+  def build_pyramid(self, inputs: pyramid.Features, training: Optional[bool]) -> pyramid.Features:
+    return self.top_down({level: lateral(inputs[level])
+                          for level, lateral in self._laterals.items()})
