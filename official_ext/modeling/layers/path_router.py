@@ -3,6 +3,7 @@ from typing import Any, Dict, Mapping, Optional
 
 import tensorflow as tf, tf_keras
 
+from official_ext.modeling.layers import blocks
 from official_ext.modeling.layers import presence_norm
 
 # Of gates; what is below counts as shut (section 3.1).
@@ -80,6 +81,12 @@ class PathRouter(tf_keras.layers.Layer):
     self._output = tf_keras.layers.Dense(
         num_paths, kernel_initializer=kaiming(), name='output',
         bias_initializer=tf_keras.initializers.Constant(INITIAL_BIAS), **options)
+
+  def build(self, input_shape: tf.TensorShape) -> None:
+    hidden = [None, 2, 2, self._units]
+    blocks.build_in_scope(
+        [self._hidden, self._norm, self._output], [input_shape, hidden, [None, self._units]])
+    super().build(input_shape)
 
   def call(self, pooled: tf.Tensor, present: Optional[tf.Tensor] = None,
            training: Optional[bool] = None) -> tf.Tensor:
