@@ -20,15 +20,20 @@ def pool_quarters(features: tf.Tensor) -> tf.Tensor:
     features: `[batch, height, width, channels]`, of one pixel or more.
 
   Returns:
-    `[batch, 2, 2, channels]`.
+    `[batch, 2, 2, channels]`, float32 if the features are of less precision.
   """
+  if features.dtype in (tf.float16, tf.bfloat16):
+    features = tf.cast(features, tf.float32)
+  known = features.shape[1:3].as_list()
+  if None not in known and min(known) > 1:
+    # One pass; slices would copy the map first.
+    return tf.nn.avg_pool2d(features, [size - size // 2 for size in known],
+                            [size // 2 for size in known], 'VALID')
   for axis in (1, 2):
-    size = features.shape[axis] or tf.shape(features)[axis]
-    # Rows first, and what is left of them is small.
-    half = size - size // 2
-    parts = ((features[:, :half], features[:, size // 2:]) if axis == 1 else
-             (features[:, :, :half], features[:, :, size // 2:]))
-    features = tf.stack([tf.reduce_mean(part, axis) for part in parts], axis)
+    size = tf.shape(features)[axis]
+    ends = (features[:, :size - size // 2], features[:, size // 2:]) if axis == 1 else (
+        features[:, :, :size - size // 2], features[:, :, size // 2:])
+    features = tf.stack([tf.reduce_mean(end, axis) for end in ends], axis)
   return features
 
 
