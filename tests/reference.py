@@ -34,6 +34,27 @@ def transposed_conv2d(inputs, kernel, bias=0.0):
   return result[:, 1:, 1:]
 
 
+def group_norm(inputs, mask, gamma, beta, groups, epsilon=1e-5):
+  """Every group of every image by itself, from the active positions only; 0 elsewhere."""
+  inputs = np.asarray(inputs, np.float64)
+  result, size = np.zeros(inputs.shape), inputs.shape[-1] // groups
+  for image, first in np.ndindex(len(inputs), groups):
+    active, part = mask[image, ..., 0], slice(first * size, (first + 1) * size)
+    values = inputs[image, ..., part][active]
+    if values.size:
+      normal = (values - values.mean()) / np.sqrt(values.var() + epsilon)
+      result[image, active, part] = normal * gamma[part] + beta[part]
+  return result
+
+
+def dilate(mask):
+  """The 3x3 neighbourhood of every active position of `[batch, height, width, 1]`."""
+  result = np.zeros_like(mask)
+  for image, row, column, _ in np.argwhere(mask):
+    result[image, max(row - 1, 0):row + 2, max(column - 1, 0):column + 2] = True
+  return result
+
+
 def sample_bilinear(inputs, positions, padding='zeros'):
   """Every position weighs all pixels by what is left of one pixel's distance, in both axes."""
   last = np.array(inputs.shape[1:3]) - 1

@@ -1,4 +1,4 @@
-"""Options of decoders and their parts, and the open registry that YAML types come from.
+"""Options of decoders, towers and their parts, and the open registries that YAML types come from.
 
 A decoder registers its class and its options in one place:
 
@@ -6,7 +6,7 @@ A decoder registers its class and its options in one place:
     class MyFPN(pyramid.PyramidDecoder): ...
 
 and `decoder: {type: my_fpn, my_fpn: {num_filters: 128}}` works in every experiment of
-this package.
+this package.  `register_tower` does the same for `head.tower` of one-stage detectors.
 """
 import dataclasses
 import difflib
@@ -21,6 +21,8 @@ from official_ext import environment
 environment.check()
 
 _DECODER_OPTIONS: Dict[str, Type[hyperparams.Config]] = {}
+_TOWER_OPTIONS: Dict[str, Type[hyperparams.Config]] = {}
+_TOWERS: Dict[str, Type] = {}
 
 
 @dataclasses.dataclass
@@ -87,30 +89,68 @@ class Budget(hyperparams.Config):
     weight: of the loss in the total (lambda); 0: no budget.
     target: wanted share of what gates can save (alpha), from 0, all shut, to 1, all open.
     reduction: `mean` over the images, or `sum` over those of a replica.
+    distance: of the share from the target, `squared` or `absolute`.
   """
   weight: float = 0.0
   target: float = 0.5
   reduction: str = 'mean'
+  distance: str = 'squared'
 
 
-@dataclasses.dataclass
-class Decoder(decoders.Decoder):
-  """Model Garden's decoders; `decoder()` adds every registered one."""
+class _OpenOneOf(hyperparams.OneOfConfig):
+  """One of a kind of components, of which any module may register more."""
 
   def _override(self, override_dict: Mapping[str, Any], is_strict: bool = True) -> None:
-    """Overrides options; raises a ValueError that lists the decoders for an unknown one.
+    """Overrides options; raises a ValueError that lists the components for an unknown one.
 
     `override` ends here, and so does that of a config which this one is part of.
     """
     for name in {override_dict.get('type'), *override_dict} - {None, 'type'}:
-      check_decoder(name)
+      self.check(name)
     super()._override(override_dict, is_strict)
 
   def as_dict(self) -> Dict[str, Any]:
-    """Returns the type and the options of the chosen decoder."""
+    """Returns the type and the options of the chosen component."""
     if self.type is not None:
-      check_decoder(self.type)
+      self.check(self.type)
     return super().as_dict()
+
+
+@dataclasses.dataclass
+class Decoder(_OpenOneOf, decoders.Decoder):
+  """Model Garden's decoders; `decoder()` adds every registered one."""
+
+  @staticmethod
+  def check(name: str) -> None:
+    check_decoder(name)
+
+
+@dataclasses.dataclass
+class Tower(_OpenOneOf):
+  """The layers of a head before its predictors; `tower()` adds every registered one."""
+  type: Optional[str] = None
+
+  @staticmethod
+  def check(name: str) -> None:
+    _check('tower', name, sorted(_TOWER_OPTIONS))
+
+
+def _check(kind: str, name: str, names: List[str]) -> None:
+  """Raises a ValueError if a name is not among the known ones."""
+  if name not in names:
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f' Did you mean {close[0]!r}?' if close else ''
+    raise ValueError(
+        f'{kind}.type is {name!r}; known are {", ".join(names)}.{hint} A {kind} outside the '
+        'package is registered by --import=my_package.my_module.')
+
+
+def _with_fields(cls: Type[_OpenOneOf], registered: Mapping[str, Type[hyperparams.Config]],
+                 options: Mapping[str, Any]) -> Any:
+  """Returns a config of a kind, with a field for every registered component."""
+  fields = [(name, config, dataclasses.field(default_factory=config))
+            for name, config in registered.items()]
+  return dataclasses.make_dataclass(cls.__name__, fields, bases=(cls,))(**options)
 
 
 def decoder_names() -> List[str]:
@@ -121,13 +161,7 @@ def decoder_names() -> List[str]:
 
 def check_decoder(name: str) -> None:
   """Raises a ValueError if no decoder of this name is known."""
-  names = decoder_names()
-  if name not in names:
-    close = difflib.get_close_matches(name, names, n=1)
-    hint = f' Did you mean {close[0]!r}?' if close else ''
-    raise ValueError(
-        f'decoder.type is {name!r}; known are {", ".join(names)}.{hint} A decoder outside the '
-        'package is registered by --import=my_package.my_module.')
+  _check('decoder', name, decoder_names())
 
 
 def decoder(**options: Any) -> Decoder:
@@ -136,9 +170,16 @@ def decoder(**options: Any) -> Decoder:
   Args:
     **options: `type`, and options of decoders by name.
   """
-  fields = [(name, config, dataclasses.field(default_factory=config))
-            for name, config in _DECODER_OPTIONS.items()]
-  return dataclasses.make_dataclass('Decoder', fields, bases=(Decoder,))(**options)
+  return _with_fields(Decoder, _DECODER_OPTIONS, options)
+
+
+def tower(**options: Any) -> Tower:
+  """Returns the options of a tower, with a field for every registered one.
+
+  Args:
+    **options: `type`, and options of towers by name.
+  """
+  return _with_fields(Tower, _TOWER_OPTIONS, options)
 
 
 def register_decoder(name: str, options: Type[hyperparams.Config]) -> Callable[[Type], Type]:
@@ -174,3 +215,53 @@ def register_decoder(name: str, options: Type[hyperparams.Config]) -> Callable[[
     return cls
 
   return register
+
+
+def register_tower(name: str, options: Type[hyperparams.Config]) -> Callable[[Type], Type]:
+  """Registers a layer for `head.tower.type: name`.
+
+  The layer is made as `cls(num_filters=..., kernel_regularizer=..., name=..., **options)`
+  and called as `tower(features, training=...)`, from `{level: [batch, height, width,
+  channels]}` to the same with `num_filters` channels.
+
+  Args:
+    name: the type in YAML.
+    options: dataclass whose fields are arguments of the class.
+
+  Returns:
+    A class decorator that returns the class unchanged.
+
+  Raises:
+    KeyError: the name is taken.
+  """
+  if name in _TOWERS:
+    raise KeyError(f'A tower {name!r} is registered already: {_TOWERS[name].__name__}.')
+
+  def register(cls):
+    _TOWERS[name], _TOWER_OPTIONS[name] = cls, options
+    return cls
+
+  return register
+
+
+def build_tower(tower_type: str, options: Mapping[str, Any], num_filters: int, name: str,
+                kernel_regularizer: Optional[Any] = None, dtype: Optional[Any] = None) -> Any:
+  """Makes a registered tower.
+
+  Args:
+    tower_type: the name that it is registered under.
+    options: its own options.
+    num_filters: channels of every level of the result.
+    name: of the layer.
+    kernel_regularizer: of all kernels.
+    dtype: or dtype policy of the layer; None: the global policy.
+
+  Returns:
+    The layer.
+
+  Raises:
+    ValueError: no tower of this name is registered.
+  """
+  Tower.check(tower_type)
+  return _TOWERS[tower_type](num_filters=num_filters, kernel_regularizer=kernel_regularizer,
+                             name=name, dtype=dtype, **options)

@@ -89,10 +89,11 @@ def _paper_schedule(decoder: str) -> Dict[str, Any]:
 
 
 # Too few images per replica for batch statistics; the paper freezes these as well.
-_FROZEN_NORM = {'task': {'model': {'backbone': {'resnet': {'bn_trainable': False}}}}}
+FROZEN_NORM = {'task': {'model': {'backbone': {'resnet': {'bn_trainable': False}}}}}
 
 
-def _coco_data(decoder: str) -> Dict[str, Any]:
+def coco_data(decoder: str) -> Dict[str, Any]:
+  """Returns task options: where COCO is, batch sizes, augmentation and weight decay."""
   parser = {'aug_rand_hflip': True, 'aug_scale_min': 1.0, 'aug_scale_max': 1.0}
   return {
       'train_data': {'input_path': 'coco/train-*.tfrecord', 'parser': parser,
@@ -114,10 +115,10 @@ def _budget(decoder: str, weight: float = 0.2, target: float = 0.5) -> Dict[str,
 
 
 def _retinanet_coco(decoder: str) -> cfg.ExperimentConfig:
-  task = {**_coco_data(decoder), **_budget(decoder),
+  task = {**coco_data(decoder), **_budget(decoder),
           'model': {'input_size': [896, 1408, 3], 'decoder': _paper_decoder(decoder)}}
   return _from_stock('retinanet_resnetfpn_coco', detectors.RetinaNetTask(),
-                     {'task': task}, _FROZEN_NORM, _paper_schedule(decoder))
+                     {'task': task}, FROZEN_NORM, _paper_schedule(decoder))
 
 
 def _two_stage_model(decoder: str) -> Dict[str, Any]:
@@ -135,9 +136,9 @@ def _two_stage_model(decoder: str) -> Dict[str, Any]:
 
 def _rcnn_coco(decoder: str, stock: str = 'fasterrcnn_resnetfpn_coco',
                **model: Any) -> cfg.ExperimentConfig:
-  task = {**_coco_data(decoder), **_budget(decoder),
+  task = {**coco_data(decoder), **_budget(decoder),
           'model': {**_two_stage_model(decoder), **model}}
-  return _from_stock(stock, detectors.MaskRCNNTask(), {'task': task}, _FROZEN_NORM,
+  return _from_stock(stock, detectors.MaskRCNNTask(), {'task': task}, FROZEN_NORM,
                      _paper_schedule(decoder))
 
 
@@ -151,7 +152,7 @@ def _cascadercnn_coco(decoder: str) -> cfg.ExperimentConfig:
 # --- The composed sample: a few minutes on a CPU ---------------------------------------
 
 
-def _sample_override(decoder: str, steps: int = 500) -> Dict[str, Any]:
+def sample_override(decoder: str, steps: int = 500) -> Dict[str, Any]:
   """Options of a short run on 256-pixel images from the carried EfficientNet-Lite0."""
   data = {'global_batch_size': 8, 'dtype': 'float32', 'shuffle_buffer_size': 256}
   parser = {'aug_rand_hflip': False, 'aug_scale_min': 0.8, 'aug_scale_max': 1.2}
@@ -180,8 +181,6 @@ def _sample_override(decoder: str, steps: int = 500) -> Dict[str, Any]:
               'backbone': {'type': 'efficientnet',
                            'efficientnet': {'model_id': 'b0', 'se_ratio': 0.0}},
               'decoder': {'type': decoder, decoder: options},
-              # One operation in C++; the default loops over classes, seconds per image here.
-              'detection_generator': {'nms_version': 'batched', 'pre_nms_top_k': 1000},
               'norm_activation': {'activation': 'relu6', 'norm_momentum': 0.9,
                                   'norm_epsilon': 0.001, 'use_sync_bn': False},
           },
@@ -193,15 +192,20 @@ def _sample_override(decoder: str, steps: int = 500) -> Dict[str, Any]:
   }
 
 
+# One operation in C++; the default loops over classes, seconds per image here.
+_BATCHED_NMS = {'nms_version': 'batched', 'pre_nms_top_k': 1000}
+
+
 def _retinanet_sample(decoder: str) -> cfg.ExperimentConfig:
   model = {
       'min_level': 3,
       'max_level': 6,
       'anchor': {'anchor_size': 3},
       'head': {'num_convs': 2, 'num_filters': 64},
+      'detection_generator': _BATCHED_NMS,
   }
   return _from_stock('retinanet_resnetfpn_coco', detectors.RetinaNetTask(),
-                     _sample_override(decoder),
+                     sample_override(decoder),
                      {'task': {'model': model, 'losses': {'l2_weight_decay': 4e-5}}})
 
 
@@ -215,9 +219,10 @@ def _fasterrcnn_sample(decoder: str) -> cfg.ExperimentConfig:
       'roi_generator': {'pre_nms_top_k': 500, 'num_proposals': 200, 'test_pre_nms_top_k': 500,
                         'test_num_proposals': 200},
       'roi_sampler': {'num_sampled_rois': 64},
+      'detection_generator': _BATCHED_NMS,
   }
   return _from_stock('fasterrcnn_resnetfpn_coco', detectors.MaskRCNNTask(),
-                     _sample_override(decoder),
+                     sample_override(decoder),
                      {'task': {'model': model, 'losses': {'l2_weight_decay': 4e-5}}})
 
 
@@ -242,7 +247,8 @@ for _family, _build in _FAMILIES.items():
 # evaluations; `configs/*/ifpn_resnet50_90k.yaml` has the paper's, Broyden with 15 steps.
 
 
-def _implicit_schedule() -> Dict[str, Any]:
+def schedule_90k() -> Dict[str, Any]:
+  """Returns options of 90k steps of 16 images, a tenth of the rate from 60k and from 80k on."""
   return {
       'trainer': _schedule(
           90_000,
@@ -254,7 +260,7 @@ def _implicit_schedule() -> Dict[str, Any]:
 
 def _implicit_coco(build: Callable[[str], cfg.ExperimentConfig]) -> cfg.ExperimentConfig:
   experiment = build('ifpn')
-  experiment.override(_implicit_schedule())
+  experiment.override(schedule_90k())
   return experiment
 
 

@@ -20,8 +20,9 @@ class Routing(NamedTuple):
 
   Attributes:
     gates: name -> float32 `[batch]` for an open-or-shut gate, `[batch, paths]` for a
-      choice of one of several paths, `[batch, height, width, ...]` for gates per
-      position.  Hard (0 or 1) at inference.
+      choice of one of several paths, both hard (0 or 1) at inference;
+      `[batch, height, width, 1]` for a gate per position, in [0, 1], and 0 where nothing
+      need run.
     executed: float32 `[batch]`, what each image needs when only selected parts run,
       gates included.
     expected: float32 `[batch]`, the differentiable stand-in that a budget pulls on: in
@@ -178,31 +179,39 @@ def check_inference(inference: str) -> None:
         '(run everything and multiply by the gates, for XLA and TPU).')
 
 
-def check_budget(target: float, reduction: str) -> None:
-  """Raises a ValueError for a target outside [0, 1] or an unknown reduction."""
+def check_budget(target: float, reduction: str, distance: str = 'squared') -> None:
+  """Raises a ValueError for a target outside [0, 1], an unknown reduction or distance."""
   if not 0 <= target <= 1:
     raise ValueError(f'budget target is {target}; it is a share of the cost that can be saved, '
                      'between 0 (all shut) and 1 (all open): change task.budget.target.')
   if reduction not in ('mean', 'sum'):
     raise ValueError(f'budget reduction is {reduction!r}; allowed are `mean` and `sum`: change '
                      'task.budget.reduction.')
+  if distance not in ('squared', 'absolute'):
+    raise ValueError(f'budget distance is {distance!r}; allowed are `squared` and `absolute`: '
+                     'change task.budget.distance.')
 
 
-def budget_loss(routing: Routing, target: float, reduction: str = 'mean') -> tf.Tensor:
-  """Squared distance of the cost from a budget, per image (DyFPN, eqs. 6-8).
+def budget_loss(routing: Routing, target: float, reduction: str = 'mean',
+                distance: str = 'squared') -> tf.Tensor:
+  """Distance of the cost from a budget, per image.
+
+  Squared it is the loss of DyFPN (eqs. 6-8); absolute, with a target of 0, the share itself, it
+  is that of the dynamic head (eqs. 4-5).
 
   Args:
     routing: what a tape returned.
     target: the wanted share of what gates can save (alpha), in [0, 1].
     reduction: `mean` or `sum` over the images.
+    distance: `squared` or `absolute`.
 
   Returns:
     A float32 scalar.
   """
-  check_budget(target, reduction)
+  check_budget(target, reduction, distance)
   share = tf.math.divide_no_nan(routing.expected - routing.minimum,
                                 routing.maximum - routing.minimum)
-  loss = tf.square(share - target)
+  loss = tf.square(share - target) if distance == 'squared' else tf.abs(share - target)
   return tf.reduce_mean(loss) if reduction == 'mean' else tf.reduce_sum(loss)
 
 

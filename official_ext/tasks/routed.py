@@ -16,6 +16,7 @@ from official.vision.tasks import retinanet
 import tensorflow as tf, tf_keras
 
 from official_ext.configs import detectors
+from official_ext.modeling import dense_detector
 from official_ext.ops import routing
 
 _GIGA = 1e9
@@ -53,10 +54,14 @@ def cost_names() -> Sequence[str]:
 
 
 def open_ratios(record: routing.Routing) -> Dict[str, tf.Tensor]:
-  """Returns each gate's mean per image, by name: `[batch]`, or `[batch, paths]` for a choice."""
+  """Returns what opened per image, by the gate's name.
+
+  `[batch]`: an open-or-shut gate itself, or the share of positions that are not shut; of a choice
+  `[batch, paths]`.
+  """
   return {
-      name: gate if gate.shape.rank == 2 else
-      tf.reduce_mean(gate, axis=list(range(1, gate.shape.rank)))
+      name: gate if gate.shape.rank < 3 else
+      tf.reduce_mean(tf.cast(gate > 0, tf.float32), axis=list(range(1, gate.shape.rank)))
       for name, gate in record.gates.items()
   }
 
@@ -74,11 +79,12 @@ class RoutedTask:
 
   _routed_names: Sequence[str] = ()
   _limits: Mapping[str, Tuple[float, str]] = {}
+  _samples_gates = False
 
   def build_model(self) -> tf_keras.Model:
     """Builds Model Garden's model, with the decoder of the config."""
     budget = self.task_config.budget
-    routing.check_budget(budget.target, budget.reduction)
+    routing.check_budget(budget.target, budget.reduction, budget.distance)
     model = super().build_model()
     layers = routing.routed_layers(model)
     names = [f'gmac/{name}' for name in cost_names()] if layers else []
@@ -86,6 +92,7 @@ class RoutedTask:
       names += [f'{kind}/{layer.name}/{name}' for layer in layers
                 for name in getattr(layer, f'{kind}_names', ())]
     self._routed_names = names
+    self._samples_gates = any(getattr(layer, 'samples_gates', False) for layer in layers)
     self._limits = {f'measure/{layer.name}/{name}': limit for layer in layers
                     for name, limit in getattr(layer, 'measure_limits', {}).items()}
     return model
@@ -131,7 +138,8 @@ class RoutedTask:
     tape = routing.RoutingTape.current()
     record = tape.routing() if tape else None
     if record and budget.weight:
-      loss = budget.weight * routing.budget_loss(record, budget.target, budget.reduction)
+      loss = budget.weight * routing.budget_loss(
+          record, budget.target, budget.reduction, budget.distance)
       aux_losses = list(aux_losses or []) + [loss]
     return super().build_losses(outputs=outputs, labels=labels, aux_losses=aux_losses)
 
@@ -209,7 +217,8 @@ class RoutedTask:
     for name in (name for name in values if name.startswith('measure/')):
       logs[f'routing/{name}'] = float(np.mean(values[name]))
       _warn_beyond(self._limits.get(name), f'routing/{name}', logs[f'routing/{name}'])
-    _warn_of_drift(logs)
+    if self._samples_gates:
+      _warn_of_drift(logs)
     _warn_of_dead_gates(values)
     runs = []
     for run, state in enumerate(aggregated_logs.sampled):
@@ -301,6 +310,7 @@ def _warn_of_drift(logs: Mapping[str, float]) -> None:
 
 
 def _warn_of_dead_gates(values: Mapping[str, np.ndarray]) -> None:
+  constant = {'open': [], 'shut': []}
   for name, gate in values.items():
     if not name.startswith('gate/'):
       continue
@@ -310,12 +320,28 @@ def _warn_of_dead_gates(values: Mapping[str, np.ndarray]) -> None:
         logging.warning('Gate %s chose path %d for every image of this evaluation.', gate_name,
                         np.argmax(gate[0]))
     elif np.all(gate == 0) or np.all(gate == 1):
-      logging.warning('Gate %s was %s for every image of this evaluation.', gate_name,
-                      'open' if gate[0] else 'shut')
+      constant['open' if gate[0] else 'shut'].append(gate_name)
+  # A dynamic head has hundreds of gates, which all start open.
+  for state, names in constant.items():
+    if names:
+      logging.warning('Gates %s for every image of this evaluation: %s.', state, ', '.join(names))
+
+
+class _RetinaNetTask(retinanet.RetinaNetTask):
+  """Model Garden's RetinaNet task, with the head's towers of the config."""
+
+  def build_model(self) -> tf_keras.Model:
+    model, config = super().build_model(), self.task_config
+    if not config.model.head.tower.type:
+      return model
+    # Half, as tf.nn.l2_loss has it, and Model Garden with it.
+    decay = config.losses.l2_weight_decay / 2
+    return dense_detector.with_towers(
+        model, config.model, tf_keras.regularizers.L2(decay) if decay else None)
 
 
 @task_factory.register_task_cls(detectors.RetinaNetTask)
-class RoutedRetinaNetTask(RoutedTask, retinanet.RetinaNetTask):
+class RoutedRetinaNetTask(RoutedTask, _RetinaNetTask):
   """Model Garden's RetinaNet task, with routed parts."""
 
 

@@ -13,6 +13,7 @@ from official_ext.configs import components
 from official_ext.modeling.decoders import drfpn
 from official_ext.modeling.decoders import dyfpn
 from official_ext.modeling.decoders import pyramid
+from official_ext.modeling.heads import dense_head
 import reference
 
 NAME = 'fpn_of_the_components_test'
@@ -147,6 +148,20 @@ def test_a_misspelt_type_names_the_known_ones(options):
     components.decoder().override(options)
   with pytest.raises(ValueError, match=message):
     Model().override({'decoder': options})
+
+
+def test_towers_are_registered_and_refused_alike():
+  tower = components.tower(type='plain', plain={'num_convs': 2})
+  assert tower.as_dict() == {'type': 'plain', 'plain': {'num_convs': 2, 'norm': 'group_norm'}}
+  with pytest.raises(ValueError, match=r"tower.type is 'plian'; known are .*plain.*Did you mean "
+                     r"'plain'\?.*--import="):
+    tower.override({'type': 'plian'})
+  with pytest.raises(ValueError, match="tower.type is 'fpn'"):
+    components.tower(type='fpn').as_dict()
+  with pytest.raises(KeyError, match="'plain' is registered already: PlainTower"):
+    components.register_tower('plain', dense_head.PlainTowerConfig)
+  with pytest.raises(KeyError, match='num_conv'):
+    tower.override({'plain': {'num_conv': 1}})
 
 
 def test_a_misspelt_type_given_at_once_is_refused_before_anything_is_built():

@@ -265,14 +265,26 @@ def test_budget_is_zero_at_its_target_and_pulls_from_both_sides():
   np.testing.assert_allclose(routing.budget_loss(_routing([5.0]), 0.3), 0, atol=1e-12)
 
 
+def test_absolute_budget_by_hand():
+  cost = tf.Variable([2.0, 7.0, 12.0])  # shares 0, 0.5, 1
+  with tf.GradientTape() as tape:
+    loss = routing.budget_loss(_routing(cost), 0.0, distance='absolute')
+  np.testing.assert_allclose(loss, 0.5, 1e-6)
+  # The share of an image that is shut has no gradient: there is nothing left to pull.
+  np.testing.assert_allclose(tape.gradient(loss, cost), [0, 1 / 30, 1 / 30], 1e-6)
+  np.testing.assert_allclose(
+      routing.budget_loss(_routing(cost), 0.6, 'sum', 'absolute'), 0.6 + 0.1 + 0.4, 1e-6)
+
+
 def test_budget_of_a_network_that_cannot_save_is_finite():
   assert float(routing.budget_loss(_routing([2.0], 2.0, 2.0), 0.5)) == 0.25
 
 
-@pytest.mark.parametrize('target, reduction, message', [
-    (1.5, 'mean', 'budget target is 1.5.*task.budget.target'),
-    (-0.1, 'mean', 'between 0'),
-    (0.5, 'max', "reduction is 'max'.*task.budget.reduction")])
-def test_budget_refuses_wrong_options(target, reduction, message):
+@pytest.mark.parametrize('options, message', [
+    ((1.5, 'mean'), 'budget target is 1.5.*task.budget.target'),
+    ((-0.1, 'mean'), 'between 0'),
+    ((0.5, 'max'), "reduction is 'max'.*task.budget.reduction"),
+    ((0.5, 'mean', 'cubed'), "distance is 'cubed'.*task.budget.distance")])
+def test_budget_refuses_wrong_options(options, message):
   with pytest.raises(ValueError, match=message):
-    routing.budget_loss(_routing([5.0]), target, reduction)
+    routing.budget_loss(_routing([5.0]), *options)

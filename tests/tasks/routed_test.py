@@ -121,8 +121,8 @@ def test_gates_dead_for_a_whole_evaluation_are_warned_of_by_name(dyfpn, monkeypa
   lines = []
   monkeypatch.setattr(logging, 'warning', lambda text, *args: lines.append(text % args))
   _evaluate(task, model, [inputs])
-  assert any('dyfpn/3 was open' in line for line in lines)
-  assert any('dyfpn/4 was shut' in line for line in lines)
+  assert 'Gates open for every image of this evaluation: dyfpn/3, dyfpn/5.' in lines
+  assert 'Gates shut for every image of this evaluation: dyfpn/4.' in lines
   assert not any('far from' in line for line in lines)
 
 

@@ -176,6 +176,7 @@ class DyFPN(InceptionFPN):
   """
 
   is_routed = True
+  samples_gates = True
 
   def __init__(self, block: str = 'B', gate: Optional[Mapping[str, Any]] = None,
                inference: str = 'skip', **kwargs):

@@ -1,0 +1,67 @@
+"""Experiments of FCOS and ATSS: `<assigner>_<decoder>_<backbone>_<dataset>`.
+
+The setting is that of the dynamic head's paper, https://arxiv.org/abs/2012.03519, whose
+baselines these are: 90k steps of 16 images, short side 800 pixels, no augmentation but
+flips.  What differs from it is said in experiments.py; the images' size is 800x1344, not
+padded to a multiple of the largest stride.
+"""
+import functools
+
+from official.core import config_definitions as cfg
+from official.core import exp_factory
+from official.vision.configs import retinanet
+
+from official_ext.configs import detectors
+from official_ext.configs import experiments
+
+# ATSS's box loss counts twice, and its code's learning rate is FCOS's.
+_BOX_LOSS_WEIGHTS = {'fcos': 1.0, 'atss': 2.0}
+
+
+def _experiment(assigner: str, *overrides) -> cfg.ExperimentConfig:
+  """Returns an experiment with what FCOS or ATSS has everywhere, and overrides."""
+  experiment = cfg.ExperimentConfig(task=detectors.DenseTask(), restrictions=[
+      'task.train_data.is_training != None', 'task.validation_data.is_training != None'])
+  own = {'model': {'assigner': assigner},
+         'losses': {'box_loss_weight': _BOX_LOSS_WEIGHTS[assigner]}}
+  for override in ({'task': own}, *overrides):
+    experiment.override(override)
+  return experiment
+
+
+def _coco(assigner: str, depth: int) -> cfg.ExperimentConfig:
+  stock = retinanet.retinanet_resnetfpn_coco().task
+  task = experiments.coco_data('fpn')
+  task['train_data']['parser']['pad'] = False
+  own = {
+      'model': {'num_classes': stock.model.num_classes, 'input_size': [800, 1344, 3],
+                'backbone': {'type': 'resnet', 'resnet': {'model_id': depth}},
+                'norm_activation': {'use_sync_bn': False}},
+      # Of ResNet-101 none is public.
+      'init_checkpoint': stock.init_checkpoint if depth == 50 else None,
+      'init_checkpoint_modules': 'backbone',
+      'annotation_file': stock.annotation_file,
+      'validation_data': {'parser': {'pad': False}},
+  }
+  return _experiment(
+      assigner, {'runtime': {'mixed_precision_dtype': 'bfloat16'}, 'task': task}, {'task': own},
+      experiments.FROZEN_NORM, experiments.schedule_90k())
+
+
+def _sample(assigner: str, decoder: str) -> cfg.ExperimentConfig:
+  model = {
+      'min_level': 3,
+      'max_level': 6,
+      'head': {'num_filters': 64, 'tower': {'type': 'plain', 'plain': {'num_convs': 2}}},
+  }
+  return _experiment(assigner, experiments.sample_override(decoder),
+                     {'task': {'model': model, 'losses': {'l2_weight_decay': 4e-5}}})
+
+
+for _assigner in _BOX_LOSS_WEIGHTS:
+  for _depth in (50, 101):
+    exp_factory.register_config_factory(f'{_assigner}_fpn_resnet{_depth}_coco')(
+        functools.partial(_coco, _assigner, _depth))
+  for _decoder in ('fpn', 'dyfpn'):
+    exp_factory.register_config_factory(f'{_assigner}_{_decoder}_efficientnetlite0_sample')(
+        functools.partial(_sample, _assigner, _decoder))

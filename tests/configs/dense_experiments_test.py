@@ -1,0 +1,88 @@
+"""Experiments and YAML files of FCOS and ATSS: complete, strict, and as published."""
+import re
+
+import numpy as np
+from official.modeling import optimization
+import pytest
+import tensorflow as tf
+
+from official_ext import registry_imports  # pylint: disable=unused-import
+from official_ext.configs import detectors
+from official_ext.utils import command_line
+from official_ext.utils import experiment
+import experiment_files
+from experiment_files import comment
+from experiment_files import yaml_name
+
+COCO = [f'{name}_fpn_resnet{depth}_coco' for name in ('fcos', 'atss') for depth in (50, 101)]
+SAMPLE = [f'{name}_{decoder}_efficientnetlite0_sample' for name in ('fcos', 'atss')
+          for decoder in ('fpn', 'dyfpn')]
+YAMLS = [path for path in experiment_files.ALL
+         if path.parent.name in ('fcos', 'atss') and path.name.startswith('fpn_')]
+
+
+@pytest.mark.parametrize('name', COCO + SAMPLE)
+def test_experiment_is_what_its_name_says(name):
+  params = experiment.resolve(name)
+  task = params.task
+  assert isinstance(task, detectors.DenseTask)
+  assert task.model.assigner == name[:4]
+  assert task.model.decoder.type == re.search(r'_(fpn|dyfpn)_', name)[1]
+  assert task.losses.box_loss_weight == {'fcos': 1.0, 'atss': 2.0}[name[:4]]
+  assert (task.losses.focal_loss_alpha, task.losses.focal_loss_gamma) == (0.25, 2.0)
+  assert task.model.head.tower.as_dict() == {'type': 'plain', 'plain': {
+      'num_convs': 4 if name in COCO else 2, 'norm': 'group_norm'}}
+  assert task.model.detection_generator.as_dict() == {
+      'pre_nms_top_k': 1000, 'pre_nms_score_threshold': 0.05, 'nms_iou_threshold': 0.6,
+      'max_num_detections': 100}
+  assert not task.validation_data.drop_remainder
+
+
+@pytest.mark.parametrize('name', COCO)
+def test_schedule_of_the_paper(name):
+  params = experiment.resolve(name)
+  task = params.task
+  assert task.train_data.global_batch_size == 16
+  assert params.trainer.train_steps == 90_000
+  assert task.losses.l2_weight_decay == 1e-4
+  assert list(task.model.input_size) == [800, 1344, 3]
+  for data in (task.train_data, task.validation_data):
+    assert not data.parser.pad
+  assert task.train_data.parser.aug_rand_hflip
+  parser = task.train_data.parser
+  assert (parser.aug_scale_min, parser.aug_scale_max) == (1.0, 1.0)
+  assert not task.model.backbone.resnet.bn_trainable
+  optimizer = params.trainer.optimizer_config.optimizer.sgd
+  assert (optimizer.momentum, optimizer.global_clipnorm) == (0.9, None)
+  rate = optimization.OptimizerFactory(params.trainer.optimizer_config).build_learning_rate()
+  steps = {0: 1e-5, 1000: 0.01, 60_000: 0.01, 60_001: 1e-3, 80_000: 1e-3, 80_001: 1e-4}
+  np.testing.assert_allclose([float(rate(tf.constant(step))) for step in steps],
+                             list(steps.values()), rtol=1e-5)
+  assert (task.init_checkpoint is None) == ('101' in name)
+
+
+@pytest.mark.parametrize('path', YAMLS, ids=yaml_name)
+def test_yaml_says_what_it_is_and_resolves(path):
+  text = comment(path)
+  assert re.match(r'(Dynamic head \(arxiv.org/abs/2012.03519\), Table \d, row '
+                  r'|ATSS \(arxiv.org/abs/1912.02424\), R50)', text)
+  assert 'Published' in text and 'AP' in text and 'cost' in text
+  name = re.search(r'Experiment: (\w+)\.', text)[1]
+  file = path.relative_to(experiment_files.CHECKOUT).as_posix()
+  assert (f'python -m official_ext.train --experiment={name} \\ --config_file={file} \\ '
+          f'--mode=train_and_eval --model_dir=runs/') in text
+  model = experiment_files.resolve(path).task.model
+  assert name == f'{model.assigner}_fpn_resnet{model.backbone.resnet.model_id}_coco'
+
+
+def test_every_row_has_a_file():
+  assert {yaml_name(path) for path in YAMLS} == {
+      f'{name}/fpn_resnet{depth}_90k' for name in ('fcos', 'atss') for depth in (50, 101)}
+
+
+@pytest.mark.parametrize('field', [
+    'model.detection_generator.nms_version', 'model.anchor.num_scales',
+    'losses.huber_loss_delta', 'train_data.parser.match_threshold'])
+def test_an_option_that_would_do_nothing_is_unknown(field):
+  with pytest.raises(command_line.CommandError, match=field.rpartition('.')[2]):
+    experiment.resolve(SAMPLE[0], params_override=f'task.{field}=1')

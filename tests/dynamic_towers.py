@@ -1,0 +1,93 @@
+"""Dynamic towers to test, and what makes their gates decide as a test wants."""
+import contextlib
+from unittest import mock
+
+import numpy as np
+import tensorflow as tf
+
+from official_ext.modeling.heads import dynamic_head
+from official_ext.modeling.layers import spatial_gates
+from official_ext.ops import routing
+import reference
+import spies
+
+CHANNELS = 6
+ALL_LEVELS = '34567'
+SIZE = (60, 84)
+
+
+def features(levels='345', batch=2, seed=0, size=SIZE, dtype=np.float64):
+  """Features around 0, so that gates come out both ways."""
+  positive = reference.pyramid_inputs(dict.fromkeys(levels, CHANNELS), size, batch, seed)
+  return {level: (2 * x - 1).astype(dtype) for level, x in positive.items()}
+
+
+def make(inputs, seed=0, **options):
+  """A tower with weights that differ, and gates that decide both ways."""
+  options = {'num_filters': CHANNELS, 'num_blocks': 2, 'dtype': 'float64', 'name': 'tower',
+             **options}
+  tower = dynamic_head.DynamicTower(**options)
+  tower(inputs)
+  spies.randomize(tower, seed)
+  for variable in tower.variables:
+    if 'gate' in variable.name and 'bias' in variable.name:
+      variable.assign_sub(tf.fill(variable.shape, tf.constant(0.6, variable.dtype)))
+  return tower
+
+
+def run(tower, inputs, training=False):
+  """Returns what the tower gives and what it records."""
+  with routing.RoutingTape() as tape:
+    outputs = tower(inputs, training=training)
+  return outputs, tape.routing()
+
+
+def same(ours, expected, tolerance=1e-8):
+  """Asserts that two dictionaries of arrays are equal."""
+  assert sorted(ours) == sorted(expected)
+  for key, value in expected.items():
+    np.testing.assert_allclose(ours[key], value, tolerance, tolerance, err_msg=str(key))
+
+
+def named(gates):
+  """The reference's gates by the names on the tape."""
+  return {f'tower/block_{number}/{path}_{level}': gate
+          for number, decided in enumerate(gates) for (path, level), gate in decided.items()}
+
+
+@contextlib.contextmanager
+def forced_gates(decide):
+  """Makes every gate return `decide(name, features)`, `[batch, height, width, 1]`."""
+
+  def call(self, features, paths=None, threshold=0.0):
+    del paths, threshold
+    return tf.cast(decide(self.name, features), self.dtype)
+
+  with mock.patch.object(spatial_gates.SpatialGate, 'call', call):
+    yield
+
+
+def random_gates(name, features, shut=()):
+  """Zeros and values, different in every image; nothing opens for some images."""
+  rng = np.random.default_rng([sum(map(ord, name)), *features.shape[1:3]])
+  gate = np.maximum(rng.uniform(-1, 1, [8, *features.shape[1:3], 1]), 0)[:len(features)]
+  gate[list(shut)] = 0
+  return gate
+
+
+def _loss(tower, inputs, training=True, budget=0.0):
+  with routing.RoutingTape() as tape:
+    outputs = tower(inputs, training=training)
+  rng = np.random.default_rng(7)
+  loss = tf.add_n([tf.reduce_sum(tf.cast(x, tf.float64) * rng.normal(size=x.shape))
+                   for x in outputs.values()])
+  share = routing.budget_loss(tape.routing(), 0, distance='absolute')
+  return loss + budget * tf.cast(share, tf.float64)
+
+
+def gradients(tower, *args, **options):
+  """Gradients of a loss of all outputs, and of the budget, by the variable's name."""
+  with tf.GradientTape() as tape:
+    loss = _loss(tower, *args, **options)
+  return {v.name: gradient for v, gradient in zip(
+      tower.trainable_variables, tape.gradient(loss, tower.trainable_variables))}

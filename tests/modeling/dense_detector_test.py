@@ -1,0 +1,101 @@
+"""Detections against plain NumPy, and published counts of whole detectors."""
+import numpy as np
+from official.core import task_factory
+import pytest
+import tensorflow as tf
+
+from official_ext.modeling import dense_detector
+from official_ext.tools import profile
+from official_ext.utils import experiment
+from official_ext.utils import network_cost
+import reference
+
+SIZES = {'3': (4, 5), '4': (2, 3)}
+CLASSES = 3
+
+
+def predictions(seed=0, batch=2):
+  """Class logits, boxes of all locations and center-ness logits of random images."""
+  random = np.random.default_rng(seed)
+  counts = {level: height * width for level, (height, width) in SIZES.items()}
+  start = random.uniform(-5, 30, [batch, sum(counts.values()), 2])
+  boxes = np.concatenate([start, start + random.uniform(5, 20, start.shape)], -1)
+  logits, centerness = (
+      {level: random.normal(-2, 2, [batch, *size, depth]) for level, size in SIZES.items()}
+      for depth in (CLASSES, 1))
+  return logits, boxes, centerness
+
+
+def iou(a, b):
+  height = max(min(a[2], b[2]) - max(a[0], b[0]), 0)
+  width = max(min(a[3], b[3]) - max(a[1], b[1]), 0)
+  areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
+  return height * width / max(sum(areas) - height * width, 1e-9)
+
+
+def detect_by_hand(logits, boxes, centerness, shape, top_k, threshold, overlap, most):
+  """One image: candidates of each level, then the best of each class drop their neighbors."""
+  boxes = np.clip(boxes, 0, [*shape, *shape])
+  candidates, first = [], 0
+  for level in '34':
+    probability = reference.sigmoid(logits[level].reshape([-1, CLASSES]))
+    central = reference.sigmoid(centerness[level].reshape([-1]))
+    pairs = sorted(np.ndindex(*probability.shape), key=lambda pair: -probability[pair])[:top_k]
+    candidates += [(np.sqrt(probability[i, label] * central[i]), label, boxes[first + i])
+                   for i, label in pairs if probability[i, label] > threshold]
+    first += len(probability)
+  kept = []
+  for score, label, box in sorted(candidates, key=lambda candidate: -candidate[0]):
+    if all(label != other or iou(box, rival) <= overlap for _, other, rival in kept):
+      kept.append((score, label, box))
+  return kept[:most]
+
+
+@pytest.mark.parametrize('top_k, most, policy', [
+    (1000, 100, 'float32'), (7, 100, 'mixed_bfloat16'), (1000, 4, 'mixed_float16')])
+def test_detections_equal_numpy(top_k, most, policy):
+  logits, boxes, centerness = predictions()
+  shape = np.array([[32.0, 40.0], [24.0, 28.0]])
+  generator = dense_detector.DetectionGenerator(top_k, 0.1, 0.4, most, dtype=policy)
+  outputs = generator(*tf.nest.map_structure(
+      lambda x: tf.constant(x, tf.float32), (logits, boxes, centerness, shape)))
+  assert outputs['detection_boxes'].shape == (2, most, 4)
+  for image in range(2):
+    kept = detect_by_hand({level: x[image] for level, x in logits.items()}, boxes[image],
+                          {level: x[image] for level, x in centerness.items()}, shape[image],
+                          top_k, 0.1, 0.4, most)
+    count = outputs['num_detections'][image].numpy()
+    assert count == len(kept) > 0
+    scores, labels, rows = zip(*kept)
+    np.testing.assert_allclose(outputs['detection_scores'][image, :count], scores, 1e-5)
+    np.testing.assert_array_equal(
+        outputs['detection_classes'][image, :count], np.array(labels) + 1)
+    np.testing.assert_allclose(outputs['detection_boxes'][image, :count], rows, 1e-4, 1e-4)
+    assert not np.any(outputs['detection_scores'][image, count:])
+
+
+def test_levels_are_taken_finest_first_whatever_the_order_of_the_dictionary():
+  levels = {level: tf.fill([1, 1, 1, 2], float(level)) for level in ('10', '3', '9')}
+  np.testing.assert_array_equal(dense_detector.flatten(levels)[0, :, 0], [3, 9, 10])
+
+
+# 80 classes at 800x1344 pixels, in the units of the dynamic head's paper, Table 4.
+COUNTS = [('fcos_fpn_resnet50_coco', None, 214.7), ('fcos_fpn_resnet101_coco', 51.2, 294.3),
+          ('retinanet_fpn_resnet50_coco', 33.8, 249.4)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name, parameters, gmac', COUNTS)
+def test_published_counts(name, parameters, gmac):
+  params = experiment.resolve(name, lock=False)
+  params.task.model.override({'input_size': [800, 1344, 3], 'num_classes': 81})
+  if name.startswith('retinanet'):
+    # Model Garden counts the background among the classes that the head predicts.
+    params.task.model.override({
+        'num_classes': 80, 'detection_generator': {'nms_version': 'batched'},
+        'head': {'tower': {'type': 'plain', 'plain': {'norm': 'none'}}}})
+  network = task_factory.get_task(params.task).build_model()
+  cost = network_cost.whole_network_cost(network, (800, 1344))
+  assert cost.maximum / 1e9 == pytest.approx(gmac, rel=0.01)
+  if parameters:
+    assert profile.count_parameters(network)['total'] / 1e6 == pytest.approx(parameters, rel=0.01)

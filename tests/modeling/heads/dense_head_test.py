@@ -1,0 +1,149 @@
+"""Towers and predictors against plain NumPy, and the layer checks."""
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from official_ext.modeling.heads import dense_head
+import component
+import harness
+import reference
+import spies
+
+CHANNELS = {'3': 6, '4': 6}
+FILTERS = 68  # in 17 groups of 4 where 32 does not divide
+SMALL = {'num_filters': 4, 'tower_options': {'num_convs': 1}, 'min_level': 3, 'max_level': 4}
+
+
+def group_norm(x, gamma, beta, groups):
+  batch, height, width, channels = x.shape
+  grouped = x.reshape([batch, height, width, groups, channels // groups])
+  mean = grouped.mean(axis=(1, 2, 4), keepdims=True)
+  variance = grouped.var(axis=(1, 2, 4), keepdims=True)
+  return ((grouped - mean) / np.sqrt(variance + 1e-5)).reshape(x.shape) * gamma + beta
+
+
+def values_of(layer):
+  """Values of variables by the name of their own layer, such as `conv_0/kernel:0`."""
+  return {'/'.join(variable.name.split('/')[-2:]): variable.numpy()
+          for variable in layer.variables}
+
+
+def tower_in_numpy(tower, x):
+  values = values_of(tower)
+  for index in range(sum('conv' in name for name in values) // 2):
+    x = reference.conv2d(x, values[f'conv_{index}/kernel:0'], values[f'conv_{index}/bias:0'])
+    if f'norm_{index}/gamma:0' in values:
+      groups = max(n for n in range(1, 33) if x.shape[-1] % n == 0)
+      x = group_norm(x, values[f'norm_{index}/gamma:0'], values[f'norm_{index}/beta:0'], groups)
+    x = np.maximum(x, 0)
+  return x
+
+
+@pytest.mark.parametrize('norm', ['group_norm', 'none'])
+def test_tower_equals_numpy(norm):
+  tower = dense_head.PlainTower(FILTERS, num_convs=2, norm=norm, dtype='float64', name='tower')
+  inputs = reference.pyramid_inputs(CHANNELS, dtype=np.float64)
+  tower(inputs)
+  spies.randomize(tower)
+  for level, output in tower(inputs).items():
+    np.testing.assert_allclose(output, tower_in_numpy(tower, inputs[level]), 1e-10, 1e-10)
+
+
+def test_tower_contract(tmp_path):
+  part = component.Component(
+      dense_head.PlainTower, {'num_filters': 4, 'num_convs': 2}, CHANNELS,
+      trainable=(9 * 6 + 1) * 4 + (9 * 4 + 1) * 4 + 2 * 8, non_trainable=0,
+      names=r'part/(conv|norm)_[01]/(kernel|bias|gamma|beta):0', output_levels='34')
+  for check in (harness.check_config, harness.check_saving, harness.check_sizes,
+                harness.check_weights, harness.check_precision):
+    check(part, tmp_path)
+  harness.run_layer_checks(part.cls, part.options, part.inputs(), part.trainable, 1e-5)
+
+
+def test_tower_starts_as_published():
+  tower = dense_head.PlainTower(64, num_convs=1)
+  tower({'3': tf.zeros([1, 4, 4, 64])})
+  values = values_of(tower)
+  assert np.std(values['conv_0/kernel:0']) == pytest.approx(0.01, rel=0.02)
+  assert not np.any(values['conv_0/bias:0'])
+  assert np.all(values['norm_0/gamma:0'] == 1) and not np.any(values['norm_0/beta:0'])
+
+
+def head_in_numpy(head, x, name):
+  """What a predictor makes of the tower that it stands on."""
+  tower = head._class_tower if name == 'classes' else head._box_tower
+  values = values_of(head)
+  return reference.conv2d(
+      tower_in_numpy(tower, x), values[f'{name}/kernel:0'], values[f'{name}/bias:0'])
+
+
+@pytest.mark.parametrize('coding', ['distances', 'deltas'])
+def test_dense_head_equals_numpy(coding):
+  head = dense_head.DenseHead(3, coding, dtype='float64', name='head', **SMALL)
+  inputs = reference.pyramid_inputs(CHANNELS, dtype=np.float64)
+  head(inputs)
+  spies.randomize(head)
+  classes, boxes, attributes = head(inputs)
+  for index, (level, x) in enumerate(inputs.items()):
+    np.testing.assert_allclose(classes[level], head_in_numpy(head, x, 'classes'), 1e-10)
+    np.testing.assert_allclose(
+        attributes['centerness'][level], head_in_numpy(head, x, 'centerness'), 1e-10)
+    expected = head_in_numpy(head, x, 'boxes') * head.scales.numpy()[index]
+    if coding == 'distances':
+      expected = np.maximum(expected, 0) * 2**int(level)
+      assert np.any(expected == 0) and np.any(expected > 0)
+    np.testing.assert_allclose(boxes[level], expected, 1e-10, 1e-10)
+
+
+def test_anchor_head_equals_numpy():
+  head = dense_head.AnchorHead(3, num_anchors=2, dtype='float64', name='head', **SMALL)
+  inputs = reference.pyramid_inputs(CHANNELS, dtype=np.float64)
+  head(inputs)
+  spies.randomize(head)
+  classes, boxes, attributes = head(inputs)
+  assert attributes == {}
+  for level, x in inputs.items():
+    assert (classes[level].shape[-1], boxes[level].shape[-1]) == (6, 8)
+    np.testing.assert_allclose(classes[level], head_in_numpy(head, x, 'classes'), 1e-10)
+    np.testing.assert_allclose(boxes[level], head_in_numpy(head, x, 'boxes'), 1e-10, 1e-10)
+
+
+@pytest.mark.parametrize('cls, predictors, extra', [
+    (dense_head.DenseHead, 3 + 4 + 1, 2), (dense_head.AnchorHead, 9 * (3 + 4), 0)])
+def test_head_contract(cls, predictors, extra):
+  tower = (9 * 6 + 1) * 4 + 8
+  harness.run_layer_checks(cls, {'num_classes': 3, **SMALL}, reference.pyramid_inputs(CHANNELS),
+                           2 * tower + (9 * 4 + 1) * predictors + extra, 1e-5)
+
+
+@pytest.mark.parametrize('policy', ['mixed_float16', 'mixed_bfloat16'])
+def test_predictions_are_float32_under_mixed_precision(policy):
+  head = dense_head.DenseHead(3, dtype=policy, name='head', **SMALL)
+  exact = dense_head.DenseHead(3, dtype='float32', name='head', **SMALL)
+  inputs = reference.pyramid_inputs(CHANNELS)
+  for layer in (head, exact):
+    layer(inputs)
+    spies.randomize(layer)
+  for output, expected in zip(tf.nest.flatten(head(inputs)), tf.nest.flatten(exact(inputs))):
+    assert output.dtype == tf.float32
+    np.testing.assert_allclose(output, expected, rtol=0.1, atol=0.5)
+  assert {variable.dtype for variable in head.variables} == {tf.float32}
+
+
+def test_every_class_starts_at_its_prior_probability():
+  head = dense_head.DenseHead(3, prior_probability=0.02, name='head', **SMALL)
+  classes, _, _ = head({level: tf.zeros([1, 3, 3, 6]) for level in CHANNELS})
+  for logits in classes.values():
+    np.testing.assert_allclose(tf.sigmoid(logits), 0.02, rtol=1e-5)
+
+
+def test_wrong_options_and_levels_are_named():
+  with pytest.raises(ValueError, match="box_coding is 'offsets'.*model.assigner"):
+    dense_head.DenseHead(3, 'offsets')
+  with pytest.raises(ValueError, match="tower.type is 'plian'.*Did you mean 'plain'"):
+    dense_head.DenseHead(3, tower='plian')
+  with pytest.raises(ValueError, match="norm is 'batch_norm'.*head.tower.plain.norm"):
+    dense_head.PlainTower(norm='batch_norm')
+  head = dense_head.DenseHead(3, name='head', **SMALL)
+  with pytest.raises(ValueError, match='head needs levels 3, 4; 4 is missing: change model.min'):
+    head({'3': tf.zeros([1, 3, 3, 6])})

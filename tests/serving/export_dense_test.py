@@ -1,0 +1,53 @@
+"""FCOS and ATSS through the export command, loaded again."""
+import json
+
+import numpy as np
+from official.core import task_factory
+import pytest
+import tensorflow as tf
+import yaml
+
+from official_ext.serving import detection
+from official_ext.serving import export_saved_model
+from official_ext.utils import saved_models
+import detectors
+import mixed_detector
+
+pytestmark = pytest.mark.slow
+
+# Sizes that the strides do not divide, for a decoder that takes them; padded ones.
+UNPADDED = {'model': {'input_size': [50, 70, 3]}, 'train_data': {'parser': {'pad': False}}}
+CASES = [('fcos_dyfpn', (50, 70), UNPADDED), ('atss_fpn', (48, 80), {})]
+
+
+@pytest.mark.parametrize('name, size, task', CASES, ids=['fcos', 'atss'])
+def test_exported_answers_as_in_memory(tmp_path, name, size, task):
+  name = f'{name}_efficientnetlite0_sample'
+  config = detectors.small_experiment(name, **task)
+  if not task:
+    config.task.model.input_size = [64, 96, 3]
+  detection_task = task_factory.get_task(config.task, logging_dir=None)
+  model = detection_task.build_model()
+  detection_task.initialize(model)
+  kernel = next(v for v in model.head.variables if v.name.endswith('classes/kernel:0'))
+  kernel.assign(tf.random.stateless_normal(kernel.shape, [1, 2], stddev=0.1))
+  tf.train.Checkpoint(model=model, **model.checkpoint_items).save(tmp_path / 'run' / 'ckpt')
+  (tmp_path / 'small.yaml').write_text(yaml.safe_dump(detectors.SMALL), encoding='utf-8')
+  exported = tmp_path / 'exported'
+  export_saved_model.main([
+      f'--experiment={name}', f'--config_file={tmp_path}/small.yaml',
+      '--params_override=' + yaml.safe_dump({'task': task}, default_flow_style=True),
+      f'--input_image_size={size[0]},{size[1]}', f'--checkpoint_path={tmp_path}/run',
+      f'--export_dir={exported}'])
+  module = detection.RoutedDetectionModule(config, model=model, input_image_size=size)
+  images = mixed_detector.images(3)
+  expected = module.serve(tf.constant(images))
+  outputs = saved_models.SavedDetector(exported)(images)
+  assert np.all(outputs['num_detections'] > 10)
+  for key, tolerance in (('detection_scores', 1e-5), ('detection_boxes', 1e-2),
+                         ('multiply_adds', 0)):
+    np.testing.assert_allclose(outputs[key], expected[key], atol=tolerance, err_msg=key)
+  description = json.loads((exported / 'export.json').read_text(encoding='utf-8'))
+  assert description['input_image_size'] == list(size)
+  gmac = description['gmac']
+  assert (gmac['minimum'] < gmac['maximum']) == ('dyfpn' in name)
