@@ -3,7 +3,7 @@ import re
 
 from official.core import task_factory
 import pytest
-import tf_keras
+import tensorflow as tf, tf_keras
 
 from official_ext import registry_imports
 from official_ext.configs import components
