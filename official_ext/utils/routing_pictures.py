@@ -111,10 +111,10 @@ def of_image(image: np.ndarray, gates: Mapping[str, np.ndarray], executed: float
     Name -> figure; of gates per position, one for each path.  Empty if no gate is of a kind
     that is drawn over an image.
   """
-  cost = f'{executed / _GIGA:.3f}' + (f' of {maximum / _GIGA:.3f}' if maximum else '')
+  cost = f'{executed / _GIGA:.3g}' + (f' of {maximum / _GIGA:.3g}' if maximum else '')
   return {
       path: gate_pictures.heatmaps(image, maps, scale, (
-          f'{path} gates: {gate_pictures.open_share(maps):.0%} of positions open; '
+          f'{path} gates: {gate_pictures.open_share(maps):.0%} of positions open\n'
           f'routed parts: {cost} GMAC'))
       for path, maps in gate_pictures.by_path(gates).items()}
 
