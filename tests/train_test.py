@@ -20,7 +20,6 @@ OVERFITTED = {
     **{f'retinanet_{neck}': (240, 0.04)
        for neck in ('fpn', 'inception_fpn', 'dyfpn', 'drfpn', 'ifpn')},
     'fcos_fpn': (240, 0.04),
-    'atss_fpn': (240, 0.04),
 }
 
 
