@@ -11,6 +11,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 from absl import logging
 import numpy as np
 from official.core import task_factory
+from official.vision.ops import preprocess_ops
 from official.vision.tasks import maskrcnn
 from official.vision.tasks import retinanet
 import tensorflow as tf, tf_keras
@@ -18,8 +19,10 @@ import tensorflow as tf, tf_keras
 from official_ext.configs import detectors
 from official_ext.modeling import dense_detector
 from official_ext.ops import routing
+from official_ext.utils import routing_pictures
 
 _GIGA = 1e9
+_PICTURED_IMAGES = 4
 # Beyond this share of what gates can save, executed and expected cost have drifted apart.
 _DRIFT = 0.1
 
@@ -179,6 +182,9 @@ class RoutedTask:
     logs['routing'] = {
         'gmac': cost_summary(record, self.task_config.budget.target), 'gate': open_ratios(record),
         'measure': dict(record.measures)}
+    if self.task_config.allow_image_summary:
+      logs['pictured'] = {'image': tf.cast(inputs[0], tf.float32), 'gates': dict(record.gates),
+                          'executed': record.executed, 'maximum': record.maximum}
     logs['sampled'] = []
     for _ in range(self.task_config.sampled_evaluation_runs):
       with routing.RoutingTape(sample_gates=True) as tape:
@@ -194,6 +200,8 @@ class RoutedTask:
     for kind, values in step_outputs.get('routing', {}).items():
       for name, replicas in values.items():
         state.add(f'{kind}/{name}', replicas)
+    if state.pictured is None and 'pictured' in step_outputs:
+      state.pictured = _of_first_replica(step_outputs['pictured'])
     for run, (outputs, executed) in enumerate(step_outputs.get('sampled', [])):
       state.add('sampled/gmac', executed)
       with state.evaluator_of_run(run):
@@ -220,6 +228,8 @@ class RoutedTask:
     if self._samples_gates:
       _warn_of_drift(logs)
     _warn_of_dead_gates(values)
+    if aggregated_logs.pictured:
+      logs.update(_pictures(**aggregated_logs.pictured))
     runs = []
     for run, state in enumerate(aggregated_logs.sampled):
       with aggregated_logs.evaluator_of_run(run):
@@ -227,7 +237,7 @@ class RoutedTask:
     if runs:
       logs['routing/sampled/gmac'] = float(np.mean(values['sampled/gmac']))
       logs.update({f'routing/sampled/{name}': float(np.mean([run[name] for run in runs]))
-                   for name in runs[0]})
+                   for name in runs[0] if not name.startswith('image/')})
     return logs
 
 
@@ -263,7 +273,7 @@ class _EvaluationState:
   """What an evaluation has seen so far."""
 
   def __init__(self, task: RoutedTask):
-    self.theirs = None
+    self.theirs = self.pictured = None
     self.values = collections.defaultdict(list)
     runs = task.task_config.sampled_evaluation_runs if hasattr(task, 'coco_metric') else 0
     self.sampled = [None] * runs
@@ -297,6 +307,28 @@ class _SwappedEvaluator:
 def _checked(tape: routing.RoutingTape, model: tf_keras.Model) -> Optional[routing.Routing]:
   tape.check_complete(model)
   return tape.routing()
+
+
+def _of_first_replica(values: Mapping[str, Any]) -> Dict[str, Any]:
+  """Returns NumPy arrays of what a step gave as tuples of one value per replica."""
+  return {name: _of_first_replica(value) if isinstance(value, Mapping) else value[0].numpy()
+          for name, value in values.items()}
+
+
+def _pictures(image: np.ndarray, gates: Mapping[str, np.ndarray], executed: np.ndarray,
+              maximum: np.ndarray) -> Dict[str, np.ndarray]:
+  """Returns pictures of what was decided about the first images, uint8 `[1, height, width, 3]`.
+
+  The names are those of Model Garden's image summaries: `image/gates/<number>/<picture>`.
+  """
+  shown = np.clip(image * preprocess_ops.STDDEV_RGB + preprocess_ops.MEAN_RGB, 0, 255)
+  drawn = {}
+  for number, one in enumerate(shown[:_PICTURED_IMAGES].astype(np.uint8)):
+    plots = routing_pictures.of_image(
+        one, {name: gate[number] for name, gate in gates.items()}, executed[number], maximum)
+    drawn.update({f'image/gates/{number}/{name}': routing_pictures.pixels(plot)[None]
+                  for name, plot in plots.items()})
+  return drawn
 
 
 def _warn_of_drift(logs: Mapping[str, float]) -> None:

@@ -20,6 +20,7 @@ Runs an exported detector on images and writes into --output_dir:
                     gates, seconds; and what was left out, by file
   images.json       image ids by file
   drawn/            the images with boxes of at least --score_threshold
+  gates/            what was decided about each image, with --gates
   evaluation.json   average precision, with --evaluate
 
 With --annotation_file, only the images that it describes are taken, under its ids.
@@ -61,6 +62,9 @@ def _parse_arguments(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
                       help='compute average precision with pycocotools; needs --annotation_file')
   parser.add_argument('--draw', action=argparse.BooleanOptionalAction, default=True,
                       help='draw the boxes')
+  parser.add_argument('--gates', action='store_true',
+                      help='draw what the network decided about each image: where gates per '
+                      'position are open, about a second for each picture')
   args = parser.parse_args(arguments)
   if args.evaluate and not args.annotation_file:
     parser.error('--evaluate needs --annotation_file')
@@ -180,6 +184,27 @@ def _draw(image: np.ndarray, found: List[Dict[str, Any]], names: Dict[int, str],
   Image.fromarray(drawn).save(path, quality=92)
 
 
+def _draw_gates(image: np.ndarray, outputs: Dict[str, np.ndarray], row: int,
+                description: Dict[str, Any], stem: pathlib.Path) -> None:
+  """Writes `<stem>_<picture>.png` for every picture of what was decided about an image."""
+  # pylint: disable=g-import-not-at-top
+  from official_ext.utils import coco_results
+  from official_ext.utils import routing_pictures
+  gates = coco_results.gates(outputs, row)
+  bounds = description.get('gmac')
+  pictures = routing_pictures.of_image(
+      image, gates, float(outputs['executed_multiply_adds'][row]) if gates else 0.0,
+      1e9 * (bounds['maximum'] - bounds['static']) if bounds else None,
+      outputs['image_info'][row, 2])
+  if not pictures:
+    raise command_line.CommandError(
+        '--gates: the outputs of --saved_model have no gate that is drawn over an image; '
+        'costs.json has what gates there are. Leave it out.')
+  stem.parent.mkdir(exist_ok=True)
+  for name, plot in pictures.items():
+    plot.savefig(f'{stem}_{name}.png', dpi=110)
+
+
 def predict(detector: Any, task: Task, args: argparse.Namespace, folder: pathlib.Path
             ) -> Tuple[List[Dict[str, Any]], List[Dict[str, Any]], Dict[str, str]]:
   """Runs the detector on every image that can be read, and draws.
@@ -206,6 +231,9 @@ def predict(detector: Any, task: Task, args: argparse.Namespace, folder: pathlib
       if args.draw:
         shown = [d for d in found if d['score'] >= args.score_threshold]
         _draw(image, shown, task.names, folder / 'drawn' / f'{path.stem}_{image_id}.jpg')
+      if args.gates:
+        _draw_gates(image, outputs, row, detector.description,
+                    folder / 'gates' / f'{path.stem}_{image_id}')
   return predictions, costs, skipped
 
 

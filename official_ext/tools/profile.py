@@ -99,8 +99,8 @@ def build_model(params: Any, checkpoint_path: Optional[str]) -> Any:
   from official_ext.utils import checkpoints
   if not isinstance(params.task, (retinanet.RetinaNetTask, maskrcnn.MaskRCNNTask)):
     raise command_line.CommandError(
-        f'--experiment trains {type(params.task).__name__}; profile knows RetinaNet and Faster, '
-        'Mask and Cascade R-CNN: show_config --all lists the experiments.')
+        f'--experiment trains {type(params.task).__name__}; profile knows RetinaNet, FCOS, ATSS, '
+        'and Faster, Mask and Cascade R-CNN: show_config --all lists the experiments.')
   experiment.build_decoder(params.task.model)
   model = task_factory.get_task(params.task).build_model()
   if checkpoint_path:

@@ -3,7 +3,7 @@ import argparse
 import collections
 import json
 import pathlib
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Tuple
 
 import numpy as np
 from PIL import Image
@@ -16,6 +16,8 @@ from official_ext.utils import visualization
 
 _GIGA = 1e9
 _EXAMPLES = 6
+_ROUTED_EXAMPLES = 3  # their pictures are large
+_NAMED_GATES = 8  # more are not listed below an image
 
 
 def _arguments() -> argparse.Namespace:
@@ -84,14 +86,55 @@ class TrainedDetector:
     decoder = self.config.task.model.decoder
     return decoder.as_dict()[decoder.type]
 
-  def twin_cost(self, branches: List[str]) -> int:
-    """Returns the multiply-adds of the same detector with an inception FPN that always runs."""
-    config = self._resolve()
+  def twin_costs(self) -> Dict[str, int]:
+    """Returns the multiply-adds of the same detector with other parts that always run.
+
+    Of a dynamic head the twins have one without gates, and a plain one of four convolutions; of
+    any other detector an inception FPN with the decoder's branches, and an FPN.
+    """
+    tower = (self.config.task.model.as_dict().get('head') or {}).get('tower') or {}
+    if tower.get('type') == 'dynamic':
+      fixed = {step: 'fixed' for step in ('scale_step', 'depth_step')
+               if tower['dynamic'][step] == 'gated'}
+      twins = {'fixed head': {'dynamic': {**fixed, 'activation': 'tanh'}},
+               'plain head': {'type': 'plain'}}
+      return {name: self._twin_cost({'head': {'tower': tower}}) for name, tower in twins.items()}
     shared = {key: self.decoder_options[key]
               for key in ('num_filters', 'norm', 'coarse_levels') if key in self.decoder_options}
-    config.task.model.decoder.override(
-        {'type': 'inception_fpn', 'inception_fpn': {**shared, 'branches': branches}})
+    twins = {'inception FPN': self.decoder_options.get('branches', ['1x1']), 'FPN': ['1x1']}
+    return {name: self._twin_cost({'decoder': {
+        'type': 'inception_fpn', 'inception_fpn': {**shared, 'branches': branches}}})
+            for name, branches in twins.items()}
+
+  def _twin_cost(self, override: Dict[str, Any]) -> int:
+    config = self._resolve()
+    config.task.model.override(override)
     return self._build(config)[1].maximum
+
+  def _inputs(self, image: np.ndarray) -> Tuple[Any, Any]:
+    """Returns what the network gets of an image, and Model Garden's image info."""
+    import tensorflow as tf  # pylint: disable=g-import-not-at-top
+    from official.vision.ops import preprocess_ops  # pylint: disable=g-import-not-at-top
+    size = self.config.task.model.input_size[:2]
+    pixels = preprocess_ops.normalize_image(
+        tf.cast(image, tf.float32), preprocess_ops.MEAN_RGB, preprocess_ops.STDDEV_RGB)
+    pixels, info = preprocess_ops.resize_and_crop_image(pixels, size, size)
+    return pixels[None], info
+
+  def routing_pictures(self, image: np.ndarray) -> Dict[str, Any]:
+    """Returns name -> figure of what was decided about one image.
+
+    Args:
+      image: uint8 `[height, width, 3]`.
+    """
+    from official_ext.ops import routing  # pylint: disable=g-import-not-at-top
+    pixels, info = self._inputs(image)
+    with routing.RoutingTape() as tape:
+      self.model(pixels, image_shape=info[None, 1], training=False)
+    record = tape.routing()
+    return routing_pictures.of_image(
+        image, {name: gate[0].numpy() for name, gate in record.gates.items()},
+        float(record.executed[0]), float(record.maximum), info[2].numpy()) if record else {}
 
   def branch_features(self, image: np.ndarray) -> Dict[str, Dict[str, np.ndarray]]:
     """Returns level -> branch -> `[height, width, filters]` for one image.
@@ -99,13 +142,7 @@ class TrainedDetector:
     Args:
       image: uint8 `[height, width, 3]`.
     """
-    import tensorflow as tf  # pylint: disable=g-import-not-at-top
-    from official.vision.ops import preprocess_ops  # pylint: disable=g-import-not-at-top
-    size = self.config.task.model.input_size[:2]
-    pixels = preprocess_ops.normalize_image(
-        tf.cast(image, tf.float32), preprocess_ops.MEAN_RGB, preprocess_ops.STDDEV_RGB)
-    pixels, _ = preprocess_ops.resize_and_crop_image(pixels, size, size)
-    features = self.model.backbone(pixels[None], training=False)
+    features = self.model.backbone(self._inputs(image)[0], training=False)
     branches = self.decoder_options['branches']
     return {
         level: dict(zip(branches, (
@@ -159,27 +196,25 @@ class Predictions:
     return [draw(truth), draw(found, scores=[d['score'] for d in found])]
 
 
-def _write_results(page: report.Report, results: Dict[str, Any]) -> None:
+def _write_results(page: report.Report, results: Dict[str, Any], twins: Dict[str, int]) -> None:
   page.heading('Results')
   page.text(f'AP {results["ap"]:.3f}, AP50 {results["ap50"]:.3f}: pycocotools, from the exported '
             'SavedModel. Cost is that of the whole network, in 10^9 multiply-adds (GMAC) per '
             'image.')
   rows = [('this detector, mean', results['gmac_mean']), ('cheapest image', results['gmac_min']),
           ('dearest image', results['gmac_max']),
-          ('always-on inception FPN', results['gmac_inception_fpn']), ('FPN', results['gmac_fpn'])]
-  page.table(['network', 'GMAC per image', 'of inception FPN'], [
-      (name, f'{value:.3f}', f'{value / results["gmac_inception_fpn"]:.0%}')
-      for name, value in rows])
+          *((f'with {name}, always on', value / _GIGA) for name, value in twins.items())]
+  reference = max(twins, key=twins.get)
+  page.table(['network', 'GMAC per image', f'of {reference}'], [
+      (name, f'{value:.3f}', f'{value * _GIGA / twins[reference]:.0%}') for name, value in rows])
   page.text('The reloaded SavedModel differs from the model in memory by at most '
             f'{results["saved_model_max_abs_diff"]:.1e}.')
 
 
-def _write_routing(page: report.Report, predictions: Predictions, results: Dict[str, Any]) -> None:
+def _write_routing(page: report.Report, predictions: Predictions, twins: Dict[str, int]) -> None:
   costs = np.array([cost['multiply_adds'] for cost in predictions.costs])
   page.heading('What each image cost')
-  page.figure(routing_pictures.cost_histogram(costs, {
-      'inception FPN': results['gmac_inception_fpn'] * _GIGA,
-      'FPN': results['gmac_fpn'] * _GIGA}), 'Distribution over the images.')
+  page.figure(routing_pictures.cost_histogram(costs, twins), 'Distribution over the images.')
   gates = predictions.gates()
   if gates:
     page.heading('Which gates opened for which image')
@@ -189,10 +224,12 @@ def _write_routing(page: report.Report, predictions: Predictions, results: Dict[
 def _write_examples(page: report.Report, predictions: Predictions) -> None:
   page.heading('Detections beside ground truth, from the cheapest to the dearest image')
   for cost in routing_pictures.spread(predictions.costs, _EXAMPLES):
-    gates = ''.join(f'; {name} {_describe(gate)}' for name, gate in cost.get('gates', {}).items())
+    gates = cost.get('gates', {})
+    listed = gates.items() if len(gates) <= _NAMED_GATES else ()
+    decided = ''.join(f'; {name} {_describe(gate)}' for name, gate in listed)
     page.image(
         visualization.grid(predictions.pair(cost['image_id']), ['ground truth', 'detections'], 2),
-        f'{cost["file"]}: {cost["multiply_adds"] / _GIGA:.3f} GMAC{gates}')
+        f'{cost["file"]}: {cost["multiply_adds"] / _GIGA:.3f} GMAC{decided}')
 
 
 def _describe(gate: Any) -> str:
@@ -200,6 +237,17 @@ def _describe(gate: Any) -> str:
   if isinstance(gate, list):
     return f'path {int(np.argmax(gate))}'
   return {0: 'shut', 1: 'open'}.get(gate, f'{gate:.0%} open')
+
+
+def _write_decisions(page: report.Report, detector: TrainedDetector,
+                     predictions: Predictions) -> None:
+  """Writes what was decided about the cheapest, the middle and the dearest image."""
+  for number, cost in enumerate(routing_pictures.spread(predictions.costs, _ROUTED_EXAMPLES)):
+    pictures = detector.routing_pictures(predictions.image(cost['image_id']))
+    if pictures and not number:
+      page.heading('What was decided where, from the cheapest to the dearest image')
+    for name, plot in pictures.items():
+      page.figure(plot, f'{cost["file"]}, {name}: gray is shut.')
 
 
 def _write_branches(page: report.Report, detector: TrainedDetector,
@@ -221,23 +269,23 @@ def main() -> None:
   predictions = Predictions(args.predictions, args.annotation_file, args.images)
   detector = TrainedDetector(args.experiment, args.model_dir, args.imports)
   costs = [cost['multiply_adds'] / _GIGA for cost in predictions.costs]
-  branches = detector.decoder_options.get('branches', ['1x1'])
+  twins = detector.twin_costs()
   results = {
       **{key: predictions.evaluation[key] for key in ('ap', 'ap50')},
       # The mean of equal numbers may round to one beside them.
       'gmac_mean': float(np.clip(np.mean(costs), min(costs), max(costs))),
       'gmac_min': min(costs),
       'gmac_max': max(costs),
-      'gmac_inception_fpn': detector.twin_cost(branches) / _GIGA,
-      'gmac_fpn': detector.twin_cost(['1x1']) / _GIGA,
+      **{f'gmac_{name.lower().replace(" ", "_")}': cost / _GIGA for name, cost in twins.items()},
       'saved_model_max_abs_diff': read_json(args.saved_model / 'export.json')['max_abs_diff'],
       'open_ratio': {name: float(np.mean(gate)) for name, gate in predictions.gates().items()},
       'seconds_by_step': read_json(args.seconds_by_step) if args.seconds_by_step else {},
   }
   page = report.Report(f'{args.experiment}: {len(costs)} images')
-  _write_results(page, results)
-  _write_routing(page, predictions, results)
+  _write_results(page, results, twins)
+  _write_routing(page, predictions, twins)
   _write_examples(page, predictions)
+  _write_decisions(page, detector, predictions)
   _write_branches(page, detector, predictions)
   if results['seconds_by_step']:
     page.heading('Time')

@@ -66,16 +66,21 @@ def add_masks(found: List[Dict[str, Any]], masks: np.ndarray, height: int, width
     detection['segmentation'] = {**encoded, 'counts': encoded['counts'].decode()}
 
 
+def gates(outputs: Dict[str, np.ndarray], row: int) -> Dict[str, np.ndarray]:
+  """Returns name -> value of the gates of one image."""
+  return {name.removeprefix('gate_'): value[row]
+          for name, value in sorted(outputs.items()) if name.startswith('gate_')}
+
+
 def cost_entry(outputs: Dict[str, np.ndarray], row: int) -> Dict[str, Any]:
-  """Returns cost and gates of one image; a gate per position by its mean."""
+  """Returns cost and gates of one image; a gate per position by its open share."""
   entry: Dict[str, Any] = {
       name: float(outputs[name][row])
       for name in ('multiply_adds', 'executed_multiply_adds') if name in outputs}
-  gates = {name.removeprefix('gate_'): value[row]
-           for name, value in outputs.items() if name.startswith('gate_')}
-  if gates:
-    entry['gates'] = {name: gate.tolist() if gate.ndim < 2 else float(gate.mean())
-                      for name, gate in sorted(gates.items())}
+  decided = gates(outputs, row)
+  if decided:
+    entry['gates'] = {name: gate.tolist() if gate.ndim < 2 else float(np.mean(gate > 0))
+                      for name, gate in decided.items()}
   return entry
 
 

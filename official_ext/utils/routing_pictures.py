@@ -1,10 +1,14 @@
 """Pictures of what routed networks decided and what their parts see."""
-from typing import Mapping, Sequence
+from typing import Dict, Mapping, Optional, Sequence
 
 from matplotlib import figure
+from matplotlib.backends import backend_agg
 import numpy as np
 
+from official_ext.utils import gate_pictures
+
 _GIGA = 1e9
+_FEW_GATES = 16
 
 
 def gate_matrix(gates: Mapping[str, np.ndarray]) -> figure.Figure:
@@ -19,11 +23,13 @@ def gate_matrix(gates: Mapping[str, np.ndarray]) -> figure.Figure:
   names = list(gates)
   matrix = np.stack([gates[name] for name in names])
   matrix = matrix[:, np.lexsort(matrix[::-1])][:, ::-1]
-  plot = figure.Figure(figsize=(10, 0.7 + 0.4 * len(names)))
+  # A dynamic head has hundreds.
+  row, font_size = (0.4, 10) if len(names) <= _FEW_GATES else (0.15, 7)
+  plot = figure.Figure(figsize=(10, 0.7 + row * len(names)))
   axes = plot.subplots()
   axes.imshow(matrix, aspect='auto', cmap='viridis', vmin=0, vmax=1, interpolation='nearest')
   axes.set_yticks(range(len(names)), [
-      f'{name}  ({np.mean(gates[name]):.0%} open)' for name in names])
+      f'{name}  ({np.mean(gates[name]):.0%} open)' for name in names], fontsize=font_size)
   axes.set_xlabel(f'{matrix.shape[1]} images, sorted; bright: open')
   return plot
 
@@ -87,3 +93,35 @@ def spread(order: Sequence[int], count: int) -> Sequence[int]:
   """Picks `count` of the given positions at equal distances, first and last included."""
   count = min(count, len(order))
   return [order[round(i)] for i in np.linspace(0, len(order) - 1, count)]
+
+
+def of_image(image: np.ndarray, gates: Mapping[str, np.ndarray], executed: float,
+             maximum: Optional[float] = None, scale: Sequence[float] = (1.0, 1.0)
+             ) -> Dict[str, figure.Figure]:
+  """Draws what a network decided about one image, whatever kind of gates it has.
+
+  Args:
+    image: uint8 `[height, width, 3]`.
+    gates: name -> value as on a routing tape, without the batch dimension.
+    executed: multiply-adds of the routed parts for this image.
+    maximum: of the routed parts, every gate open; None: not known.
+    scale: pixels of the network's input for a pixel of the image, `(y, x)`.
+
+  Returns:
+    Name -> figure; of gates per position, one for each path.  Empty if no gate is of a kind
+    that is drawn over an image.
+  """
+  cost = f'{executed / _GIGA:.3g}' + (f' of {maximum / _GIGA:.3g}' if maximum else '')
+  return {
+      path: gate_pictures.heatmaps(image, maps, scale, (
+          f'{path} gates: {gate_pictures.open_share(maps):.0%} of positions open\n'
+          f'routed parts: {cost} GMAC'))
+      for path, maps in gate_pictures.by_path(gates).items()}
+
+
+def pixels(plot: figure.Figure, dots_per_inch: int = 80) -> np.ndarray:
+  """Renders a figure: uint8 `[height, width, 3]`."""
+  canvas = backend_agg.FigureCanvasAgg(plot)
+  plot.set_dpi(dots_per_inch)
+  canvas.draw()
+  return np.asarray(canvas.buffer_rgba())[..., :3].copy()

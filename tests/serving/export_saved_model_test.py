@@ -278,7 +278,7 @@ def test_a_checkpoint_of_another_model_is_refused_in_one_sentence(exported, tmp_
 @pytest.mark.parametrize('arguments, sentence', [
     (['--checkpoint_path=nowhere/ckpt-1'], 'nowhere/ckpt-1: there is no such checkpoint'),
     (['--checkpoint_path=.'], 'a folder without a checkpoint'),
-    (['--experiment=resnet_imagenet'], 'exports RetinaNet and Mask R-CNN tasks'),
+    (['--experiment=resnet_imagenet'], 'exports RetinaNet, FCOS, ATSS and R-CNN tasks'),
     ([f'--export_dir={ROOT / "tests"}'], 'exists and was not written by this command'),
 ])
 def test_mistakes_cost_seconds(exported, tmp_path, monkeypatch, arguments, sentence):

@@ -3,6 +3,7 @@ import csv
 import json
 import pathlib
 
+from matplotlib import figure
 import numpy as np
 from PIL import Image
 import pytest
@@ -10,15 +11,16 @@ import tensorflow as tf
 
 from official_ext.tools import predict
 from official_ext.utils import command_line
+from official_ext.utils import routing_pictures
 from official_ext.utils import saved_models
 
 
 class _Detector(tf.Module):
   """Finds the bright rectangle of each image; its cost is the number of bright pixels."""
 
-  def __init__(self, scale: float, batch_size=None, is_encoded=False):
+  def __init__(self, scale: float, batch_size=None, is_encoded=False, has_maps=False):
     super().__init__()
-    self._scale = scale
+    self._scale, self._has_maps = scale, has_maps
     spec = (tf.TensorSpec([batch_size], tf.string, name='inputs') if is_encoded else
             tf.TensorSpec([batch_size, None, None, 3], tf.uint8, name='inputs'))
     self.signature = tf.function(
@@ -46,7 +48,9 @@ class _Detector(tf.Module):
     one = tf.ones_like(y1)
     info = tf.stack([size, size * self._scale, [self._scale] * 2, [0.0, 0.0]])
     area = tf.reduce_sum(bright, axis=[1, 2])
+    maps = {'gate_head_block_0_depth_3': bright[:, ::4, ::4, None]} if self._has_maps else {}
     return {
+        **maps,
         'detection_boxes': tf.stack([box, box, tf.zeros_like(box)], axis=1),
         'detection_scores': tf.stack([0.9 * one, 0.2 * one, 0.0 * one], axis=1),
         'detection_classes': tf.cast(tf.stack([2 * one, one, one], axis=1), tf.int32),
@@ -160,6 +164,34 @@ def test_boxes_above_the_threshold_are_drawn(tmp_path, saved_model):
   assert changed[30:60].any()  # the label
   assert not changed[102:].any() and not changed[64:96, 46:134].any()
   assert not changes(0.95).any()
+
+
+def test_gates_are_drawn_over_every_image(tmp_path, images, monkeypatch):
+  """The pictures get the maps of their image, and its size in the network."""
+  drawn = {}
+
+  def of_image(image, gates, executed, maximum, scale):
+    drawn[image.shape[:2], executed] = gates, maximum, scale
+    return {'depth': figure.Figure(figsize=(1, 1))}
+
+  monkeypatch.setattr(routing_pictures, 'of_image', of_image)
+  saved = _save(tmp_path / 'saved', has_maps=True)
+  (saved / 'export.json').write_text(json.dumps({'gmac': {'static': 0.5, 'maximum': 2.0}}))
+  _run(saved, images, tmp_path / 'out', '--gates', '--batch_size=2')
+  files = sorted(path.name for path in (tmp_path / 'out' / 'gates').iterdir())
+  assert files == ['one_1_depth.png', 'three_3_depth.png', 'two_2_depth.png']
+  for name, (y1, x1, y2, x2) in RECTANGLES.items():
+    gates, maximum, scale = drawn[SIZES[name], (y2 - y1) * (x2 - x1)]
+    bright = np.zeros(SIZES[name])
+    bright[y1:y2, x1:x2] = 1
+    np.testing.assert_array_equal(gates['head_block_0_depth_3'], bright[::4, ::4, None])
+    assert maximum == 1.5e9 and list(scale) == [0.5, 0.5]
+
+
+def test_gates_that_cannot_be_drawn_are_refused(tmp_path, images, saved_model):
+  with pytest.raises(command_line.CommandError, match='--gates: the outputs .* have no gate that'):
+    _run(saved_model, images, tmp_path / 'out', '--gates')
+  assert not (tmp_path / 'out').exists()
 
 
 def test_drawing_can_be_left_out(tmp_path, images, saved_model):

@@ -1,4 +1,5 @@
 """Pictures of gates and costs show the numbers that they were given."""
+from matplotlib import figure
 import numpy as np
 
 from official_ext.utils import routing_pictures
@@ -29,6 +30,24 @@ def test_feature_grid_draws_mean_magnitudes_on_one_scale():
   np.testing.assert_array_equal(first.get_array(), 2 * np.ones([4, 4]))
   np.testing.assert_array_equal(second.get_array(), np.ones([4, 4]))
   assert first.get_clim() == second.get_clim() == (0, 2)
+
+
+def test_of_image_has_a_picture_for_each_path_with_the_cost_in_its_title():
+  gates = {'tower/block_0/depth_3': np.array([[[1.0], [0]]]), 'dyfpn/3': np.float32(1),
+           'tower/block_0/finer_4': np.ones([1, 1, 1]), 'dyfpn/4': np.array([0.0, 1])}
+  plots = routing_pictures.of_image(np.zeros([8, 16, 3], np.uint8), gates, 2e9, 4e9)
+  assert list(plots) == ['depth', 'finer']
+  assert plots['depth'].get_suptitle() == (
+      'depth gates: 50% of positions open\nrouted parts: 2 of 4 GMAC')
+  assert plots['finer'].get_suptitle().startswith('finer gates: 100% of')
+  assert not routing_pictures.of_image(np.zeros([8, 16, 3], np.uint8), {'dyfpn/3': 1.0}, 1.0)
+
+
+def test_pixels_are_those_of_the_figure():
+  plot = figure.Figure(figsize=(2, 1), facecolor=(1, 0, 0))
+  pixels = routing_pictures.pixels(plot, 50)
+  assert pixels.shape == (50, 100, 3) and pixels.dtype == np.uint8
+  assert (pixels == [255, 0, 0]).all()
 
 
 def test_spread_keeps_both_ends():
