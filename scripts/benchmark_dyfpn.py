@@ -5,13 +5,13 @@
 Machines are noisy: only ratios within one run mean something.
 """
 import argparse
-import time
 
 import official_ext  # noqa: F401 (chooses Keras 2)
 import numpy as np
 from official.core import exp_factory
 from official.core import task_factory
 import tensorflow as tf, tf_keras
+import timing
 
 from official_ext import registry_imports
 from official_ext.modeling.decoders import dyfpn
@@ -35,19 +35,6 @@ class ForcedSelection(tf.Module):
     del logits, training
     gate = tf.stack([1 - self.selected, self.selected], axis=-1)
     return gates.Selection(gate, gate)
-
-
-def interleaved(functions, repeats: int):
-  """Returns the seconds of every function, `[repeats]` each, called in turn."""
-  seconds = {name: [] for name in functions}
-  for function in functions.values():
-    function()
-  for _ in range(repeats):
-    for name, function in functions.items():
-      start = time.perf_counter()
-      function()
-      seconds[name].append(time.perf_counter() - start)
-  return {name: np.array(values) for name, values in seconds.items()}
 
 
 def ratio(seconds, name: str, base: str) -> float:
@@ -92,7 +79,7 @@ def benchmark_necks(image_size: int, batch: int, repeats: int) -> None:
       skip(features, training=False)
     record = tape.routing()
     executed = float(tf.reduce_mean(record.executed - record.dense)) + dense
-    seconds = interleaved(functions, repeats)
+    seconds = timing.interleaved(functions, repeats)
     # A level's multiply-adds take longer where its map is small and its kernels are large.
     selected = sum(part * seconds[level] for level, part in zip(
         features, np.mean(flat.reshape(batch, -1), axis=0)))
@@ -134,7 +121,7 @@ def benchmark_training(repeats: int) -> None:
   stock = ours.task.as_dict()
   known = theirs.task.as_dict()
   theirs.task.override({field: value for field, value in stock.items() if field in known})
-  seconds = interleaved(
+  seconds = timing.interleaved(
       {'ours': _train_step(ours.task), 'theirs': _train_step(theirs.task)}, repeats)
   command_line.say('\ntraining step of retinanet_fpn_efficientnetlite0_sample: '
                    f'{ratio(seconds, "ours", "theirs"):.3f} of Model Garden\'s own task')

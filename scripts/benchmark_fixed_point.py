@@ -7,6 +7,7 @@ noisy, and only ratios within one run mean something.  Memory is the peak of wha
 process of its own holds above what it held before its first step.
 """
 import argparse
+import pathlib
 import resource
 import subprocess
 import sys
@@ -119,10 +120,12 @@ def peak_memory(name: str, num_filters: int) -> float:
   """Returns the MB that the training step `name` adds to this process at its peak."""
   step = training_step(make(num_filters, TRAINING[name]), random_inputs(num_filters, 1024, 2))
   step.get_concrete_function()
-  before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  # What is held now, not the peak of building, which may have been higher.
+  pages = int(pathlib.Path('/proc/self/statm').read_text(encoding='ascii').split()[1])
   for _ in range(2):
     step()
-  return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+  return (peak - pages * resource.getpagesize()) / 2**20
 
 
 def benchmark_memory(cases, num_filters: int) -> None:

@@ -66,7 +66,7 @@ def _sparse(dense_above):
 
 
 BLOCKS = {'dense': _dense, 'list': _sparse(LIST_ONLY),
-          'adaptive': _sparse(sparse_conv.DENSE_ABOVE)}
+          'adaptive': _sparse(None)}
 
 
 def _with_gradient(function):
@@ -241,15 +241,17 @@ def main() -> None:
   sizes = [tuple(-(-side // 2**level) for side in args.image_size) for level in range(3, 8)]
   channels, repeats = args.channels, args.repeats
   command_line.say('Times faster than dense:')
-  points = benchmark_block(1, sizes[0], channels, SHARES, repeats, training=False)
-  command_line.say(f'  break-even of the list: {break_even(points):.0%} of the work; the default '
-                   f'falls back to dense above {sparse_conv.DENSE_ABOVE:.0%}')
+  for batch, size in ((1, sizes[0]), (4, sizes[1])):
+    points = benchmark_block(batch, size, channels, SHARES, repeats, training=False)
+    command_line.say(f'  break-even of the list, batch of {batch}: {break_even(points):.0%} of the '
+                     'work')
+  command_line.say(f'  the default falls back to dense above {sparse_conv.DENSE_ABOVE:.0%}, and '
+                   'never for a single image')
   few = (0.5, 0.2, 0.1)
   for size in sizes[1:]:
     benchmark_block(1, size, channels, few, repeats, training=False)
   for width in (channels // 2, channels // 4):
     benchmark_block(1, sizes[0], width, few, repeats, training=False)
-  benchmark_block(4, sizes[1], channels, few, repeats, training=False)
   benchmark_head(sizes, channels, repeats)
   benchmark_convolution(sizes[1], channels, repeats)
   benchmark_block(1, sizes[1], channels, few, repeats, training=True)

@@ -10,24 +10,16 @@ weights of the neck and the augmentation.  A finished run is kept: the command c
 after an interruption, and with more necks.
 """
 import argparse
-import collections
-import json
-import os
 import pathlib
-import subprocess
-import sys
-from typing import Any, Dict, List
+from typing import Dict
 
-import official_ext  # noqa: F401 (chooses Keras 2)
+import comparison
 import numpy as np
-from tensorboard.backend.event_processing import event_accumulator
-import tensorflow as tf
 
 from official_ext import registry_imports
 from official_ext.tools import profile
 from official_ext.utils import command_line
 from official_ext.utils import experiment
-from official_ext.utils import files
 from official_ext.utils import network_cost
 
 _EXPERIMENT = 'retinanet_{}_efficientnetlite0_sample'
@@ -47,72 +39,38 @@ NECKS = {
 
 
 def _arguments() -> argparse.Namespace:
-  parser = argparse.ArgumentParser(
-      description=__doc__, allow_abbrev=False,
-      formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('--data', type=pathlib.Path, required=True, metavar='FOLDER',
-                      help='data set in COCO, Pascal VOC or CSV layout')
+  parser = comparison.parser(__doc__, 'runs/necks')
   parser.add_argument('--necks', default=','.join(NECKS), metavar='A,B,...',
                       help=f'any of {", ".join(NECKS)}; default: each once')
-  parser.add_argument('--train_steps', type=int, metavar='N',
-                      help='default: what the experiments say')
-  parser.add_argument('--output_dir', type=pathlib.Path, default=pathlib.Path('runs/necks'),
-                      metavar='DIR', help='default: runs/necks')
   return parser.parse_args()
 
 
-def _overrides(neck: str, train_steps: int) -> str:
-  # Digits of the composed sample must not be mirrored; most other things may be.
-  overrides = ['task.train_data.parser.aug_rand_hflip=true']
-  if train_steps:
-    overrides += [f'trainer.train_steps={train_steps}',
-                  f'trainer.validation_interval={train_steps}',
-                  f'trainer.optimizer_config.learning_rate.cosine.decay_steps={train_steps}']
-  return ','.join(overrides + [text for text in [NECKS[neck][1]] if text])
+def overrides(neck: str, train_steps: int) -> str:
+  """Returns what the run of a neck overrides in its experiment."""
+  return comparison.overrides(train_steps, NECKS[neck][1])
 
 
-def _command(module: str, **options: Any) -> None:
-  """Runs one of the package's commands and shows only its errors."""
-  arguments = [f'--{key}={value}' for key, value in options.items()]
-  result = subprocess.run(
-      [sys.executable, '-m', f'official_ext.{module}', *arguments], check=False, text=True,
-      stderr=subprocess.PIPE, env={**os.environ, 'TF_CPP_MIN_LOG_LEVEL': '2'})
-  if result.returncode:
-    raise command_line.CommandError(
-        f'official_ext.{module} {" ".join(arguments)} ended with status {result.returncode}: '
-        f'{(result.stderr.strip() or "no message").splitlines()[-1]}')
-
-
-def _average_precision(model_dir: pathlib.Path) -> Dict[str, float]:
-  """Reads what the trainer's last evaluation wrote for TensorBoard."""
-  events = event_accumulator.EventAccumulator(
-      str(model_dir / 'validation'), size_guidance={event_accumulator.TENSORS: 0})
-  events.Reload()
-  return {name: float(tf.make_ndarray(events.Tensors(name)[-1].tensor_proto))
-          for name in ('AP', 'AP50')}
-
-
-def _train(neck: str, folder: pathlib.Path, records: pathlib.Path, train_steps: int) -> None:
-  """Trains and evaluates one neck, and writes `result.json` at the end."""
-  name, overrides = _EXPERIMENT.format(NECKS[neck][0]), _overrides(neck, train_steps)
+def _train(neck: str, folder: pathlib.Path, records: pathlib.Path,
+           train_steps: int) -> Dict[str, float]:
+  """Trains and evaluates one neck."""
+  name, override = _EXPERIMENT.format(NECKS[neck][0]), overrides(neck, train_steps)
   config = records / 'overrides.yaml'
-  _command('train', experiment=name, mode='train_and_eval', model_dir=folder,
-           config_file=config, params_override=overrides)
-  params = experiment.resolve(name, [str(config)], overrides, lock=False)
+  comparison.command('train', experiment=name, mode='train_and_eval', model_dir=folder,
+                     config_file=config, params_override=override)
+  params = experiment.resolve(name, [str(config)], override, lock=False)
   model = profile.build_model(params, None)
   cost = network_cost.whole_network_cost(model, tuple(params.task.model.input_size[:2]))
-  result = {
-      **_average_precision(folder),
+  evaluation = comparison.last_evaluation(folder)
+  return {
+      **{key: evaluation[key] for key in ('AP', 'AP50')},
       'parameters': profile.count_parameters(model)['total'],
       'gmac_minimum': cost.minimum / 1e9,
       'gmac_maximum': cost.maximum / 1e9,
       'train_steps': params.trainer.train_steps,
   }
-  with files.atomic_file(folder / 'result.json') as path:
-    path.write_text(json.dumps(result, indent=2) + '\n', encoding='utf-8')
 
 
-def table(results: Dict[str, List[Dict[str, float]]]) -> str:
+def table(results: comparison.Results) -> str:
   """Returns the results as a Markdown table, one row per neck."""
   rows = ['| neck | runs | AP | AP50 | parameters (10^6) | GMAC per image |',
           '|---|---:|---:|---:|---:|---:|']
@@ -134,17 +92,9 @@ def main() -> None:
   if unknown:
     raise command_line.CommandError(
         f'--necks names {", ".join(unknown)}; allowed are {", ".join(NECKS)}.')
-  records = args.output_dir / 'records'
-  _command('tools.convert_dataset', input=args.data, output_dir=records)
-  counts, results = collections.Counter(), collections.defaultdict(list)
-  for number, neck in enumerate(necks, 1):
-    counts[neck] += 1
-    folder = args.output_dir / f'{neck}-{counts[neck]}'
-    if not (folder / 'result.json').is_file():
-      command_line.say(f'\n[{number}/{len(necks)}] training {neck} in {folder}')
-      _train(neck, folder, records, args.train_steps)
-    results[neck].append(json.loads((folder / 'result.json').read_text(encoding='utf-8')))
-    command_line.say(f'\n{table(results)}')
+  comparison.run_all(
+      necks, args, lambda neck, folder, records: _train(neck, folder, records, args.train_steps),
+      table)
 
 
 if __name__ == '__main__':

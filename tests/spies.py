@@ -10,6 +10,9 @@ from tensorflow.python.framework import op_callbacks
 from official_ext.modeling.layers import gates
 
 
+CONDITIONALS = ('If', 'StatelessIf', 'Case', 'StatelessCase')
+
+
 class OperationSpy:
   """Counts the multiply-adds of operations executed eagerly while it is open.
 
@@ -38,6 +41,9 @@ class OperationSpy:
       kept = self._last * math.prod(outputs[0].shape) // math.prod(inputs[0].shape)
       self.multiply_adds += kept - self._last
       self.rows[-1] = outputs[0].shape[0]
+    elif kind == 'DepthwiseConv2dNative':
+      height, width, _, _ = inputs[1].shape
+      self.multiply_adds += math.prod(outputs[0].shape) * height * width
     elif kind == 'MatMul':
       self.multiply_adds += math.prod(outputs[0].shape) * inputs[0].shape[1]
 
@@ -77,10 +83,12 @@ def conditional_operations(graph, inside=False):
   for op in graph.get_operations():
     if op.type == 'Conv2D':
       yield op, inside
-    for attribute in ('f', 'then_branch', 'else_branch', 'body'):
+    for attribute in ('f', 'then_branch', 'else_branch', 'branches', 'body'):
       try:
-        name = op.get_attr(attribute).name
-      except (ValueError, AttributeError):
+        value = op.get_attr(attribute)
+      except ValueError:
         continue
-      yield from conditional_operations(
-          graph._get_function(name).graph, inside or op.type in ('If', 'StatelessIf'))
+      for body in value if isinstance(value, list) else [value]:
+        if hasattr(body, 'name'):
+          yield from conditional_operations(
+              graph._get_function(body.name).graph, inside or op.type in CONDITIONALS)

@@ -44,7 +44,7 @@ def cases(selections: tf.Tensor) -> List[tf.Tensor]:
   """
   counts = tf.reduce_sum(tf.cast(selections, tf.int32), 0)
   every = tf.cast(tf.equal(counts, tf.shape(selections)[0]), tf.int32)
-  return tf.unstack(tf.minimum(counts, 1 + every))
+  return tf.unstack(tf.where(counts > 0, 1 + every, 0))
 
 
 def by_case(case: tf.Tensor, selected: tf.Tensor, none: Callable[[], Any],

@@ -9,14 +9,15 @@ the same; it is for XLA and TPU, as is `tiled_conv`, which skips with static sha
 What stands at positions that are skipped is never used: it may be NaN.
 """
 import functools
-from typing import Callable, NamedTuple, Sequence, Tuple
+from typing import Callable, NamedTuple, Optional, Sequence, Tuple
 
 import tensorflow as tf
 
 from official_ext.ops import group_norm
 
-# Where the list stops being faster than the dense block; scripts/benchmark_sparse_conv.py.
-DENSE_ABOVE = 0.75
+# Where the list stops being faster than the dense block; scripts/benchmark_sparse_conv.py.  For
+# a single image it never does: TensorFlow 2.20 has slow code only for its dense convolutions.
+DENSE_ABOVE = 0.7
 
 
 class ResidualWeights(NamedTuple):
@@ -80,7 +81,7 @@ def residual_block_multiply_adds(gate: tf.Tensor, channels: int) -> tf.Tensor:
 
 
 def conv2d(x: tf.Tensor, kernel: tf.Tensor, mask: tf.Tensor, execution: str = 'sparse',
-           dense_above: float = DENSE_ABOVE) -> tf.Tensor:
+           dense_above: Optional[float] = None) -> tf.Tensor:
   """A convolution of stride 1 at the active positions; 0 at the others.
 
   Args:
@@ -88,7 +89,8 @@ def conv2d(x: tf.Tensor, kernel: tf.Tensor, mask: tf.Tensor, execution: str = 's
     kernel: `[rows, columns, channels, filters]`, rows and columns odd, of the dtype of `x`.
     mask: boolean `[batch, height, width, 1]`, another one for each image.
     execution: `sparse` or `mask`.
-    dense_above: the share of active positions above which all are computed.
+    dense_above: the share of active positions above which all are computed; None: what was
+      measured, `DENSE_ABOVE` for several images, and never for one.
 
   Returns:
     `[batch, height, width, filters]`, zero padding at the borders of the map.
@@ -112,7 +114,7 @@ def conv2d(x: tf.Tensor, kernel: tf.Tensor, mask: tf.Tensor, execution: str = 's
 
 def residual_block(x: tf.Tensor, gate: tf.Tensor, weights: ResidualWeights, num_groups: int,
                    epsilon: float = 1e-5, execution: str = 'sparse',
-                   dense_above: float = DENSE_ABOVE) -> tf.Tensor:
+                   dense_above: Optional[float] = None) -> tf.Tensor:
   """The gated branch of a dynamic residual block (Fine-Grained Dynamic Head, 3.1).
 
       gate * GN(conv(ReLU(GN(conv(x)))))
@@ -134,7 +136,7 @@ def residual_block(x: tf.Tensor, gate: tf.Tensor, weights: ResidualWeights, num_
     epsilon: of the norms.
     execution: `sparse`: only active positions; `mask`: all, for XLA and TPU.
     dense_above: the share of the block's multiply-adds in the whole batch above which
-      `sparse` computes all positions.
+      `sparse` computes all positions; None as in `conv2d`.
 
   Returns:
     The shape and dtype of `x`; 0 where the gate is.
@@ -170,8 +172,10 @@ def check_execution(execution: str) -> None:
 
 
 def _adapt(sparse: Callable[[], tf.Tensor], dense: Callable[[], tf.Tensor],
-           masks: Sequence[tf.Tensor], dense_above: float) -> tf.Tensor:
+           masks: Sequence[tf.Tensor], dense_above: Optional[float]) -> tf.Tensor:
   """Chooses by the share of active positions, of all masks together."""
+  if dense_above is None:
+    dense_above = tf.where(tf.shape(masks[0])[0] > 1, DENSE_ABOVE, 1.0)
   # Nothing is special about empty masks: unlike convolutions, products of no rows are right.
   return tf.cond(tf.reduce_mean(tf.cast(masks, tf.float32)) > dense_above, dense, sparse)
 

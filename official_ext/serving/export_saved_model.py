@@ -231,7 +231,7 @@ def export(params: Any, args: argparse.Namespace) -> Dict[str, Any]:
         'input_image_size': size,
         'batch_size': args.batch_size,
         'num_classes': params.task.model.num_classes,
-        'normalized_boxes': _has_normalized_boxes(params.task),
+        'normalized_boxes': has_normalized_boxes(params.task),
         'max_abs_diff': max(differences.values()),
         'max_abs_diff_by_output': differences,
         'gmac': {name: getattr(cost, name) / 1e9 for name in ('static', 'minimum', 'maximum')},
@@ -243,7 +243,8 @@ def export(params: Any, args: argparse.Namespace) -> Dict[str, Any]:
   return description
 
 
-def _has_normalized_boxes(task_config: Any) -> bool:
+def has_normalized_boxes(task_config: Any) -> bool:
+  """Returns whether exported boxes are parts of the image instead of pixels of its resized form."""
   export_config = getattr(task_config, 'export_config', None)
   return bool(getattr(export_config, 'output_normalized_coordinates', False))
 

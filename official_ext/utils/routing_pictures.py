@@ -112,12 +112,12 @@ def of_image(image: np.ndarray, gates: Mapping[str, np.ndarray], executed: float
     Name -> figure; of gates per position, one for each path; of a supernet, `route`.  Empty if
     no gate is of these kinds.
   """
-  cost = f'{executed / _GIGA:.3f}' + (f' of {maximum / _GIGA:.3f}' if maximum else '')
+  cost = f'{executed / _GIGA:.3g}' + (f' of {maximum / _GIGA:.3g}' if maximum else '')
   is_supernet = bool(route_pictures.paths_of(gates))
   route = {'route': route_pictures.draw_route(gates, executed, maximum)} if is_supernet else {}
   return route | {
       path: gate_pictures.heatmaps(image, maps, scale, (
-          f'{path} gates: {gate_pictures.open_share(maps):.0%} of positions open; '
+          f'{path} gates: {gate_pictures.open_share(maps):.0%} of positions open\n'
           f'routed parts: {cost} GMAC'))
       for path, maps in gate_pictures.by_path(gates).items()}
 

@@ -118,14 +118,15 @@ def test_counts_of_the_whole_detector():
 
 
 @pytest.mark.slow
-def test_parameters_of_the_whole_detector():
-  """FCOS R101 with D8 has 65.56 M without batch norm (section 4.3 prints 65.0)."""
-  params = experiment.resolve('fcos_dynamichead_resnet101_coco')
+@pytest.mark.parametrize('experiment_name, published', [
+    ('fcos_dynamichead_resnet101_coco', 65.56), ('retinanet_dynamichead_resnet50_coco', 48.17)])
+def test_parameters_of_the_whole_detector(experiment_name, published):
+  """Those of D8, without batch norm."""
+  params = experiment.resolve(experiment_name)
   params.task.model.num_classes = 81
-  with tf.Graph().as_default():
-    model = task_factory.get_task(params.task).build_model()
-    norms = [layer for layer in model.submodules
-             if isinstance(layer, tf_keras.layers.BatchNormalization)]
-    count, of_norms = (sum(v.shape.num_elements() for v in variables) for variables in (
-        model.variables, {v.ref(): v for layer in norms for v in layer.variables}.values()))
-  assert (count - of_norms) / 1e6 == pytest.approx(65.56, rel=0.01)
+  model = task_factory.get_task(params.task).build_model()
+  norms = [layer for layer in model.submodules
+           if isinstance(layer, tf_keras.layers.BatchNormalization)]
+  count, of_norms = (sum(v.shape.num_elements() for v in variables) for variables in (
+      model.variables, {v.ref(): v for layer in norms for v in layer.variables}.values()))
+  assert (count - of_norms) / 1e6 == pytest.approx(published, rel=0.01)

@@ -99,3 +99,34 @@ def test_the_convolution_itself_receives_the_selected_rows(selected):
     conditional.run_selected(_branch(KERNEL), INPUTS, tf.constant(selected), BASE)
   assert spy.rows == ([sum(selected)] if any(selected) else [])
   assert spy.multiply_adds == sum(selected) * 3 * 5 * 6 * 3 * 3 * 2
+
+
+def _by_case(inputs, selected, base):
+  (case,) = conditional.cases(selected[:, None])
+  branch = _branch(KERNEL)
+  return conditional.by_case(
+      case, selected, lambda: base,
+      lambda rows: tf.tensor_scatter_nd_add(base, rows, branch(tf.gather(inputs, rows[:, 0]))),
+      lambda: base + branch(inputs))
+
+
+_traced_by_case = tf.function(_by_case, autograph=False, input_signature=[
+    tf.TensorSpec([None, None, None, 2], tf.float64), tf.TensorSpec([None], tf.bool),
+    tf.TensorSpec([None, None, None, 6], tf.float64)])
+
+
+@pytest.mark.parametrize('selected', PATTERNS)
+def test_three_cases_equal_the_mask(selected):
+  selected = tf.constant(selected)
+  for images in (slice(0, 4), slice(0, 1), slice(0, 0)):
+    arguments = INPUTS[images], selected[images], BASE[images]
+    expected = _masked(KERNEL, *arguments)
+    for run in (_by_case, _traced_by_case):
+      np.testing.assert_allclose(run(*arguments), expected, 1e-12, 1e-12)
+
+
+def test_cases_count_every_selection_by_itself():
+  selections = tf.constant(np.array([[0, 1, 1, 0], [0, 1, 0, 0], [0, 1, 0, 1]], bool))
+  assert [int(case) for case in conditional.cases(selections)] == [0, 2, 1, 1]
+  assert [int(case) for case in conditional.cases(selections[:0])] == [0, 0, 0, 0]
+  assert [int(case) for case in conditional.cases(selections[:1])] == [0, 2, 2, 0]

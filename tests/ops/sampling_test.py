@@ -1,4 +1,5 @@
 """Resizing against a lookup per pixel; sampling against a sum over all pixels."""
+import functools
 import itertools
 
 import numpy as np
@@ -83,6 +84,24 @@ def test_bilinear_resize_puts_corners_on_corners(size, result, dtype, tolerance,
     np.testing.assert_allclose(
         tf.cast(resized, tf.float64), expected, tolerance, tolerance)
     assert call(x[:0], target[:0]).shape == (0, *result, 3)
+
+
+@pytest.mark.parametrize('size, result', RESIZES)
+@pytest.mark.parametrize('dtype, tolerance', [('float64', 1e-12), ('float32', 2e-6)])
+@pytest.mark.parametrize('compiled', [False, True])
+def test_bilinear_resize_puts_edges_on_edges(size, result, dtype, tolerance, compiled):
+  x, target = tf.cast(_random(2, *size, 3), dtype), tf.zeros([2, *result, 1])
+  axes = [np.clip((np.arange(b) + 0.5) * a / b - 0.5, 0, a - 1) for a, b in zip(size, result)]
+  grid = np.stack(np.meshgrid(*axes, indexing='ij'), -1)
+  expected = reference.sample_bilinear(
+      x.numpy().astype(np.float64), np.broadcast_to(grid, [2, *grid.shape]))
+  resize = functools.partial(sampling.resize_bilinear, align_corners=False)
+  traced = _traced(resize, tf.TensorSpec([None, None, None, 3], dtype),
+                   tf.TensorSpec([None, None, None, None]), compiled=compiled)
+  for call in (resize, traced):
+    np.testing.assert_allclose(call(x, target), expected, tolerance, tolerance)
+  stock = tf.image.resize(x, result).numpy()
+  np.testing.assert_allclose(call(x, target), stock, 1e-5, 1e-5)
 
 
 @pytest.mark.parametrize('compiled', [False, True])

@@ -90,6 +90,16 @@ def test_computes_all_positions_above_the_break_even(above, dense):
   assert spy.rows == ([2, 2] if dense else [])
 
 
+@pytest.mark.parametrize('images, share, dense', [(2, 1.0, True), (2, 0.6, False), (1, 1.0, False)])
+def test_default_break_even(images, share, dense):
+  gate = np.zeros([images, 5, 10, 1])
+  gate.reshape(images, -1)[:, :round(50 * share)] = 0.5
+  inputs = tensors(random(images, 5, 10, CHANNELS), gate, WEIGHTS)
+  with spies.OperationSpy() as spy:
+    sparse_conv.residual_block(*inputs, GROUPS)
+  assert spy.rows == ([images] * 2 if dense else [])
+
+
 @executions
 def test_nothing_comes_from_outside_the_receptive_field(execution):
   mask = MASKS['one image empty']

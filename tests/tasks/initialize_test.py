@@ -16,9 +16,9 @@ def stock_checkpoint(tmp_path_factory):
   """A checkpoint as Model Garden's trainer writes it, of its own RetinaNet, and the model."""
   config = detectors.small_experiment('retinanet_fpn_efficientnetlite0_sample')
   stock = exp_factory.get_exp_config('retinanet_resnetfpn_coco')
-  known = stock.task.as_dict()
-  stock.task.override(
-      {field: value for field, value in config.task.as_dict().items() if field in known})
+  known, ours = stock.task.as_dict(), config.task.as_dict()
+  assert not ours['model']['head'].pop('tower')['type']  # Model Garden's own head
+  stock.task.override({field: value for field, value in ours.items() if field in known})
   model = task_factory.get_task(stock.task).build_model()
   assert type(model.decoder).__name__ == 'FPN'
   path = tf.train.Checkpoint(model=model, **model.checkpoint_items).save(

@@ -38,7 +38,7 @@ def test_of_image_has_a_picture_for_each_path_with_the_cost_in_its_title():
   plots = routing_pictures.of_image(np.zeros([8, 16, 3], np.uint8), gates, 2e9, 4e9)
   assert list(plots) == ['depth', 'finer']
   assert plots['depth'].get_suptitle() == (
-      'depth gates: 50% of positions open; routed parts: 2.000 of 4.000 GMAC')
+      'depth gates: 50% of positions open\nrouted parts: 2 of 4 GMAC')
   assert plots['finer'].get_suptitle().startswith('finer gates: 100% of')
   assert not routing_pictures.of_image(np.zeros([8, 16, 3], np.uint8), {'dyfpn/3': 1.0}, 1.0)
 

@@ -3,6 +3,7 @@ from typing import Any, Dict, Mapping, Optional
 
 import tensorflow as tf, tf_keras
 
+from official_ext.modeling.layers import blocks
 from official_ext.modeling.layers import presence_norm
 
 # Of gates; what is below counts as shut (section 3.1).
@@ -19,15 +20,20 @@ def pool_quarters(features: tf.Tensor) -> tf.Tensor:
     features: `[batch, height, width, channels]`, of one pixel or more.
 
   Returns:
-    `[batch, 2, 2, channels]`.
+    `[batch, 2, 2, channels]`, float32 if the features are of less precision.
   """
+  if features.dtype in (tf.float16, tf.bfloat16):
+    features = tf.cast(features, tf.float32)
+  known = features.shape[1:3].as_list()
+  if None not in known and min(known) > 1:
+    # One pass; slices would copy the map first.
+    return tf.nn.avg_pool2d(features, [size - size // 2 for size in known],
+                            [size // 2 for size in known], 'VALID')
   for axis in (1, 2):
-    size = features.shape[axis] or tf.shape(features)[axis]
-    # Rows first, and what is left of them is small.
-    half = size - size // 2
-    parts = ((features[:, :half], features[:, size // 2:]) if axis == 1 else
-             (features[:, :, :half], features[:, :, size // 2:]))
-    features = tf.stack([tf.reduce_mean(part, axis) for part in parts], axis)
+    size = tf.shape(features)[axis]
+    ends = (features[:, :size - size // 2], features[:, size // 2:]) if axis == 1 else (
+        features[:, :, :size - size // 2], features[:, :, size // 2:])
+    features = tf.stack([tf.reduce_mean(end, axis) for end in ends], axis)
   return features
 
 
@@ -80,6 +86,12 @@ class PathRouter(tf_keras.layers.Layer):
     self._output = tf_keras.layers.Dense(
         num_paths, kernel_initializer=kaiming(), name='output',
         bias_initializer=tf_keras.initializers.Constant(INITIAL_BIAS), **options)
+
+  def build(self, input_shape: tf.TensorShape) -> None:
+    hidden = [None, 2, 2, self._units]
+    blocks.build_in_scope(
+        [self._hidden, self._norm, self._output], [input_shape, hidden, [None, self._units]])
+    super().build(input_shape)
 
   def call(self, pooled: tf.Tensor, present: Optional[tf.Tensor] = None,
            training: Optional[bool] = None) -> tf.Tensor:

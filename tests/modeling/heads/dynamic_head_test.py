@@ -160,16 +160,16 @@ def test_saved_model_and_compiled_function_equal_the_tower(tmp_path):
   module.serve = tf.function(call, autograph=False, input_signature=[{
       level: tf.TensorSpec([None, None, None, depth]) for level, depth in PART.channels.items()}])
   tf.saved_model.save(module, str(tmp_path / 'exported'))
-  served = tf.saved_model.load(str(tmp_path / 'exported')).serve
+  loaded = tf.saved_model.load(str(tmp_path / 'exported'))
   routing.set_inference(tower, 'mask')
   compiled = tf.function(call, autograph=False, jit_compile=True)
-  for function in (served, compiled):
+  for function in (loaded.serve, compiled):
     answer = dict(function(inputs))
     np.testing.assert_array_equal(answer.pop('executed'), record.executed)
     component.same(answer, expected, 1e-5, 1e-5)
   other = PART.inputs((50, 70), batch=3)
   routing.set_inference(tower, 'skip')
-  component.same({level: served(other)[level] for level in '345'}, tower(other), 1e-5, 1e-5)
+  component.same({level: loaded.serve(other)[level] for level in '345'}, tower(other), 1e-5, 1e-5)
 
 
 @pytest.mark.slow

@@ -30,6 +30,28 @@ def test_conv_equals_numpy(kernel, dilation, stride, native, monkeypatch):
   np.testing.assert_allclose(outputs, expected, 1e-10, 1e-10)
 
 
+@pytest.mark.parametrize('kernel, dilation, height', [(3, 1, 7), (3, 2, 8), (5, 1, 8), (5, 3, 7)])
+def test_conv_of_a_single_large_map_equals_numpy(kernel, dilation, height, monkeypatch):
+  if not blocks.dilation_has_gradient(tf.float32):
+    pytest.skip('TensorFlow runs without oneDNN here.')
+  monkeypatch.setattr(blocks, '_MANY_BYTES', 0)
+  halved, convolve = [], blocks.conv2d_of_halves
+  monkeypatch.setattr(blocks, 'conv2d_of_halves',
+                      lambda x, *args: (halved.append(x), convolve(x, *args))[1])
+  layer = blocks.Conv2D(4, kernel, dilation_rate=dilation)
+  for batch in (0, 1, 2):
+    x = _features(batch, (height, 9), dtype=np.float32)
+    outputs = tf.function(layer, input_signature=[
+        tf.TensorSpec([None, height, 9, 3])])(x)
+    expected = reference.conv2d(
+        x, layer.kernel.numpy(), layer.bias.numpy(), stride=1, dilation=dilation)
+    np.testing.assert_allclose(outputs, expected, 1e-5, 1e-5)
+  assert halved
+  halved.clear()
+  layer(_features(2, dtype=np.float32))
+  assert not halved, 'a batch that is known to be larger stays whole'
+
+
 @pytest.mark.parametrize('traced', [False, True])
 @pytest.mark.parametrize('dtype', ['float32', 'float64'])
 def test_a_dilated_conv_can_be_trained(traced, dtype):

@@ -1,0 +1,164 @@
+"""Draws accuracy against cost of trained detectors, at several thresholds of their gates.
+
+Every training of --model_dir is evaluated in memory, as its SavedModel would be: average
+precision by pycocotools, and the multiply-adds of the whole network for each image.  Where
+gates decide per position, `--thresholds` shuts those that are not above a threshold, without
+another training.
+"""
+import argparse
+import json
+import pathlib
+import types
+from typing import Any, Dict, List, Optional, Sequence
+
+from official_ext.tools import predict
+from official_ext.utils import command_line
+from official_ext.utils import experiment
+from official_ext.utils import files
+
+_EPILOG = """example:
+  python -m official_ext.tools.tradeoff --experiment=fcos_dynamichead_efficientnetlite0_sample \\
+    --model_dir=runs/dynamic --thresholds=0,0.1,0.3,0.5 --images=runs/sample/coco/images/val \\
+    --annotation_file=runs/sample/records/annotations/val.json --output_dir=runs/tradeoff"""
+_MARKER = 'tradeoff.json'
+
+
+def _thresholds(text: str) -> List[float]:
+  values = [float(value) for value in text.split(',')]
+  if not all(0 <= value < 1 for value in values):
+    raise ValueError(text)
+  return sorted(set(values))
+
+
+def _parse_arguments(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
+  parser = argparse.ArgumentParser(
+      prog='python -m official_ext.tools.tradeoff', description=__doc__, epilog=_EPILOG,
+      formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+  parser.add_argument('--experiment', required=True, metavar='NAME',
+                      help='the experiment that was trained; params.yaml of each training says '
+                      'what it changed')
+  parser.add_argument('--model_dir', required=True, action='append', type=pathlib.Path,
+                      metavar='DIR', help='folder of a training; may be given several times')
+  parser.add_argument('--thresholds', type=_thresholds, default=[0.0], metavar='A,B,...',
+                      help='gates up to a threshold count as shut; in [0, 1), default 0')
+  parser.add_argument('--images', required=True, nargs='+', type=pathlib.Path, metavar='PATH',
+                      help='a folder, searched with all folders in it, or image files')
+  parser.add_argument('--annotation_file', required=True, type=pathlib.Path, metavar='JSON',
+                      help='COCO annotations of the images')
+  parser.add_argument('--output_dir', required=True, type=pathlib.Path, metavar='DIR',
+                      help='folder for tradeoff.json and tradeoff.png; earlier ones are replaced')
+  parser.add_argument('--import', action='append', default=[], dest='imports', metavar='MODULE',
+                      help='Python module that registers components')
+  return parser.parse_args(arguments)
+
+
+class TrainedDetector:
+  """A trained detector in memory that is called as a SavedModel is.
+
+  Attributes:
+    batch_size: None: of images of one size, any number.
+    description: what `export.json` of a SavedModel says.
+  """
+
+  def __init__(self, experiment_name: str, model_dir: pathlib.Path):
+    """Builds the model of a training's params.yaml and restores its last checkpoint."""
+    from official_ext.serving import export_saved_model  # pylint: disable=g-import-not-at-top
+    params = experiment.resolve(experiment_name, [str(model_dir / 'params.yaml')], lock=False)
+    self._module = export_saved_model.build_module(
+        params, model_dir, 'image_tensor', output_gates=False)
+    self.batch_size = None
+    self.description = {
+        'normalized_boxes': export_saved_model.has_normalized_boxes(params.task)}
+    self._function = None
+    self.set_threshold(0.0)
+
+  def set_threshold(self, threshold: float) -> bool:
+    """Shuts gates up to a threshold from now on, and returns whether there are such gates."""
+    # pylint: disable=g-import-not-at-top
+    from official_ext.ops import routing
+    import tensorflow as tf
+    layers = [layer for layer in routing.routed_layers(self._module.model)
+              if hasattr(layer, 'gate_threshold')]
+    for layer in layers:
+      layer.gate_threshold = threshold
+    # A function that is traced already would keep the old threshold.
+    self._function = tf.function(
+        self._module.serve, input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8)])
+    return bool(layers)
+
+  def __call__(self, images: Any) -> Dict[str, Any]:
+    """Returns the outputs by name, NumPy arrays, for uint8 `[batch, height, width, 3]`."""
+    from official_ext.utils import single_image  # pylint: disable=g-import-not-at-top
+    with single_image.fast_execution(len(images)):
+      return {name: value.numpy() for name, value in self._function(images).items()}
+
+
+def evaluate(detector: TrainedDetector, task: predict.Task, annotation_file: pathlib.Path
+             ) -> Dict[str, float]:
+  """Returns `ap`, `ap50` and `gmac_mean`, `gmac_min` and `gmac_max` of a detector.
+
+  Args:
+    detector: is called with images.
+    task: the images to predict.
+    annotation_file: COCO annotations of the images.
+
+  Raises:
+    CommandError: an image cannot be read.
+  """
+  import numpy as np  # pylint: disable=g-import-not-at-top
+
+  from official_ext.utils import coco_results  # pylint: disable=g-import-not-at-top
+  options = types.SimpleNamespace(batch_size=1, draw=False, gates=False)
+  predictions, costs, skipped = predict.predict(detector, task, options, pathlib.Path())
+  if skipped:
+    file, reason = next(iter(skipped.items()))
+    raise command_line.CommandError(f'--images: {file} cannot be read ({reason}).')
+  precision = coco_results.average_precision(annotation_file, predictions, list(task.images))
+  gmac = [cost['multiply_adds'] / 1e9 for cost in costs]
+  return {'ap': precision['ap'], 'ap50': precision['ap50'], 'gmac_mean': float(np.mean(gmac)),
+          'gmac_min': min(gmac), 'gmac_max': max(gmac)}
+
+
+def points(args: argparse.Namespace, task: predict.Task) -> List[Dict[str, Any]]:
+  """Evaluates every training at every threshold; one without such gates as it is.
+
+  Returns:
+    What `evaluate` returns, with `model`, the folder's name, and `threshold`, or None.
+  """
+  found = []
+  for model_dir in args.model_dir:
+    detector = TrainedDetector(args.experiment, model_dir)
+    for threshold in args.thresholds if detector.set_threshold(0.0) else [None]:
+      detector.set_threshold(threshold or 0.0)
+      found.append({'model': model_dir.name, 'threshold': threshold,
+                    **evaluate(detector, task, args.annotation_file)})
+      _say(found[-1])
+  return found
+
+
+def _say(point: Dict[str, Any]) -> None:
+  at = '' if point['threshold'] is None else f' at threshold {point["threshold"]:g}'
+  command_line.say(
+      f'{point["model"]}{at}: AP {point["ap"]:.3f}, AP50 {point["ap50"]:.3f}; GMAC per image: '
+      f'mean {point["gmac_mean"]:.3f}, {point["gmac_min"]:.3f} to {point["gmac_max"]:.3f}')
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> None:
+  """Evaluates and draws; `arguments` stand in for those of the command line."""
+  args = _parse_arguments(arguments)
+  files.check_own_output(args.output_dir, _MARKER)
+  task = predict.assign_ids(predict.find_images(args.images), args.annotation_file)
+  # pylint: disable=g-import-not-at-top
+  from official_ext import registry_imports  # pylint: disable=unused-import
+  from official_ext.utils import tradeoff_pictures
+  experiment.import_modules(args.imports)
+  found = points(args, task)
+  with files.atomic_directory(args.output_dir) as folder:
+    (folder / _MARKER).write_text(json.dumps(found, indent=2) + '\n', encoding='utf-8')
+    tradeoff_pictures.accuracy_against_cost(found).savefig(
+        folder / 'tradeoff.png', dpi=110, bbox_inches='tight')
+  command_line.say(f'Wrote {args.output_dir}')
+
+
+if __name__ == '__main__':
+  command_line.run(main)

@@ -1,0 +1,35 @@
+"""Pictures of what accuracy costs."""
+from typing import Any, Mapping, Sequence
+
+from matplotlib import figure
+
+
+def accuracy_against_cost(points: Sequence[Mapping[str, Any]]) -> figure.Figure:
+  """Draws average precision against multiply-adds.
+
+  Args:
+    points: each with `model`, the name of a curve; `threshold` of its gates, or None; `ap`;
+      and `gmac_mean`, `gmac_min` and `gmac_max` per image.
+
+  Returns:
+    A figure: a line per model through its thresholds, which are written beside the points;
+    horizontal bars from the cheapest to the dearest image.
+  """
+  plot = figure.Figure(figsize=(8, 5))
+  axes = plot.subplots()
+  for number, model in enumerate(dict.fromkeys(point['model'] for point in points)):
+    own = [point for point in points if point['model'] == model]
+    means = [point['gmac_mean'] for point in own]
+    bars = [[mean - point['gmac_min'] for mean, point in zip(means, own)],
+            [point['gmac_max'] - mean for mean, point in zip(means, own)]]
+    axes.errorbar(means, [point['ap'] for point in own], xerr=bars, color=f'C{number}',
+                  marker='o', capsize=3, elinewidth=1, label=model)
+    for mean, point in zip(means, own):
+      if point['threshold'] is not None:
+        axes.annotate(f'{point["threshold"]:g}', (mean, point['ap']), (0, 6), fontsize=8,
+                      textcoords='offset points', ha='center', color=f'C{number}')
+  axes.set_xlabel('GMAC per image, whole network: mean, and cheapest to dearest image')
+  axes.set_ylabel('AP')
+  axes.grid(alpha=0.3)
+  axes.legend()
+  return plot

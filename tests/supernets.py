@@ -1,0 +1,83 @@
+"""Small supernets whose images take different paths, and how tests run them."""
+from unittest import mock
+
+import numpy as np
+import tensorflow as tf
+
+from official_ext.modeling.backbones import caddet
+from official_ext.modeling.layers import path_router
+from official_ext.ops import routing
+import spies
+
+CHANNELS = (4, 8, 16)
+SIZE = (64, 96)
+ODD = (75, 101)
+
+
+def images(size=SIZE, batch=6, seed=0):
+  rng = np.random.default_rng(seed)
+  # Of different contrast: images that look alike to a router all go the same way.
+  contrast = np.linspace(0.2, 3, batch)[:, None, None, None]
+  return (contrast * rng.normal(size=[batch, *size, 3])).astype(np.float32)
+
+
+def make(seed=0, size=(None, None), **options):
+  """A small supernet whose routers decide differently for different images."""
+  layer = caddet.CADDet(**{
+      'input_specs': [None, *size, 3], 'num_layers': 4, 'channels': CHANNELS, 'name': 'part',
+      **options})
+  with tf.name_scope('part'):
+    layer.build([None, None, None, 3])
+  spies.randomize(layer, seed)
+  if layer.is_routed:
+    mix_decisions(layer, seed)
+  return layer
+
+
+def mix_decisions(layer, seed):
+  """Puts every router's threshold between the images that come to it, node after node."""
+  rng = np.random.default_rng(seed)
+  call = path_router.PathRouter.call
+
+  def center(self, pooled, present, training=None):
+    hidden = tf.nn.relu(self._norm(self._hidden(tf.cast(pooled, self.dtype))))
+    logits = tf.reduce_mean(hidden, [1, 2]) @ self._output.kernel
+    logits = logits.numpy().astype(np.float64)
+    logits = logits if present is None else logits[present.numpy()]
+    if len(logits):
+      spread = 1 / (logits.std(0) + 0.02)
+      share = rng.uniform(-0.1, 0.8, logits.shape[1])
+      # A share below 0 leaves the gate open for all.
+      border = [np.quantile(x, max(s, 0)) - 0.1 * (s < 0) for x, s in zip(logits.T, share)]
+      self._output.kernel.assign(self._output.kernel * spread)
+      self._output.bias.assign(-spread * border)
+    return call(self, pooled, present, training)
+
+  inference, layer.inference = layer.inference, 'mask'
+  with mock.patch.object(path_router.PathRouter, 'call', center):
+    layer(images())
+  layer.inference = inference
+
+
+def set_gates(layer, bias):
+  """Makes all gates tanh(bias)."""
+  for variable in layer.variables:
+    if 'router/output' in variable.name:
+      variable.assign(np.full(variable.shape, 0 if 'kernel' in variable.name else bias))
+
+
+def run(layer, inputs, training=False):
+  with routing.RoutingTape() as tape:
+    outputs = layer(inputs, training=training)
+  tape.check_complete(layer)
+  return {level: x.numpy() for level, x in outputs.items()}, tape.routing()
+
+
+def gates_of(record):
+  return {name.split('/', 1)[1]: gate.numpy() for name, gate in record.gates.items()}
+
+
+def same(first, second, tolerance=1e-5):
+  assert sorted(first) == sorted(second)
+  for level in first:
+    np.testing.assert_allclose(first[level], second[level], tolerance, tolerance, err_msg=level)

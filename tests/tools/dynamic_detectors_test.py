@@ -1,0 +1,113 @@
+"""Detectors with dynamic towers through every command: export, predict, report, profile."""
+import json
+import sys
+
+import numpy as np
+from PIL import Image
+import pytest
+import tensorflow as tf
+import yaml
+
+from official_ext.serving import export_saved_model
+from official_ext.tools import predict
+from official_ext.tools import profile
+from official_ext.tools import report
+from official_ext.tools import tradeoff
+from official_ext.utils import saved_models
+import detectors
+
+pytestmark = pytest.mark.slow
+
+TOWER = {'type': 'dynamic', 'dynamic': {'num_blocks': 1}}
+HEAD = {'num_filters': 16, 'tower': TOWER}
+# Little to trace: every command does so several times.
+SMALL = {'max_level': 4, 'backbone': {'type': 'resnet', 'resnet': {'model_id': 10}},
+         'decoder': {'fpn': {'num_filters': 16}}, 'head': HEAD}
+CASES = {'fcos': 'fcos_dynamichead_efficientnetlite0_sample',
+         'retinanet': 'retinanet_fpn_efficientnetlite0_sample'}
+
+
+def small_run(name, folder):
+  """Writes what a training leaves: a config, and a checkpoint whose gates decide both ways."""
+  options = {'model': SMALL, 'init_checkpoint': None}
+  config = detectors.small_experiment(name, **options)
+  _, model = detectors.small_task(name, **options)
+  for seed, variable in enumerate(model.head.trainable_variables):
+    random = tf.random.stateless_normal(variable.shape, [1, seed])
+    if 'gate' in variable.name:
+      variable.assign(0.1 * random)
+    elif 'classes/kernel' in variable.name:
+      variable.assign(0.3 * random)
+  tf.train.Checkpoint(model=model).save(str(folder / 'ckpt'))
+  (folder / 'params.yaml').write_text(yaml.safe_dump(config.as_dict()), encoding='utf-8')
+  return config
+
+
+def command(monkeypatch, module, *arguments):
+  monkeypatch.setattr(sys, 'argv', [module.__name__, *map(str, arguments)])
+  module.main()
+
+
+@pytest.mark.parametrize('detector', CASES)
+def test_every_command_serves_dynamic_towers(detector, sample_records, tmp_path, monkeypatch):
+  name, run, saved = CASES[detector], tmp_path / 'run', tmp_path / 'saved'
+  small_run(name, run)
+  export_saved_model.main([
+      f'--experiment={name}', f'--config_file={run}/params.yaml', f'--checkpoint_path={run}',
+      f'--export_dir={saved}'])
+  images = tmp_path / 'images'
+  images.mkdir()
+  for path in sorted((sample_records.parent / 'coco' / 'images' / 'val').iterdir())[:3]:
+    # TensorFlow and Pillow decode JPEG differently.
+    Image.open(path).save(images / path.name, 'PNG')
+  annotations = sample_records / 'annotations' / 'val.json'
+  predict.main([
+      f'--saved_model={saved}', f'--annotation_file={annotations}', f'--images={images}',
+      f'--output_dir={tmp_path}/predictions', '--batch_size=2', '--evaluate', '--gates'])
+  costs = json.loads((tmp_path / 'predictions' / 'costs.json').read_text())['images']
+  assert len(costs) == 3
+  drawn = sorted(path.name for path in (tmp_path / 'predictions' / 'gates').iterdir())
+  assert len(drawn) == 3 * 3 and {name.rsplit('_', 1)[1] for name in drawn} == {
+      'coarser.png', 'depth.png', 'finer.png'}
+
+  outputs = saved_models.SavedDetector(saved)(np.asarray(Image.open(costs[0]['file']))[None])
+  gate = outputs['gate_class_tower_block_0_depth_3']
+  assert gate.shape == (1, 8, 8, 1) and 0 < np.mean(gate > 0) < 1
+  assert costs[0]['gates']['class_tower_block_0_depth_3'] == pytest.approx(np.mean(gate > 0))
+
+  command(monkeypatch, profile, f'--experiment={name}', f'--config_file={run}/params.yaml',
+          f'--checkpoint_path={run}', f'--data={images}', '--num_runs=1',
+          f'--json={tmp_path}/profile.json')
+  figures = json.loads((tmp_path / 'profile.json').read_text())
+  gmac = figures['gmac']
+  assert gmac['minimum'] < gmac['mean'] < gmac['maximum']
+  assert gmac['mean'] == pytest.approx(np.mean([cost['multiply_adds'] for cost in costs]) / 1e9)
+  positions = 64 + 16
+  assert gmac['maximum'] - gmac['minimum'] == pytest.approx(2 * 2 * 9 * 16**2 * positions / 1e9)
+  assert sum(figures['gmac_maximum_by_part'].values()) == pytest.approx(gmac['maximum'])
+
+  if detector == 'fcos':
+    tradeoff.main([
+        f'--experiment={name}', f'--model_dir={run}', '--thresholds=0.9999,0',
+        f'--images={images}', f'--annotation_file={annotations}',
+        f'--output_dir={tmp_path}/tradeoff'])
+    first, last = json.loads((tmp_path / 'tradeoff' / 'tradeoff.json').read_text())
+    evaluation = json.loads((tmp_path / 'predictions' / 'evaluation.json').read_text())
+    assert (first['threshold'], last['threshold']) == (0.0, 0.9999)
+    assert (first['ap'], first['model']) == (pytest.approx(evaluation['ap']), 'run')
+    assert first['gmac_mean'] == pytest.approx(gmac['mean'])
+    assert first['gmac_min'] == pytest.approx(min(c['multiply_adds'] for c in costs) / 1e9)
+    assert last['gmac_max'] == last['gmac_min'] == pytest.approx(gmac['minimum'])
+    assert (tmp_path / 'tradeoff' / 'tradeoff.png').is_file()
+
+    command(monkeypatch, report, f'--experiment={name}', f'--model_dir={run}',
+            f'--images={images}', f'--annotation_file={annotations}',
+            f'--predictions={tmp_path}/predictions', f'--saved_model={saved}',
+            f'--output_dir={tmp_path}/report')
+    results = json.loads((tmp_path / 'report' / 'report.json').read_text())
+    gates_alone = 2 * 9 * 16 * 2 * positions / 1e9
+    assert results['gmac_fixed_head'] == pytest.approx(gmac['maximum'] - gates_alone)
+    assert results['gmac_plain_head'] > gmac['minimum']
+    page = (tmp_path / 'report' / 'report.html').read_text()
+    for path in ('coarser', 'depth', 'finer'):
+      assert page.count(f'{path}: gray is shut.</figcaption>') == 3
