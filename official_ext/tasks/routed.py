@@ -4,75 +4,22 @@ No body of Model Garden is copied: `train_step` and `validation_step` run as the
 inside a tape; the budget enters as one more auxiliary loss; cost and gates are logged
 beside Model Garden's own values.
 """
-import collections
-import copy
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from absl import logging
 import numpy as np
 from official.core import task_factory
-from official.vision.ops import preprocess_ops
 from official.vision.tasks import maskrcnn
 import tensorflow as tf, tf_keras
 
 from official_ext.configs import detectors
 from official_ext.ops import routing
 from official_ext.tasks import budgets
+from official_ext.tasks import evaluation_state
 from official_ext.tasks import initialization
 from official_ext.tasks import retinanet
-from official_ext.utils import route_pictures
-from official_ext.utils import routing_pictures
+from official_ext.tasks import routing_logs
 
 _GIGA = 1e9
-_PICTURED_IMAGES = 4
-# Beyond this share of what gates can save, executed and expected cost have drifted apart.
-_DRIFT = 0.1
-
-
-def cost_summary(record: routing.Routing, target: float) -> Dict[str, tf.Tensor]:
-  """Returns cost in 10^9 multiply-adds (GMAC) per image, by name.
-
-  Args:
-    record: what a tape returned.
-    target: the budget's share of what gates can save.
-
-  Returns:
-    `executed` and `expected`, float32 `[batch]`; `target`, `minimum` and `maximum`,
-    float32 scalars.
-  """
-  return {
-      'executed': record.executed / _GIGA,
-      'expected': record.expected / _GIGA,
-      'target': (record.minimum + target * (record.maximum - record.minimum)) / _GIGA,
-      'minimum': record.minimum / _GIGA,
-      'maximum': record.maximum / _GIGA,
-  }
-
-
-def cost_names() -> Sequence[str]:
-  """Returns the names in a `cost_summary`."""
-  return ('executed', 'expected', 'target', 'minimum', 'maximum')
-
-
-def open_ratios(record: routing.Routing) -> Dict[str, tf.Tensor]:
-  """Returns what opened per image, by the gate's name.
-
-  `[batch]`: an open-or-shut gate itself, or the share of positions that are not shut; of a choice
-  `[batch, paths]`.
-  """
-  return {
-      name: gate if gate.shape.rank < 3 else
-      tf.reduce_mean(tf.cast(gate > 0, tf.float32), axis=list(range(1, gate.shape.rank)))
-      for name, gate in record.gates.items()
-  }
-
-
-def _flat(name: str, values: np.ndarray) -> Dict[str, float]:
-  """Splits the ratios of a choice into one named value per path."""
-  mean = np.mean(values, axis=0)
-  if mean.ndim == 0:
-    return {name: float(mean)}
-  return {f'{name}/{path}': float(value) for path, value in enumerate(mean)}
 
 
 class RoutedTask:
@@ -96,7 +43,7 @@ class RoutedTask:
     model = super().build_model()
     self._budget.attach(model)
     layers = routing.routed_layers(model)
-    names = [f'gmac/{name}' for name in cost_names()] if layers else []
+    names = [f'gmac/{name}' for name in routing_logs.cost_names()] if layers else []
     names += [f'loss/{name}' for name in self._budget.names] if layers else []
     for kind in ('gate', 'measure'):
       names += [f'{kind}/{layer.name}/{name}' for layer in layers
@@ -130,13 +77,13 @@ class RoutedTask:
     metrics = super().build_metrics(training=training)
     if not training:
       return metrics
-    return metrics + [_RoutingMean(f'routing/{name}', self._limits.get(name))
+    return metrics + [routing_logs.RoutingMean(f'routing/{name}', self._limits.get(name))
                       for name in self._routed_names]
 
   def train_step(self, inputs: Any, model: tf_keras.Model, optimizer: Any,
                  metrics: Optional[List[Any]] = None) -> Mapping[str, Any]:
     """Runs Model Garden's training step under a tape."""
-    theirs = [m for m in metrics or [] if not isinstance(m, _RoutingMean)]
+    theirs = [m for m in metrics or [] if not isinstance(m, routing_logs.RoutingMean)]
     inputs = _with_labels(inputs, step=optimizer.iterations)
     with routing.RoutingTape() as tape:
       logs = super().train_step(inputs, model, optimizer, theirs)
@@ -144,10 +91,11 @@ class RoutedTask:
     if record:
       values = {f'routing/{name}': value for name, value in tape.logs.items()}
       values.update({f'routing/gmac/{name}': value for name, value in self._gmac(tape).items()})
-      values.update({f'routing/gate/{name}': value for name, value in open_ratios(record).items()})
+      gates = routing_logs.open_ratios(record)
+      values.update({f'routing/gate/{name}': value for name, value in gates.items()})
       values.update({f'routing/measure/{name}': value for name, value in record.measures.items()})
       for metric in metrics or []:
-        if isinstance(metric, _RoutingMean):
+        if isinstance(metric, routing_logs.RoutingMean):
           metric.update_state(values[metric.name])
     return logs
 
@@ -161,7 +109,7 @@ class RoutedTask:
     if not record:
       return logs
     logs['routing'] = {
-        'gmac': self._gmac(tape), 'gate': open_ratios(record),
+        'gmac': self._gmac(tape), 'gate': routing_logs.open_ratios(record),
         'measure': dict(record.measures)}
     if self.task_config.allow_image_summary:
       logs['pictured'] = {'image': tf.cast(inputs[0], tf.float32), 'gates': dict(record.gates),
@@ -177,7 +125,7 @@ class RoutedTask:
 
   def _gmac(self, tape: routing.RoutingTape) -> Dict[str, tf.Tensor]:
     """Returns the cost of a step; its target is that of each image if they differ."""
-    summary = cost_summary(tape.routing(), self.task_config.budget.target)
+    summary = routing_logs.cost_summary(tape.routing(), self.task_config.budget.target)
     if 'target' in tape.logs:
       summary['target'] = tape.logs['target'] / _GIGA
     return summary
@@ -185,43 +133,29 @@ class RoutedTask:
   def aggregate_logs(self, state: Any = None, step_outputs: Any = None) -> Any:
     """Collects what validation steps returned: Model Garden's state, and ours beside it."""
     if state is None:
-      state = _EvaluationState(self)
+      state = evaluation_state.EvaluationState(self)
     state.theirs = super().aggregate_logs(state.theirs, step_outputs)
     for kind, values in step_outputs.get('routing', {}).items():
       for name, replicas in values.items():
         state.add(f'{kind}/{name}', replicas)
     if state.pictured is None and 'pictured' in step_outputs:
-      state.pictured = _of_first_replica(step_outputs['pictured'])
+      state.pictured = routing_logs.of_first_replica(step_outputs['pictured'])
     for run, (outputs, executed) in enumerate(step_outputs.get('sampled', [])):
       state.add('sampled/gmac', executed)
       with state.evaluator_of_run(run):
         state.sampled[run] = super().aggregate_logs(state.sampled[run], outputs)
     return state
 
-  def reduce_aggregated_logs(self, aggregated_logs: '_EvaluationState',
+  def reduce_aggregated_logs(self, aggregated_logs: evaluation_state.EvaluationState,
                              global_step: Optional[Any] = None) -> Dict[str, Any]:
     """Adds cost, open ratios and the results under sampled gates to the evaluation's logs."""
     logs = super().reduce_aggregated_logs(aggregated_logs.theirs, global_step)
     values = {name: np.concatenate(parts) for name, parts in aggregated_logs.values.items()}
     if not values:
       return logs
-    executed = values['gmac/executed']
-    for statistic in ('mean', 'min', 'max', 'std'):
-      logs[f'routing/gmac/executed/{statistic}'] = float(getattr(np, statistic)(executed))
-    for name in ('expected', 'target', 'minimum', 'maximum'):
-      logs[f'routing/gmac/{name}'] = float(np.mean(values[f'gmac/{name}']))
-    for name in (name for name in values if name.startswith('gate/')):
-      logs.update(_flat(f'routing/{name}', values[name]))
-    for name in (name for name in values if name.startswith('measure/')):
-      logs[f'routing/{name}'] = float(np.mean(values[name]))
-      _warn_beyond(self._limits.get(name), f'routing/{name}', logs[f'routing/{name}'])
-    if self._samples_gates:
-      _warn_of_drift(logs)
-    _warn_of_dead_gates(values)
+    logs.update(routing_logs.of_evaluation(values, self._limits, self._samples_gates))
     if aggregated_logs.pictured:
-      logs.update(_pictures(**aggregated_logs.pictured))
-    if 'scales/codes' in values:
-      logs.update(_scale_pictures(values))
+      logs.update(routing_logs.pictures(**aggregated_logs.pictured))
     runs = []
     for run, state in enumerate(aggregated_logs.sampled):
       with aggregated_logs.evaluator_of_run(run):
@@ -233,69 +167,6 @@ class RoutedTask:
     return logs
 
 
-class _RoutingMean(tf_keras.metrics.Mean):
-  """A mean that only this module updates: Model Garden's steps do not know its name.
-
-  One with a limit warns, once, when the moving average of what it showed at the end of
-  each training loop passes the limit.
-  """
-
-  def __init__(self, name: str, limit: Optional[Tuple[float, str]] = None):
-    super().__init__(name, dtype=tf.float32)
-    self._limit, self._average = limit, None
-
-  def reset_state(self) -> None:
-    if self._limit and tf.executing_eagerly() and float(self.count):
-      value = float(self.result())
-      self._average = value if self._average is None else (self._average + value) / 2
-      if _warn_beyond(self._limit, self.name, self._average):
-        self._limit = None
-    super().reset_state()
-
-
-def _warn_beyond(limit: Optional[Tuple[float, str]], name: str, value: float) -> bool:
-  """Warns of a measure that is beyond its limit, or not a number."""
-  if limit is None or value <= limit[0]:
-    return False
-  logging.warning('%s is %.3g, above %.3g: %s.', name, value, *limit)
-  return True
-
-
-class _EvaluationState:
-  """What an evaluation has seen so far."""
-
-  def __init__(self, task: RoutedTask):
-    self.theirs = self.pictured = None
-    self.values = collections.defaultdict(list)
-    runs = task.task_config.sampled_evaluation_runs if hasattr(task, 'coco_metric') else 0
-    self.sampled = [None] * runs
-    self._task = task
-    self._evaluators = [copy.copy(task.coco_metric) for _ in range(runs)]
-    for evaluator in self._evaluators:
-      evaluator.reset_states()
-
-  def add(self, name: str, replicas: Any) -> None:
-    """Adds one value per replica: `[batch]`, or a scalar that is the same for every image."""
-    self.values[name] += [np.atleast_1d(value.numpy()) for value in replicas]
-
-  def evaluator_of_run(self, run: int) -> '_SwappedEvaluator':
-    """Returns a context in which the task evaluates one run under sampled gates."""
-    return _SwappedEvaluator(self._task, self._evaluators[run])
-
-
-class _SwappedEvaluator:
-  """Puts an evaluator of its own in the place of the task's while the context lasts."""
-
-  def __init__(self, task: RoutedTask, evaluator: Any):
-    self._task, self._evaluator = task, evaluator
-
-  def __enter__(self) -> None:
-    self._kept, self._task.coco_metric = self._task.coco_metric, self._evaluator
-
-  def __exit__(self, *unused) -> None:
-    self._task.coco_metric = self._kept
-
-
 def _with_labels(inputs: Any, **labels: Any) -> Any:
   """Returns inputs of a step whose labels also have the size of the images, and others."""
   images, given = inputs
@@ -305,65 +176,6 @@ def _with_labels(inputs: Any, **labels: Any) -> Any:
 def _checked(tape: routing.RoutingTape, model: tf_keras.Model) -> Optional[routing.Routing]:
   tape.check_complete(model)
   return tape.routing()
-
-
-def _of_first_replica(values: Mapping[str, Any]) -> Dict[str, Any]:
-  """Returns NumPy arrays of what a step gave as tuples of one value per replica."""
-  return {name: _of_first_replica(value) if isinstance(value, Mapping) else value[0].numpy()
-          for name, value in values.items()}
-
-
-def _pictures(image: np.ndarray, gates: Mapping[str, np.ndarray], executed: np.ndarray,
-              maximum: np.ndarray) -> Dict[str, np.ndarray]:
-  """Returns pictures of what was decided about the first images, uint8 `[1, height, width, 3]`.
-
-  The names are those of Model Garden's image summaries: `image/gates/<number>/<picture>`.
-  """
-  shown = np.clip(image * preprocess_ops.STDDEV_RGB + preprocess_ops.MEAN_RGB, 0, 255)
-  drawn = {}
-  for number, one in enumerate(shown[:_PICTURED_IMAGES].astype(np.uint8)):
-    plots = routing_pictures.of_image(
-        one, {name: gate[number] for name, gate in gates.items()}, executed[number], maximum)
-    drawn.update({f'image/gates/{number}/{name}': routing_pictures.pixels(plot)[None]
-                  for name, plot in plots.items()})
-  return drawn
-
-
-def _scale_pictures(values: Mapping[str, np.ndarray]) -> Dict[str, np.ndarray]:
-  """Returns pictures of routes beside the scales of objects, uint8 `[1, height, width, 3]`."""
-  gates = {name: value for name, value in values.items() if name.startswith('gate/')}
-  plots = route_pictures.of_data_set(
-      gates, values['gmac/executed'] * _GIGA, values['scales/codes'])
-  return {f'image/routes/{name}': routing_pictures.pixels(plot)[None]
-          for name, plot in plots.items()}
-
-
-def _warn_of_drift(logs: Mapping[str, float]) -> None:
-  executed, expected = logs['routing/gmac/executed/mean'], logs['routing/gmac/expected']
-  range_ = logs['routing/gmac/maximum'] - logs['routing/gmac/minimum']
-  if abs(executed - expected) > _DRIFT * range_:
-    logging.warning(
-        'The cost executed, %.3f GMAC per image, is far from the %.3f GMAC that the gates would '
-        'cost if they were sampled, as in training: they decide with little confidence. '
-        'task.sampled_evaluation_runs=1 evaluates sampled gates beside this.', executed, expected)
-
-
-def _warn_of_dead_gates(values: Mapping[str, np.ndarray]) -> None:
-  constant = {'open': [], 'shut': []}
-  for name, gate in values.items():
-    if not name.startswith('gate/'):
-      continue
-    gate_name = name[len('gate/'):]
-    if gate.ndim == 2:
-      if np.max(np.mean(gate, axis=0)) == 1:
-        logging.warning('Gate %s chose path %d for every image of this evaluation.', gate_name,
-                        np.argmax(gate[0]))
-    elif np.all(gate == 0) or np.all(gate == 1):
-      constant['open' if gate[0] else 'shut'].append(gate_name)
-  # A dynamic head has hundreds of gates, which all start open.
-  for state, names in constant.items():
-    if names:
-      logging.warning('Gates %s for every image of this evaluation: %s.', state, ', '.join(names))
 
 
 @task_factory.register_task_cls(detectors.RetinaNetTask)

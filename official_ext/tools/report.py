@@ -1,19 +1,22 @@
 """Writes report.html and report.json about a trained, exported detector and its predictions."""
 import argparse
-import collections
 import json
 import pathlib
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Dict
 
 import numpy as np
-from PIL import Image
 
 from official_ext.utils import command_line
 from official_ext.utils import files
+from official_ext.utils import prediction_files
 from official_ext.utils import report
 from official_ext.utils import route_pictures
 from official_ext.utils import routing_pictures
+from official_ext.utils import trained_detector
 from official_ext.utils import visualization
+
+_Detector = trained_detector.TrainedDetector
+_Predictions = prediction_files.Predictions
 
 _GIGA = 1e9
 _EXAMPLES = 6
@@ -48,183 +51,6 @@ def _arguments() -> argparse.Namespace:
   return parser.parse_args()
 
 
-def read_json(path: pathlib.Path) -> Any:
-  """Reads a JSON file of an earlier step, or says that it is missing."""
-  try:
-    return json.loads(path.read_text(encoding='utf-8'))
-  except (OSError, ValueError) as error:
-    raise command_line.CommandError(
-        f'{path} cannot be read ({error}): predict with --evaluate, and give the folders that the '
-        'commands wrote.') from error
-
-
-class TrainedDetector:
-  """A trained detector, with what it costs and what its plain twins would cost."""
-
-  def __init__(self, experiment_name: str, model_dir: pathlib.Path, imports: List[str]):
-    """Builds the model of a training's `params.yaml` and loads its last checkpoint."""
-    # pylint: disable=g-import-not-at-top
-    from official_ext import registry_imports  # pylint: disable=unused-import
-    from official_ext.utils import experiment
-    from official_ext.utils import checkpoints
-    experiment.import_modules(imports)
-    params = str(model_dir / 'params.yaml')
-    self._resolve = lambda: experiment.resolve(experiment_name, [params], lock=False)
-    self.config = self._resolve()
-    self.model, self.cost = self._build(self.config)
-    checkpoints.restore(self.model, model_dir, flag='--model_dir')
-
-  def _build(self, config: Any) -> Any:
-    # pylint: disable=g-import-not-at-top
-    from official.core import task_factory
-    from official_ext.utils import network_cost
-    model = task_factory.get_task(config.task).build_model()
-    return model, network_cost.whole_network_cost(model, config.task.model.input_size[:2])
-
-  @property
-  def decoder_options(self) -> Dict[str, Any]:
-    """The options of the decoder in use."""
-    decoder = self.config.task.model.decoder
-    return decoder.as_dict()[decoder.type]
-
-  def twin_costs(self) -> Dict[str, int]:
-    """Returns the multiply-adds of the same detector with other parts that always run.
-
-    Of a dynamic head the twins have one without gates, and a plain one of four convolutions; of
-    a supernet every path; of any other detector an inception FPN with the decoder's branches, and
-    an FPN.
-    """
-    if self.config.task.model.backbone.type == 'caddet':
-      return {'every path': self.cost.maximum}
-    tower = (self.config.task.model.as_dict().get('head') or {}).get('tower') or {}
-    if tower.get('type') == 'dynamic':
-      fixed = {step: 'fixed' for step in ('scale_step', 'depth_step')
-               if tower['dynamic'][step] == 'gated'}
-      twins = {'fixed head': {'dynamic': {**fixed, 'activation': 'tanh'}},
-               'plain head': {'type': 'plain'}}
-      return {name: self._twin_cost({'head': {'tower': tower}}) for name, tower in twins.items()}
-    shared = {key: self.decoder_options[key]
-              for key in ('num_filters', 'norm', 'coarse_levels') if key in self.decoder_options}
-    twins = {'inception FPN': self.decoder_options.get('branches', ['1x1']), 'FPN': ['1x1']}
-    return {name: self._twin_cost({'decoder': {
-        'type': 'inception_fpn', 'inception_fpn': {**shared, 'branches': branches}}})
-            for name, branches in twins.items()}
-
-  def _twin_cost(self, override: Dict[str, Any]) -> int:
-    config = self._resolve()
-    config.task.model.override(override)
-    return self._build(config)[1].maximum
-
-  def scale_codes(self, boxes: Sequence[np.ndarray], sizes: Sequence[Sequence[float]]
-                  ) -> np.ndarray:
-    """Returns which scales the objects of each image have, where the network sees them.
-
-    Args:
-      boxes: of each image `[objects, 4]`, `[y1, x1, y2, x2]` in its pixels.
-      sizes: of each image height and width in pixels.
-
-    Returns:
-      `[images, scales]` of 0 and 1.
-    """
-    from official_ext.ops import scale_budget  # pylint: disable=g-import-not-at-top
-    target = self.config.task.model.input_size[:2]
-    bounds = self.config.task.budget.scale_bounds
-    scales = [min(t / s for t, s in zip(target, size)) for size in sizes]
-    return np.concatenate([
-        scale_budget.scale_codes(np.float32(of_image * scale)[None], bounds).numpy()
-        for of_image, scale in zip(boxes, scales)])
-
-  def _inputs(self, image: np.ndarray) -> Tuple[Any, Any]:
-    """Returns what the network gets of an image, and Model Garden's image info."""
-    import tensorflow as tf  # pylint: disable=g-import-not-at-top
-    from official.vision.ops import preprocess_ops  # pylint: disable=g-import-not-at-top
-    size = self.config.task.model.input_size[:2]
-    pixels = preprocess_ops.normalize_image(
-        tf.cast(image, tf.float32), preprocess_ops.MEAN_RGB, preprocess_ops.STDDEV_RGB)
-    pixels, info = preprocess_ops.resize_and_crop_image(pixels, size, size)
-    return pixels[None], info
-
-  def routing_pictures(self, image: np.ndarray) -> Dict[str, Any]:
-    """Returns name -> figure of what was decided about one image.
-
-    Args:
-      image: uint8 `[height, width, 3]`.
-    """
-    from official_ext.ops import routing  # pylint: disable=g-import-not-at-top
-    pixels, info = self._inputs(image)
-    with routing.RoutingTape() as tape:
-      self.model(pixels, image_shape=info[None, 1], training=False)
-    record = tape.routing()
-    return routing_pictures.of_image(
-        image, {name: gate[0].numpy() for name, gate in record.gates.items()},
-        float(record.executed[0]), float(record.maximum), info[2].numpy()) if record else {}
-
-  def branch_features(self, image: np.ndarray) -> Dict[str, Dict[str, np.ndarray]]:
-    """Returns level -> branch -> `[height, width, filters]` for one image.
-
-    Args:
-      image: uint8 `[height, width, 3]`.
-    """
-    features = self.model.backbone(self._inputs(image)[0], training=False)
-    branches = self.decoder_options['branches']
-    return {
-        level: dict(zip(branches, (
-            output[0].numpy() for output in lateral.branch_outputs(features[level]))))
-        for level, lateral in self.model.decoder.laterals.items()
-    }
-
-
-class Predictions:
-  """What `tools.predict` wrote, beside the annotations of the same images."""
-
-  def __init__(self, folder: pathlib.Path, annotation_file: pathlib.Path, images: pathlib.Path):
-    self._images = images
-    truth = read_json(annotation_file)
-    self.names = {category['id']: category['name'] for category in truth['categories']}
-    self.files = {image['id']: image['file_name'] for image in truth['images']}
-    self.sizes = {image['id']: (image['height'], image['width']) for image in truth['images']}
-    self._truth = _by_image(truth['annotations'])
-    self._detections = _by_image(read_json(folder / 'predictions.json'))
-    self.evaluation = read_json(folder / 'evaluation.json')
-    self.costs = sorted(read_json(folder / 'costs.json')['images'],
-                        key=lambda cost: cost['multiply_adds'])
-
-  def gates(self) -> Dict[str, np.ndarray]:
-    """Returns gate -> `[images]`; empty where nothing is routed."""
-    gates = {}
-    for name in self.costs[0].get('gates', {}):
-      values = np.array([cost['gates'][name] for cost in self.costs])
-      # A choice between paths becomes one row per path.
-      gates.update({name: values} if values.ndim == 1 else {
-          f'{name} path {path}': values[:, path] for path in range(values.shape[1])})
-    return gates
-
-  def objects(self, image_id: int) -> np.ndarray:
-    """Returns the boxes of an image's objects, without crowds, `[objects, 4]` in its pixels."""
-    boxes = [item['bbox'] for item in self._truth.get(image_id, []) if not item.get('iscrowd')]
-    return np.array([[y, x, y + h, x + w] for x, y, w, h in boxes]).reshape(-1, 4)
-
-  def image(self, image_id: int) -> np.ndarray:
-    """Reads one of the images."""
-    name = self.files[image_id]
-    path = next((path for path in (self._images / name, self._images / pathlib.Path(name).name)
-                 if path.is_file()), None) or next(self._images.rglob(pathlib.Path(name).name))
-    return np.asarray(Image.open(path).convert('RGB'))
-
-  def pair(self, image_id: int, threshold: float = 0.4) -> List[np.ndarray]:
-    """Returns the image with its ground truth and with its detections, large enough to read."""
-    image, factor = visualization.enlarge(self.image(image_id), 320)
-    truth = self._truth.get(image_id, [])
-    found = [d for d in self._detections.get(image_id, []) if d['score'] >= threshold]
-
-    def draw(objects, **options):
-      boxes = np.array([[y, x, y + h, x + w] for x, y, w, h in (o['bbox'] for o in objects)])
-      return visualization.draw_boxes(
-          image, boxes * factor, [self.names[o['category_id']] for o in objects], **options)
-
-    return [draw(truth), draw(found, scores=[d['score'] for d in found])]
-
-
 def _write_results(page: report.Report, results: Dict[str, Any], twins: Dict[str, int]) -> None:
   page.heading('Results')
   page.text(f'AP {results["ap"]:.3f}, AP50 {results["ap50"]:.3f}: pycocotools, from the exported '
@@ -240,7 +66,7 @@ def _write_results(page: report.Report, results: Dict[str, Any], twins: Dict[str
             f'{results["saved_model_max_abs_diff"]:.1e}.')
 
 
-def _write_routing(page: report.Report, predictions: Predictions, twins: Dict[str, int]) -> None:
+def _write_routing(page: report.Report, predictions: _Predictions, twins: Dict[str, int]) -> None:
   costs = np.array([cost['multiply_adds'] for cost in predictions.costs])
   page.heading('What each image cost')
   page.figure(routing_pictures.cost_histogram(costs, twins), 'Distribution over the images.')
@@ -250,7 +76,7 @@ def _write_routing(page: report.Report, predictions: Predictions, twins: Dict[st
     page.figure(routing_pictures.gate_matrix(gates), 'One column per image.')
 
 
-def _write_examples(page: report.Report, predictions: Predictions) -> None:
+def _write_examples(page: report.Report, predictions: _Predictions) -> None:
   page.heading('Detections beside ground truth, from the cheapest to the dearest image')
   for cost in routing_pictures.spread(predictions.costs, _EXAMPLES):
     gates = cost.get('gates', {})
@@ -268,8 +94,8 @@ def _describe(gate: Any) -> str:
   return {0: 'shut', 1: 'open'}.get(gate, f'{gate:.0%} open')
 
 
-def _write_decisions(page: report.Report, detector: TrainedDetector,
-                     predictions: Predictions) -> None:
+def _write_decisions(page: report.Report, detector: _Detector,
+                     predictions: _Predictions) -> None:
   """Writes what was decided about the cheapest, the middle and the dearest image."""
   for number, cost in enumerate(routing_pictures.spread(predictions.costs, _ROUTED_EXAMPLES)):
     pictures = detector.routing_pictures(predictions.image(cost['image_id']))
@@ -279,8 +105,8 @@ def _write_decisions(page: report.Report, detector: TrainedDetector,
       page.figure(plot, f'{cost["file"]}, {name}: gray is shut.')
 
 
-def _write_scales(page: report.Report, detector: TrainedDetector,
-                  predictions: Predictions) -> None:
+def _write_scales(page: report.Report, detector: _Detector,
+                  predictions: _Predictions) -> None:
   """Writes what the scales of objects have to do with the routes of a supernet."""
   gates = predictions.gates()
   if not route_pictures.paths_of(gates):
@@ -298,8 +124,8 @@ def _write_scales(page: report.Report, detector: TrainedDetector,
     page.figure(plot, captions[name])
 
 
-def _write_branches(page: report.Report, detector: TrainedDetector,
-                    predictions: Predictions) -> None:
+def _write_branches(page: report.Report, detector: _Detector,
+                    predictions: _Predictions) -> None:
   if not hasattr(detector.model.decoder, 'laterals'):
     return
   page.heading('What each branch sees')
@@ -314,10 +140,11 @@ def _write_branches(page: report.Report, detector: TrainedDetector,
 def main() -> None:
   """Writes both files."""
   args = _arguments()
-  predictions = Predictions(args.predictions, args.annotation_file, args.images)
-  detector = TrainedDetector(args.experiment, args.model_dir, args.imports)
+  predictions = _Predictions(args.predictions, args.annotation_file, args.images)
+  detector = _Detector(args.experiment, args.model_dir, args.imports)
   costs = [cost['multiply_adds'] / _GIGA for cost in predictions.costs]
   twins = detector.twin_costs()
+  exported = prediction_files.read_json(args.saved_model / 'export.json')
   results = {
       **{key: predictions.evaluation[key] for key in ('ap', 'ap50')},
       # The mean of equal numbers may round to one beside them.
@@ -325,9 +152,10 @@ def main() -> None:
       'gmac_min': min(costs),
       'gmac_max': max(costs),
       **{f'gmac_{name.lower().replace(" ", "_")}': cost / _GIGA for name, cost in twins.items()},
-      'saved_model_max_abs_diff': read_json(args.saved_model / 'export.json')['max_abs_diff'],
+      'saved_model_max_abs_diff': exported['max_abs_diff'],
       'open_ratio': {name: float(np.mean(gate)) for name, gate in predictions.gates().items()},
-      'seconds_by_step': read_json(args.seconds_by_step) if args.seconds_by_step else {},
+      'seconds_by_step': (
+          prediction_files.read_json(args.seconds_by_step) if args.seconds_by_step else {}),
   }
   page = report.Report(f'{args.experiment}: {len(costs)} images')
   _write_results(page, results, twins)
@@ -345,13 +173,6 @@ def main() -> None:
   command_line.say(f'AP {results["ap"]:.3f}, AP50 {results["ap50"]:.3f}; GMAC per image: mean '
                    f'{results["gmac_mean"]:.3f}, {min(costs):.3f} to {max(costs):.3f}')
   command_line.say(f'written: {args.output_dir}/report.html and report.json')
-
-
-def _by_image(objects: List[Dict[str, Any]]) -> Dict[int, List[Dict[str, Any]]]:
-  grouped = collections.defaultdict(list)
-  for item in objects:
-    grouped[item['image_id']].append(item)
-  return grouped
 
 
 if __name__ == '__main__':

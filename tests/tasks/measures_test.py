@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf, tf_keras
 
 from official_ext.ops import routing
-from official_ext.tasks import routed
+from official_ext.tasks import routing_logs
 import detectors
 
 NAMES = ['residual', 'evaluations', 'basis_std/3', 'basis_std/4']
@@ -15,7 +15,7 @@ IFPN = 'retinanet_ifpn_efficientnetlite0_sample'
 def test_a_measure_beyond_its_limit_is_warned_of_once_by_name(monkeypatch):
   lines = []
   monkeypatch.setattr(logging, 'warning', lambda text, *args: lines.append(text % args))
-  metric = routed._RoutingMean('routing/measure/ifpn/residual', (0.3, 'not reached'))
+  metric = routing_logs.RoutingMean('routing/measure/ifpn/residual', (0.3, 'not reached'))
   for loop in ([0.1, 0.2], [0.5, 0.3], [0.6, 0.6], [0.9, 0.9]):
     for value in loop:
       metric.update_state([value, value])
@@ -23,11 +23,11 @@ def test_a_measure_beyond_its_limit_is_warned_of_once_by_name(monkeypatch):
     metric.reset_state()
   # Averages 0.15, 0.275, 0.44: the third passes.
   assert lines == ['routing/measure/ifpn/residual is 0.438, above 0.3: not reached.']
-  metric = routed._RoutingMean('other', (0.3, 'not reached'))
+  metric = routing_logs.RoutingMean('other', (0.3, 'not reached'))
   metric.update_state(np.nan)
   metric.reset_state()
   assert lines[1].startswith('other is nan')
-  metric = routed._RoutingMean('free')
+  metric = routing_logs.RoutingMean('free')
   metric.update_state(9.0)
   metric.reset_state()
   assert len(lines) == 2
