@@ -30,7 +30,7 @@ ROWS = [
     (r'(configs/(detectors|classifiers)|dataloaders/.*)', False),
     (r'configs/.*experiments', True),
     (r'utils/\w+_pictures', True),
-    (r'tasks/(__init__|budgets|initialization)', False),
+    (r'tasks/(__init__|budgets|initialization|routing_logs|evaluation_state)', False),
     (r'tasks/retinanet', False),
     (r'tasks/routed', False),
     (r'tasks/(dense|classification)', False),
