@@ -139,6 +139,7 @@ def _write_branches(page: report.Report, detector: _Detector,
 
 def main() -> None:
   """Writes both files."""
+  from official_ext import registry_imports
   args = _arguments()
   predictions = _Predictions(args.predictions, args.annotation_file, args.images)
   detector = _Detector(args.experiment, args.model_dir, args.imports)

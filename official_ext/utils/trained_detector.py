@@ -11,9 +11,14 @@ class TrainedDetector:
   """A trained detector, with what it costs and what its plain twins would cost."""
 
   def __init__(self, experiment_name: str, model_dir: pathlib.Path, imports: List[str]):
-    """Builds the model of a training's `params.yaml` and loads its last checkpoint."""
+    """Builds the model of a training's `params.yaml` and loads its last checkpoint.
+
+    Args:
+      experiment_name: the experiment that was trained, which is registered.
+      model_dir: folder of the training.
+      imports: modules that register further components.
+    """
     # pylint: disable=g-import-not-at-top
-    from official_ext import registry_imports  # pylint: disable=unused-import
     from official_ext.utils import experiment
     from official_ext.utils import checkpoints
     experiment.import_modules(imports)

@@ -2,7 +2,7 @@
 import compare_caddet
 import pytest
 
-from official_ext import registry_imports  # noqa: F401 pylint: disable=unused-import
+from official_ext import registry_imports
 from official_ext.utils import command_line
 from official_ext.utils import experiment
 
