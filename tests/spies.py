@@ -79,9 +79,9 @@ def randomize(layer, seed=0):
 
 
 def conditional_operations(graph, inside=False):
-  """Yields the convolutions of a graph and whether a conditional decides about each."""
+  """Yields convolutions and products of a graph, and whether a conditional decides about each."""
   for op in graph.get_operations():
-    if op.type == 'Conv2D':
+    if op.type in ('Conv2D', 'MatMul'):
       yield op, inside
     for attribute in ('f', 'then_branch', 'else_branch', 'branches', 'body'):
       try:

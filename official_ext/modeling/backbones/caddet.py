@@ -150,7 +150,7 @@ class CADDet(tf_keras.layers.Layer):
     """
     features = images
     for conv in self._stem:
-      features = tf.nn.relu(conv(features, training=training))
+      features = conv(features, training=training)
     skip = self.is_routed and not training and self.inference == 'skip'
     nothing = self._nothing(features)
     maps, present = {0: features}, {0: tf.ones([tf.shape(features)[0]], tf.bool)}

@@ -74,8 +74,9 @@ class PathRouter(tf_keras.layers.Layer):
     self._norm_options = dict(norm_options or {})
     self._kernel_regularizer = tf_keras.regularizers.get(kernel_regularizer)
     options = {'kernel_regularizer': self._kernel_regularizer, 'dtype': self.dtype}
-    self._hidden = tf_keras.layers.Conv2D(
-        units, 1, use_bias=False, kernel_initializer=kaiming(), name='hidden', **options)
+    # A 1x1 convolution; maps of 2x2 pixels are too small for a convolution's preparations.
+    self._hidden = tf_keras.layers.Dense(
+        units, use_bias=False, kernel_initializer=kaiming(), name='hidden', **options)
     if norm == 'batch':
       self._norm = presence_norm.PresenceNorm(
           **self._norm_options, dtype=self.dtype, name='norm')

@@ -17,7 +17,7 @@ _DEPTHWISE_KAIMING = math.sqrt(2 / 9)  # Nine weights feed each channel; Keras c
 class PointwiseConvNorm(tf_keras.layers.Layer):
   """A 1x1 convolution and a norm, which at inference are one; no bias."""
 
-  def __init__(self, filters: int, strides: int = 1,
+  def __init__(self, filters: int, strides: int = 1, relu: bool = True,
                norm_options: Optional[Mapping[str, Any]] = None,
                kernel_regularizer: Optional[Any] = None, **kwargs):
     """Initializes the layer.
@@ -25,12 +25,13 @@ class PointwiseConvNorm(tf_keras.layers.Layer):
     Args:
       filters: channels of the result.
       strides: 1 or 2; at 2 pixels 0, 2, 4, ... are the centers of the kernels.
+      relu: whether ReLU follows the norm.
       norm_options: arguments of `PresenceNorm`.
       kernel_regularizer: of all kernels.
       **kwargs: arguments of `tf_keras.layers.Layer`.
     """
     super().__init__(**kwargs)
-    self._filters, self._strides = filters, strides
+    self._filters, self._strides, self._relu = filters, strides, relu
     self._norm_options = dict(norm_options or {})
     self._kernel_regularizer = tf_keras.regularizers.get(kernel_regularizer)
     self._norm = presence_norm.PresenceNorm(
@@ -51,19 +52,20 @@ class PointwiseConvNorm(tf_keras.layers.Layer):
   def _pointwise_norm(self, features, strides, present, training):
     kernel = tf.convert_to_tensor(self._pointwise)
     if self._norm.uses_batch(training):
-      return self._norm(
+      features = self._norm(
           tf.nn.conv2d(features, kernel, strides, 'SAME'), present, training=training)
-    # TensorFlow's own fusion of convolution and batch norm is many times slower for one image.
+      return tf.nn.relu(features) if self._relu else features
     scale, shift = self._norm.frozen()
-    kernel = tf.cast(tf.cast(kernel, scale.dtype) * scale, features.dtype)
-    return tf.nn.bias_add(
-        tf.nn.conv2d(features, kernel, strides, 'SAME'), tf.cast(shift, features.dtype))
+    return _product(features[:, ::strides, ::strides] if strides > 1 else features,
+                    tf.cast(tf.cast(kernel[0, 0], scale.dtype) * scale, features.dtype), shift,
+                    self._relu)
 
   def get_config(self) -> Dict[str, Any]:
     return {
         **super().get_config(),
         'filters': self._filters,
         'strides': self._strides,
+        'relu': self._relu,
         'norm_options': dict(self._norm_options),
         'kernel_regularizer': tf_keras.regularizers.serialize(self._kernel_regularizer),
     }
@@ -89,6 +91,21 @@ class SeparableConvNorm(PointwiseConvNorm):
     strides = [1, self._strides, self._strides, 1]
     features = tf.nn.depthwise_conv2d(features, self._depthwise, strides, padding)
     return self._pointwise_norm(features, 1, present, training)
+
+
+def _product(features: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor,
+             relu: bool) -> tf.Tensor:
+  """Returns a 1x1 convolution as a matrix product, `[batch, height, width, filters]`.
+
+  What skips meets batches of one image, for which TensorFlow's convolutions may be many times
+  slower when bias or norm are fused with them; products do not depend on the batch.
+  """
+  known, dynamic = features.shape, tf.shape(features)
+  rows = tf.matmul(tf.reshape(features, [-1, known[3]]), kernel)
+  rows = tf.nn.bias_add(rows, tf.cast(bias, rows.dtype))
+  if relu:  # Before the reshape, so that TensorFlow sees what it can do in one pass.
+    rows = tf.nn.relu(rows)
+  return tf.reshape(rows, [*(known[axis] or dynamic[axis] for axis in range(3)), kernel.shape[1]])
 
 
 def _per_image(weight: tf.Tensor, features: tf.Tensor) -> tf.Tensor:
@@ -153,7 +170,9 @@ class SupernetNode(tf_keras.layers.Layer):
     self._kernel_regularizer = tf_keras.regularizers.get(kernel_regularizer)
     options = {'norm_options': self._norm_options, 'dtype': self.dtype_policy,
                'kernel_regularizer': self._kernel_regularizer}
-    self._convs = [SeparableConvNorm(channels, name=f'separable_{i}', **options) for i in (1, 2)]
+    # Behind the second one ReLU waits for the sum.
+    self._convs = [SeparableConvNorm(channels, relu=i == 1, name=f'separable_{i}', **options)
+                   for i in (1, 2)]
     self.transitions = {
         path: PointwiseConvNorm(filters, 2 if path == 'down' else 1, name=path, **options)
         for path, filters in self._paths.items() if path != 'keep'}
@@ -241,7 +260,7 @@ class SupernetNode(tf_keras.layers.Layer):
 
   def _cell(self, features, runs, training):
     seen = self._seen(runs)
-    hidden = tf.nn.relu(self._convs[0](features, seen, training=training))
+    hidden = self._convs[0](features, seen, training=training)
     return tf.nn.relu(self._convs[1](hidden, seen, training=training) + features)
 
   def leave(self, path: str, state: NodeState, base: tf.Tensor, training: Optional[bool] = None,
@@ -275,7 +294,7 @@ class SupernetNode(tf_keras.layers.Layer):
         lambda: base + self._transition(path, features, weight, base, None, training))
 
   def _transition(self, path, features, weight, target, seen, training):
-    features = tf.nn.relu(self.transitions[path](features, seen, training=training))
+    features = self.transitions[path](features, seen, training=training)
     if weight is not None:
       # Before the resize, which is linear: the map is smaller here.
       features *= _per_image(weight, features)

@@ -1,0 +1,113 @@
+"""Measures exported supernets whose images take random paths against one that always runs whole.
+
+    .venv/bin/python scripts/benchmark_caddet.py [--cases full] [--repeats 9]
+
+Time and multiply-adds are shares of those of the same supernet without routers.  Routers run as
+they always do; what they decide is replaced by gates that open with a given probability, drawn
+for every image and gate.  Machines are noisy: only ratios within one run mean something.
+"""
+import argparse
+import pathlib
+import tempfile
+from typing import Any, Dict, List, NamedTuple, Tuple
+
+import official_ext  # noqa: F401 (chooses Keras 2)
+import numpy as np
+import tensorflow as tf
+import timing
+
+from official_ext.modeling.backbones import caddet
+from official_ext.ops import routing
+from official_ext.utils import command_line
+
+PROBABILITIES = (0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
+
+
+class Case(NamedTuple):
+  """A supernet and what it is run on."""
+  options: Dict[str, Any]
+  size: Tuple[int, int]
+  batch: int
+
+
+CASES = {
+    'full': Case({}, (640, 800), 1),
+    'small': Case({'num_layers': 6, 'channels': [24, 32, 48, 64]}, (256, 256), 8),
+}
+
+
+class Exported(tf.Module):
+  """A supernet, and with routers the gates that it is told, one `[batch, paths]` per node."""
+
+  def __init__(self, case: Case, routers: bool):
+    super().__init__()
+    self.network = caddet.CADDet(routers=routers, **case.options)
+    self.network.build([None, None, None, 3])
+    self.gates: List[tf.Variable] = []
+    for node in self.network._nodes if routers else ():  # pylint: disable=protected-access
+      self.gates.append(tf.Variable(tf.ones([case.batch, len(node._paths)])))
+      node._route = self._told(node._route, self.gates[-1])
+
+  def _told(self, route: Any, gates: tf.Variable) -> Any:
+    def told(features, present, training, skip):
+      decided = route(features, present, training, skip)
+      return tf.where(present[:, None], gates + 0 * decided, 0.0)
+    return told
+
+  @tf.function(autograph=False)
+  def run(self, images: tf.Tensor) -> Dict[str, tf.Tensor]:
+    """Returns the features, and `executed`, multiply-adds of every image."""
+    with routing.RoutingTape() as tape:
+      outputs = dict(self.network(images, training=False))
+    record = tape.routing()
+    if record:
+      outputs['executed'] = record.executed
+    return outputs
+
+
+def _export(case: Case, routers: bool, folder: pathlib.Path) -> Any:
+  """Writes a SavedModel and loads it again."""
+  module = Exported(case, routers)
+  module.run.get_concrete_function(tf.TensorSpec([None, *case.size, 3]))
+  tf.saved_model.save(module, str(folder))
+  return tf.saved_model.load(str(folder))
+
+
+def benchmark(name: str, case: Case, repeats: int, folder: pathlib.Path) -> None:
+  """Prints shares of time and multiply-adds, one line per probability."""
+  total = caddet.CADDet(**case.options).costs(*case.size)
+  # Without routers nothing is counted; the stem always runs.
+  whole = total.total - total.routers
+  routed, plain = (_export(case, routers, folder / f'{name}_{routers}')
+                   for routers in (True, False))
+  images = tf.random.stateless_normal([case.batch, *case.size, 3], [0, 1])
+  command_line.say(f'\n{name} supernet, {case.size[0]}x{case.size[1]} pixels, batch {case.batch}, '
+                   f'{whole / 1e6:.0f} M multiply-adds without routers:')
+  command_line.say('  gates open  multiply-adds   time  time / multiply-adds')
+  rng = np.random.default_rng(0)
+  for probability in PROBABILITIES:
+    for gates in routed.gates:
+      gates.assign(rng.uniform(size=gates.shape) < probability)
+    executed = float(tf.reduce_mean(routed.run(images)['executed'])) + total.stem
+    seconds = timing.interleaved(
+        {'routed': lambda: routed.run(images)['3'].numpy(),
+         'plain': lambda: plain.run(images)['3'].numpy()}, repeats)
+    share, time = executed / whole, float(np.median(seconds['routed'] / seconds['plain']))
+    command_line.say(f'  {probability:10.0%}  {share:13.3f}  {time:5.3f}  {time / share:20.3f}')
+
+
+def main() -> None:
+  """Runs all benchmarks."""
+  parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('--cases', nargs='+', choices=list(CASES), default=list(CASES),
+                      help='(all)')
+  parser.add_argument('--repeats', type=int, default=9, help='interleaved repeats (9)')
+  args = parser.parse_args()
+  with tempfile.TemporaryDirectory() as folder:
+    for name in args.cases:
+      benchmark(name, CASES[name], args.repeats, pathlib.Path(folder))
+
+
+if __name__ == '__main__':
+  command_line.run(main)
