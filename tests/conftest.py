@@ -12,6 +12,9 @@ import official_ext  # noqa: E402, F401 (chooses Keras 2 before anything loads T
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 os.environ.setdefault('MPLBACKEND', 'Agg')
+# Most of what is compiled here runs once or twice: the compiler's own time is what counts.
+os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0 '
+                      '--xla_llvm_disable_expensive_passes=true')
 _workers = int(os.environ.get('PYTEST_XDIST_WORKER_COUNT', '1'))
 if _workers > 1:
   # Each worker's TensorFlow would start a thread for every core.

@@ -182,7 +182,9 @@ def _implicit(function: Function, state: Levels, solver: str, evaluations: int,
         return [a + b for a, b in zip(_transposed(tape, outputs, state, y), g)]
 
       iteration = solver_loop.Iteration(transposed, zeros, solver, evaluations, memory=memory)
-      y = iteration.run(zeros, known=g).best_f
+      # With g itself the history is full one product earlier; Broyden's is never.
+      roll_after = None if solver == 'broyden' else memory - 1
+      y = iteration.run(zeros, known=g, roll_after=roll_after).best_f
       return [tf.cast(level, u.dtype) for level, u in zip(y, upstream)]
 
     return [tf.identity(level) for level in levels], backward

@@ -85,12 +85,17 @@ class Iteration:
     self._keep_best = solver != 'unroll'
     self._output_dtypes = self._dtypes
 
-  def run(self, initial: Levels, known: Optional[Levels] = None) -> Progress:
+  def run(self, initial: Levels, known: Optional[Levels] = None,
+          roll_after: Optional[int] = None) -> Progress:
     """Iterates.
 
     Args:
       initial: the first iterate.
       known: f of it, where that needs no evaluation; then it is not counted as one.
+      roll_after: without tolerance, evaluations after which the rest goes round a loop of
+        TensorFlow instead of being written out; the history must not grow any more then.
+        TensorFlow starts whatever it can: of evaluations written out it holds parts of later
+        ones while an earlier one runs.
 
     Returns:
       Where the solver stands at the end.
@@ -103,10 +108,15 @@ class Iteration:
           maximum_iterations=self._max_evaluations)[0]
     if known is not None:
       progress = self._advance(progress, True, known)._replace(evaluations=tf.constant(0))
-    for count in range(self._max_evaluations):
-      progress = self._advance(progress, count == 0 and known is None,
-                               is_last=count == self._max_evaluations - 1)
-    return progress
+    last = self._max_evaluations - 1
+    written_out = last if roll_after is None else min(roll_after, last)
+    for count in range(written_out):
+      progress = self._advance(progress, count == 0 and known is None)
+    if written_out < last:
+      progress = tf.while_loop(
+          lambda p: True, lambda p: (self._advance(p, False),), (progress,),
+          maximum_iterations=last - written_out, parallel_iterations=1)[0]
+    return self._advance(progress, last == 0 and known is None, is_last=True)
 
   def outputs(self, progress: Progress) -> Levels:
     """Returns f at the best iterate, in the dtype of f."""
