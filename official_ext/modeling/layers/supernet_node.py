@@ -50,15 +50,15 @@ class PointwiseConvNorm(tf_keras.layers.Layer):
     return self._pointwise_norm(features, self._strides, present, training)
 
   def _pointwise_norm(self, features, strides, present, training):
-    kernel = tf.convert_to_tensor(self._pointwise)
+    kernel = tf.convert_to_tensor(self._pointwise)[0, 0]
+    if strides > 1:
+      features = features[:, ::strides, ::strides]
     if self._norm.uses_batch(training):
-      features = self._norm(
-          tf.nn.conv2d(features, kernel, strides, 'SAME'), present, training=training)
+      features = self._norm(_product(features, kernel), present, training=training)
       return tf.nn.relu(features) if self._relu else features
     scale, shift = self._norm.frozen()
-    return _product(features[:, ::strides, ::strides] if strides > 1 else features,
-                    tf.cast(tf.cast(kernel[0, 0], scale.dtype) * scale, features.dtype), shift,
-                    self._relu)
+    kernel = tf.cast(tf.cast(kernel, scale.dtype) * scale, features.dtype)
+    return _product(features, kernel, tf.cast(shift, features.dtype), self._relu)
 
   def get_config(self) -> Dict[str, Any]:
     return {
@@ -93,16 +93,18 @@ class SeparableConvNorm(PointwiseConvNorm):
     return self._pointwise_norm(features, 1, present, training)
 
 
-def _product(features: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor,
-             relu: bool) -> tf.Tensor:
+def _product(features: tf.Tensor, kernel: tf.Tensor, bias: Optional[tf.Tensor] = None,
+             relu: bool = False) -> tf.Tensor:
   """Returns a 1x1 convolution as a matrix product, `[batch, height, width, filters]`.
 
   What skips meets batches of one image, for which TensorFlow's convolutions may be many times
-  slower when bias or norm are fused with them; products do not depend on the batch.
+  slower when bias or norm are fused with them; and with a single thread the gradient of one of
+  stride 2 may end the process.  Products do not depend on the batch.
   """
   known, dynamic = features.shape, tf.shape(features)
   rows = tf.matmul(tf.reshape(features, [-1, known[3]]), kernel)
-  rows = tf.nn.bias_add(rows, tf.cast(bias, rows.dtype))
+  if bias is not None:
+    rows = tf.nn.bias_add(rows, bias)
   if relu:  # Before the reshape, so that TensorFlow sees what it can do in one pass.
     rows = tf.nn.relu(rows)
   return tf.reshape(rows, [*(known[axis] or dynamic[axis] for axis in range(3)), kernel.shape[1]])
