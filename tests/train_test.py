@@ -15,11 +15,17 @@ import tensorflow as tf, tf_keras
 from official_ext.utils import coco_results
 
 CHECKOUT = pathlib.Path(__file__).resolve().parents[1]
-# Detector and decoder or head; steps and peak of the learning rate that overfit ten images.
+# Steps that overfit ten images, and their size: on smaller ones ATSS gives 7 of the 61 boxes no
+# location that would learn them.
 OVERFITTED = {
-    **{f'retinanet_{neck}': (240, 0.04)
+    **{f'retinanet_{neck}': (240, 128)
        for neck in ('fpn', 'inception_fpn', 'dyfpn', 'drfpn', 'ifpn')},
+<<<<<<< HEAD
     'fcos_fpn': (240, 0.04),
+=======
+    'fcos_fpn': (120, 128),
+    'atss_fpn': (200, 192),
+>>>>>>> dynvis
 }
 
 
@@ -92,15 +98,15 @@ def test_golden_run(sample_records, tmp_path):
 def test_every_neck_and_detector_can_overfit_ten_real_photographs(name, sample_records, tmp_path):
   """D33: AP50 above 0.9 on the ten images that it was trained on."""
   config = detectors.small_experiment(f'{name}_efficientnetlite0_sample')
-  steps, learning_rate = OVERFITTED[name]
-  config.override({'task': {'model': {'input_size': [128, 128, 3], 'max_level': 6}}})
+  steps, side = OVERFITTED[name]
+  config.override({'task': {'model': {'input_size': [side, side, 3], 'max_level': 6}}})
   records = _few_records(sample_records, tmp_path, 10)
   task = task_factory.get_task(config.task)
   model = task.build_model()
   task.initialize(model)
   images, labels = detectors.batch(task, records, size=10)
-  schedule = tf_keras.optimizers.schedules.CosineDecay(
-      learning_rate / 2, steps - 20, warmup_target=learning_rate, warmup_steps=20)
+  schedule = tf_keras.optimizers.schedules.CosineDecay(0.02, steps - 20, warmup_target=0.04,
+                                                       warmup_steps=20)
   optimizer = tf_keras.optimizers.legacy.SGD(schedule, momentum=0.9, clipnorm=10.0)
   step = tf.function(lambda: task.train_step((images, labels), model, optimizer))
   for _ in range(steps):
