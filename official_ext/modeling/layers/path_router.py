@@ -103,7 +103,9 @@ class PathRouter(tf_keras.layers.Layer):
       present: boolean `[batch]`, the images that count in batch norm; None: all.
       training: None counts as False.
     """
-    hidden = self._hidden(tf.cast(pooled, self.dtype))
+    # Keras takes a product of two dimensions as it is; of four it takes apart and puts together.
+    rows = tf.reshape(tf.cast(pooled, self.dtype), [-1, pooled.shape[-1]])
+    hidden = tf.reshape(self._hidden(rows), [-1, 2, 2, self._units])
     if self._norm_type == 'batch':
       hidden = self._norm(hidden, present, training=training)
     else:
