@@ -184,8 +184,8 @@ def test_random_signal_is_drawn_afresh_for_each_of_ten_runs(path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', [
-    'retinanet_dyfpn_resnet50_coco', 'fasterrcnn_dyfpn_resnet50_coco',
-    'maskrcnn_dyfpn_resnet50_coco', 'cascadercnn_dyfpn_resnet50_coco'])
+    'retinanet_dyfpn_resnet50_coco', 'maskrcnn_dyfpn_resnet50_coco',
+    'cascadercnn_dyfpn_resnet50_coco'])
 def test_model_builds(name):
   params = experiment.resolve(name, params_override=(
       'task: {model: {input_size: [128, 128, 3], backbone: {resnet: {model_id: 18}}, '
