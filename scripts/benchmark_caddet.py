@@ -4,12 +4,14 @@
 
 Time and multiply-adds are shares of those of the same supernet without routers.  Routers run as
 they always do; what they decide is replaced by gates that open with a given probability, drawn
-for every image and gate.  Machines are noisy: only ratios within one run mean something.
+for every image and gate.  For single images there is also the time of their paths alone, without
+routers or anything else that decides: parts of a network do not all have the same speed.
+Machines are noisy: only ratios within one run mean something.
 """
 import argparse
 import pathlib
 import tempfile
-from typing import Any, Dict, List, NamedTuple, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 import official_ext  # noqa: F401 (chooses Keras 2)
 import numpy as np
@@ -44,15 +46,28 @@ class Exported(tf.Module):
     self.network = caddet.CADDet(routers=routers, **case.options)
     self.network.build([None, None, None, 3])
     self.gates: List[tf.Variable] = []
-    for node in self.network._nodes if routers else ():  # pylint: disable=protected-access
+    self._constants: Optional[List[np.ndarray]] = None
+    nodes = self.network._nodes if routers else ()  # pylint: disable=protected-access
+    for number, node in enumerate(nodes):
       self.gates.append(tf.Variable(tf.ones([case.batch, len(node._paths)])))
-      node._route = self._told(node._route, self.gates[-1])
+      node._route = self._told(node._route, number)
 
-  def _told(self, route: Any, gates: tf.Variable) -> Any:
+  def _told(self, route: Any, number: int) -> Any:
     def told(features, present, training, skip):
+      if self._constants:
+        # TensorFlow itself leaves out what constants shut.
+        return tf.where(present[:, None], tf.constant(self._constants[number]), 0.0)
       decided = route(features, present, training, skip)
-      return tf.where(present[:, None], gates + 0 * decided, 0.0)
+      return tf.where(present[:, None], self.gates[number] + 0 * decided, 0.0)
     return told
+
+  def paths_alone(self, images: tf.Tensor) -> Callable[[], Any]:
+    """Returns a function that runs what the gates open now, without deciding anything."""
+    self._constants = [gates.numpy() for gates in self.gates]
+    function = tf.function(lambda x: self.network(x, training=False)['3'], autograph=False)
+    concrete = function.get_concrete_function(tf.TensorSpec(images.shape))
+    self._constants = None
+    return lambda: concrete(images).numpy()
 
   @tf.function(autograph=False)
   def run(self, images: tf.Tensor) -> Dict[str, tf.Tensor]:
@@ -66,11 +81,11 @@ class Exported(tf.Module):
 
 
 def _export(case: Case, routers: bool, folder: pathlib.Path) -> Any:
-  """Writes a SavedModel and loads it again."""
+  """Writes a SavedModel; returns what was written, and what is loaded again."""
   module = Exported(case, routers)
   module.run.get_concrete_function(tf.TensorSpec([None, *case.size, 3]))
   tf.saved_model.save(module, str(folder))
-  return tf.saved_model.load(str(folder))
+  return module, tf.saved_model.load(str(folder))
 
 
 def benchmark(name: str, case: Case, repeats: int, folder: pathlib.Path) -> None:
@@ -78,22 +93,28 @@ def benchmark(name: str, case: Case, repeats: int, folder: pathlib.Path) -> None
   total = caddet.CADDet(**case.options).costs(*case.size)
   # Without routers nothing is counted; the stem always runs.
   whole = total.total - total.routers
-  routed, plain = (_export(case, routers, folder / f'{name}_{routers}')
-                   for routers in (True, False))
+  (module, routed), (_, plain) = (
+      _export(case, routers, folder / f'{name}_{routers}') for routers in (True, False))
   images = tf.random.stateless_normal([case.batch, *case.size, 3], [0, 1])
   command_line.say(f'\n{name} supernet, {case.size[0]}x{case.size[1]} pixels, batch {case.batch}, '
                    f'{whole / 1e6:.0f} M multiply-adds without routers:')
-  command_line.say('  gates open  multiply-adds   time  time / multiply-adds')
+  command_line.say('  gates open  multiply-adds   time  time / multiply-adds  of its paths alone')
   rng = np.random.default_rng(0)
   for probability in PROBABILITIES:
-    for gates in routed.gates:
-      gates.assign(rng.uniform(size=gates.shape) < probability)
+    for loaded, own in zip(routed.gates, module.gates):
+      own.assign(rng.uniform(size=own.shape) < probability)
+      loaded.assign(own)
     executed = float(tf.reduce_mean(routed.run(images)['executed'])) + total.stem
-    seconds = timing.interleaved(
-        {'routed': lambda: routed.run(images)['3'].numpy(),
-         'plain': lambda: plain.run(images)['3'].numpy()}, repeats)
-    share, time = executed / whole, float(np.median(seconds['routed'] / seconds['plain']))
-    command_line.say(f'  {probability:10.0%}  {share:13.3f}  {time:5.3f}  {time / share:20.3f}')
+    functions = {'routed': lambda: routed.run(images)['3'].numpy(),
+                 'plain': lambda: plain.run(images)['3'].numpy()}
+    if case.batch == 1:
+      functions['alone'] = module.paths_alone(images)
+    seconds = timing.interleaved(functions, repeats)
+    share = executed / whole
+    time, *alone = (float(np.median(seconds['routed'] / seconds[other]))
+                    for other in functions if other != 'routed')
+    command_line.say(f'  {probability:10.0%}  {share:13.3f}  {time:5.3f}  {time / share:20.3f}  '
+                     f'{f"{alone[0]:.3f}" if alone else "-":>18}')
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ import dynamic_towers
 from dynamic_towers import ALL_LEVELS
 from dynamic_towers import CHANNELS
 import harness
+import spies
 
 
 @pytest.mark.parametrize('options', [
@@ -65,6 +66,20 @@ def test_threshold_shuts_gates_at_inference_only():
   dynamic_towers.same(outputs, expected)
   dynamic_towers.same(record.gates, dynamic_towers.named(gates), 1e-6)
   assert np.any(np.abs(outputs['3'] - open_outputs['3']) > 1e-3)
+
+
+@pytest.mark.parametrize('image', [0, 1])
+def test_executed_is_what_the_operations_received(image):
+  inputs = {level: x[image:image + 1] for level, x in dynamic_towers.features().items()}
+  tower = dynamic_towers.make(dynamic_towers.features())
+  with spies.OperationSpy() as spy:
+    _, record = dynamic_towers.run(tower, inputs)
+  assert spy.multiply_adds == record.executed[0]
+  assert record.minimum < record.executed[0] < record.maximum
+  tower.inference = 'mask'
+  with spies.OperationSpy() as spy:
+    dynamic_towers.run(tower, inputs)
+  assert spy.multiply_adds == record.maximum
 
 
 PART = Component(
