@@ -55,7 +55,8 @@ def _train(config, model_dir):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('neck', ['dyfpn', 'drfpn', 'ifpn'])
+# Their states have counters: of the gates' noise, of the dropout's masks.
+@pytest.mark.parametrize('neck', ['dyfpn', 'ifpn'])
 def test_a_stopped_and_resumed_run_ends_where_the_unbroken_one_ends(
     neck, sample_records, tmp_path):
   records = _few_records(sample_records, tmp_path, 4)
@@ -71,7 +72,7 @@ def test_a_stopped_and_resumed_run_ends_where_the_unbroken_one_ends(
                                err_msg=one.name)
   counters = [v.numpy() for v in resumed.variables
               if v.name.endswith(('noise_counter:0', 'step_counter:0'))]
-  assert counters == ([] if neck == 'drfpn' else [6])
+  assert counters == [6]
 
 
 @pytest.mark.slow
