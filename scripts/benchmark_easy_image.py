@@ -81,7 +81,7 @@ def main() -> None:
   ids = {'easy': list(objects)[:args.count], 'crowded': list(objects)[-args.count:]}
   images = {kind: [_read(task.images[image_id], size) for image_id in chosen]
             for kind, chosen in ids.items()}
-  in_memory = tradeoff.TrainedDetector(args.experiment, args.model_dir)
+  in_memory = tradeoff.InMemoryDetector(args.experiment, args.model_dir)
   gap = difference((exported, in_memory), images['easy'] + images['crowded'])
   command_line.say(f'largest difference from the model in memory: {gap:.1e}')
   seconds = timing.interleaved(

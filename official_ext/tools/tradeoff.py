@@ -52,7 +52,7 @@ def _parse_arguments(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
   return parser.parse_args(arguments)
 
 
-class TrainedDetector:
+class InMemoryDetector:
   """A trained detector in memory that is called as a SavedModel is.
 
   Attributes:
@@ -93,7 +93,7 @@ class TrainedDetector:
       return {name: value.numpy() for name, value in self._function(images).items()}
 
 
-def evaluate(detector: TrainedDetector, task: predict.Task, annotation_file: pathlib.Path
+def evaluate(detector: InMemoryDetector, task: predict.Task, annotation_file: pathlib.Path
              ) -> Dict[str, float]:
   """Returns `ap`, `ap50` and `gmac_mean`, `gmac_min` and `gmac_max` of a detector.
 
@@ -127,7 +127,7 @@ def points(args: argparse.Namespace, task: predict.Task) -> List[Dict[str, Any]]
   """
   found = []
   for model_dir in args.model_dir:
-    detector = TrainedDetector(args.experiment, model_dir)
+    detector = InMemoryDetector(args.experiment, model_dir)
     for threshold in args.thresholds if detector.set_threshold(0.0) else [None]:
       detector.set_threshold(threshold or 0.0)
       found.append({'model': model_dir.name, 'threshold': threshold,

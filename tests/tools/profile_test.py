@@ -120,17 +120,18 @@ def test_model_gardens_own_experiment():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('block, maximum', [('A', 352.1), ('B', 903.2)])
-def test_published_bounds(block, maximum):
-  """DyFPN's tables fit 800 x 1135 pixels and 1000 proposals: 184.6 GMAC and these."""
+def test_published_bounds():
+  """DyFPN's tables fit 800 x 1135 pixels and 1000 proposals: 184.6 GMAC and, block B, 903.2.
+
+  Block A's neck is counted in dyfpn_test.py.
+  """
   params = experiment.resolve('fasterrcnn_dyfpn_resnet50_coco', params_override=(
-      f'task: {{model: {{input_size: [800, 1135, 3], decoder: {{dyfpn: {{block: {block}}}}}}}}}'))
+      'task: {model: {input_size: [800, 1135, 3]}}'))
   model = task_factory.get_task(params.task).build_model()
   cost = network_cost.whole_network_cost(model, (800, 1135))
   np.testing.assert_allclose(cost.minimum / 1e9, 184.6, rtol=0.01)
-  np.testing.assert_allclose(cost.maximum / 1e9, maximum, rtol=0.01)
-  published = {'A': 143.4e6, 'B': 144.4e6}[block]
-  np.testing.assert_allclose(profile.count_parameters(model)['total'], published, rtol=0.002)
+  np.testing.assert_allclose(cost.maximum / 1e9, 903.2, rtol=0.01)
+  np.testing.assert_allclose(profile.count_parameters(model)['total'], 144.4e6, rtol=0.002)
 
 
 def test_images_of_records_and_of_files(tmp_path):
