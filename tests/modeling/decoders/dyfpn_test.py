@@ -105,8 +105,7 @@ def _routed(block, kind):
 
 
 ROUTED = (('A', 'channel'), ('B', 'upward'))
-# Every block and every kind of gate, without all of their pairs.
-OTHERS = (('A', 'downward'), ('B', 'random'), ('B', 'channel'))
+OTHERS = (('A', 'downward'), ('B', 'random'), ('B', 'channel'))  # every block, every kind of gate
 SOME = (('A', 'channel'), ('A', 'random'), ('B', 'downward'))
 FEW = ('1x1', '3x3d3', '5x5')
 FAST = [_inception(FEW), _dyfpn('B', 'channel', FEW)]
