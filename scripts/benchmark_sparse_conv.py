@@ -255,7 +255,7 @@ def main() -> None:
   benchmark_head(sizes, channels, repeats)
   benchmark_convolution(sizes[1], channels, repeats)
   benchmark_block(1, sizes[1], channels, few, repeats, training=True)
-  benchmark_tiles(sizes[1], channels, repeats)
+  benchmark_tiles(sizes[0], channels, repeats)
 
 
 if __name__ == '__main__':

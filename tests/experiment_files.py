@@ -45,7 +45,19 @@ def backbone_specs(as_json):
         config.norm_activation).output_specs
 
 
+_COUNTED = {}
+
+
 def count_parameters(model):
+  """Trainable parameters of a detector's decoder; rows of tables that share one build it once."""
+  parts = [getattr(model, name).as_dict() for name in ('backbone', 'decoder', 'norm_activation')]
+  key = json.dumps([*parts, model.min_level, model.max_level], sort_keys=True)
+  if key not in _COUNTED:
+    _COUNTED[key] = _count_parameters(model)
+  return _COUNTED[key]
+
+
+def _count_parameters(model):
   """Builds the decoder in a graph, where variables take no memory, and counts."""
   specs = backbone_specs(json.dumps(model.backbone.as_dict(), sort_keys=True))
   with tf.Graph().as_default():
