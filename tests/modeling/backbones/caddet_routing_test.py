@@ -8,7 +8,7 @@ from official_ext.ops import routing
 import caddet_reference
 import spies
 from supernets import gates_of, images, make, run, same, set_gates
-from supernets import CHANNELS, ODD
+from supernets import CHANNELS, ODD, SIZE
 
 
 @pytest.mark.parametrize('seed', [0, 1])
@@ -138,11 +138,18 @@ def _hard_cost(gates, cell, free):
   return total + sum(runs * cell[int(node[-1])] for node, runs in running.items())
 
 
-def test_batches_of_one_are_traced_without_gathers():
-  layer, inputs = make(num_layers=2), images(batch=1)
-  eager, _ = run(layer, inputs)
-  traced = tf.function(layer, autograph=False)
-  same(eager, {level: x.numpy() for level, x in traced(inputs).items()}, 2e-5)
+@pytest.mark.parametrize('batch, gathers', [(1, False), (None, True)])
+def test_batches_of_one_are_traced_without_gathers(batch, gathers):
+  layer, inputs = make(num_layers=2), images(batch=6)
+  together, _ = run(layer, inputs)
+  traced = tf.function(layer, autograph=False).get_concrete_function(
+      tf.TensorSpec([batch, *SIZE, 3]))
+  same({level: x.numpy() for level, x in traced(tf.constant(inputs[2:3])).items()},
+       {level: x[2:3] for level, x in together.items()}, 2e-5)
+  # What puts selected rows back beside the others.
+  kinds = {node.op for function in traced.graph.as_graph_def().library.function
+           for node in function.node_def}
+  assert ('TensorScatterUpdate' in kinds) == gathers
 
 
 @pytest.mark.slow
