@@ -73,11 +73,11 @@ def test_implicit_gradient_equals_finite_differences(solver):
       np.testing.assert_allclose(gradient[index], (ends[0] - ends[1]) / 2e-5, atol=1e-6)
 
 
-def _backward(solver, evaluations):
+def _backward(solver, evaluations, max_evaluations=4):
   """The gradient of the basis by its definition: y^T df/dB, y from a dense Jacobian at P*."""
   basis = fixed_points.basis()
   state = fixed_point.solve(fixed_points.pyramid, [tf.zeros_like(b) for b in basis], solver=solver,
-                            max_evaluations=4).state
+                            max_evaluations=max_evaluations).state
   with tf.GradientTape(persistent=True) as tape:
     tape.watch(state)
     outputs = fixed_points.pyramid(state)
@@ -251,6 +251,24 @@ def test_evaluates_and_keeps_no_more_than_it_says(solver, forward, backward):
   assert len(products) == 3 * (backward + 1)
   # Whatever the number of steps, back-propagation reads one evaluation.
   assert len({op.inputs[0].name for op in products}) == 3
+
+
+@pytest.mark.parametrize('evaluations', [2, 3, 6])
+def test_products_behind_a_full_history_go_round_a_loop(evaluations):
+  """As many as said, not one more or less, and the graph does not grow with them."""
+  options = {'solver': 'unroll', 'max_evaluations': 4, 'backward_evaluations': evaluations,
+             'memory': 2}
+  # Unrolled, the last of four evaluations is at what three gave.
+  for ours, expected in zip(_traced_gradients(**options)[1:],
+                            _backward('unroll', evaluations, max_evaluations=3)):
+    np.testing.assert_allclose(ours, expected, 1e-10, 1e-12)
+  traced = tf.function(functools.partial(_gradients, **{**options, 'solver': 'anderson'}),
+                       autograph=False)
+  graph = traced.get_concrete_function(
+      tf.constant(fixed_points.MIX), fixed_points.basis()).graph
+  products = [op for op in graph.get_operations() if op.type == 'TanhGrad']
+  # One fills the history, the last makes no further step, one more is for the weights.
+  assert len(products) == 3 * (1 + 1 + 1)
 
 
 @pytest.mark.parametrize('options, match', [
