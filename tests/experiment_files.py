@@ -35,6 +35,17 @@ def resolve(path):
       re.search(r'Experiment: (\w+)\.', comment(path))[1], [str(path)], lock=False)
 
 
+def check_command(path):
+  """Asserts that the comment has the command that trains this file; returns its experiment."""
+  text = comment(path)
+  name = re.search(r'Experiment: (\w+)\.', text)[1]
+  file = path.relative_to(CHECKOUT).as_posix()
+  assert (f'python -m official_ext.train --experiment={name} \\ --config_file={file} \\ '
+          f'--mode=train_and_eval --model_dir=runs/{path.parent.name}_{path.stem}') in text
+  assert name.startswith(f'{path.parent.name}_')
+  return name
+
+
 @functools.lru_cache(maxsize=None)
 def backbone_specs(as_json):
   config = exp_factory.get_exp_config('fasterrcnn_dyfpn_resnet50_coco').task.model

@@ -101,11 +101,7 @@ def test_yaml_says_what_it_is(path):
   text = comment(path)
   assert re.match(r'CADDet \(arxiv.org/abs/2012.04265\), Table \d, row ', text)
   assert 'Published, COCO val: AP ' in text and 'cost' in text
-  name = re.search(r'Experiment: (\w+)\.', text)[1]
-  file = path.relative_to(experiment_files.CHECKOUT).as_posix()
-  assert (f'python -m official_ext.train --experiment={name} \\ --config_file={file} \\ '
-          f'--mode=train_and_eval --model_dir=runs/{path.parent.name}_{path.stem}') in text
-  assert name.startswith(f'{path.parent.name}_')
+  experiment_files.check_command(path)
 
 
 @pytest.mark.parametrize('path', YAMLS, ids=yaml_name)

@@ -67,10 +67,7 @@ def test_yaml_says_what_it_is_and_resolves(path):
   assert re.match(r'(Dynamic head \(arxiv.org/abs/2012.03519\), Table \d, row '
                   r'|ATSS \(arxiv.org/abs/1912.02424\), R50)', text)
   assert 'Published' in text and 'AP' in text and 'cost' in text
-  name = re.search(r'Experiment: (\w+)\.', text)[1]
-  file = path.relative_to(experiment_files.CHECKOUT).as_posix()
-  assert (f'python -m official_ext.train --experiment={name} \\ --config_file={file} \\ '
-          f'--mode=train_and_eval --model_dir=runs/') in text
+  name = experiment_files.check_command(path)
   model = experiment_files.resolve(path).task.model
   assert name == f'{model.assigner}_fpn_resnet{model.backbone.resnet.model_id}_coco'
 

@@ -94,11 +94,7 @@ def test_yaml_says_what_it_is_and_builds_the_decoder_of_its_row(path):
   text = comment(path)
   assert re.match(r'DRFPN \(arxiv.org/abs/2012.01733\), Table \d, row ', text)
   assert 'Published, COCO' in text and 'cost: ' in text
-  name = re.search(r'Experiment: (\w+)\.', text)[1]
-  file = path.relative_to(experiment_files.CHECKOUT).as_posix()
-  assert (f'python -m official_ext.train --experiment={name} \\ --config_file={file} \\ '
-          f'--mode=train_and_eval --model_dir=runs/') in text
-  assert name.startswith(f'{path.parent.name}_')
+  experiment_files.check_command(path)
   params = resolve(path)
   model = params.task.model
   variant, depth, epochs = re.fullmatch(

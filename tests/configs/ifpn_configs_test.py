@@ -73,11 +73,7 @@ def test_yaml_says_what_it_is(path):
   assert 'Published, COCO' in text and 'cost' in text
   if re.search('AutoAssign|ATSS', text):
     assert 'as a RetinaNet' in text.replace('As', 'as') and 'not to be reached' in text
-  name = re.search(r'Experiment: (\w+)\.', text)[1]
-  file = path.relative_to(experiment_files.CHECKOUT).as_posix()
-  assert (f'python -m official_ext.train --experiment={name} \\ --config_file={file} \\ '
-          f'--mode=train_and_eval --model_dir=runs/') in text
-  assert name.startswith(f'{path.parent.name}_')
+  experiment_files.check_command(path)
 
 
 @pytest.mark.parametrize('path', YAMLS, ids=yaml_name)
