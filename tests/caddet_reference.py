@@ -80,7 +80,7 @@ class Supernet:
     return {i: gamma * (x - mean) / np.sqrt(variance + EPSILON) + beta for i, x in maps.items()}
 
   def pointwise(self, maps, name, stride=1):
-    kernel = self.weights[f'{name}/pointwise_kernel'][0, 0]
+    kernel = self.weights[f'{name}/pointwise_kernel']
     maps = {i: x[::stride, ::stride] @ kernel for i, x in maps.items()}
     for i, x in maps.items():
       self.cost[i] += x.size * len(kernel)

@@ -20,6 +20,7 @@ from official.vision.modeling.backbones import factory as backbone_factory
 from official.vision.modeling.decoders import factory
 
 from official_ext import environment
+from official_ext.ops import scale_budget
 
 environment.check()
 
@@ -126,7 +127,8 @@ class Budget(hyperparams.Config):
   reduction: str = 'mean'
   distance: str = 'squared'
   ratio: float = 0.05
-  scale_bounds: List[float] = dataclasses.field(default_factory=lambda: [64.0, 150.0, 360.0])
+  scale_bounds: List[float] = dataclasses.field(
+      default_factory=lambda: list(scale_budget.BOUNDS))
   path_similarity: PathSimilarity = dataclasses.field(default_factory=PathSimilarity)
   start_step: int = 0
 

@@ -5,6 +5,7 @@ import tf_keras
 
 from official_ext.configs import classifiers
 from official_ext.modeling import classifier
+from official_ext.modeling.layers import blocks
 
 
 @task_factory.register_task_cls(classifiers.ClassificationTask)
@@ -14,10 +15,8 @@ class ClassificationTask(image_classification.ImageClassificationTask):
   def build_model(self) -> tf_keras.Model:
     """Builds the classifier of the config."""
     config = self.task_config
-    # Half, as tf.nn.l2_loss has it, and Model Garden with it.
-    decay = config.losses.l2_weight_decay / 2
     model = classifier.build_classifier(
         tf_keras.layers.InputSpec(shape=[None, *config.model.input_size]), config.model,
-        tf_keras.regularizers.L2(decay) if decay else None)
+        blocks.l2_regularizer(config.losses.l2_weight_decay))
     model.backbone.trainable = not config.freeze_backbone
     return model

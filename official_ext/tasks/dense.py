@@ -9,6 +9,7 @@ import tensorflow as tf, tf_keras
 from official_ext.configs import detectors
 from official_ext.dataloaders import dense_input
 from official_ext.modeling import dense_detector
+from official_ext.modeling.layers import blocks
 from official_ext.ops import assigners
 from official_ext.tasks import routed
 
@@ -108,11 +109,9 @@ class DenseTask(retinanet.RetinaNetTask):
   def build_model(self) -> tf_keras.Model:
     """Builds the detector of the config."""
     config = self.task_config
-    # Half, as tf.nn.l2_loss has it, and Model Garden with it.
-    decay = config.losses.l2_weight_decay / 2
     model = dense_detector.build_dense_detector(
         tf_keras.layers.InputSpec(shape=[None, *config.model.input_size]), config.model,
-        tf_keras.regularizers.L2(decay) if decay else None)
+        blocks.l2_regularizer(config.losses.l2_weight_decay))
     if config.freeze_backbone:
       model.backbone.trainable = False
     return model

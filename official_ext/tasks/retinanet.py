@@ -8,6 +8,7 @@ import tensorflow as tf, tf_keras
 
 from official_ext.dataloaders import dense_input
 from official_ext.modeling import dense_detector
+from official_ext.modeling.layers import blocks
 from official_ext.tasks import budgets
 
 
@@ -18,10 +19,8 @@ class RetinaNetTask(retinanet.RetinaNetTask):
     model, config = super().build_model(), self.task_config
     if not config.model.head.tower.type:
       return model
-    # Half, as tf.nn.l2_loss has it, and Model Garden with it.
-    decay = config.losses.l2_weight_decay / 2
     return dense_detector.with_towers(
-        model, config.model, tf_keras.regularizers.L2(decay) if decay else None)
+        model, config.model, blocks.l2_regularizer(config.losses.l2_weight_decay))
 
   def build_inputs(self, params: Any,
                    input_context: Optional[tf.distribute.InputContext] = None) -> tf.data.Dataset:

@@ -61,6 +61,12 @@ class Conv2D(tf_keras.layers.Conv2D):
     return {**super().get_config(), 'symmetric_padding': self._symmetric_padding}
 
 
+def l2_regularizer(weight_decay: float) -> Optional[tf_keras.regularizers.Regularizer]:
+  """Returns the regularizer of a task's `losses.l2_weight_decay`; none where that is 0."""
+  # Half, as tf.nn.l2_loss has it, and Model Garden with it.
+  return tf_keras.regularizers.L2(weight_decay / 2) if weight_decay else None
+
+
 def conv2d_of_halves(inputs: tf.Tensor, kernel: tf.Tensor, dilations: Sequence[int]) -> tf.Tensor:
   """A `same`-padded convolution of the upper and the lower halves of images, as one batch.
 

@@ -39,7 +39,7 @@ class PointwiseConvNorm(tf_keras.layers.Layer):
 
   def build(self, input_shape: tf.TensorShape) -> None:
     self._pointwise = self.add_weight(
-        'pointwise_kernel', [1, 1, tf.TensorShape(input_shape)[-1], self._filters],
+        'pointwise_kernel', [tf.TensorShape(input_shape)[-1], self._filters],
         initializer=path_router.kaiming(), regularizer=self._kernel_regularizer)
     blocks.build_in_scope([self._norm], [[None, None, None, self._filters]])
     super().build(input_shape)
@@ -50,7 +50,7 @@ class PointwiseConvNorm(tf_keras.layers.Layer):
     return self._pointwise_norm(features, self._strides, present, training)
 
   def _pointwise_norm(self, features, strides, present, training):
-    kernel = tf.convert_to_tensor(self._pointwise)[0, 0]
+    kernel = tf.convert_to_tensor(self._pointwise)
     if strides > 1:  # Every second pixel; a slice with strides is many times slower.
       features = tf.nn.avg_pool2d(features, 1, strides, 'SAME')
     if self._norm.uses_batch(training):
