@@ -2,10 +2,11 @@
 
     .venv/bin/python scripts/benchmark_caddet.py [--cases full] [--repeats 9]
 
-Time and multiply-adds are shares of those of the same supernet without routers.  Routers run as
-they always do; what they decide is replaced by gates that open with a given probability, drawn
-for every image and gate.  For single images there is also the time of their paths alone, without
-routers or anything else that decides: parts of a network do not all have the same speed.
+Routers run as they always do; what they decide is replaced by gates that open with a given
+probability, drawn for every image and gate.  Time is a share of that of the same network with
+every path open, to be compared with its share of the multiply-adds; of that of a supernet without
+routers; and, for single images, of that of their paths alone, without routers or anything else
+that decides: parts of a network do not all have the same speed.
 Machines are noisy: only ratios within one run mean something.
 """
 import argparse
@@ -22,7 +23,7 @@ from official_ext.modeling.backbones import caddet
 from official_ext.ops import routing
 from official_ext.utils import command_line
 
-PROBABILITIES = (0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
+PROBABILITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 1.0)
 
 
 class Case(NamedTuple):
@@ -80,25 +81,27 @@ class Exported(tf.Module):
     return outputs
 
 
-def _export(case: Case, routers: bool, folder: pathlib.Path) -> Any:
-  """Writes a SavedModel; returns what was written, and what is loaded again."""
+def _export(case: Case, routers: bool, folder: pathlib.Path) -> Exported:
+  """Writes a SavedModel, and returns what was written."""
   module = Exported(case, routers)
   module.run.get_concrete_function(tf.TensorSpec([None, *case.size, 3]))
   tf.saved_model.save(module, str(folder))
-  return module, tf.saved_model.load(str(folder))
+  return module
 
 
 def benchmark(name: str, case: Case, repeats: int, folder: pathlib.Path) -> None:
-  """Prints shares of time and multiply-adds, one line per probability."""
+  """Prints shares of multiply-adds and time, one line per probability."""
   total = caddet.CADDet(**case.options).costs(*case.size)
-  # Without routers nothing is counted; the stem always runs.
-  whole = total.total - total.routers
-  (module, routed), (_, plain) = (
-      _export(case, routers, folder / f'{name}_{routers}') for routers in (True, False))
+  module = _export(case, True, folder / name)
+  _export(case, False, folder / f'{name}_plain')
+  # All gates of the second stay open.
+  routed, whole, plain = (tf.saved_model.load(str(folder / path))
+                          for path in (name, name, f'{name}_plain'))
   images = tf.random.stateless_normal([case.batch, *case.size, 3], [0, 1])
   command_line.say(f'\n{name} supernet, {case.size[0]}x{case.size[1]} pixels, batch {case.batch}, '
-                   f'{whole / 1e6:.0f} M multiply-adds without routers:')
-  command_line.say('  gates open  multiply-adds   time  time / multiply-adds  of its paths alone')
+                   f'{total.total / 1e6:.0f} M multiply-adds with every path open:')
+  command_line.say(f'  {"gates open":>10}  {"multiply-adds":>13}  {"time":>5}  {"ratio":>5}  '
+                   f'{"of no routers":>13}  {"of its paths alone":>18}')
   rng = np.random.default_rng(0)
   for probability in PROBABILITIES:
     for loaded, own in zip(routed.gates, module.gates):
@@ -106,15 +109,16 @@ def benchmark(name: str, case: Case, repeats: int, folder: pathlib.Path) -> None
       loaded.assign(own)
     executed = float(tf.reduce_mean(routed.run(images)['executed'])) + total.stem
     functions = {'routed': lambda: routed.run(images)['3'].numpy(),
+                 'whole': lambda: whole.run(images)['3'].numpy(),
                  'plain': lambda: plain.run(images)['3'].numpy()}
     if case.batch == 1:
       functions['alone'] = module.paths_alone(images)
     seconds = timing.interleaved(functions, repeats)
-    share = executed / whole
-    time, *alone = (float(np.median(seconds['routed'] / seconds[other]))
-                    for other in functions if other != 'routed')
-    command_line.say(f'  {probability:10.0%}  {share:13.3f}  {time:5.3f}  {time / share:20.3f}  '
-                     f'{f"{alone[0]:.3f}" if alone else "-":>18}')
+    share = executed / total.total
+    time, no_routers, *alone = (float(np.median(seconds['routed'] / seconds[other]))
+                                for other in functions if other != 'routed')
+    command_line.say(f'  {probability:10.0%}  {share:13.3f}  {time:5.3f}  {time / share:5.3f}  '
+                     f'{no_routers:13.3f}  {f"{alone[0]:.3f}" if alone else "-":>18}')
 
 
 def main() -> None:

@@ -84,10 +84,8 @@ class SeparableConvNorm(PointwiseConvNorm):
 
   def call(self, features: tf.Tensor, present: Optional[tf.Tensor] = None,
            training: Optional[bool] = None) -> tf.Tensor:
-    padding = 'SAME'
-    if self._strides > 1:
-      # Zeros on all sides: `SAME` has them at the end only where the size is even.
-      features, padding = tf.pad(features, [[0, 0], [1, 1], [1, 1], [0, 0]]), 'VALID'
+    # On all sides: `SAME` has zeros at the end only where the stride is 2 and the size even.
+    padding = [[0, 0], [1, 1], [1, 1], [0, 0]] if self._strides > 1 else 'SAME'
     strides = [1, self._strides, self._strides, 1]
     features = tf.nn.depthwise_conv2d(features, self._depthwise, strides, padding)
     return self._pointwise_norm(features, 1, present, training)
