@@ -11,7 +11,7 @@ and with more budgets.  The table is written to --output_dir/table.md too.
 """
 import functools
 import pathlib
-from typing import Dict
+from typing import Any, Dict, Optional
 
 import comparison
 import numpy as np
@@ -21,21 +21,27 @@ from official_ext.utils import files
 
 _EXPERIMENT = 'fcos_caddet_sample'
 _STATISTICS = ('mean', 'min', 'max', 'std')
-# Name in --budgets -> fields of `task.budget`.  The dynamic budget gives 0.1 of the whole cost
-# for each of the two scales that images have on average, the fixed one as much to every image.
+# Of the whole cost, for each scale that objects of an image have.
+_RATIO = 0.2
+# Name in --budgets -> fields of `task.budget`; the weight is that of the experiment.  The fixed
+# budget gives every image what the dynamic one gives an image with objects of three scales.
 BUDGETS = {
     'none': {'weight': 0.0, 'path_similarity.weight': 0.0},
-    'fixed': {'kind': 'fixed', 'ratio': 0.2, 'path_similarity.weight': 0.0},
-    'loss_aware': {'kind': 'loss_aware', 'ratio': 0.1, 'path_similarity.weight': 0.0},
-    'dynamic': {'kind': 'scale_aware', 'ratio': 0.1, 'path_similarity.weight': 0.0},
-    'dynamic_similarity': {'kind': 'scale_aware', 'ratio': 0.1, 'path_similarity.weight': 1.0},
+    'fixed': {'kind': 'fixed', 'ratio': 3 * _RATIO, 'path_similarity.weight': 0.0},
+    'loss_aware': {'kind': 'loss_aware', 'ratio': _RATIO, 'path_similarity.weight': 0.0},
+    'dynamic': {'kind': 'scale_aware', 'ratio': _RATIO, 'path_similarity.weight': 0.0},
+    'dynamic_similarity': {
+        'kind': 'scale_aware', 'ratio': _RATIO, 'path_similarity.weight': 1.0},
 }
 _DEFAULT = ('none', 'fixed', 'dynamic', 'dynamic_similarity')
 
 
-def overrides(budget: str, train_steps: int, init_checkpoint: str) -> str:
+def overrides(budget: str, train_steps: Optional[int] = None,
+              init_checkpoint: Optional[str] = None, scale_bounds: Optional[str] = None) -> str:
   """Returns what a run changes in the experiment, as `--params_override` takes it."""
   fields = {f'task.budget.{name}': value for name, value in BUDGETS[budget].items()}
+  if scale_bounds:
+    fields['task.budget.scale_bounds'] = f'[{scale_bounds}]'
   if train_steps:
     fields['task.budget.start_step'] = train_steps // 10
   if init_checkpoint:
@@ -45,16 +51,21 @@ def overrides(budget: str, train_steps: int, init_checkpoint: str) -> str:
       train_steps, *(f'{name}={value}' for name, value in fields.items()))
 
 
-def _train(budget: str, folder: pathlib.Path, records: pathlib.Path, train_steps: int,
-           init_checkpoint: str) -> Dict[str, float]:
+def _train(budget: str, folder: pathlib.Path, records: pathlib.Path, **options: Any
+           ) -> Dict[str, float]:
   """Trains and evaluates under one budget; returns precision, and cost in GMAC."""
   comparison.command('train', experiment=_EXPERIMENT, mode='train_and_eval', model_dir=folder,
                      config_file=records / 'overrides.yaml',
-                     params_override=overrides(budget, train_steps, init_checkpoint))
+                     params_override=overrides(budget, **options))
   evaluation = comparison.last_evaluation(folder)
   return {**{name: evaluation[name] for name in ('AP', 'AP50')},
           **{name: evaluation[f'routing/gmac/executed/{name}'] for name in _STATISTICS},
           'maximum': evaluation['routing/gmac/maximum']}
+
+
+def _pixels(text: str) -> str:
+  """Returns a list of sizes as the configuration takes it."""
+  return ','.join(str(float(size)) for size in text.split(','))
 
 
 def table(results: comparison.Results) -> str:
@@ -78,6 +89,9 @@ def main() -> None:
                       help=f'any of {", ".join(BUDGETS)}; default: {", ".join(_DEFAULT)}')
   parser.add_argument('--init_checkpoint', metavar='CKPT',
                       help='pre-trained backbone, of the experiment caddet_crops; default: none')
+  parser.add_argument('--scale_bounds', metavar='A,B,C', type=_pixels,
+                      help='sizes at which a scale ends, such that images differ in the scales '
+                           'they have; default: what the experiment says')
   args = parser.parse_args()
   budgets = args.budgets.split(',')
   unknown = sorted(set(budgets) - set(BUDGETS))
@@ -86,7 +100,8 @@ def main() -> None:
         f'--budgets names {", ".join(unknown)}; allowed are {", ".join(BUDGETS)}.')
   results = comparison.run_all(
       budgets, args, functools.partial(
-          _train, train_steps=args.train_steps, init_checkpoint=args.init_checkpoint), table)
+          _train, train_steps=args.train_steps, init_checkpoint=args.init_checkpoint,
+          scale_bounds=args.scale_bounds), table)
   with files.atomic_file(args.output_dir / 'table.md') as path:
     path.write_text(table(results) + '\n', encoding='utf-8')
 

@@ -21,7 +21,7 @@ def test_table_gives_precision_and_the_spread_of_cost():
 
 @pytest.mark.parametrize('budget', compare_caddet.BUDGETS)
 def test_every_budget_is_an_experiment_that_resolves(budget):
-  text = compare_caddet.overrides(budget, 70, 'runs/pretraining')
+  text = compare_caddet.overrides(budget, 70, 'runs/pretraining', '20.0,50.0,60.0')
   params = experiment.resolve('fcos_caddet_sample', params_override=text)
   assert params.trainer.train_steps == params.trainer.validation_interval == 70
   options = params.task.budget
@@ -29,9 +29,10 @@ def test_every_budget_is_an_experiment_that_resolves(budget):
   assert (options.path_similarity.weight > 0) == (budget == 'dynamic_similarity')
   assert budget == 'none' or options.kind == {'fixed': 'fixed', 'loss_aware': 'loss_aware'}.get(
       budget, 'scale_aware')
+  assert options.scale_bounds == [20.0, 50.0, 60.0]
   assert params.task.init_checkpoint == 'runs/pretraining'
   assert experiment.resolve(
-      'fcos_caddet_sample', params_override=compare_caddet.overrides(budget, None, None)
+      'fcos_caddet_sample', params_override=compare_caddet.overrides(budget)
   ).task.init_checkpoint is None
 
 
