@@ -50,7 +50,7 @@ def logged(task, model, inputs, optimizer):
 @pytest.mark.slow
 def test_both_losses_enter_the_total_after_the_start():
   tf_keras.utils.set_random_seed(0)
-  task, model = small_task(kind='scale_aware', start_step=1, scale_bounds=[12.0, 32.0])
+  task, model = small_task(kind='scale_aware', weight=3.0, start_step=1, scale_bounds=[12.0, 32.0])
   inputs, optimizer = batch(), tf_keras.optimizers.legacy.SGD(0.0)
   off, on = (logged(task, model, inputs, optimizer) for _ in range(2))
   assert off['routing/loss/budget'] == off['routing/loss/path_similarity'] == 0
@@ -61,7 +61,7 @@ def test_both_losses_enter_the_total_after_the_start():
   # An object of 30 and one of 64 pixels; one of 8.
   codes = tf.constant([[0.0, 1, 1], [1, 0, 0]])
   target = 0.1 * np.array([2, 1])
-  budget = np.mean((record.measures['caddet/net_cost'] / total - target)**2)
+  budget = 3 * np.mean((record.measures['caddet/net_cost'] / total - target)**2)
   similarity = path_similarity.loss(tf.stack(list(record.gates.values()), 1), codes)
   np.testing.assert_allclose(on['routing/loss/budget'], budget, rtol=1e-4)
   np.testing.assert_allclose(on['routing/loss/path_similarity'], similarity, rtol=1e-4)
