@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf, tf_keras
 
-from official_ext.configs import components
+from official_ext.configs import parts
 from official_ext.modeling.decoders import dyfpn
 from official_ext.modeling.layers import gates
 from official_ext.ops import routing
@@ -70,7 +70,7 @@ def _inception(branches=tuple(KERNELS)):
 
 def _dyfpn(block, kind, branches=tuple(KERNELS), **options):
   paths = len(branches) if block == 'A' else 2
-  gate = {**components.Gate().as_dict(), **GATES[kind]}
+  gate = {**parts.Gate().as_dict(), **GATES[kind]}
   return component.Component(
       dyfpn.DyFPN,
       {**OPTIONS, 'block': block, 'gate': gate, 'branches': list(branches), **options}, CHANNELS,
