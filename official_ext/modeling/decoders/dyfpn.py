@@ -15,6 +15,7 @@ from official_ext.configs import parts
 from official_ext.modeling.decoders import pyramid
 from official_ext.modeling.layers import blocks
 from official_ext.modeling.layers import gates
+from official_ext.modeling.layers import gumbel_selection
 from official_ext.ops import conditional
 from official_ext.ops import multiply_adds
 from official_ext.ops import routing
@@ -211,7 +212,7 @@ class DyFPN(InceptionFPN):
 
   def _build_gate(self) -> None:
     options = dict(self._gate_options)
-    self._selection = gates.GumbelSelection(
+    self._selection = gumbel_selection.GumbelSelection(
         **{key: options.pop(key) for key in ('temperature', 'evaluation', 'seed')},
         name=f'{self.name}_selection')
     if options['initial_bias'] is None and self._block == 'B' and options['type'] == 'channel':
