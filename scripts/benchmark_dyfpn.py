@@ -15,7 +15,7 @@ import timing
 
 from official_ext import registry_imports
 from official_ext.modeling.decoders import dyfpn
-from official_ext.modeling.layers import gates
+from official_ext.modeling.layers import gumbel_selection
 from official_ext.ops import multiply_adds
 from official_ext.ops import routing
 from official_ext.utils import command_line
@@ -34,7 +34,7 @@ class ForcedSelection(tf.Module):
   def __call__(self, logits, training=None):
     del logits, training
     gate = tf.stack([1 - self.selected, self.selected], axis=-1)
-    return gates.Selection(gate, gate)
+    return gumbel_selection.Selection(gate, gate)
 
 
 def ratio(seconds, name: str, base: str) -> float:

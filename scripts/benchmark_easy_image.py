@@ -20,19 +20,19 @@ from PIL import Image
 import timing
 
 from official_ext import registry_imports
-from official_ext.tools import predict
 from official_ext.tools import tradeoff
 from official_ext.utils import command_line
+from official_ext.utils import image_files
 from official_ext.utils import saved_models
 
 _COMPARED = ('detection_boxes', 'detection_scores', 'multiply_adds')
 
 
-def by_crowd(task: predict.Task, annotation_file: pathlib.Path) -> Dict[int, int]:
+def by_crowd(images: image_files.ImageSet, annotation_file: pathlib.Path) -> Dict[int, int]:
   """Returns image id -> number of annotated objects, fewest first."""
   annotations = json.loads(annotation_file.read_text(encoding='utf-8'))['annotations']
   counts = collections.Counter(item['image_id'] for item in annotations)
-  return dict(sorted(((image, counts[image]) for image in task.images), key=lambda item: item[1]))
+  return dict(sorted(((image, counts[image]) for image in images.paths), key=lambda item: item[1]))
 
 
 def _read(path: pathlib.Path, size: List[int]) -> np.ndarray:
@@ -70,8 +70,8 @@ def main() -> None:
   parser.add_argument('--count', type=int, default=4, help='images of either kind (4)')
   parser.add_argument('--repeats', type=int, default=15, help='interleaved repeats (15)')
   args = parser.parse_args()
-  task = predict.assign_ids(predict.find_images([args.images]), args.annotation_file)
-  objects = by_crowd(task, args.annotation_file)
+  images = image_files.assign_ids(image_files.find([args.images]), args.annotation_file)
+  objects = by_crowd(images, args.annotation_file)
   if len(objects) < 2 * args.count:
     raise command_line.CommandError(
         f'--images={args.images} has {len(objects)} annotated images; --count={args.count} needs '
@@ -79,7 +79,7 @@ def main() -> None:
   exported = saved_models.SavedDetector(args.saved_model)
   size = exported.description['input_image_size']
   ids = {'easy': list(objects)[:args.count], 'crowded': list(objects)[-args.count:]}
-  images = {kind: [_read(task.images[image_id], size) for image_id in chosen]
+  images = {kind: [_read(images.paths[image_id], size) for image_id in chosen]
             for kind, chosen in ids.items()}
   in_memory = tradeoff.InMemoryDetector(args.experiment, args.model_dir)
   gap = difference((exported, in_memory), images['easy'] + images['crowded'])

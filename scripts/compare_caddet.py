@@ -4,7 +4,8 @@
 
 Every run is the experiment `fcos_caddet_sample`, from random weights, on the training images;
 average precision is that of Model Garden's evaluation of the last weights on the validation
-images, cost that of the routed parts for each of these images.  A budget that is named several
+images, cost that of the routed parts for each of these images: what ran, and what budgets see,
+the same with every part weighted by its gate.  A budget that is named several
 times is trained several times: runs differ in the order of the images, the initial weights and
 the augmentation.  A finished run is kept: the command can be repeated after an interruption,
 and with more budgets.  The table is written to --output_dir/table.md too.
@@ -60,6 +61,8 @@ def _train(budget: str, folder: pathlib.Path, records: pathlib.Path, **options: 
   evaluation = comparison.last_evaluation(folder)
   return {**{name: evaluation[name] for name in ('AP', 'AP50')},
           **{name: evaluation[f'routing/gmac/executed/{name}'] for name in _STATISTICS},
+          **{f'weighted_{name}': evaluation[f'routing/gmac/expected/{name}']
+             for name in ('mean', 'std')},
           'maximum': evaluation['routing/gmac/maximum']}
 
 
@@ -70,13 +73,14 @@ def _pixels(text: str) -> str:
 
 def table(results: comparison.Results) -> str:
   """Returns the results as a Markdown table, one row per budget, costs in 10^6 multiply-adds."""
-  rows = ['| budget | runs | AP | AP50 | cost: mean | min | max | deviation | every path |',
-          '|---|---:|---:|---:|---:|---:|---:|---:|---:|']
+  rows = ['| budget | runs | AP | AP50 | cost: mean | min | max | deviation | of every path '
+          '| weighted: mean | deviation |',
+          '|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|']
   for budget, runs in results.items():
     ap = [run['AP'] for run in runs]
     spread = f' ({min(ap):.3f} to {max(ap):.3f})' if len(runs) > 1 else ''
     costs = ' | '.join(f'{1e3 * np.mean([run[name] for run in runs]):.1f}'
-                       for name in (*_STATISTICS, 'maximum'))
+                       for name in (*_STATISTICS, 'maximum', 'weighted_mean', 'weighted_std'))
     rows.append(f'| `{budget}` | {len(runs)} | {np.mean(ap):.3f}{spread} | '
                 f'{np.mean([run["AP50"] for run in runs]):.3f} | {costs} |')
   return '\n'.join(rows)

@@ -23,7 +23,7 @@ PYTHON_FILES = [
 ROWS = [
     (r'(__init__|environment)', False),
     (r'ops/.*', True),
-    (r'configs/(__init__|components)', False),
+    (r'configs/(__init__|components|parts)', False),
     (r'modeling/(__init__|layers/.*)', True),
     (r'modeling/(backbones|decoders|heads)/.*', False),
     (r'modeling/(dense_detector|classifier|factory)', True),

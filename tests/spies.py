@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework import op_callbacks
 
-from official_ext.modeling.layers import gates
+from official_ext.modeling.layers import gumbel_selection
 
 
 CONDITIONALS = ('If', 'StatelessIf', 'Case', 'StatelessCase')
@@ -62,9 +62,9 @@ def forced_gates(gate):
 
   def call(self, logits, training=None):
     del self, logits, training
-    return gates.Selection(gate, gate)
+    return gumbel_selection.Selection(gate, gate)
 
-  with mock.patch.object(gates.GumbelSelection, 'call', call):
+  with mock.patch.object(gumbel_selection.GumbelSelection, 'call', call):
     yield
 
 

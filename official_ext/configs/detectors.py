@@ -8,6 +8,7 @@ from official.vision.configs import maskrcnn
 from official.vision.configs import retinanet
 
 from official_ext.configs import components
+from official_ext.configs import parts
 
 
 def _fpn() -> components.Decoder:
@@ -52,7 +53,7 @@ class RetinaNetTask(retinanet.RetinaNetTask):
       such as the spectral radius of an implicit pyramid's map.
   """
   model: RetinaNet = dataclasses.field(default_factory=RetinaNet)
-  budget: components.Budget = dataclasses.field(default_factory=components.Budget)
+  budget: parts.Budget = dataclasses.field(default_factory=parts.Budget)
   sampled_evaluation_runs: int = 0
   diagnose_routing: bool = False
 
@@ -68,7 +69,7 @@ class MaskRCNN(maskrcnn.MaskRCNN):
 class MaskRCNNTask(maskrcnn.MaskRCNNTask):
   """Model Garden's Faster, Mask and Cascade R-CNN task; see `RetinaNetTask`."""
   model: MaskRCNN = dataclasses.field(default_factory=MaskRCNN)
-  budget: components.Budget = dataclasses.field(default_factory=components.Budget)
+  budget: parts.Budget = dataclasses.field(default_factory=parts.Budget)
   sampled_evaluation_runs: int = 0
   diagnose_routing: bool = False
 

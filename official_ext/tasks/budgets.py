@@ -3,7 +3,7 @@ from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional, Sequence
 
 import tensorflow as tf, tf_keras
 
-from official_ext.configs import components
+from official_ext.configs import parts
 from official_ext.ops import path_similarity
 from official_ext.ops import routing
 from official_ext.ops import scale_budget
@@ -25,13 +25,13 @@ class Terms(NamedTuple):
   target: Optional[tf.Tensor] = None
 
 
-def needs_objects(options: components.Budget) -> bool:
+def needs_objects(options: parts.Budget) -> bool:
   """Whether the losses depend on what is in the image: boxes, or the loss of each image."""
   return bool(options.path_similarity.weight) or (
       bool(options.weight) and options.kind in ('scale_aware', 'loss_aware'))
 
 
-def check(options: components.Budget) -> None:
+def check(options: parts.Budget) -> None:
   """Raises a ValueError that names a field which is out of range."""
   if options.kind not in KINDS:
     raise ValueError(f'budget kind is {options.kind!r}; allowed are {", ".join(KINDS)}: change '
@@ -55,7 +55,7 @@ class Budget:
   dynamic head's, see `routing.budget_loss`.
   """
 
-  def __init__(self, options: components.Budget):
+  def __init__(self, options: parts.Budget):
     """Checks the options.
 
     Args:

@@ -78,10 +78,9 @@ def of_evaluation(values: Mapping[str, np.ndarray], limits: Mapping[str, Limit],
   Returns:
     Numbers, and pictures as uint8 `[1, height, width, 3]`, under `routing/` and `image/`.
   """
-  executed, logs = values['gmac/executed'], {}
-  for statistic in ('mean', 'min', 'max', 'std'):
-    logs[f'routing/gmac/executed/{statistic}'] = float(getattr(np, statistic)(executed))
-  for name in ('expected', 'target', 'minimum', 'maximum'):
+  logs = {f'routing/gmac/{name}/{statistic}': float(getattr(np, statistic)(values[f'gmac/{name}']))
+          for name in ('executed', 'expected') for statistic in ('mean', 'min', 'max', 'std')}
+  for name in ('target', 'minimum', 'maximum'):
     logs[f'routing/gmac/{name}'] = float(np.mean(values[f'gmac/{name}']))
   for name in (name for name in values if name.startswith('gate/')):
     logs.update(_flat(f'routing/{name}', values[name]))
@@ -156,7 +155,7 @@ def _scale_pictures(values: Mapping[str, np.ndarray]) -> Dict[str, np.ndarray]:
 
 
 def _warn_of_drift(logs: Mapping[str, float]) -> None:
-  executed, expected = logs['routing/gmac/executed/mean'], logs['routing/gmac/expected']
+  executed, expected = (logs[f'routing/gmac/{name}/mean'] for name in ('executed', 'expected'))
   range_ = logs['routing/gmac/maximum'] - logs['routing/gmac/minimum']
   if abs(executed - expected) > _DRIFT * range_:
     logging.warning(

@@ -4,13 +4,14 @@ import csv
 import json
 import pathlib
 import time
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 from PIL import Image
 
 from official_ext.utils import command_line
 from official_ext.utils import files
+from official_ext.utils import image_files
 
 _DESCRIPTION = """\
 Runs an exported detector on images and writes into --output_dir:
@@ -31,7 +32,6 @@ example:
   python -m official_ext.tools.predict --saved_model=runs/dyfpn_saved_model \\
     --images=photos --output_dir=runs/predictions
 """
-_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.gif', '.tif', '.tiff', '.webp')
 _SHOWN = 3
 _MARKER = 'predictions.json'  # tells our own folder, which may be replaced, from any other
 
@@ -71,94 +71,13 @@ def _parse_arguments(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
   return args
 
 
-class Task(NamedTuple):
-  """The images to predict.
-
-  Attributes:
-    images: image id -> file.
-    names: category id -> name; empty without an annotation file.
-    unknown: files that the annotation file does not have.
-    absent: file names of the annotation file that were not among the images.
-  """
-  images: Dict[int, pathlib.Path]
-  names: Dict[int, str]
-  unknown: List[pathlib.Path]
-  absent: List[str]
-
-
-def find_images(paths: Sequence[pathlib.Path]) -> List[pathlib.Path]:
-  """Returns the image files of files and folders, each once.
-
-  Raises:
-    CommandError: a path does not exist, or there is no image.
-  """
-  found: Dict[pathlib.Path, None] = {}
-  for path in paths:
-    if path.is_dir():
-      inside = (file for file in path.rglob('*') if file.suffix.lower() in _SUFFIXES)
-      found.update(dict.fromkeys(sorted(file for file in inside if file.is_file())))
-    elif path.is_file():
-      found[path] = None
-    else:
-      raise command_line.CommandError(f'--images={path}: no such file or folder.')
-  if not found:
-    raise command_line.CommandError(
-        f'--images={" ".join(map(str, paths))} holds no image: give a folder with files that end '
-        f'in {", ".join(_SUFFIXES)}.')
-  return list(found)
-
-
-def assign_ids(found: Sequence[pathlib.Path], annotation_file: Optional[pathlib.Path]) -> Task:
-  """Gives every image its id: the annotation file's, or a running number from 1.
-
-  An image belongs to an entry if its path ends in the entry's `file_name`.
-
-  Raises:
-    CommandError: the annotation file cannot be read, or two images fit one entry.
-  """
-  if annotation_file is None:
-    return Task(dict(enumerate(found, 1)), {}, [], [])
-  try:
-    annotations = json.loads(annotation_file.read_text(encoding='utf-8'))
-    names = {category['id']: category['name'] for category in annotations['categories']}
-    ids = {image['file_name']: image['id'] for image in annotations['images']}
-  except (OSError, ValueError, KeyError, TypeError) as error:
-    raise command_line.CommandError(
-        f'--annotation_file={annotation_file} cannot be read as COCO annotations ({error!r}).'
-    ) from error
-  images, unknown = {}, []
-  for path in found:
-    endings = ('/'.join(path.parts[start:]) for start in range(len(path.parts)))
-    image_id = next((ids[ending] for ending in endings if ending in ids), None)
-    if image_id is None:
-      unknown.append(path)
-    elif image_id in images:
-      raise command_line.CommandError(
-          f'{images[image_id]} and {path} both fit one entry of --annotation_file='
-          f'{annotation_file}: give the folder of its images only, with --images.')
-    else:
-      images[image_id] = path
-  absent = [name for name, image_id in ids.items() if image_id not in images]
-  if not images:
-    raise command_line.CommandError(
-        f'--annotation_file={annotation_file} has none of the {len(found)} images, such as '
-        f'{found[0]}: its file names are like {", ".join(absent[:_SHOWN]) or "nothing"}.')
-  return Task(images, names, unknown, absent)
-
-
-def _read(path: pathlib.Path) -> np.ndarray:
-  """Reads an image as it is stored, uint8 `[height, width, 3]`; annotations know no rotation."""
-  with Image.open(path) as image:
-    return np.asarray(image.convert('RGB'))
-
-
 def _batches(images: Dict[int, pathlib.Path], size: int, skipped: Dict[str, str]
              ) -> Iterator[List[Tuple[int, np.ndarray]]]:
   """Yields ids and images, up to `size` together while their shapes agree; notes broken files."""
   batch: List[Tuple[int, np.ndarray]] = []
   for image_id, path in command_line.progress(images.items(), 'predicting', len(images)):
     try:
-      image = _read(path)
+      image = image_files.read(path)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
       skipped[str(path)] = str(error)
       continue
@@ -205,7 +124,8 @@ def _draw_gates(image: np.ndarray, outputs: Dict[str, np.ndarray], row: int,
     plot.savefig(f'{stem}_{name}.png', dpi=110)
 
 
-def predict(detector: Any, task: Task, args: argparse.Namespace, folder: pathlib.Path
+def predict(detector: Any, images: image_files.ImageSet, args: argparse.Namespace,
+            folder: pathlib.Path
             ) -> Tuple[List[Dict[str, Any]], List[Dict[str, Any]], Dict[str, str]]:
   """Runs the detector on every image that can be read, and draws.
 
@@ -216,7 +136,7 @@ def predict(detector: Any, task: Task, args: argparse.Namespace, folder: pathlib
   predictions, costs, skipped = [], [], {}
   normalized = detector.description.get('normalized_boxes', False)
   size = detector.batch_size or args.batch_size
-  for batch in _batches(task.images, size, skipped):
+  for batch in _batches(images.paths, size, skipped):
     start = time.monotonic()
     outputs = detector(np.stack([image for _, image in batch]))
     seconds = (time.monotonic() - start) / len(batch)
@@ -225,12 +145,12 @@ def predict(detector: Any, task: Task, args: argparse.Namespace, folder: pathlib
       if 'detection_masks' in outputs:
         coco_results.add_masks(found, outputs['detection_masks'][row], *image.shape[:2])
       predictions += found
-      path = task.images[image_id]
+      path = images.paths[image_id]
       costs.append({'image_id': image_id, 'file': str(path), 'seconds': round(seconds, 4),
                     **coco_results.cost_entry(outputs, row)})
       if args.draw:
         shown = [d for d in found if d['score'] >= args.score_threshold]
-        _draw(image, shown, task.names, folder / 'drawn' / f'{path.stem}_{image_id}.jpg')
+        _draw(image, shown, images.names, folder / 'drawn' / f'{path.stem}_{image_id}.jpg')
       if args.gates:
         _draw_gates(image, outputs, row, detector.description,
                     folder / 'gates' / f'{path.stem}_{image_id}')
@@ -263,7 +183,7 @@ def _say_names(what: str, names: Sequence[Any]) -> None:
     command_line.say(f'{what}: {len(names)} ({shown})')
 
 
-def run(task: Task, args: argparse.Namespace, folder: pathlib.Path) -> None:
+def run(images: image_files.ImageSet, args: argparse.Namespace, folder: pathlib.Path) -> None:
   """Predicts, writes everything into a folder, and says what was found.
 
   Raises:
@@ -274,21 +194,21 @@ def run(task: Task, args: argparse.Namespace, folder: pathlib.Path) -> None:
   from official_ext.utils import saved_models
 
   detector = saved_models.SavedDetector(args.saved_model)
-  predictions, costs, skipped = predict(detector, task, args, folder)
+  predictions, costs, skipped = predict(detector, images, args, folder)
   if not costs:
     file, reason = next(iter(skipped.items()))
     raise command_line.CommandError(
         f'no image could be read ({len(skipped)} tried), such as {file}: {reason}.')
   _write_json(predictions, folder / _MARKER)
-  _write_json({'images': costs, 'skipped': skipped, 'absent': task.absent,
-               'not_in_annotation_file': [str(path) for path in task.unknown]},
+  _write_json({'images': costs, 'skipped': skipped, 'absent': images.absent,
+               'not_in_annotation_file': [str(path) for path in images.unknown]},
               folder / 'costs.json')
   _write_csv(costs, folder / 'costs.csv')
-  _write_json({str(path): image_id for image_id, path in task.images.items()},
+  _write_json({str(path): image_id for image_id, path in images.paths.items()},
               folder / 'images.json')
   _say_names('Skipped, cannot be read', list(skipped))
-  _say_names('Left out, not in the annotation file', task.unknown)
-  _say_names('In the annotation file but not there', task.absent)
+  _say_names('Left out, not in the annotation file', images.unknown)
+  _say_names('In the annotation file but not there', images.absent)
   if args.evaluate:
     image_ids = [cost['image_id'] for cost in costs]
     evaluation = coco_results.average_precision(args.annotation_file, predictions, image_ids)
@@ -311,10 +231,10 @@ def _cost_summary(costs: Sequence[Dict[str, Any]]) -> str:
 def main(arguments: Optional[Sequence[str]] = None) -> None:
   """Predicts; `arguments` stand in for those of the command line."""
   args = _parse_arguments(arguments)
-  task = assign_ids(find_images(args.images), args.annotation_file)
+  images = image_files.assign_ids(image_files.find(args.images), args.annotation_file)
   files.check_own_output(args.output_dir, _MARKER)
   with files.atomic_directory(args.output_dir) as folder:
-    run(task, args, folder)
+    run(images, args, folder)
   command_line.say(f'Wrote {args.output_dir}')
 
 

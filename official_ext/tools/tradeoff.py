@@ -15,6 +15,7 @@ from official_ext.tools import predict
 from official_ext.utils import command_line
 from official_ext.utils import experiment
 from official_ext.utils import files
+from official_ext.utils import image_files
 
 _EPILOG = """example:
   python -m official_ext.tools.tradeoff --experiment=fcos_dynamichead_efficientnetlite0_sample \\
@@ -93,13 +94,13 @@ class InMemoryDetector:
       return {name: value.numpy() for name, value in self._function(images).items()}
 
 
-def evaluate(detector: InMemoryDetector, task: predict.Task, annotation_file: pathlib.Path
+def evaluate(detector: InMemoryDetector, images: image_files.ImageSet, annotation_file: pathlib.Path
              ) -> Dict[str, float]:
   """Returns `ap`, `ap50` and `gmac_mean`, `gmac_min` and `gmac_max` of a detector.
 
   Args:
     detector: is called with images.
-    task: the images to predict.
+    images: those to predict.
     annotation_file: COCO annotations of the images.
 
   Raises:
@@ -109,17 +110,17 @@ def evaluate(detector: InMemoryDetector, task: predict.Task, annotation_file: pa
 
   from official_ext.utils import coco_results  # pylint: disable=g-import-not-at-top
   options = types.SimpleNamespace(batch_size=1, draw=False, gates=False)
-  predictions, costs, skipped = predict.predict(detector, task, options, pathlib.Path())
+  predictions, costs, skipped = predict.predict(detector, images, options, pathlib.Path())
   if skipped:
     file, reason = next(iter(skipped.items()))
     raise command_line.CommandError(f'--images: {file} cannot be read ({reason}).')
-  precision = coco_results.average_precision(annotation_file, predictions, list(task.images))
+  precision = coco_results.average_precision(annotation_file, predictions, list(images.paths))
   gmac = [cost['multiply_adds'] / 1e9 for cost in costs]
   return {'ap': precision['ap'], 'ap50': precision['ap50'], 'gmac_mean': float(np.mean(gmac)),
           'gmac_min': min(gmac), 'gmac_max': max(gmac)}
 
 
-def points(args: argparse.Namespace, task: predict.Task) -> List[Dict[str, Any]]:
+def points(args: argparse.Namespace, images: image_files.ImageSet) -> List[Dict[str, Any]]:
   """Evaluates every training at every threshold; one without such gates as it is.
 
   Returns:
@@ -131,7 +132,7 @@ def points(args: argparse.Namespace, task: predict.Task) -> List[Dict[str, Any]]
     for threshold in args.thresholds if detector.set_threshold(0.0) else [None]:
       detector.set_threshold(threshold or 0.0)
       found.append({'model': model_dir.name, 'threshold': threshold,
-                    **evaluate(detector, task, args.annotation_file)})
+                    **evaluate(detector, images, args.annotation_file)})
       _say(found[-1])
   return found
 
@@ -147,12 +148,12 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
   """Evaluates and draws; `arguments` stand in for those of the command line."""
   args = _parse_arguments(arguments)
   files.check_own_output(args.output_dir, _MARKER)
-  task = predict.assign_ids(predict.find_images(args.images), args.annotation_file)
+  images = image_files.assign_ids(image_files.find(args.images), args.annotation_file)
   # pylint: disable=g-import-not-at-top
   from official_ext import registry_imports  # pylint: disable=unused-import
   from official_ext.utils import tradeoff_pictures
   experiment.import_modules(args.imports)
-  found = points(args, task)
+  found = points(args, images)
   with files.atomic_directory(args.output_dir) as folder:
     (folder / _MARKER).write_text(json.dumps(found, indent=2) + '\n', encoding='utf-8')
     tradeoff_pictures.accuracy_against_cost(found).savefig(

@@ -10,6 +10,7 @@ import tensorflow as tf, tf_keras
 
 from official_ext import registry_imports
 from official_ext.configs import components
+from official_ext.configs import parts
 from official_ext.modeling.decoders import drfpn
 from official_ext.modeling.decoders import dyfpn
 from official_ext.modeling.decoders import pyramid
@@ -102,7 +103,7 @@ def test_switching_the_type():
   assert isinstance(layer, dyfpn.DyFPN)
   assert layer.get_config()['block'] == 'A'
   assert layer.get_config()['gate'] == {
-      **components.Gate().as_dict(), 'type': 'recurrent', 'direction': 'downward'}
+      **parts.Gate().as_dict(), 'type': 'recurrent', 'direction': 'downward'}
   model.override({'decoder': {'type': 'fpn', 'fpn': {'num_filters': 4}}})
   assert type(_build(model)).__name__ == 'FPN'
 

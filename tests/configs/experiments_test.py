@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from official_ext import registry_imports
 from official_ext.modeling.layers import gates
+from official_ext.modeling.layers import gumbel_selection
 from official_ext.ops import routing
 from official_ext.utils import experiment
 import experiment_files
@@ -159,7 +160,7 @@ def test_random_signal_is_drawn_afresh_for_each_of_ten_runs(path):
   options = task.model.decoder.get()
   gate = options.gate.as_dict()
   paths = 7 if options.block == 'A' else 2
-  selection = gates.GumbelSelection(gate.pop('temperature'), gate.pop('evaluation'),
+  selection = gumbel_selection.GumbelSelection(gate.pop('temperature'), gate.pop('evaluation'),
                                     gate.pop('seed'), name='selection')
   features = {level: tf.random.stateless_normal([64, 1, 1, 8], [1, 2]) for level in '2345'}
   network = gates.build_gate(channels=dict.fromkeys('2345', 8), num_paths=paths, **gate)

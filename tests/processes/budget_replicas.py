@@ -9,7 +9,7 @@ import official_ext  # noqa: F401 (chooses Keras 2 before anything loads TensorF
 import numpy as np
 import tensorflow as tf, tf_keras
 
-from official_ext.configs import components
+from official_ext.configs import parts
 from official_ext.ops import routing
 from official_ext.tasks import budgets
 
@@ -41,8 +41,8 @@ def make(kind):
   model = tf_keras.Sequential([Backbone()])
   model.build([None, GATES.shape[1]])
   model.backbone = model.layers[0]
-  budget = budgets.Budget(components.Budget(
-      weight=1.0, kind=kind, path_similarity=components.PathSimilarity(weight=1.0)))
+  budget = budgets.Budget(parts.Budget(
+      weight=1.0, kind=kind, path_similarity=parts.PathSimilarity(weight=1.0)))
   budget.attach(model)
   return model, budget
 

@@ -4,15 +4,16 @@ import json
 import benchmark_easy_image
 import numpy as np
 
-from official_ext.tools import predict
+from official_ext.utils import image_files
 
 
 def test_images_are_sorted_by_the_number_of_their_objects(tmp_path):
   path = tmp_path / 'truth.json'
   path.write_text(json.dumps({'annotations': [
       {'image_id': image} for image in (3, 1, 3, 3, 7, 7)]}))
-  task = predict.Task(dict.fromkeys((1, 2, 3, 7), path), {}, [], [])
-  assert list(benchmark_easy_image.by_crowd(task, path).items()) == [(2, 0), (1, 1), (7, 2), (3, 3)]
+  images = image_files.ImageSet(dict.fromkeys((1, 2, 3, 7), path), {}, [], [])
+  objects = benchmark_easy_image.by_crowd(images, path)
+  assert list(objects.items()) == [(2, 0), (1, 1), (7, 2), (3, 3)]
 
 
 def test_the_largest_difference_of_all_images_counts():

@@ -10,13 +10,14 @@ from official_ext.utils import experiment
 def test_table_gives_precision_and_the_spread_of_cost():
   def run(ap, mean):
     return {'AP': ap, 'AP50': 2 * ap, 'mean': mean, 'min': 0.1, 'max': 0.4, 'std': 0.0625,
-            'maximum': 0.5}
+            'maximum': 0.5, 'weighted_mean': mean / 2, 'weighted_std': 0.03125}
 
   lines = compare_caddet.table({
       'fixed': [run(0.25, 0.2)], 'dynamic': [run(0.25, 0.2), run(0.375, 0.3)]}).split('\n')
-  assert lines[2] == '| `fixed` | 1 | 0.250 | 0.500 | 200.0 | 100.0 | 400.0 | 62.5 | 500.0 |'
+  assert lines[2] == (
+      '| `fixed` | 1 | 0.250 | 0.500 | 200.0 | 100.0 | 400.0 | 62.5 | 500.0 | 100.0 | 31.2 |')
   assert lines[3] == ('| `dynamic` | 2 | 0.312 (0.250 to 0.375) | 0.625 | 250.0 | 100.0 | 400.0 | '
-                      '62.5 | 500.0 |')
+                      '62.5 | 500.0 | 125.0 | 31.2 |')
 
 
 @pytest.mark.parametrize('budget', compare_caddet.BUDGETS)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf, tf_keras
 
-from official_ext.configs import components
+from official_ext.configs import parts
 from official_ext.ops import path_similarity
 from official_ext.ops import routing
 from official_ext.tasks import budgets
@@ -51,7 +51,7 @@ class Detector(tf_keras.Model):
 
 
 def attached(**options):
-  model, budget = Detector(), budgets.Budget(components.Budget(**options))
+  model, budget = Detector(), budgets.Budget(parts.Budget(**options))
   budget.attach(model)
   return model, budget
 
@@ -84,7 +84,7 @@ def test_share_is_the_budget_of_every_routed_network():
 
 
 def test_path_similarity_beside_a_budget_and_without_one():
-  similarity = components.PathSimilarity(weight=3.0, minimum=0.5, maximum=0.9)
+  similarity = parts.PathSimilarity(weight=3.0, minimum=0.5, maximum=0.9)
   codes = tf.constant([[1.0, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1]])
   for options, names in (({}, []), ({'weight': 1.0, 'kind': 'scale_aware'}, ['budget'])):
     model, budget = attached(path_similarity=similarity, **options)
@@ -97,7 +97,7 @@ def test_path_similarity_beside_a_budget_and_without_one():
 
 def test_before_the_start_both_losses_are_off():
   model, budget = attached(weight=1.0, kind='scale_aware', start_step=7,
-                           path_similarity=components.PathSimilarity(weight=1.0))
+                           path_similarity=parts.PathSimilarity(weight=1.0))
 
   def losses(step):
     with tf.GradientTape() as tape:
@@ -137,13 +137,13 @@ def test_loss_aware_budget_ranks_images_and_remembers_them_in_training_only(tmp_
 
 
 def test_only_objects_need_boxes():
-  budget = components.Budget
+  budget = parts.Budget
   assert not budgets.needs_objects(budget(weight=1.0))
   assert not budgets.needs_objects(budget(weight=1.0, kind='fixed'))
   assert not budgets.needs_objects(budget(kind='scale_aware'))
   assert budgets.needs_objects(budget(weight=1.0, kind='scale_aware'))
   assert budgets.needs_objects(budget(weight=1.0, kind='loss_aware'))
-  assert budgets.needs_objects(budget(path_similarity=components.PathSimilarity(weight=1.0)))
+  assert budgets.needs_objects(budget(path_similarity=parts.PathSimilarity(weight=1.0)))
 
 
 @pytest.mark.parametrize('options, field', [
@@ -152,13 +152,13 @@ def test_only_objects_need_boxes():
     ({'kind': 'fixed', 'ratio': 0.0}, 'task.budget.ratio'),
     ({'start_step': -1}, 'task.budget.start_step'),
     ({'scale_bounds': [64.0, 64.0]}, 'task.budget.scale_bounds'),
-    ({'path_similarity': components.PathSimilarity(minimum=0.9, maximum=0.8)},
+    ({'path_similarity': parts.PathSimilarity(minimum=0.9, maximum=0.8)},
      'task.budget.path_similarity.minimum'),
     ({'target': 1.5}, 'task.budget.target'),
 ])
 def test_misuse_is_refused_with_the_field(options, field):
   with pytest.raises(ValueError, match=field):
-    budgets.Budget(components.Budget(**options))
+    budgets.Budget(parts.Budget(**options))
 
 
 def test_a_model_that_does_not_fit_is_refused():
@@ -166,9 +166,9 @@ def test_a_model_that_does_not_fit_is_refused():
   model.backbone = tf_keras.layers.Layer()
   for options, field in (
       ({'weight': 1.0, 'kind': 'fixed'}, 'task.budget.kind'),
-      ({'path_similarity': components.PathSimilarity(weight=1.0)}, 'path_similarity.weight')):
+      ({'path_similarity': parts.PathSimilarity(weight=1.0)}, 'path_similarity.weight')):
     with pytest.raises(ValueError, match=field):
-      budgets.Budget(components.Budget(**options)).attach(model)
+      budgets.Budget(parts.Budget(**options)).attach(model)
 
 
 # --- In the tasks -------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf, tf_keras
 
 from official_ext import registry_imports  # pylint: disable=unused-import
-from official_ext.configs import components
+from official_ext.configs import parts
 from official_ext.ops import path_similarity
 from official_ext.ops import routing
 from official_ext.ops import scale_budget
@@ -96,7 +96,7 @@ def test_the_budget_pulls_on_every_router_to_its_target_from_both_sides():
     model.backbone(batch()[0], training=True)
     losses = []
     for ratio in (0.05, 1.0):
-      budget = budgets.Budget(components.Budget(weight=1.0, kind='fixed', ratio=ratio))
+      budget = budgets.Budget(parts.Budget(weight=1.0, kind='fixed', ratio=ratio))
       budget.attach(model)
       losses.append(budget.terms(tape.routing(), {'input_size': (64, 64)}, None).losses['budget'])
   for loss, sign in zip(losses, (1, -1)):

@@ -107,10 +107,11 @@ def test_evaluation_logs_equal_a_second_pass(dyfpn):
   logs = _evaluate(task, model, [inputs, inputs])
   with routing.RoutingTape() as tape:
     model(inputs[0], training=False)
-  executed = tape.routing().executed.numpy() / 1e9
-  for statistic in ('mean', 'min', 'max', 'std'):
-    np.testing.assert_allclose(logs[f'routing/gmac/executed/{statistic}'],
-                               getattr(np, statistic)(executed), rtol=1e-6, atol=1e-9)
+  for name in ('executed', 'expected'):
+    costs = getattr(tape.routing(), name).numpy() / 1e9
+    for statistic in ('mean', 'min', 'max', 'std'):
+      np.testing.assert_allclose(logs[f'routing/gmac/{name}/{statistic}'],
+                                 getattr(np, statistic)(costs), rtol=1e-6, atol=1e-9)
   assert [logs[f'routing/gate/dyfpn/{level}'] for level in '345'] == [1.0, 0.0, 1.0]
   assert 'AP' in logs
 

@@ -11,9 +11,11 @@ from official.modeling import hyperparams
 import tensorflow as tf, tf_keras
 
 from official_ext.configs import components
+from official_ext.configs import parts
 from official_ext.modeling.decoders import pyramid
 from official_ext.modeling.layers import blocks
 from official_ext.modeling.layers import gates
+from official_ext.modeling.layers import gumbel_selection
 from official_ext.ops import conditional
 from official_ext.ops import multiply_adds
 from official_ext.ops import routing
@@ -44,7 +46,7 @@ class InceptionFPNConfig(hyperparams.Config):
 class DyFPNConfig(InceptionFPNConfig):
   """Options of `DyFPN`; see its arguments."""
   block: str = 'B'
-  gate: components.Gate = dataclasses.field(default_factory=components.Gate)
+  gate: parts.Gate = dataclasses.field(default_factory=parts.Gate)
   inference: str = 'skip'
 
 
@@ -184,7 +186,7 @@ class DyFPN(InceptionFPN):
 
     Args:
       block: `A`, select one branch, or `B`, run or skip them all.
-      gate: options of the gate, as in `components.Gate`.
+      gate: options of the gate, as in `parts.Gate`.
       inference: `skip`, run only what is selected, or `mask`, run everything and multiply
         by the gates, for XLA and TPU.
       **kwargs: arguments of `InceptionFPN`.
@@ -198,7 +200,7 @@ class DyFPN(InceptionFPN):
     self._block = block
     super().__init__(**kwargs)
     self.inference = inference
-    self._gate_options = {**components.Gate().as_dict(), **(gate or {})}
+    self._gate_options = {**parts.Gate().as_dict(), **(gate or {})}
     self._build_gate()
 
   def _build_laterals(self) -> Dict[str, tf_keras.layers.Layer]:
@@ -210,7 +212,7 @@ class DyFPN(InceptionFPN):
 
   def _build_gate(self) -> None:
     options = dict(self._gate_options)
-    self._selection = gates.GumbelSelection(
+    self._selection = gumbel_selection.GumbelSelection(
         **{key: options.pop(key) for key in ('temperature', 'evaluation', 'seed')},
         name=f'{self.name}_selection')
     if options['initial_bias'] is None and self._block == 'B' and options['type'] == 'channel':

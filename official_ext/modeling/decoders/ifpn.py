@@ -11,6 +11,7 @@ from official.modeling import hyperparams
 import tensorflow as tf, tf_keras
 
 from official_ext.configs import components
+from official_ext.configs import parts
 from official_ext.modeling.decoders import pyramid
 from official_ext.modeling.layers import blocks
 from official_ext.modeling.layers import cross_scale as connections
@@ -28,7 +29,7 @@ Levels = List[tf.Tensor]
 class ImplicitFPNConfig(hyperparams.Config):
   """Options of `ImplicitFPN`; see its arguments."""
   num_filters: int = 256
-  solver: components.FixedPoint = dataclasses.field(default_factory=components.FixedPoint)
+  solver: parts.FixedPoint = dataclasses.field(default_factory=parts.FixedPoint)
   residual: bool = True
   cross_scale: str = 'pyramid'
   shared: bool = True
@@ -80,7 +81,7 @@ class ImplicitFPN(pyramid.PyramidDecoder):
 
     Args:
       input_specs: see `PyramidDecoder`.
-      solver: options of the solver, as in `components.FixedPoint`.  `unroll` with 0
+      solver: options of the solver, as in `parts.FixedPoint`.  `unroll` with 0
         evaluations is the basis alone.
       residual: G has residual blocks (Table 3).
       cross_scale: connections between levels: `none`, `pyramid`, `dense`, `bifpn` or
@@ -103,7 +104,7 @@ class ImplicitFPN(pyramid.PyramidDecoder):
       ValueError: an unknown option, or options that exclude each other.
     """
     super().__init__(input_specs=input_specs, norm=norm, **kwargs)
-    self._solver = {**components.FixedPoint().as_dict(), **(solver or {})}
+    self._solver = {**parts.FixedPoint().as_dict(), **(solver or {})}
     self._options = {
         'residual': residual, 'cross_scale': cross_scale, 'shared': shared,
         'injection': injection, 'block_norm': block_norm, 'output_norm_scale': output_norm_scale,
@@ -133,7 +134,7 @@ class ImplicitFPN(pyramid.PyramidDecoder):
     if self._options['injection'] == 'mdeq' and any(self._options[k] != own[k] for k in own):
       raise ValueError(f'injection `mdeq` has its own map: leave {", ".join(own)} of decoder.ifpn '
                        'as they are by default.')
-    equilibrium.check_options(self._solver, components.FixedPoint().as_dict())
+    equilibrium.check_options(self._solver, parts.FixedPoint().as_dict())
 
   @property
   def _is_implicit(self) -> bool:

@@ -40,7 +40,7 @@ def check_options(options: Mapping[str, Any], known: Mapping[str, Any]) -> None:
   """Raises a ValueError for options of a solver that cannot be.
 
   Args:
-    options: as in `components.FixedPoint`.
+    options: as in `parts.FixedPoint`.
     known: all options there are.
   """
   where = 'change decoder.<type>.solver.'
@@ -86,7 +86,7 @@ class Equilibrium:
 
     Args:
       network: the map G, with the methods of `implicit.ResidualMap`.
-      options: as in `components.FixedPoint`.
+      options: as in `parts.FixedPoint`.
       basis: B, levels `[batch, height, width, num_filters]`.
       masks: of channel dropout, or None.
       training: None counts as False.

@@ -1,34 +1,13 @@
-"""Gates that choose a path per image and pyramid level, and how a choice is drawn.
+"""Gates: networks that say which path an image should take on each pyramid level.
 
-A gate network maps the backbone's features to logits `[batch, levels, paths]`;
-`GumbelSelection` turns logits into one-hot choices: sampled with a straight-through
-gradient in training, the most probable path at inference.
-
-Everything behind the pooled features is float32 under any precision policy: low
-precision draws infinite noise and flips decisions.
+They map the backbone's features to logits `[batch, levels, paths]`; `gumbel_selection` makes
+choices of them.  Everything behind the pooled features is float32 under any precision policy:
+low precision flips decisions.
 """
-import zlib
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional
+from typing import Any, Dict, List, Mapping, Optional
 
 import numpy as np
 import tensorflow as tf, tf_keras
-
-from official_ext.ops import routing
-
-EVALUATIONS = ('argmax', 'sampled', 'random')
-
-
-class Selection(NamedTuple):
-  """A choice between paths.
-
-  Attributes:
-    gate: float32 `[batch, levels, paths]`, one-hot; in training with the gradient of
-      the soft sample.
-    expected: the same shape; what a budget pulls on: `gate` in training, the
-      probabilities at inference.
-  """
-  gate: tf.Tensor
-  expected: tf.Tensor
 
 
 def _linear(units: int, fan_in: int, name: str, bias: Optional[List[float]] = None,
@@ -215,103 +194,6 @@ class RandomSignal(_PyramidGate):
 
   def get_config(self) -> Dict[str, Any]:
     return {**super().get_config(), 'probability': self._probability}
-
-
-@tf_keras.utils.register_keras_serializable(package='official_ext')
-class GumbelSelection(tf_keras.layers.Layer):
-  """Chooses one path per row of logits (DyFPN, eqs. 4-5).
-
-  Training: softmax((logits + Gumbel noise) / temperature), made one-hot with a
-  straight-through gradient.  Inference: the largest logit, without noise.
-
-  The noise is a function of the layer's name, a counter that checkpoints keep, and the
-  replica: replicas draw different noise, and a resumed run draws what the unbroken run
-  would have drawn.
-  """
-
-  def __init__(self, temperature: float = 1.0, evaluation: str = 'argmax', seed: int = 0,
-               **kwargs):
-    """Initializes the selection.
-
-    Args:
-      temperature: of the softmax (tau), positive.
-      evaluation: at inference `argmax`; `sampled`, as in training; or `random`, every
-        path alike whatever the logits say (Table 5).  The last two are for ablations.
-      seed: changes the noise.
-      **kwargs: arguments of `tf_keras.layers.Layer`.
-
-    Raises:
-      ValueError: temperature not positive, or unknown evaluation.
-    """
-    kwargs['dtype'] = 'float32'
-    super().__init__(**kwargs)
-    if temperature <= 0:
-      raise ValueError(f'gate.temperature is {temperature}; it must be positive.')
-    if evaluation not in EVALUATIONS:
-      raise ValueError(f'gate.evaluation is {evaluation!r}; allowed are {EVALUATIONS}.')
-    self._temperature = temperature
-    self._evaluation = evaluation
-    self._seed = seed
-
-  def build(self, input_shape: tf.TensorShape) -> None:
-    # Replicas read their own copy: the default would merge in the middle of a branch.
-    self._counter = self.add_weight(
-        'noise_counter', shape=(), dtype=tf.int64, initializer='zeros', trainable=False,
-        synchronization=tf.VariableSynchronization.ON_READ,
-        aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)
-    super().build(input_shape)
-
-  def _gumbel(self, shape: tf.Tensor) -> tf.Tensor:
-    """Draws Gumbel(0, 1) noise, float32, and moves the counter on."""
-    context = tf.distribute.get_replica_context()
-    replica = context.replica_id_in_sync_group if context else 0
-    key = tf.constant([zlib.crc32(self.name.encode()) & 0x7fffffff, self._seed], tf.int32)
-    fold_in = tf.random.experimental.stateless_fold_in
-    key = fold_in(fold_in(key, self._counter.read_value()), replica)
-    self._counter.assign_add(1)
-    # From 23 random bits: floats drawn directly differ under XLA, and with 24 bits the
-    # largest one rounds to 1, which is an infinite logit.
-    bits = tf.random.stateless_uniform(shape, key, None, None, tf.uint32, alg='philox')
-    uniform = (tf.cast(tf.bitwise.right_shift(bits, 9), tf.float32) + 0.5) * 2.0**-23
-    return -tf.math.log(-tf.math.log(uniform))
-
-  def call(self, logits: tf.Tensor, training: Optional[bool] = None) -> Selection:
-    """Chooses a path.
-
-    Args:
-      logits: float32 `[..., paths]`.
-      training: Python bool; None counts as False.
-
-    Returns:
-      A `Selection` of the shape of `logits`.
-    """
-    tape = routing.RoutingTape.current()
-    probability = tf.nn.softmax(logits)
-    evaluation = self._evaluation
-    if evaluation == 'argmax' and tape is not None and tape.sample_gates:
-      evaluation = 'sampled'
-    if not training and evaluation == 'random':
-      logits, probability = tf.zeros_like(logits), tf.ones_like(logits) / logits.shape[-1]
-    if not training and evaluation == 'argmax':
-      return Selection(self._one_hot(logits), probability)
-    noisy = (logits + self._gumbel(tf.shape(logits))) / self._temperature
-    hard = self._one_hot(noisy)
-    if not training:
-      return Selection(hard, probability)
-    soft = tf.nn.softmax(noisy)
-    gate = tf.stop_gradient(hard - soft) + soft
-    return Selection(gate, gate)
-
-  def _one_hot(self, logits: tf.Tensor) -> tf.Tensor:
-    return tf.one_hot(tf.argmax(logits, axis=-1), logits.shape[-1])
-
-  def get_config(self) -> Dict[str, Any]:
-    return {
-        **super().get_config(),
-        'temperature': self._temperature,
-        'evaluation': self._evaluation,
-        'seed': self._seed,
-    }
 
 
 def build_gate(type: str, channels: Mapping[str, int], num_paths: int,  # pylint: disable=redefined-builtin

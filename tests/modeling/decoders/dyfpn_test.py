@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf, tf_keras
 
-from official_ext.configs import components
+from official_ext.configs import parts
 from official_ext.modeling.decoders import dyfpn
-from official_ext.modeling.layers import gates
+from official_ext.modeling.layers import gumbel_selection
 from official_ext.ops import routing
 import component
 import harness
@@ -70,7 +70,7 @@ def _inception(branches=tuple(KERNELS)):
 
 def _dyfpn(block, kind, branches=tuple(KERNELS), **options):
   paths = len(branches) if block == 'A' else 2
-  gate = {**components.Gate().as_dict(), **GATES[kind]}
+  gate = {**parts.Gate().as_dict(), **GATES[kind]}
   return component.Component(
       dyfpn.DyFPN,
       {**OPTIONS, 'block': block, 'gate': gate, 'branches': list(branches), **options}, CHANNELS,
@@ -222,10 +222,10 @@ def test_training_multiplies_by_the_sampled_gate_and_learns_through_it(block):
     return sum(np.sum(x**2) for x in outputs.values())
 
   def fake(self, logits, training=None):
-    return gates.Selection(tf.identity(gate), tf.identity(gate))
+    return gumbel_selection.Selection(tf.identity(gate), tf.identity(gate))
 
   with pytest.MonkeyPatch.context() as patch, tf.GradientTape() as tape:
-    patch.setattr(gates.GumbelSelection, 'call', fake)
+    patch.setattr(gumbel_selection.GumbelSelection, 'call', fake)
     ours = tf.add_n([tf.reduce_sum(x**2) for x in layer(inputs, training=True).values()])
   gradient = tape.gradient(ours, gate).numpy()
   for index in [(0, 0, 1), (0, 2, 0), (3, 1, 1), (5, 0, 0), (5, 2, 1)]:

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf, tf_keras
 
 from official_ext.modeling.layers import gates
+from official_ext.modeling.layers import gumbel_selection
 from official_ext.ops import routing
 import harness
 import reference
@@ -120,7 +121,7 @@ def test_gates_are_float32_under_any_policy(policy):
     dtype = tf_keras.mixed_precision.Policy(policy).compute_dtype
     inputs = {level: tf.cast(x, dtype) for level, x in FEATURES.items()}
     for kind in ('channel', 'recurrent', 'random'):
-      gate, selection = gates.build_gate(kind, CHANNELS, 2), gates.GumbelSelection()
+      gate, selection = gates.build_gate(kind, CHANNELS, 2), gumbel_selection.GumbelSelection()
       logits = gate(inputs)
       chosen = selection(logits, training=True)
       assert {x.dtype for x in (logits, *chosen, *gate.variables)} == {tf.float32}
@@ -144,11 +145,11 @@ def test_build_gate_refuses_wrong_options(options, message):
     ({'evaluation': 'soft'}, "gate.evaluation is 'soft'")])
 def test_selection_refuses_wrong_options(options, message):
   with pytest.raises(ValueError, match=message):
-    gates.GumbelSelection(**options)
+    gumbel_selection.GumbelSelection(**options)
 
 
 def _selection(**options):
-  layer = gates.GumbelSelection(**{'name': 'selection', **options})
+  layer = gumbel_selection.GumbelSelection(**{'name': 'selection', **options})
   layer.build(None)
   layer.built = True
   return layer
