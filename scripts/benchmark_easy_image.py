@@ -70,8 +70,8 @@ def main() -> None:
   parser.add_argument('--count', type=int, default=4, help='images of either kind (4)')
   parser.add_argument('--repeats', type=int, default=15, help='interleaved repeats (15)')
   args = parser.parse_args()
-  images = image_files.assign_ids(image_files.find([args.images]), args.annotation_file)
-  objects = by_crowd(images, args.annotation_file)
+  found = image_files.assign_ids(image_files.find([args.images]), args.annotation_file)
+  objects = by_crowd(found, args.annotation_file)
   if len(objects) < 2 * args.count:
     raise command_line.CommandError(
         f'--images={args.images} has {len(objects)} annotated images; --count={args.count} needs '
@@ -79,7 +79,7 @@ def main() -> None:
   exported = saved_models.SavedDetector(args.saved_model)
   size = exported.description['input_image_size']
   ids = {'easy': list(objects)[:args.count], 'crowded': list(objects)[-args.count:]}
-  images = {kind: [_read(images.paths[image_id], size) for image_id in chosen]
+  images = {kind: [_read(found.paths[image_id], size) for image_id in chosen]
             for kind, chosen in ids.items()}
   in_memory = tradeoff.InMemoryDetector(args.experiment, args.model_dir)
   gap = difference((exported, in_memory), images['easy'] + images['crowded'])

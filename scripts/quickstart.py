@@ -1,7 +1,7 @@
 """The main job: from a folder of images to a trained, evaluated, exported dynamic detector.
 
 Every step is one of the package's commands, printed before it runs, so that it can be
-repeated alone.  Takes about ten minutes on two cores.
+repeated alone.  Takes nine to thirteen minutes on two cores.
 """
 import argparse
 import contextlib
