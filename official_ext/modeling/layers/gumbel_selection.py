@@ -2,11 +2,11 @@
 
 float32 under any precision policy: low precision draws infinite noise.
 """
-import zlib
 from typing import Any, Dict, NamedTuple, Optional
 
 import tensorflow as tf, tf_keras
 
+from official_ext.ops import noise
 from official_ext.ops import routing
 
 EVALUATIONS = ('argmax', 'sampled', 'random')
@@ -71,16 +71,10 @@ class GumbelSelection(tf_keras.layers.Layer):
 
   def _gumbel(self, shape: tf.Tensor) -> tf.Tensor:
     """Draws Gumbel(0, 1) noise, float32, and moves the counter on."""
-    context = tf.distribute.get_replica_context()
-    replica = context.replica_id_in_sync_group if context else 0
-    key = tf.constant([zlib.crc32(self.name.encode()) & 0x7fffffff, self._seed], tf.int32)
-    fold_in = tf.random.experimental.stateless_fold_in
-    key = fold_in(fold_in(key, self._counter.read_value()), replica)
+    steps = noise.uniform_steps(self.name, self._seed, self._counter.read_value(), shape)
     self._counter.assign_add(1)
-    # From 23 random bits: floats drawn directly differ under XLA, and with 24 bits the
-    # largest one rounds to 1, which is an infinite logit.
-    bits = tf.random.stateless_uniform(shape, key, None, None, tf.uint32, alg='philox')
-    uniform = (tf.cast(tf.bitwise.right_shift(bits, 9), tf.float32) + 0.5) * 2.0**-23
+    # Between the steps: 0 is an infinite logit, and with 24 bits the largest one rounds to 1.
+    uniform = (steps + 0.5) * 2.0**-23
     return -tf.math.log(-tf.math.log(uniform))
 
   def call(self, logits: tf.Tensor, training: Optional[bool] = None) -> Selection:

@@ -8,7 +8,6 @@ width, num_filters]`, finest first.  Both have the methods of `cross_scale.Conne
 but `run` takes the basis, and channel masks, too.
 """
 import functools
-import zlib
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
@@ -16,6 +15,7 @@ import tensorflow as tf, tf_keras
 
 from official_ext.modeling.layers import cross_scale
 from official_ext.modeling.layers import fusion_networks
+from official_ext.ops import noise
 from official_ext.ops import sampling
 
 CONNECTIONS = {
@@ -252,16 +252,9 @@ class ChannelDropout(tf_keras.layers.Layer):
     Returns:
       For each level float32 `[batch, 1, 1, num_filters]`: 0, or 1 / (1 - rate).
     """
-    context = tf.distribute.get_replica_context()
-    replica = context.replica_id_in_sync_group if context else 0
-    key = tf.constant([zlib.crc32(self.name.encode()) & 0x7fffffff, self._seed], tf.int32)
-    fold_in = tf.random.experimental.stateless_fold_in
-    key = fold_in(fold_in(key, self._counter.read_value()), replica)
-    self._counter.assign_add(1)
-    # From random bits: floats drawn directly differ under XLA.
     shape = [self._num_levels, batch, 1, 1, self._num_filters]
-    bits = tf.random.stateless_uniform(shape, key, None, None, tf.uint32, alg='philox')
-    uniform = tf.cast(tf.bitwise.right_shift(bits, 9), tf.float32) * 2.0**-23
+    uniform = noise.uniform_steps(self.name, self._seed, self.steps(), shape) * 2.0**-23
+    self._counter.assign_add(1)
     kept = tf.cast(uniform >= self._rate, tf.float32) / (1 - self._rate)
     return tf.unstack(kept, num=self._num_levels)
 
