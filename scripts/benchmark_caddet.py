@@ -51,15 +51,15 @@ class Exported(tf.Module):
     nodes = self.network._nodes if routers else ()  # pylint: disable=protected-access
     for number, node in enumerate(nodes):
       self.gates.append(tf.Variable(tf.ones([case.batch, len(node._paths)])))
-      node._route = self._told(node._route, number)
+      node.route = self._told(node.route, number)
 
   def _told(self, route: Any, number: int) -> Any:
-    def told(features, present, training, skip):
+    def told(features, present, training):
       if self._constants:
         # TensorFlow itself leaves out what constants shut.
-        return tf.where(present[:, None], tf.constant(self._constants[number]), 0.0)
-      decided = route(features, present, training, skip)
-      return tf.where(present[:, None], self.gates[number] + 0 * decided, 0.0)
+        return tf.where(present.images[:, None], tf.constant(self._constants[number]), 0.0)
+      decided = route(features, present, training)
+      return tf.where(present.images[:, None], self.gates[number] + 0 * decided, 0.0)
     return told
 
   def paths_alone(self, images: tf.Tensor) -> Callable[[], Any]:

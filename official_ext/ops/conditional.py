@@ -1,5 +1,5 @@
 """Run a branch only for the images of a batch that selected it."""
-from typing import Any, Callable, List
+from typing import Any, Callable, List, NamedTuple, Optional
 
 import tensorflow as tf
 
@@ -33,34 +33,48 @@ def run_selected(branch: Callable[[tf.Tensor], tf.Tensor], inputs: tf.Tensor,
   return tf.cond(tf.reduce_any(selected), run, lambda: base)
 
 
-def cases(selections: tf.Tensor) -> List[tf.Tensor]:
-  """Returns for each of several selections whether no, some or every image is selected.
+class Selection(NamedTuple):
+  """The images of a batch for which something runs.
+
+  Attributes:
+    images: boolean `[batch]`.
+    case: int32 scalar, 0 where no image is selected, 1 for some and 2 for every one; None: nothing
+      is skipped, every image is computed.
+  """
+  images: tf.Tensor
+  case: Optional[tf.Tensor]
+
+
+def select(images: tf.Tensor, skip: bool = True) -> List[Selection]:
+  """Returns several selections at once: in graphs few operations are faster than many small ones.
 
   Args:
-    selections: boolean `[batch, number]`.
-
-  Returns:
-    One int32 scalar for each: 0, 1 or 2.
+    images: boolean `[batch, number]`, a column for each.
+    skip: False: leave `case` out.
   """
-  counts = tf.reduce_sum(tf.cast(selections, tf.int32), 0)
-  every = tf.cast(tf.equal(counts, tf.shape(selections)[0]), tf.int32)
-  return tf.unstack(tf.where(counts > 0, 1 + every, 0))
+  columns = tf.unstack(images, axis=1)
+  if not skip:
+    return [Selection(column, None) for column in columns]
+  some, every = tf.reduce_any(images, 0), tf.reduce_all(images, 0)
+  # Of an empty batch every image is selected, and none.
+  cases = tf.unstack(tf.cast(some, tf.int32) + tf.cast(some & every, tf.int32))
+  return [Selection(*pair) for pair in zip(columns, cases)]
 
 
-def by_case(case: tf.Tensor, selected: tf.Tensor, none: Callable[[], Any],
-            some: Callable[[tf.Tensor], Any], every: Callable[[], Any]) -> Any:
+def by_case(selection: Selection, none: Callable[[], Any], some: Callable[[tf.Tensor], Any],
+            every: Callable[[], Any]) -> Any:
   """Calls one of three functions, by how many images of a batch are selected.
 
   One image, or a batch of one mind, needs no copy to be gathered: `every` uses what is there.
   All three return the same structure, and what `run_selected` says of its branch holds for them.
 
   Args:
-    case: of `cases`, for this selection.
-    selected: boolean `[batch]`.
+    selection: of `select`, with its case.
     none: called when no image is selected.
     some: called with the selected rows, int64 `[rows, 1]`.
     every: called when all images are selected, and there is one.
   """
-  if selected.shape[0] == 1:
-    return tf.cond(case > 0, every, none)
-  return tf.switch_case(case, [none, lambda: some(tf.where(selected)), every])
+  if selection.images.shape[0] == 1:
+    return tf.cond(selection.case > 0, every, none)
+  return tf.switch_case(
+      selection.case, [none, lambda: some(tf.where(selection.images)), every])

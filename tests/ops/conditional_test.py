@@ -102,10 +102,10 @@ def test_the_convolution_itself_receives_the_selected_rows(selected):
 
 
 def _by_case(inputs, selected, base):
-  (case,) = conditional.cases(selected[:, None])
+  (selection,) = conditional.select(selected[:, None])
   branch = _branch(KERNEL)
   return conditional.by_case(
-      case, selected, lambda: base,
+      selection, lambda: base,
       lambda rows: tf.tensor_scatter_nd_add(base, rows, branch(tf.gather(inputs, rows[:, 0]))),
       lambda: base + branch(inputs))
 
@@ -125,8 +125,11 @@ def test_three_cases_equal_the_mask(selected):
       np.testing.assert_allclose(run(*arguments), expected, 1e-12, 1e-12)
 
 
-def test_cases_count_every_selection_by_itself():
-  selections = tf.constant(np.array([[0, 1, 1, 0], [0, 1, 0, 0], [0, 1, 0, 1]], bool))
-  assert [int(case) for case in conditional.cases(selections)] == [0, 2, 1, 1]
-  assert [int(case) for case in conditional.cases(selections[:0])] == [0, 0, 0, 0]
-  assert [int(case) for case in conditional.cases(selections[:1])] == [0, 2, 2, 0]
+def test_selections_are_counted_one_by_one():
+  images = tf.constant(np.array([[0, 1, 1, 0], [0, 1, 0, 0], [0, 1, 0, 1]], bool))
+  for rows, cases in ((3, [0, 2, 1, 1]), (1, [0, 2, 2, 0]), (0, [0, 0, 0, 0])):
+    selections = conditional.select(images[:rows])
+    assert [int(selection.case) for selection in selections] == cases
+    for column, selection in enumerate(selections):
+      np.testing.assert_array_equal(selection.images, images[:rows, column])
+  assert [selection.case for selection in conditional.select(images, skip=False)] == [None] * 4

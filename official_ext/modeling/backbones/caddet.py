@@ -4,13 +4,14 @@ Reference: Junyi Feng, Jiashen Hua, Baisheng Lai, Jianqiang Huang, Xi Li, Xian-s
 Learning to Generate Content-Aware Dynamic Detectors, https://arxiv.org/abs/2012.04265.
 """
 import dataclasses
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence
 
 from official.modeling import hyperparams
 import tensorflow as tf, tf_keras
 
 from official_ext.configs import components
 from official_ext.modeling.layers import blocks
+from official_ext.modeling.layers import path_decisions
 from official_ext.modeling.layers import supernet
 from official_ext.modeling.layers import supernet_node
 from official_ext.ops import routing
@@ -107,7 +108,7 @@ class CADDet(tf_keras.layers.Layer):
   def _node(self, spec: supernet.NodeSpec, shared: Dict[str, Any]) -> supernet_node.SupernetNode:
     targets = {path: self._channels[spec.scale + supernet.STEPS[path]] for path in spec.paths}
     return supernet_node.SupernetNode(
-        self._channels[spec.scale], targets, self.is_routed, self._router_norm, self._hard_gates,
+        self._channels[spec.scale], targets, self.is_routed, self._router_norm,
         self._bn_statistics == 'all', name=f'layer_{spec.layer:02}_scale_{spec.scale}', **shared)
 
   def build(self, input_shape: tf.TensorShape) -> None:
@@ -151,23 +152,19 @@ class CADDet(tf_keras.layers.Layer):
     features = images
     for conv in self._stem:
       features = conv(features, training=training)
-    skip = self.is_routed and not training and self.inference == 'skip'
     nothing = self._nothing(features)
-    maps, present = {0: features}, {0: tf.ones([tf.shape(features)[0]], tf.bool)}
-    recorded: List[Tuple[tf.Tensor, tf.Tensor]] = []
+    skip = not training and self.inference == 'skip'
+    arrivals = path_decisions.entrance(tf.shape(features)[0], skip)
+    maps, decisions, recorded = {0: features}, {}, []
     for layer in range(self._num_layers + 1):
-      nodes = {spec.scale: node for spec, node in zip(self._specs, self._nodes)
-               if spec.layer == layer}
-      states = {scale: node(maps[scale], present.get(scale), training=training, skip=skip)
-                for scale, node in nodes.items()}
-      recorded += [(state.gates, present.get(scale)) for scale, state in states.items()]
-      maps = {scale: state.kept for scale, state in states.items()}
-      for scale, node in nodes.items():
-        for path in node.transitions:
-          target = scale + supernet.STEPS[path]
-          base = maps.get(target, nothing[target])
-          maps[target] = node.leave(path, states[scale], base, training, skip)
-      present = _arrivals(states)
+      nodes = {spec: node for spec, node in zip(self._specs, self._nodes) if spec.layer == layer}
+      if self.is_routed:
+        gates = [node.route(maps[spec.scale], present, training)
+                 for (spec, node), present in zip(nodes.items(), arrivals.present)]
+        recorded += [(x, present.images) for x, present in zip(gates, arrivals.present)]
+        decisions, arrivals = path_decisions.decide(
+            list(nodes), gates, arrivals.images, self._hard_gates and not training, skip)
+      maps = _run(nodes, maps, decisions, nothing, training)
     if self.is_routed:
       self._record(features, *zip(*recorded))
     return {str(FINEST_LEVEL + scale): features for scale, features in maps.items()}
@@ -210,11 +207,17 @@ class CADDet(tf_keras.layers.Layer):
     }
 
 
-def _arrivals(states: Dict[int, supernet_node.NodeState]) -> Dict[int, tf.Tensor]:
-  """Returns for every scale of the next layer the images that an open path leads there."""
-  present = {}
-  for scale, state in states.items():
-    for path, opened in state.opened.items():
-      target = scale + supernet.STEPS[path]
-      present[target] = present[target] | opened if target in present else opened
-  return present
+def _run(nodes: Dict[supernet.NodeSpec, supernet_node.SupernetNode], maps: Dict[int, tf.Tensor],
+         decisions: Dict[int, path_decisions.NodeDecision], nothing: Sequence[tf.Tensor],
+         training: Optional[bool]) -> Dict[int, tf.Tensor]:
+  """Returns the maps, by scale, that the nodes of a layer make of those that came in."""
+  left, maps = {}, dict(maps)
+  for spec, node in nodes.items():
+    left[spec], maps[spec.scale] = node(
+        maps[spec.scale], decisions.get(spec.scale), training=training)
+  for spec, node in nodes.items():
+    for path in node.transitions:
+      target = spec.scale + supernet.STEPS[path]
+      maps[target] = node.leave(path, left[spec], maps.get(target, nothing[target]),
+                                decisions.get(spec.scale), training)
+  return maps

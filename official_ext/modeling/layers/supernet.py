@@ -45,6 +45,23 @@ def wire(num_layers: int, num_scales: int) -> List[NodeSpec]:
   return nodes
 
 
+def gates_by_path(nodes: Sequence[NodeSpec], gates: Sequence[tf.Tensor]) -> tf.Tensor:
+  """Returns the gates of several nodes as one tensor, with all `PATHS` for each of them.
+
+  Args:
+    nodes: of `wire`.
+    gates: `[batch, paths]` of every node.
+
+  Returns:
+    `[batch, nodes, len(PATHS)]`, 0 for paths that a node does not have.
+  """
+  names = [(index, path) for index, node in enumerate(nodes) for path in node.paths]
+  # Where a node has no such path, the number of a column that is always 0.
+  columns = [[names.index((index, path)) if path in node.paths else len(names) for path in PATHS]
+             for index, node in enumerate(nodes)]
+  return tf.gather(tf.concat([*gates, tf.zeros_like(gates[0][:, :1])], 1), columns, axis=1)
+
+
 class SupernetCosts(NamedTuple):
   """Multiply-adds of one image with every gate open; Python integers.
 
@@ -106,10 +123,6 @@ class CostModel:
     self._nodes, self._channels = list(nodes), list(channels)
     self._cells = [2 * (9 * c + c * c) for c in (channels[node.scale] for node in nodes)]
     self._routers = [self._router(node) for node in nodes]
-    gates = [(index, path) for index, node in enumerate(nodes) for path in node.paths]
-    # Where a node has no such path, the number of a column that is always 0.
-    self._columns = [[gates.index((index, path)) if path in node.paths else len(gates)
-                      for path in PATHS] for index, node in enumerate(nodes)]
 
   def _router(self, node: NodeSpec) -> int:
     channels = self._channels[node.scale]
@@ -152,8 +165,7 @@ class CostModel:
         self._paths(node, pixels) for node in self._nodes)])
     routers = tf.constant(self._routers, tf.float64)
 
-    soft = tf.cast(tf.concat([*gates, tf.zeros_like(gates[0][:, :1])], 1), tf.float64)
-    soft = tf.gather(soft, self._columns, axis=1)
+    soft = tf.cast(gates_by_path(self._nodes, gates), tf.float64)
 
     def total(gates):
       return (tf.reduce_sum(tf.reduce_max(gates, 2) * cells, 1)

@@ -1,10 +1,11 @@
 """The node of a multi-scale supernet: its cell, its router and its paths to other scales."""
 import math
-from typing import Any, Dict, Mapping, NamedTuple, Optional
+from typing import Any, Dict, Mapping, Optional, Tuple
 
 import tensorflow as tf, tf_keras
 
 from official_ext.modeling.layers import blocks
+from official_ext.modeling.layers import path_decisions
 from official_ext.modeling.layers import path_router
 from official_ext.modeling.layers import presence_norm
 from official_ext.ops import conditional
@@ -99,54 +100,34 @@ def _product(features: tf.Tensor, kernel: tf.Tensor, bias: Optional[tf.Tensor] =
   slower when bias or norm are fused with them; and with a single thread the gradient of one of
   stride 2 may end the process.  Products do not depend on the batch.
   """
-  known, dynamic = features.shape, tf.shape(features)
-  rows = tf.matmul(tf.reshape(features, [-1, known[3]]), kernel)
+  batch, *size, channels = features.shape
+  if None in size:
+    size = tf.unstack(tf.shape(features)[1:3])
+  rows = tf.matmul(tf.reshape(features, [-1, channels]), kernel)
   if bias is not None:
     rows = tf.nn.bias_add(rows, bias)
   if relu:  # Before the reshape, so that TensorFlow sees what it can do in one pass.
     rows = tf.nn.relu(rows)
-  return tf.reshape(rows, [*(known[axis] or dynamic[axis] for axis in range(3)), kernel.shape[1]])
+  return tf.reshape(rows, [-1 if batch is None else batch, *size, kernel.shape[1]])
 
 
 def _per_image(weight: tf.Tensor, features: tf.Tensor) -> tf.Tensor:
   """Returns a weight per image `[batch]` as a factor of its features."""
-  return tf.cast(weight, features.dtype)[:, None, None, None]
-
-
-class NodeState(NamedTuple):
-  """What a node did for the images of a batch, before its features leave it.
-
-  Attributes:
-    features: `[batch, height, width, channels]`, ReLU of the cell where it runs, and what came
-      in where the node is dropped.
-    kept: the same shape, what goes to the same scale: `features` times the weight of `keep`.
-    gates: float32 `[batch, paths]`, 0 where shut or the node is not present; None: no router.
-    weights: path -> float32 `[batch]`, what the path is multiplied by; empty without a router.
-    opened: path -> boolean `[batch]`, where features leave on it; empty without a router.
-    cases: path to another scale -> of `opened`, see `conditional.cases`; empty if nothing is
-      skipped.
-  """
-  features: tf.Tensor
-  kept: tf.Tensor
-  gates: Optional[tf.Tensor]
-  weights: Dict[str, tf.Tensor]
-  opened: Dict[str, tf.Tensor]
-  cases: Dict[str, tf.Tensor]
+  return tf.reshape(tf.cast(weight, features.dtype), [-1, 1, 1, 1])
 
 
 @tf_keras.utils.register_keras_serializable(package='official_ext')
 class SupernetNode(tf_keras.layers.Layer):
   """A residual pair of separable convolutions, and gated paths to the next layer.
 
-  Reference: CADDet, https://arxiv.org/abs/2012.04265, section 3.1; what a dropped node does is
-  that of its predecessor, Yanwei Li et al., https://arxiv.org/abs/2003.10401.
+  Reference: CADDet, https://arxiv.org/abs/2012.04265, section 3.1.
 
-  An image is present where a path that leads here is open.  If all its gates are shut, the node
-  is dropped: features pass on the `keep` path as they came.
+  Gates of all nodes of a layer come first (`route`); `path_decisions.decide` makes of them what
+  each node does, which `call` and `leave` then run.
   """
 
   def __init__(self, channels: int, paths: Mapping[str, int], has_router: bool = True,
-               router_norm: str = 'batch', hard_gates: bool = False,
+               router_norm: str = 'batch',
                norms_all_images: bool = False, norm_options: Optional[Mapping[str, Any]] = None,
                kernel_regularizer: Optional[Any] = None, **kwargs):
     """Initializes the node.
@@ -156,7 +137,6 @@ class SupernetNode(tf_keras.layers.Layer):
       paths: path -> channels of the scale that it leads to, in the order of the gates.
       has_router: False: no gates, every path is open.
       router_norm: see `PathRouter`.
-      hard_gates: at inference open paths are multiplied by 1 instead of their gate.
       norms_all_images: batch norm's statistics are those of all images, present or not.
       norm_options: arguments of `PresenceNorm`.
       kernel_regularizer: of all kernels.
@@ -164,8 +144,7 @@ class SupernetNode(tf_keras.layers.Layer):
     """
     super().__init__(autocast=False, **kwargs)
     self._channels, self._paths = channels, dict(paths)
-    self._router_norm, self._hard_gates = router_norm, hard_gates
-    self._norms_all_images = norms_all_images
+    self._router_norm, self._norms_all_images = router_norm, norms_all_images
     self._norm_options = dict(norm_options or {})
     self._kernel_regularizer = tf_keras.regularizers.get(kernel_regularizer)
     options = {'norm_options': self._norm_options, 'dtype': self.dtype_policy,
@@ -190,108 +169,104 @@ class SupernetNode(tf_keras.layers.Layer):
       blocks.build_in_scope([self._router], [[None, 2, 2, self._channels]])
     super().build(input_shape)
 
-  def call(self, features: tf.Tensor, present: tf.Tensor, training: Optional[bool] = None,
-           skip: bool = False) -> NodeState:
-    """Decides about the paths, and runs the cell.
+  def route(self, features: tf.Tensor, present: conditional.Selection,
+            training: Optional[bool] = None) -> tf.Tensor:
+    """Returns gates, float32 `[batch, paths]`, 0 where shut or the image is not present.
 
     Args:
       features: `[batch, height, width, channels]`, the sum of what came in, 0 where nothing did.
-      present: boolean `[batch]`.
+      present: the images that an open path brings here.
       training: None counts as False.
-      skip: run only what the images need; not in training.
     """
-    if self._router is None:
-      cell = self._cell(features, None, training)
-      return NodeState(cell, cell, None, {}, {}, {})
-    gates = self._route(features, present, training, skip)
-    opened = gates > 0
-    runs = tf.reduce_any(opened, 1)
-    dropped = present & ~runs
-    multipliers = tf.cast(opened, tf.float32) if self._hard_gates and not training else gates
-    weights = dict(zip(self._paths, tf.unstack(multipliers, axis=1)))
-    weights['keep'] += tf.cast(dropped, tf.float32)
-    opened = dict(zip(self._paths, tf.unstack(opened, axis=1)))
-    opened['keep'] |= dropped
-    if not skip:
-      left, kept = self._run_all(features, runs, weights['keep'], training)
-      return NodeState(left, kept, gates, weights, opened, {})
-    run_case, *path_cases = conditional.cases(
-        tf.stack([runs, *(opened[path] for path in self.transitions)], 1))
-    left, kept = self._run_selected(run_case, features, runs, weights['keep'], training)
-    return NodeState(
-        left, kept, gates, weights, opened, dict(zip(self.transitions, path_cases)))
+    if present.case is None:
+      gates = self._router(
+          path_router.pool_quarters(features), self._seen(present.images), training=training)
+      return tf.where(present.images[:, None], gates, 0.0)
 
-  def _run_selected(self, case, features, runs, weight, training):
+    def shut():
+      return tf.zeros([tf.shape(features)[0], len(self._paths)])
+
     def some(rows):
-      cell = self._cell(tf.gather(features, rows[:, 0]), None, training)
-      left = tf.tensor_scatter_nd_update(features, rows, cell)
+      # Pooled before rows are taken: so little is left that it costs nothing to copy.
+      pooled = tf.gather(path_router.pool_quarters(features), rows[:, 0])
+      return tf.tensor_scatter_nd_add(shut(), rows, self._router(pooled))
+
+    return conditional.by_case(
+        present, shut, some, lambda: self._router(path_router.pool_quarters(features)))
+
+  def call(self, features: tf.Tensor, decision: Optional[path_decisions.NodeDecision] = None,
+           training: Optional[bool] = None) -> Tuple[tf.Tensor, tf.Tensor]:
+    """Runs the cell.
+
+    Args:
+      features: as in `route`.
+      decision: about the node; None: every path is open.
+      training: None counts as False.
+
+    Returns:
+      What leaves the node, the shape of `features`: the cell's result where it runs, and what
+      came in where the node is dropped; and what of that goes to the same scale, times the
+      weight of `keep`.
+    """
+    if decision is None:
+      cell = self._cell(features, None, training)
+      return cell, cell
+    runs, weight = decision.runs, decision.weights['keep']
+
+    def weighted(left):
       return left, left * _per_image(weight, left)
 
-    def every():
-      cell = self._cell(features, None, training)
-      return cell, cell * _per_image(weight, cell)
+    if runs.case is None:
+      cell = self._cell(features, runs.images, training)
+      return weighted(tf.where(runs.images[:, None, None, None], cell, features))
+
+    def some(rows):
+      cell = self._cell(tf.gather(features, rows[:, 0]), None, training)
+      return weighted(tf.tensor_scatter_nd_update(features, rows, cell))
 
     # Images that do not run keep what came in: their own features, or zeros if not present.
-    return conditional.by_case(case, runs, lambda: (features, features), some, every)
+    return conditional.by_case(runs, lambda: (features, features), some,
+                               lambda: weighted(self._cell(features, None, training)))
 
-  def _run_all(self, features, runs, weight, training):
-    cell = self._cell(features, runs, training)
-    left = tf.where(runs[:, None, None, None], cell, features)
-    return left, left * _per_image(weight, left)
-
-  def _seen(self, images: Optional[tf.Tensor]) -> Optional[tf.Tensor]:
+  def _seen(self, images: tf.Tensor) -> Optional[tf.Tensor]:
     """Returns the images that count in a norm: these, or all."""
     return None if self._norms_all_images else images
 
-  def _route(self, features, present, training, skip):
-    if not skip:
-      gates = self._router(
-          path_router.pool_quarters(features), self._seen(present), training=training)
-      return tf.where(present[:, None], gates, 0.0)
-    shut = tf.zeros([tf.shape(features)[0], len(self._paths)])
-
-    def route():
-      # Pooled before rows are taken: so little is left that it costs nothing to copy.
-      rows = tf.where(present)
-      pooled = tf.gather(path_router.pool_quarters(features), rows[:, 0])
-      return tf.tensor_scatter_nd_add(shut, rows, self._router(pooled))
-
-    return tf.cond(tf.reduce_any(present), route, lambda: shut)
-
   def _cell(self, features, runs, training):
-    seen = self._seen(runs)
+    seen = None if runs is None else self._seen(runs)
     hidden = self._convs[0](features, seen, training=training)
     return tf.nn.relu(self._convs[1](hidden, seen, training=training) + features)
 
-  def leave(self, path: str, state: NodeState, base: tf.Tensor, training: Optional[bool] = None,
-            skip: bool = False) -> tf.Tensor:
+  def leave(self, path: str, left: tf.Tensor, base: tf.Tensor,
+            decision: Optional[path_decisions.NodeDecision] = None,
+            training: Optional[bool] = None) -> tf.Tensor:
     """Adds what goes to another scale to what is there already.
 
     Args:
       path: `up` or `down`.
-      state: of `call`.
+      left: what leaves the node, of `call`.
       base: `[batch, target_height, target_width, target_channels]`.
+      decision: as in `call`.
       training: as in `call`.
-      skip: as in `call`.
 
     Returns:
       A map like `base`.
     """
-    if not state.weights:
-      return base + self._transition(path, state.features, None, base, None, training)
-    features, weight = state.features, state.weights[path]
-    if not skip:
-      seen = self._seen(state.opened[path])
-      return base + self._transition(path, features, weight, base, seen, training)
+    if decision is None:
+      return base + self._transition(path, left, None, base, None, training)
+    opened, weight = decision.opened[path], decision.weights[path]
+    if opened.case is None:
+      return base + self._transition(
+          path, left, weight, base, self._seen(opened.images), training)
 
     def some(rows):
-      taken = (tf.gather(x, rows[:, 0]) for x in (features, weight))
+      taken = (tf.gather(x, rows[:, 0]) for x in (left, weight))
       result = self._transition(path, *taken, base, None, training)
       return tf.tensor_scatter_nd_add(base, rows, result)
 
     return conditional.by_case(
-        state.cases[path], state.opened[path], lambda: base, some,
-        lambda: base + self._transition(path, features, weight, base, None, training))
+        opened, lambda: base, some,
+        lambda: base + self._transition(path, left, weight, base, None, training))
 
   def _transition(self, path, features, weight, target, seen, training):
     features = self.transitions[path](features, seen, training=training)
@@ -309,7 +284,6 @@ class SupernetNode(tf_keras.layers.Layer):
         'paths': dict(self._paths),
         'has_router': self._router is not None,
         'router_norm': self._router_norm,
-        'hard_gates': self._hard_gates,
         'norms_all_images': self._norms_all_images,
         'norm_options': dict(self._norm_options),
         'kernel_regularizer': tf_keras.regularizers.serialize(self._kernel_regularizer),

@@ -1,0 +1,98 @@
+"""What the nodes of one layer of a supernet do with the images of a batch."""
+from typing import Dict, List, NamedTuple, Sequence, Tuple
+
+import numpy as np
+import tensorflow as tf
+
+from official_ext.modeling.layers import supernet
+from official_ext.ops import conditional
+
+_IS_KEEP = np.array([path == 'keep' for path in supernet.PATHS])
+
+
+class NodeDecision(NamedTuple):
+  """What one node does.
+
+  Attributes:
+    runs: images for which the cell runs.
+    opened: path -> images that leave on it.
+    weights: path -> float32 `[batch]`, what the path is multiplied by.
+  """
+  runs: conditional.Selection
+  opened: Dict[str, conditional.Selection]
+  weights: Dict[str, tf.Tensor]
+
+
+class Arrivals(NamedTuple):
+  """The images that open paths bring to the nodes of a layer.
+
+  Attributes:
+    images: boolean `[batch, nodes]`.
+    present: the same, node by node.
+  """
+  images: tf.Tensor
+  present: List[conditional.Selection]
+
+
+def entrance(batch: tf.Tensor, skip: bool) -> Arrivals:
+  """Returns the arrivals of the first layer: every image is at its only node.
+
+  Args:
+    batch: number of images.
+    skip: as in `decide`.
+  """
+  images = tf.ones([batch, 1], tf.bool)
+  return Arrivals(images, conditional.select(images, skip))
+
+
+def decide(nodes: Sequence[supernet.NodeSpec], gates: Sequence[tf.Tensor], arrived: tf.Tensor,
+           hard: bool, skip: bool) -> Tuple[Dict[int, NodeDecision], Arrivals]:
+  """Decides for a whole layer at once: its few numbers are not worth an operation each.
+
+  Reference: CADDet, https://arxiv.org/abs/2012.04265, section 3.1; what a dropped node does is
+  that of its predecessor, Yanwei Li et al., https://arxiv.org/abs/2003.10401.
+
+  Args:
+    nodes: of one layer, finest scale first.
+    gates: float32 `[batch, paths]` of every node, 0 where shut or the node is not present.
+    arrived: boolean `[batch, nodes]`, the images that are present in a node.
+    hard: open paths are multiplied by 1 instead of their gate.
+    skip: whether what is not selected will be left out.
+
+  Returns:
+    Scale -> what its node does, and the arrivals at the next layer.
+  """
+  by_path = supernet.gates_by_path(nodes, gates)
+  is_open = by_path > 0
+  runs = tf.reduce_any(is_open, 2)
+  # A node whose gates are all shut is dropped: what came in passes on along `keep`.
+  passes = tf.expand_dims(arrived & ~runs, 2) & _IS_KEEP
+  multipliers = tf.cast(is_open, tf.float32) if hard else by_path
+  weights = tf.unstack(_columns(multipliers + tf.cast(passes, tf.float32)), axis=1)
+  leaves = is_open | passes
+  next_images = tf.reduce_any(tf.expand_dims(leaves, 3) & _targets(nodes), [1, 2])
+  selections = iter(conditional.select(
+      tf.concat([runs, _columns(leaves), next_images], 1), skip))
+  running = [next(selections) for _ in nodes]
+  decisions = {}
+  for node, cell in zip(nodes, running):
+    opened = {path: next(selections) for path in supernet.PATHS}
+    decisions[node.scale] = NodeDecision(
+        cell, opened, {path: weights[len(supernet.PATHS) * node.scale + column]
+                       for column, path in enumerate(supernet.PATHS)})
+  return decisions, Arrivals(next_images, list(selections))
+
+
+def _columns(values: tf.Tensor) -> tf.Tensor:
+  """Returns `[batch, nodes, paths]` as `[batch, nodes * paths]`."""
+  return tf.reshape(values, [-1, values.shape[1] * values.shape[2]])
+
+
+def _targets(nodes: Sequence[supernet.NodeSpec]) -> np.ndarray:
+  """Returns boolean `[nodes, paths, scales]`: where a path leads in the next layer."""
+  leads = {(index, path): node.scale + supernet.STEPS[path]
+           for index, node in enumerate(nodes) for path in node.paths}
+  targets = np.zeros([len(nodes), len(supernet.PATHS), 1 + max(leads.values())], bool)
+  for (index, path), scale in leads.items():
+    targets[index, supernet.PATHS.index(path), scale] = True
+  return targets

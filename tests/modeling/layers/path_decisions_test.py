@@ -1,0 +1,87 @@
+"""Decisions of a whole layer against rules that look at one image and one node at a time."""
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from official_ext.modeling.layers import path_decisions
+from official_ext.modeling.layers import supernet
+
+LAYERS = {layer: [node for node in supernet.wire(4, 3) if node.layer == layer]
+          for layer in range(5)}
+BATCH = 16
+
+
+def _gates(nodes, arrived, seed):
+  """Random gates, half of them shut, and all that of images that are not there."""
+  rng = np.random.default_rng([seed, 1])
+  gates = []
+  for column, node in enumerate(nodes):
+    values = rng.uniform(0.1, 1, [len(arrived), len(node.paths)])
+    values *= rng.uniform(size=values.shape) < 0.5
+    gates.append((values * arrived[:, column, None]).astype(np.float32))
+  return gates
+
+
+def _decide(layer, hard=False, skip=True, batch=BATCH, seed=0):
+  nodes = LAYERS[layer]
+  arrived = np.random.default_rng(seed).uniform(size=[batch, len(nodes)]) < 0.7
+  gates = _gates(nodes, arrived, seed)
+  decisions, arrivals = path_decisions.decide(
+      nodes, [tf.constant(x) for x in gates], tf.constant(arrived), hard, skip)
+  return nodes, arrived, gates, decisions, arrivals
+
+
+@pytest.mark.parametrize('layer', LAYERS)
+@pytest.mark.parametrize('hard', [False, True])
+def test_decisions_image_by_image(layer, hard):
+  nodes, arrived, gates, decisions, arrivals = _decide(layer, hard, seed=layer)
+  expected = np.zeros(arrivals.images.shape, bool)
+  dropped = 0
+  for column, node in enumerate(nodes):
+    decision = decisions[node.scale]
+    for image in range(BATCH):
+      own = dict(zip(node.paths, gates[column][image]))
+      runs = any(gate > 0 for gate in own.values())
+      assert decision.runs.images[image] == runs
+      is_dropped = arrived[image, column] and not runs
+      dropped += is_dropped
+      for path, gate in own.items():
+        passes = path == 'keep' and is_dropped
+        assert decision.opened[path].images[image] == (gate > 0 or passes)
+        assert decision.weights[path][image] == (1 if passes else float(gate > 0) if hard else gate)
+        expected[image, node.scale + supernet.STEPS[path]] |= gate > 0 or passes
+  np.testing.assert_array_equal(arrivals.images, expected)
+  np.testing.assert_array_equal(np.stack([x.images for x in arrivals.present], 1), expected)
+  assert dropped
+
+
+@pytest.mark.parametrize('batch', [0, 1, BATCH])
+def test_cases_count_the_images(batch):
+  nodes, _, _, decisions, arrivals = _decide(2, batch=batch)
+  selections = [*arrivals.present]
+  for node in nodes:
+    selections += [decisions[node.scale].runs, *decisions[node.scale].opened.values()]
+  for selection in selections:
+    count = int(np.sum(selection.images))
+    assert int(selection.case) == (0 if not count else 2 if count == batch else 1)
+  _, _, _, decisions, arrivals = _decide(2, skip=False, batch=batch)
+  assert {x.case for x in arrivals.present} == {decisions[1].runs.case} == {None}
+
+
+def test_every_image_enters():
+  arrivals = path_decisions.entrance(tf.constant(3), True)
+  np.testing.assert_array_equal(arrivals.images, np.ones([3, 1], bool))
+  assert [int(x.case) for x in arrivals.present] == [2]
+
+
+def test_weights_differentiate_to_their_gates_alone():
+  nodes = LAYERS[1]
+  gates = [tf.constant([[0.2, 0.0]]), tf.constant([[0.0, 0.3, 0.4]])]
+  with tf.GradientTape() as tape:
+    tape.watch(gates)
+    decisions, _ = path_decisions.decide(nodes, gates, tf.constant([[True, True]]), False, False)
+    weights = decisions[1].weights
+    total = tf.reduce_sum(2 * weights['keep'] + 3 * weights['down'])
+  first, second = tape.gradient(total, gates)
+  np.testing.assert_array_equal(first, [[0, 0]])
+  np.testing.assert_array_equal(second, [[0, 2, 3]])
