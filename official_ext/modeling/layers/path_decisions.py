@@ -68,18 +68,16 @@ def decide(nodes: Sequence[supernet.NodeSpec], gates: Sequence[tf.Tensor], arriv
   # A node whose gates are all shut is dropped: what came in passes on along `keep`.
   passes = tf.expand_dims(arrived & ~runs, 2) & _IS_KEEP
   multipliers = tf.cast(is_open, tf.float32) if hard else by_path
-  weights = tf.unstack(_columns(multipliers + tf.cast(passes, tf.float32)), axis=1)
+  weights = iter(tf.unstack(_columns(multipliers + tf.cast(passes, tf.float32)), axis=1))
   leaves = is_open | passes
   next_images = tf.reduce_any(tf.expand_dims(leaves, 3) & _targets(nodes), [1, 2])
   selections = iter(conditional.select(
       tf.concat([runs, _columns(leaves), next_images], 1), skip))
   running = [next(selections) for _ in nodes]
-  decisions = {}
-  for node, cell in zip(nodes, running):
-    opened = {path: next(selections) for path in supernet.PATHS}
-    decisions[node.scale] = NodeDecision(
-        cell, opened, {path: weights[len(supernet.PATHS) * node.scale + column]
-                       for column, path in enumerate(supernet.PATHS)})
+  decisions = {
+      node.scale: NodeDecision(cell, {path: next(selections) for path in supernet.PATHS},
+                               {path: next(weights) for path in supernet.PATHS})
+      for node, cell in zip(nodes, running)}
   return decisions, Arrivals(next_images, list(selections))
 
 

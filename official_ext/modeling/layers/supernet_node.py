@@ -127,8 +127,8 @@ class SupernetNode(tf_keras.layers.Layer):
   """
 
   def __init__(self, channels: int, paths: Mapping[str, int], has_router: bool = True,
-               router_norm: str = 'batch',
-               norms_all_images: bool = False, norm_options: Optional[Mapping[str, Any]] = None,
+               router_norm: str = 'batch', norms_all_images: bool = False,
+               norm_options: Optional[Mapping[str, Any]] = None,
                kernel_regularizer: Optional[Any] = None, **kwargs):
     """Initializes the node.
 
@@ -228,12 +228,12 @@ class SupernetNode(tf_keras.layers.Layer):
     return conditional.by_case(runs, lambda: (features, features), some,
                                lambda: weighted(self._cell(features, None, training)))
 
-  def _seen(self, images: tf.Tensor) -> Optional[tf.Tensor]:
+  def _seen(self, images: Optional[tf.Tensor]) -> Optional[tf.Tensor]:
     """Returns the images that count in a norm: these, or all."""
     return None if self._norms_all_images else images
 
   def _cell(self, features, runs, training):
-    seen = None if runs is None else self._seen(runs)
+    seen = self._seen(runs)
     hidden = self._convs[0](features, seen, training=training)
     return tf.nn.relu(self._convs[1](hidden, seen, training=training) + features)
 
