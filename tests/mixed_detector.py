@@ -1,6 +1,6 @@
 """A small DyFPN detector that decides differently for different images and levels."""
 import numpy as np
-import tensorflow as tf
+import tensorflow as tf, tf_keras
 
 from official_ext.serving import detection
 from official_ext.serving import export_saved_model
@@ -16,6 +16,8 @@ def images(count: int = 4, size=(64, 80)) -> np.ndarray:
 
 def build(name: str, image_size=(64, 64), **model_options):
   """Returns a small experiment's config, its task's model, its gates mixed, and a module."""
+  # Whether levels part the images differently is a matter of the weights.
+  tf_keras.utils.set_random_seed(1)
   padded = [-(-side // 32) * 32 for side in image_size]
   options = {'model': {**model_options, 'input_size': [*padded, 3]}}
   _, model = detectors.small_task(name, **options)
