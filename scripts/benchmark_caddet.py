@@ -20,10 +20,13 @@ import tensorflow as tf
 import timing
 
 from official_ext.modeling.backbones import caddet
+from official_ext.modeling.layers import conv_norm
 from official_ext.ops import routing
 from official_ext.utils import command_line
 
 PROBABILITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 1.0)
+
+_OPEN = 10.0  # The logit of a gate that is 1.
 
 
 class Case(NamedTuple):
@@ -46,11 +49,11 @@ class Exported(tf.Module):
     super().__init__()
     self.network = caddet.CADDet(routers=routers, **case.options)
     self.network.build([None, None, None, 3])
-    self.gates: List[tf.Variable] = []
+    self.logits: List[tf.Variable] = []
     self._constants: Optional[List[np.ndarray]] = None
     nodes = self.network._nodes if routers else ()  # pylint: disable=protected-access
     for number, node in enumerate(nodes):
-      self.gates.append(tf.Variable(tf.ones([case.batch, len(node._paths)])))
+      self.logits.append(tf.Variable(_OPEN * tf.ones([case.batch, len(node._paths)])))
       node.route = self._told(node.route, number)
 
   def _told(self, route: Any, number: int) -> Any:
@@ -58,13 +61,12 @@ class Exported(tf.Module):
       if self._constants:
         # TensorFlow itself leaves out what constants shut.
         return tf.where(present.images[:, None], tf.constant(self._constants[number]), 0.0)
-      decided = route(features, present, training)
-      return tf.where(present.images[:, None], self.gates[number] + 0 * decided, 0.0)
+      return self.logits[number] + 0 * route(features, present, training)
     return told
 
   def paths_alone(self, images: tf.Tensor) -> Callable[[], Any]:
     """Returns a function that runs what the gates open now, without deciding anything."""
-    self._constants = [gates.numpy() for gates in self.gates]
+    self._constants = [logits.numpy() for logits in self.logits]
     function = tf.function(lambda x: self.network(x, training=False)['3'], autograph=False)
     concrete = function.get_concrete_function(tf.TensorSpec(images.shape))
     self._constants = None
@@ -84,6 +86,7 @@ class Exported(tf.Module):
 def _export(case: Case, routers: bool, folder: pathlib.Path) -> Exported:
   """Writes a SavedModel, and returns what was written."""
   module = Exported(case, routers)
+  conv_norm.fold_norms(module)  # As every export does.
   module.run.get_concrete_function(tf.TensorSpec([None, *case.size, 3]))
   tf.saved_model.save(module, str(folder))
   return module
@@ -104,8 +107,8 @@ def benchmark(name: str, case: Case, repeats: int, folder: pathlib.Path) -> None
                    f'{"of no routers":>13}  {"of its paths alone":>18}')
   rng = np.random.default_rng(0)
   for probability in PROBABILITIES:
-    for loaded, own in zip(routed.gates, module.gates):
-      own.assign(rng.uniform(size=own.shape) < probability)
+    for loaded, own in zip(routed.logits, module.logits):
+      own.assign(np.where(rng.uniform(size=own.shape) < probability, _OPEN, -_OPEN))
       loaded.assign(own)
     executed = float(tf.reduce_mean(routed.run(images)['executed'])) + total.stem
     functions = {'routed': lambda: routed.run(images)['3'].numpy(),

@@ -95,8 +95,9 @@ class Supernet:
 
   def route(self, maps, name):
     """Soft gates of every image, not yet cut off."""
-    kernel = self.weights[f'{name}/router/hidden/kernel']
-    hidden = self.norm({i: quarters(x) @ kernel for i, x in maps.items()}, f'{name}/router/norm')
+    kernel = self.weights[f'{name}/router/hidden/pointwise_kernel']
+    hidden = self.norm(
+        {i: quarters(x) @ kernel for i, x in maps.items()}, f'{name}/router/hidden/norm')
     weights, bias = (self.weights[f'{name}/router/output/{part}'] for part in ('kernel', 'bias'))
     for i in maps:
       self.cost[i] += 4 * kernel.size + weights.size

@@ -40,7 +40,9 @@ def mix_decisions(layer, seed):
   call = path_router.PathRouter.call
 
   def center(self, pooled, present, training=None):
-    hidden = tf.nn.relu(self._norm(self._hidden(tf.cast(pooled, self.dtype))))
+    hidden = self._hidden(tf.cast(pooled, self.dtype))
+    if self._norm_type == 'group':
+      hidden = tf.nn.relu(self._norm(hidden))
     logits = tf.reduce_mean(hidden, [1, 2]) @ self._output.kernel
     logits = logits.numpy().astype(np.float64)
     logits = logits if present is None else logits[present.numpy()]

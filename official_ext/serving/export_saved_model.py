@@ -93,6 +93,7 @@ def build_module(params: Any, checkpoint_path: files.PathLike, input_type: str,
   from official.vision import configs
   from official.vision.ops import preprocess_ops
 
+  from official_ext.modeling.layers import conv_norm
   from official_ext.serving import detection
   from official_ext.utils import checkpoints
 
@@ -113,6 +114,7 @@ def build_module(params: Any, checkpoint_path: files.PathLike, input_type: str,
     generator.nms_version = 'batched'  # as Model Garden: the others need a fixed batch
   model = task_factory.get_task(task_config).build_model()
   checkpoints.restore(model, checkpoint)
+  conv_norm.fold_norms(model)
   return detection.RoutedDetectionModule(
       params, model=model, input_image_size=image_size, batch_size=batch_size,
       input_type=input_type, output_gates=output_gates)

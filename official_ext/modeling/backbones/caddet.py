@@ -11,6 +11,7 @@ import tensorflow as tf, tf_keras
 
 from official_ext.configs import components
 from official_ext.modeling.layers import blocks
+from official_ext.modeling.layers import conv_norm
 from official_ext.modeling.layers import path_decisions
 from official_ext.modeling.layers import supernet
 from official_ext.modeling.layers import supernet_node
@@ -101,7 +102,7 @@ class CADDet(tf_keras.layers.Layer):
     self._cost_model = supernet.CostModel(self._specs, self._channels)
     shared = {'norm_options': self._norm_options, 'dtype': self.dtype_policy,
               'kernel_regularizer': self._kernel_regularizer}
-    self._stem = [supernet_node.SeparableConvNorm(channels[0], 2, name=f'stem_{i}', **shared)
+    self._stem = [conv_norm.SeparableConvNorm(channels[0], 2, name=f'stem_{i}', **shared)
                   for i in (1, 2, 3)]
     self._nodes = [self._node(spec, shared) for spec in self._specs]
 
@@ -155,18 +156,19 @@ class CADDet(tf_keras.layers.Layer):
     nothing = self._nothing(features)
     skip = not training and self.inference == 'skip'
     arrivals = path_decisions.entrance(tf.shape(features)[0], skip)
-    maps, decisions, recorded = {0: features}, {}, []
+    maps, decisions, gates, present = {0: features}, {}, [], []
     for layer in range(self._num_layers + 1):
       nodes = {spec: node for spec, node in zip(self._specs, self._nodes) if spec.layer == layer}
       if self.is_routed:
-        gates = [node.route(maps[spec.scale], present, training)
-                 for (spec, node), present in zip(nodes.items(), arrivals.present)]
-        recorded += [(x, present.images) for x, present in zip(gates, arrivals.present)]
-        decisions, arrivals = path_decisions.decide(
-            list(nodes), gates, arrivals.images, self._hard_gates and not training, skip)
+        logits = [node.route(maps[spec.scale], images, training)
+                  for (spec, node), images in zip(nodes.items(), arrivals.present)]
+        present.append(arrivals.images)
+        layer_gates, decisions, arrivals = path_decisions.decide(
+            list(nodes), logits, arrivals.images, self._hard_gates and not training, skip)
+        gates.append(layer_gates)
       maps = _run(nodes, maps, decisions, nothing, training)
     if self.is_routed:
-      self._record(features, *zip(*recorded))
+      self._record(features, tf.concat(gates, 1), tf.concat(present, 1))
     return {str(FINEST_LEVEL + scale): features for scale, features in maps.items()}
 
   def _nothing(self, finest: tf.Tensor) -> List[tf.Tensor]:
@@ -177,13 +179,14 @@ class CADDet(tf_keras.layers.Layer):
         tf.zeros([batch, *(supernet.halved(size, scale) for size in (height, width)), depth],
                  finest.dtype) for scale, depth in enumerate(self._channels)]
 
-  def _record(self, finest: tf.Tensor, gates: Sequence[tf.Tensor],
-              present: Sequence[tf.Tensor]) -> None:
-    """Records gates and multiply-adds, if a tape is open."""
+  def _record(self, finest: tf.Tensor, gates: tf.Tensor, present: tf.Tensor) -> None:
+    """Records gates `[batch, nodes, PATHS]` and multiply-adds, if a tape is open."""
     if routing.RoutingTape.current() is None:
       return
     use = self._cost_model.use(gates, present, finest)
-    columns = [column for gate in gates for column in tf.unstack(gate, axis=1)]
+    existing = [path in spec.paths for spec in self._specs for path in supernet.PATHS]
+    columns = [column for column, exists in zip(tf.unstack(
+        tf.reshape(gates, [-1, len(existing)]), axis=1), existing) if exists]
     routing.record_on_tape(
         self.name, gates=dict(zip(self.gate_names, columns)), executed=use.executed,
         expected=use.expected, minimum=use.minimum, maximum=use.maximum, dense=use.maximum,

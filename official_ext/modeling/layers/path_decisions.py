@@ -1,11 +1,14 @@
 """What the nodes of one layer of a supernet do with the images of a batch."""
-from typing import Dict, List, NamedTuple, Sequence, Tuple
+from typing import Dict, List, NamedTuple, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from official_ext.modeling.layers import supernet
 from official_ext.ops import conditional
+
+# Of gates; what is below counts as shut (section 3.1 of CADDet).
+THRESHOLD = 1e-4
 
 _IS_KEEP = np.array([path == 'keep' for path in supernet.PATHS])
 
@@ -16,11 +19,24 @@ class NodeDecision(NamedTuple):
   Attributes:
     runs: images for which the cell runs.
     opened: path -> images that leave on it.
-    weights: path -> float32 `[batch]`, what the path is multiplied by.
+    weights: path -> float32 `[batch, 1, 1, 1]`, what features are multiplied by.
   """
   runs: conditional.Selection
   opened: Dict[str, conditional.Selection]
   weights: Dict[str, tf.Tensor]
+
+
+class LayerDecisions(NamedTuple):
+  """What the nodes of a layer do.
+
+  Attributes:
+    gates: float32 `[batch, nodes, len(PATHS)]`, 0 where shut or the image is not present.
+    nodes: scale -> what its node does.
+    arrivals: at the next layer.
+  """
+  gates: tf.Tensor
+  nodes: Dict[int, NodeDecision]
+  arrivals: 'Arrivals'
 
 
 class Arrivals(NamedTuple):
@@ -45,30 +61,31 @@ def entrance(batch: tf.Tensor, skip: bool) -> Arrivals:
   return Arrivals(images, conditional.select(images, skip))
 
 
-def decide(nodes: Sequence[supernet.NodeSpec], gates: Sequence[tf.Tensor], arrived: tf.Tensor,
-           hard: bool, skip: bool) -> Tuple[Dict[int, NodeDecision], Arrivals]:
+def decide(nodes: Sequence[supernet.NodeSpec], logits: Sequence[tf.Tensor], arrived: tf.Tensor,
+           hard: bool, skip: bool) -> LayerDecisions:
   """Decides for a whole layer at once: its few numbers are not worth an operation each.
 
   Reference: CADDet, https://arxiv.org/abs/2012.04265, section 3.1; what a dropped node does is
   that of its predecessor, Yanwei Li et al., https://arxiv.org/abs/2003.10401.
 
+  Gates are max(0, tanh) of what routers return, and 0 below the threshold.
+
   Args:
     nodes: of one layer, finest scale first.
-    gates: float32 `[batch, paths]` of every node, 0 where shut or the node is not present.
+    logits: float32 `[batch, paths]` of every node's router, 0 where an image is not present.
     arrived: boolean `[batch, nodes]`, the images that are present in a node.
     hard: open paths are multiplied by 1 instead of their gate.
     skip: whether what is not selected will be left out.
-
-  Returns:
-    Scale -> what its node does, and the arrivals at the next layer.
   """
-  by_path = supernet.gates_by_path(nodes, gates)
-  is_open = by_path > 0
+  gates = tf.tanh(supernet.by_path(nodes, logits))
+  is_open = gates >= THRESHOLD
+  gates = tf.where(is_open, gates, 0.0)
   runs = tf.reduce_any(is_open, 2)
   # A node whose gates are all shut is dropped: what came in passes on along `keep`.
   passes = tf.expand_dims(arrived & ~runs, 2) & _IS_KEEP
-  multipliers = tf.cast(is_open, tf.float32) if hard else by_path
-  weights = iter(tf.unstack(_columns(multipliers + tf.cast(passes, tf.float32)), axis=1))
+  multipliers = tf.cast(is_open, tf.float32) if hard else gates
+  weights = iter(tf.unstack(
+      _columns(multipliers + tf.cast(passes, tf.float32))[:, None, None, None], axis=4))
   leaves = is_open | passes
   next_images = tf.reduce_any(tf.expand_dims(leaves, 3) & _targets(nodes), [1, 2])
   selections = iter(conditional.select(
@@ -78,7 +95,7 @@ def decide(nodes: Sequence[supernet.NodeSpec], gates: Sequence[tf.Tensor], arriv
       node.scale: NodeDecision(cell, {path: next(selections) for path in supernet.PATHS},
                                {path: next(weights) for path in supernet.PATHS})
       for node, cell in zip(nodes, running)}
-  return decisions, Arrivals(next_images, list(selections))
+  return LayerDecisions(gates, decisions, Arrivals(next_images, list(selections)))
 
 
 def _columns(values: tf.Tensor) -> tf.Tensor:

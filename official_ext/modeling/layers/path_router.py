@@ -1,16 +1,18 @@
 """The router of a supernet's node: which of its paths an image takes."""
+import math
 from typing import Any, Dict, Mapping, Optional
 
 import tensorflow as tf, tf_keras
 
 from official_ext.modeling.layers import blocks
-from official_ext.modeling.layers import presence_norm
+from official_ext.modeling.layers import conv_norm
 
-# Of gates; what is below counts as shut (section 3.1).
-THRESHOLD = 1e-4
 NORMS = ('batch', 'group')
 # The paper's activation is max(0, tanh): gates of a new router are tanh(1.5) = 0.905.
 INITIAL_BIAS = 1.5
+
+# Maps above are pooled in one pass; on smaller ones its preparations take longer than sums.
+_MANY_PIXELS = 4000
 
 
 def pool_quarters(features: tf.Tensor) -> tf.Tensor:
@@ -24,27 +26,34 @@ def pool_quarters(features: tf.Tensor) -> tf.Tensor:
   """
   if features.dtype in (tf.float16, tf.bfloat16):
     features = tf.cast(features, tf.float32)
-  known = features.shape[1:3].as_list()
-  if None not in known and min(known) > 1:
-    # One pass; slices would copy the map first.
-    return tf.nn.avg_pool2d(features, [size - size // 2 for size in known],
-                            [size // 2 for size in known], 'VALID')
+  size = features.shape[1:3].as_list()
+  if None not in size and min(size) > 1 and math.prod(size) > _MANY_PIXELS:
+    return tf.nn.avg_pool2d(features, [length - length // 2 for length in size],
+                            [length // 2 for length in size], 'VALID')
   for axis in (1, 2):
-    size = tf.shape(features)[axis]
-    ends = (features[:, :size - size // 2], features[:, size // 2:]) if axis == 1 else (
-        features[:, :, :size - size // 2], features[:, :, size // 2:])
-    features = tf.stack([tf.reduce_mean(end, axis) for end in ends], axis)
+    features = _halves(features, axis)
   return features
 
 
-def kaiming() -> tf_keras.initializers.Initializer:
-  """Returns the initializer that keeps the variance of what a ReLU lets through (fan-in)."""
-  return tf_keras.initializers.VarianceScaling(2.0, 'fan_in', 'untruncated_normal')
+def _halves(features: tf.Tensor, axis: int) -> tf.Tensor:
+  """Returns the means over the two halves of an axis, 1 or 2 of four."""
+  batch, *size, channels = features.shape
+  length = size[axis - 1]
+  if None not in size and length % 2 == 0:
+    # Without a copy; and the axes behind it are one, since long rows are summed faster.
+    batch = -1 if batch is None else batch
+    before, behind = size[:axis - 1], [*size[axis:], channels]
+    rows = tf.reshape(features, [batch, *before, 2, length // 2, math.prod(behind)])
+    return tf.reshape(tf.reduce_mean(rows, axis + 1), [batch, *before, 2, *behind])
+  length = length or tf.shape(features)[axis]
+  ends = ((features[:, :length - length // 2], features[:, length // 2:]) if axis == 1 else
+          (features[:, :, :length - length // 2], features[:, :, length // 2:]))
+  return tf.stack([tf.reduce_mean(end, axis) for end in ends], axis)
 
 
 @tf_keras.utils.register_keras_serializable(package='official_ext')
 class PathRouter(tf_keras.layers.Layer):
-  """Two 1x1 convolutions of a node's pooled features, and max(0, tanh) (CADDet, section 3.1).
+  """Two 1x1 convolutions of a node's pooled features (CADDet, section 3.1).
 
   float32 throughout under mixed precision.
   """
@@ -74,45 +83,52 @@ class PathRouter(tf_keras.layers.Layer):
     self._norm_options = dict(norm_options or {})
     self._kernel_regularizer = tf_keras.regularizers.get(kernel_regularizer)
     options = {'kernel_regularizer': self._kernel_regularizer, 'dtype': self.dtype}
-    # A 1x1 convolution; maps of 2x2 pixels are too small for a convolution's preparations.
-    self._hidden = tf_keras.layers.Dense(
-        units, use_bias=False, kernel_initializer=kaiming(), name='hidden', **options)
     if norm == 'batch':
-      self._norm = presence_norm.PresenceNorm(
-          **self._norm_options, dtype=self.dtype, name='norm')
+      self._hidden = conv_norm.PointwiseConvNorm(
+          units, norm_options=self._norm_options, name='hidden', **options)
     else:
+      self._hidden = tf_keras.layers.Dense(
+          units, use_bias=False, kernel_initializer=conv_norm.kaiming(), name='hidden', **options)
       self._norm = tf_keras.layers.GroupNormalization(
           units // 8 if units % 8 == 0 else 1, dtype=self.dtype, name='norm',
           epsilon=self._norm_options.get('epsilon', 1e-5))
     self._output = tf_keras.layers.Dense(
-        num_paths, kernel_initializer=kaiming(), name='output',
+        num_paths, kernel_initializer=conv_norm.kaiming(), name='output',
         bias_initializer=tf_keras.initializers.Constant(INITIAL_BIAS), **options)
 
   def build(self, input_shape: tf.TensorShape) -> None:
-    hidden = [None, 2, 2, self._units]
-    blocks.build_in_scope(
-        [self._hidden, self._norm, self._output], [input_shape, hidden, [None, self._units]])
+    blocks.build_in_scope([self._hidden, self._output], [input_shape, [None, self._units]])
+    if self._norm_type == 'group':
+      blocks.build_in_scope([self._norm], [[None, 2, 2, self._units]])
     super().build(input_shape)
 
   def call(self, pooled: tf.Tensor, present: Optional[tf.Tensor] = None,
            training: Optional[bool] = None) -> tf.Tensor:
-    """Returns gates, float32 `[batch, paths]` in [0, 1], 0 where they are below the threshold.
+    """Returns what the gates are made of, float32 `[batch, paths]`; see `path_decisions`.
 
     Args:
       pooled: `[batch, 2, 2, channels]` of `pool_quarters`.
       present: boolean `[batch]`, the images that count in batch norm; None: all.
       training: None counts as False.
     """
-    # Keras takes a product of two dimensions as it is; of four it takes apart and puts together.
-    rows = tf.reshape(tf.cast(pooled, self.dtype), [-1, pooled.shape[-1]])
-    hidden = tf.reshape(self._hidden(rows), [-1, 2, 2, self._units])
+    pooled = tf.cast(pooled, self.dtype)
     if self._norm_type == 'batch':
-      hidden = self._norm(hidden, present, training=training)
-    else:
-      hidden = self._norm(hidden)
-    logits = self._output(tf.reduce_mean(tf.nn.relu(hidden), [1, 2]))
-    gates = tf.tanh(tf.cast(logits, tf.float32))
-    return tf.where(gates >= THRESHOLD, gates, 0.0)
+      return self._logits(self._hidden(pooled, present, training=training))
+    return self.run(self.prepare(), pooled)
+
+  def prepare(self) -> Optional[conv_norm.ConvWeights]:
+    """Returns weights of inference."""
+    return self._hidden.prepare(self.dtype) if self._norm_type == 'batch' else None
+
+  def run(self, weights: Optional[conv_norm.ConvWeights], pooled: tf.Tensor) -> tf.Tensor:
+    """Returns what `call` does at inference, with weights that `prepare` returned."""
+    pooled = tf.cast(pooled, self.dtype)
+    if weights is None:
+      return self._logits(tf.nn.relu(self._norm(self._hidden(pooled))))
+    return self._logits(self._hidden.run(weights, pooled))
+
+  def _logits(self, hidden: tf.Tensor) -> tf.Tensor:
+    return tf.cast(self._output(tf.reduce_mean(hidden, [1, 2])), tf.float32)
 
   def get_config(self) -> Dict[str, Any]:
     return {

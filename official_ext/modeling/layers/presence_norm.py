@@ -31,6 +31,7 @@ class PresenceNorm(tf_keras.layers.Layer):
     """
     super().__init__(autocast=False, **kwargs)
     self._momentum, self._epsilon, self._synchronized = momentum, epsilon, synchronized
+    self.is_folded = False
 
   def build(self, input_shape: tf.TensorShape) -> None:
     channels = tf.TensorShape(input_shape)[-1]
@@ -65,11 +66,25 @@ class PresenceNorm(tf_keras.layers.Layer):
 
   def uses_batch(self, training: Optional[bool]) -> bool:
     """Returns whether statistics are those of the batch, and not moving averages."""
-    return bool(training) and self.trainable
+    return bool(training) and self.trainable and not self.is_folded
 
   def frozen(self) -> Tuple[tf.Tensor, tf.Tensor]:
     """Returns the scale and shift `[channels]` that the moving averages make."""
     return self._affine(self.moving_mean, self.moving_variance)
+
+  def fold(self) -> tf.Tensor:
+    """Keeps the shift of the moving averages alone and returns their scale `[channels]`.
+
+    Whoever multiplies what comes in by the scale has the same result as before, at inference;
+    the norm does not use its batch any more.
+    """
+    scale, shift = self.frozen()
+    for variable, value in ((self.gamma, 1.0), (self.beta, shift), (self.moving_mean, 0.0),
+                            (self.moving_variance, 1 - self._epsilon)):
+      variable.assign(tf.broadcast_to(
+          tf.convert_to_tensor(value, variable.dtype), variable.shape))
+    self.is_folded = True
+    return scale
 
   def _affine(self, mean, variance):
     scale = self.gamma * tf.math.rsqrt(variance + self._epsilon)

@@ -45,12 +45,12 @@ def wire(num_layers: int, num_scales: int) -> List[NodeSpec]:
   return nodes
 
 
-def gates_by_path(nodes: Sequence[NodeSpec], gates: Sequence[tf.Tensor]) -> tf.Tensor:
-  """Returns the gates of several nodes as one tensor, with all `PATHS` for each of them.
+def by_path(nodes: Sequence[NodeSpec], values: Sequence[tf.Tensor]) -> tf.Tensor:
+  """Returns what several nodes have for each path as one tensor, with all `PATHS` for every node.
 
   Args:
     nodes: of `wire`.
-    gates: `[batch, paths]` of every node.
+    values: `[batch, paths]` of every node.
 
   Returns:
     `[batch, nodes, len(PATHS)]`, 0 for paths that a node does not have.
@@ -59,7 +59,7 @@ def gates_by_path(nodes: Sequence[NodeSpec], gates: Sequence[tf.Tensor]) -> tf.T
   # Where a node has no such path, the number of a column that is always 0.
   columns = [[names.index((index, path)) if path in node.paths else len(names) for path in PATHS]
              for index, node in enumerate(nodes)]
-  return tf.gather(tf.concat([*gates, tf.zeros_like(gates[0][:, :1])], 1), columns, axis=1)
+  return tf.gather(tf.concat([*values, tf.zeros_like(values[0][:, :1])], 1), columns, axis=1)
 
 
 class SupernetCosts(NamedTuple):
@@ -148,13 +148,12 @@ class CostModel:
         sum(sum(self._paths(node, pixels).values()) for node in self._nodes),
         sum(self._routers))
 
-  def use(self, gates: Sequence[tf.Tensor], present: Sequence[tf.Tensor],
-          finest: tf.Tensor) -> NetworkUse:
+  def use(self, gates: tf.Tensor, present: tf.Tensor, finest: tf.Tensor) -> NetworkUse:
     """Returns what the images of a batch use.
 
     Args:
-      gates: float32 `[batch, paths]` of every node, 0 where shut or not present.
-      present: boolean `[batch]` of every node.
+      gates: float32 `[batch, nodes, len(PATHS)]`, 0 where shut or not present.
+      present: boolean `[batch, nodes]`.
       finest: a map of the finest scale, `[batch, height, width, any]`; only its size is used.
     """
     # float64 holds these whole numbers exactly, and all open has to cost the maximum to the bit.
@@ -165,13 +164,13 @@ class CostModel:
         self._paths(node, pixels) for node in self._nodes)])
     routers = tf.constant(self._routers, tf.float64)
 
-    soft = tf.cast(gates_by_path(self._nodes, gates), tf.float64)
+    soft = tf.cast(gates, tf.float64)
 
     def total(gates):
       return (tf.reduce_sum(tf.reduce_max(gates, 2) * cells, 1)
               + tf.reduce_sum(gates * paths, [1, 2]))
 
-    running = tf.reduce_sum(tf.cast(tf.stack(present, 1), tf.float64) * routers, 1)
+    running = tf.reduce_sum(tf.cast(present, tf.float64) * routers, 1)
     net_cost = total(soft)
     at_finest = sum(cost for cost, node in zip(self._routers, self._nodes) if node.scale == 0)
     costs = (net_cost, net_cost + running, total(tf.cast(soft > 0, tf.float64)) + running,

@@ -51,5 +51,6 @@ def test_a_training_step_of_fcos():
   assert np.all(np.isfinite(losses)) and losses[-1] < losses[0]
   # Coarse levels without a box have next to no gradient: float32 does not show every step.
   still = [v.name for v in model.backbone.trainable_variables
-           if 'pointwise_kernel' in v.name and np.array_equal(v, before[v.name])]
+           if 'pointwise_kernel' in v.name and '/router/' not in v.name
+           and np.array_equal(v, before[v.name])]
   assert not still

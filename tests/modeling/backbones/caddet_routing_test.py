@@ -121,7 +121,8 @@ def test_soft_costs_by_hand():
   gates = [tf.Variable(np.linspace(0.2, 0.8, len(spec.paths))[None], dtype=tf.float32)
            for spec in supernet.wire(4, 3)]
   with tf.GradientTape() as tape:
-    cost = model.use(gates, [tf.ones([1], tf.bool)] * len(gates), tf.zeros([1, 10, 13, 4]))
+    cost = model.use(supernet.by_path(supernet.wire(4, 3), gates),
+                     tf.ones([1, len(gates)], tf.bool), tf.zeros([1, 10, 13, 4]))
     total = tf.reduce_sum(cost.net_cost)
   for spec, gradient in zip(supernet.wire(4, 3), tape.gradient(total, gates)):
     own = [0 if path == 'keep' else free[path][spec.scale] for path in spec.paths]

@@ -198,7 +198,7 @@ def test_group_norm_in_routers_and_frozen_networks():
   before = frozen.get_weights()
   same(run(frozen, inputs, training=True)[0], run(frozen, inputs)[0], 2e-5)
   assert all(np.array_equal(old, new) for old, new in zip(before, frozen.get_weights()))
-  assert not [v for v in layer.variables if 'router/norm/moving' in v.name]
+  assert not [v for v in layer.variables if 'router/hidden/norm' in v.name]
   together, _ = run(layer, inputs)
   alone, _ = run(layer, inputs[2:3])
   # Group norm makes much of the rounding of images that are nearly alike.

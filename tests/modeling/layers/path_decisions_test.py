@@ -11,24 +11,29 @@ LAYERS = {layer: [node for node in supernet.wire(4, 3) if node.layer == layer]
 BATCH = 16
 
 
-def _gates(nodes, arrived, seed):
-  """Random gates, half of them shut, and all that of images that are not there."""
+def _logits(nodes, arrived, seed):
+  """Random logits, half of them of shut gates, and 0 where an image is not there."""
   rng = np.random.default_rng([seed, 1])
-  gates = []
+  logits = []
   for column, node in enumerate(nodes):
-    values = rng.uniform(0.1, 1, [len(arrived), len(node.paths)])
-    values *= rng.uniform(size=values.shape) < 0.5
-    gates.append((values * arrived[:, column, None]).astype(np.float32))
-  return gates
+    values = rng.uniform(0.1, 3, [len(arrived), len(node.paths)])
+    values *= rng.choice([1, 1, -1, 1e-5], values.shape)
+    logits.append((values * arrived[:, column, None]).astype(np.float32))
+  return logits
 
 
 def _decide(layer, hard=False, skip=True, batch=BATCH, seed=0):
   nodes = LAYERS[layer]
   arrived = np.random.default_rng(seed).uniform(size=[batch, len(nodes)]) < 0.7
-  gates = _gates(nodes, arrived, seed)
-  decisions, arrivals = path_decisions.decide(
-      nodes, [tf.constant(x) for x in gates], tf.constant(arrived), hard, skip)
-  return nodes, arrived, gates, decisions, arrivals
+  logits = _logits(nodes, arrived, seed)
+  gates, decisions, arrivals = path_decisions.decide(
+      nodes, [tf.constant(x) for x in logits], tf.constant(arrived), hard, skip)
+  expected = [np.where(np.tanh(x) >= 1e-4, np.tanh(x), 0) for x in logits]
+  for column, node in enumerate(nodes):
+    own = [supernet.PATHS.index(path) for path in node.paths]
+    np.testing.assert_allclose(gates.numpy()[:, column, own], expected[column], 1e-6)
+    assert not np.any(np.delete(gates[:, column], own, axis=1))
+  return nodes, arrived, expected, decisions, arrivals
 
 
 @pytest.mark.parametrize('layer', LAYERS)
@@ -48,7 +53,8 @@ def test_decisions_image_by_image(layer, hard):
       for path, gate in own.items():
         passes = path == 'keep' and is_dropped
         assert decision.opened[path].images[image] == (gate > 0 or passes)
-        assert decision.weights[path][image] == (1 if passes else float(gate > 0) if hard else gate)
+        weight = 1 if passes else float(gate > 0) if hard else gate
+        np.testing.assert_allclose(decision.weights[path][image, 0, 0, 0], weight, 1e-6)
         expected[image, node.scale + supernet.STEPS[path]] |= gate > 0 or passes
   np.testing.assert_array_equal(arrivals.images, expected)
   np.testing.assert_array_equal(np.stack([x.images for x in arrivals.present], 1), expected)
@@ -76,12 +82,14 @@ def test_every_image_enters():
 
 def test_weights_differentiate_to_their_gates_alone():
   nodes = LAYERS[1]
-  gates = [tf.constant([[0.2, 0.0]]), tf.constant([[0.0, 0.3, 0.4]])]
+  logits = [tf.constant([[0.2, 0.0]]), tf.constant([[0.0, 0.3, 0.4]])]
   with tf.GradientTape() as tape:
-    tape.watch(gates)
-    decisions, _ = path_decisions.decide(nodes, gates, tf.constant([[True, True]]), False, False)
-    weights = decisions[1].weights
+    tape.watch(logits)
+    weights = path_decisions.decide(
+        nodes, logits, tf.constant([[True, True]]), False, False).nodes[1].weights
     total = tf.reduce_sum(2 * weights['keep'] + 3 * weights['down'])
-  first, second = tape.gradient(total, gates)
+  first, second = tape.gradient(total, logits)
   np.testing.assert_array_equal(first, [[0, 0]])
-  np.testing.assert_array_equal(second, [[0, 2, 3]])
+  # The derivative of tanh is 1 - tanh^2; a gate that is shut has none.
+  slopes = 1 - np.tanh([0.3, 0.4])**2
+  np.testing.assert_allclose(second, [[0, 2 * slopes[0], 3 * slopes[1]]], 1e-6)
