@@ -72,17 +72,18 @@ def decide(nodes: Sequence[supernet.NodeSpec], logits: Sequence[tf.Tensor], arri
 
   Args:
     nodes: of one layer, finest scale first.
-    logits: float32 `[batch, paths]` of every node's router, 0 where an image is not present.
+    logits: float32 `[batch, paths]` of every node's router.
     arrived: boolean `[batch, nodes]`, the images that are present in a node.
     hard: open paths are multiplied by 1 instead of their gate.
     skip: whether what is not selected will be left out.
   """
   gates = tf.tanh(supernet.by_path(nodes, logits))
-  is_open = gates >= THRESHOLD
+  here = tf.expand_dims(arrived, 2)
+  is_open = (gates >= THRESHOLD) & here
   gates = tf.where(is_open, gates, 0.0)
   runs = tf.reduce_any(is_open, 2)
   # A node whose gates are all shut is dropped: what came in passes on along `keep`.
-  passes = tf.expand_dims(arrived & ~runs, 2) & _IS_KEEP
+  passes = here & ~tf.expand_dims(runs, 2) & _IS_KEEP
   multipliers = tf.cast(is_open, tf.float32) if hard else gates
   weights = iter(tf.unstack(
       _columns(multipliers + tf.cast(passes, tf.float32))[:, None, None, None], axis=4))

@@ -78,7 +78,7 @@ class SupernetNode(tf_keras.layers.Layer):
 
   def route(self, features: tf.Tensor, present: conditional.Selection,
             training: Optional[bool] = None) -> tf.Tensor:
-    """Returns what gates are made of, float32 `[batch, paths]`, 0 where an image is not present.
+    """Returns what gates are made of, float32 `[batch, paths]`; see `path_decisions.decide`.
 
     Args:
       features: `[batch, height, width, channels]`, the sum of what came in, 0 where nothing did.
@@ -86,9 +86,8 @@ class SupernetNode(tf_keras.layers.Layer):
       training: None counts as False.
     """
     if present.case is None:
-      logits = self._router(
+      return self._router(
           path_router.pool_quarters(features), self._seen(present.images), training=training)
-      return tf.where(present.images[:, None], logits, 0.0)
     weights = self._router.prepare()
 
     def shut():

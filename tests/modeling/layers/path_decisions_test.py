@@ -11,24 +11,26 @@ LAYERS = {layer: [node for node in supernet.wire(4, 3) if node.layer == layer]
 BATCH = 16
 
 
-def _logits(nodes, arrived, seed):
-  """Random logits, half of them of shut gates, and 0 where an image is not there."""
+def _logits(nodes, batch, seed):
+  """Random logits, half of them of shut gates."""
   rng = np.random.default_rng([seed, 1])
   logits = []
-  for column, node in enumerate(nodes):
-    values = rng.uniform(0.1, 3, [len(arrived), len(node.paths)])
+  for node in nodes:
+    values = rng.uniform(0.1, 3, [batch, len(node.paths)])
     values *= rng.choice([1, 1, -1, 1e-5], values.shape)
-    logits.append((values * arrived[:, column, None]).astype(np.float32))
+    logits.append(values.astype(np.float32))
   return logits
 
 
 def _decide(layer, hard=False, skip=True, batch=BATCH, seed=0):
   nodes = LAYERS[layer]
   arrived = np.random.default_rng(seed).uniform(size=[batch, len(nodes)]) < 0.7
-  logits = _logits(nodes, arrived, seed)
+  logits = _logits(nodes, batch, seed)
   gates, decisions, arrivals = path_decisions.decide(
       nodes, [tf.constant(x) for x in logits], tf.constant(arrived), hard, skip)
-  expected = [np.where(np.tanh(x) >= 1e-4, np.tanh(x), 0) for x in logits]
+  # Shut for images that are not there, whatever their logits.
+  expected = [np.where((np.tanh(x) >= 1e-4) & here[:, None], np.tanh(x), 0)
+              for x, here in zip(logits, arrived.T)]
   for column, node in enumerate(nodes):
     own = [supernet.PATHS.index(path) for path in node.paths]
     np.testing.assert_allclose(gates.numpy()[:, column, own], expected[column], 1e-6)
