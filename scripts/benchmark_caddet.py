@@ -1,6 +1,6 @@
 """Measures exported supernets whose images take random paths against one that always runs whole.
 
-    .venv/bin/python scripts/benchmark_caddet.py [--cases full] [--repeats 9]
+    .venv/bin/python scripts/benchmark_caddet.py [--cases full] [--repeats 9] [--threads 1]
 
 Routers run as they always do; what they decide is replaced by gates that open with a given
 probability, drawn for every image and gate.  Time is a share of that of the same network with
@@ -131,7 +131,11 @@ def main() -> None:
   parser.add_argument('--cases', nargs='+', choices=list(CASES), default=list(CASES),
                       help='(all)')
   parser.add_argument('--repeats', type=int, default=9, help='interleaved repeats (9)')
+  parser.add_argument('--threads', type=int, help='of TensorFlow (as many as the machine has)')
   args = parser.parse_args()
+  if args.threads:
+    tf.config.threading.set_inter_op_parallelism_threads(args.threads)
+    tf.config.threading.set_intra_op_parallelism_threads(args.threads)
   with tempfile.TemporaryDirectory() as folder:
     for name in args.cases:
       benchmark(name, CASES[name], args.repeats, pathlib.Path(folder))
