@@ -54,6 +54,9 @@ class Exported(tf.Module):
     nodes = self.network._nodes if routers else ()  # pylint: disable=protected-access
     for number, node in enumerate(nodes):
       self.logits.append(tf.Variable(_OPEN * tf.ones([case.batch, len(node._paths)])))
+      # What the router itself finds is 0, but found all the same.
+      for variable in node._router._output.variables:
+        variable.assign(tf.zeros_like(variable))
       node.route = self._told(node.route, number)
 
   def _told(self, route: Any, number: int) -> Any:
@@ -61,16 +64,16 @@ class Exported(tf.Module):
       if self._constants:
         # TensorFlow itself leaves out what constants shut.
         return tf.constant(self._constants[number])
-      return self.logits[number] + 0 * route(features, present, training)
+      return self.logits[number] + route(features, present, training)
     return told
 
   def paths_alone(self, images: tf.Tensor) -> Callable[[], Any]:
     """Returns a function that runs what the gates open now, without deciding anything."""
     self._constants = [logits.numpy() for logits in self.logits]
-    function = tf.function(lambda x: self.network(x, training=False)['3'], autograph=False)
+    function = tf.function(lambda x: self.network(x, training=False), autograph=False)
     concrete = function.get_concrete_function(tf.TensorSpec(images.shape))
     self._constants = None
-    return lambda: concrete(images).numpy()
+    return lambda: concrete(images)['3'].numpy()
 
   @tf.function(autograph=False)
   def run(self, images: tf.Tensor) -> Dict[str, tf.Tensor]:
