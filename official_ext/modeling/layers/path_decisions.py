@@ -26,6 +26,17 @@ class NodeDecision(NamedTuple):
   weights: Dict[str, tf.Tensor]
 
 
+class Arrivals(NamedTuple):
+  """The images that open paths bring to the nodes of a layer.
+
+  Attributes:
+    images: boolean `[batch, nodes]`.
+    present: the same, node by node.
+  """
+  images: tf.Tensor
+  present: List[conditional.Selection]
+
+
 class LayerDecisions(NamedTuple):
   """What the nodes of a layer do.
 
@@ -36,18 +47,7 @@ class LayerDecisions(NamedTuple):
   """
   gates: tf.Tensor
   nodes: Dict[int, NodeDecision]
-  arrivals: 'Arrivals'
-
-
-class Arrivals(NamedTuple):
-  """The images that open paths bring to the nodes of a layer.
-
-  Attributes:
-    images: boolean `[batch, nodes]`.
-    present: the same, node by node.
-  """
-  images: tf.Tensor
-  present: List[conditional.Selection]
+  arrivals: Arrivals
 
 
 def entrance(batch: tf.Tensor, skip: bool) -> Arrivals:

@@ -111,13 +111,13 @@ class PathRouter(tf_keras.layers.Layer):
       present: boolean `[batch]`, the images that count in batch norm; None: all.
       training: None counts as False.
     """
-    pooled = tf.cast(pooled, self.dtype)
     if self._norm_type == 'batch':
+      pooled = tf.cast(pooled, self.dtype)
       return self._logits(self._hidden(pooled, present, training=training))
-    return self.run(self.prepare(), pooled)
+    return self.run(None, pooled)  # Group norm is the same in training.
 
   def prepare(self) -> Optional[conv_norm.ConvWeights]:
-    """Returns weights of inference."""
+    """Returns the weights of inference; None where group norm leaves nothing to prepare."""
     return self._hidden.prepare(self.dtype) if self._norm_type == 'batch' else None
 
   def run(self, weights: Optional[conv_norm.ConvWeights], pooled: tf.Tensor) -> tf.Tensor:
