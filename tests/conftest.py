@@ -39,6 +39,16 @@ def real_data() -> pathlib.Path:
   return REAL_DATA
 
 
+@pytest.fixture(scope='module', autouse=True)
+def seed():
+  """Gives a file the random weights of its last run: a gate near its threshold may fall either way.
+
+  Once for a file: seeding before each test would have TensorFlow compile again what tests share.
+  """
+  if 'tf_keras' in sys.modules:
+    sys.modules['tf_keras'].utils.set_random_seed(1)
+
+
 def pytest_collection_modifyitems(items):
   for item in items:
     if 'real_data' in getattr(item, 'fixturenames', ()):
