@@ -4,7 +4,7 @@ r"""Makes one small mistake after the other in a copy of the package: a test mus
     .venv/bin/python scripts/check_mutations.py --only caddet      those in paths with this text
 
 A test that fails must pass again without the mistake.  The checkout is not touched; all of them
-take about half an hour on two cores.  The exit status is 1 if a mistake was not noticed.
+take a quarter of an hour on two cores.  The exit status is 1 if a mistake was not noticed.
 """
 import argparse
 import concurrent.futures
@@ -56,7 +56,7 @@ def apply(mutation: mutations.Mutation, root: pathlib.Path) -> Tuple[pathlib.Pat
 def _copy(root: pathlib.Path) -> pathlib.Path:
   """Copies what tests need to a new folder and returns it."""
   root.mkdir()
-  for folder in ('official_ext', 'tests', 'scripts', 'configs'):
+  for folder in ('official_ext', 'tests', 'scripts', 'configs', 'data'):
     shutil.copytree(_ROOT / folder, root / folder)
   shutil.copy(_ROOT / 'pyproject.toml', root)
   return root

@@ -131,6 +131,10 @@ def check_cost(routed: Routed, tmp_path) -> None:
     _, record = _run(layer, inputs, routed.patterns)
     expected = [routed.gate_cost + routed.cost(p, inputs) for p in routed.patterns]
     np.testing.assert_allclose(record.executed, expected, 1e-6)
+    everything = routed.cost(np.ones_like(routed.patterns[0]), inputs)
+    soft = [routed.gate_cost + spies.SOFT[0] * routed.cost(p, inputs) + spies.SOFT[1] * everything
+            for p in routed.patterns]
+    np.testing.assert_allclose(record.expected, soft, 1e-6)
     np.testing.assert_array_equal(record.executed[-1], record.maximum)
     np.testing.assert_array_equal(record.executed[0], record.minimum)
     assert np.all((record.executed >= record.minimum) & (record.executed <= record.maximum))
@@ -211,7 +215,7 @@ def check_gates(routed: Routed, tmp_path) -> None:
       assert set(np.unique(gate)) <= {0.0, 1.0}
     assert {x.dtype for x in record[1:6]} == {tf.float32}
     assert record.executed.shape == (len(routed.patterns),)
-  _, record = _run(layer, inputs, routed.patterns)
+  _, record = _run(layer, inputs, routed.patterns, training=True)
   spread = float(record.maximum - record.minimum)
   share = [(routed.cost(p, inputs) - routed.cost(routed.patterns[0], inputs)) / spread
            for p in routed.patterns]

@@ -24,8 +24,7 @@ PART = component.Component(
 def test_equals_numpy(size):
   """Projections, and coarser levels from the activated level before, zeros on all sides."""
   layer = PART.make(dtype='float64')
-  inputs = PART.inputs(size, dtype=np.float64)
-  inputs = {level: x - 0.5 for level, x in inputs.items()}
+  inputs = {level: 20 * (x - 0.5) for level, x in PART.inputs(size, dtype=np.float64).items()}
   weights = {v.name[len('part/'):-2]: v.numpy() for v in layer.variables}
   expected = {}
   for level in '34567':
@@ -35,6 +34,7 @@ def test_equals_numpy(size):
       name, conv = f'coarser_{level}', reference.symmetric_conv2d
       source = np.maximum(expected[str(int(level) - 1)], 0)
     expected[level] = conv(source, weights[f'{name}/kernel'], weights[f'{name}/bias'])
+  assert np.any(expected['5'] < 0)
   component.same(layer(inputs), expected, 1e-10, 1e-10)
 
 

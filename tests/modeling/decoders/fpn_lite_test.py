@@ -24,7 +24,7 @@ PART = component.Component(
 @pytest.mark.parametrize('size', [(64, 80), (75, 101)])
 def test_equals_numpy(size):
   layer = PART.make(dtype='float64', norm='none')
-  inputs = PART.inputs(size, dtype=np.float64)
+  inputs = {level: 20 * (x - 0.5) for level, x in PART.inputs(size, dtype=np.float64).items()}
   weights = {v.name[len('part/'):-2]: v.numpy() for v in layer.variables}
   merged = {}
   for level in '543':
@@ -45,6 +45,7 @@ def test_equals_numpy(size):
     expected[level] = reference.symmetric_conv2d(
         np.maximum(expected[str(int(level) - 1)], 0), weights[f'coarser_{level}/kernel'],
         weights[f'coarser_{level}/bias'])
+  assert np.any(expected['5'] < 0)
   component.same(layer(inputs), expected, 1e-10, 1e-10)
 
 

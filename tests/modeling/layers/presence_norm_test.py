@@ -54,6 +54,15 @@ def test_equals_keras_where_all_are_present(present):
       np.testing.assert_allclose(first, second, 1e-8)
 
 
+def test_a_folded_norm_has_its_shift_left():
+  layer = make(epsilon=0.25)
+  expected = layer(FEATURES)
+  scale = layer.fold()
+  for training in (False, True):
+    np.testing.assert_allclose(layer(FEATURES * scale, training=training), expected, 1e-12, 1e-12)
+  assert np.any(np.abs(scale - 1) > 0.1)
+
+
 def test_gradients_where_no_image_is_present_are_those_of_inference():
   layer, features = make(), tf.constant(FEATURES)
   gradients = []

@@ -107,3 +107,12 @@ def test_gate_passes_the_layer_checks(options, trainable):
 def test_gate_refuses_wrong_options(options, message):
   with pytest.raises(ValueError, match=message):
     spatial_gates.SpatialGate(**options)
+
+
+def test_a_gate_at_the_threshold_is_shut():
+  gate = spatial_gates.SpatialGate(dtype='float64')
+  gates = gate(FEATURES).numpy()
+  threshold = np.median(gates)
+  decided = gate(FEATURES, threshold=threshold).numpy()
+  np.testing.assert_array_equal(decided, np.where(gates > threshold, gates, 0))
+  assert np.any(gates == threshold)
