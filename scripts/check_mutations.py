@@ -4,7 +4,7 @@ r"""Makes one small mistake after the other in a copy of the package: a test mus
     .venv/bin/python scripts/check_mutations.py --only caddet      those in paths with this text
 
 A test that fails must pass again without the mistake.  The checkout is not touched; all of them
-take a quarter of an hour on two cores.  The exit status is 1 if a mistake was not noticed.
+take about twenty minutes on two cores.  The exit status is 1 if a mistake was not noticed.
 """
 import argparse
 import concurrent.futures
