@@ -25,8 +25,8 @@ from official_ext.tools import profile
 from official_ext.utils import command_line
 from official_ext.utils import experiment
 from official_ext.utils import files
-from official_ext.utils import network_cost
-from official_ext.utils import single_image
+from official_ext.modeling import network_cost
+from official_ext.serving import single_image
 
 _EXPERIMENT = '{}_efficientnetlite0_sample'
 # As many as two blocks have.

@@ -20,7 +20,7 @@ from official_ext import registry_imports
 from official_ext.tools import profile
 from official_ext.utils import command_line
 from official_ext.utils import experiment
-from official_ext.utils import network_cost
+from official_ext.modeling import network_cost
 
 _EXPERIMENT = 'retinanet_{}_efficientnetlite0_sample'
 _DECODER = 'task.model.decoder.'

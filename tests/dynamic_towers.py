@@ -5,8 +5,9 @@ from unittest import mock
 import numpy as np
 import tensorflow as tf
 
+from official_ext.losses import budgets
 from official_ext.modeling.heads import dynamic_head
-from official_ext.modeling.layers import spatial_gates
+from official_ext.modeling.heads.dynamic_head import spatial_gates
 from official_ext.ops import routing
 import reference
 import spies
@@ -81,7 +82,7 @@ def _loss(tower, inputs, training=True, budget=0.0):
   rng = np.random.default_rng(7)
   loss = tf.add_n([tf.reduce_sum(tf.cast(x, tf.float64) * rng.normal(size=x.shape))
                    for x in outputs.values()])
-  share = routing.budget_loss(tape.routing(), 0, distance='absolute')
+  share = budgets.budget_loss(tape.routing(), 0, distance='absolute')
   return loss + budget * tf.cast(share, tf.float64)
 
 

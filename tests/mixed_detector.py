@@ -4,7 +4,7 @@ import tensorflow as tf, tf_keras
 
 from official_ext.serving import detection
 from official_ext.serving import export_saved_model
-import detectors
+import small_detectors
 
 _GATE_GAIN = 300.0  # the margins of the gates are far above what rounding can move
 
@@ -20,8 +20,8 @@ def build(name: str, image_size=(64, 64), **model_options):
   tf_keras.utils.set_random_seed(1)
   padded = [-(-side // 32) * 32 for side in image_size]
   options = {'model': {**model_options, 'input_size': [*padded, 3]}}
-  _, model = detectors.small_task(name, **options)
-  config = detectors.small_experiment(name, **options)
+  _, model = small_detectors.small_task(name, **options)
+  config = small_detectors.small_experiment(name, **options)
   module = detection.RoutedDetectionModule(config, model=model, input_image_size=image_size)
   if hasattr(model.decoder, 'gate'):
     _mix_gates(module)

@@ -17,28 +17,28 @@ CHECKOUT = pathlib.Path(__file__).resolve().parent.parent
 MODULES = sorted(CHECKOUT.glob('official_ext/**/*.py'))
 PYTHON_FILES = [
     *MODULES, *sorted(CHECKOUT.glob('tests/**/*.py')), *sorted(CHECKOUT.glob('scripts/*.py')),
-    CHECKOUT / 'setup.py']
+    *sorted(CHECKOUT.glob('benchmarks/*.py')), CHECKOUT / 'setup.py']
 
-# Each row may import from the rows above it; `True` where files of a row may import each other.
+# Each row may import from the rows above it, and its files from each other where the row says so:
+# all of them, those of one folder (a network), or none.
+ALL, FOLDER, NONE = 'all', 'folder', 'none'
 ROWS = [
-    (r'(__init__|environment)', False),
-    (r'ops/.*', True),
-    (r'configs/(__init__|components|parts)', False),
-    (r'modeling/(__init__|layers/.*)', True),
-    (r'modeling/(backbones|decoders|heads)/.*', False),
-    (r'modeling/(dense_detector|classifier|factory)', True),
-    (r'(configs/(detectors|classifiers)|dataloaders/.*)', False),
-    (r'configs/.*experiments', True),
-    (r'utils/\w+_pictures', True),
-    (r'tasks/(__init__|budgets|initialization|routing_logs|evaluation_state)', False),
-    (r'tasks/retinanet', False),
-    (r'tasks/routed', False),
-    (r'tasks/(dense|classification)', False),
-    (r'utils/.*', True),
-    (r'datasets/.*', True),
-    (r'serving/.*', True),
-    (r'registry_imports', False),
-    (r'(train|tools/.*)', True),
+    (r'__init__|environment', NONE),
+    (r'ops/.*', ALL),
+    (r'configs/(__init__|options|components)', NONE),
+    (r'modeling/(__init__|layers/.*)', ALL),
+    (r'modeling/decoders/pyramid', NONE),
+    (r'modeling/(backbones|decoders|heads)/.*', FOLDER),
+    (r'modeling/\w+', ALL),
+    (r'losses/.*', ALL),
+    (r'configs/(detectors|classifiers)|dataloaders/.*', NONE),
+    (r'configs/.*experiments', ALL),
+    (r'visualization/.*', ALL),
+    (r'(utils|datasets)/.*', ALL),
+    (r'tasks/.*', ALL),
+    (r'serving/(?!export_saved_model).*', ALL),
+    (r'registry_imports', NONE),
+    (r'train|tools/.*|serving/export_saved_model', ALL),
 ]
 
 
@@ -53,7 +53,7 @@ def parse(path: pathlib.Path) -> ast.Module:
 def row(name: str) -> int:
   """The row of a module of the package, named as its file without `official_ext/` and `.py`."""
   for index, (pattern, _) in enumerate(ROWS):
-    if re.fullmatch(pattern, name):
+    if re.fullmatch(f'(?:{pattern})', name):
       return index
   raise AssertionError(f'official_ext/{name}.py has no place in the import order: add it to ROWS.')
 
@@ -87,13 +87,13 @@ def imported_modules(tree: ast.Module) -> set[str]:
 def may_import(importer: str, imported: str) -> bool:
   """Whether the architecture allows it."""
   above, own = row(imported), row(importer)
-  if importer == 'serving/export_saved_model':  # a command, so it stands with the tools
-    own = row('train')
-  if re.match(r'modeling/decoders/', importer) and imported == 'modeling/decoders/pyramid':
-    return True
-  if imported.endswith('/__init__'):
-    return above <= own
-  return above < own or (above == own and ROWS[own][1])
+  if above != own:
+    return above < own
+  together = ROWS[own][1]
+  folders = (name.rpartition('/')[0] for name in (importer, imported))
+  # A network of one file stands beside others, and shares no folder with them.
+  is_network = importer.count('/') > 2
+  return together == ALL or (together == FOLDER and is_network and len(set(folders)) == 1)
 
 
 def is_name(node: ast.AST, name: str) -> bool:
@@ -129,17 +129,22 @@ def test_import_order(path):
 
 @pytest.mark.parametrize('importer, imported, allowed', [
     ('ops/routing', 'ops/multiply_adds', True),
-    ('ops/routing', 'modeling/layers/gates', False),
-    ('modeling/decoders/dyfpn', 'modeling/decoders/pyramid', True),
-    ('modeling/decoders/dyfpn', 'modeling/decoders/drfpn', False),
-    ('modeling/layers/gates', 'utils/files', False),
-    ('tasks/routed', 'tasks/dense', False),
-    ('tasks/routed', 'utils/routing_pictures', True),
-    ('tasks/routed', 'utils/files', False),
-    ('tasks/dense', 'tasks/routed', True),
+    ('ops/routing', 'modeling/layers/norms', False),
+    ('modeling/decoders/fpn_lite', 'modeling/decoders/pyramid', True),
+    ('modeling/decoders/fpn_lite', 'modeling/decoders/caddet_projection', False),
+    ('modeling/decoders/dyfpn/dyfpn', 'modeling/decoders/pyramid', True),
+    ('modeling/decoders/dyfpn/dyfpn', 'modeling/decoders/dyfpn/gates', True),
+    ('modeling/decoders/dyfpn/dyfpn', 'modeling/decoders/drfpn/drfpn', False),
+    ('modeling/layers/norms', 'utils/files', False),
+    ('modeling/network_cost', 'modeling/layers/norms', True),
+    ('losses/budgets', 'configs/options', True),
+    ('modeling/dense_detector', 'losses/budgets', False),
+    ('tasks/routed', 'visualization/routing_figures', True),
+    ('visualization/html_page', 'utils/files', False),
     ('registry_imports', 'modeling/decoders/__init__', True),
     ('registry_imports', 'tools/predict', False),
     ('serving/detection', 'registry_imports', False),
+    ('serving/detection', 'tasks/routed', True),
     ('serving/export_saved_model', 'registry_imports', True),
     ('tools/predict', 'utils/files', True),
 ])
@@ -187,7 +192,7 @@ def test_files_are_short_and_indented_by_two(path):
 
 
 def test_no_path_of_a_machine():
-  folders = ['official_ext', 'tests', 'scripts', 'configs', 'data', '.ci']
+  folders = ['official_ext', 'tests', 'benchmarks', 'scripts', 'configs', 'data', '.ci']
   files = [path for folder in folders for path in (CHECKOUT / folder).rglob('*')]
   files += [path for path in CHECKOUT.iterdir() if path.is_file()]
   found = []

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework import op_callbacks
 
-from official_ext.modeling.layers import gumbel_selection
+from official_ext.modeling.decoders.dyfpn import gumbel_selection
 
 
 CONDITIONALS = ('If', 'StatelessIf', 'Case', 'StatelessCase')
@@ -53,6 +53,11 @@ class OperationSpy:
 
   def __exit__(self, *unused):
     op_callbacks.remove_op_callback(self._see)
+
+
+def costs_of(record):
+  """The costs of a routing record, in the order of its fields."""
+  return [record.executed, record.expected, record.minimum, record.maximum, record.dense]
 
 
 SOFT = (0.75, 0.0625)

@@ -5,7 +5,8 @@ import numpy as np
 import tensorflow as tf
 
 from official_ext.modeling.backbones import caddet
-from official_ext.modeling.layers import path_router
+from official_ext.modeling.backbones.caddet import router
+from official_ext.modeling.layers import routed
 from official_ext.ops import routing
 import spies
 
@@ -37,7 +38,7 @@ def make(seed=0, size=(None, None), **options):
 def mix_decisions(layer, seed):
   """Puts every router's threshold between the images that come to it, node after node."""
   rng = np.random.default_rng(seed)
-  call = path_router.PathRouter.call
+  call = router.PathRouter.call
 
   def center(self, pooled, present, training=None):
     hidden = self._hidden(tf.cast(pooled, self.dtype))
@@ -56,7 +57,7 @@ def mix_decisions(layer, seed):
     return call(self, pooled, present, training)
 
   inference, layer.inference = layer.inference, 'mask'
-  with mock.patch.object(path_router.PathRouter, 'call', center):
+  with mock.patch.object(router.PathRouter, 'call', center):
     layer(images())
   layer.inference = inference
 
@@ -71,7 +72,7 @@ def set_gates(layer, bias):
 def run(layer, inputs, training=False):
   with routing.RoutingTape() as tape:
     outputs = layer(inputs, training=training)
-  tape.check_complete(layer)
+  routed.check_complete(tape, layer)
   return {level: x.numpy() for level, x in outputs.items()}, tape.routing()
 
 

@@ -5,14 +5,14 @@ import pathlib
 import subprocess
 import sys
 
-import detectors
+import small_detectors
 import numpy as np
 from official.core import task_factory
 from official.core import train_lib
 import pytest
 import tensorflow as tf, tf_keras
 
-from official_ext.utils import coco_results
+from official_ext.serving import coco_results
 
 CHECKOUT = pathlib.Path(__file__).resolve().parents[1]
 # Steps that overfit ten images, and their size: on smaller ones ATSS gives 7 of the 61 boxes no
@@ -36,7 +36,7 @@ def _few_records(records, folder, count: int) -> str:
 
 def _experiment(neck: str, records: str, steps: int, **task):
   """A seeded training in which every step sees the same images, unchanged."""
-  config = detectors.small_experiment(f'retinanet_{neck}_efficientnetlite0_sample', **task)
+  config = small_detectors.small_experiment(f'retinanet_{neck}_efficientnetlite0_sample', **task)
   config.override({
       'task': {'train_data': {
           'input_path': records, 'global_batch_size': 4, 'shuffle_buffer_size': 1, 'seed': 1}},
@@ -93,21 +93,21 @@ def test_golden_run(sample_records, tmp_path):
 @pytest.mark.parametrize('name', OVERFITTED)
 def test_every_neck_and_detector_can_overfit_ten_real_photographs(name, sample_records, tmp_path):
   """D33: AP50 above 0.9 on the ten images that it was trained on."""
-  config = detectors.small_experiment(f'{name}_efficientnetlite0_sample')
+  config = small_detectors.small_experiment(f'{name}_efficientnetlite0_sample')
   steps, side = OVERFITTED[name]
   config.override({'task': {'model': {'input_size': [side, side, 3], 'max_level': 6}}})
   records = _few_records(sample_records, tmp_path, 10)
   task = task_factory.get_task(config.task)
   model = task.build_model()
   task.initialize(model)
-  images, labels = detectors.batch(task, records, size=10)
+  images, labels = small_detectors.batch(task, records, size=10)
   schedule = tf_keras.optimizers.schedules.CosineDecay(0.02, steps - 20, warmup_target=0.04,
                                                        warmup_steps=20)
   optimizer = tf_keras.optimizers.legacy.SGD(schedule, momentum=0.9, clipnorm=10.0)
   step = tf.function(lambda: task.train_step((images, labels), model, optimizer))
   for _ in range(steps):
     step()
-  inputs = detectors.batch(task, records, size=10, training=False)
+  inputs = small_detectors.batch(task, records, size=10, training=False)
   assert _average_precision_50(model, inputs, tmp_path) > 0.9
 
 

@@ -64,7 +64,7 @@ def _pretraining(task: Dict[str, Any], steps: int, epoch: int, learning_rate: fl
                  ) -> cfg.ExperimentConfig:
   """Returns classification with every path open: SGD, cosine decay."""
   experiment = cfg.ExperimentConfig(
-      task=classifiers.ClassificationTask(), restrictions=[
+      task=classifiers.ClassificationTaskConfig(), restrictions=[
           'task.train_data.is_training != None', 'task.validation_data.is_training != None'])
   experiment.override({
       'task': {'losses': {'l2_weight_decay': 1e-4}},

@@ -7,13 +7,13 @@ from official_ext.configs import components
 
 
 @dataclasses.dataclass
-class Classifier(image_classification.ImageClassificationModel):
+class ClassifierConfig(image_classification.ImageClassificationModel):
   """Model Garden's classifier, on all maps of any registered backbone."""
-  backbone: components.Backbone = dataclasses.field(
+  backbone: components.BackboneConfig = dataclasses.field(
       default_factory=lambda: components.backbone(type='caddet'))
 
 
 @dataclasses.dataclass
-class ClassificationTask(image_classification.ImageClassificationTask):
+class ClassificationTaskConfig(image_classification.ImageClassificationTask):
   """Model Garden's task of image classification."""
-  model: Classifier = dataclasses.field(default_factory=Classifier)
+  model: ClassifierConfig = dataclasses.field(default_factory=ClassifierConfig)

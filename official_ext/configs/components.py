@@ -49,7 +49,7 @@ class _OpenOneOf(hyperparams.OneOfConfig):
 
 
 @dataclasses.dataclass
-class Backbone(_OpenOneOf, backbones.Backbone):
+class BackboneConfig(_OpenOneOf, backbones.Backbone):
   """Model Garden's backbones; `backbone()` adds every registered one."""
 
   @staticmethod
@@ -58,7 +58,7 @@ class Backbone(_OpenOneOf, backbones.Backbone):
 
 
 @dataclasses.dataclass
-class Decoder(_OpenOneOf, decoders.Decoder):
+class DecoderConfig(_OpenOneOf, decoders.Decoder):
   """Model Garden's decoders; `decoder()` adds every registered one."""
 
   @staticmethod
@@ -67,7 +67,7 @@ class Decoder(_OpenOneOf, decoders.Decoder):
 
 
 @dataclasses.dataclass
-class Tower(_OpenOneOf):
+class TowerConfig(_OpenOneOf):
   """The layers of a head before its predictors; `tower()` adds every registered one."""
   type: Optional[str] = None
 
@@ -111,31 +111,31 @@ def check_decoder(name: str) -> None:
   _check('decoder', name, decoder_names())
 
 
-def backbone(**options: Any) -> Backbone:
+def backbone(**options: Any) -> BackboneConfig:
   """Returns the options of a backbone, with a field for every registered one.
 
   Args:
     **options: `type`, and options of backbones by name.
   """
-  return _with_fields(Backbone, _BACKBONE_OPTIONS, options)
+  return _with_fields(BackboneConfig, _BACKBONE_OPTIONS, options)
 
 
-def decoder(**options: Any) -> Decoder:
+def decoder(**options: Any) -> DecoderConfig:
   """Returns the options of a decoder, with a field for every registered one.
 
   Args:
     **options: `type`, and options of decoders by name.
   """
-  return _with_fields(Decoder, _DECODER_OPTIONS, options)
+  return _with_fields(DecoderConfig, _DECODER_OPTIONS, options)
 
 
-def tower(**options: Any) -> Tower:
+def tower(**options: Any) -> TowerConfig:
   """Returns the options of a tower, with a field for every registered one.
 
   Args:
     **options: `type`, and options of towers by name.
   """
-  return _with_fields(Tower, _TOWER_OPTIONS, options)
+  return _with_fields(TowerConfig, _TOWER_OPTIONS, options)
 
 
 def register_backbone(name: str, options: Type[hyperparams.Config]) -> Callable[[Type], Type]:
@@ -251,6 +251,6 @@ def build_tower(tower_type: str, options: Mapping[str, Any], num_filters: int, n
   Raises:
     ValueError: no tower of this name is registered.
   """
-  Tower.check(tower_type)
+  TowerConfig.check(tower_type)
   return _TOWERS[tower_type](num_filters=num_filters, kernel_regularizer=kernel_regularizer,
                              name=name, dtype=dtype, **options)

@@ -20,7 +20,7 @@ _BOX_LOSS_WEIGHTS = {'fcos': 1.0, 'atss': 2.0}
 
 def _experiment(assigner: str, *overrides) -> cfg.ExperimentConfig:
   """Returns an experiment with what FCOS or ATSS has everywhere, and overrides."""
-  experiment = cfg.ExperimentConfig(task=detectors.DenseTask(), restrictions=[
+  experiment = cfg.ExperimentConfig(task=detectors.DenseTaskConfig(), restrictions=[
       'task.train_data.is_training != None', 'task.validation_data.is_training != None'])
   own = {'model': {'assigner': assigner},
          'losses': {'box_loss_weight': _BOX_LOSS_WEIGHTS[assigner]}}

@@ -8,41 +8,41 @@ from official.vision.configs import maskrcnn
 from official.vision.configs import retinanet
 
 from official_ext.configs import components
-from official_ext.configs import parts
+from official_ext.configs import options
 
 
-def _fpn() -> components.Decoder:
+def _fpn() -> components.DecoderConfig:
   return components.decoder(type='fpn')
 
 
-def _resnet() -> components.Backbone:
+def _resnet() -> components.BackboneConfig:
   return components.backbone(type='resnet')
 
 
-def _plain_tower() -> components.Tower:
+def _plain_tower() -> components.TowerConfig:
   return components.tower(type='plain')
 
 
 @dataclasses.dataclass
-class RetinaNetHead(retinanet.RetinaNetHead):
+class RetinaNetHeadConfig(retinanet.RetinaNetHead):
   """Model Garden's RetinaNet head, with towers of any kind.
 
   Attributes:
     tower: any registered one; of null type: Model Garden's `num_convs` convolutions.
   """
-  tower: components.Tower = dataclasses.field(default_factory=components.tower)
+  tower: components.TowerConfig = dataclasses.field(default_factory=components.tower)
 
 
 @dataclasses.dataclass
-class RetinaNet(retinanet.RetinaNet):
+class RetinaNetConfig(retinanet.RetinaNet):
   """Model Garden's RetinaNet; `backbone`, `decoder` and `head.tower` may be any registered ones."""
-  backbone: components.Backbone = dataclasses.field(default_factory=_resnet)
-  decoder: components.Decoder = dataclasses.field(default_factory=_fpn)
-  head: RetinaNetHead = dataclasses.field(default_factory=RetinaNetHead)
+  backbone: components.BackboneConfig = dataclasses.field(default_factory=_resnet)
+  decoder: components.DecoderConfig = dataclasses.field(default_factory=_fpn)
+  head: RetinaNetHeadConfig = dataclasses.field(default_factory=RetinaNetHeadConfig)
 
 
 @dataclasses.dataclass
-class RetinaNetTask(retinanet.RetinaNetTask):
+class RetinaNetTaskConfig(retinanet.RetinaNetTask):
   """Model Garden's RetinaNet task.
 
   Attributes:
@@ -52,24 +52,24 @@ class RetinaNetTask(retinanet.RetinaNetTask):
     diagnose_routing: evaluation also logs measures that cost as much as what they measure,
       such as the spectral radius of an implicit pyramid's map.
   """
-  model: RetinaNet = dataclasses.field(default_factory=RetinaNet)
-  budget: parts.Budget = dataclasses.field(default_factory=parts.Budget)
+  model: RetinaNetConfig = dataclasses.field(default_factory=RetinaNetConfig)
+  budget: options.BudgetConfig = dataclasses.field(default_factory=options.BudgetConfig)
   sampled_evaluation_runs: int = 0
   diagnose_routing: bool = False
 
 
 @dataclasses.dataclass
-class MaskRCNN(maskrcnn.MaskRCNN):
+class MaskRCNNConfig(maskrcnn.MaskRCNN):
   """Model Garden's Faster, Mask and Cascade R-CNN; `backbone` and `decoder` are open."""
-  backbone: components.Backbone = dataclasses.field(default_factory=_resnet)
-  decoder: components.Decoder = dataclasses.field(default_factory=_fpn)
+  backbone: components.BackboneConfig = dataclasses.field(default_factory=_resnet)
+  decoder: components.DecoderConfig = dataclasses.field(default_factory=_fpn)
 
 
 @dataclasses.dataclass
-class MaskRCNNTask(maskrcnn.MaskRCNNTask):
-  """Model Garden's Faster, Mask and Cascade R-CNN task; see `RetinaNetTask`."""
-  model: MaskRCNN = dataclasses.field(default_factory=MaskRCNN)
-  budget: parts.Budget = dataclasses.field(default_factory=parts.Budget)
+class MaskRCNNTaskConfig(maskrcnn.MaskRCNNTask):
+  """Model Garden's Faster, Mask and Cascade R-CNN task; see `RetinaNetTaskConfig`."""
+  model: MaskRCNNConfig = dataclasses.field(default_factory=MaskRCNNConfig)
+  budget: options.BudgetConfig = dataclasses.field(default_factory=options.BudgetConfig)
   sampled_evaluation_runs: int = 0
   diagnose_routing: bool = False
 
@@ -81,7 +81,7 @@ class MaskRCNNTask(maskrcnn.MaskRCNNTask):
 
 
 @dataclasses.dataclass
-class SquareAnchor(hyperparams.Config):
+class SquareAnchorConfig(hyperparams.Config):
   """Options of ATSS's one anchor per location.
 
   Attributes:
@@ -93,7 +93,7 @@ class SquareAnchor(hyperparams.Config):
 
 
 @dataclasses.dataclass
-class DenseHead(hyperparams.Config):
+class DenseHeadConfig(hyperparams.Config):
   """Options of the head of a dense detector.
 
   Attributes:
@@ -101,11 +101,11 @@ class DenseHead(hyperparams.Config):
     tower: the layers before the predictors of classes and boxes, any registered one.
   """
   num_filters: int = 256
-  tower: components.Tower = dataclasses.field(default_factory=_plain_tower)
+  tower: components.TowerConfig = dataclasses.field(default_factory=_plain_tower)
 
 
 @dataclasses.dataclass
-class DenseDetections(hyperparams.Config):
+class DenseDetectionsConfig(hyperparams.Config):
   """Options of what makes detections from predictions.
 
   Attributes:
@@ -123,7 +123,7 @@ class DenseDetections(hyperparams.Config):
 
 
 @dataclasses.dataclass
-class DenseDetector(retinanet.RetinaNet):
+class DenseDetectorConfig(retinanet.RetinaNet):
   """Options of FCOS, ATSS and kin.
 
   Attributes:
@@ -135,15 +135,16 @@ class DenseDetector(retinanet.RetinaNet):
     detection_generator: from predictions to detections.
   """
   assigner: str = 'fcos'
-  anchor: SquareAnchor = dataclasses.field(default_factory=SquareAnchor)
-  backbone: components.Backbone = dataclasses.field(default_factory=_resnet)
-  decoder: components.Decoder = dataclasses.field(default_factory=_fpn)
-  head: DenseHead = dataclasses.field(default_factory=DenseHead)
-  detection_generator: DenseDetections = dataclasses.field(default_factory=DenseDetections)
+  anchor: SquareAnchorConfig = dataclasses.field(default_factory=SquareAnchorConfig)
+  backbone: components.BackboneConfig = dataclasses.field(default_factory=_resnet)
+  decoder: components.DecoderConfig = dataclasses.field(default_factory=_fpn)
+  head: DenseHeadConfig = dataclasses.field(default_factory=DenseHeadConfig)
+  detection_generator: DenseDetectionsConfig = dataclasses.field(
+      default_factory=DenseDetectionsConfig)
 
 
 @dataclasses.dataclass
-class DenseLosses(hyperparams.Config):
+class DenseLossesConfig(hyperparams.Config):
   """Options of the losses.
 
   Attributes:
@@ -161,7 +162,7 @@ class DenseLosses(hyperparams.Config):
 
 
 @dataclasses.dataclass
-class DenseParser(hyperparams.Config):
+class DenseParserConfig(hyperparams.Config):
   """Options of augmentation and of the ground truth, as in Model Garden's RetinaNet."""
   aug_rand_hflip: bool = False
   aug_rand_jpeg: Optional[common.RandJpegQuality] = None
@@ -177,15 +178,15 @@ class DenseParser(hyperparams.Config):
 @dataclasses.dataclass
 class DenseDataConfig(retinanet.DataConfig):
   """Model Garden's data options without those of RetinaNet's assignment."""
-  parser: DenseParser = dataclasses.field(default_factory=DenseParser)
+  parser: DenseParserConfig = dataclasses.field(default_factory=DenseParserConfig)
 
 
 @dataclasses.dataclass
-class DenseTask(RetinaNetTask):
-  """The task of FCOS, ATSS and kin; see `RetinaNetTask`."""
-  model: DenseDetector = dataclasses.field(default_factory=DenseDetector)
+class DenseTaskConfig(RetinaNetTaskConfig):
+  """The task of FCOS, ATSS and kin; see `RetinaNetTaskConfig`."""
+  model: DenseDetectorConfig = dataclasses.field(default_factory=DenseDetectorConfig)
   train_data: DenseDataConfig = dataclasses.field(
       default_factory=lambda: DenseDataConfig(is_training=True))
   validation_data: DenseDataConfig = dataclasses.field(
       default_factory=lambda: DenseDataConfig(is_training=False))
-  losses: DenseLosses = dataclasses.field(default_factory=DenseLosses)
+  losses: DenseLossesConfig = dataclasses.field(default_factory=DenseLossesConfig)

@@ -117,7 +117,7 @@ def _budget(decoder: str, weight: float = 0.2, target: float = 0.5) -> Dict[str,
 def _retinanet_coco(decoder: str) -> cfg.ExperimentConfig:
   task = {**coco_data(decoder), **_budget(decoder),
           'model': {'input_size': [896, 1408, 3], 'decoder': _paper_decoder(decoder)}}
-  return _from_stock('retinanet_resnetfpn_coco', detectors.RetinaNetTask(),
+  return _from_stock('retinanet_resnetfpn_coco', detectors.RetinaNetTaskConfig(),
                      {'task': task}, FROZEN_NORM, _paper_schedule(decoder))
 
 
@@ -138,7 +138,7 @@ def _rcnn_coco(decoder: str, stock: str = 'fasterrcnn_resnetfpn_coco',
                **model: Any) -> cfg.ExperimentConfig:
   task = {**coco_data(decoder), **_budget(decoder),
           'model': {**_two_stage_model(decoder), **model}}
-  return _from_stock(stock, detectors.MaskRCNNTask(), {'task': task}, FROZEN_NORM,
+  return _from_stock(stock, detectors.MaskRCNNTaskConfig(), {'task': task}, FROZEN_NORM,
                      _paper_schedule(decoder))
 
 
@@ -204,7 +204,7 @@ def _retinanet_sample(decoder: str) -> cfg.ExperimentConfig:
       'head': {'num_convs': 2, 'num_filters': 64},
       'detection_generator': _BATCHED_NMS,
   }
-  return _from_stock('retinanet_resnetfpn_coco', detectors.RetinaNetTask(),
+  return _from_stock('retinanet_resnetfpn_coco', detectors.RetinaNetTaskConfig(),
                      sample_override(decoder),
                      {'task': {'model': model, 'losses': {'l2_weight_decay': 4e-5}}})
 
@@ -221,7 +221,7 @@ def _fasterrcnn_sample(decoder: str) -> cfg.ExperimentConfig:
       'roi_sampler': {'num_sampled_rois': 64},
       'detection_generator': _BATCHED_NMS,
   }
-  return _from_stock('fasterrcnn_resnetfpn_coco', detectors.MaskRCNNTask(),
+  return _from_stock('fasterrcnn_resnetfpn_coco', detectors.MaskRCNNTaskConfig(),
                      sample_override(decoder),
                      {'task': {'model': model, 'losses': {'l2_weight_decay': 4e-5}}})
 

@@ -52,7 +52,7 @@ class Parser(retinanet_input.Parser):
     Args:
       output_size: `[height, width]` that images are resized to.
       max_level: padded sizes are multiples of `2**max_level`.
-      **kwargs: `dtype` of the images, and fields of `configs.detectors.DenseParser`.
+      **kwargs: `dtype` of the images, and fields of `configs.detectors.DenseParserConfig`.
     """
     super().__init__(list(output_size), min_level=None, max_level=max_level, num_scales=None,
                      aspect_ratios=None, anchor_size=None, **kwargs)

@@ -47,7 +47,7 @@ class Classifier(classification_model.ClassificationModel):
 
 def build_classifier(input_specs: tf_keras.layers.InputSpec, model_config: Any,
                      l2_regularizer: Optional[Any] = None) -> Classifier:
-  """Builds the classifier of a `configs.classifiers.Classifier`.
+  """Builds the classifier of a `configs.classifiers.ClassifierConfig`.
 
   Args:
     input_specs: of the images.

@@ -173,7 +173,7 @@ class DenseDetector(retinanet_model.RetinaNetModel):
 
 def build_dense_detector(input_specs: tf_keras.layers.InputSpec, model_config: Any,
                          l2_regularizer: Optional[Any] = None) -> DenseDetector:
-  """Builds the detector of a `configs.detectors.DenseDetector`.
+  """Builds the detector of a `configs.detectors.DenseDetectorConfig`.
 
   Args:
     input_specs: of the images.
@@ -217,7 +217,7 @@ def with_towers(model: retinanet_model.RetinaNetModel, model_config: Any,
 
   Args:
     model: as Model Garden builds it from the config; its parts but the head are kept.
-    model_config: a `configs.detectors.RetinaNet` with `head.tower`.
+    model_config: a `configs.detectors.RetinaNetConfig` with `head.tower`.
     l2_regularizer: of all kernels of the head.
 
   Raises:

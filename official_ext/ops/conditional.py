@@ -4,77 +4,72 @@ from typing import Any, Callable, List, NamedTuple, Optional
 import tensorflow as tf
 
 
-def run_selected(branch: Callable[[tf.Tensor], tf.Tensor], inputs: tf.Tensor,
-                 selected: tf.Tensor, base: tf.Tensor) -> tf.Tensor:
-  """Adds `branch(inputs)` to the selected rows of `base`, computing only those rows.
-
-  The selected images are gathered, the branch runs on this smaller batch, and its
-  result is added back where it belongs.  When no image is selected the branch is not
-  entered: convolutions of an empty batch have the wrong shape under oneDNN, and batch
-  norm would write NaN.  Build the branch's variables before, and do not record on a
-  routing tape inside it: it runs in the graph of a conditional.
-
-  Args:
-    branch: maps `[rows, ...]` to `[rows, ...]`, one row per image, rows independent of
-      each other (no synchronized batch norm).
-    inputs: `[batch, ...]`.
-    selected: boolean `[batch]`.
-    base: `[batch, ...]`, of the shape and dtype that the branch gives.
-
-  Returns:
-    `base + branch(inputs)` in selected rows, `base` in the others.
-  """
-
-  def run():
-    rows = tf.where(selected)
-    result = branch(tf.gather(inputs, rows[:, 0]))
-    return tf.tensor_scatter_nd_add(base, rows, result)
-
-  return tf.cond(tf.reduce_any(selected), run, lambda: base)
-
-
 class Selection(NamedTuple):
-  """The images of a batch for which something runs.
+  """The images of a batch for which a branch runs.
 
   Attributes:
     images: boolean `[batch]`.
-    case: int32 scalar, 0 where no image is selected, 1 for some and 2 for every one; None: nothing
-      is skipped, every image is computed.
+    case: int32 scalar, 0 if no image is selected, 1 if some are, 2 if all are.
   """
   images: tf.Tensor
-  case: Optional[tf.Tensor]
+  case: tf.Tensor
 
 
-def select(images: tf.Tensor, skip: bool = True) -> List[Selection]:
-  """Returns several selections at once: in graphs few operations are faster than many small ones.
+def select(images: tf.Tensor) -> List[Selection]:
+  """Returns several selections at once: a graph runs few large operations faster than many small.
 
   Args:
-    images: boolean `[batch, number]`, a column for each.
-    skip: False: leave `case` out.
+    images: boolean `[batch, selections]`.
+
+  Returns:
+    One selection per column.
   """
-  columns = tf.unstack(images, axis=1)
-  if not skip:
-    return [Selection(column, None) for column in columns]
   some, every = tf.reduce_any(images, 0), tf.reduce_all(images, 0)
-  # Of an empty batch every image is selected, and none.
+  # For an empty batch reduce_all is True and reduce_any is False.
   cases = tf.unstack(tf.cast(some, tf.int32) + tf.cast(some & every, tf.int32))
-  return [Selection(*pair) for pair in zip(columns, cases)]
+  return [Selection(*pair) for pair in zip(tf.unstack(images, axis=1), cases)]
 
 
-def by_case(selection: Selection, none: Callable[[], Any], some: Callable[[tf.Tensor], Any],
-            every: Callable[[], Any]) -> Any:
-  """Calls one of three functions, by how many images of a batch are selected.
+def run_selected(branch: Callable[[Any], Any], inputs: Any, selection: Selection, base: Any,
+                 replace: bool = False, before: Optional[Callable[[Any], Any]] = None) -> Any:
+  """Runs a branch for the selected images of a batch and puts its results into `base`.
 
-  One image, or a batch of one mind, needs no copy to be gathered: `every` uses what is there.
-  All three return the same structure, and what `run_selected` says of its branch holds for them.
+  If all images are selected, the branch runs on the whole batch without a gather.  If some are,
+  their rows are gathered, the branch runs on this smaller batch, and the results are scattered
+  back.  If none is, the branch is not entered: convolutions of an empty batch have the wrong
+  shape under oneDNN, and batch norm would write NaN.
+
+  Build the branch's variables before, and do not record on a routing tape inside the branch: it
+  runs in the graph of a conditional.
 
   Args:
-    selection: of `select`, with its case.
-    none: called when no image is selected.
-    some: called with the selected rows, int64 `[rows, 1]`.
-    every: called when all images are selected, and there is one.
+    branch: maps `inputs` of any number of images to what `base` is for these images.  Images
+      are independent of each other (no synchronized batch norm).
+    inputs: tensor or nested structure of tensors `[batch, ...]`.
+    selection: the images to run for.
+    base: tensor or nested structure of tensors `[batch, ...]`, the result where nothing runs.
+    replace: the branch's results take the place of the selected rows of `base`; otherwise they
+      are added to them.
+    before: a function that maps `inputs` of the whole batch to what the branch gets, row by
+      row.  It runs before rows are gathered; give one that makes rows small, such as pooling.
+
+  Returns:
+    The structure of `base`.
   """
+
+  def shared() -> Any:
+    return before(inputs) if before else inputs
+
+  def run_all() -> Any:
+    results = branch(shared())
+    return results if replace else tf.nest.map_structure(tf.add, base, results)
+
+  def run_some() -> Any:
+    rows = tf.where(selection.images)
+    taken = tf.nest.map_structure(lambda x: tf.gather(x, rows[:, 0]), shared())
+    put = tf.tensor_scatter_nd_update if replace else tf.tensor_scatter_nd_add
+    return tf.nest.map_structure(lambda x, result: put(x, rows, result), base, branch(taken))
+
   if selection.images.shape[0] == 1:
-    return tf.cond(selection.case > 0, every, none)
-  return tf.switch_case(
-      selection.case, [none, lambda: some(tf.where(selection.images)), every])
+    return tf.cond(selection.case > 0, run_all, lambda: base)
+  return tf.switch_case(selection.case, [lambda: base, run_some, run_all])

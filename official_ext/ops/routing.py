@@ -4,37 +4,38 @@
       outputs = model(images)
     tape.routing().executed      # multiply-adds that each image needed
 
-While a tape is open, in this thread and in this graph, routed layers record their
-gates and costs on it, as operations do on a `tf.GradientTape`; without a tape they
-record nothing.
+While a tape is open, in this thread and in this graph, routed layers record their gates and
+costs on it, as operations do on a `tf.GradientTape`; without a tape they record nothing.
 """
 import threading
 import types
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional
+from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence, Type, TypeVar
 
-import tensorflow as tf, tf_keras
+import tensorflow as tf
+
+Tape = TypeVar('Tape', bound='RoutingTape')
 
 
 class Routing(NamedTuple):
   """Decisions and cost of the routed parts of a network, in multiply-adds.
 
   Attributes:
-    gates: name -> float32 `[batch]` for an open-or-shut gate, `[batch, paths]` for a
-      choice of one of several paths, both hard (0 or 1) at inference;
-      `[batch, height, width, 1]` for a gate per position, in [0, 1], and 0 where nothing
-      need run.
-    executed: float32 `[batch]`, what each image needs when only selected parts run,
-      gates included.
-    expected: float32 `[batch]`, the differentiable stand-in that a budget pulls on: in
-      training the sampled gates with their straight-through gradient, at inference
-      the mean over what the gates' probabilities would sample.
+    gates: name -> float32 `[batch]` for an open-or-shut gate, `[batch, paths]` for a choice of
+      one of several paths, both hard (0 or 1) at inference; `[batch, height, width, 1]` for a
+      gate per position, in [0, 1], and 0 where nothing need run.
+    executed: float32 `[batch]`, what each image needs when only selected parts run, gates
+      included.
+    expected: float32 `[batch]`, the differentiable stand-in that a budget pulls on: in training
+      the sampled gates with their straight-through gradient, at inference the mean over what
+      the gates' probabilities would sample.
     minimum: float32 scalar, every gate shut.
-    maximum: float32 scalar, every gate open; of a choice, the dearest path.
-    dense: float32 scalar, what is counted on the graph that computes every branch.
-      Equals `maximum` unless paths exclude each other, or in a loop, whose body is
-      counted once.
-    measures: name -> float32 `[batch]`, what else is known of each image, such as how far a
+    maximum: float32 scalar, every gate open; for a choice, the most expensive path.
+    dense: float32 scalar, what is counted on the graph that computes every branch.  It equals
+      `maximum` unless paths exclude each other, or in a loop, whose body is counted once.
+    metrics: name -> float32 `[batch]`, what else is known of each image, such as how far a
       solver got.
+    soft_cost: float32 `[batch]`, the cost with every part weighted by its soft gate (C_net of
+      CADDet, eq. 4), differentiable; None without such gates.
   """
   gates: Mapping[str, tf.Tensor]
   executed: tf.Tensor
@@ -42,10 +43,21 @@ class Routing(NamedTuple):
   minimum: tf.Tensor
   maximum: tf.Tensor
   dense: tf.Tensor
-  measures: Mapping[str, tf.Tensor] = types.MappingProxyType({})
+  metrics: Mapping[str, tf.Tensor] = types.MappingProxyType({})
+  soft_cost: Optional[tf.Tensor] = None
 
 
-_open = threading.local()
+_COSTS = ('executed', 'expected', 'minimum', 'maximum', 'dense')
+
+
+class _OpenTapes(threading.local):
+  """The tapes that are open in a thread, innermost last."""
+
+  def __init__(self):
+    self.tapes: List['RoutingTape'] = []
+
+
+_open = _OpenTapes()
 
 
 def _graph() -> Optional[tf.Graph]:
@@ -59,7 +71,8 @@ class RoutingTape:
   `tf.distribute`: every replica has its own thread and so needs its own tape.
 
   Attributes:
-    logs: name -> tensor, what is made of the record while the tape is open, for who opened it.
+    sample_gates: see the argument.
+    diagnose: see the argument.
   """
 
   def __init__(self, sample_gates: bool = False, diagnose: bool = False):
@@ -69,37 +82,32 @@ class RoutingTape:
       sample_gates: gates are sampled at inference too, as they are in training,
         instead of deciding for the most probable path.  Budgets are met by sampled
         gates.
-      diagnose: layers also record measures that cost as much as the layer itself.
+      diagnose: layers also record metrics that cost as much as the layer itself.
     """
     self.sample_gates = sample_gates
     self.diagnose = diagnose
-    self.logs: Dict[str, tf.Tensor] = {}
     self._records: Dict[str, Routing] = {}
-    self._graph = None
+    self._graph: Optional[tf.Graph] = None
 
-  def __enter__(self) -> 'RoutingTape':
+  def __enter__(self: Tape) -> Tape:
     self._graph = _graph()
-    self._records, self.logs = {}, {}
-    if not hasattr(_open, 'tapes'):
-      _open.tapes = []
+    self._records = {}
     _open.tapes.append(self)
     return self
 
   def __exit__(self, *unused) -> None:
     _open.tapes.remove(self)
 
-  @staticmethod
-  def current() -> Optional['RoutingTape']:
-    """Returns the innermost open tape of this thread, or None."""
-    tapes: List[RoutingTape] = getattr(_open, 'tapes', None) or [None]
-    return tapes[-1]
+  @classmethod
+  def current(cls: Type[Tape]) -> Optional[Tape]:
+    """Returns the innermost open tape of this thread that is of this class, or None."""
+    return next((tape for tape in reversed(_open.tapes) if isinstance(tape, cls)), None)
 
   def record(self, name: str, routing: Routing) -> None:
     """Records what one layer did.
 
     Args:
-      name: unique on the tape; the layer's name, with `/part` behind it for a layer
-        that records several times.
+      name: the layer's name, unique on the tape.
       routing: the layer's decisions and costs.
 
     Raises:
@@ -125,102 +133,18 @@ class RoutingTape:
     if not self._records:
       return None
     records = self._records.values()
-    gates, measures = (
-        {f'{name}/{key}' if key else name: value
-         for name, record in self._records.items()
-         for key, value in getattr(record, field).items()} for field in ('gates', 'measures'))
-    # In float64 the sums are exact in any order: TensorFlow may reorder those of a graph.
-    costs = [
-        tf.cast(sum(tf.cast(cost, tf.float64) for cost in costs), tf.float32)
-        for costs in zip(*(record[1:6] for record in records))]
-    return Routing(gates, *costs, measures)
-
-  def check_complete(self, model: tf.Module) -> None:
-    """Checks that every routed layer of a model is on the tape.
-
-    It guards against what records nothing without an error: a function traced before
-    the tape was opened, or a tape opened in another thread.
-
-    Args:
-      model: the model that was called under the tape.
-
-    Raises:
-      ValueError: names the layers that recorded nothing.
-    """
-    missing = [
-        layer.name for layer in routed_layers(model)
-        if not any(f'{name}/'.startswith(f'{layer.name}/') for name in self._records)
-    ]
-    if missing:
-      raise ValueError(
-          f'Routed layers {missing} recorded nothing: open the tape inside the replica function, '
-          'around the call of the model, and before the function that calls it is traced.')
+    gates, metrics = (
+        {f'{name}/{key}': value for name, record in self._records.items()
+         for key, value in getattr(record, field).items()} for field in ('gates', 'metrics'))
+    soft_costs = [record.soft_cost for record in records if record.soft_cost is not None]
+    return Routing(
+        gates, metrics=metrics, soft_cost=_sum(soft_costs) if soft_costs else None,
+        **{field: _sum([getattr(record, field) for record in records]) for field in _COSTS})
 
 
-def routed_layers(model: tf.Module) -> List[tf_keras.layers.Layer]:
-  """Returns the layers of a model that route: those with a true `is_routed`."""
-  modules = (model, *model.submodules)
-  return [module for module in modules if getattr(module, 'is_routed', False)]
+def _sum(costs: Sequence[tf.Tensor]) -> tf.Tensor:
+  """Returns the float32 sum of costs that does not depend on their order.
 
-
-def set_inference(model: tf.Module, inference: str) -> None:
-  """Makes all routed layers of a model `skip` or `mask` at inference.
-
-  Args:
-    model: any module.
-    inference: `skip` or `mask`.
+  Float64 holds multiply-adds exactly, so TensorFlow may reorder the sum.
   """
-  check_inference(inference)
-  for layer in routed_layers(model):
-    layer.inference = inference
-
-
-def check_inference(inference: str) -> None:
-  """Raises a ValueError unless the argument is `skip` or `mask`."""
-  if inference not in ('skip', 'mask'):
-    raise ValueError(
-        f'inference is {inference!r}; allowed are `skip` (run only what is selected) and `mask` '
-        '(run everything and multiply by the gates, for XLA and TPU).')
-
-
-def check_budget(target: float, reduction: str, distance: str = 'squared') -> None:
-  """Raises a ValueError for a target outside [0, 1], an unknown reduction or distance."""
-  if not 0 <= target <= 1:
-    raise ValueError(f'budget target is {target}; it is a share of the cost that can be saved, '
-                     'between 0 (all shut) and 1 (all open): change task.budget.target.')
-  if reduction not in ('mean', 'sum'):
-    raise ValueError(f'budget reduction is {reduction!r}; allowed are `mean` and `sum`: change '
-                     'task.budget.reduction.')
-  if distance not in ('squared', 'absolute'):
-    raise ValueError(f'budget distance is {distance!r}; allowed are `squared` and `absolute`: '
-                     'change task.budget.distance.')
-
-
-def budget_loss(routing: Routing, target: float, reduction: str = 'mean',
-                distance: str = 'squared') -> tf.Tensor:
-  """Distance of the cost from a budget, per image.
-
-  Squared it is the loss of DyFPN (eqs. 6-8); absolute, with a target of 0, the share itself, it
-  is that of the dynamic head (eqs. 4-5).
-
-  Args:
-    routing: what a tape returned.
-    target: the wanted share of what gates can save (alpha), in [0, 1].
-    reduction: `mean` or `sum` over the images.
-    distance: `squared` or `absolute`.
-
-  Returns:
-    A float32 scalar.
-  """
-  check_budget(target, reduction, distance)
-  share = tf.math.divide_no_nan(routing.expected - routing.minimum,
-                                routing.maximum - routing.minimum)
-  loss = tf.square(share - target) if distance == 'squared' else tf.abs(share - target)
-  return tf.reduce_mean(loss) if reduction == 'mean' else tf.reduce_sum(loss)
-
-
-def record_on_tape(name: str, **fields: Any) -> None:
-  """Records on the open tape, if there is one: the last act of a routed layer's `call`."""
-  tape = RoutingTape.current()
-  if tape is not None:
-    tape.record(name, Routing(**fields))
+  return tf.cast(tf.add_n([tf.cast(cost, tf.float64) for cost in costs]), tf.float32)

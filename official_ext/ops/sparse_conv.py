@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from official_ext.ops import group_norm
 
-# Where the list stops being faster than the dense block; scripts/benchmark_sparse_conv.py.  For
+# Where the list stops being faster than the dense block; benchmarks/sparse_conv.py.  For
 # a single image it never does: TensorFlow 2.20 has slow code only for its dense convolutions.
 DENSE_ABOVE = 0.7
 

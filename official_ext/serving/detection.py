@@ -5,8 +5,9 @@ from official.core import config_definitions
 from official.vision.serving import detection
 import tensorflow as tf, tf_keras
 
+from official_ext.modeling.layers import routed
 from official_ext.ops import routing
-from official_ext.utils import network_cost
+from official_ext.modeling import network_cost
 
 
 class RoutedDetectionModule(detection.DetectionModule):
@@ -50,7 +51,7 @@ class RoutedDetectionModule(detection.DetectionModule):
     """
     with routing.RoutingTape() as tape:
       outputs = dict(super().serve(images))
-    tape.check_complete(self.model)
+    routed.check_complete(tape, self.model)
     record = tape.routing()
     executed = record.executed if record else tf.zeros(tf.shape(images)[:1])
     outputs['multiply_adds'] = tf.constant(float(self.cost.static)) + executed

@@ -93,7 +93,7 @@ def build_module(params: Any, checkpoint_path: files.PathLike, input_type: str,
   from official.vision import configs
   from official.vision.ops import preprocess_ops
 
-  from official_ext.modeling.layers import conv_norm
+  from official_ext.modeling.backbones.caddet import conv_norm
   from official_ext.serving import detection
   from official_ext.utils import checkpoints
 
@@ -168,7 +168,7 @@ def save(module: Any, export_dir: files.PathLike, input_type: str, image_size: S
   """
   import tensorflow as tf  # pylint: disable=g-import-not-at-top
 
-  from official_ext.utils import saved_models  # pylint: disable=g-import-not-at-top
+  from official_ext.serving import detectors  # pylint: disable=g-import-not-at-top
 
   signatures = module.get_inference_signatures({input_type: 'serving_default'})
   # Only what the signature needs: a module with the Keras model in it would be saved with a
@@ -185,7 +185,7 @@ def save(module: Any, export_dir: files.PathLike, input_type: str, image_size: S
   saved = tf.saved_model.load(str(export_dir)).signatures['serving_default']
   differences = {}
   for images in example_batches(image_size, batch_size or 2):
-    inputs = saved_models.encode(images, input_type)
+    inputs = detectors.encode(images, input_type)
     found = largest_differences(signatures['serving_default'](inputs), saved(inputs=inputs))
     differences = {name: float(np.maximum(value, differences.get(name, 0.0)))
                    for name, value in found.items()}

@@ -5,10 +5,10 @@ import tf_keras
 
 from official_ext.configs import classifiers
 from official_ext.modeling import classifier
-from official_ext.modeling.layers import blocks
+from official_ext.modeling.layers import convolutions
 
 
-@task_factory.register_task_cls(classifiers.ClassificationTask)
+@task_factory.register_task_cls(classifiers.ClassificationTaskConfig)
 class ClassificationTask(image_classification.ImageClassificationTask):
   """Model Garden's task of image classification, with a backbone that ends in several maps."""
 
@@ -17,6 +17,6 @@ class ClassificationTask(image_classification.ImageClassificationTask):
     config = self.task_config
     model = classifier.build_classifier(
         tf_keras.layers.InputSpec(shape=[None, *config.model.input_size]), config.model,
-        blocks.l2_regularizer(config.losses.l2_weight_decay))
+        convolutions.l2_regularizer(config.losses.l2_weight_decay))
     model.backbone.trainable = not config.freeze_backbone
     return model

@@ -9,7 +9,7 @@ import tensorflow as tf, tf_keras
 from official_ext.configs import detectors
 from official_ext.dataloaders import dense_input
 from official_ext.modeling import dense_detector
-from official_ext.modeling.layers import blocks
+from official_ext.modeling.layers import convolutions
 from official_ext.ops import assigners
 from official_ext.tasks import routed
 
@@ -111,7 +111,7 @@ class DenseTask(retinanet.RetinaNetTask):
     config = self.task_config
     model = dense_detector.build_dense_detector(
         tf_keras.layers.InputSpec(shape=[None, *config.model.input_size]), config.model,
-        blocks.l2_regularizer(config.losses.l2_weight_decay))
+        convolutions.l2_regularizer(config.losses.l2_weight_decay))
     if config.freeze_backbone:
       model.backbone.trainable = False
     return model
@@ -157,6 +157,6 @@ class DenseTask(retinanet.RetinaNetTask):
     return super().validation_step((images, {**labels, 'anchor_boxes': None}), model, metrics)
 
 
-@task_factory.register_task_cls(detectors.DenseTask)
+@task_factory.register_task_cls(detectors.DenseTaskConfig)
 class RoutedDenseTask(routed.RoutedTask, DenseTask):
   """The task of FCOS, ATSS and kin, with routed parts."""

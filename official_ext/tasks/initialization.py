@@ -4,7 +4,7 @@ from typing import Any, Mapping, Sequence, Union
 from absl import logging
 import tensorflow as tf
 
-from official_ext.modeling.layers import path_router
+from official_ext.modeling.backbones.caddet import router
 
 
 class InitializationError(ValueError):
@@ -70,7 +70,7 @@ def _missing_routers(root: tf.train.Checkpoint, item: Any, checkpoint: str) -> i
   """
   parts = tf.nest.flatten(item)
   routers = {id(variable) for part in parts for layer in part.submodules
-             if isinstance(layer, path_router.PathRouter) for variable in layer.variables}
+             if isinstance(layer, router.PathRouter) for variable in layer.variables}
   if not routers:  # Old checkpoints have no graph of objects to look anything up in.
     return 0
   found = set(map(id, tf.train.CheckpointView(checkpoint).match(root).values()))

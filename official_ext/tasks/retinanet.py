@@ -8,8 +8,8 @@ import tensorflow as tf, tf_keras
 
 from official_ext.dataloaders import dense_input
 from official_ext.modeling import dense_detector
-from official_ext.modeling.layers import blocks
-from official_ext.tasks import budgets
+from official_ext.modeling.layers import convolutions
+from official_ext.losses import budgets
 
 
 class RetinaNetTask(retinanet.RetinaNetTask):
@@ -20,7 +20,7 @@ class RetinaNetTask(retinanet.RetinaNetTask):
     if not config.model.head.tower.type:
       return model
     return dense_detector.with_towers(
-        model, config.model, blocks.l2_regularizer(config.losses.l2_weight_decay))
+        model, config.model, convolutions.l2_regularizer(config.losses.l2_weight_decay))
 
   def build_inputs(self, params: Any,
                    input_context: Optional[tf.distribute.InputContext] = None) -> tf.data.Dataset:

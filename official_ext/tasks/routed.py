@@ -13,11 +13,13 @@ import tensorflow as tf, tf_keras
 
 from official_ext.configs import detectors
 from official_ext.ops import routing
-from official_ext.tasks import budgets
+from official_ext.losses import budgets
+from official_ext.modeling.layers import routed
 from official_ext.tasks import evaluation_state
 from official_ext.tasks import initialization
 from official_ext.tasks import retinanet
 from official_ext.tasks import routing_logs
+from official_ext.tasks import step_tape
 
 _GIGA = 1e9
 
@@ -42,16 +44,16 @@ class RoutedTask:
     """Builds Model Garden's model, with the decoder of the config."""
     model = super().build_model()
     self._budget.attach(model)
-    layers = routing.routed_layers(model)
-    names = [f'gmac/{name}' for name in routing_logs.cost_names()] if layers else []
-    names += [f'loss/{name}' for name in self._budget.names] if layers else []
-    for kind in ('gate', 'measure'):
-      names += [f'{kind}/{layer.name}/{name}' for layer in layers
-                for name in getattr(layer, f'{kind}_names', ())]
-    self._routed_names = names
-    self._samples_gates = any(getattr(layer, 'samples_gates', False) for layer in layers)
-    self._limits = {f'measure/{layer.name}/{name}': limit for layer in layers
-                    for name, limit in getattr(layer, 'measure_limits', {}).items()}
+    layers = routed.routed_layers(model)
+    if layers:
+      self._routed_names = [
+          *(f'gmac/{name}' for name in routing_logs.cost_names()),
+          *(f'loss/{name}' for name in self._budget.names),
+          *(f'gate/{layer.name}/{name}' for layer in layers for name in layer.gate_names),
+          *(f'metric/{layer.name}/{name}' for layer in layers for name in layer.metric_names)]
+    self._samples_gates = any(layer.samples_gates for layer in layers)
+    self._limits = {f'metric/{layer.name}/{name}': limit for layer in layers
+                    for name, limit in layer.metric_limits.items()}
     return model
 
   def initialize(self, model: tf_keras.Model) -> None:
@@ -62,14 +64,12 @@ class RoutedTask:
 
   def build_losses(self, outputs: Any, labels: Any, aux_losses: Optional[Any] = None) -> Any:
     """Builds Model Garden's losses and adds the budget; called while a tape is open."""
-    tape = routing.RoutingTape.current()
+    tape = step_tape.StepTape.current()
     record = tape.routing() if tape else None
-    if record:
-      terms = self._budget.terms(record, labels, lambda: self.image_losses(outputs, labels))
-      tape.logs.update({f'loss/{name}': loss for name, loss in terms.losses.items()})
-      if terms.target is not None:
-        tape.logs['target'] = terms.target
-      aux_losses = [*(aux_losses or []), *terms.losses.values()]
+    if tape and record:
+      tape.terms = self._budget.terms(
+          record, tape.step, labels, lambda: self.image_losses(outputs, labels))
+      aux_losses = [*(aux_losses or []), *tape.terms.losses.values()]
     return super().build_losses(outputs=outputs, labels=labels, aux_losses=aux_losses)
 
   def build_metrics(self, training: bool = True) -> List[tf_keras.metrics.Metric]:
@@ -84,16 +84,15 @@ class RoutedTask:
                  metrics: Optional[List[Any]] = None) -> Mapping[str, Any]:
     """Runs Model Garden's training step under a tape."""
     theirs = [m for m in metrics or [] if not isinstance(m, routing_logs.RoutingMean)]
-    inputs = _with_labels(inputs, step=optimizer.iterations)
-    with routing.RoutingTape() as tape:
+    with step_tape.StepTape(_step(inputs, optimizer.iterations)) as tape:
       logs = super().train_step(inputs, model, optimizer, theirs)
     record = _checked(tape, model)
     if record:
-      values = {f'routing/{name}': value for name, value in tape.logs.items()}
-      values.update({f'routing/gmac/{name}': value for name, value in self._gmac(tape).items()})
-      gates = routing_logs.open_ratios(record)
-      values.update({f'routing/gate/{name}': value for name, value in gates.items()})
-      values.update({f'routing/measure/{name}': value for name, value in record.measures.items()})
+      kinds = {'loss': tape.terms.losses if tape.terms else {}, 'gmac': self._gmac(tape),
+               'gate': routing_logs.open_ratios(record), 'metric': record.metrics}
+      values = {f'routing/{kind}/{name}': value
+                for kind, values_by_name in kinds.items()
+                for name, value in values_by_name.items()}
       for metric in metrics or []:
         if isinstance(metric, routing_logs.RoutingMean):
           metric.update_state(values[metric.name])
@@ -102,32 +101,32 @@ class RoutedTask:
   def validation_step(self, inputs: Any, model: tf_keras.Model,
                       metrics: Optional[List[Any]] = None) -> Dict[str, Any]:
     """Runs Model Garden's validation step under a tape, and again under sampled gates."""
-    inputs = _with_labels(inputs)
-    with routing.RoutingTape(diagnose=self.task_config.diagnose_routing) as tape:
+    step = _step(inputs)
+    with step_tape.StepTape(step, diagnose=self.task_config.diagnose_routing) as tape:
       logs = super().validation_step(inputs, model, metrics)
     record = _checked(tape, model)
     if not record:
       return logs
     logs['routing'] = {
         'gmac': self._gmac(tape), 'gate': routing_logs.open_ratios(record),
-        'measure': dict(record.measures)}
+        'metric': dict(record.metrics)}
     if self.task_config.allow_image_summary:
       logs['pictured'] = {'image': tf.cast(inputs[0], tf.float32), 'gates': dict(record.gates),
                           'executed': record.executed, 'maximum': record.maximum}
       if 'boxes' in inputs[1]:
-        logs['routing']['scales'] = {'codes': self._budget.codes(inputs[1])}
+        logs['routing']['scales'] = {'presence': self._budget.presence(inputs[1])}
     logs['sampled'] = []
     for _ in range(self.task_config.sampled_evaluation_runs):
-      with routing.RoutingTape(sample_gates=True) as tape:
+      with step_tape.StepTape(step, sample_gates=True) as tape:
         sampled = super().validation_step(inputs, model)
       logs['sampled'].append((sampled, tape.routing().executed / _GIGA))
     return logs
 
-  def _gmac(self, tape: routing.RoutingTape) -> Dict[str, tf.Tensor]:
+  def _gmac(self, tape: step_tape.StepTape) -> Dict[str, tf.Tensor]:
     """Returns the cost of a step; its target is that of each image if they differ."""
     summary = routing_logs.cost_summary(tape.routing(), self.task_config.budget.target)
-    if 'target' in tape.logs:
-      summary['target'] = tape.logs['target'] / _GIGA
+    if tape.terms and tape.terms.target is not None:
+      summary['target'] = tape.terms.target / _GIGA
     return summary
 
   def aggregate_logs(self, state: Any = None, step_outputs: Any = None) -> Any:
@@ -139,7 +138,7 @@ class RoutedTask:
       for name, replicas in values.items():
         state.add(f'{kind}/{name}', replicas)
     if state.pictured is None and 'pictured' in step_outputs:
-      state.pictured = routing_logs.of_first_replica(step_outputs['pictured'])
+      state.pictured = routing_logs.first_replica(step_outputs['pictured'])
     for run, (outputs, executed) in enumerate(step_outputs.get('sampled', [])):
       state.add('sampled/gmac', executed)
       with state.evaluator_of_run(run):
@@ -153,7 +152,7 @@ class RoutedTask:
     values = {name: np.concatenate(parts) for name, parts in aggregated_logs.values.items()}
     if not values:
       return logs
-    logs.update(routing_logs.of_evaluation(values, self._limits, self._samples_gates))
+    logs.update(routing_logs.evaluation_logs(values, self._limits, self._samples_gates))
     if aggregated_logs.pictured:
       logs.update(routing_logs.pictures(**aggregated_logs.pictured))
     runs = []
@@ -167,22 +166,22 @@ class RoutedTask:
     return logs
 
 
-def _with_labels(inputs: Any, **labels: Any) -> Any:
-  """Returns inputs of a step whose labels also have the size of the images, and others."""
-  images, given = inputs
-  return images, {**given, 'input_size': tuple(images.shape[1:3]), **labels}
+def _step(inputs: Any, number: Optional[tf.Tensor] = None) -> budgets.Step:
+  """Returns what a step knows of itself by its inputs, `(images, labels)`."""
+  height, width = inputs[0].shape[1:3]
+  return budgets.Step((height, width), number)
 
 
 def _checked(tape: routing.RoutingTape, model: tf_keras.Model) -> Optional[routing.Routing]:
-  tape.check_complete(model)
+  routed.check_complete(tape, model)
   return tape.routing()
 
 
-@task_factory.register_task_cls(detectors.RetinaNetTask)
+@task_factory.register_task_cls(detectors.RetinaNetTaskConfig)
 class RoutedRetinaNetTask(RoutedTask, retinanet.RetinaNetTask):
   """Model Garden's RetinaNet task, with routed parts."""
 
 
-@task_factory.register_task_cls(detectors.MaskRCNNTask)
+@task_factory.register_task_cls(detectors.MaskRCNNTaskConfig)
 class RoutedMaskRCNNTask(RoutedTask, maskrcnn.MaskRCNNTask):
   """Model Garden's Faster, Mask and Cascade R-CNN task, with routed parts."""

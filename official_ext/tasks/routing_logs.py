@@ -7,8 +7,8 @@ from official.vision.ops import preprocess_ops
 import tensorflow as tf, tf_keras
 
 from official_ext.ops import routing
-from official_ext.utils import route_pictures
-from official_ext.utils import routing_pictures
+from official_ext.visualization import routes
+from official_ext.visualization import routing_figures
 
 _GIGA = 1e9
 _PICTURED_IMAGES = 4
@@ -66,13 +66,13 @@ def _flat(name: str, values: np.ndarray) -> Dict[str, float]:
   return {f'{name}/{path}': float(value) for path, value in enumerate(mean)}
 
 
-def of_evaluation(values: Mapping[str, np.ndarray], limits: Mapping[str, Limit],
+def evaluation_logs(values: Mapping[str, np.ndarray], limits: Mapping[str, Limit],
                   samples_gates: bool) -> Dict[str, Any]:
-  """Returns what an evaluation's logs say of cost, gates and measures, and warns of what is odd.
+  """Returns what an evaluation's logs say of cost, gates and metrics, and warns of what is odd.
 
   Args:
-    values: `gmac/*`, `gate/*`, `measure/*` and `scales/codes`, one row per image.
-    limits: of measures by name, and what it means to be beyond.
+    values: `gmac/*`, `gate/*`, `metric/*` and `scales/presence`, one row per image.
+    limits: of metrics by name, and what it means to be beyond.
     samples_gates: whether training draws gates that evaluation takes as they are.
 
   Returns:
@@ -84,13 +84,13 @@ def of_evaluation(values: Mapping[str, np.ndarray], limits: Mapping[str, Limit],
     logs[f'routing/gmac/{name}'] = float(np.mean(values[f'gmac/{name}']))
   for name in (name for name in values if name.startswith('gate/')):
     logs.update(_flat(f'routing/{name}', values[name]))
-  for name in (name for name in values if name.startswith('measure/')):
+  for name in (name for name in values if name.startswith('metric/')):
     logs[f'routing/{name}'] = float(np.mean(values[name]))
     warn_beyond(limits.get(name), f'routing/{name}', logs[f'routing/{name}'])
   if samples_gates:
     _warn_of_drift(logs)
   _warn_of_dead_gates(values)
-  if 'scales/codes' in values:
+  if 'scales/presence' in values:
     logs.update(_scale_pictures(values))
   return logs
 
@@ -116,16 +116,16 @@ class RoutingMean(tf_keras.metrics.Mean):
 
 
 def warn_beyond(limit: Optional[Limit], name: str, value: float) -> bool:
-  """Warns of a measure that is beyond its limit, or not a number."""
+  """Warns of a metric that is beyond its limit, or not a number."""
   if limit is None or value <= limit[0]:
     return False
   logging.warning('%s is %.3g, above %.3g: %s.', name, value, *limit)
   return True
 
 
-def of_first_replica(values: Mapping[str, Any]) -> Dict[str, Any]:
+def first_replica(values: Mapping[str, Any]) -> Dict[str, Any]:
   """Returns NumPy arrays of what a step gave as tuples of one value per replica."""
-  return {name: of_first_replica(value) if isinstance(value, Mapping) else value[0].numpy()
+  return {name: first_replica(value) if isinstance(value, Mapping) else value[0].numpy()
           for name, value in values.items()}
 
 
@@ -138,9 +138,9 @@ def pictures(image: np.ndarray, gates: Mapping[str, np.ndarray], executed: np.nd
   shown = np.clip(image * preprocess_ops.STDDEV_RGB + preprocess_ops.MEAN_RGB, 0, 255)
   drawn = {}
   for number, one in enumerate(shown[:_PICTURED_IMAGES].astype(np.uint8)):
-    plots = routing_pictures.of_image(
+    plots = routing_figures.image_figures(
         one, {name: gate[number] for name, gate in gates.items()}, executed[number], maximum)
-    drawn.update({f'image/gates/{number}/{name}': routing_pictures.pixels(plot)[None]
+    drawn.update({f'image/gates/{number}/{name}': routing_figures.pixels(plot)[None]
                   for name, plot in plots.items()})
   return drawn
 
@@ -148,9 +148,9 @@ def pictures(image: np.ndarray, gates: Mapping[str, np.ndarray], executed: np.nd
 def _scale_pictures(values: Mapping[str, np.ndarray]) -> Dict[str, np.ndarray]:
   """Returns pictures of routes beside the scales of objects, uint8 `[1, height, width, 3]`."""
   gates = {name: value for name, value in values.items() if name.startswith('gate/')}
-  plots = route_pictures.of_data_set(
-      gates, values['gmac/executed'] * _GIGA, values['scales/codes'])
-  return {f'image/routes/{name}': routing_pictures.pixels(plot)[None]
+  plots = routes.data_set_figures(
+      gates, values['gmac/executed'] * _GIGA, values['scales/presence'])
+  return {f'image/routes/{name}': routing_figures.pixels(plot)[None]
           for name, plot in plots.items()}
 
 

@@ -138,26 +138,26 @@ def draw_samples(checks, decoder, path: str) -> None:
   import numpy as np
   from PIL import Image
   from official_ext.datasets import record_checks
-  from official_ext.utils import visualization
+  from official_ext.visualization import boxes
   pictures, titles = [], []
   for check in checks:
     for name, record in check.samples:
       decoded = decoder(record)
-      image, _ = visualization.fit(decoded['image'], _SAMPLE_SIDE)
+      image, _ = boxes.fit(decoded['image'], _SAMPLE_SIDE)
       size = np.array(image.shape[:2])
       masks = record_checks.decode_masks(decoded)
       if masks is not None:
         masks = np.stack([np.asarray(Image.fromarray(mask).resize(size[::-1])) for mask in masks])
       classes = decoded['groundtruth_classes'].tolist()
-      pictures.append(visualization.draw_boxes(
+      pictures.append(boxes.draw_boxes(
           image, decoded['groundtruth_boxes'] * np.tile(size, 2),
           [check.source.class_names.get(number, str(number)) for number in classes],
-          masks=masks, colors=[visualization.class_color(number) for number in classes]))
+          masks=masks, colors=[boxes.class_color(number) for number in classes]))
       titles.append(f'{check.source.name}/{name}  boxes: {len(classes)}')
   if not pictures:
     raise command_line.CommandError(
         f'--output {path} was not written: no record can be decoded.')
-  sheet = visualization.grid(pictures, titles, columns=min(4, len(pictures)))
+  sheet = boxes.grid(pictures, titles, columns=min(4, len(pictures)))
   with files.atomic_file(path) as temporary:
     Image.fromarray(sheet).save(temporary)
 

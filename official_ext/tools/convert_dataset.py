@@ -90,7 +90,7 @@ def _write_split(converter, name, folder, num_shards) -> Dict[str, Any]:
 def convert(arguments) -> None:
   """Converts `arguments.input` to `arguments.output_dir`; see the command's help."""
   from official_ext.datasets import coco
-  from official_ext.datasets import examples
+  from official_ext.datasets import conversion
   from official_ext.datasets import readers
   files.check_own_output(arguments.output_dir, MARKER)
   source = pathlib.Path(arguments.input)
@@ -98,7 +98,7 @@ def convert(arguments) -> None:
   detected = readers.detect_format(source)
   layout = detected if arguments.format == 'auto' else arguments.format
   splits = readers.read(source, layout, findings)
-  categories, shift = examples.merge_categories(splits, findings)
+  categories, shift = conversion.merge_categories(splits, findings)
   found = {name: dict(images=len(split.images), boxes=len(split.annotations))
            for name, split in splits.items()}
   if not arguments.include_masks and any(annotation.get('segmentation') for split in
@@ -107,7 +107,7 @@ def convert(arguments) -> None:
   with files.atomic_directory(arguments.output_dir) as folder:
     written = {}
     for name, split in splits.items():
-      converter = examples.SplitConverter(
+      converter = conversion.SplitConverter(
           split, categories, shift, arguments.include_masks, findings)
       written[name] = _write_split(converter, name, folder, arguments.num_shards)
       if not written[name]['num_images']:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from official_ext.utils import command_line
 from official_ext.utils import files
-from official_ext.utils import image_files
+from official_ext.datasets import image_files
 
 _DESCRIPTION = """\
 Runs an exported detector on images and writes into --output_dir:
@@ -91,14 +91,14 @@ def _batches(images: Dict[int, pathlib.Path], size: int, skipped: Dict[str, str]
 
 def _draw(image: np.ndarray, found: List[Dict[str, Any]], names: Dict[int, str],
           path: pathlib.Path) -> None:
-  from official_ext.utils import visualization  # pylint: disable=g-import-not-at-top
-  boxes = np.array([[y, x, y + h, x + w] for x, y, w, h in (d['bbox'] for d in found)])
+  from official_ext.visualization import boxes
+  corners = np.array([[y, x, y + h, x + w] for x, y, w, h in (d['bbox'] for d in found)])
   labels = [names.get(d['category_id'], f'class {d["category_id"]}') for d in found]
   masks = None
   if found and 'segmentation' in found[0]:
     from pycocotools import mask as mask_lib  # pylint: disable=g-import-not-at-top
     masks = np.stack([mask_lib.decode(d['segmentation']) for d in found])
-  drawn = visualization.draw_boxes(image, boxes, labels, [d['score'] for d in found], masks)
+  drawn = boxes.draw_boxes(image, corners, labels, [d['score'] for d in found], masks)
   path.parent.mkdir(exist_ok=True)
   Image.fromarray(drawn).save(path, quality=92)
 
@@ -107,11 +107,11 @@ def _draw_gates(image: np.ndarray, outputs: Dict[str, np.ndarray], row: int,
                 description: Dict[str, Any], stem: pathlib.Path) -> None:
   """Writes `<stem>_<picture>.png` for every picture of what was decided about an image."""
   # pylint: disable=g-import-not-at-top
-  from official_ext.utils import coco_results
-  from official_ext.utils import routing_pictures
+  from official_ext.serving import coco_results
+  from official_ext.visualization import routing_figures
   gates = coco_results.gates(outputs, row)
   bounds = description.get('gmac')
-  pictures = routing_pictures.of_image(
+  pictures = routing_figures.image_figures(
       image, gates, float(outputs['executed_multiply_adds'][row]) if gates else 0.0,
       1e9 * (bounds['maximum'] - bounds['static']) if bounds else None,
       outputs['image_info'][row, 2])
@@ -132,7 +132,7 @@ def predict(detector: Any, images: image_files.ImageSet, args: argparse.Namespac
   Returns:
     All detections, an entry on cost per image, and reasons by the file that was skipped.
   """
-  from official_ext.utils import coco_results  # pylint: disable=g-import-not-at-top
+  from official_ext.serving import coco_results  # pylint: disable=g-import-not-at-top
   predictions, costs, skipped = [], [], {}
   normalized = detector.description.get('normalized_boxes', False)
   size = detector.batch_size or args.batch_size
@@ -190,10 +190,10 @@ def run(images: image_files.ImageSet, args: argparse.Namespace, folder: pathlib.
     CommandError: no image could be read.
   """
   # pylint: disable=g-import-not-at-top
-  from official_ext.utils import coco_results
-  from official_ext.utils import saved_models
+  from official_ext.serving import coco_results
+  from official_ext.serving import detectors
 
-  detector = saved_models.SavedDetector(args.saved_model)
+  detector = detectors.SavedDetector(args.saved_model)
   predictions, costs, skipped = predict(detector, images, args, folder)
   if not costs:
     file, reason = next(iter(skipped.items()))

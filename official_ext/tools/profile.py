@@ -174,9 +174,9 @@ def profile(arguments: argparse.Namespace) -> Dict[str, Any]:
   # pylint: disable=g-import-not-at-top
   import numpy as np
 
-  from official_ext.ops import routing
-  from official_ext.utils import detector_runs
-  from official_ext.utils import network_cost
+  from official_ext.modeling.layers import routed
+  from official_ext.serving import detector_runs
+  from official_ext.modeling import network_cost
   params = experiment.resolve(
       arguments.experiment, arguments.config_file, arguments.params_override, lock=False)
   if arguments.image_size and hasattr(params.task.model, 'input_size'):
@@ -189,7 +189,7 @@ def profile(arguments: argparse.Namespace) -> Dict[str, Any]:
   in_memory = detector_runs.InMemory(model, size, keep_aspect_ratio, arguments.diagnose)
   cost = network_cost.whole_network_cost(model, size)
   seen = []
-  if routing.routed_layers(model):
+  if routed.routed_layers(model):
     everything = command_line.progress(itertools.chain(first, images), 'measuring images', total)
     for batch in _batches(everything, arguments.batch_size):
       seen.append(in_memory.measures(batch))

@@ -8,12 +8,12 @@ import numpy as np
 
 from official_ext.utils import command_line
 from official_ext.utils import files
-from official_ext.utils import prediction_files
-from official_ext.utils import report
-from official_ext.utils import route_pictures
-from official_ext.utils import routing_pictures
-from official_ext.utils import trained_detector
-from official_ext.utils import visualization
+from official_ext.serving import prediction_files
+from official_ext.visualization import html_page
+from official_ext.visualization import routes
+from official_ext.visualization import routing_figures
+from official_ext.serving import trained_detector
+from official_ext.visualization import boxes
 
 _Detector = trained_detector.TrainedDetector
 _Predictions = prediction_files.Predictions
@@ -51,7 +51,8 @@ def _arguments() -> argparse.Namespace:
   return parser.parse_args()
 
 
-def _write_results(page: report.Report, results: Dict[str, Any], twins: Dict[str, int]) -> None:
+def _write_results(page: html_page.HtmlPage, results: Dict[str, Any],
+                   twins: Dict[str, int]) -> None:
   page.heading('Results')
   page.text(f'AP {results["ap"]:.3f}, AP50 {results["ap50"]:.3f}: pycocotools, from the exported '
             'SavedModel. Cost is that of the whole network, in 10^9 multiply-adds (GMAC) per '
@@ -66,24 +67,25 @@ def _write_results(page: report.Report, results: Dict[str, Any], twins: Dict[str
             f'{results["saved_model_max_abs_diff"]:.1e}.')
 
 
-def _write_routing(page: report.Report, predictions: _Predictions, twins: Dict[str, int]) -> None:
+def _write_routing(page: html_page.HtmlPage, predictions: _Predictions,
+                   twins: Dict[str, int]) -> None:
   costs = np.array([cost['multiply_adds'] for cost in predictions.costs])
   page.heading('What each image cost')
-  page.figure(routing_pictures.cost_histogram(costs, twins), 'Distribution over the images.')
+  page.figure(routing_figures.cost_histogram(costs, twins), 'Distribution over the images.')
   gates = predictions.gates()
   if gates:
     page.heading('Which gates opened for which image')
-    page.figure(routing_pictures.gate_matrix(gates), 'One column per image.')
+    page.figure(routing_figures.gate_matrix(gates), 'One column per image.')
 
 
-def _write_examples(page: report.Report, predictions: _Predictions) -> None:
+def _write_examples(page: html_page.HtmlPage, predictions: _Predictions) -> None:
   page.heading('Detections beside ground truth, from the cheapest to the dearest image')
-  for cost in routing_pictures.spread(predictions.costs, _EXAMPLES):
+  for cost in routing_figures.spread(predictions.costs, _EXAMPLES):
     gates = cost.get('gates', {})
     listed = gates.items() if len(gates) <= _NAMED_GATES else ()
     decided = ''.join(f'; {name} {_describe(gate)}' for name, gate in listed)
     page.image(
-        visualization.grid(predictions.pair(cost['image_id']), ['ground truth', 'detections'], 2),
+        boxes.grid(predictions.pair(cost['image_id']), ['ground truth', 'detections'], 2),
         f'{cost["file"]}: {cost["multiply_adds"] / _GIGA:.3f} GMAC{decided}')
 
 
@@ -94,10 +96,10 @@ def _describe(gate: Any) -> str:
   return {0: 'shut', 1: 'open'}.get(gate, f'{gate:.0%} open')
 
 
-def _write_decisions(page: report.Report, detector: _Detector,
+def _write_decisions(page: html_page.HtmlPage, detector: _Detector,
                      predictions: _Predictions) -> None:
   """Writes what was decided about the cheapest, the middle and the dearest image."""
-  for number, cost in enumerate(routing_pictures.spread(predictions.costs, _ROUTED_EXAMPLES)):
+  for number, cost in enumerate(routing_figures.spread(predictions.costs, _ROUTED_EXAMPLES)):
     pictures = detector.routing_pictures(predictions.image(cost['image_id']))
     if pictures and not number:
       page.heading('What was decided where, from the cheapest to the dearest image')
@@ -105,14 +107,14 @@ def _write_decisions(page: report.Report, detector: _Detector,
       page.figure(plot, f'{cost["file"]}, {name}: gray is shut.')
 
 
-def _write_scales(page: report.Report, detector: _Detector,
+def _write_scales(page: html_page.HtmlPage, detector: _Detector,
                   predictions: _Predictions) -> None:
   """Writes what the scales of objects have to do with the routes of a supernet."""
   gates = predictions.gates()
-  if not route_pictures.paths_of(gates):
+  if not routes.paths_of(gates):
     return
   image_ids = [cost['image_id'] for cost in predictions.costs]
-  codes = detector.scale_codes([predictions.objects(image_id) for image_id in image_ids],
+  presence = detector.scales_present([predictions.objects(image_id) for image_id in image_ids],
                                [predictions.sizes[image_id] for image_id in image_ids])
   costs = np.array([cost['multiply_adds'] for cost in predictions.costs])
   captions = {
@@ -120,11 +122,11 @@ def _write_scales(page: report.Report, detector: _Detector,
       'similarity_by_scales':
           'Similarity of the routes of two images by that of the scales of their objects.'}
   page.heading('Routes and the scales of objects')
-  for name, plot in route_pictures.of_data_set(gates, costs, codes).items():
+  for name, plot in routes.data_set_figures(gates, costs, presence).items():
     page.figure(plot, captions[name])
 
 
-def _write_branches(page: report.Report, detector: _Detector,
+def _write_branches(page: html_page.HtmlPage, detector: _Detector,
                     predictions: _Predictions) -> None:
   if not hasattr(detector.model.decoder, 'laterals'):
     return
@@ -133,7 +135,7 @@ def _write_branches(page: report.Report, detector: _Detector,
             'shut, none of this is computed.')
   image = predictions.image(predictions.costs[-1]['image_id'])
   for level, branches in detector.branch_features(image).items():
-    page.figure(routing_pictures.feature_grid(image, branches, f'level {level}'),
+    page.figure(routing_figures.feature_grid(image, branches, f'level {level}'),
                 f'Branches of level {level}.')
 
 
@@ -158,7 +160,7 @@ def main() -> None:
       'seconds_by_step': (
           prediction_files.read_json(args.seconds_by_step) if args.seconds_by_step else {}),
   }
-  page = report.Report(f'{args.experiment}: {len(costs)} images')
+  page = html_page.HtmlPage(f'{args.experiment}: {len(costs)} images')
   _write_results(page, results, twins)
   _write_routing(page, predictions, twins)
   _write_examples(page, predictions)
@@ -168,7 +170,8 @@ def main() -> None:
   if results['seconds_by_step']:
     page.heading('Time')
     page.table(['step', 'seconds'], list(results['seconds_by_step'].items()))
-  page.write(args.output_dir / 'report.html')
+  with files.atomic_file(args.output_dir / 'report.html') as temporary:
+    temporary.write_text(page.html(), encoding='utf-8')
   with files.atomic_file(args.output_dir / 'report.json') as temporary:
     temporary.write_text(json.dumps(results, indent=2), encoding='utf-8')
   command_line.say(f'AP {results["ap"]:.3f}, AP50 {results["ap50"]:.3f}; GMAC per image: mean '

@@ -31,7 +31,7 @@ def _arguments() -> argparse.Namespace:
 
 def _detector(task: Any) -> str:
   """The common name of what a task trains."""
-  kind = type(task).__name__.removesuffix('Task').removesuffix('Config')
+  kind = type(task).__name__.removesuffix('Config').removesuffix('Task')
   if kind != 'MaskRCNN':
     return kind
   first = 'Cascade' if task.model.roi_sampler.cascade_iou_thresholds else 'Faster'

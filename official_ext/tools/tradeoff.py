@@ -15,7 +15,7 @@ from official_ext.tools import predict
 from official_ext.utils import command_line
 from official_ext.utils import experiment
 from official_ext.utils import files
-from official_ext.utils import image_files
+from official_ext.datasets import image_files
 
 _EPILOG = """example:
   python -m official_ext.tools.tradeoff --experiment=fcos_dynamichead_efficientnetlite0_sample \\
@@ -76,20 +76,18 @@ class InMemoryDetector:
   def set_threshold(self, threshold: float) -> bool:
     """Shuts gates up to a threshold from now on, and returns whether there are such gates."""
     # pylint: disable=g-import-not-at-top
-    from official_ext.ops import routing
+    from official_ext.modeling.layers import routed
     import tensorflow as tf
-    layers = [layer for layer in routing.routed_layers(self._module.model)
-              if hasattr(layer, 'gate_threshold')]
-    for layer in layers:
-      layer.gate_threshold = threshold
+    has_threshold = [layer.set_gate_threshold(threshold)
+                     for layer in routed.routed_layers(self._module.model)]
     # A function that is traced already would keep the old threshold.
     self._function = tf.function(
         self._module.serve, input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8)])
-    return bool(layers)
+    return any(has_threshold)
 
   def __call__(self, images: Any) -> Dict[str, Any]:
     """Returns the outputs by name, NumPy arrays, for uint8 `[batch, height, width, 3]`."""
-    from official_ext.utils import single_image  # pylint: disable=g-import-not-at-top
+    from official_ext.serving import single_image  # pylint: disable=g-import-not-at-top
     with single_image.fast_execution(len(images)):
       return {name: value.numpy() for name, value in self._function(images).items()}
 
@@ -108,7 +106,7 @@ def evaluate(detector: InMemoryDetector, images: image_files.ImageSet, annotatio
   """
   import numpy as np  # pylint: disable=g-import-not-at-top
 
-  from official_ext.utils import coco_results  # pylint: disable=g-import-not-at-top
+  from official_ext.serving import coco_results  # pylint: disable=g-import-not-at-top
   options = types.SimpleNamespace(batch_size=1, draw=False, gates=False)
   predictions, costs, skipped = predict.predict(detector, images, options, pathlib.Path())
   if skipped:
@@ -151,12 +149,12 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
   images = image_files.assign_ids(image_files.find(args.images), args.annotation_file)
   # pylint: disable=g-import-not-at-top
   from official_ext import registry_imports  # pylint: disable=unused-import
-  from official_ext.utils import tradeoff_pictures
+  from official_ext.visualization import tradeoff
   experiment.import_modules(args.imports)
   found = points(args, images)
   with files.atomic_directory(args.output_dir) as folder:
     (folder / _MARKER).write_text(json.dumps(found, indent=2) + '\n', encoding='utf-8')
-    tradeoff_pictures.accuracy_against_cost(found).savefig(
+    tradeoff.accuracy_against_cost(found).savefig(
         folder / 'tradeoff.png', dpi=110, bbox_inches='tight')
   command_line.say(f'Wrote {args.output_dir}')
 

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from official_ext import registry_imports  # pylint: disable=unused-import
-from official_ext.tasks import budgets
+from official_ext.losses import budgets
 from official_ext.utils import experiment
 import experiment_files
 from experiment_files import comment

@@ -10,7 +10,7 @@ import tensorflow as tf, tf_keras
 
 from official_ext import registry_imports
 from official_ext.configs import components
-from official_ext.configs import parts
+from official_ext.configs import options
 from official_ext.modeling.decoders import drfpn
 from official_ext.modeling.decoders import dyfpn
 from official_ext.modeling.decoders import pyramid
@@ -47,7 +47,7 @@ class Model(hyperparams.Config):
   """What Model Garden's factory reads of a detector."""
   min_level: int = 3
   max_level: int = 5
-  decoder: components.Decoder = dataclasses.field(
+  decoder: components.DecoderConfig = dataclasses.field(
       default_factory=lambda: components.decoder(type=NAME))
   norm_activation: common.NormActivation = dataclasses.field(
       default_factory=lambda: common.NormActivation(
@@ -103,7 +103,7 @@ def test_switching_the_type():
   assert isinstance(layer, dyfpn.DyFPN)
   assert layer.get_config()['block'] == 'A'
   assert layer.get_config()['gate'] == {
-      **parts.Gate().as_dict(), 'type': 'recurrent', 'direction': 'downward'}
+      **options.GateConfig().as_dict(), 'type': 'recurrent', 'direction': 'downward'}
   model.override({'decoder': {'type': 'fpn', 'fpn': {'num_filters': 4}}})
   assert type(_build(model)).__name__ == 'FPN'
 

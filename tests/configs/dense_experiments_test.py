@@ -25,7 +25,7 @@ YAMLS = [path for path in experiment_files.ALL
 def test_experiment_is_what_its_name_says(name):
   params = experiment.resolve(name)
   task = params.task
-  assert isinstance(task, detectors.DenseTask)
+  assert isinstance(task, detectors.DenseTaskConfig)
   assert task.model.assigner == name[:4]
   assert task.model.decoder.type == re.search(r'_(fpn|dyfpn)_', name)[1]
   assert task.losses.box_loss_weight == {'fcos': 1.0, 'atss': 2.0}[name[:4]]

@@ -7,9 +7,9 @@ import tensorflow as tf, tf_keras
 
 from official_ext import registry_imports
 from official_ext.configs import components
-from official_ext.ops import routing
 from official_ext.utils import experiment
-from official_ext.utils import network_cost
+from official_ext.modeling import network_cost
+from official_ext.modeling.layers import routed
 import experiment_files
 from experiment_files import comment
 from experiment_files import resolve
@@ -105,7 +105,7 @@ def test_counts_of_the_whole_detector():
   params = experiment.resolve('fcos_dynamichead_resnet50_coco')
   params.task.model.num_classes = 81
   model = task_factory.get_task(params.task).build_model()
-  towers = routing.routed_layers(model)
+  towers = routed.routed_layers(model)
   assert sorted(tower.name for tower in towers) == ['box_tower', 'class_tower']
   assert all(len(tower.gate_names) == 8 * (5 + 4 + 4) for tower in towers)
   cost = network_cost.whole_network_cost(model, (800, 1344))

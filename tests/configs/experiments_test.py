@@ -8,8 +8,9 @@ import pytest
 import tensorflow as tf
 
 from official_ext import registry_imports
-from official_ext.modeling.layers import gates
-from official_ext.modeling.layers import gumbel_selection
+from official_ext.modeling.decoders.dyfpn import gates
+from official_ext.modeling.decoders.dyfpn import gumbel_selection
+from official_ext.modeling.layers import routed
 from official_ext.ops import routing
 from official_ext.utils import experiment
 import experiment_files
@@ -188,7 +189,7 @@ def test_model_builds(name):
       'task: {model: {input_size: [128, 128, 3], backbone: {resnet: {model_id: 18}}, '
       'decoder: {dyfpn: {num_filters: 8}}}}'))
   model = task_factory.get_task(params.task).build_model()
-  assert [layer.name for layer in routing.routed_layers(model)] == ['dyfpn']
+  assert [layer.name for layer in routed.routed_layers(model)] == ['dyfpn']
   assert len(getattr(model, 'detection_head', [])) == {'cascade': 3}.get(name[:7], 1) or (
       name.startswith('retinanet'))
   assert bool(getattr(model, 'mask_head', None)) == name.startswith('maskrcnn')

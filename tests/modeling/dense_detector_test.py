@@ -7,7 +7,7 @@ import tensorflow as tf
 from official_ext.modeling import dense_detector
 from official_ext.tools import profile
 from official_ext.utils import experiment
-from official_ext.utils import network_cost
+from official_ext.modeling import network_cost
 import reference
 
 SIZES = {'3': (4, 5), '4': (2, 3)}

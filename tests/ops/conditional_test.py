@@ -23,25 +23,31 @@ def _masked(kernel, inputs, selected, base):
   return base + tf.cast(selected, base.dtype)[:, None, None, None] * _branch(kernel)(inputs)
 
 
-@tf.function(autograph=False, input_signature=[
+def _run(branch, inputs, selected, base, **options):
+  selection, = conditional.select(selected[:, None])
+  return conditional.run_selected(branch, inputs, selection, base, **options)
+
+
+def _eager(inputs, selected, base):
+  return _run(_branch(KERNEL), inputs, selected, base)
+
+
+_traced = tf.function(_eager, autograph=False, input_signature=[
     tf.TensorSpec([None, None, None, 2], tf.float64), tf.TensorSpec([None], tf.bool),
     tf.TensorSpec([None, None, None, 6], tf.float64)])
-def _traced(inputs, selected, base):
-  return conditional.run_selected(_branch(KERNEL), inputs, selected, base)
 
 
 @pytest.mark.parametrize('selected', PATTERNS)
 def test_equals_multiplying_by_a_mask(selected):
   expected = _masked(KERNEL, INPUTS, tf.constant(selected), BASE)
-  for run in (_traced, lambda *args: conditional.run_selected(_branch(KERNEL), *args)):
+  for run in (_traced, _eager):
     result = run(INPUTS, tf.constant(selected), BASE)
     np.testing.assert_allclose(result, expected, 1e-12, 1e-12)
     for row in np.flatnonzero(np.logical_not(selected)):
       np.testing.assert_array_equal(result[row], BASE[row])
 
 
-@pytest.mark.parametrize('run', [
-    _traced, lambda *args: conditional.run_selected(_branch(KERNEL), *args)])
+@pytest.mark.parametrize('run', [_traced, _eager])
 def test_empty_batch(run):
   assert run(INPUTS[:0], tf.zeros([0], tf.bool), BASE[:0]).shape == (0, 3, 5, 6)
 
@@ -60,7 +66,7 @@ def test_gradients_equal_those_of_the_mask(selected, in_graph):
         loss, [kernel, INPUTS, BASE], unconnected_gradients=tf.UnconnectedGradients.ZERO)
 
   def run(*args):
-    return conditional.run_selected(_branch(kernel), *args)
+    return _run(_branch(kernel), *args)
 
   compute = tf.function(gradients, autograph=False) if in_graph else gradients
   for ours, masked in zip(compute(run), gradients(lambda *args: _masked(kernel, *args))):
@@ -70,7 +76,7 @@ def test_gradients_equal_those_of_the_mask(selected, in_graph):
 @pytest.mark.parametrize('selected', PATTERNS)
 def test_nan_in_the_branch_stays_with_those_who_select_it(selected):
   poisoned = np.full(KERNEL.shape, np.nan)
-  result = conditional.run_selected(_branch(poisoned), INPUTS, tf.constant(selected), BASE)
+  result = _run(_branch(poisoned), INPUTS, tf.constant(selected), BASE)
   np.testing.assert_array_equal(np.isnan(result).any((1, 2, 3)), selected)
 
 
@@ -84,7 +90,7 @@ def test_the_branch_runs_on_selected_rows_only_and_not_at_all_for_none():
     return _branch(KERNEL)(x)
 
   traced = tf.function(
-      lambda selected: conditional.run_selected(branch, INPUTS, selected, BASE), autograph=False,
+      lambda selected: _run(branch, INPUTS, selected, BASE), autograph=False,
       input_signature=[tf.TensorSpec([None], tf.bool)])
   for selected in PATTERNS:
     executions.assign(0)
@@ -96,33 +102,40 @@ def test_the_branch_runs_on_selected_rows_only_and_not_at_all_for_none():
 @pytest.mark.parametrize('selected', PATTERNS)
 def test_the_convolution_itself_receives_the_selected_rows(selected):
   with spies.OperationSpy() as spy:
-    conditional.run_selected(_branch(KERNEL), INPUTS, tf.constant(selected), BASE)
+    _run(_branch(KERNEL), INPUTS, tf.constant(selected), BASE)
   assert spy.rows == ([sum(selected)] if any(selected) else [])
   assert spy.multiply_adds == sum(selected) * 3 * 5 * 6 * 3 * 3 * 2
 
 
-def _by_case(inputs, selected, base):
-  (selection,) = conditional.select(selected[:, None])
-  branch = _branch(KERNEL)
-  return conditional.by_case(
-      selection, lambda: base,
-      lambda rows: tf.tensor_scatter_nd_add(base, rows, branch(tf.gather(inputs, rows[:, 0]))),
-      lambda: base + branch(inputs))
-
-
-_traced_by_case = tf.function(_by_case, autograph=False, input_signature=[
-    tf.TensorSpec([None, None, None, 2], tf.float64), tf.TensorSpec([None], tf.bool),
-    tf.TensorSpec([None, None, None, 6], tf.float64)])
-
-
 @pytest.mark.parametrize('selected', PATTERNS)
-def test_three_cases_equal_the_mask(selected):
+def test_any_number_of_images_equals_the_mask(selected):
   selected = tf.constant(selected)
   for images in (slice(0, 4), slice(0, 1), slice(0, 0)):
     arguments = INPUTS[images], selected[images], BASE[images]
     expected = _masked(KERNEL, *arguments)
-    for run in (_by_case, _traced_by_case):
+    for run in (_eager, _traced):
       np.testing.assert_allclose(run(*arguments), expected, 1e-12, 1e-12)
+
+
+@pytest.mark.parametrize('selected', PATTERNS)
+@pytest.mark.parametrize('images', [4, 1])
+def test_results_replace_rows_of_several_maps(selected, images):
+  """A branch of several inputs and results; `before` sees the whole batch."""
+  seen = []
+
+  def halves(inputs):
+    seen.append(len(inputs[0]))
+    return [x / 2 for x in inputs]
+
+  selected = tf.constant(selected[:images])
+  pair = (INPUTS[:images], tf.reduce_sum(INPUTS[:images], [1, 2, 3]))
+  base = (BASE[:images, ..., :2], tf.ones([images], tf.float64))
+  maps, sums = _run(lambda xs: (3 * xs[0], -xs[1]), pair, selected, base, replace=True,
+                    before=halves)
+  where = selected.numpy()
+  np.testing.assert_allclose(maps, np.where(where[:, None, None, None], 1.5 * pair[0], base[0]))
+  np.testing.assert_allclose(sums, np.where(where, -pair[1] / 2, 1.0))
+  assert seen == ([images] if where.any() else [])
 
 
 def test_selections_are_counted_one_by_one():
@@ -132,4 +145,3 @@ def test_selections_are_counted_one_by_one():
     assert [int(selection.case) for selection in selections] == cases
     for column, selection in enumerate(selections):
       np.testing.assert_array_equal(selection.images, images[:rows, column])
-  assert [selection.case for selection in conditional.select(images, skip=False)] == [None] * 4

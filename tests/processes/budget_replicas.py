@@ -9,9 +9,10 @@ import official_ext  # noqa: F401 (chooses Keras 2 before anything loads TensorF
 import numpy as np
 import tensorflow as tf, tf_keras
 
-from official_ext.configs import parts
+from official_ext.configs import options
+from official_ext.modeling.layers import routed
 from official_ext.ops import routing
-from official_ext.tasks import budgets
+from official_ext.losses import budgets
 
 GATES = np.random.default_rng(0).uniform(0.1, 1, [4, 6]).astype('float32')
 LOSSES = np.array([[3.0, 1.0, 4.0, 1.5], [9.0, 2.0, 6.0, 5.0]], 'float32')
@@ -19,12 +20,8 @@ SIDES = [[10, 90], [400, 0], [70, 80], [30, 20]]
 BOXES = np.array([[[0, 0, side, side / 2] for side in sides] for sides in SIDES], 'float32')
 
 
-class Costs:
-  total = 6.0
-
-
-class Backbone(tf_keras.layers.Layer):
-  is_routed = True
+class Backbone(routed.RoutedLayer):
+  has_soft_cost = True
 
   def build(self, shape):
     self.scale = self.add_weight('scale', [shape[-1]], initializer='ones')
@@ -32,17 +29,17 @@ class Backbone(tf_keras.layers.Layer):
   def call(self, gates):
     return gates * self.scale
 
-  def costs(self, height, width):
+  def total_cost(self, height, width):
     del height, width
-    return Costs
+    return 6.0
 
 
 def make(kind):
   model = tf_keras.Sequential([Backbone()])
   model.build([None, GATES.shape[1]])
   model.backbone = model.layers[0]
-  budget = budgets.Budget(parts.Budget(
-      weight=1.0, kind=kind, path_similarity=parts.PathSimilarity(weight=1.0)))
+  budget = budgets.Budget(options.BudgetConfig(
+      weight=1.0, kind=kind, path_similarity=options.PathSimilarityConfig(weight=1.0)))
   budget.attach(model)
   return model, budget
 
@@ -55,8 +52,8 @@ def step(model, budget, number, rows, share):
     cost, zero = tf.reduce_sum(paths, 1), tf.constant(0.0)
     record = routing.Routing(
         dict(enumerate(tf.unstack(paths, axis=1))), cost, cost, zero, zero, zero,
-        {'caddet/net_cost': cost})
-    terms = budget.terms(record, {'boxes': boxes, 'input_size': (8, 8), 'step': number},
+        soft_cost=cost)
+    terms = budget.terms(record, budgets.Step((8, 8), tf.constant(number)), {'boxes': boxes},
                          lambda: losses).losses
     total = tf.add_n(list(terms.values())) * share
   return ({name: loss * share for name, loss in terms.items()},

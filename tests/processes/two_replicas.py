@@ -11,6 +11,7 @@ import official_ext  # noqa: F401 (chooses Keras 2)
 import numpy as np
 import tensorflow as tf, tf_keras
 
+from official_ext.losses import budgets
 from official_ext.ops import routing
 import reference
 import spies
@@ -36,7 +37,7 @@ def _loss(layer, inputs, share):
     outputs = layer(inputs, training=True)
   loss = tf.add_n([tf.reduce_mean(tf.square(x)) for x in outputs.values()])
   if tape.routing():
-    loss += routing.budget_loss(tape.routing(), 0.3)
+    loss += budgets.budget_loss(tape.routing(), 0.3)
   return loss * share
 
 

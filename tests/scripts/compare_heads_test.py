@@ -7,7 +7,7 @@ import pytest
 
 from official_ext.utils import command_line
 from official_ext.utils import experiment
-from official_ext.utils import network_cost
+from official_ext.modeling import network_cost
 
 RUN = {'AP': 0.25, 'AP50': 0.5, 'gmac_mean': 0.3, 'gmac_min': 0.2, 'gmac_max': 0.45}
 

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from official_ext.ops import routing
 from official_ext.serving import detection
-import detectors
+import small_detectors
 import mixed_detector
 
 pytestmark = pytest.mark.slow
@@ -66,8 +66,8 @@ def test_gates_can_be_left_out(mixed):
 
 
 def test_a_network_without_routing_has_one_cost_and_model_gardens_outputs():
-  config = detectors.small_experiment(FPN)
-  _, model = detectors.small_task(FPN)
+  config = small_detectors.small_experiment(FPN)
+  _, model = small_detectors.small_task(FPN)
   ours = detection.RoutedDetectionModule(config, model=model, input_image_size=[64, 64])
   theirs = model_garden_detection.DetectionModule(
       config, model=model, input_image_size=[64, 64], batch_size=None)

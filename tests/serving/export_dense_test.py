@@ -8,11 +8,11 @@ import pytest
 import tensorflow as tf
 import yaml
 
-from official_ext.modeling.layers import conv_norm
+from official_ext.modeling.backbones.caddet import conv_norm
 from official_ext.serving import detection
 from official_ext.serving import export_saved_model
-from official_ext.utils import saved_models
-import detectors
+from official_ext.serving import detectors
+import small_detectors
 import mixed_detector
 
 pytestmark = pytest.mark.slow
@@ -26,7 +26,7 @@ CASES = [('fcos_dyfpn_efficientnetlite0_sample', (50, 70), UNPADDED),
 
 @pytest.mark.parametrize('name, size, task', CASES, ids=['fcos', 'atss', 'caddet'])
 def test_exported_answers_as_in_memory(tmp_path, name, size, task):
-  config = detectors.small_experiment(name, **task)
+  config = small_detectors.small_experiment(name, **task)
   if not task:
     config.task.model.input_size = [64, 96, 3]
   detection_task = task_factory.get_task(config.task, logging_dir=None)
@@ -38,7 +38,7 @@ def test_exported_answers_as_in_memory(tmp_path, name, size, task):
   for number, variable in enumerate(norms):  # Norms that do something; those of CADDet are folded.
     variable.assign(tf.random.stateless_uniform(variable.shape, [number, 0], 0.8, 1.2))
   tf.train.Checkpoint(model=model, **model.checkpoint_items).save(tmp_path / 'run' / 'ckpt')
-  (tmp_path / 'small.yaml').write_text(yaml.safe_dump(detectors.SMALL), encoding='utf-8')
+  (tmp_path / 'small.yaml').write_text(yaml.safe_dump(small_detectors.SMALL), encoding='utf-8')
   exported = tmp_path / 'exported'
   with mock.patch.object(conv_norm, 'fold_norms', wraps=conv_norm.fold_norms) as fold:
     export_saved_model.main([
@@ -50,7 +50,7 @@ def test_exported_answers_as_in_memory(tmp_path, name, size, task):
   module = detection.RoutedDetectionModule(config, model=model, input_image_size=size)
   images = mixed_detector.images(3)
   expected = module.serve(tf.constant(images))
-  outputs = saved_models.SavedDetector(exported)(images)
+  outputs = detectors.SavedDetector(exported)(images)
   assert np.all(outputs['num_detections'] > 10)
   for key, tolerance in (('detection_scores', 1e-5), ('detection_boxes', 1e-2),
                          ('multiply_adds', 0)):

@@ -9,8 +9,8 @@ import yaml
 
 from official_ext.serving import export_saved_model
 from official_ext.utils import experiment
-from official_ext.utils import saved_models
-import detectors
+from official_ext.serving import detectors
+import small_detectors
 import mixed_detector
 
 pytestmark = pytest.mark.slow
@@ -31,7 +31,7 @@ CASCADE_WITH_MASKS = {
 def test_exported_answers_as_in_memory(tmp_path, options):
   _, model, module = mixed_detector.build(FASTER, SIZE, **options)
   tf.train.Checkpoint(model=model, **model.checkpoint_items).save(tmp_path / 'run' / 'ckpt')
-  (tmp_path / 'small.yaml').write_text(yaml.safe_dump(detectors.SMALL), encoding='utf-8')
+  (tmp_path / 'small.yaml').write_text(yaml.safe_dump(small_detectors.SMALL), encoding='utf-8')
   exported = tmp_path / 'exported'
   export_saved_model.main([
       f'--experiment={FASTER}', f'--config_file={tmp_path}/small.yaml',
@@ -39,7 +39,7 @@ def test_exported_answers_as_in_memory(tmp_path, options):
       '--batch_size=2', '--input_type=image_bytes', '--no-output_gates',
       f'--input_image_size={SIZE[0]},{SIZE[1]}', f'--checkpoint_path={tmp_path}/run',
       f'--export_dir={exported}'])
-  detector = saved_models.SavedDetector(exported)
+  detector = detectors.SavedDetector(exported)
   assert (detector.batch_size, detector.input_type) == (2, 'image_bytes')
 
   images = mixed_detector.images(2)
@@ -71,12 +71,12 @@ def test_exported_answers_as_in_memory(tmp_path, options):
 def test_other_necks_in_batches_of_one_and_five(name, input_type, tmp_path):
   _, model, module = mixed_detector.build(name, SIZE)
   tf.train.Checkpoint(model=model, **model.checkpoint_items).save(tmp_path / 'run' / 'ckpt')
-  (tmp_path / 'small.yaml').write_text(yaml.safe_dump(detectors.SMALL), encoding='utf-8')
+  (tmp_path / 'small.yaml').write_text(yaml.safe_dump(small_detectors.SMALL), encoding='utf-8')
   export_saved_model.main([
       f'--experiment={name}', f'--config_file={tmp_path}/small.yaml', f'--input_type={input_type}',
       f'--input_image_size={SIZE[0]},{SIZE[1]}', f'--checkpoint_path={tmp_path}/run',
       f'--export_dir={tmp_path}/exported'])
-  detector = saved_models.SavedDetector(tmp_path / 'exported')
+  detector = detectors.SavedDetector(tmp_path / 'exported')
   images = mixed_detector.images(5)
   for batch in (images, images[:1]):
     expected, outputs = module.serve(tf.constant(batch)), detector(batch)
@@ -102,7 +102,7 @@ def test_an_experiment_of_model_garden(tmp_path):
       f'--experiment={name}', f'--params_override={overrides}',
       f'--checkpoint_path={tmp_path}/run', f'--export_dir={tmp_path}/exported'])
 
-  detector = saved_models.SavedDetector(tmp_path / 'exported')
+  detector = detectors.SavedDetector(tmp_path / 'exported')
   outputs = detector(mixed_detector.images(3))
   assert outputs['detection_scores'].max() == pytest.approx(0.5, abs=0.05)
   gmac = detector.description['gmac']

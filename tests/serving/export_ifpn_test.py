@@ -7,8 +7,8 @@ import yaml
 from official_ext.ops import fixed_point
 from official_ext.serving import detection
 from official_ext.serving import export_saved_model
-from official_ext.utils import saved_models
-import detectors
+from official_ext.serving import detectors
+import small_detectors
 import mixed_detector
 
 pytestmark = pytest.mark.slow
@@ -24,7 +24,7 @@ def _options(tolerance):
 def _median_residual(model, images):
   """The residual after three evaluations that half of the images have reached."""
   module = detection.RoutedDetectionModule(
-      detectors.small_experiment(IFPN, model=_options(0.0)), model=model,
+      small_detectors.small_experiment(IFPN, model=_options(0.0)), model=model,
       input_image_size=[64, 64])
   features = model.backbone(module.preprocess(tf.constant(images))[0], training=False)
   basis = model.decoder.basis(features)
@@ -35,20 +35,20 @@ def _median_residual(model, images):
 
 def test_exported_answers_as_in_memory_and_stops_early(tmp_path):
   images = mixed_detector.images(5)
-  _, untrained = detectors.small_task(IFPN, model=_options(0.0))
+  _, untrained = small_detectors.small_task(IFPN, model=_options(0.0))
   small = _options(_median_residual(untrained, images) * 1.0001)
-  _, model = detectors.small_task(IFPN, model=small)
+  _, model = small_detectors.small_task(IFPN, model=small)
   model.set_weights(untrained.get_weights())
   tf.train.Checkpoint(model=model, **model.checkpoint_items).save(tmp_path / 'run' / 'ckpt')
-  config = {**detectors.SMALL, 'task': {**detectors.SMALL['task'], 'model': {
-      **detectors.SMALL['task']['model'], **small}}}
+  config = {**small_detectors.SMALL, 'task': {**small_detectors.SMALL['task'], 'model': {
+      **small_detectors.SMALL['task']['model'], **small}}}
   (tmp_path / 'small.yaml').write_text(yaml.safe_dump(config), encoding='utf-8')
   export_saved_model.main([
       f'--experiment={IFPN}', f'--config_file={tmp_path}/small.yaml',
       '--input_image_size=64,64', f'--checkpoint_path={tmp_path}/run',
       f'--export_dir={tmp_path}/exported'])
-  exported = saved_models.SavedDetector(tmp_path / 'exported')
-  params = detectors.small_experiment(IFPN, model=small)
+  exported = detectors.SavedDetector(tmp_path / 'exported')
+  params = small_detectors.small_experiment(IFPN, model=small)
   module = detection.RoutedDetectionModule(params, model=model, input_image_size=[64, 64])
 
   together = exported(images)

@@ -13,12 +13,12 @@ from scipy import optimize
 import tensorflow as tf, tf_keras
 import yaml
 
-from official_ext.ops import routing
+from official_ext.modeling.layers import routed
 from official_ext.serving import export_saved_model
 from official_ext.utils import command_line
 from official_ext.utils import experiment
-from official_ext.utils import saved_models
-import detectors
+from official_ext.serving import detectors
+import small_detectors
 import mixed_detector
 
 pytestmark = pytest.mark.slow
@@ -37,13 +37,13 @@ class Exported:
         model=self.model, optimizer=tf_keras.optimizers.legacy.SGD(0.1, momentum=0.9),
         **self.model.checkpoint_items)
     trained.save(folder / 'run' / 'ckpt')
-    (folder / 'small.yaml').write_text(yaml.safe_dump(detectors.SMALL), encoding='utf-8')
+    (folder / 'small.yaml').write_text(yaml.safe_dump(small_detectors.SMALL), encoding='utf-8')
     self.arguments = [
         f'--experiment={DYFPN}', f'--config_file={folder}/small.yaml',
         f'--checkpoint_path={folder}/run']
     self.path = folder / 'exported'
     export_saved_model.main([*self.arguments, f'--export_dir={self.path}'])
-    self.detector = saved_models.SavedDetector(self.path)
+    self.detector = detectors.SavedDetector(self.path)
 
 
 @pytest.fixture(scope='module')
@@ -99,7 +99,7 @@ def test_other_input_types_answer_alike(exported, tmp_path, input_type):
   assert max(differences.values()) <= 1e-3
   (tmp_path / 'export.json').write_text(json.dumps({'input_type': input_type}), encoding='utf-8')
   images = mixed_detector.images(3)
-  _assert_same(saved_models.SavedDetector(tmp_path)(images), exported.detector(images))
+  _assert_same(detectors.SavedDetector(tmp_path)(images), exported.detector(images))
 
 
 def test_tensorflow_alone_loads_it(exported, tmp_path):
@@ -155,12 +155,12 @@ def test_branches_run_only_inside_conditionals(exported):
 
 def test_masked_branches_are_seen_outside_of_conditionals(exported):
   # The control of the test before: the same walk finds what is not skipped.
-  routing.set_inference(exported.model, 'mask')
+  routed.set_inference(exported.model, 'mask')
   try:
     function = tf.function(exported.module.serve).get_concrete_function(
         tf.TensorSpec([None, None, None, 3], tf.uint8))
   finally:
-    routing.set_inference(exported.model, 'skip')
+    routed.set_inference(exported.model, 'skip')
   assert _lateral_convolutions(function) == {True: 0, False: len(LEVELS) * BRANCHES}
 
 
@@ -173,7 +173,7 @@ def test_nan_in_a_branch_reaches_only_images_that_select_it(exported, tmp_path):
   saved.variables_of_model = exported.model.variables
   tf.saved_model.save(saved, str(tmp_path), signatures=signature)
   kernel.assign(healthy_kernel)
-  poisoned = saved_models.SavedDetector(tmp_path)
+  poisoned = detectors.SavedDetector(tmp_path)
 
   images = mixed_detector.images()
   healthy, sick = exported.detector(images), poisoned(images)

@@ -1,5 +1,4 @@
 """Budgets in a task: which losses there are, when, of what, and what is refused."""
-import collections
 import json
 import os
 import pathlib
@@ -10,37 +9,39 @@ import numpy as np
 import pytest
 import tensorflow as tf, tf_keras
 
-from official_ext.configs import parts
-from official_ext.ops import path_similarity
+from official_ext.configs import options as configs
+from official_ext.losses import path_similarity
+from official_ext.modeling.layers import routed
 from official_ext.ops import routing
-from official_ext.tasks import budgets
-import detectors
+from official_ext.losses import budgets
+import small_detectors
 
 DYFPN = 'retinanet_dyfpn_efficientnetlite0_sample'
-Costs = collections.namedtuple('Costs', 'stem nodes total')
 BOXES = np.array([[[0, 0, 10, 20], [0, 0, 100, 90]], [[-1] * 4] * 2, [[0, 0, 400, 9], [-1] * 4]])
-LABELS = {'boxes': tf.constant(BOXES, tf.float32), 'input_size': (30, 50), 'step': 7}
+LABELS = {'boxes': tf.constant(BOXES, tf.float32)}
+SIZE = (30, 50)
+TRAINING, EVALUATION = budgets.Step(SIZE, tf.constant(7)), budgets.Step(SIZE)
 TOTAL = 2.0 * 30 * 50
 
 
-class Backbone(tf_keras.layers.Layer):
+class Backbone(routed.RoutedLayer):
   """Routed, with gates and a cost that are variables."""
-  is_routed = True
+  has_soft_cost = True
 
   def __init__(self):
     super().__init__(name='caddet')
     self.gates = tf.Variable([[0.9, 0.1, 0.0], [0.2, 0.3, 0.4], [0.0, 0.5, 0.5]])
     self.cost = tf.Variable([0.05 * TOTAL, 0.3 * TOTAL, 0.1 * TOTAL])
 
-  def costs(self, height, width):
-    return Costs(0.0, 0.0, 2.0 * height * width)
+  def total_cost(self, height, width):
+    return 2.0 * height * width
 
-  def record(self):
+  def seen(self):
     zero = tf.zeros([3])
     return routing.Routing(
         gates={f'caddet/{k}': gate for k, gate in enumerate(tf.unstack(self.gates, axis=1))},
         executed=zero, expected=self.cost, minimum=tf.constant(0.0), maximum=tf.constant(TOTAL),
-        dense=tf.constant(TOTAL), measures={'caddet/net_cost': self.cost})
+        dense=tf.constant(TOTAL), soft_cost=self.cost)
 
 
 class Detector(tf_keras.Model):
@@ -51,7 +52,7 @@ class Detector(tf_keras.Model):
 
 
 def attached(**options):
-  model, budget = Detector(), budgets.Budget(parts.Budget(**options))
+  model, budget = Detector(), budgets.Budget(configs.BudgetConfig(**options))
   budget.attach(model)
   return model, budget
 
@@ -65,7 +66,7 @@ def unused():
 def test_budget_of_the_backbones_cost(kind, targets):
   model, budget = attached(weight=2.0, kind=kind)
   with tf.GradientTape() as tape:
-    terms = budget.terms(model.backbone.record(), LABELS, unused)
+    terms = budget.terms(model.backbone.seen(), TRAINING, LABELS, unused)
   distance = np.array([0.05, 0.3, 0.1]) - targets
   assert list(terms.losses) == budget.names == ['budget']
   np.testing.assert_allclose(terms.losses['budget'], 2 * np.mean(distance**2), rtol=1e-5)
@@ -76,74 +77,73 @@ def test_budget_of_the_backbones_cost(kind, targets):
 
 def test_share_is_the_budget_of_every_routed_network():
   model, budget = attached(weight=0.5, target=0.25)
-  record = model.backbone.record()
-  terms = budget.terms(record, {}, unused)
+  record = model.backbone.seen()
+  terms = budget.terms(record, TRAINING, {}, unused)
   np.testing.assert_allclose(
-      terms.losses['budget'], 0.5 * routing.budget_loss(record, 0.25), rtol=1e-6)
+      terms.losses['budget'], 0.5 * budgets.budget_loss(record, 0.25), rtol=1e-6)
   assert terms.target is None
 
 
 def test_path_similarity_beside_a_budget_and_without_one():
-  similarity = parts.PathSimilarity(weight=3.0, minimum=0.5, maximum=0.9)
-  codes = tf.constant([[1.0, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1]])
+  similarity = configs.PathSimilarityConfig(weight=3.0, minimum=0.5, maximum=0.9)
+  presence = tf.constant([[1.0, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1]])
   for options, names in (({}, []), ({'weight': 1.0, 'kind': 'scale_aware'}, ['budget'])):
     model, budget = attached(path_similarity=similarity, **options)
-    terms = budget.terms(model.backbone.record(), LABELS, unused)
+    terms = budget.terms(model.backbone.seen(), TRAINING, LABELS, unused)
     assert list(terms.losses) == budget.names == [*names, 'path_similarity']
     np.testing.assert_allclose(
         terms.losses['path_similarity'],
-        3 * path_similarity.loss(model.backbone.gates, codes, 0.5, 0.9), rtol=1e-6)
+        3 * path_similarity.loss(model.backbone.gates, presence, 0.5, 0.9), rtol=1e-6)
 
 
 def test_before_the_start_both_losses_are_off():
   model, budget = attached(weight=1.0, kind='scale_aware', start_step=7,
-                           path_similarity=parts.PathSimilarity(weight=1.0))
+                           path_similarity=configs.PathSimilarityConfig(weight=1.0))
 
   def losses(step):
     with tf.GradientTape() as tape:
-      terms = budget.terms(model.backbone.record(), {**LABELS, 'step': tf.Variable(step)}, unused)
+      terms = budget.terms(
+          model.backbone.seen(), budgets.Step(SIZE, tf.constant(step)), LABELS, unused)
       total = tf.add_n(list(terms.losses.values()))
     gradients = tape.gradient(total, [model.backbone.cost, model.backbone.gates])
     return float(total), [float(tf.reduce_max(tf.abs(gradient))) for gradient in gradients]
 
   assert losses(6) == (0, [0, 0])
   assert losses(7)[0] > 0 and min(losses(7)[1]) > 0
-  evaluation = {name: value for name, value in LABELS.items() if name != 'step'}
-  terms = budget.terms(model.backbone.record(), evaluation, unused)
+  terms = budget.terms(model.backbone.seen(), EVALUATION, LABELS, unused)
   assert min(float(loss) for loss in terms.losses.values()) > 0
 
 
 def test_loss_aware_budget_ranks_images_and_remembers_them_in_training_only(tmp_path):
   model, budget = attached(weight=1.0, kind='loss_aware', ratio=0.1)
-  record, losses = model.backbone.record(), tf.constant([4.0, 2.0, 3.0])
-  evaluation = {name: value for name, value in LABELS.items() if name != 'step'}
+  record, losses = model.backbone.seen(), tf.constant([4.0, 2.0, 3.0])
 
-  def targets(labels):
-    return budget.terms(record, labels, lambda: losses).target / TOTAL
+  def targets(step):
+    return budget.terms(record, step, LABELS, lambda: losses).target / TOTAL
 
-  for labels in (evaluation, LABELS):
-    np.testing.assert_allclose(targets(labels), [0.25] * 3, rtol=1e-6)
+  for step in (EVALUATION, TRAINING):
+    np.testing.assert_allclose(targets(step), [0.25] * 3, rtol=1e-6)
   np.testing.assert_array_equal(model.loss_history[-3:], losses)
   assert np.all(model.loss_history[:-3] == -1)
   expected = 0.1 * (1 + 3 * np.array([2, 0, 1]) / 3)
-  for labels in (evaluation, LABELS):  # equal losses stand side by side
-    np.testing.assert_allclose(targets(labels), expected, rtol=1e-6)
+  for step in (EVALUATION, TRAINING):  # equal losses stand side by side
+    np.testing.assert_allclose(targets(step), expected, rtol=1e-6)
   path = tf.train.Checkpoint(model=model).save(str(tmp_path / 'ckpt'))
   restored, again = attached(weight=1.0, kind='loss_aware', ratio=0.1)
   tf.train.Checkpoint(model=restored).read(path).assert_existing_objects_matched()
   np.testing.assert_array_equal(restored.loss_history, model.loss_history)
-  np.testing.assert_array_equal(again.terms(record, evaluation, lambda: losses).target,
-                                budget.terms(record, evaluation, lambda: losses).target)
+  np.testing.assert_array_equal(*(
+      one.terms(record, EVALUATION, LABELS, lambda: losses).target for one in (again, budget)))
 
 
 def test_only_objects_need_boxes():
-  budget = parts.Budget
+  budget = configs.BudgetConfig
   assert not budgets.needs_objects(budget(weight=1.0))
   assert not budgets.needs_objects(budget(weight=1.0, kind='fixed'))
   assert not budgets.needs_objects(budget(kind='scale_aware'))
   assert budgets.needs_objects(budget(weight=1.0, kind='scale_aware'))
   assert budgets.needs_objects(budget(weight=1.0, kind='loss_aware'))
-  assert budgets.needs_objects(budget(path_similarity=parts.PathSimilarity(weight=1.0)))
+  assert budgets.needs_objects(budget(path_similarity=configs.PathSimilarityConfig(weight=1.0)))
 
 
 @pytest.mark.parametrize('options, field', [
@@ -152,13 +152,13 @@ def test_only_objects_need_boxes():
     ({'kind': 'fixed', 'ratio': 0.0}, 'task.budget.ratio'),
     ({'start_step': -1}, 'task.budget.start_step'),
     ({'scale_bounds': [64.0, 64.0]}, 'task.budget.scale_bounds'),
-    ({'path_similarity': parts.PathSimilarity(minimum=0.9, maximum=0.8)},
+    ({'path_similarity': configs.PathSimilarityConfig(minimum=0.9, maximum=0.8)},
      'task.budget.path_similarity.minimum'),
     ({'target': 1.5}, 'task.budget.target'),
 ])
 def test_misuse_is_refused_with_the_field(options, field):
   with pytest.raises(ValueError, match=field):
-    budgets.Budget(parts.Budget(**options))
+    budgets.Budget(configs.BudgetConfig(**options))
 
 
 def test_a_model_that_does_not_fit_is_refused():
@@ -166,9 +166,9 @@ def test_a_model_that_does_not_fit_is_refused():
   model.backbone = tf_keras.layers.Layer()
   for options, field in (
       ({'weight': 1.0, 'kind': 'fixed'}, 'task.budget.kind'),
-      ({'path_similarity': parts.PathSimilarity(weight=1.0)}, 'path_similarity.weight')):
+      ({'path_similarity': configs.PathSimilarityConfig(weight=1.0)}, 'path_similarity.weight')):
     with pytest.raises(ValueError, match=field):
-      budgets.Budget(parts.Budget(**options)).attach(model)
+      budgets.Budget(configs.BudgetConfig(**options)).attach(model)
 
 
 # --- In the tasks -------------------------------------------------------------------------
@@ -177,14 +177,14 @@ def test_a_model_that_does_not_fit_is_refused():
 def test_two_stage_detectors_have_no_boxes_for_a_budget():
   for budget in ({'weight': 1.0, 'kind': 'scale_aware'}, {'path_similarity': {'weight': 1.0}}):
     with pytest.raises(ValueError, match='task.budget.kind is .* of two-stage detectors'):
-      detectors.small_task('fasterrcnn_dyfpn_efficientnetlite0_sample', budget=budget)
+      small_detectors.small_task('fasterrcnn_dyfpn_efficientnetlite0_sample', budget=budget)
 
 
 @pytest.mark.slow
 def test_retinanet_trains_with_path_similarity_and_knows_the_loss_of_an_image(sample_records):
-  task, model = detectors.small_task(
+  task, model = small_detectors.small_task(
       DYFPN, budget={'weight': 1.0, 'target': 0.25, 'path_similarity': {'weight': 1.0}})
-  images, labels = detectors.batch(task, f'{sample_records}/train-*.tfrecord')
+  images, labels = small_detectors.batch(task, f'{sample_records}/train-*.tfrecord')
   metrics = task.build_metrics(training=True)
   task.train_step((images, labels), model, tf_keras.optimizers.legacy.SGD(0.01), metrics)
   values = {metric.name: float(metric.result()) for metric in metrics}

@@ -9,14 +9,14 @@ import pytest
 import tensorflow as tf, tf_keras
 
 from official_ext import registry_imports  # pylint: disable=unused-import
-from official_ext.configs import parts
-from official_ext.ops import path_similarity
+from official_ext.configs import options
+from official_ext.losses import path_similarity
 from official_ext.ops import routing
-from official_ext.ops import scale_budget
-from official_ext.tasks import budgets
+from official_ext.losses import scale_budget
+from official_ext.losses import budgets
 from official_ext.tasks import initialization
 from official_ext.utils import experiment
-import detectors
+import small_detectors
 
 SMALL = {'num_layers': 2, 'channels': [4, 6, 8]}
 BOXES = [[[4, 4, 20, 30], [10, 0, 60, 64]], [[8, 8, 16, 16], [-1, -1, -1, -1]]]
@@ -24,7 +24,7 @@ CLASSES = [[1, 3], [2, -1]]
 
 
 def small_task(annotation_file=None, allow_image_summary=False, **budget):
-  config = detectors.small_experiment('fcos_caddet_sample', model={
+  config = small_detectors.small_experiment('fcos_caddet_sample', model={
       'backbone': {'caddet': SMALL}, 'max_level': 5,
       'decoder': {'caddet_projection': {'num_filters': 8}},
       'head': {'num_filters': 8, 'tower': {'plain': {'num_convs': 1}}}}, budget=budget,
@@ -59,10 +59,10 @@ def test_both_losses_enter_the_total_after_the_start():
     model(inputs[0], training=True)
   record, total = tape.routing(), model.backbone.costs(64, 64).total
   # An object of 30 and one of 64 pixels; one of 8.
-  codes = tf.constant([[0.0, 1, 1], [1, 0, 0]])
+  presence = tf.constant([[0.0, 1, 1], [1, 0, 0]])
   target = 0.1 * np.array([2, 1])
-  budget = 3 * np.mean((record.measures['caddet/net_cost'] / total - target)**2)
-  similarity = path_similarity.loss(tf.stack(list(record.gates.values()), 1), codes)
+  budget = 3 * np.mean((record.soft_cost / total - target)**2)
+  similarity = path_similarity.loss(tf.stack(list(record.gates.values()), 1), presence)
   np.testing.assert_allclose(on['routing/loss/budget'], budget, rtol=1e-4)
   np.testing.assert_allclose(on['routing/loss/path_similarity'], similarity, rtol=1e-4)
   np.testing.assert_allclose(on['total_loss'], on['model_loss'] + budget + similarity, rtol=1e-4)
@@ -96,9 +96,10 @@ def test_the_budget_pulls_on_every_router_to_its_target_from_both_sides():
     model.backbone(batch()[0], training=True)
     losses = []
     for ratio in (0.05, 1.0):
-      budget = budgets.Budget(parts.Budget(weight=1.0, kind='fixed', ratio=ratio))
+      budget = budgets.Budget(options.BudgetConfig(weight=1.0, kind='fixed', ratio=ratio))
       budget.attach(model)
-      losses.append(budget.terms(tape.routing(), {'input_size': (64, 64)}, None).losses['budget'])
+      terms = budget.terms(tape.routing(), budgets.Step((64, 64)), {}, None)
+      losses.append(terms.losses['budget'])
   for loss, sign in zip(losses, (1, -1)):
     pulls = [sign * gradient.numpy() for gradient in gradients.gradient(loss, biases)]
     assert all(np.any(pull != 0) for pull in pulls)
@@ -155,8 +156,8 @@ def test_a_backbone_with_a_part_missing_is_refused(tmp_path):
 
 
 def test_codes_of_the_batch_are_what_the_other_tests_take_them_for():
-  codes = scale_budget.scale_codes(tf.constant(BOXES, tf.float32), [12.0, 32.0])
-  np.testing.assert_array_equal(codes, [[0, 1, 1], [1, 0, 0]])
+  presence = scale_budget.scales_present(tf.constant(BOXES, tf.float32), [12.0, 32.0])
+  np.testing.assert_array_equal(presence, [[0, 1, 1], [1, 0, 0]])
 
 
 @pytest.mark.slow
@@ -164,7 +165,7 @@ def test_evaluation_pictures_routes_and_scales(sample_records):
   task, model = small_task(f'{sample_records}/annotations/val.json', allow_image_summary=True,
                            scale_bounds=[12.0, 32.0])
   task.build_metrics(training=False)
-  inputs = detectors.batch(task, f'{sample_records}/val-*.tfrecord', 6, training=False)
+  inputs = small_detectors.batch(task, f'{sample_records}/val-*.tfrecord', 6, training=False)
   logs = task.validation_step(inputs, model)
   state = task.aggregate_logs(None, tf.nest.map_structure(lambda value: (value,), logs))
   results = task.reduce_aggregated_logs(state)

@@ -12,7 +12,7 @@ import tensorflow as tf, tf_keras
 from official_ext.modeling import dense_detector
 from official_ext.ops import assigners
 from official_ext.tasks import dense
-import detectors
+import small_detectors
 import reference
 
 SIZES = {'3': (12, 16), '4': (6, 8), '5': (3, 4)}
@@ -186,7 +186,7 @@ def test_two_replicas_share_their_denominators():
 
 
 def small(name, records, **task):
-  return detectors.small_task(
+  return small_detectors.small_task(
       f'{name}_efficientnetlite0_sample', annotation_file=f'{records}/annotations/val.json', **task)
 
 
@@ -203,7 +203,7 @@ def overfit(task, model, inputs, steps):
 @pytest.mark.parametrize('name', ['fcos_fpn', 'atss_dyfpn'])
 def test_training_and_evaluation(name, sample_records):
   task, model = small(name, sample_records)
-  inputs = detectors.batch(task, f'{sample_records}/train-*.tfrecord')
+  inputs = small_detectors.batch(task, f'{sample_records}/train-*.tfrecord')
   before = [variable.numpy() for variable in model.head.trainable_variables]
   losses, metrics = overfit(task, model, inputs, 12)
   assert losses[-1] < 0.8 * losses[0]
@@ -215,7 +215,7 @@ def test_training_and_evaluation(name, sample_records):
   assert 0.4 < left < 0.9
   for old, variable in zip(before, model.head.trainable_variables):
     assert np.any(old != variable), variable.name
-  inputs = detectors.batch(task, f'{sample_records}/val-*.tfrecord', training=False)
+  inputs = small_detectors.batch(task, f'{sample_records}/val-*.tfrecord', training=False)
   task.build_metrics(training=False)
   logs = task.validation_step(inputs, model)
   state = task.aggregate_logs(None, tf.nest.map_structure(lambda value: (value,), logs))
@@ -227,7 +227,7 @@ def test_training_and_evaluation(name, sample_records):
 @pytest.mark.slow
 def test_detections_flip_with_the_image(sample_records):
   task, model = small('fcos_fpn', sample_records)
-  inputs = detectors.batch(task, f'{sample_records}/train-*.tfrecord')
+  inputs = small_detectors.batch(task, f'{sample_records}/train-*.tfrecord')
   overfit(task, model, inputs, 25)
   # A network that treats left and right alike: EfficientNet pads unevenly, so only what is
   # behind the decoder is flipped here.
@@ -263,7 +263,7 @@ def test_towers_in_retinanet(sample_records):
   assert type(model.head).__name__ == 'AnchorHead'
   names = [variable.name for variable in model.trainable_variables if 'head' in variable.name]
   assert len(names) == 2 * (2 + 2) + 4 == len(model.head.trainable_variables)
-  inputs = detectors.batch(task, f'{sample_records}/train-*.tfrecord')
+  inputs = small_detectors.batch(task, f'{sample_records}/train-*.tfrecord')
   losses, _ = overfit(task, model, inputs, 6)
   assert losses[-1] < losses[0]
   outputs = model(inputs[0], image_shape=inputs[1]['image_info'][:, 1], training=False)
@@ -273,14 +273,14 @@ def test_towers_in_retinanet(sample_records):
 
 def test_an_option_of_model_gardens_head_is_refused_beside_a_tower():
   with pytest.raises(ValueError, match='head.use_separable_conv is True; with head.tower it must'):
-    detectors.small_task('retinanet_fpn_efficientnetlite0_sample', model={
+    small_detectors.small_task('retinanet_fpn_efficientnetlite0_sample', model={
         'head': {'use_separable_conv': True, 'tower': {'type': 'plain'}}})
 
 
 def test_padded_boxes_are_those_of_the_annotations(sample_records):
   """Without augmentation every box, but no crowd, is where the resized image has it."""
   task, _ = small('fcos_fpn', sample_records)
-  images, found = detectors.batch(
+  images, found = small_detectors.batch(
       task, f'{sample_records}/val-*.tfrecord', size=12, training=False)
   annotations = json.loads((sample_records / 'annotations/val.json').read_text())
   scale = images.shape[1] / 256

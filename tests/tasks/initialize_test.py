@@ -1,5 +1,5 @@
 """D36: modules load from checkpoints completely, or the run is refused in one sentence."""
-import detectors
+import small_detectors
 import numpy as np
 from official.core import exp_factory
 from official.core import task_factory
@@ -14,7 +14,7 @@ DYFPN = 'retinanet_dyfpn_efficientnetlite0_sample'
 @pytest.fixture(scope='module')
 def stock_checkpoint(tmp_path_factory):
   """A checkpoint as Model Garden's trainer writes it, of its own RetinaNet, and the model."""
-  config = detectors.small_experiment('retinanet_fpn_efficientnetlite0_sample')
+  config = small_detectors.small_experiment('retinanet_fpn_efficientnetlite0_sample')
   stock = exp_factory.get_exp_config('retinanet_resnetfpn_coco')
   known, ours = stock.task.as_dict(), config.task.as_dict()
   assert not ours['model']['head'].pop('tower')['type']  # Model Garden's own head
@@ -27,7 +27,7 @@ def stock_checkpoint(tmp_path_factory):
 
 
 def _task(checkpoint, modules, **task):
-  config = detectors.small_experiment(
+  config = small_detectors.small_experiment(
       DYFPN, init_checkpoint=checkpoint, init_checkpoint_modules=modules, **task)
   built = task_factory.get_task(config.task)
   return built, built.build_model()

@@ -2,7 +2,7 @@
 import subprocess
 import sys
 
-import detectors
+import small_detectors
 import numpy as np
 import pytest
 import tf_keras
@@ -20,10 +20,10 @@ MASKS = {
 
 def _step(records: str, num_classes: int):
   """One training step; returns the metrics and how much the mask head and the gates moved."""
-  task, model = detectors.small_task(
+  task, model = small_detectors.small_task(
       'fasterrcnn_dyfpn_efficientnetlite0_sample',
       **{**MASKS, 'model': {**MASKS['model'], 'num_classes': num_classes}})
-  inputs = detectors.batch(task, records, size=2)
+  inputs = small_detectors.batch(task, records, size=2)
   parts = {'mask_head': model.mask_head, 'gate': model.decoder.gate}
   before = {name: [np.array(weight) for weight in part.get_weights()]
             for name, part in parts.items()}

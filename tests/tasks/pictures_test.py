@@ -6,8 +6,8 @@ import pytest
 import tensorflow as tf
 
 from official_ext.ops import routing
-from official_ext.utils import routing_pictures
-import detectors
+from official_ext.visualization import routing_figures
+import small_detectors
 
 pytestmark = pytest.mark.slow
 
@@ -25,18 +25,18 @@ def evaluate(task, model, batches):
 
 
 def test_an_evaluation_pictures_the_first_images(sample_records, monkeypatch):
-  task, model = detectors.small_task(
+  task, model = small_detectors.small_task(
       'fcos_dynamichead_efficientnetlite0_sample', allow_image_summary=True,
       model={'decoder': {'fpn': {'num_filters': 16}}, 'head': HEAD},
       annotation_file=f'{sample_records}/annotations/val.json')
-  inputs = detectors.batch(task, f'{sample_records}/val-*.tfrecord', size=6, training=False)
+  inputs = small_detectors.batch(task, f'{sample_records}/val-*.tfrecord', size=6, training=False)
   calls = []
 
   def of_image(*args):
     calls.append(args)
     return {'depth': figure.Figure(figsize=(1, 2), facecolor=(0, 1, 0))}
 
-  monkeypatch.setattr(routing_pictures, 'of_image', of_image)
+  monkeypatch.setattr(routing_figures, 'of_image', of_image)
   logs = evaluate(task, model, [inputs, inputs])
   # Model Garden's own pictures of boxes stand beside ours.
   assert {name for name in logs if name.startswith('image/')} == {
@@ -59,10 +59,10 @@ def test_an_evaluation_pictures_the_first_images(sample_records, monkeypatch):
 
 
 def test_gates_without_positions_are_not_pictured(sample_records):
-  task, model = detectors.small_task(
+  task, model = small_detectors.small_task(
       'retinanet_dyfpn_efficientnetlite0_sample', allow_image_summary=True,
       annotation_file=f'{sample_records}/annotations/val.json', sampled_evaluation_runs=1)
-  inputs = detectors.batch(task, f'{sample_records}/val-*.tfrecord', size=2, training=False)
+  inputs = small_detectors.batch(task, f'{sample_records}/val-*.tfrecord', size=2, training=False)
   logs = evaluate(task, model, [inputs])
   assert {name.rpartition('/')[0] for name in logs if 'image/' in name} == {
       'image/validation_outputs'}

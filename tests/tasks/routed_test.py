@@ -7,9 +7,11 @@ from official.vision.tasks import retinanet
 import pytest
 import tensorflow as tf, tf_keras
 
+from official_ext.losses import budgets
 from official_ext.ops import routing
 from official_ext.tasks import routed
-import detectors
+from official_ext.tasks import step_tape
+import small_detectors
 
 DYFPN = 'retinanet_dyfpn_efficientnetlite0_sample'
 
@@ -17,12 +19,12 @@ DYFPN = 'retinanet_dyfpn_efficientnetlite0_sample'
 @pytest.fixture(scope='module')
 def dyfpn(sample_records):
   """A small DyFPN RetinaNet whose gates are nearly undecided, and a batch for each step."""
-  task, model = detectors.small_task(
+  task, model = small_detectors.small_task(
       DYFPN, budget={'weight': 3.0, 'target': 0.25},
       annotation_file=f'{sample_records}/annotations/val.json')
-  detectors.set_gate_bias(model, 0.0)
-  return (task, model, detectors.batch(task, f'{sample_records}/train-*.tfrecord'),
-          detectors.batch(task, f'{sample_records}/val-*.tfrecord', training=False))
+  small_detectors.set_gate_bias(model, 0.0)
+  return (task, model, small_detectors.batch(task, f'{sample_records}/train-*.tfrecord'),
+          small_detectors.batch(task, f'{sample_records}/val-*.tfrecord', training=False))
 
 
 def _evaluate(task, model, batches):
@@ -47,7 +49,8 @@ def _saturate(model, open_by_level):
 
 def test_budget_is_added_once_to_the_total_loss_and_pulls_on_every_gate(dyfpn):
   task, model, (images, labels), _ = dyfpn
-  with tf.GradientTape() as gradients, routing.RoutingTape() as tape:
+  step = budgets.Step((64, 64), tf.constant(0))
+  with tf.GradientTape() as gradients, step_tape.StepTape(step) as tape:
     outputs = model(images, training=True)
     with_budget = task.build_losses(outputs, labels, aux_losses=model.losses)[0]
     without = retinanet.RetinaNetTask.build_losses(task, outputs, labels, model.losses)[0]
@@ -85,8 +88,8 @@ def test_train_step_moves_the_gates_and_reports_cost(dyfpn):
 
 
 def test_without_routing_the_steps_are_model_gardens(sample_records):
-  task, model = detectors.small_task('retinanet_fpn_efficientnetlite0_sample')
-  inputs = detectors.batch(task, f'{sample_records}/train-*.tfrecord')
+  task, model = small_detectors.small_task('retinanet_fpn_efficientnetlite0_sample')
+  inputs = small_detectors.batch(task, f'{sample_records}/train-*.tfrecord')
   assert [m.name for m in task.build_metrics()] == [
       'total_loss', 'cls_loss', 'box_loss', 'model_loss']
   stock = retinanet.RetinaNetTask(task.task_config)
@@ -160,24 +163,24 @@ def test_sampled_runs_are_reported_beside_the_deterministic_one(dyfpn):
 
 def test_budget_options_out_of_range_name_the_field():
   with pytest.raises(ValueError, match='task.budget.target'):
-    detectors.small_task(DYFPN, budget={'target': 1.5})
+    small_detectors.small_task(DYFPN, budget={'target': 1.5})
   with pytest.raises(ValueError, match='task.budget.reduction'):
-    detectors.small_task(DYFPN, budget={'reduction': 'median'})
+    small_detectors.small_task(DYFPN, budget={'reduction': 'median'})
 
 
 @pytest.mark.slow
 def test_faster_rcnn_steps_log_routing_too(sample_records):
-  task, model = detectors.small_task(
+  task, model = small_detectors.small_task(
       'fasterrcnn_dyfpn_efficientnetlite0_sample',
       model={'max_level': 6, 'input_size': [64, 64, 3]},
       annotation_file=f'{sample_records}/annotations/val.json')
-  inputs = detectors.batch(task, f'{sample_records}/train-*.tfrecord')
+  inputs = small_detectors.batch(task, f'{sample_records}/train-*.tfrecord')
   metrics = task.build_metrics(training=True)
   before = copy.deepcopy(model.decoder.gate.get_weights())
   task.train_step(inputs, model, tf_keras.optimizers.legacy.SGD(0.01), metrics)
   values = {metric.name: float(metric.result()) for metric in metrics}
   assert 0 < values['routing/gmac/executed'] <= values['routing/gmac/maximum']
   assert any(np.any(a != b) for a, b in zip(before, model.decoder.gate.get_weights()))
-  validation = detectors.batch(task, f'{sample_records}/val-*.tfrecord', training=False)
+  validation = small_detectors.batch(task, f'{sample_records}/val-*.tfrecord', training=False)
   logs = _evaluate(task, model, [validation])
   assert {'routing/gmac/executed/mean', 'routing/gate/dyfpn/2', 'AP'} <= set(logs)

@@ -108,9 +108,9 @@ def test_picture_shows_boxes_and_masks_of_the_records(records, tmp_path, monkeyp
   _check(monkeypatch, tmp_path, f'--data={records}', f'--output={picture}', '--num_samples=8')
   sheet = np.asarray(Image.open(picture))
   assert sheet.shape[1] > 4 * 480 and sheet.shape[0] > 360
-  from official_ext.utils import visualization
+  from official_ext.visualization import boxes
   for class_id in (1, 3):
-    outline = (sheet == visualization.class_color(class_id)).all(axis=-1)
+    outline = (sheet == boxes.class_color(class_id)).all(axis=-1)
     assert outline.sum() > 200, f'no box of class {class_id}'
   assert not list(tmp_path.glob('.samples*'))
 

@@ -13,8 +13,8 @@ from official_ext.tools import predict
 from official_ext.tools import profile
 from official_ext.tools import report
 from official_ext.tools import tradeoff
-from official_ext.utils import saved_models
-import detectors
+from official_ext.serving import detectors
+import small_detectors
 
 pytestmark = pytest.mark.slow
 
@@ -30,8 +30,8 @@ CASES = {'fcos': 'fcos_dynamichead_efficientnetlite0_sample',
 def small_run(name, folder):
   """Writes what a training leaves: a config, and a checkpoint whose gates decide both ways."""
   options = {'model': SMALL, 'init_checkpoint': None}
-  config = detectors.small_experiment(name, **options)
-  _, model = detectors.small_task(name, **options)
+  config = small_detectors.small_experiment(name, **options)
+  _, model = small_detectors.small_task(name, **options)
   for seed, variable in enumerate(model.head.trainable_variables):
     random = tf.random.stateless_normal(variable.shape, [1, seed])
     if 'gate' in variable.name:
@@ -70,7 +70,7 @@ def test_every_command_serves_dynamic_towers(detector, sample_records, tmp_path,
   assert len(drawn) == 3 * 3 and {name.rsplit('_', 1)[1] for name in drawn} == {
       'coarser.png', 'depth.png', 'finer.png'}
 
-  outputs = saved_models.SavedDetector(saved)(np.asarray(Image.open(costs[0]['file']))[None])
+  outputs = detectors.SavedDetector(saved)(np.asarray(Image.open(costs[0]['file']))[None])
   gate = outputs['gate_class_tower_block_0_depth_3']
   assert gate.shape == (1, 8, 8, 1) and 0 < np.mean(gate > 0) < 1
   assert costs[0]['gates']['class_tower_block_0_depth_3'] == pytest.approx(np.mean(gate > 0))

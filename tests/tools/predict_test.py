@@ -11,8 +11,8 @@ import tensorflow as tf
 
 from official_ext.tools import predict
 from official_ext.utils import command_line
-from official_ext.utils import routing_pictures
-from official_ext.utils import saved_models
+from official_ext.visualization import routing_figures
+from official_ext.serving import detectors
 
 
 class _Detector(tf.Module):
@@ -174,7 +174,7 @@ def test_gates_are_drawn_over_every_image(tmp_path, images, monkeypatch):
     drawn[image.shape[:2], executed] = gates, maximum, scale
     return {'depth': figure.Figure(figsize=(1, 1))}
 
-  monkeypatch.setattr(routing_pictures, 'of_image', of_image)
+  monkeypatch.setattr(routing_figures, 'of_image', of_image)
   saved = _save(tmp_path / 'saved', has_maps=True)
   (saved / 'export.json').write_text(json.dumps({'gmac': {'static': 0.5, 'maximum': 2.0}}))
   _run(saved, images, tmp_path / 'out', '--gates', '--batch_size=2')
@@ -265,7 +265,7 @@ def test_another_folder_is_not_replaced(tmp_path, images, saved_model):
 
 def test_what_is_no_detector_is_refused(tmp_path, images):
   with pytest.raises(command_line.CommandError, match='no file saved_model.pb'):
-    saved_models.SavedDetector(tmp_path)
+    detectors.SavedDetector(tmp_path)
   other = tf.Module()
   other.f = tf.function(lambda x: {'y': x}, input_signature=[tf.TensorSpec([None])])
   tf.saved_model.save(other, str(tmp_path / 'other'), signatures=other.f)
@@ -273,7 +273,7 @@ def test_what_is_no_detector_is_refused(tmp_path, images):
     _run(tmp_path / 'other', images, tmp_path / 'out')
   (tmp_path / 'other' / 'saved_model.pb').write_bytes(b'\xff broken')
   with pytest.raises(command_line.CommandError, match='cannot be loaded'):
-    saved_models.SavedDetector(tmp_path / 'other')
+    detectors.SavedDetector(tmp_path / 'other')
 
 
 def test_evaluation_needs_annotations(capsys):

@@ -12,9 +12,9 @@ import tensorflow as tf, tf_keras
 from official_ext import registry_imports
 from official_ext.tools import profile
 from official_ext.utils import command_line
-from official_ext.utils import detector_runs
+from official_ext.serving import detector_runs
 from official_ext.utils import experiment
-from official_ext.utils import network_cost
+from official_ext.modeling import network_cost
 
 NAME = 'retinanet_{}_efficientnetlite0_sample'
 SMALL = ('task.model.head.num_convs=1,task.model.head.num_filters=8,'

@@ -11,7 +11,7 @@ import tf_keras
 
 from official_ext.configs import components
 from official_ext.modeling.decoders import pyramid
-from official_ext.modeling.layers import blocks
+from official_ext.modeling.layers import convolutions
 
 
 @dataclasses.dataclass
@@ -40,7 +40,7 @@ class CADDetProjection(pyramid.PyramidDecoder):
     self._projections = {
         level: self.conv(1, f'projection_{level}') for level in self.backbone_levels}
 
-  def coarser_conv(self, level: str) -> blocks.Conv2D:
+  def coarser_conv(self, level: str) -> convolutions.Conv2D:
     return self.conv(3, f'coarser_{level}', strides=2, symmetric_padding=True)
 
   def build_pyramid(self, inputs: pyramid.Features, training: Optional[bool]) -> pyramid.Features:

@@ -12,7 +12,7 @@ import tf_keras
 
 from official_ext.configs import components
 from official_ext.modeling.decoders import pyramid
-from official_ext.modeling.layers import blocks
+from official_ext.modeling.layers import convolutions
 
 
 @dataclasses.dataclass
@@ -43,14 +43,15 @@ class FPNLite(pyramid.PyramidDecoder):
     self._laterals = {level: self.conv(1, f'lateral_{level}') for level in self.backbone_levels}
 
   def output_conv(self, level: str) -> tf_keras.layers.SeparableConv2D:
-    initializer, regularizer = self._kernel_initializer, self._kernel_regularizer
+    depthwise, pointwise = (
+        convolutions.copy_initializer(self._kernel_initializer) for _ in range(2))
     return tf_keras.layers.SeparableConv2D(
         self._num_filters, 3, padding='same', name=f'output_{level}', dtype=self.dtype_policy,
-        depthwise_initializer=blocks.fresh(initializer), depthwise_regularizer=regularizer,
-        pointwise_initializer=blocks.fresh(initializer), pointwise_regularizer=regularizer,
+        depthwise_initializer=depthwise, depthwise_regularizer=self._kernel_regularizer,
+        pointwise_initializer=pointwise, pointwise_regularizer=self._kernel_regularizer,
         bias_regularizer=self._bias_regularizer)
 
-  def coarser_conv(self, level: str) -> blocks.Conv2D:
+  def coarser_conv(self, level: str) -> convolutions.Conv2D:
     return self.conv(3, f'coarser_{level}', strides=2, symmetric_padding=True)
 
   def build_pyramid(self, inputs: pyramid.Features, training: Optional[bool]) -> pyramid.Features:

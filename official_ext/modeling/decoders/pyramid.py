@@ -9,7 +9,7 @@ from typing import Any, Dict, List, Mapping, Optional
 
 import tensorflow as tf, tf_keras
 
-from official_ext.modeling.layers import blocks
+from official_ext.modeling.layers import convolutions
 from official_ext.ops import sampling
 
 Features = Dict[str, tf.Tensor]
@@ -108,20 +108,20 @@ class PyramidDecoder(tf_keras.layers.Layer):
     self._coarser_levels = [
         str(level) for level in range(levels[-1] + 1, self._max_level + 1)]
 
-  def conv(self, kernel_size: int, name: str, **options: Any) -> blocks.Conv2D:
+  def conv(self, kernel_size: int, name: str, **options: Any) -> convolutions.Conv2D:
     """Returns a convolution with `num_filters` filters and the decoder's options."""
-    return blocks.Conv2D(
+    return convolutions.Conv2D(
         self._num_filters, kernel_size, name=name, **{
             'dtype': self.dtype_policy,
-            'kernel_initializer': blocks.fresh(self._kernel_initializer),
+            'kernel_initializer': convolutions.copy_initializer(self._kernel_initializer),
             'kernel_regularizer': self._kernel_regularizer,
             'bias_regularizer': self._bias_regularizer, **options})
 
-  def output_conv(self, level: str) -> blocks.Conv2D:
+  def output_conv(self, level: str) -> convolutions.Conv2D:
     """Makes the convolution that `build_pyramid`'s result goes through."""
     return self.conv(3, f'output_{level}')
 
-  def coarser_conv(self, level: str) -> blocks.Conv2D:
+  def coarser_conv(self, level: str) -> convolutions.Conv2D:
     """Makes the convolution that makes a coarser level of the one before it."""
     return self.conv(3, f'coarser_{level}', strides=2)
 

@@ -8,7 +8,7 @@ from official.modeling import hyperparams
 import tensorflow as tf, tf_keras
 
 from official_ext.configs import components
-from official_ext.modeling.layers import blocks
+from official_ext.modeling.layers import convolutions
 from official_ext.ops import group_norm
 
 Features = Dict[str, tf.Tensor]
@@ -30,7 +30,7 @@ class PlainTowerConfig(hyperparams.Config):
 
 @components.register_tower('plain', PlainTowerConfig)
 @tf_keras.utils.register_keras_serializable(package='official_ext')
-class PlainTower(blocks.ConvBlock):
+class PlainTower(convolutions.ConvBlock):
   """Convolutions, each with group norm and ReLU, that all levels share.
 
   Reference: Zhi Tian et al., FCOS: Fully Convolutional One-Stage Object Detection,
@@ -96,7 +96,7 @@ class _GroupNorm(tf_keras.layers.Layer):
     return group_norm.group_norm(x, self.gamma, self.beta, self._groups)
 
 
-class _TowerHead(blocks.ConvBlock):
+class _TowerHead(convolutions.ConvBlock):
   """Base of heads that are two towers of features, for classes and for boxes, and predictors."""
 
   def __init__(self, num_classes: int, min_level: int = 3, max_level: int = 7,
@@ -131,7 +131,7 @@ class _TowerHead(blocks.ConvBlock):
                                self._kernel_regularizer, self.dtype_policy)
         for name in ('class_tower', 'box_tower'))
 
-  def class_conv(self, filters: int) -> blocks.Conv2D:
+  def class_conv(self, filters: int) -> convolutions.Conv2D:
     """Returns the predictor of classes, which starts at their prior probability."""
     prior = self._options['prior_probability']
     bias = tf_keras.initializers.Constant(-math.log((1 - prior) / prior))

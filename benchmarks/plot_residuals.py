@@ -1,0 +1,96 @@
+"""Draws the relative residual of an implicit pyramid against evaluations, for each solver.
+
+    .venv/bin/python benchmarks/plot_residuals.py --images=FOLDER --output=FILE [--model_dir=DIR]
+
+The neck is that of --experiment, on features of the backbone that the package carries, or
+of a training's last checkpoint.
+"""
+import argparse
+import pathlib
+
+import official_ext  # noqa: F401 (chooses Keras 2)
+import numpy as np
+from official.core import task_factory
+from official.vision.ops import preprocess_ops
+import tensorflow as tf
+
+from official_ext import registry_imports
+from official_ext.ops import fixed_point
+from official_ext.utils import checkpoints
+from official_ext.utils import command_line
+from official_ext.utils import experiment
+from official_ext.visualization import residual_curves
+
+SOLVERS = ('unroll', 'anderson', 'broyden')
+
+
+def arguments() -> argparse.Namespace:
+  """Reads the command line."""
+  parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('--experiment', default='retinanet_ifpn_efficientnetlite0_sample',
+                      help='default: retinanet_ifpn_efficientnetlite0_sample')
+  parser.add_argument('--images', type=pathlib.Path, default='runs/sample/coco/images',
+                      help='folder of JPEG or PNG images; default: the composed sample')
+  parser.add_argument('--num_images', type=int, default=8, help='default 8')
+  parser.add_argument('--model_dir', type=pathlib.Path,
+                      help='folder of a training; default: an untrained neck')
+  parser.add_argument('--evaluations', type=int, default=16, help='of each solver; default 16')
+  parser.add_argument('--params_override', help='as in training')
+  parser.add_argument('--output', type=pathlib.Path, required=True, help='PNG file to write')
+  return parser.parse_args()
+
+
+def load_images(folder: pathlib.Path, count: int, size) -> tf.Tensor:
+  """Returns float32 `[count, height, width, 3]` as the network gets them."""
+  paths = sorted(path for path in folder.glob('*') if path.suffix in ('.jpg', '.jpeg', '.png'))
+  if not paths:
+    raise command_line.CommandError(f'--images={folder} holds no JPEG or PNG image.')
+  images = []
+  for path in paths[:count]:
+    image = tf.io.decode_image(path.read_bytes(), channels=3, expand_animations=False)
+    image = preprocess_ops.normalize_image(
+        tf.cast(image, tf.float32), preprocess_ops.MEAN_RGB, preprocess_ops.STDDEV_RGB)
+    images.append(preprocess_ops.resize_and_crop_image(image, size, size)[0])
+  return tf.stack(images)
+
+
+def main() -> None:
+  """Solves with every solver and draws."""
+  args = arguments()
+  params = experiment.resolve(args.experiment, params_override=args.params_override, lock=False)
+  task = task_factory.get_task(params.task)
+  model = task.build_model()
+  if not hasattr(model.decoder, 'function'):
+    raise command_line.CommandError(f'--experiment={args.experiment} has no implicit pyramid.')
+  if args.model_dir:
+    checkpoints.restore(model, args.model_dir, flag='--model_dir')
+  else:
+    task.initialize(model)
+  images = load_images(args.images, args.num_images, params.task.model.input_size[:2])
+
+  @tf.function(autograph=False)
+  def residuals(images):
+    basis = model.decoder.basis(model.backbone(images, training=False), training=False)
+    function = model.decoder.function(basis)
+    start = [tf.zeros_like(level) for level in basis.values()]
+    solutions = {
+        solver: fixed_point.solve(function, start, solver=solver, memory=args.evaluations,
+                                  max_evaluations=args.evaluations) for solver in SOLVERS}
+    radius = fixed_point.spectral_radius(function, solutions['anderson'].state)
+    deviations = [tf.math.reduce_std(level) for level in basis.values()]
+    return {name: found.residuals for name, found in solutions.items()}, radius, deviations
+
+  curves, radius, deviations = residuals(images)
+  state = 'trained' if args.model_dir else 'untrained'
+  title = f'{args.experiment}, {state}, spectral radius {np.mean(radius):.2f}'
+  residual_curves.draw(
+      {name: value.numpy() for name, value in curves.items()}, title).savefig(
+          args.output, dpi=110, bbox_inches='tight')
+  spread = ', '.join(f'{float(value):.2f}' for value in deviations)
+  command_line.say(f'{len(images)} images; deviation of the basis {spread}; spectral radius '
+                   f'{np.mean(radius):.2f}; written: {args.output}')
+
+
+if __name__ == '__main__':
+  command_line.run(main)

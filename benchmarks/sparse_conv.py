@@ -1,0 +1,262 @@
+"""Measures sparse residual blocks against the best dense one, interleaved in one run.
+
+    .venv/bin/python benchmarks/sparse_conv.py [--image_size 800 1344] [--repeats 9]
+
+Speed-ups are medians of ratios of times, above 1 where sparse is faster; the dense block
+has the same group norm, over all positions, and no masks.  Machines are noisy: only
+ratios within one run mean something.
+"""
+import argparse
+import time
+
+import official_ext  # noqa: F401 (chooses Keras 2)
+import numpy as np
+import tensorflow as tf
+
+from official_ext.ops import group_norm
+from official_ext.ops import sparse_conv
+from official_ext.ops import tiled_conv
+from official_ext.utils import command_line
+
+SHAPES = ('blobs', 'random')
+SHARES = (1.0, 0.8, 0.6, 0.4, 0.2, 0.1, 0.05, 0.0)
+LIST_ONLY = 1.0  # no share of work is above it
+
+
+def make_gate(shape: str, share: float, batch: int, height: int, width: int) -> tf.Tensor:
+  """Returns a gate, `[batch, height, width, 1]`, open at a share of the positions.
+
+  Args:
+    shape: `random`: anywhere; `blobs`: around four points of each image.
+    share: of open positions.
+    batch: images, each with a pattern of its own.
+    height: of the map.
+    width: of the map.
+  """
+  rng = np.random.default_rng(0)
+  gate = np.zeros([batch, height * width], np.float32)
+  positions = np.indices([height, width]).reshape(2, -1, 1)
+  for image in gate:
+    order = rng.uniform(size=height * width)
+    if shape == 'blobs':
+      centers = rng.uniform(size=[2, 1, 4]) * np.reshape([height, width], [2, 1, 1])
+      order = np.min(np.sum((positions - centers)**2, axis=0), axis=1)
+    image[np.argsort(order)[:round(share * height * width)]] = 0.5
+  return tf.constant(gate.reshape(batch, height, width, 1))
+
+
+def make_weights(channels: int) -> sparse_conv.ResidualWeights:
+  """Returns weights as at the start of a training."""
+  kernels = 0.01 * tf.random.stateless_normal([2, 3, 3, channels, channels], [0, 0])
+  ones, zeros = tf.ones([channels]), tf.zeros([channels])
+  return sparse_conv.ResidualWeights(kernels[0], ones, zeros, kernels[1], ones, zeros)
+
+
+def _dense(x, gate, weights):
+  groups = group_norm.num_groups_of(x.shape[-1])
+  hidden = tf.nn.conv2d(x, weights.kernel1, 1, 'SAME')
+  hidden = tf.nn.relu(group_norm.group_norm(hidden, weights.gamma1, weights.beta1, groups))
+  hidden = tf.nn.conv2d(hidden, weights.kernel2, 1, 'SAME')
+  return group_norm.group_norm(hidden, weights.gamma2, weights.beta2, groups) * gate
+
+
+def _sparse(dense_above):
+  return lambda x, gate, weights: sparse_conv.residual_block(
+      x, gate, weights, group_norm.num_groups_of(x.shape[-1]), dense_above=dense_above)
+
+
+BLOCKS = {'dense': _dense, 'list': _sparse(LIST_ONLY),
+          'adaptive': _sparse(None)}
+
+
+def _with_gradient(function):
+  """Returns a function that gives the gradients of the sum of squares."""
+
+  def gradients(*args):
+    with tf.GradientTape() as tape:
+      tape.watch(args)
+      loss = tf.reduce_sum(tf.square(function(*args)))
+    return tape.gradient(loss, args, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+
+  return gradients
+
+
+def _traced(function, *args, compiled=False):
+  """Returns the function for arguments of these shapes."""
+  specs = tf.nest.map_structure(lambda value: tf.TensorSpec(value.shape, value.dtype), args)
+  concrete = tf.function(function, autograph=False, jit_compile=compiled).get_concrete_function(
+      *specs)
+  return lambda *values: concrete(*tf.nest.flatten(values))
+
+
+def speed_ups(functions, args, repeats: int):
+  """Returns how many times faster than `dense` each function is, called in turn."""
+  seconds = {name: [] for name in functions}
+  for function in functions.values():
+    function(*args)
+  for _ in range(repeats):
+    for name, function in functions.items():
+      start = time.perf_counter()
+      function(*args)
+      seconds[name].append(time.perf_counter() - start)
+  return {name: float(np.median(np.divide(seconds['dense'], values)))
+          for name, values in seconds.items()}
+
+
+def work(gate: tf.Tensor) -> float:
+  """Returns the share of the dense block's multiply-adds that a gate needs."""
+  needed = float(tf.reduce_sum(sparse_conv.residual_block_multiply_adds(gate, 1)))
+  return needed / (18 * tf.size(gate).numpy())
+
+
+def _line(share, gate, measured) -> str:
+  needed = work(gate)
+  ideal = f'{1 / needed:6.2f}' if needed else '     -'
+  numbers = '  '.join(f'{name} {measured[name]:6.2f}' for name in measured if name != 'dense')
+  return f'    {share:4.0%} open, {needed:5.1%} of the work, ideal {ideal}:  {numbers}'
+
+
+def benchmark_block(batch: int, size, channels: int, shares, repeats: int, training: bool):
+  """Prints speed-ups of the block over the share of open positions.
+
+  Args:
+    batch: images.
+    size: height and width of the map.
+    channels: of the map.
+    shares: of open positions.
+    repeats: interleaved repeats.
+    training: with gradients of the map, the gate and the weights.
+
+  Returns:
+    `(work, speed-up of the list)` of every measurement.
+  """
+  x = tf.random.stateless_normal([batch, *size, channels], [0, 1])
+  weights, points = make_weights(channels), []
+  wrap = _with_gradient if training else lambda function: function
+  example = make_gate('random', 0, batch, *size)
+  functions = {name: _traced(wrap(block), x, example, weights) for name, block in BLOCKS.items()}
+  for shape in SHAPES:
+    command_line.say(f'  block {batch}x{size[0]}x{size[1]}x{channels}, {shape}'
+                     f'{", forward and gradients" if training else ""}:')
+    for share in shares:
+      gate = make_gate(shape, share, batch, *size)
+      measured = speed_ups(functions, (x, gate, weights), repeats)
+      points.append((work(gate), measured['list']))
+      command_line.say(_line(share, gate, measured))
+  return points
+
+
+def benchmark_convolution(size, channels: int, repeats: int) -> None:
+  """Prints speed-ups of a training step of one convolution."""
+  x = tf.random.stateless_normal([1, *size, channels], [0, 1])
+  kernel = make_weights(channels).kernel1
+  functions = {
+      'dense': lambda x, kernel, mask: tf.nn.conv2d(x, kernel, 1, 'SAME'),
+      'list': lambda x, kernel, mask: sparse_conv.conv2d(x, kernel, mask, dense_above=LIST_ONLY)}
+
+  def step(function):
+    return lambda x, kernel, mask: _with_gradient(lambda *args: function(*args, mask))(x, kernel)
+
+  functions = {name: _traced(step(function), x, kernel, make_gate('random', 0, 1, *size) > 0)
+               for name, function in functions.items()}
+  command_line.say(f'  convolution 1x{size[0]}x{size[1]}x{channels}, blobs, forward and gradients:')
+  for share in (0.5, 0.2, 0.1):
+    mask = make_gate('blobs', share, 1, *size) > 0
+    measured = speed_ups(functions, (x, kernel, mask), repeats)
+    command_line.say(
+        f'    {share:4.0%} open, ideal {1 / share:6.2f}:  list {measured["list"]:6.2f}')
+
+
+def _needed_tiles(gate: tf.Tensor, tile_size: int) -> float:
+  """Returns the share of active tiles of the image that has most."""
+  first, _ = sparse_conv.active_positions(gate)
+  tiles = tf.nn.max_pool2d(tf.cast(first, tf.float32), tile_size, tile_size, 'SAME')
+  return float(tf.reduce_max(tf.reduce_mean(tiles, axis=[1, 2, 3])))
+
+
+def benchmark_tiles(size, channels: int, repeats: int) -> None:
+  """Prints speed-ups of compiled tiles, with a tenth of room to spare, over the compiled block."""
+  x, weights = tf.random.stateless_normal([1, *size, channels], [0, 1]), make_weights(channels)
+  groups = group_norm.num_groups_of(channels)
+  command_line.say(f'  block 1x{size[0]}x{size[1]}x{channels}, blobs, compiled, by side of tiles:')
+  for share in (0.2, 0.1, 0.05):
+    gate = make_gate('blobs', share, 1, *size)
+    functions = {'dense': _traced(_dense, x, gate, weights, compiled=True)}
+    for side in (2, 4, 8):
+      capacity = min(1.0, 1.1 * _needed_tiles(gate, side))
+
+      def tiled(x, gate, weights, side=side, capacity=capacity):
+        return tiled_conv.tiled_residual_block(
+            x, gate, weights, groups, capacity, tile_size=side)
+
+      functions[f'{side}'] = _traced(
+          lambda *args, tiled=tiled: tiled(*args), x, gate, weights, compiled=True)
+    command_line.say(_line(share, gate, speed_ups(functions, (x, gate, weights), repeats)))
+
+
+def benchmark_head(sizes, channels: int, repeats: int) -> None:
+  """Prints speed-ups of a head of four blocks on all levels."""
+  weights = make_weights(channels)
+  maps = [tf.random.stateless_normal([1, *size, channels], [0, 1]) for size in sizes]
+
+  def head(block):
+
+    def run(maps, gates, weights):
+      outputs = []
+      for x, gate in zip(maps, gates):
+        for _ in range(4):
+          x = tf.nn.relu(x + block(x, gate, weights))
+        outputs.append(x)
+      return outputs
+
+    return run
+
+  gates = [make_gate('blobs', 0, 1, *size) for size in sizes]
+  functions = {name: _traced(head(block), maps, gates, weights) for name, block in BLOCKS.items()}
+  command_line.say(f'  head of four blocks on {len(sizes)} levels, {channels} channels, blobs:')
+  for share in (0.5, 0.2, 0.1):
+    gates = [make_gate('blobs', share, 1, *size) for size in sizes]
+    command_line.say(_line(share, gates[0], speed_ups(functions, (maps, gates, weights), repeats)))
+
+
+def break_even(points) -> float:
+  """Returns the share of work at which the line through the measured times crosses the dense one.
+
+  The time of the list is a constant and a part that grows with the work.
+  """
+  shares, ups = np.transpose([point for point in points if point[0] > 0.3])
+  slope, constant = np.polyfit(shares, 1 / ups, 1)
+  return float((1 - constant) / slope)
+
+
+def main() -> None:
+  """Runs all benchmarks."""
+  parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('--image_size', type=int, nargs=2, default=(800, 1344),
+                      help='height and width in pixels (800 1344)')
+  parser.add_argument('--channels', type=int, default=256, help='of the maps (256)')
+  parser.add_argument('--repeats', type=int, default=9, help='interleaved repeats (9)')
+  args = parser.parse_args()
+  sizes = [tuple(-(-side // 2**level) for side in args.image_size) for level in range(3, 8)]
+  channels, repeats = args.channels, args.repeats
+  command_line.say('Times faster than dense:')
+  for batch, size in ((1, sizes[0]), (4, sizes[1])):
+    points = benchmark_block(batch, size, channels, SHARES, repeats, training=False)
+    command_line.say(f'  break-even of the list, batch of {batch}: {break_even(points):.0%} of the '
+                     'work')
+  command_line.say(f'  the default falls back to dense above {sparse_conv.DENSE_ABOVE:.0%}, and '
+                   'never for a single image')
+  few = (0.5, 0.2, 0.1)
+  for size in sizes[1:]:
+    benchmark_block(1, size, channels, few, repeats, training=False)
+  for width in (channels // 2, channels // 4):
+    benchmark_block(1, sizes[0], width, few, repeats, training=False)
+  benchmark_head(sizes, channels, repeats)
+  benchmark_convolution(sizes[1], channels, repeats)
+  benchmark_block(1, sizes[1], channels, few, repeats, training=True)
+  benchmark_tiles(sizes[0], channels, repeats)
+
+
+if __name__ == '__main__':
+  command_line.run(main)

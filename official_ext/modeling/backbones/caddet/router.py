@@ -1,0 +1,141 @@
+"""The router of a supernet's node: which of its paths an image takes."""
+import math
+from typing import Any, Dict, Mapping, Optional
+
+import tensorflow as tf, tf_keras
+
+from official_ext.modeling.layers import convolutions
+from official_ext.modeling.backbones.caddet import conv_norm
+
+NORMS = ('batch', 'group')
+# The paper's activation is max(0, tanh): gates of a new router are tanh(1.5) = 0.905.
+INITIAL_BIAS = 1.5
+
+# Maps above are pooled in one pass; on smaller ones its preparations take longer than sums.
+_MANY_PIXELS = 4000
+
+
+def pool_quarters(features: tf.Tensor) -> tf.Tensor:
+  """Means over the four quarters of a map, which share a row or column where a size is odd.
+
+  Args:
+    features: `[batch, height, width, channels]`, of one pixel or more.
+
+  Returns:
+    `[batch, 2, 2, channels]`, float32 if the features are of less precision.
+  """
+  if features.dtype in (tf.float16, tf.bfloat16):
+    features = tf.cast(features, tf.float32)
+  size = features.shape[1:3].as_list()
+  if None not in size and min(size) > 1 and math.prod(size) > _MANY_PIXELS:
+    return tf.nn.avg_pool2d(features, [length - length // 2 for length in size],
+                            [length // 2 for length in size], 'VALID')
+  for axis in (1, 2):
+    features = _halves(features, axis)
+  return features
+
+
+def _halves(features: tf.Tensor, axis: int) -> tf.Tensor:
+  """Returns the means over the two halves of an axis, 1 or 2 of four."""
+  batch, *size, channels = features.shape
+  length = size[axis - 1]
+  if None not in size and length % 2 == 0:
+    # Without a copy; and the axes behind it are one, since long rows are summed faster.
+    batch = -1 if batch is None else batch
+    before, behind = size[:axis - 1], [*size[axis:], channels]
+    rows = tf.reshape(features, [batch, *before, 2, length // 2, math.prod(behind)])
+    return tf.reshape(tf.reduce_mean(rows, axis + 1), [batch, *before, 2, *behind])
+  length = length or tf.shape(features)[axis]
+  ends = ((features[:, :length - length // 2], features[:, length // 2:]) if axis == 1 else
+          (features[:, :, :length - length // 2], features[:, :, length // 2:]))
+  return tf.stack([tf.reduce_mean(end, axis) for end in ends], axis)
+
+
+@tf_keras.utils.register_keras_serializable(package='official_ext')
+class PathRouter(tf_keras.layers.Layer):
+  """Two 1x1 convolutions of a node's pooled features (CADDet, section 3.1).
+
+  float32 throughout under mixed precision.
+  """
+
+  def __init__(self, units: int, num_paths: int, norm: str = 'batch',
+               norm_options: Optional[Mapping[str, Any]] = None,
+               kernel_regularizer: Optional[Any] = None, **kwargs):
+    """Initializes the router.
+
+    Args:
+      units: channels between the two convolutions.
+      num_paths: number of gates.
+      norm: `batch`, or `group` for steps of fewer than 8 images: groups of 8 channels, or one
+        group where 8 does not divide `units`.
+      norm_options: arguments of `PresenceNorm`; of a group norm only `epsilon` is used.
+      kernel_regularizer: of both kernels.
+      **kwargs: arguments of `tf_keras.layers.Layer`.
+
+    Raises:
+      ValueError: unknown norm.
+    """
+    super().__init__(autocast=False, **kwargs)
+    if norm not in NORMS:
+      raise ValueError(f'router_norm is {norm!r}; allowed are `batch` and `group`: change '
+                       'backbone.caddet.router_norm.')
+    self._units, self._num_paths, self._norm_type = units, num_paths, norm
+    self._norm_options = dict(norm_options or {})
+    self._kernel_regularizer = tf_keras.regularizers.get(kernel_regularizer)
+    options = {'kernel_regularizer': self._kernel_regularizer, 'dtype': self.dtype}
+    if norm == 'batch':
+      self._hidden = conv_norm.PointwiseConvNorm(
+          units, norm_options=self._norm_options, name='hidden', **options)
+    else:
+      self._hidden = tf_keras.layers.Dense(
+          units, use_bias=False, kernel_initializer=conv_norm.kaiming(), name='hidden', **options)
+      self._norm = tf_keras.layers.GroupNormalization(
+          units // 8 if units % 8 == 0 else 1, dtype=self.dtype, name='norm',
+          epsilon=self._norm_options.get('epsilon', 1e-5))
+    self._output = tf_keras.layers.Dense(
+        num_paths, kernel_initializer=conv_norm.kaiming(), name='output',
+        bias_initializer=tf_keras.initializers.Constant(INITIAL_BIAS), **options)
+
+  def build(self, input_shape: tf.TensorShape) -> None:
+    convolutions.build_in_scope([self._hidden, self._output], [input_shape, [None, self._units]])
+    if self._norm_type == 'group':
+      convolutions.build_in_scope([self._norm], [[None, 2, 2, self._units]])
+    super().build(input_shape)
+
+  def call(self, pooled: tf.Tensor, present: Optional[tf.Tensor] = None,
+           training: Optional[bool] = None) -> tf.Tensor:
+    """Returns what the gates are made of, float32 `[batch, paths]`; see `path_decisions`.
+
+    Args:
+      pooled: `[batch, 2, 2, channels]` of `pool_quarters`.
+      present: boolean `[batch]`, the images that count in batch norm; None: all.
+      training: None counts as False.
+    """
+    if self._norm_type == 'batch':
+      pooled = tf.cast(pooled, self.dtype)
+      return self._logits(self._hidden(pooled, present, training=training))
+    return self.run(None, pooled)  # Group norm is the same in training.
+
+  def prepare(self) -> Optional[conv_norm.ConvWeights]:
+    """Returns the weights of inference; None where group norm leaves nothing to prepare."""
+    return self._hidden.prepare(self.dtype) if self._norm_type == 'batch' else None
+
+  def run(self, weights: Optional[conv_norm.ConvWeights], pooled: tf.Tensor) -> tf.Tensor:
+    """Returns what `call` does at inference, with weights that `prepare` returned."""
+    pooled = tf.cast(pooled, self.dtype)
+    if weights is None:
+      return self._logits(tf.nn.relu(self._norm(self._hidden(pooled))))
+    return self._logits(self._hidden.run(weights, pooled))
+
+  def _logits(self, hidden: tf.Tensor) -> tf.Tensor:
+    return tf.cast(self._output(tf.reduce_mean(hidden, [1, 2])), tf.float32)
+
+  def get_config(self) -> Dict[str, Any]:
+    return {
+        **super().get_config(),
+        'units': self._units,
+        'num_paths': self._num_paths,
+        'norm': self._norm_type,
+        'norm_options': dict(self._norm_options),
+        'kernel_regularizer': tf_keras.regularizers.serialize(self._kernel_regularizer),
+    }

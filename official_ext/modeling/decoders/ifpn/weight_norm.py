@@ -1,0 +1,163 @@
+"""Weight-normalized convolutions whose kernels are computed once for many applications.
+
+Parts of an implicit network run many times with the same weights.  Each has `prepare`,
+which makes of its variables the tensors that stay the same during a solve, and `run`,
+which runs it with them; `call` is one after the other.
+
+Variables have the layer's own dtype, float32 or float64, and `prepare` casts what it
+made of them: norms are never taken in low precision.
+"""
+import random
+from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple
+
+import tensorflow as tf, tf_keras
+
+from official_ext.modeling.layers import convolutions
+
+
+class ConvWeights(NamedTuple):
+  """What a convolution needs during a solve: kernel and, unless None, bias."""
+  kernel: tf.Tensor
+  bias: Optional[tf.Tensor]
+
+
+def conv2d(features: tf.Tensor, kernel: tf.Tensor, stride: int = 1,
+           depthwise: bool = False) -> tf.Tensor:
+  """Convolves with the same zero padding on all sides: `(kernel_size - 1) / 2` pixels.
+
+  With stride 2 and even sizes Keras's `same` pads at the end only.
+
+  Args:
+    features: `[batch, height, width, channels]`.
+    kernel: `[size, size, channels, filters]`, size odd; `[size, size, channels, 1]` if
+      depthwise.
+    stride: in both directions.
+    depthwise: each channel has a kernel of its own.
+
+  Returns:
+    `[batch, ceil(height / stride), ceil(width / stride), filters]`.
+  """
+  pad = (kernel.shape[0] - 1) // 2
+  padding = 'SAME' if stride == 1 else [[0, 0], [pad, pad], [pad, pad], [0, 0]]
+  if depthwise:
+    return tf.nn.depthwise_conv2d(features, kernel, [1, stride, stride, 1], padding)
+  outputs = tf.nn.conv2d(features, kernel, stride, padding)
+  keeps_shape = stride == 1 and kernel.shape[2] == kernel.shape[3]
+  if keeps_shape or (features.shape[0] or 0) > 0:
+    return outputs
+  return convolutions.with_conv_shape(outputs, features, (stride, stride), kernel.shape[3])
+
+
+@tf_keras.utils.register_keras_serializable(package='official_ext')
+class WeightNormConv2D(tf_keras.layers.Layer):
+  """A convolution with the kernel `scale * direction / ||direction||` per output channel.
+
+  Reference: Tim Salimans, Diederik P. Kingma, Weight Normalization: A Simple
+  Reparameterization to Accelerate Training of Deep Neural Networks,
+  https://arxiv.org/abs/1602.07868.  The scale starts at the norm, so that the kernel
+  starts as it was drawn.
+  """
+
+  def __init__(self, filters: int, kernel_size: int = 3, strides: int = 1,
+               use_bias: bool = True, depthwise: bool = False,
+               kernel_initializer: Any = None, kernel_regularizer: Optional[Any] = None,
+               bias_regularizer: Optional[Any] = None, **kwargs):
+    """Initializes the layer.
+
+    Args:
+      filters: channels of the result; of the input too if depthwise.
+      kernel_size: odd; the input is padded symmetrically by half of it.
+      strides: in both directions.
+      use_bias: add one, which starts at 0.
+      depthwise: each channel has a kernel of its own.
+      kernel_initializer: of the direction; None: normal with deviation 0.01.
+      kernel_regularizer: of the direction.
+      bias_regularizer: of the bias.
+      **kwargs: arguments of `tf_keras.layers.Layer`.
+    """
+    super().__init__(**kwargs)
+    self._filters, self._kernel_size, self._strides = filters, kernel_size, strides
+    self._use_bias, self._depthwise = use_bias, depthwise
+    self._kernel_initializer = tf_keras.initializers.get(
+        kernel_initializer or tf_keras.initializers.RandomNormal(stddev=0.01))
+    self._kernel_regularizer = tf_keras.regularizers.get(kernel_regularizer)
+    self._bias_regularizer = tf_keras.regularizers.get(bias_regularizer)
+
+  def build(self, input_shape: tf.TensorShape) -> None:
+    channels = tf.TensorShape(input_shape)[-1]
+    size = [self._kernel_size] * 2
+    shape = [*size, channels, 1 if self._depthwise else self._filters]
+    config = self._kernel_initializer.get_config()
+    if 'seed' in config and config['seed'] is None:
+      # With a seed of its own it draws the same values again: the scale is this kernel's norm.
+      config['seed'] = random.randint(1, 2**30)
+    initializer = self._kernel_initializer.__class__.from_config(config)
+    self.kernel = self.add_weight(
+        'kernel', shape, initializer=initializer, regularizer=self._kernel_regularizer)
+    self.scale = self.add_weight(
+        'scale', [self._filters],
+        initializer=lambda unused, dtype=None: self._norm(initializer(shape, dtype=dtype)))
+    self.bias = None
+    if self._use_bias:
+      self.bias = self.add_weight('bias', [self._filters], initializer='zeros',
+                                  regularizer=self._bias_regularizer)
+    super().build(input_shape)
+
+  def _norm(self, kernel: tf.Tensor) -> tf.Tensor:
+    axes = [0, 1, 3] if self._depthwise else [0, 1, 2]
+    return tf.sqrt(tf.reduce_sum(tf.square(kernel), axes))
+
+  def prepare(self, dtype: tf.DType, watch: bool = False) -> ConvWeights:
+    """Returns the normalized kernel and the bias, of this dtype; there is nothing to watch."""
+    del watch
+    kernel = tf.convert_to_tensor(self.kernel)
+    factor = tf.convert_to_tensor(self.scale) / self._norm(kernel)
+    kernel *= factor[:, None] if self._depthwise else factor
+    bias = None if self.bias is None else tf.cast(self.bias, dtype)
+    return ConvWeights(tf.cast(kernel, dtype), bias)
+
+  def run(self, weights: ConvWeights, features: tf.Tensor) -> tf.Tensor:
+    """Convolves features of the weights' dtype."""
+    outputs = conv2d(features, weights.kernel, self._strides, self._depthwise)
+    return outputs if weights.bias is None else outputs + weights.bias
+
+  def update(self, weights: ConvWeights) -> None:
+    """Does nothing: there are no moving averages."""
+
+  def call(self, features: tf.Tensor) -> tf.Tensor:
+    return self.run(self.prepare(features.dtype), features)
+
+  def multiply_adds(self, size: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:
+    """Returns what one image costs, float64, and the size of the result.
+
+    Args:
+      size: int32 `[2]`, height and width of the input.
+
+    Returns:
+      Multiply-adds, and int32 `[2]`.
+    """
+    size = -(-size // self._strides)
+    taps = self._kernel_size**2 * (1 if self._depthwise else self.kernel.shape[2])
+    return tf.cast(tf.reduce_prod(size), tf.float64) * float(taps * self._filters), size
+
+  def get_config(self) -> Dict[str, Any]:
+    return {
+        **super().get_config(),
+        'filters': self._filters,
+        'kernel_size': self._kernel_size,
+        'strides': self._strides,
+        'use_bias': self._use_bias,
+        'depthwise': self._depthwise,
+        'kernel_initializer': tf_keras.initializers.serialize(self._kernel_initializer),
+        'kernel_regularizer': tf_keras.regularizers.serialize(self._kernel_regularizer),
+        'bias_regularizer': tf_keras.regularizers.serialize(self._bias_regularizer),
+    }
+
+
+def chain_multiply_adds(convs: Sequence[WeightNormConv2D], size: tf.Tensor) -> tf.Tensor:
+  """Returns the multiply-adds of convolutions that run one after the other, float64."""
+  total = tf.constant(0.0, tf.float64)
+  for conv in convs:
+    cost, size = conv.multiply_adds(size)
+    total += cost
+  return total

@@ -1,0 +1,190 @@
+"""The protocol of layers that decide, for each image or position, what they run.
+
+Tasks, profiling and serving know routed layers by these two classes alone.
+"""
+import contextlib
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
+
+import tensorflow as tf, tf_keras
+
+from official_ext.ops import checks
+from official_ext.ops import routing
+
+# A number, and what it means to be above it.
+Limit = Tuple[float, str]
+
+
+class RoutedLayer(tf_keras.layers.Layer):
+  """Base of layers that record on a routing tape what they decided and what it cost.
+
+  A subclass calls `record` once, at the end of its own `call`, and lists by `gate_names` and
+  `metric_names` what it will record, so that a task can make its Keras metrics before the first
+  step.
+
+  Attributes:
+    samples_gates: whether training draws gates at random, while inference takes the most
+      probable ones.  The two costs may then drift apart, which evaluation warns of.
+    has_soft_cost: whether the layer records `soft_cost` and knows its `total_cost`, so that a
+      budget may be a share of that.
+  """
+
+  samples_gates = False
+  has_soft_cost = False
+
+  @property
+  def is_routed(self) -> bool:
+    """Whether the layer, with its options, records anything."""
+    return True
+
+  @property
+  def gate_names(self) -> List[str]:
+    """Names of the gates that the built layer records."""
+    return []
+
+  @property
+  def metric_names(self) -> List[str]:
+    """Names of the per-image metrics that the layer records in training."""
+    return []
+
+  @property
+  def metric_limits(self) -> Mapping[str, Limit]:
+    """Metric -> the value above which a task warns, and the reason."""
+    return {}
+
+  def set_gate_threshold(self, threshold: float) -> bool:
+    """Shuts gates up to a threshold at inference from now on.
+
+    Args:
+      threshold: in [0, 1).
+
+    Returns:
+      Whether the layer has gates with a threshold; False in this base class.
+    """
+    del threshold
+    return False
+
+  def total_cost(self, height: int, width: int) -> float:
+    """Returns the multiply-adds of one image with every gate open, unrouted parts included.
+
+    Args:
+      height: of the image, in pixels.
+      width: of the image, in pixels.
+    """
+    raise NotImplementedError(f'{self.name} has no soft cost.')
+
+  def record(self, *, gates: Mapping[str, tf.Tensor], executed: tf.Tensor, expected: tf.Tensor,
+             minimum: tf.Tensor, maximum: tf.Tensor, dense: tf.Tensor,
+             metrics: Optional[Mapping[str, tf.Tensor]] = None,
+             soft_cost: Optional[tf.Tensor] = None) -> None:
+    """Records what one call did, if a routing tape is open; costs are cast to float32.
+
+    Args:
+      gates: as in `routing.Routing`; names are those of `gate_names`.
+      executed: multiply-adds `[batch]`, as all costs of any floating dtype.
+      expected: multiply-adds `[batch]`.
+      minimum: multiply-adds, scalar.
+      maximum: multiply-adds, scalar.
+      dense: multiply-adds, scalar.
+      metrics: name -> float32 `[batch]`.
+      soft_cost: multiply-adds `[batch]`, or None.
+    """
+    tape = routing.RoutingTape.current()
+    if tape is None:
+      return
+    costs = {'executed': executed, 'expected': expected, 'minimum': minimum, 'maximum': maximum,
+             'dense': dense}
+    if soft_cost is not None:
+      costs['soft_cost'] = soft_cost
+    tape.record(self.name, routing.Routing(
+        gates=gates, metrics=metrics or {},
+        **{name: tf.cast(cost, tf.float32) for name, cost in costs.items()}))
+
+
+class SkippingLayer(RoutedLayer):
+  """Base of routed layers that leave out at inference what no image selected.
+
+  In training every branch is computed and multiplied by its gate, so that gradients flow and
+  shapes are static.  At inference `inference` decides:
+
+  * `skip`: compute only what is selected;
+  * `mask`: compute everything and multiply by the gates, for XLA and TPU; the same numbers.
+  """
+
+  inference_modes: Tuple[str, ...] = ('skip', 'mask')
+
+  def __init__(self, inference: str = 'skip', **kwargs):
+    """Initializes the layer.
+
+    Args:
+      inference: one of `inference_modes`.
+      **kwargs: arguments of the next base class.
+
+    Raises:
+      ArgumentError: unknown inference mode.
+    """
+    checks.check_one_of('inference', inference, self.inference_modes)
+    super().__init__(**kwargs)
+    self._inference = inference
+
+  @property
+  def inference(self) -> str:
+    """How the layer runs at inference; may be changed at any time."""
+    return self._inference
+
+  @inference.setter
+  def inference(self, inference: str) -> None:
+    checks.check_one_of('inference', inference, self.inference_modes)
+    self._inference = inference
+
+  def skips(self, training: Optional[bool]) -> bool:
+    """Returns whether a call computes only what is selected."""
+    return not training and self._inference == 'skip'
+
+  def get_config(self) -> Dict[str, Any]:
+    return {**super().get_config(), 'inference': self._inference}
+
+
+def routed_layers(model: tf.Module) -> List[RoutedLayer]:
+  """Returns the layers of a model that route, the model itself included."""
+  modules = (model, *model.submodules)
+  return [module for module in modules if isinstance(module, RoutedLayer) and module.is_routed]
+
+
+def set_inference(model: tf.Module, inference: str) -> None:
+  """Makes all layers of a model that skip run in one inference mode, such as `mask`."""
+  for layer in routed_layers(model):
+    if isinstance(layer, SkippingLayer):
+      layer.inference = inference
+
+
+@contextlib.contextmanager
+def inference_as(model: tf.Module, inference: str) -> Iterator[None]:
+  """Does what `set_inference` does, and undoes it when the context ends."""
+  layers = [layer for layer in routed_layers(model) if isinstance(layer, SkippingLayer)]
+  kept = [layer.inference for layer in layers]
+  set_inference(model, inference)
+  try:
+    yield
+  finally:
+    for layer, previous in zip(layers, kept):
+      layer.inference = previous
+
+
+def check_complete(tape: routing.RoutingTape, model: tf.Module) -> None:
+  """Checks that every routed layer of a model recorded on a tape.
+
+  Without this check two mistakes would go unnoticed: a function traced before the tape was
+  opened, and a tape opened in another thread, record nothing.
+
+  Args:
+    tape: the tape under which the model was called.
+    model: the model.
+
+  Raises:
+    ValueError: names the layers that recorded nothing.
+  """
+  missing = [layer.name for layer in routed_layers(model) if layer.name not in tape.records()]
+  if missing:
+    raise ValueError(
+        f'Routed layers {missing} recorded nothing: open the tape inside the replica function, '
+        'around the call of the model, and before the function that calls it is traced.')

@@ -1,0 +1,52 @@
+"""Checks of arguments, with errors that name the argument."""
+import contextlib
+from typing import Any, Iterable, Iterator, Mapping
+
+_NOWHERE_ELSE: Mapping[str, str] = {}
+
+
+class ArgumentError(ValueError):
+  """An argument has a value that is not allowed.
+
+  The message names the argument as a caller in Python knows it.  A factory that builds from a
+  config adds the field to change, see `naming_field`.
+
+  Attributes:
+    argument: name of the argument; `gate.type` for a field of a record that is an argument.
+  """
+
+  def __init__(self, argument: str, message: str):
+    super().__init__(message)
+    self.argument = argument
+
+
+def check_one_of(argument: str, value: Any, allowed: Iterable[Any]) -> None:
+  """Raises an `ArgumentError` unless a value is one of those that are allowed.
+
+  Args:
+    argument: name of the argument.
+    value: what was given.
+    allowed: all values that are allowed.
+  """
+  allowed = list(allowed)
+  if value not in allowed:
+    raise ArgumentError(
+        argument, f'{argument} is {value!r}; allowed are {", ".join(map(repr, allowed))}.')
+
+
+@contextlib.contextmanager
+def naming_field(prefix: str, elsewhere: Mapping[str, str] = _NOWHERE_ELSE) -> Iterator[None]:
+  """Adds to an `ArgumentError` which field of a config has to change.
+
+  Args:
+    prefix: path of the record of options that becomes arguments, such as `decoder.dyfpn`.
+    elsewhere: argument -> path of its field, for arguments that come from other records.
+
+  Raises:
+    ValueError: the body raised an `ArgumentError`; the message ends with the field to change.
+  """
+  try:
+    yield
+  except ArgumentError as error:
+    field = elsewhere.get(error.argument, f'{prefix}.{error.argument}')
+    raise ValueError(f'{error} Change {field}.') from error

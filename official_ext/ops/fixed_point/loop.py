@@ -1,0 +1,198 @@
+"""The loop of a fixed-point solver: evaluations, the best iterate, and who has stopped.
+
+What comes next after an evaluation is for the rules in `solvers`; what a caller may ask
+for, and gradients, are in `fixed_point`.
+"""
+from typing import Callable, List, NamedTuple, Optional
+
+import numpy as np
+import tensorflow as tf, tf_keras  # noqa: F401
+
+from official_ext.ops.fixed_point import update_rules
+
+Levels = List[tf.Tensor]
+Function = Callable[[Levels], Levels]
+
+# With a fixed budget there is no tolerance to reach: an image below this has converged.
+CONVERGED = 1e-2
+# Relative residuals that rounding leaves, about 0.64 units in the last place.
+ROUNDING = {tf.bfloat16: 5e-3, tf.float16: 6.3e-4, tf.float32: 7.6e-8, tf.float64: 1.4e-16}
+# Residuals are clipped here; what is not a number reads as this.
+WORST = 1e6
+
+
+class Solution(NamedTuple):
+  """What a solver found, per image.
+
+  Attributes:
+    state: levels in the dtype of `initial`, the iterate P* of least residual; of the
+      solver `unroll` the last iterate.
+    residual: float32 `[batch]`, |f(P*) - P*| / |f(P*)| over all levels; of `unroll` the
+      last one evaluated, which is by how much the last application changed the state.
+      At most 1e6.
+    steps: int32 `[batch]`, evaluations of f until the image stopped.
+    converged: boolean `[batch]`, whether `residual` is at most the tolerance, or 1e-2
+      where the tolerance is 0.
+    evaluations: int32 scalar, evaluations of f run for the batch.
+    residuals: float32 `[max_evaluations, batch]`, the residual of every iterate
+      evaluated; once an image has stopped its last.
+  """
+  state: Levels
+  residual: tf.Tensor
+  steps: tf.Tensor
+  converged: tf.Tensor
+  evaluations: tf.Tensor
+  residuals: tf.Tensor
+
+
+class Progress(NamedTuple):
+  """Where a solver stands: what goes round the loop."""
+  x: Levels
+  history: NamedTuple
+  best_x: Levels  # the iterate of least residual so far
+  best_f: Levels  # f of it
+  residual: tf.Tensor  # [batch], of best_x
+  start: tf.Tensor  # [batch], |f(x) - x|^2 at the first iterate
+  active: tf.Tensor  # [batch]
+  steps: tf.Tensor  # [batch]
+  evaluations: tf.Tensor  # []
+  residuals: tf.Tensor  # [max_evaluations, batch]
+
+
+def _measure(squared: tf.Tensor, f_squared: tf.Tensor) -> tf.Tensor:
+  """Returns |Q| / |f| from the squares, finite."""
+  tiny = np.finfo(squared.dtype.as_numpy_dtype).tiny
+  ratio = tf.sqrt(squared / tf.maximum(f_squared, tiny))
+  return tf.where(tf.math.is_finite(ratio), tf.minimum(ratio, WORST), WORST)
+
+
+class Iteration:
+  """One solver on one function: the loop, apart from the rule that it follows."""
+
+  def __init__(self, function: Function, initial: Levels, solver: str, max_evaluations: int,
+               tolerance: float = 0.0, memory: int = 5):
+    self._function = function
+    self._dtypes = [level.dtype for level in initial]
+    self._algebra = tf.float64 if tf.float64 in self._dtypes else tf.float32
+    self._max_evaluations = max_evaluations
+    self._tolerance = tolerance
+    self._rule = {
+        'anderson': lambda: update_rules.Anderson(memory),
+        'broyden': lambda: update_rules.Broyden(max_evaluations),
+        'unroll': update_rules.Plain,
+    }[solver]()
+    # A model trained on T applications runs T applications.
+    self._keep_best = solver != 'unroll'
+    self._output_dtypes = self._dtypes
+
+  def run(self, initial: Levels, known: Optional[Levels] = None,
+          roll_after: Optional[int] = None) -> Progress:
+    """Iterates.
+
+    Args:
+      initial: the first iterate.
+      known: f of it, where that needs no evaluation; then it is not counted as one.
+      roll_after: without tolerance, evaluations after which the rest goes round a loop of
+        TensorFlow instead of being written out; the history must not grow any more then.
+        TensorFlow starts whatever it can: of evaluations written out it holds parts of later
+        ones while an earlier one runs.
+
+    Returns:
+      Where the solver stands at the end.
+    """
+    progress = self._begin(initial)
+    if self._tolerance:
+      return tf.while_loop(
+          lambda p: (p.evaluations == 0) | tf.reduce_any(p.active),
+          lambda p: (self._advance(p, p.evaluations == 0),), (progress,),
+          maximum_iterations=self._max_evaluations)[0]
+    if known is not None:
+      progress = self._advance(progress, True, known)._replace(evaluations=tf.constant(0))
+    last = self._max_evaluations - 1
+    written_out = last if roll_after is None else min(roll_after, last)
+    for count in range(written_out):
+      progress = self._advance(progress, count == 0 and known is None)
+    if written_out < last:
+      progress = tf.while_loop(
+          lambda p: True, lambda p: (self._advance(p, False),), (progress,),
+          maximum_iterations=last - written_out, parallel_iterations=1)[0]
+    return self._advance(progress, last == 0 and known is None, is_last=True)
+
+  def outputs(self, progress: Progress) -> Levels:
+    """Returns f at the best iterate, in the dtype of f."""
+    return [tf.cast(level, dtype) for level, dtype in zip(progress.best_f, self._output_dtypes)]
+
+  def state(self, progress: Progress) -> Levels:
+    """Returns the best iterate."""
+    return [tf.cast(level, dtype) for level, dtype in zip(progress.best_x, self._dtypes)]
+
+  def solution(self, progress: Progress) -> Solution:
+    """Returns the public record, without gradient."""
+    state = progress.best_x if self._keep_best else progress.best_f
+    tolerance = self._reachable_tolerance() if self._tolerance else CONVERGED
+    return tf.nest.map_structure(tf.stop_gradient, Solution(
+        state=[tf.cast(level, dtype) for level, dtype in zip(state, self._dtypes)],
+        residual=tf.cast(progress.residual, tf.float32), steps=progress.steps,
+        converged=progress.residual <= tolerance, evaluations=progress.evaluations,
+        residuals=tf.cast(progress.residuals, tf.float32)))
+
+  def _begin(self, initial: Levels) -> Progress:
+    x = [tf.cast(level, self._algebra) for level in initial]
+    zeros = [tf.zeros_like(level) for level in x]
+    batch = tf.shape(x[0])[0]
+    infinite = tf.fill([batch], tf.constant(np.inf, self._algebra))
+    return Progress(
+        x=x, history=self._rule.start(x, room=bool(self._tolerance)), best_x=x, best_f=zeros,
+        residual=infinite, start=infinite, active=tf.fill([batch], True),
+        steps=tf.fill([batch], 0), evaluations=tf.constant(0),
+        residuals=tf.zeros([self._max_evaluations, batch], self._algebra))
+
+  def _evaluate(self, x: Levels) -> Levels:
+    """Returns f(x) in the dtype of the solver's algebra."""
+    outputs = list(self._function([tf.cast(level, d) for level, d in zip(x, self._dtypes)]))
+    if len(outputs) != len(x):
+      raise ValueError(f'function returned {len(outputs)} levels for {len(x)}: a fixed point needs '
+                       'as many levels, of the same shapes.')
+    self._output_dtypes = [level.dtype for level in outputs]
+    return [tf.ensure_shape(tf.cast(f, self._algebra), level.shape)
+            for f, level in zip(outputs, x)]
+
+  def _reachable_tolerance(self) -> float:
+    """Returns the tolerance, or what the rounding of f and of its argument allows."""
+    rounding = max(ROUNDING[dtype] for dtype in self._dtypes + self._output_dtypes)
+    return max(self._tolerance, rounding)
+
+  def _advance(self, progress: Progress, is_first, known: Optional[Levels] = None,
+               is_last: bool = False) -> Progress:
+    """Evaluates f once and moves every image that has not stopped."""
+    x, active, count = progress.x, progress.active, progress.evaluations
+    f = self._evaluate(x) if known is None else known
+    q = [a - b for a, b in zip(f, x)]
+    squared, f_squared = update_rules.dot(q, q), update_rules.dot(f, f)
+    residual = _measure(squared, f_squared)
+    start = tf.where(is_first, squared, progress.start)
+    failed = ~tf.math.is_finite(squared + f_squared) | (squared > WORST**2 * start)
+    # An iterate worse than the first in absolute terms never wins: where f grows without
+    # bound, |f| in the denominator would flatter it.
+    better = active & (residual < progress.residual) & ~(squared > start)
+    best_x, best_f = x, f
+    if is_first is not True and self._keep_best:
+      best_x = update_rules.select(better, x, progress.best_x)
+      best_f = update_rules.select(better, f, progress.best_f)
+    going = active & ~failed
+    if self._tolerance:
+      going &= residual > self._reachable_tolerance()
+    history = progress.history
+    if not is_last:
+      moved, history = self._rule.step(history, x, f, q, squared)
+      # What f will see: the solver's algebra has more bits.
+      moved = [tf.cast(tf.cast(level, dtype), self._algebra)
+               for level, dtype in zip(moved, self._dtypes)]
+      x = update_rules.select(going, moved, x) if self._tolerance else moved
+    rest = tf.range(self._max_evaluations)[:, None] >= count
+    return Progress(
+        x=x, history=history, best_x=best_x, best_f=best_f,
+        residual=tf.where(better if self._keep_best else active, residual, progress.residual),
+        start=start, active=going, steps=progress.steps + tf.cast(active, tf.int32),
+        evaluations=count + 1,
+        residuals=tf.where(rest & active, residual, progress.residuals))

@@ -1,0 +1,79 @@
+"""What `tools.predict` wrote, read back beside the annotations of the same images."""
+import collections
+import json
+import pathlib
+from typing import Any, Dict, List
+
+import numpy as np
+from PIL import Image
+
+from official_ext.utils import command_line
+from official_ext.visualization import boxes
+
+
+def read_json(path: pathlib.Path) -> Any:
+  """Reads a JSON file of an earlier step, or says that it is missing."""
+  try:
+    return json.loads(path.read_text(encoding='utf-8'))
+  except (OSError, ValueError) as error:
+    raise command_line.CommandError(
+        f'{path} cannot be read ({error}): predict with --evaluate, and give the folders that the '
+        'commands wrote.') from error
+
+
+class Predictions:
+  """What `tools.predict` wrote, beside the annotations of the same images."""
+
+  def __init__(self, folder: pathlib.Path, annotation_file: pathlib.Path, images: pathlib.Path):
+    self._images = images
+    truth = read_json(annotation_file)
+    self.names = {category['id']: category['name'] for category in truth['categories']}
+    self.files = {image['id']: image['file_name'] for image in truth['images']}
+    self.sizes = {image['id']: (image['height'], image['width']) for image in truth['images']}
+    self._truth = _by_image(truth['annotations'])
+    self._detections = _by_image(read_json(folder / 'predictions.json'))
+    self.evaluation = read_json(folder / 'evaluation.json')
+    self.costs = sorted(read_json(folder / 'costs.json')['images'],
+                        key=lambda cost: cost['multiply_adds'])
+
+  def gates(self) -> Dict[str, np.ndarray]:
+    """Returns gate -> `[images]`; empty where nothing is routed."""
+    gates = {}
+    for name in self.costs[0].get('gates', {}):
+      values = np.array([cost['gates'][name] for cost in self.costs])
+      # A choice between paths becomes one row per path.
+      gates.update({name: values} if values.ndim == 1 else {
+          f'{name} path {path}': values[:, path] for path in range(values.shape[1])})
+    return gates
+
+  def objects(self, image_id: int) -> np.ndarray:
+    """Returns the boxes of an image's objects, without crowds, `[objects, 4]` in its pixels."""
+    boxes = [item['bbox'] for item in self._truth.get(image_id, []) if not item.get('iscrowd')]
+    return np.array([[y, x, y + h, x + w] for x, y, w, h in boxes]).reshape(-1, 4)
+
+  def image(self, image_id: int) -> np.ndarray:
+    """Reads one of the images."""
+    name = self.files[image_id]
+    path = next((path for path in (self._images / name, self._images / pathlib.Path(name).name)
+                 if path.is_file()), None) or next(self._images.rglob(pathlib.Path(name).name))
+    return np.asarray(Image.open(path).convert('RGB'))
+
+  def pair(self, image_id: int, threshold: float = 0.4) -> List[np.ndarray]:
+    """Returns the image with its ground truth and with its detections, large enough to read."""
+    image, factor = boxes.enlarge(self.image(image_id), 320)
+    truth = self._truth.get(image_id, [])
+    found = [d for d in self._detections.get(image_id, []) if d['score'] >= threshold]
+
+    def draw(objects, **options):
+      boxes = np.array([[y, x, y + h, x + w] for x, y, w, h in (o['bbox'] for o in objects)])
+      return boxes.draw_boxes(
+          image, boxes * factor, [self.names[o['category_id']] for o in objects], **options)
+
+    return [draw(truth), draw(found, scores=[d['score'] for d in found])]
+
+
+def _by_image(objects: List[Dict[str, Any]]) -> Dict[int, List[Dict[str, Any]]]:
+  grouped = collections.defaultdict(list)
+  for item in objects:
+    grouped[item['image_id']].append(item)
+  return grouped

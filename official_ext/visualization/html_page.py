@@ -1,0 +1,69 @@
+"""A self-contained HTML page of texts, tables and pictures."""
+import base64
+import html
+import io
+from typing import Any, List, Optional, Sequence
+
+from matplotlib import figure
+import numpy as np
+from PIL import Image
+
+_STYLE = """
+body {font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em;
+      color: #1c2733}
+h1 {font-size: 1.7em} h2 {font-size: 1.25em; margin-top: 2em; border-bottom: 1px solid #d8dee4}
+img {max-width: 100%} figure {margin: 1em 0} figcaption {color: #57606a}
+table {border-collapse: collapse} td, th {border: 1px solid #d8dee4; padding: .3em .7em;
+      text-align: right} td:first-child, th:first-child {text-align: left}
+"""
+
+
+class HtmlPage:
+  """Collects sections into one HTML page, pictures included."""
+
+  def __init__(self, title: str):
+    self._title = title
+    self._parts: List[str] = []
+
+  def heading(self, text: str) -> None:
+    """Starts a section."""
+    self._parts.append(f'<h2>{html.escape(text)}</h2>')
+
+  def text(self, text: str) -> None:
+    """Adds a paragraph."""
+    self._parts.append(f'<p>{html.escape(text)}</p>')
+
+  def table(self, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Adds a table; the first column is taken for names."""
+
+    def line(cells, tag):
+      cells = (f'<{tag}>{html.escape(str(cell))}</{tag}>' for cell in cells)
+      return f'<tr>{"".join(cells)}</tr>'
+
+    body = ''.join(line(row, 'td') for row in rows)
+    self._parts.append(f'<table>{line(header, "th")}{body}</table>')
+
+  def image(self, image: np.ndarray, caption: str) -> None:
+    """Adds a picture: uint8 `[height, width, 3]`."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, 'JPEG', quality=88)
+    self._embed(buffer, 'jpeg', caption)
+
+  def figure(self, plot: figure.Figure, caption: str) -> None:
+    """Adds a Matplotlib figure."""
+    buffer = io.BytesIO()
+    plot.savefig(buffer, format='png', dpi=110, bbox_inches='tight')
+    self._embed(buffer, 'png', caption)
+
+  def _embed(self, buffer: io.BytesIO, kind: str, caption: Optional[str]) -> None:
+    data = base64.b64encode(buffer.getvalue()).decode()
+    caption = html.escape(caption)
+    self._parts.append(f'<figure><img alt="{caption}" src="data:image/{kind};base64,{data}">'
+                       f'<figcaption>{caption}</figcaption></figure>')
+
+  def html(self) -> str:
+    """Returns the page, with its pictures in it."""
+    title = html.escape(self._title)
+    return (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+            f'<style>{_STYLE}</style></head><body><h1>{title}</h1>{"".join(self._parts)}'
+            '</body></html>')

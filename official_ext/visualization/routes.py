@@ -1,0 +1,197 @@
+"""Pictures of the routes that images take through a supernet of layers and scales.
+
+Reference: Junyi Feng et al., Learning to Generate Content-Aware Dynamic Detectors,
+https://arxiv.org/abs/2012.04265, Figure 7.
+"""
+import re
+from typing import Dict, Mapping, NamedTuple, Optional, Sequence, Tuple
+
+from matplotlib import figure
+import numpy as np
+
+_GIGA = 1e9
+_STEPS = {'up': -1, 'keep': 0, 'down': 1}
+# Between the parts stands `/` on a routing tape and `_` among the outputs of a SavedModel.
+_NAME = re.compile(r'(?:.*[/_])?layer_(\d+)[/_]scale_(\d+)[/_](up|keep|down)')
+_RUNS, _PASSES, _SHUT = '#d1495b', '#edae49', '#d8dee4'
+
+Node = Tuple[int, int]
+Paths = Dict[Node, Dict[str, float]]
+
+
+class Route(NamedTuple):
+  """What an image does in a supernet.
+
+  Attributes:
+    running: nodes whose cell runs for it, `(layer, scale)`.
+    passed: nodes with every gate shut, which hand their input on.
+    edges: of paths that carry features, `(layer, scale, path)` -> gate.
+  """
+  running: Sequence[Node]
+  passed: Sequence[Node]
+  edges: Mapping[Tuple[int, int, str], float]
+
+
+def paths_of(gates: Mapping[str, np.ndarray]) -> Paths:
+  """Returns node -> path -> gate of the gates that are named as a supernet's; others are left out.
+
+  Args:
+    gates: name -> value of one image, or any other value that belongs to the gate.
+  """
+  paths: Paths = {}
+  for name, gate in gates.items():
+    match = _NAME.fullmatch(name)
+    if match:
+      paths.setdefault((int(match[1]), int(match[2])), {})[match[3]] = gate
+  return dict(sorted(paths.items()))
+
+
+def route_of(paths: Mapping[Node, Mapping[str, float]]) -> Route:
+  """Follows open paths from the entry node to the last layer.
+
+  Args:
+    paths: of `paths_of`, gates that are 0 where shut.
+  """
+  present, running, passed, edges = {min(paths)}, [], [], {}
+  for (layer, scale), gates in paths.items():
+    if (layer, scale) not in present:
+      continue
+    is_open = {path: gate for path, gate in gates.items() if gate > 0}
+    (running if is_open else passed).append((layer, scale))
+    for path, gate in (is_open or {'keep': 1.0}).items():
+      edges[layer, scale, path] = float(gate)
+      present.add((layer + 1, scale + _STEPS[path]))
+  return Route(running, passed, edges)
+
+
+def draw_route(gates: Mapping[str, float], executed: float,
+               maximum: Optional[float] = None) -> figure.Figure:
+  """Draws the route of one image: layers from left to right, the finest scale on top.
+
+  Args:
+    gates: name -> value of one image.
+    executed: multiply-adds of the routed parts for this image.
+    maximum: the same with every gate open; None: not known.
+
+  Returns:
+    A figure: what is open bold, what is shut thin.
+
+  Raises:
+    ValueError: no gate is named as a supernet's.
+  """
+  paths = paths_of(gates)
+  if not paths:
+    raise ValueError(f"gates {list(gates)[:3]} are not a supernet's: expected names that end in "
+                     'layer_<number>/scale_<number>/<up, keep or down>.')
+  route = route_of(paths)
+  layers, scales = max(paths)[0] + 1, max(scale for _, scale in paths) + 1
+  plot = figure.Figure(figsize=(2.0 + 0.5 * layers, 1.0 + 0.5 * scales))
+  axes = plot.subplots()
+  for (layer, scale), leaving in paths.items():
+    for path in leaving:
+      gate = route.edges.get((layer, scale, path))
+      color = _SHUT if gate is None else _RUNS if (layer, scale) in route.running else _PASSES
+      axes.plot([layer, layer + 1], [scale, scale + _STEPS[path]], color=color,
+                linewidth=0.8 if gate is None else 1.5 + 2.5 * gate, zorder=1 + (gate is not None))
+  kinds = ((list(paths), 'white', _SHUT), (route.passed, 'white', _PASSES),
+           (route.running, _RUNS, _RUNS))
+  for nodes, face, edge in kinds:
+    axes.scatter([layer for layer, _ in nodes], [scale for _, scale in nodes], s=36, zorder=3,
+                 facecolors=face, edgecolors=edge)
+  axes.set_yticks(range(scales), [f'1/{8 * 2**scale}' for scale in range(scales)])
+  axes.invert_yaxis()
+  axes.set_xticks(range(layers))
+  axes.set_xlabel('layer')
+  axes.set_ylabel('scale')
+  axes.spines[['top', 'right']].set_visible(False)
+  axes.set_title(_title(route, executed, maximum), fontsize=10)
+  plot.tight_layout()
+  return plot
+
+
+def _title(route: Route, executed: float, maximum: Optional[float]) -> str:
+  share = f', {executed / maximum:.0%} of {maximum / _GIGA:.3f}' if maximum else ''
+  return (f'{executed / _GIGA:.3f} GMAC{share}; {len(route.running)} nodes run, '
+          f'{len(route.passed)} hand on')
+
+
+def cost_by_scales(costs: np.ndarray, num_scales: np.ndarray) -> figure.Figure:
+  """Draws the distribution of cost against how many scales the objects of an image have.
+
+  Args:
+    costs: `[images]`, multiply-adds.
+    num_scales: `[images]`.
+
+  Returns:
+    A figure: a box for every number of scales, the images as points, means joined by a line.
+  """
+  plot = figure.Figure(figsize=(7, 3.6))
+  axes = plot.subplots()
+  numbers = np.unique(num_scales)
+  groups = [np.asarray(costs)[num_scales == number] / _GIGA for number in numbers]
+  _boxes(axes, groups, numbers, 0.5)
+  axes.set_xticks(numbers, [f'{number}\n{len(group)} images'
+                            for number, group in zip(numbers, groups)])
+  axes.set_xlabel('scales among the objects of the image')
+  axes.set_ylabel('GMAC per image')
+  plot.tight_layout()
+  return plot
+
+
+def similarity_by_scales(paths: np.ndarray, scales: np.ndarray) -> figure.Figure:
+  """Draws how alike the paths of two images are against how alike their scales are.
+
+  Args:
+    paths: `[images, images]`, as `path_similarity.path_similarities` gives it.
+    scales: `[images, images]`, as `path_similarity.scale_similarities` gives it.
+
+  Returns:
+    A figure: a box of pairs for every similarity of scales, means joined by a line.
+  """
+  plot = figure.Figure(figsize=(7, 3.6))
+  axes = plot.subplots()
+  rows, columns = np.triu_indices(len(paths), 1)
+  alike, of_pairs = np.asarray(scales)[rows, columns], np.asarray(paths)[rows, columns]
+  values = np.unique(alike)
+  groups = [of_pairs[alike == value] for value in values]
+  _boxes(axes, groups, values, 0.08)
+  axes.set_xticks(values, [f'{value:.2f}\n{len(group)} pairs'
+                           for value, group in zip(values, groups)])
+  axes.set_xlabel('share of scales that two images have alike')
+  axes.set_ylabel('cosine of their gates')
+  plot.tight_layout()
+  return plot
+
+
+def data_set_figures(gates: Mapping[str, np.ndarray], costs: np.ndarray, presence: np.ndarray
+                ) -> Dict[str, figure.Figure]:
+  """Draws what the scales of objects have to do with cost and routes.
+
+  Args:
+    gates: name -> `[images]`.
+    costs: `[images]`, multiply-adds.
+    presence: `[images, scales]`, 1 where an image has an object of a scale, else 0.
+
+  Returns:
+    Name -> figure; empty if no gate is named as a supernet's.
+  """
+  from official_ext.losses import path_similarity  # pylint: disable=g-import-not-at-top
+  paths = [gate for node in paths_of(gates).values() for gate in node.values()]
+  if not paths:
+    return {}
+  return {
+      'cost_by_scales': cost_by_scales(costs, np.sum(presence, axis=1).astype(int)),
+      'similarity_by_scales': similarity_by_scales(
+          path_similarity.path_similarities(np.stack(paths, axis=1)).numpy(),
+          path_similarity.scale_similarities(np.float32(presence)).numpy())}
+
+
+def _boxes(axes, groups: Sequence[np.ndarray], positions: np.ndarray, width: float) -> None:
+  axes.boxplot(groups, positions=positions, widths=width, showfliers=False,
+               medianprops={'color': '#2a788e'})
+  for position, group in zip(positions, groups):
+    spread = np.linspace(-width / 4, width / 4, len(group)) if len(group) > 1 else [0.0]
+    axes.scatter(position + np.array(spread), group, s=6, color='#2a788e', alpha=0.4)
+  axes.plot(positions, [np.mean(group) for group in groups], color='#d1495b', marker='D',
+            markersize=4, label='mean')
+  axes.legend()

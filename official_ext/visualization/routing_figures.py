@@ -1,0 +1,130 @@
+"""Pictures of what routed networks decided and what their parts see."""
+from typing import Dict, Mapping, Optional, Sequence
+
+from matplotlib import figure
+from matplotlib.backends import backend_agg
+import numpy as np
+
+from official_ext.visualization import gate_heatmaps
+from official_ext.visualization import routes
+
+_GIGA = 1e9
+_FEW_GATES = 16
+
+
+def gate_matrix(gates: Mapping[str, np.ndarray]) -> figure.Figure:
+  """Draws which gates opened for which image, images sorted by how much they opened.
+
+  Args:
+    gates: name -> `[images]`, 0 (shut) to 1 (open).
+
+  Returns:
+    A figure with one row per gate and one column per image.
+  """
+  names = list(gates)
+  matrix = np.stack([gates[name] for name in names])
+  matrix = matrix[:, np.lexsort(matrix[::-1])][:, ::-1]
+  # A dynamic head has hundreds.
+  row, font_size = (0.4, 10) if len(names) <= _FEW_GATES else (0.15, 7)
+  plot = figure.Figure(figsize=(10, 0.7 + row * len(names)))
+  axes = plot.subplots()
+  axes.imshow(matrix, aspect='auto', cmap='viridis', vmin=0, vmax=1, interpolation='nearest')
+  axes.set_yticks(range(len(names)), [
+      f'{name}  ({np.mean(gates[name]):.0%} open)' for name in names], fontsize=font_size)
+  axes.set_xlabel(f'{matrix.shape[1]} images, sorted; bright: open')
+  return plot
+
+
+def cost_histogram(costs: np.ndarray, references: Mapping[str, float]) -> figure.Figure:
+  """Draws the distribution of cost over images, with other networks' fixed cost as lines.
+
+  Args:
+    costs: `[images]`, multiply-adds.
+    references: label -> multiply-adds.
+
+  Returns:
+    A figure in 10^9 multiply-adds (GMAC).
+  """
+  plot = figure.Figure(figsize=(10, 3.2))
+  axes = plot.subplots()
+  values = np.asarray(costs) / _GIGA
+  span = [min(values.min(), *(v / _GIGA for v in references.values())),
+          max(values.max(), *(v / _GIGA for v in references.values()))]
+  axes.hist(values, bins=40, range=span, color='#2a788e')
+  for index, (label, value) in enumerate(references.items()):
+    axes.axvline(value / _GIGA, color=f'C{index + 1}', linestyle='--',
+                 label=f'{label}: {value / _GIGA:.3f}')
+  axes.axvline(values.mean(), color='black', label=f'mean: {values.mean():.3f}')
+  axes.set_xlabel('GMAC per image, whole network')
+  axes.set_ylabel('images')
+  axes.legend()
+  return plot
+
+
+def feature_grid(image: np.ndarray, branches: Mapping[str, np.ndarray],
+                 title: str) -> figure.Figure:
+  """Draws what each branch makes of an image: the mean magnitude over channels.
+
+  Args:
+    image: uint8 `[height, width, 3]`.
+    branches: name -> `[map_height, map_width, channels]`.
+    title: above the picture.
+
+  Returns:
+    A figure: the image, then one map per branch, all on one scale.
+  """
+  maps = {name: np.mean(np.abs(value), axis=-1) for name, value in branches.items()}
+  top = max(float(values.max()) for values in maps.values()) or 1.0
+  columns = min(4, len(maps) + 1)
+  rows = -(-(len(maps) + 1) // columns)
+  plot = figure.Figure(figsize=(2.6 * columns, 2.8 * rows))
+  axes = np.ravel(plot.subplots(rows, columns))
+  axes[0].imshow(image)
+  axes[0].set_title('image', fontsize=10)
+  for axis, (name, values) in zip(axes[1:], maps.items()):
+    axis.imshow(values, cmap='magma', vmin=0, vmax=top)
+    axis.set_title(f'{name}, mean {values.mean():.2f}', fontsize=10)
+  for axis in axes:
+    axis.axis('off')
+  plot.suptitle(title)
+  return plot
+
+
+def spread(order: Sequence[int], count: int) -> Sequence[int]:
+  """Picks `count` of the given positions at equal distances, first and last included."""
+  count = min(count, len(order))
+  return [order[round(i)] for i in np.linspace(0, len(order) - 1, count)]
+
+
+def image_figures(image: np.ndarray, gates: Mapping[str, np.ndarray], executed: float,
+             maximum: Optional[float] = None, scale: Sequence[float] = (1.0, 1.0)
+             ) -> Dict[str, figure.Figure]:
+  """Draws what a network decided about one image, whatever kind of gates it has.
+
+  Args:
+    image: uint8 `[height, width, 3]`.
+    gates: name -> value as on a routing tape, without the batch dimension.
+    executed: multiply-adds of the routed parts for this image.
+    maximum: of the routed parts, every gate open; None: not known.
+    scale: pixels of the network's input for a pixel of the image, `(y, x)`.
+
+  Returns:
+    Name -> figure; of gates per position, one for each path; of a supernet, `route`.  Empty if
+    no gate is of these kinds.
+  """
+  cost = f'{executed / _GIGA:.3g}' + (f' of {maximum / _GIGA:.3g}' if maximum else '')
+  is_supernet = bool(routes.paths_of(gates))
+  route = {'route': routes.draw_route(gates, executed, maximum)} if is_supernet else {}
+  return route | {
+      path: gate_heatmaps.heatmaps(image, maps, scale, (
+          f'{path} gates: {gate_heatmaps.open_share(maps):.0%} of positions open\n'
+          f'routed parts: {cost} GMAC'))
+      for path, maps in gate_heatmaps.by_path(gates).items()}
+
+
+def pixels(plot: figure.Figure, dots_per_inch: int = 80) -> np.ndarray:
+  """Renders a figure: uint8 `[height, width, 3]`."""
+  canvas = backend_agg.FigureCanvasAgg(plot)
+  plot.set_dpi(dots_per_inch)
+  canvas.draw()
+  return np.asarray(canvas.buffer_rgba())[..., :3].copy()

@@ -1,0 +1,58 @@
+"""The budget that every routed network may have: a share of what its gates can save."""
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from official_ext.losses import budgets
+from official_ext.ops import routing
+
+
+def _routing(expected, minimum=2.0, maximum=12.0):
+  expected = tf.convert_to_tensor(expected)
+  return routing.Routing({}, expected, expected, tf.constant(minimum), tf.constant(maximum),
+                         tf.constant(maximum))
+
+
+def test_budget_by_hand():
+  record = _routing([2.0, 7.0, 12.0])  # shares 0, 0.5, 1
+  squares = [0.3**2, 0.2**2, 0.7**2]
+  mean = budgets.budget_loss(record, 0.3)
+  assert mean.dtype == tf.float32
+  assert mean.shape == ()
+  np.testing.assert_allclose(mean, np.mean(squares), 1e-6)
+  np.testing.assert_allclose(budgets.budget_loss(record, 0.3, 'sum'), np.sum(squares), 1e-6)
+
+
+def test_budget_is_zero_at_its_target_and_pulls_from_both_sides():
+  cost = tf.Variable([5.0, 3.0, 9.0])
+  with tf.GradientTape() as tape:
+    loss = budgets.budget_loss(_routing(cost), 0.3, 'sum')
+  gradient = tape.gradient(loss, cost)
+  # d/dc ((c - 2) / 10 - 0.3)**2 = 2 (share - target) / 10
+  np.testing.assert_allclose(gradient, [0, 2 * (0.1 - 0.3) / 10, 2 * (0.7 - 0.3) / 10], 1e-5, 1e-7)
+  np.testing.assert_allclose(budgets.budget_loss(_routing([5.0]), 0.3), 0, atol=1e-12)
+
+
+def test_absolute_budget_by_hand():
+  cost = tf.Variable([2.0, 7.0, 12.0])  # shares 0, 0.5, 1
+  with tf.GradientTape() as tape:
+    loss = budgets.budget_loss(_routing(cost), 0.0, distance='absolute')
+  np.testing.assert_allclose(loss, 0.5, 1e-6)
+  # The share of an image that is shut has no gradient: there is nothing left to pull.
+  np.testing.assert_allclose(tape.gradient(loss, cost), [0, 1 / 30, 1 / 30], 1e-6)
+  np.testing.assert_allclose(
+      budgets.budget_loss(_routing(cost), 0.6, 'sum', 'absolute'), 0.6 + 0.1 + 0.4, 1e-6)
+
+
+def test_budget_of_a_network_that_cannot_save_is_finite():
+  assert float(budgets.budget_loss(_routing([2.0], 2.0, 2.0), 0.5)) == 0.25
+
+
+@pytest.mark.parametrize('options, message', [
+    ((1.5, 'mean'), 'budget target is 1.5.*task.budget.target'),
+    ((-0.1, 'mean'), 'between 0'),
+    ((0.5, 'max'), "reduction is 'max'.*task.budget.reduction"),
+    ((0.5, 'mean', 'cubed'), "distance is 'cubed'.*task.budget.distance")])
+def test_budget_refuses_wrong_options(options, message):
+  with pytest.raises(ValueError, match=message):
+    budgets.budget_loss(_routing([5.0]), *options)

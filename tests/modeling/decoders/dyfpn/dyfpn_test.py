@@ -1,0 +1,399 @@
+"""Inception FPN and DyFPN: the common checks, the paper's numbers, and its equations in NumPy."""
+import contextlib
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf, tf_keras
+
+from official_ext.configs import options as configs
+from official_ext.modeling.decoders import dyfpn
+from official_ext.modeling.decoders.dyfpn import gumbel_selection
+from official_ext.ops import routing
+import component
+import harness
+import reference
+import routed_checks
+import spies
+
+CHANNELS = {'3': 6, '4': 5, '5': 7}
+OPTIONS = {'input_specs': {level: [None, None, None, depth] for level, depth in CHANNELS.items()},
+           'min_level': 3, 'max_level': 6, 'num_filters': 4}
+KERNELS = {'1x1': (1, 1), '3x3': (3, 1), '3x3d2': (3, 2), '3x3d3': (3, 3), '5x5': (5, 1),
+           '5x5d2': (5, 2), '5x5d3': (5, 3)}
+BRANCHES = '|'.join(KERNELS)
+GATES = {
+    'channel': {'type': 'channel'},
+    'upward': {'type': 'recurrent', 'direction': 'upward'},
+    'downward': {'type': 'recurrent', 'direction': 'downward'},
+    'random': {'type': 'random'},
+}
+VARIANTS = [*itertools.product('AB', GATES)]
+NAMES = (r'part/((output|skip)_[345]|coarser_6)/(kernel|bias):0'
+         r'|part/norm_[3456]/(gamma|beta|moving_mean|moving_variance):0'
+         rf'|part/lateral_[345]/conv_({BRANCHES})/(kernel|bias):0'
+         r'|part/gate/((hidden|output)_[345]|embed_[345]|cell|output)/(recurrent_)?(kernel|bias):0'
+         r'|part/part_selection/noise_counter:0')
+
+# Output convolutions of three levels and a coarser one, and their batch norm's scale and shift.
+BASE = 4 * (9 * 4 * 4 + 4) + 4 * 2 * 4
+SKIPS = 4 * (6 + 5 + 7 + 3)
+
+
+def _laterals(branches):
+  return sum(4 * (KERNELS[branch][0]**2 * depth + 1)
+             for branch in branches for depth in CHANNELS.values())
+
+
+def _gate_weights(kind, paths):
+  if kind == 'random':
+    return 0
+  if kind == 'channel':
+    return sum(c * (c // 4) + c // 4 + (c // 4 + 1) * paths for c in CHANNELS.values())
+  return 16 * (6 + 5 + 7 + 3) + 3 * 16 * (16 + 16 + 2) + 17 * paths
+
+
+def _gate_cost(kind, paths):
+  if kind == 'random':
+    return 0
+  if kind == 'channel':
+    return sum(c * (c // 4) + (c // 4) * paths for c in CHANNELS.values())
+  return sum(16 * c for c in CHANNELS.values()) + 3 * (2 * 3 * 16 * 16 + 16 * paths)
+
+
+def _inception(branches=tuple(KERNELS)):
+  return component.Component(
+      dyfpn.InceptionFPN, {**OPTIONS, 'branches': list(branches), 'branch_init_scale': 0.5},
+      CHANNELS, BASE + _laterals(branches), 4 * 2 * 4, NAMES, '3456', wrong={
+          'branches': ['2x2'], 'branch_init_scale': 0.0, 'max_level': ('min_level', 1)})
+
+
+def _dyfpn(block, kind, branches=tuple(KERNELS), **options):
+  paths = len(branches) if block == 'A' else 2
+  gate = {**configs.GateConfig().as_dict(), **GATES[kind]}
+  return component.Component(
+      dyfpn.DyFPN,
+      {**OPTIONS, 'block': block, 'gate': gate, 'branches': list(branches), **options}, CHANNELS,
+      BASE + _laterals(branches) + (SKIPS if block == 'B' else 0) + _gate_weights(kind, paths),
+      4 * 2 * 4 + 1, NAMES, '3456', idle='/lateral_', wrong={
+          'block': 'C', 'inference': 'fast', 'branches': [],
+          'gate': ('gate.type', {'type': 'spatial'})})
+
+
+def _patterns(block):
+  """Hard gates `[patterns, levels, paths]`, the cheapest first and the dearest last."""
+  if block == 'B':
+    return np.array([np.eye(2)[list(bits)] for bits in itertools.product([0, 1], repeat=3)])
+  alike = [np.eye(7)[[path] * 3] for path in range(6)]
+  mixed = [np.eye(7)[list(paths)] for paths in ([6, 0, 3], [1, 5, 2], [4, 6, 0])]
+  return np.array([*alike, *mixed, np.eye(7)[[6] * 3]])
+
+
+def _cost(pattern, inputs):
+  total = 0
+  for gate, (level, depth) in zip(pattern, CHANNELS.items()):
+    each = np.prod(inputs[level].shape[1:3]) * depth * 4
+    taps = np.array([size**2 for size, _ in KERNELS.values()])
+    total += each * np.sum(gate * taps if len(gate) == 7 else gate[1] * taps)
+  return total
+
+
+def _routed(block, kind):
+  return routed_checks.Routed(
+      _dyfpn(block, kind, norm='none'), _patterns(block), _cost,
+      _gate_cost(kind, 7 if block == 'A' else 2), branch_convs=21)
+
+
+ROUTED = (('A', 'channel'), ('B', 'upward'))
+OTHERS = (('A', 'downward'), ('B', 'random'), ('B', 'channel'))  # every block, every kind of gate
+SOME = (('A', 'channel'), ('A', 'random'), ('B', 'downward'))
+FEW = ('1x1', '3x3d3', '5x5')
+FAST = [_inception(FEW), _dyfpn('B', 'channel', FEW)]
+
+
+def _each(checks, slow):
+  return [pytest.param(check, id=check.__name__, marks=[pytest.mark.slow] * (check in slow))
+          for check in checks]
+
+
+@pytest.mark.parametrize('check', _each(harness.DECODER_CHECKS, [harness.check_saving]))
+@pytest.mark.parametrize('part', FAST, ids=['inception', 'B-channel'])
+def test_decoder(part, check, tmp_path):
+  check(part, tmp_path)
+
+
+@pytest.mark.slow
+def test_inception_with_every_branch(tmp_path):
+  harness.run_decoder_checks(_inception(), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('block, kind', SOME)
+def test_decoder_with_every_kind_of_gate(block, kind, tmp_path):
+  harness.run_decoder_checks(_dyfpn(block, kind, FEW), tmp_path)
+
+
+@pytest.mark.parametrize(
+    'check', _each(routed_checks.ROUTED_CHECKS, [routed_checks.check_export]))
+@pytest.mark.parametrize('block, kind', ROUTED)
+def test_routed(block, kind, check, tmp_path):
+  check(_routed(block, kind), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('block, kind', OTHERS)
+def test_routed_with_every_kind_of_gate(block, kind, tmp_path):
+  harness.run_routed_checks(_routed(block, kind), tmp_path)
+
+
+@pytest.mark.slow
+def test_another_process_loads_every_variant(tmp_path):
+  parts = [_inception(FEW), *(_dyfpn(block, kind, FEW) for block, kind in VARIANTS),
+           _dyfpn('A', 'channel', FEW, dtype='mixed_bfloat16')]
+  harness.check_fresh_process(parts, tmp_path)
+
+
+@pytest.mark.slow
+def test_two_replicas_equal_one_device():
+  base = {'channels': CHANNELS}
+  options = {**OPTIONS, 'branches': list(FEW), 'norm': 'none'}
+  name = f'{dyfpn.__name__}:'
+  cases = [{**base, 'cls': name + 'InceptionFPN', 'options': options}]
+  for block, bias, gate in [
+      ('A', [-60.0, 60.0, -60.0], 'channel'), ('B', [-60.0, 60.0], 'upward')]:
+    cases.append({**base, 'cls': name + 'DyFPN', 'gate_bias': bias,
+                  'options': {**options, 'block': block, 'gate': GATES[gate]}})
+  harness.check_two_replicas(cases)
+
+
+def _expected(layer, inputs, block, gate):
+  """Sections 3.1 and 3.2 in NumPy, for hard gates `[batch, levels, paths]`."""
+  weights = {v.name[len('part/'):-2]: v.numpy() for v in layer.variables}
+
+  def conv(features, name, **options):
+    return reference.conv2d(
+        features, weights[f'{name}/kernel'], weights[f'{name}/bias'], **options)
+
+  merged = {}
+  for index, level in enumerate(CHANNELS):
+    branches = [conv(inputs[level], f'lateral_{level}/conv_{branch}', dilation=dilation)
+                for branch, (_, dilation) in KERNELS.items()]
+    if block == 'inception':
+      merged[level] = sum(branches)
+    elif block == 'A':
+      merged[level] = sum(
+          gate[:, index, path, None, None, None] * branch for path, branch in enumerate(branches))
+    else:
+      merged[level] = (conv(inputs[level], f'skip_{level}')
+                       + gate[:, index, 1, None, None, None] * sum(branches))
+  for fine, coarse in (('4', '5'), ('3', '4')):
+    merged[fine] = merged[fine] + reference.resize_nearest(merged[coarse], merged[fine].shape[1:3])
+  outputs = {level: conv(x, f'output_{level}') for level, x in merged.items()}
+  outputs['6'] = conv(outputs['5'], 'coarser_6', stride=2)
+  return outputs
+
+
+@pytest.mark.parametrize('size', [(32, 40), (75, 101), (8, 8)])
+@pytest.mark.parametrize('block', ['inception', 'A', 'B'])
+def test_equals_numpy(block, size):
+  """Dilations at borders, odd sizes and maps of one pixel, in training and at inference."""
+  if block == 'inception':
+    part, patterns = _inception(), np.zeros([2, 3, 2])
+  else:
+    part, patterns = _dyfpn(block, 'random'), _patterns(block)
+  layer = part.make(norm='none', dtype='float64')
+  inputs = part.inputs(size, len(patterns), dtype=np.float64)
+  expected = _expected(layer, inputs, block, patterns)
+  for training in (False, True):
+    with spies.forced_gates(patterns):
+      component.same(layer(inputs, training=training), expected, 1e-10, 1e-10)
+
+
+@pytest.mark.parametrize('block', ['A', 'B'])
+def test_training_multiplies_by_the_sampled_gate_and_learns_through_it(block):
+  """The gradient of a gate is the inner product of the incoming one with every candidate."""
+  part, patterns = _dyfpn(block, 'random'), _patterns(block)
+  layer = part.make(norm='none', dtype='float64')
+  inputs = part.inputs((16, 24), len(patterns), dtype=np.float64)
+  gate = tf.Variable(patterns, dtype=tf.float32)
+
+  def loss(gate):
+    outputs = _expected(layer, inputs, block, gate)
+    return sum(np.sum(x**2) for x in outputs.values())
+
+  def fake(self, logits, training=None):
+    return gumbel_selection.Selection(tf.identity(gate), tf.identity(gate))
+
+  with pytest.MonkeyPatch.context() as patch, tf.GradientTape() as tape:
+    patch.setattr(gumbel_selection.GumbelSelection, 'call', fake)
+    ours = tf.add_n([tf.reduce_sum(x**2) for x in layer(inputs, training=True).values()])
+  gradient = tape.gradient(ours, gate).numpy()
+  for index in [(0, 0, 1), (0, 2, 0), (3, 1, 1), (5, 0, 0), (5, 2, 1)]:
+    step = np.zeros(patterns.shape)
+    step[index] = 1e-4
+    numeric = (loss(patterns + step) - loss(patterns - step)) / 2e-4
+    np.testing.assert_allclose(gradient[index], numeric, 1e-4, 1e-4)
+
+
+@pytest.mark.parametrize('inference', ['skip', 'mask'])
+def test_images_of_one_batch_decide_for_themselves(inference):
+  """Biases put between the images' own logits give mixed decisions without force."""
+  part = _dyfpn('B', 'channel', norm='none', inference=inference)
+  layer, inputs = part.make(), part.inputs(batch=6)
+  inputs = {level: x * np.linspace(0.2, 3, 6, dtype=np.float32)[:, None, None, None]
+            for level, x in inputs.items()}
+  logits = layer.gate(inputs).numpy()
+  for variable in layer.variables:
+    for index, level in enumerate(CHANNELS):
+      if variable.name == f'part/gate/output_{level}/bias:0':
+        variable.assign_add([0, np.median(logits[:, index, 0] - logits[:, index, 1])])
+  with routing.RoutingTape() as tape:
+    together = layer(inputs)
+  open_gates = np.stack([tape.routing().gates[f'part/{level}'] for level in CHANNELS], 1)
+  assert sorted(open_gates.sum(0)) == [3, 3, 3]
+  decisions = np.stack([1 - open_gates, open_gates], -1)
+  component.same(together, _expected(layer, inputs, 'B', decisions), 1e-5)
+  for row in range(6):
+    with routing.RoutingTape() as alone_tape:
+      alone = layer({level: x[row:row + 1] for level, x in inputs.items()})
+    component.same({level: x[row:row + 1] for level, x in together.items()}, alone, 1e-5)
+    assert alone_tape.routing().executed[0] == tape.routing().executed[row]
+
+
+def test_convolutions_receive_the_selected_images_only():
+  part, patterns = _dyfpn('B', 'random', norm='none'), _patterns('B')
+  layer, inputs = part.make(), part.inputs(batch=8)
+  with spies.forced_gates(patterns), spies.OperationSpy() as spy:
+    layer(inputs)
+  # Per level: the skip with all images, seven branches with four of eight; then the outputs.
+  assert spy.rows == 3 * ([8] + 7 * [4]) + 4 * [8]
+  with spies.forced_gates(patterns[:1].repeat(8, 0)), spies.OperationSpy() as spy:
+    layer(inputs)
+  assert spy.rows == 7 * [8]
+
+
+RESNET = {'2': 256, '3': 512, '4': 1024, '5': 2048}
+
+
+def _paper_size(cls, forced=None, **options):
+  """A network of the paper's size, built in a graph where it takes no memory.
+
+  Args:
+    cls: the decoder.
+    forced: hard gates `[1, levels, paths]`, or None.
+    **options: of the decoder.
+
+  Returns:
+    The decoder, and executed, minimum and maximum multiply-adds less those of the gate.
+  """
+  with tf.Graph().as_default() as graph:
+    inputs = {level: tf.zeros([1, 800 // 2**int(level), 1216 // 2**int(level), depth])
+              for level, depth in RESNET.items()}
+    layer = cls(input_specs={level: x.shape for level, x in inputs.items()}, min_level=2,
+                max_level=6, norm='none', coarse_levels='max_pool', **options)
+    force = contextlib.nullcontext() if forced is None else spies.forced_gates(forced)
+    with force, routing.RoutingTape() as tape:
+      layer(inputs)
+    if forced is None:
+      return layer, None
+    record = tape.routing()
+    with tf.compat.v1.Session(graph=graph) as session:
+      costs = session.run([record.executed[0], record.minimum, record.maximum])
+  return layer, np.array(costs, np.float64) - layer.gate.multiply_adds()
+
+
+@pytest.mark.parametrize('cls, options, weights', [
+    (dyfpn.InceptionFPN, {'branches': ['1x1']}, 3_344_384),
+    (dyfpn.InceptionFPN, {}, 103_620_608),
+    (dyfpn.DyFPN, {'block': 'A', 'gate': GATES['channel']}, 105_020_956),
+    (dyfpn.DyFPN, {'block': 'A', 'gate': GATES['upward']}, 103_683_863),
+    (dyfpn.DyFPN, {'block': 'B', 'gate': GATES['channel']}, 106_000_200),
+    (dyfpn.DyFPN, {'block': 'B', 'gate': GATES['downward']}, 104_667_842),
+])
+def test_number_of_weights_with_resnet50(cls, options, weights):
+  layer, _ = _paper_size(cls, **options)
+  assert sum(v.shape.num_elements() for v in layer.trainable_variables) == weights
+
+
+@pytest.mark.parametrize('level, gmac', [(0, 410.41), (1, 205.21), (2, 102.60), (3, 51.30)])
+def test_cost_of_block_b_at_the_papers_size(level, gmac):
+  gate = np.eye(2)[(np.arange(4) == level).astype(int)]
+  _, (executed, minimum, maximum) = _paper_size(dyfpn.DyFPN, gate[None], block='B')
+  np.testing.assert_allclose(executed / 1e9, gmac, atol=0.006)
+  np.testing.assert_allclose(minimum, 0, atol=1)
+  np.testing.assert_allclose(maximum / 1e9, 410.41 + 205.21 + 102.60 + 51.30, atol=0.02)
+
+
+def test_cost_of_block_a_at_the_papers_size():
+  gate = np.eye(7)[[4, 1, 0, 6]]
+  _, (executed, minimum, maximum) = _paper_size(dyfpn.DyFPN, gate[None], block='A')
+  np.testing.assert_allclose(maximum / 1e9, 186.78, atol=0.006)
+  np.testing.assert_allclose(minimum / 1e9, 7.47, atol=0.006)
+  one = 200 * 304 * 256 * 256  # of a tap at level 2; the next levels cost a half each
+  np.testing.assert_allclose(executed, one * (25 + 9 / 2 + 1 / 4 + 25 / 8), 1e-6)
+
+
+@pytest.mark.parametrize('in_graph', [False, True])
+@pytest.mark.parametrize('block, path', [('A', 6), ('B', 1)])
+def test_all_open_costs_exactly_the_maximum_at_any_size(block, path, in_graph):
+  """1000 random sizes; only the costs are computed, from shapes."""
+  layer = _dyfpn(block, 'channel', norm='none').make()
+  gate = tf.constant(np.eye(7 if block == 'A' else 2)[[[path] * 3]], tf.float32)
+  signature = [{level: tf.TensorSpec([1, None, None, depth]) for level, depth in CHANNELS.items()}]
+
+  def costs(inputs):
+    with routing.RoutingTape() as tape:
+      layer._record(inputs, gate, gate)
+    return tape.routing().executed[0], tape.routing().maximum
+
+  run = tf.function(costs, autograph=False, input_signature=signature) if in_graph else costs
+  rng = np.random.default_rng(0)
+  for size in rng.integers(8, 2000, [1000 if in_graph else 50, 2]):
+    executed, maximum = run({
+        level: tf.zeros([1, *(size // 2**int(level)), depth]) for level, depth in CHANNELS.items()})
+    assert float(executed) == float(maximum)
+
+
+@pytest.mark.parametrize('block, kind, expected', [
+    ('A', 'channel', None), ('B', 'channel', 0.87), ('B', 'upward', None)])
+def test_gates_start_as_the_reference_does(block, kind, expected):
+  layer = dyfpn.DyFPN(block=block, gate=GATES[kind], **OPTIONS)
+  inputs = reference.pyramid_inputs(CHANNELS)
+  layer(inputs)
+  biases = [v for v in layer.gate.variables if 'output' in v.name and 'bias' in v.name]
+  if expected:
+    assert all(abs(reference.sigmoid(b[1] - b[0]) - expected) < 0.001 for b in np.array(biases))
+  else:
+    assert all(np.max(np.abs(b)) <= 1 for b in biases)
+  given = dyfpn.DyFPN(block='B', gate={**GATES[kind], 'initial_bias': [1.5, -1.5]}, **OPTIONS)
+  given(inputs)
+  for variable in given.gate.variables:
+    if 'output' in variable.name and 'bias' in variable.name:
+      np.testing.assert_array_equal(variable, [1.5, -1.5])
+
+
+def test_small_branches_leave_the_lateral_alone():
+  """Variance of the branches' kernels as a share of Glorot's; the first is FPN's lateral."""
+  tf_keras.utils.set_random_seed(0)
+  options = {'input_specs': {'3': [None, None, None, 64]}, 'min_level': 3, 'max_level': 3,
+             'num_filters': 64, 'branch_init_scale': 0.04}
+  inputs = {'3': tf.zeros([1, 2, 2, 64])}
+
+  def shares(layer):
+    layer(inputs)
+    return [np.var(conv.kernel) * size**2 * 64 for conv, (size, _) in zip(
+        layer.laterals['3'].convs, KERNELS.values())]
+
+  np.testing.assert_allclose(shares(dyfpn.InceptionFPN(**options)), [1] + [0.04] * 6, 0.1)
+  np.testing.assert_allclose(shares(dyfpn.DyFPN(block='B', **options)), [0.04] * 7, 0.1)
+
+
+@pytest.mark.parametrize('branch, expected', [('1x1', (1, 1)), ('5x5d3', (5, 3)), ('7x7', (7, 1))])
+def test_branches_are_read(branch, expected):
+  assert dyfpn.parse_branch(branch) == expected
+
+
+@pytest.mark.parametrize('branch', ['2x2', '3x5', '3x3d0', '3', 'd2', '3x3d', ' 3x3', '0x0'])
+def test_unreadable_branches_are_refused(branch):
+  with pytest.raises(ValueError, match='decoder.<type>.branches'):
+    dyfpn.parse_branch(branch)

@@ -1,0 +1,118 @@
+"""From a SavedModel's outputs to COCO results, with numbers by hand."""
+import json
+
+import numpy as np
+from pycocotools import mask as mask_lib
+import pytest
+
+from official_ext.serving import coco_results
+
+
+def _outputs(boxes, original=(100, 200), scale=(0.5, 0.25), offset=(0, 0), **more):
+  info = np.array([[original, (64, 64), scale, offset]], np.float32)
+  count = len(boxes)
+  return {
+      'detection_boxes': np.array([boxes], np.float32),
+      'detection_scores': np.linspace(0.9, 0.1, count, dtype=np.float32)[None],
+      'detection_classes': np.arange(1, count + 1, dtype=np.int32)[None],
+      'num_detections': np.array([count], np.int32),
+      'image_info': info, **more}
+
+
+def test_boxes_are_scaled_back_and_clipped():
+  outputs = _outputs([[10, 5, 30, 40], [40, -1, 60, 64]])
+  found = coco_results.detections(outputs, 0, image_id=7, normalized=False)
+  assert [d['bbox'] for d in found] == [[20, 20, 140, 40], [0, 80, 200, 20]]
+  assert [d['category_id'] for d in found] == [1, 2]
+  assert [d['image_id'] for d in found] == [7, 7]
+  np.testing.assert_allclose([d['score'] for d in found], [0.9, 0.1])
+
+
+def test_offsets_are_added_before_scaling():
+  found = coco_results.detections(_outputs([[0, 0, 8, 8]], offset=(4, 6)), 0, 1, False)
+  assert found[0]['bbox'] == [24, 8, 32, 16]
+
+
+def test_normalized_boxes_are_parts_of_the_image():
+  found = coco_results.detections(_outputs([[0.1, 0.25, 0.5, 1.5]]), 0, 1, True)
+  np.testing.assert_allclose(found[0]['bbox'], [50, 10, 150, 40], atol=1e-3)
+
+
+def test_padding_is_not_a_detection():
+  outputs = _outputs([[0, 0, 8, 8], [0, 0, 9, 9]])
+  outputs['num_detections'][0] = 1
+  assert len(coco_results.detections(outputs, 0, 1, False)) == 1
+
+
+def test_masks_fill_their_half_of_the_box():
+  found = coco_results.detections(_outputs([[10, 5, 30, 40]]), 0, 1, False)
+  masks = np.zeros([1, 28, 28], np.float32)
+  masks[:, :, :14] = 1.0
+  coco_results.add_masks(found, masks, 100, 200)
+  mask = mask_lib.decode(found[0]['segmentation'])
+  assert mask.shape == (100, 200)
+  expected = np.zeros_like(mask)
+  expected[20:60, 20:90] = 1
+  both = np.sum(mask & expected) / np.sum(mask | expected)
+  assert both > 0.93  # Model Garden pastes to a pixel or so
+  json.dumps(found)
+
+
+def test_costs_and_gates():
+  outputs = {
+      'multiply_adds': np.float32([5, 7]), 'executed_multiply_adds': np.float32([1, 3]),
+      'gate_dyfpn_4': np.float32([0, 1]), 'gate_dyfpn_3': np.float32([[1, 0], [0, 1]]),
+      'gate_pixels': np.float32([[[0, 0]], [[1, 0]]]), 'image_info': np.zeros([2, 4, 2])}
+  assert coco_results.cost_entry(outputs, 1) == {
+      'multiply_adds': 7.0, 'executed_multiply_adds': 3.0,
+      'gates': {'dyfpn_3': [0.0, 1.0], 'dyfpn_4': 1.0, 'pixels': 0.5}}
+  assert coco_results.cost_entry({'image_info': np.zeros([1, 4, 2])}, 0) == {}
+
+
+@pytest.fixture
+def truth(tmp_path):
+  """Two images with one object each; the second is empty of detections."""
+  path = tmp_path / 'truth.json'
+  path.write_text(json.dumps({
+      'images': [{'id': i, 'width': 100, 'height': 100, 'file_name': f'{i}.jpg'} for i in (1, 2)],
+      'categories': [{'id': 1, 'name': 'thing'}],
+      'annotations': [
+          {'id': i, 'image_id': i, 'category_id': 1, 'bbox': [10, 10, 40, 40], 'area': 1600,
+           'iscrowd': 0} for i in (1, 2)]}), encoding='utf-8')
+  return path
+
+
+def test_average_precision(truth):
+  hit = {'image_id': 1, 'category_id': 1, 'bbox': [10, 10, 40, 40], 'score': 0.9}
+  results = coco_results.average_precision(truth, [hit], [1])
+  assert results['ap'] == pytest.approx(1.0)
+  # Half of the objects found: precision 1 up to recall 0.5, which is 51 of 101 points.
+  results = coco_results.average_precision(truth, [hit], [1, 2])
+  assert results['ap'] == pytest.approx(51 / 101)
+  # IoU 40 * 30 / (40 * 50): right at thresholds 0.5, 0.55 and 0.6, three of ten.
+  shifted = {**hit, 'bbox': [20, 10, 40, 40]}
+  results = coco_results.average_precision(truth, [shifted], [1])
+  assert results['ap50'] == pytest.approx(1.0) and results['ap75'] == 0
+  assert results['ap'] == pytest.approx(0.3)
+  assert set(hit) == {'image_id', 'category_id', 'bbox', 'score'}  # left as they were
+
+
+def test_average_precision_without_any_detection(truth):
+  assert coco_results.average_precision(truth, [], [1, 2])['ap'] == 0
+
+
+def test_masks_are_evaluated_where_both_have_them(truth):
+  outline = [[10, 10, 50, 10, 50, 50, 10, 50]]
+  annotations = json.loads(truth.read_text(encoding='utf-8'))
+  mask = np.zeros([100, 100], np.uint8, order='F')
+  mask[10:50, 10:30] = 1  # half of the object
+  encoded = mask_lib.encode(mask)
+  hit = {'image_id': 1, 'category_id': 1, 'bbox': [10, 10, 40, 40], 'score': 0.9,
+         'segmentation': {**encoded, 'counts': encoded['counts'].decode()}}
+  assert 'mask_ap' not in coco_results.average_precision(truth, [hit], [1])
+  for annotation in annotations['annotations']:
+    annotation['segmentation'] = outline
+  truth.write_text(json.dumps(annotations), encoding='utf-8')
+  results = coco_results.average_precision(truth, [hit], [1])
+  assert results['ap'] == pytest.approx(1.0)
+  assert results['mask_ap'] == pytest.approx(0.1)  # IoU 0.5: one of ten thresholds
