@@ -1,0 +1,111 @@
+"""Every YAML file: it says what it is, resolves strictly, and is the row of its paper's table."""
+import functools
+import re
+
+import numpy as np
+from official.modeling import optimization
+import pytest
+import tensorflow as tf
+
+from official_ext import registry_imports
+from official_ext.configs import components
+from official_ext.losses import budgets
+from official_ext.utils import experiment
+import experiment_files
+import published_rows
+
+EVERY = pytest.mark.parametrize('path', experiment_files.ALL, ids=experiment_files.yaml_name)
+
+
+def paper_of(path):
+  """The only paper that a file is of."""
+  name = experiment_files.yaml_name(path)
+  papers = [key for key, paper in published_rows.PAPERS.items() if re.fullmatch(paper.files, name)]
+  assert len(papers) == 1, f'{name} is of {papers}'
+  return published_rows.PAPERS[papers[0]]
+
+
+def expected(path):
+  """What a file must resolve to."""
+  return paper_of(path).expected(path.parent.name, path.stem)
+
+
+@functools.lru_cache(maxsize=None)
+def resolved(path):
+  return experiment_files.resolve(path)
+
+
+@EVERY
+def test_file_says_what_it_is(path):
+  text = experiment_files.comment(path)
+  assert re.match(paper_of(path).comment, text)
+  assert 'Published' in text and 'COCO' in text and 'cost' in text
+  assert re.search(r'\bAP|no number|not published', text)
+  experiment_files.check_command(path)
+  if 'resnet101' in path.stem and path.stem.startswith(('dyfpn', 'drfpn', 'inception', 'fpn_r')):
+    assert path.parent.name in ('fcos', 'atss') or 'task.init_checkpoint' in text
+  if path.stem.startswith('ifpn') and re.search('AutoAssign|ATSS', text):
+    assert 's a RetinaNet' in text and 'not to be reached' in text
+
+
+@EVERY
+def test_file_has_the_schedule_of_its_paper(path):
+  schedule, params = expected(path).schedule, resolved(path)
+  trainer = params.trainer
+  assert params.task.train_data.global_batch_size == schedule.batch_size
+  assert trainer.train_steps == schedule.steps
+  sgd = trainer.optimizer_config.optimizer.sgd
+  assert (sgd.momentum, sgd.clipnorm, sgd.global_clipnorm) == (0.9, None, None)
+  assert params.task.losses.l2_weight_decay == 1e-4
+  rate = optimization.OptimizerFactory(trainer.optimizer_config).build_learning_rate()
+  rates = schedule.rates()
+  np.testing.assert_allclose(
+      [float(rate(tf.constant(step))) for step in rates], list(rates.values()), rtol=1e-5)
+
+
+def _field(params, path):
+  for name in path.split('.'):
+    params = getattr(params, name)
+  return list(params) if isinstance(params, (list, tuple)) else params
+
+
+def _tower_parameters(head):
+  """Counts one tower in a graph, where variables take no memory."""
+  with tf.Graph().as_default():
+    tower = components.build_tower(
+        head.tower.type, head.tower.get().as_dict(), head.num_filters, 'tower')
+    tower.build({level: [None, None, None, head.num_filters] for level in '34567'})
+    return sum(v.shape.num_elements() for v in tower.trainable_variables)
+
+
+@EVERY
+def test_file_is_its_row(path):
+  row, task = expected(path), resolved(path).task
+  for field, value in row.fields.items():
+    assert _field(task, field) == value, field
+  if row.same_as_experiment:
+    name = re.search(r'Experiment: (\w+)\.', experiment_files.comment(path))[1]
+    assert task.as_dict() == experiment.resolve(name).task.as_dict()
+  if row.parameters is not None:
+    assert experiment_files.count_parameters(task.model) == row.parameters
+  if row.tower_parameters is not None:
+    assert _tower_parameters(task.model.head) == row.tower_parameters
+  budgets.check(task.budget)
+
+
+@pytest.mark.parametrize('name', published_rows.PAPERS)
+def test_every_published_row_has_a_file(name):
+  paper = published_rows.PAPERS[name]
+  files = [path for path in experiment_files.ALL
+           if re.fullmatch(paper.files, experiment_files.yaml_name(path))]
+  assert files
+  rows = ' '.join(experiment_files.comment(path).split('Published')[0] for path in files)
+  missing = [row for row in paper.rows if row not in rows]
+  assert not missing
+
+
+def test_baselines_of_the_dense_detectors_are_there():
+  assert {experiment_files.yaml_name(path) for path in experiment_files.ALL
+          if path.parent.name in ('fcos', 'atss') and path.stem.startswith('fpn_')} == {
+              f'{name}/fpn_resnet{depth}_90k' for name in ('fcos', 'atss') for depth in (50, 101)
+          }

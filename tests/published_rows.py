@@ -1,0 +1,351 @@
+"""The published rows of the papers: one table entry per paper, which says how its YAML files look.
+
+An entry names the rows that must have a file, the schedule, and what a file of each row must
+resolve to: parameters of the decoder (or of one tower), and fields of the experiment.
+"""
+import dataclasses
+import re
+from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Tuple
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+  """A training schedule: SGD with momentum 0.9, linear warm-up, steps down by ten.
+
+  Attributes:
+    batch_size: images per step.
+    steps: training steps.
+    warmup: steps of the warm-up, which begins at 1e-5.
+    rate: learning rate after the warm-up.
+    drops: steps after which the rate is a tenth.
+  """
+  batch_size: int
+  steps: int
+  warmup: int
+  rate: float
+  drops: Tuple[int, int]
+
+  def rates(self) -> Dict[int, float]:
+    """Returns the learning rate at the steps where it changes, and halfway through the warm-up."""
+    first, second = self.drops
+    return {
+        0: 1e-5, self.warmup // 2: (1e-5 + self.rate) / 2, self.warmup: self.rate,
+        first: self.rate, first + 1: self.rate / 10, second: self.rate / 10,
+        second + 1: self.rate / 100}
+
+
+def epochs(number: int, batch_size: int, rate: float) -> Schedule:
+  """Returns the schedule of so many epochs of COCO, with drops at 2/3 and 11/12 of them."""
+  epoch = 118287 // batch_size
+  return Schedule(batch_size, number * epoch, 500, rate,
+                  (number * 2 // 3 * epoch, number * 11 // 12 * epoch))
+
+
+STEPS_90K = Schedule(16, 90_000, 1000, 0.01, (60_000, 80_000))
+CADDET_EPOCH = 118287 // 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Expected:
+  """What the YAML file of a row must resolve to.
+
+  Attributes:
+    schedule: the training schedule.
+    parameters: trainable parameters of the decoder; None: not counted.
+    tower_parameters: trainable parameters of one tower of the head; None: not counted.
+    fields: path of a field below `task` -> value.
+    same_as_experiment: the file changes nothing in the task of its experiment.
+  """
+  schedule: Schedule
+  parameters: Optional[int] = None
+  tower_parameters: Optional[int] = None
+  fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  same_as_experiment: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Paper:
+  """A paper and its YAML files.
+
+  Attributes:
+    files: regular expression of the names, as `fasterrcnn/dyfpn_resnet50_1x`.
+    comment: regular expression of how the first comment begins.
+    rows: texts that the comments of all its files together must have.
+    expected: from the detector's folder and the file's name to what the file must resolve to.
+  """
+  files: str
+  comment: str
+  rows: Sequence[str]
+  expected: Callable[[str, str], Expected]
+
+
+def _backbone(name: str) -> Dict[str, Any]:
+  """Returns the fields that a name with `resnet50` or `resnet101` calls for."""
+  depth = int(re.search(r'resnet(\d+)', name)[1])
+  fields = {'model.backbone.resnet.model_id': depth, 'losses.l2_weight_decay': 1e-4}
+  # No checkpoint of ResNet-101 is public, and one that does not fit must not be loaded.
+  return {**fields, 'init_checkpoint': None} if depth == 101 else fields
+
+
+# --- DyFPN -------------------------------------------------------------------------------------
+
+_CHANNELS = 256 + 512 + 1024 + 2048
+
+
+def inception_parameters(*kernel_sizes: int) -> int:
+  """Laterals of these kernel sizes, 3x3 output convolutions, all with biases, on four levels."""
+  laterals = sum(size**2 for size in kernel_sizes) * _CHANNELS * 256
+  return laterals + 4 * 256 * len(kernel_sizes) + 4 * (9 * 256 * 256 + 256)
+
+
+# Counts of the paper's specification; Table 3 prints 142.1 to 144.4 M for whole networks.
+_INCEPTION = 103_620_608
+_DYFPN_PARAMETERS = {
+    'fpn': 3_344_384, 'inception_fpn': _INCEPTION,
+    **dict.fromkeys(['dyfpn', 'dyfpn_b_cnn_random_test', 'dyfpn_alpha02_lambda01',
+                     'dyfpn_alpha02_lambda05', 'dyfpn_alpha03_lambda01',
+                     'dyfpn_alpha05_lambda01'], 106_000_200),
+    **dict.fromkeys(['dyfpn_b_gru_down', 'dyfpn_b_gru_up'], 104_667_842),
+    **dict.fromkeys(['dyfpn_a_gru_down', 'dyfpn_a_gru_up', 'dyfpn_a_gru_down_random_test'],
+                    103_683_863),
+    'dyfpn_a_cnn': 105_020_956,
+    # Without a gate network: the branches, and in block B the 1x1 skip convolutions.
+    'dyfpn_a_random': _INCEPTION,
+    'dyfpn_b_random': _INCEPTION + _CHANNELS * 256 + 4 * 256,
+    'inception_fpn_1_3': inception_parameters(1, 3),
+    'inception_fpn_1_3_5': inception_parameters(1, 3, 5),
+    'inception_fpn_1_3d123': inception_parameters(1, 3, 3, 3),
+    'lateral_3x3': inception_parameters(3),
+    'lateral_5x5': inception_parameters(5),
+    'lateral_7x7': inception_parameters(7),
+}
+_DYFPN_ROWS = (
+    'Table 1, row R50 FPN', 'Table 1, row R50 inception FPN', 'Table 1, row R50 DyFPN',
+    'Table 1, row R101 FPN', 'Table 1, row R101 inception FPN', 'Table 1, row R101 DyFPN',
+    'Table 2, row FPN', 'Table 2, row 1x1, 3x3.', 'Table 2, row 1x1, 3x3, 5x5.',
+    'Table 2, row 1x1, 3x3 of dilation 1, 2, 3.', 'Table 2, last row', 'plain 3x3 laterals',
+    'plain 5x5 laterals', 'plain 7x7 laterals', 'Table 3, row A, GRU upward',
+    'Table 3, row A, GRU downward', 'Table 3, row A, CNN', 'Table 3, row B, GRU upward',
+    'Table 3, row B, GRU downward', 'Table 3, row B, CNN', 'Table 5, row A, R/R',
+    'Table 5, row A, G/R', 'Table 5, row A, G/G', 'Table 5, row B, R/R', 'Table 5, row B, C/R',
+    'Table 5, row B, C/C', 'Table 6, row Raw', 'Table 6, row I:', 'Table 6, row II:',
+    'Table 6, row III:', 'Table 6, row IV:', 'Figure 5, Faster R-CNN R50 FPN',
+    'Figure 5, Faster R-CNN R50 inception FPN', 'Figure 5, Cascade R-CNN R50, FPN',
+    'Figure 5, Cascade R-CNN R50, inception', 'Figure 5, Cascade R-CNN R101, FPN',
+    'Figure 5, Cascade R-CNN R101, inception', 'Figure 5, Mask R-CNN R50, FPN',
+    'Figure 5, Mask R-CNN R50, inception', 'Figure 5, Mask R-CNN R101, FPN',
+    'Figure 5, Mask R-CNN R101, inception')
+
+
+def _dyfpn(detector: str, name: str) -> Expected:
+  del detector
+  row = re.fullmatch(r'(.+)_resnet\d+_1x', name)[1]
+  fields = {**_backbone(name), 'budget.weight': 0}
+  printed = re.search(r'alpha0(\d)_lambda0(\d)', row)
+  if printed:
+    # Our loss is a mean over images, the paper's code sums over the two images of a GPU.
+    fields.update({'budget.target': int(printed[1]) / 10, 'budget.weight': int(printed[2]) / 5,
+                   'budget.reduction': 'mean'})
+  if '_random' in row:
+    fields['sampled_evaluation_runs'] = 10
+  return Expected(epochs(12, 8, 0.01), _DYFPN_PARAMETERS[row], fields=fields)
+
+
+# --- DRFPN -------------------------------------------------------------------------------------
+
+_LATERALS = (256 + 512 + 1024 + 2048 + 4) * 256
+_CONV, _ONE, _SRB, _CRB, _PPM = 590_080, 65_792, 809_219, 1_836_032, 590_080
+_FPN, _TOP_DOWN = _LATERALS + 4 * _CONV, _LATERALS + _CONV + 3 * _SRB
+_BOTH = _TOP_DOWN + _ONE + 3 * _CRB
+# A branch of SRB: hidden convolution of the concatenation, then 2 or 1 channels.
+_HIDDEN = (9 * 128 + 1) * 64
+_OFFSET, _WEIGHT = _HIDDEN + (9 * 64 + 1) * 2, _HIDDEN + 9 * 64 + 1
+_NARROW = 2 * 9 * 64 * 64  # what both hidden convolutions lack without a concatenation
+_COMPRESS, _RESAMPLE = 257 * 64, (9 * 64 + 1) * 64
+_DRFPN_PARAMETERS = {
+    'base': _FPN, '': _BOTH + _PPM, 'srb': _TOP_DOWN, 'crb': _FPN + _ONE + 3 * _CRB,
+    'ppm': _FPN + _PPM, 'srb_crb': _BOTH, 'srb_ppm': _TOP_DOWN + _PPM,
+    'crb_ppm': _FPN + _ONE + 3 * _CRB + _PPM, 'panet': _FPN + 6 * _CONV,
+    'panet_ppm': _FPN + 6 * _CONV + _PPM, 'td_both': _TOP_DOWN + 3 * (_CONV + _ONE),
+    'td_both_ppm': _TOP_DOWN + 3 * (_CONV + _ONE) + _PPM, 'td_crb_bu_srb': _BOTH,
+    'td_crb_bu_srb_ppm': _BOTH + _PPM, 'cascade': _BOTH + _PPM, 'base_cascade': _FPN,
+    'offset': _BOTH + _PPM - 3 * _WEIGHT, 'weight': _BOTH + _PPM - 3 * _OFFSET,
+    'srb_low': _BOTH + _PPM - 3 * (_NARROW + _COMPRESS + _RESAMPLE),
+    'srb_high': _BOTH + _PPM - 3 * (_NARROW + _COMPRESS), 'srb_add': _BOTH + _PPM - 3 * _NARROW,
+    'crb_high': _BOTH + _PPM, 'crb_add': _BOTH + _PPM + 3 * _CONV,
+    'crb_cat': _BOTH + _PPM + 3 * (_CONV + 513 * 256), 'non_local': _BOTH + 2_099_968,
+    'dense_aspp': _BOTH + 12_259_072,
+}
+# RetinaNet: levels 3 to 7, of which two are coarser than the backbone's.
+_DRFPN_RETINANET = {'base': 984_064 - 65_792 + 3 * _CONV, '': 6_864_646 + _PPM}
+_DRFPN_ROWS = (
+    *(f'Table 1, row {detector}, {neck}' for neck in ('base', 'DRFPN') for detector in (
+        'RetinaNet R50 1x', 'Faster R-CNN R50 1x', 'Faster R-CNN R101 1x', 'Faster R-CNN R101 2x',
+        'Mask R-CNN R50 1x', 'Mask R-CNN R101 1x', 'Mask R-CNN R101 2x',
+        'Cascade Mask R-CNN R50 1x', 'Cascade Mask R-CNN R101 1x')),
+    *(f'Table {row}' for row in (
+        '2, row baseline', '2, row SRB.', '2, row CRB.', '2, row PPM;', '2, row SRB+CRB;',
+        '2, row SRB+PPM;', '2, row CRB+PPM;', '2, row SRB+CRB+PPM', '3, row TD;', '3, row TD+BU.',
+        '3, row TD+PPM.', '3, row TD+BU+PPM', '3, row TD[SRB+CRB].', '3, row TD[SRB+CRB]+PPM',
+        '3, row TD[CRB]+BU[SRB].', '3, row TD[CRB]+BU[SRB]+PPM', '3, row TD[SRB]+BU[CRB];',
+        '3, row TD[SRB]+BU[CRB]+PPM', '4, row without SRB', '4, row offset', '4, row weight',
+        '4, row both', '5, row F_l', '5, row F_h', '5, row add', '5, row cat',
+        '6, row without CRB', '6, row F_l', '6, row F_h', '6, row add', '6, row cat',
+        '7, row FPN', '7, row without PPM', '7, row PPM', '7, row Non-Local',
+        '7, row DenseASPP')))
+
+
+def _drfpn(detector: str, name: str) -> Expected:
+  row, number = re.fullmatch(r'drfpn_?(.*?)_?resnet\d+_(\d)x', name).groups()
+  parameters = (_DRFPN_RETINANET[row] + 2 * _CONV if detector == 'retinanet' else
+                _DRFPN_PARAMETERS[row])
+  fields = _backbone(name)
+  if 'cascade' in row:
+    fields.update({'model.roi_sampler.cascade_iou_thresholds': [0.6, 0.7],
+                   'model.include_mask': True})
+  return Expected(epochs(12 * int(number), 24, 0.03), parameters, fields=fields)
+
+
+# --- i-FPN -------------------------------------------------------------------------------------
+
+# 1x1 convolutions of C3 to C5 and two coarser 3x3 ones, or of C2 to C5 and a pooled level.
+IFPN_BASIS = {'retinanet': 256 * (512 + 1024 + 2048 + 3) + 2 * 256 * (9 * 256 + 1),
+              'fasterrcnn': 256 * (256 + 512 + 1024 + 2048 + 4)}
+IFPN_MAPS = {
+    '': 7_677_440, 'unroll0': 0, 'rbl': 5_903_872 + 10 * 256, 'csc': 3 * 590_336 + 512,
+    'bifpn': 6_450_195 + 26 * 256, 'nasfpn': 10_037_504 + 17 * 256,
+    **dict.fromkeys(['dense', 'unroll1', 'unroll2', 'unroll4'], 18_692_352 + 45 * 256),
+    # Five blocks; 10 1x1 and 20 3x3 between levels, 5 1x1 behind them; norms: 15, 30 and 5.
+    'mdeq': 30 * 589_824 + 15 * 65_536 + 45 * 256 + 50 * 512,
+}
+_IFPN_ROWS = (
+    'Table 1, row RetinaNet, baseline', 'Table 1, row RetinaNet, i-FPN',
+    'Table 1, row Faster R-CNN, baseline', 'Table 1, row Faster R-CNN, i-FPN',
+    'Table 2, row unrolling 0', 'Table 2, row unrolling 1', 'Table 2, row unrolling 2',
+    'Table 2, row unrolling 4', 'Table 2, row Broyden', 'Table 3, row none', 'Table 3, row RBL;',
+    'Table 3, row CSC', 'Table 3, row RBL and CSC', 'Table 4, row without connections',
+    'Table 4, row Bi-FPN', 'Table 4, row NAS-FPN', 'Table 4, row Dense-FPN',
+    'Table 4, row Pyramid', 'Table 5, row RLIter', 'Table 5, row MDEQ')
+
+
+def _ifpn(detector: str, name: str) -> Expected:
+  row = re.fullmatch(r'ifpn_?(\w*?)_?resnet\d+_90k', name)[1]
+  fields = _backbone(name)
+  if row == 'baseline':
+    return Expected(STEPS_90K, fields={**fields, 'model.decoder.type': 'inception_fpn'})
+  if row.startswith('unroll'):
+    steps = int(row[-1])
+    solver = {'solver': 'unroll', 'gradient': 'unroll', 'training_evaluations': steps,
+              'inference_evaluations': steps}
+  else:  # T steps of Broyden are T + 1 evaluations.
+    solver = {'solver': 'broyden', 'gradient': 'implicit', 'tolerance': 0,
+              'training_evaluations': 16, 'inference_evaluations': 8, 'backward_evaluations': 15}
+  fields.update({f'model.decoder.ifpn.solver.{key}': value for key, value in solver.items()})
+  return Expected(STEPS_90K, IFPN_BASIS[detector] + IFPN_MAPS[row], fields=fields)
+
+
+# --- Dynamic head ------------------------------------------------------------------------------
+
+_BLOCK, _FIXED_BLOCK = 1_193_733, 1_186_817
+_SCALE_GATES, _DEPTH_GATE = 2 * 2_305 + 1, 2_305  # the first with w_s
+_TOWER_PARAMETERS = {
+    'fixed_d8': 8 * _FIXED_BLOCK, 'fixed_d4': 4 * _FIXED_BLOCK, 'd2': 2 * _BLOCK,
+    'd4': 4 * _BLOCK, 'd6': 6 * _BLOCK, 'scale': 8 * (_FIXED_BLOCK + _SCALE_GATES),
+    'depth': 8 * (_FIXED_BLOCK + _DEPTH_GATE)}
+_LAMBDAS = {'low': 0.1, 'coarse_low': 0.1, 'd2': 0.1, 'd4': 0.1, 'd6': 0.1, 'lambda04': 0.4,
+            'lambda08': 0.8, 'table4': 0.1}
+_TAUS = {'tau05': 0.5, 'tau10': 1.0, 'tau20': 2.0, 'restricted_tanh': 0.0}
+_DYNAMIC_HEAD_ROWS = (
+    'row FCOS-D8;', 'row FCOS-D8@L, fine', 'row FCOS-D8@H, fine', 'row FCOS-D8@L, coarse',
+    'row FCOS-D8@H, coarse', 'row softmax', 'row restricted tanh', 'row tau 0.5', 'row tau 1.0',
+    'row tau 1.5', 'row tau 2.0', 'row of scale alone', 'row of depth alone',
+    'row of scale and depth', 'row of neither', 'row FCOS R101', 'row ATSS R101',
+    'row RetinaNet R50', 'lambda 0.4', 'lambda 0.8')
+
+
+def _dynamic_head(detector: str, name: str) -> Expected:
+  del detector
+  row = re.fullmatch(r'dynamichead_(?:(.+)_)?resnet\d+_90k', name)[1] or 'table4'
+  fields = {
+      **_backbone(name), 'budget.weight': _LAMBDAS.get(row, 0.0),
+      'model.head.tower.dynamic.coarse': row.startswith('coarse'),
+      'model.head.tower.dynamic.tau': _TAUS.get(row, 1.5),
+      'model.head.tower.dynamic.activation': 'softmax' if row == 'softmax' else 'tanh'}
+  return Expected(STEPS_90K, tower_parameters=_TOWER_PARAMETERS.get(row, 8 * _BLOCK),
+                  fields=fields)
+
+
+def _dense_baseline(detector: str, name: str) -> Expected:
+  return Expected(STEPS_90K, fields={
+      **_backbone(name), 'model.assigner': detector, 'model.decoder.type': 'fpn',
+      'model.head.tower.type': 'plain'}, same_as_experiment=True)
+
+
+# --- CADDet ------------------------------------------------------------------------------------
+
+# (kind, ratio, range of the path similarity) of the ablations' rows.
+_CADDET_ABLATIONS = {
+    'fixed01': ('fixed', 0.1, None), 'fixed02': ('fixed', 0.2, None),
+    'loss_aware005': ('loss_aware', 0.05, None), 'loss_aware01': ('loss_aware', 0.1, None),
+    'scale_aware005': ('scale_aware', 0.05, None), 'scale_aware01': ('scale_aware', 0.1, None),
+    'similarity040_095': ('scale_aware', 0.05, (0.4, 0.95)),
+    'similarity060_095': ('scale_aware', 0.05, (0.6, 0.95)),
+    'similarity080_095': ('scale_aware', 0.05, (0.8, 0.95)),
+    'similarity060_090': ('scale_aware', 0.05, (0.6, 0.9)),
+    'similarity060_100': ('scale_aware', 0.05, (0.6, 1.0)),
+    'ratio01': ('scale_aware', 0.1, (0.6, 0.95)),
+    'fpnlite005': ('scale_aware', 0.05, (0.6, 0.95)),
+    'fpnlite01': ('scale_aware', 0.1, (0.6, 0.95)),
+}
+_CADDET_ROWS = (
+    'Table 1, row Fixed, ratio 0.1', 'Table 1, row Fixed, ratio 0.2',
+    'Table 1, row Loss-aware, ratio 0.05', 'Table 1, row Loss-aware, ratio 0.1',
+    'Table 1, row Proposed, ratio 0.05', 'Table 1, row Proposed, ratio 0.1',
+    'row of the global budget alone', 'Min 0.4, Max 0.95', 'Min 0.6, Max 0.95',
+    'Min 0.8, Max 0.95', 'Min 0.6, Max 0.9.', 'Min 0.6, Max 1.0',
+    'Table 3, row CADDet, ratio 0.05', 'Table 3, row CADDet, ratio 0.1',
+    'Table 3, row CADDet + FPNLite, ratio 0.05', 'Table 3, row CADDet + FPNLite, ratio 0.1',
+    'Table 4, row CADDet, FCOS', 'Table 4, row CADDet, RetinaNet', 'row MobileNet + FPNLite, FCOS',
+    'row MobileNet + FPNLite, RetinaNet', 'row MobileNetV2 + FPNLite, FCOS',
+    'row MobileNetV2 + FPNLite, RetinaNet')
+
+
+def _caddet(detector: str, name: str) -> Expected:
+  del detector
+  schedule = epochs(12, 16, 0.01)
+  row = name.removesuffix('_1x').removeprefix('caddet_')
+  if row not in _CADDET_ABLATIONS:  # A row of Table 4 is an experiment as it is.
+    return Expected(schedule, same_as_experiment=True)
+  kind, ratio, similarity = _CADDET_ABLATIONS[row]
+  decoder, width = ('fpn_lite', 128) if row.startswith('fpnlite') else ('caddet_projection', 256)
+  fields = {
+      'budget.weight': 1.0, 'budget.kind': kind, 'budget.ratio': ratio,
+      'budget.start_step': CADDET_EPOCH, 'model.input_size': [600, 1000, 3],
+      'budget.path_similarity.weight': 1.0 if similarity else 0.0,
+      'model.decoder.type': decoder, f'model.decoder.{decoder}.num_filters': width}
+  if similarity:
+    fields.update({'budget.path_similarity.minimum': similarity[0],
+                   'budget.path_similarity.maximum': similarity[1]})
+  return Expected(schedule, fields=fields)
+
+
+PAPERS = {
+    'DyFPN': Paper(
+        r'(fasterrcnn|maskrcnn|cascadercnn)/(fpn|inception_fpn|lateral|dyfpn)_.*',
+        r'DyFPN \(arxiv.org/abs/2012.00779\), (Table|Figure) \d, ', _DYFPN_ROWS, _dyfpn),
+    'DRFPN': Paper(
+        r'\w+/drfpn_.*', r'DRFPN \(arxiv.org/abs/2012.01733\), Table \d, row ', _DRFPN_ROWS,
+        _drfpn),
+    'i-FPN': Paper(
+        r'\w+/ifpn_.*', r'i-FPN \(arxiv.org/abs/2012.13563\), Table \d, row ', _IFPN_ROWS, _ifpn),
+    'Dynamic head': Paper(
+        r'\w+/dynamichead_.*', r'Dynamic head \(arxiv.org/abs/2012.03519\), ',
+        _DYNAMIC_HEAD_ROWS, _dynamic_head),
+    'FCOS and ATSS': Paper(
+        r'(fcos|atss)/fpn_.*',
+        r'(Dynamic head \(arxiv.org/abs/2012.03519\), Table \d, row '
+        r'|ATSS \(arxiv.org/abs/1912.02424\), R50)', (), _dense_baseline),
+    'CADDet': Paper(
+        r'\w+/(caddet|fpnlite)_.*', r'CADDet \(arxiv.org/abs/2012.04265\), Table \d, row ',
+        _CADDET_ROWS, _caddet),
+}
