@@ -8,7 +8,7 @@ from official.core import task_factory
 import pytest
 import tensorflow as tf, tf_keras
 
-from official_ext import registry_imports  # pylint: disable=unused-import
+from official_ext import registry_imports
 from official_ext.configs import options
 from official_ext.losses import path_similarity
 from official_ext.ops import routing
