@@ -1,4 +1,4 @@
-"""Every registered experiment and every YAML: complete, strict, and as its paper has it."""
+"""DyFPN's experiments and YAML files: complete, strict, and as in the paper."""
 import re
 
 import numpy as np
@@ -29,15 +29,16 @@ CHANNELS = 256 + 512 + 1024 + 2048
 
 
 def static_parameters(*branches):
-  """Laterals of these kernel sizes, 3x3 output convolutions, all with biases, four levels."""
+  """Returns the parameters of four levels of laterals with these kernel sizes and 3x3 outputs."""
   laterals = sum(size**2 for size in branches) * CHANNELS * 256 + 4 * 256 * len(branches)
   return laterals + 4 * (9 * 256 * 256 + 256)
 
 
-# Counts of the paper's specification; Table 3 prints 142.1 to 144.4 M for whole networks.
+# Parameters of the decoder, counted from the paper's text.  Table 3 prints 142.1 to 144.4 M for
+# whole networks.
 A_CNN, A_GRU, B_CNN, B_GRU = 105_020_956, 103_683_863, 106_000_200, 104_667_842
 INCEPTION = 103_620_608
-# Without a gate: the branches, and in block B the 1x1 skip convolutions.
+# Without parameters of a gate: the branches, and in block B the 1x1 skip convolutions.
 A_RANDOM, B_RANDOM = INCEPTION, INCEPTION + CHANNELS * 256 + 4 * 256
 PARAMETERS = {
     **dict.fromkeys(['fpn_resnet50_1x', 'fpn_resnet101_1x'], 3_344_384),
@@ -115,7 +116,7 @@ def test_yaml_keeps_the_papers_schedule(path):
   params = resolve(path)
   check_schedule(params)
   if '101' in path.name:
-    # None is public: one that does not fit must not be loaded.
+    # No checkpoint of ResNet-101 is public, and one of another network must not be loaded.
     assert params.task.init_checkpoint is None and 'task.init_checkpoint' in comment(path)
 
 
@@ -155,14 +156,14 @@ def test_rows_without_budget_have_none(path):
 
 
 @pytest.mark.parametrize('path', [p for p in YAMLS if '_random_' in p.name], ids=yaml_name)
-def test_random_signal_is_drawn_afresh_for_each_of_ten_runs(path):
+def test_random_signal_differs_in_each_of_ten_runs(path):
   task = resolve(path).task
   assert task.sampled_evaluation_runs == 10
   options = task.model.decoder.get()
   gate = options.gate.as_dict()
   paths = 7 if options.block == 'A' else 2
-  selection = gumbel_selection.GumbelSelection(gate.pop('temperature'), gate.pop('evaluation'),
-                                    gate.pop('seed'), name='selection')
+  selection = gumbel_selection.GumbelSelection(
+      gate.pop('temperature'), gate.pop('evaluation'), gate.pop('seed'), name='selection')
   features = {level: tf.random.stateless_normal([64, 1, 1, 8], [1, 2]) for level in '2345'}
   network = gates.build_gate(channels=dict.fromkeys('2345', 8), num_paths=paths, **gate)
 
@@ -176,7 +177,7 @@ def test_random_signal_is_drawn_afresh_for_each_of_ten_runs(path):
 
   draws = np.concatenate([validation_step(), validation_step()])
   assert len({draw.tobytes() for draw in draws}) == 22
-  # 22 * 64 * 4 draws: three standard deviations of a share of 1/2 are 0.02.
+  # With 22 * 64 * 4 draws three standard deviations of a share of 1/2 are 0.02.
   np.testing.assert_allclose(draws.mean(axis=(0, 1, 2)), 1 / paths, atol=0.02)
 
 
