@@ -1,4 +1,4 @@
-"""What budgets add to the loss of a detection task."""
+"""The losses that a budget adds to those of a detection task."""
 from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import tensorflow as tf, tf_keras
@@ -18,7 +18,7 @@ _HISTORY = 100
 
 
 class Step(NamedTuple):
-  """What is known of one step of a task.
+  """Facts about one step of a task that its losses may depend on.
 
   Attributes:
     image_size: `(height, width)` of the network's input, in pixels.
@@ -34,7 +34,7 @@ class Step(NamedTuple):
 
 
 class Terms(NamedTuple):
-  """What a budget adds to the loss of one batch, and what it aims at.
+  """The losses of a budget for one batch, and the cost at which it aims.
 
   Attributes:
     losses: name -> float32 scalar, weighted, as it enters the total loss.

@@ -87,7 +87,7 @@ class RoutingTape:
 
     Args:
       sample_gates: whether gates are sampled at inference too, as in training, instead of
-        taking the most probable path.  Budgets are met by sampled gates.
+        taking the most probable path.  Training pulls the cost of sampled gates to a budget.
       diagnose: whether layers also record metrics that cost as much as the layer itself.
     """
     self.sample_gates = sample_gates

@@ -1,4 +1,4 @@
-"""What a budget may ask of a detection task."""
+"""The interface by which a budget gets to know the objects of a detection task."""
 from typing import Any, Mapping
 
 import tensorflow as tf

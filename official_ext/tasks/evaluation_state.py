@@ -8,7 +8,7 @@ import numpy as np
 
 
 class EvaluationState:
-  """What an evaluation has seen so far.
+  """Everything that an evaluation has collected so far.
 
   Attributes:
     model_garden: the state of Model Garden's task; None before the first step.

@@ -1,4 +1,4 @@
-"""What the logs of training and evaluation say about routing, and what they warn of."""
+"""Logs about routing in training and evaluation, and the warnings that belong to them."""
 from typing import Any, Dict, Mapping, Optional, Sequence
 
 from absl import logging
