@@ -1,4 +1,4 @@
-"""What surrounds the package: fitting versions of its dependencies, and its data files."""
+"""The environment of the package: versions of its dependencies, and its data files."""
 from importlib import metadata
 import pathlib
 
@@ -6,11 +6,12 @@ MODEL_GARDEN = '2.20'
 
 
 def check() -> None:
-  """Raises if the environment would fail later and less clearly.
+  """Checks that Keras 2 is active and that Model Garden has the version this package needs.
+
+  Other environments would fail later, with errors that do not name the cause.
 
   Raises:
-    ImportError: Keras 3 is active, or Model Garden is missing or of a version
-      that `official_ext` was not written for.
+    ImportError: Keras 3 is active, Model Garden is not installed, or it has another version.
   """
   try:
     version = metadata.version('tf-models-official')
@@ -22,7 +23,7 @@ def check() -> None:
     raise ImportError(
         f'official_ext needs tf-models-official {MODEL_GARDEN}, found {version}: run '
         f'`pip install "tf-models-official=={MODEL_GARDEN}.*"`.')
-  import tensorflow as tf, tf_keras  # pylint: disable=g-import-not-at-top,multiple-imports
+  import tensorflow as tf, tf_keras
   if tf.keras.layers.Layer is not tf_keras.layers.Layer:
     raise ImportError(
         'Keras 3 is active, and Model Garden needs Keras 2: set TF_USE_LEGACY_KERAS=1, or '
@@ -30,10 +31,10 @@ def check() -> None:
 
 
 def data_path(name: str) -> pathlib.Path:
-  """The folder of a file set that the project carries.
+  """Returns a folder of data that comes with the package.
 
   Args:
-    name: a folder of `data/`, e.g. `efficientnet_lite0_imagenet`.
+    name: name of a folder in `data/`, e.g. `efficientnet_lite0_imagenet`.
 
   Returns:
     `official_ext/data/<name>` where the package was installed from a wheel,

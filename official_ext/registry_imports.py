@@ -1,8 +1,8 @@
-"""Importing this registers every component, task and experiment, Model Garden's included."""
+"""Importing this module registers every component, task and experiment, Model Garden's included."""
 import importlib
 import pkgutil
 
-from official.vision import registry_imports  # pylint: disable=unused-import
+from official.vision import registry_imports
 
 from official_ext import environment
 from official_ext.modeling import backbones
@@ -11,16 +11,17 @@ from official_ext.modeling import heads
 
 environment.check()
 
-# A new backbone, decoder or head is one new file: the folders are scanned, nothing is listed.
+# Every module of these folders is imported, so that a new network is one new file or folder.
 for _folder in (backbones, decoders, heads):
   for _module in pkgutil.iter_modules(_folder.__path__, _folder.__name__ + '.'):
     importlib.import_module(_module.name)
 
-# pylint: disable=g-import-not-at-top,unused-import,wrong-import-position
+# Experiments and tasks use what the loop above registers.
 from official_ext.configs import caddet_experiments
 from official_ext.configs import dense_experiments
 from official_ext.configs import dynamic_head_experiments
 from official_ext.configs import experiments
 from official_ext.tasks import classification
 from official_ext.tasks import dense
-from official_ext.tasks import routed
+from official_ext.tasks import maskrcnn
+from official_ext.tasks import retinanet

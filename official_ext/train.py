@@ -3,8 +3,8 @@ r"""Trains and evaluates: Model Garden's trainer and flags, with our experiments
     python -m official_ext.train --experiment=retinanet_dyfpn_efficientnetlite0_sample \
       --mode=train_and_eval --model_dir=runs/dyfpn
 
-All experiments of Model Garden's vision package run too.  A run that was stopped goes on
-from its last checkpoint when the command is given again.
+All experiments of Model Garden's vision package run too.  The same command continues a stopped
+run from its last checkpoint.
 """
 import logging as python_logging
 import os
@@ -18,7 +18,7 @@ from official.common import flags as model_garden_flags
 from official.vision import train
 import yaml
 
-from official_ext import registry_imports  # pylint: disable=unused-import
+from official_ext import registry_imports
 from official_ext.tasks import initialization
 from official_ext.utils import command_line
 from official_ext.utils import experiment
@@ -35,12 +35,21 @@ def _define_flags() -> None:
 
 
 class _TimeLeft(python_logging.Filter):
-  """Says how long training will take whenever the trainer logs a finished loop of steps."""
+  """Prints how long training will still take, after every loop of steps that the trainer logs.
+
+  It is a filter because a logging filter sees every record of Model Garden's logger; it drops
+  none.
+  """
 
   def __init__(self, train_steps: int):
+    """Initializes the filter.
+
+    Args:
+      train_steps: number of the last training step.
+    """
     super().__init__()
     self._train_steps = train_steps
-    self._start = None
+    self._start = None  # The first step that was logged, and the time of that in seconds.
 
   def filter(self, record: python_logging.LogRecord) -> bool:
     match = re.match(r'(train| eval) \| step: +(\d+) \|', record.getMessage())
@@ -56,7 +65,15 @@ class _TimeLeft(python_logging.Filter):
 
 
 def _check_model_dir(params, model_dir: str) -> None:
-  """Refuses a folder that holds a run of another model."""
+  """Checks that a folder does not hold a run of another model.
+
+  Args:
+    params: the resolved experiment.
+    model_dir: folder of the run, which need not exist.
+
+  Raises:
+    CommandError: `params.yaml` in the folder has another `task.model`.
+  """
   path = os.path.join(model_dir, 'params.yaml')
   if not os.path.exists(path):
     return

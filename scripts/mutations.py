@@ -160,8 +160,8 @@ MUTATIONS = (
     *_in('losses/path_similarity', 'losses/path_similarity',
          ('return 1 - tf.reduce_mean', 'return tf.reduce_mean'),
          ('tf.zeros([num_images])) / 2', 'tf.zeros([num_images]))')),
-    *_in('losses/budgets', 'tasks/budgets',
-         ('>= options.start_step, tf.float32)', '<= options.start_step, tf.float32)'),
+    *_in('losses/budgets', 'losses/budgets',
+         ('>= config.start_step, tf.float32)', '<= config.start_step, tf.float32)'),
          ('losses = tf.stop_gradient(image_losses())', 'losses = 0 * image_losses()')),
     # What is counted.
     *_in('ops/multiply_adds', 'ops/multiply_adds',
@@ -185,7 +185,8 @@ MUTATIONS = (
          ('divide_no_nan(hull - union, hull)', 'divide_no_nan(hull - union, union)'),
          ('[points - to_sides[..., :2], points + to_sides[..., 2:]]',
           '[points - to_sides[..., 2:], points + to_sides[..., :2]]')),
+    *_in('losses/dense_losses', 'losses/dense_losses',
+         ('/ _denominator(terms.box_weights)', '/ num_positives')),
     *_in('tasks/dense', 'tasks/dense',
-         ('boxes / _denominator(terms.weights)', 'boxes / num_positives'),
          ('weight * losses.boxes + losses.centerness', 'weight * losses.boxes')),
 )

@@ -1,4 +1,4 @@
-"""Tests of official_ext.environment."""
+"""The check of the environment, and where data files are found."""
 from importlib import metadata
 import os
 import pathlib
@@ -20,7 +20,7 @@ def fake_version(monkeypatch, version):
 
 
 @pytest.mark.slow
-def test_passes_here():
+def test_this_environment_passes():
   environment.check()
 
 

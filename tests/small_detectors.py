@@ -2,7 +2,7 @@
 from official.core import task_factory
 import tensorflow as tf
 
-from official_ext import registry_imports  # pylint: disable=unused-import
+from official_ext import registry_imports
 from official_ext.utils import experiment
 
 SMALL = {

@@ -1,8 +1,7 @@
-"""Every registered experiment: `<detector>_<component>_<backbone>_<dataset>`.
+"""Experiments of DyFPN, DRFPN and i-FPN: `<detector>_<component>_<backbone>_<dataset>`.
 
-An experiment is complete: it runs by its name alone where its data are.  Each starts
-from a stock experiment of Model Garden and overrides what its paper, or the small
-sample, does otherwise.
+Each starts from an experiment of Model Garden and overrides what its paper, or the small sample,
+does otherwise.  It runs by its name alone in a folder that has its data.
 """
 import functools
 from typing import Any, Callable, Dict
@@ -13,7 +12,7 @@ from official.core import exp_factory
 from official_ext import environment
 from official_ext.configs import detectors
 
-# Where the README's commands put the composed sample.
+# Folder into which the commands of the README write the composed sample.
 SAMPLE = 'runs/sample/records'
 SAMPLE_CLASSES = 11
 
@@ -21,7 +20,13 @@ _DECODERS = ('fpn', 'inception_fpn', 'dyfpn', 'drfpn')
 
 
 def _from_stock(name: str, task: Any, *overrides: Dict[str, Any]) -> cfg.ExperimentConfig:
-  """Returns one of Model Garden's experiments, as `task`, with overrides."""
+  """Returns one of Model Garden's experiments with our task and with overrides.
+
+  Args:
+    name: name of Model Garden's experiment.
+    task: config of our task, which takes the options of Model Garden's task.
+    *overrides: options of the experiment, applied one after the other.
+  """
   experiment = cfg.ExperimentConfig(task=task, restrictions=[
       'task.train_data.is_training != None', 'task.validation_data.is_training != None'])
   experiment.override(exp_factory.get_exp_config(name).as_dict())
@@ -33,7 +38,17 @@ def _from_stock(name: str, task: Any, *overrides: Dict[str, Any]) -> cfg.Experim
 def _schedule(steps: int, learning_rate: Dict[str, Any], warmup_steps: int,
               warmup_learning_rate: float, interval: int, validation_interval: int,
               **optimizer: Any) -> Dict[str, Any]:
-  """Returns trainer options: SGD with momentum 0.9 and linear warm-up."""
+  """Returns options of the trainer: SGD with momentum 0.9 and linear warm-up.
+
+  Args:
+    steps: number of training steps.
+    learning_rate: options of Model Garden's learning rate, `type` and fields of that type.
+    warmup_steps: number of steps of the warm-up.
+    warmup_learning_rate: learning rate of the first step.
+    interval: steps from one loop, summary and checkpoint to the next.
+    validation_interval: steps from one evaluation to the next.
+    **optimizer: further options of SGD.
+  """
   return {
       'train_steps': steps,
       'validation_steps': -1,
@@ -55,25 +70,42 @@ def _schedule(steps: int, learning_rate: Dict[str, Any], warmup_steps: int,
 
 # --- The papers' setting: COCO, ResNet, 12 epochs ("1x") of batch 8, of 24 for DRFPN ------
 #
-# Differs from DyFPN's and DRFPN's setting, because Model Garden has it so:
-# - Images fit into one static size, 832x1344, or 896x1408 for RetinaNet (multiples of the
-#   largest stride); the paper's short side is 800, also of upright images, padded per batch.
-# - The backbone starts from Model Garden's ImageNet checkpoint, not torchvision's.  All its
-#   convolutions train (the paper freezes the stem and conv2_x); its batch norms are frozen
-#   altogether (the paper trains their affine part).
-# - Smooth L1 box losses instead of L1, 91 classes as COCO numbers them instead of 80, bfloat16.
-# - The `fpn` twins are Model Garden's FPN, with batch norm, and a convolution for level 6.
+# Differs: this is not DyFPN's and DRFPN's setting in the following, as Model Garden has it so:
+# - Images are resized into one static size, 832x1344, or 896x1408 for RetinaNet (multiples of
+#   the largest stride), in training and in evaluation.  The papers resize the short side to 800
+#   and the long side to at most 1333 in either orientation, and pad per batch.  On 101 images of
+#   COCO a landscape image has 1.08 times the pixels that it has in the papers, an upright image
+#   0.64 times; for RetinaNet 1.25 and 0.74 times.
+# - Model Garden's heads have batch norm after every hidden layer, with statistics of the one or
+#   two images of a replica; the papers' heads have no norm.  The box loss of the region proposal
+#   network is normalized per level, not over all levels.
+# - RetinaNet's focal loss has gamma 1.5 instead of 2.  Anchors with an overlap between 0.4 and
+#   0.5 are background instead of ignored.  `pre_nms_top_k` is 5000 instead of 1000 per level.
+# - The backbone starts from Model Garden's ImageNet checkpoint, not from torchvision's.  All its
+#   convolutions train (the papers freeze the stem and conv2_x).  Its batch norms are frozen
+#   altogether (the papers train their scale and offset).
+# - Box losses are smooth L1 instead of L1 (RetinaNet: 50 times a Huber loss with delta 0.1).
+#   There are 91 classes, as COCO numbers them, instead of 80.  Training computes in bfloat16.
+# - The experiments with `fpn` use Model Garden's FPN, with batch norm, and with a convolution for
+#   level 6.
 
 COCO_IMAGES = 118287
 
-# DRFPN's three GPUs with eight images each, and a learning rate in proportion.
+# DRFPN trains on three GPUs with eight images each, at a learning rate in proportion.
 _BATCH_SIZES = {'drfpn': 24}
 _LEARNING_RATES = {'drfpn': 0.03}
 
 
 def coco_schedule(epochs: int = 12, batch_size: int = 8,
                   learning_rate: float = 0.01) -> Dict[str, Any]:
-  """Returns trainer options of the "1x" schedule (12 epochs), or a longer one alike."""
+  """Returns options of the "1x" schedule (12 epochs), or of one in the same proportions.
+
+  Args:
+    epochs: number of epochs; the learning rate falls to a tenth after 2/3 of them and again
+      after 11/12.
+    batch_size: number of images per step.
+    learning_rate: learning rate after the warm-up.
+  """
   epoch = COCO_IMAGES // batch_size
   boundaries = [epochs * 2 // 3 * epoch, epochs * 11 // 12 * epoch]
   values = [learning_rate, learning_rate / 10, learning_rate / 100]
@@ -88,12 +120,16 @@ def _paper_schedule(decoder: str) -> Dict[str, Any]:
                        learning_rate=_LEARNING_RATES.get(decoder, 0.01))
 
 
-# Too few images per replica for batch statistics; the paper freezes these as well.
+# One or two images per replica are too few for batch statistics; the papers freeze these norms too.
 FROZEN_NORM = {'task': {'model': {'backbone': {'resnet': {'bn_trainable': False}}}}}
 
 
 def coco_data(decoder: str) -> Dict[str, Any]:
-  """Returns task options: where COCO is, batch sizes, augmentation and weight decay."""
+  """Returns options of the task: COCO's files, batch sizes, augmentation and weight decay.
+
+  Args:
+    decoder: type of the decoder, which decides the batch size of training.
+  """
   parser = {'aug_rand_hflip': True, 'aug_scale_min': 1.0, 'aug_scale_max': 1.0}
   return {
       'train_data': {'input_path': 'coco/train-*.tfrecord', 'parser': parser,
@@ -110,7 +146,8 @@ def _paper_decoder(decoder: str) -> Dict[str, Any]:
 
 
 def _budget(decoder: str, weight: float = 0.2, target: float = 0.5) -> Dict[str, Any]:
-  # Table 6, row I, prints 0.1: its code sums over the two images of a GPU, ours is a mean.
+  # DyFPN's Table 6, row I, prints a weight of 0.1.  The authors' code sums over the two images of
+  # a GPU; this budget takes their mean.
   return {'budget': {'weight': weight, 'target': target}} if decoder == 'dyfpn' else {}
 
 
@@ -153,15 +190,20 @@ def _cascadercnn_coco(decoder: str) -> cfg.ExperimentConfig:
 
 
 def sample_override(decoder: str, steps: int = 500) -> Dict[str, Any]:
-  """Options of a short run on 256-pixel images from the carried EfficientNet-Lite0."""
+  """Returns options of a short run on 256-pixel images, from the package's EfficientNet-Lite0.
+
+  Args:
+    decoder: type of the decoder.
+    steps: number of training steps.
+  """
   data = {'global_batch_size': 8, 'dtype': 'float32', 'shuffle_buffer_size': 256}
   parser = {'aug_rand_hflip': False, 'aug_scale_min': 0.8, 'aug_scale_max': 1.2}
   options = {'num_filters': 64}
   if decoder in ('inception_fpn', 'dyfpn'):
     options['branch_init_scale'] = 0.01
   if decoder == 'ifpn':
-    # The basis of this backbone starts with deviations of 3 to 6, beside which P, of 0.3,
-    # would not count; those of ResNet are near 1.
+    # The basis from this backbone starts with standard deviations of 3 to 6.  Beside it the
+    # pyramid, of 0.3, would not count.  The basis from ResNet has standard deviations near 1.
     options['normalize_basis'] = True
   return {
       'runtime': {'mixed_precision_dtype': 'float32', 'distribution_strategy': 'one_device',
@@ -192,7 +234,8 @@ def sample_override(decoder: str, steps: int = 500) -> Dict[str, Any]:
   }
 
 
-# One operation in C++; the default loops over classes, seconds per image here.
+# A single operation in C++.  Model Garden's default loops over classes, which takes seconds per
+# image on a CPU.
 _BATCHED_NMS = {'nms_version': 'batched', 'pre_nms_top_k': 1000}
 
 
@@ -241,14 +284,14 @@ for _family, _build in _FAMILIES.items():
         functools.partial(_build, _decoder))
 
 
-# --- The implicit pyramid: 90k steps of 16 images, otherwise as above ------------------
+# --- i-FPN: 90k steps of 16 images, otherwise as above ----------------------------------
 #
-# Differs from i-FPN's setting, beside what is said above: the solver is Anderson's, with 5
-# evaluations; `configs/*/ifpn_resnet50_90k.yaml` has the paper's, Broyden with 15 steps.
+# Differs: besides the differences above, the solver is Anderson's with 5 evaluations.
+# `configs/*/ifpn_resnet50_90k.yaml` has the paper's solver, Broyden with 15 steps.
 
 
 def schedule_90k() -> Dict[str, Any]:
-  """Returns options of 90k steps of 16 images, a tenth of the rate from 60k and from 80k on."""
+  """Returns options of 90k steps of 16 images; the rate falls to a tenth at 60k and at 80k."""
   return {
       'trainer': _schedule(
           90_000,

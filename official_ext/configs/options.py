@@ -4,6 +4,9 @@ from typing import List, Optional
 
 from official.modeling import hyperparams
 
+# Sizes in pixels of the network's input at which one scale of objects ends and the next begins.
+SCALE_BOUNDS = (64.0, 150.0, 360.0)
+
 
 @dataclasses.dataclass
 class GateConfig(hyperparams.Config):
@@ -66,8 +69,8 @@ class PathSimilarityConfig(hyperparams.Config):
   """Options of the loss by which images with objects of like scales take like paths (CADDet).
 
   Attributes:
-    weight: of the loss in the total (lambda_2); 0: no such loss.
-    minimum: wanted similarity of the paths of two images that have no scale alike.
+    weight: factor of the loss in the total (lambda_2); 0 for no such loss.
+    minimum: wanted similarity of the paths of images that have no scale alike.
     maximum: wanted similarity where all scales are alike.
   """
   weight: float = 0.0
@@ -79,21 +82,24 @@ class PathSimilarityConfig(hyperparams.Config):
 class BudgetConfig(hyperparams.Config):
   """Options of the loss that pulls the cost of a routed network to a target.
 
+  `share` is for every routed network: its target is a share of what gates can save.  The other
+  kinds are for the backbone `caddet`: their target is a share of the cost of that backbone with
+  every path open.
+
   Attributes:
-    weight: of the loss in the total (lambda); 0: no budget.
-    kind: what the target is a share of, and for whom.  `share`: of what gates can save, alike
-      for all images.  The others of the cost of the whole backbone, which must be `caddet`:
-      `fixed`, alike for all images; `scale_aware`, by how many scales its objects have;
-      `loss_aware`, by the loss of its detections.
-    target: of `share`, wanted part of what gates can save (alpha), from 0, all shut, to 1, all
-      open.
-    reduction: of `share`, `mean` over the images, or `sum` over those of a replica.
-    distance: of `share`, of the part from the target, `squared` or `absolute`.
-    ratio: of the other kinds, wanted part of the backbone's cost (C_0); of `scale_aware` for
-      each scale, of `loss_aware` for the image with the least loss.
+    weight: factor of the loss in the total (lambda); 0 for no budget.
+    kind: `share`, the same target for all images; `fixed`, the same for all images;
+      `scale_aware`, by how many scales the objects of the image have; `loss_aware`, by the
+      detection loss of the image.
+    target: for `share`, the wanted share of what gates can save (alpha), from 0, all shut, to 1,
+      all open.
+    reduction: for `share`, `mean` over the images, or `sum` over the images of a replica.
+    distance: for `share`, the `squared` or `absolute` distance of the share from the target.
+    ratio: for the other kinds, the wanted share of the cost of the backbone (C_0): for
+      `scale_aware` per scale, for `loss_aware` for the image with the least loss.
     scale_bounds: sizes in pixels of the network's input at which one scale of objects ends and
       the next begins.
-    path_similarity: a loss of its own, beside a budget of any kind or none.
+    path_similarity: a further loss, beside a budget of any kind or none.
     start_step: the first training step with these losses.
   """
   weight: float = 0.0
@@ -102,8 +108,7 @@ class BudgetConfig(hyperparams.Config):
   reduction: str = 'mean'
   distance: str = 'squared'
   ratio: float = 0.05
-  scale_bounds: List[float] = dataclasses.field(
-      default_factory=lambda: [64.0, 150.0, 360.0])
+  scale_bounds: List[float] = dataclasses.field(default_factory=lambda: list(SCALE_BOUNDS))
   path_similarity: PathSimilarityConfig = dataclasses.field(
       default_factory=PathSimilarityConfig)
   start_step: int = 0

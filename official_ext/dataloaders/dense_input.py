@@ -1,5 +1,5 @@
-"""Images and padded ground-truth boxes, in the place of RetinaNet's assigned anchors or beside."""
-from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
+"""Parsers that give padded ground-truth boxes, instead of assigned anchors or beside them."""
+from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Tuple
 
 from official.common import dataset_fn
 from official.vision.dataloaders import input_reader
@@ -17,42 +17,65 @@ _PADDING = -1
 
 
 def _with_crowd(data: Mapping[str, tf.Tensor], is_crowd: tf.Tensor) -> Dict[str, tf.Tensor]:
-  """Returns data with whether a box is a crowd as one more attribute of it, int32."""
+  """Returns an example with one more attribute of each box, `is_crowd`, int32.
+
+  Model Garden's parser filters and permutes attributes together with their boxes.
+
+  Args:
+    data: an example from Model Garden's decoder.
+    is_crowd: bool `[instances]`.
+  """
   attributes = {**data.get('groundtruth_attributes', {}), 'is_crowd': tf.cast(is_crowd, tf.int32)}
   return {**data, 'groundtruth_attributes': attributes}
 
 
-class _Unassigned:
-  """Stands in for Model Garden's anchors and their labeler: boxes stay boxes."""
+class _BoxLabeler:
+  """Takes the place of Model Garden's anchors and labeler, and returns the boxes unassigned."""
 
   def __init__(self, max_num_instances: int):
+    """Initializes the labeler.
+
+    Args:
+      max_num_instances: number of boxes after padding.
+    """
     self._size = max_num_instances
 
   def anchors(self, image_size: Sequence[int]) -> Mapping[str, tf.Tensor]:
-    """Returns none."""
+    """Returns no anchors; called in the place of Model Garden's anchor generator."""
     del image_size
     return {}
 
   def label_anchors(self, anchor_boxes, boxes, classes, attributes) -> Tuple[Any, ...]:
-    """Returns classes `[instances]` and boxes `[instances, 4]`, padded, without crowds."""
+    """Returns what Model Garden's labeler does, with boxes in the place of anchors.
+
+    Args:
+      anchor_boxes: not used.
+      boxes: float32 `[instances, 4]`.
+      classes: `[instances, 1]`.
+      attributes: of the boxes, with `is_crowd` of `_with_crowd`.
+
+    Returns:
+      Classes, int32 `[max_num_instances]`, and boxes, float32 `[max_num_instances, 4]`, without
+      crowds and padded with -1; no attributes and no weights.
+    """
     del anchor_boxes
     is_object = attributes['is_crowd'] == 0
     boxes, classes = (
-        preprocess_ops.clip_or_pad_to_fixed_size(x[is_object], self._size, _PADDING)
-        for x in (boxes, tf.cast(classes[:, 0], tf.int32)))
+        preprocess_ops.clip_or_pad_to_fixed_size(values[is_object], self._size, _PADDING)
+        for values in (boxes, tf.cast(classes[:, 0], tf.int32)))
     return classes, boxes, {}, None, None
 
 
 class Parser(retinanet_input.Parser):
-  """Model Garden's RetinaNet parser, augmentation and all, up to the assignment."""
+  """Model Garden's RetinaNet parser with its augmentation, but without assigned anchors."""
 
   def __init__(self, output_size: Sequence[int], max_level: int, **kwargs):
     """Initializes the parser.
 
     Args:
       output_size: `[height, width]` that images are resized to.
-      max_level: padded sizes are multiples of `2**max_level`.
-      **kwargs: `dtype` of the images, and fields of `configs.detectors.DenseParserConfig`.
+      max_level: coarsest level; padded sizes are multiples of `2**max_level`.
+      **kwargs: `dtype` of the images, and the fields of `configs.detectors.DenseParserConfig`.
     """
     super().__init__(list(output_size), min_level=None, max_level=max_level, num_scales=None,
                      aspect_ratios=None, anchor_size=None, **kwargs)
@@ -65,17 +88,24 @@ class Parser(retinanet_input.Parser):
     image, labels = self._parse(super()._parse_eval_data, data, True)
     return image, labels
 
-  def _parse(self, parse, data, skip_crowd):
-    """Returns the image and its labels.
+  def _parse(self, parse: Callable[..., Tuple[tf.Tensor, Labels]],
+             data: Mapping[str, tf.Tensor], skip_crowd: bool) -> Tuple[tf.Tensor, Labels]:
+    """Parses an example with boxes in the place of anchors.
 
-    Labels are `classes`, int32 `[instances]`, and `boxes`, float32 `[instances, 4]` in pixels
-    of the network's input, both padded with -1; `image_info`; and in evaluation
-    `groundtruths`, all as Model Garden's.
+    Args:
+      parse: Model Garden's method for training or for evaluation.
+      data: an example from Model Garden's decoder.
+      skip_crowd: whether crowds are no boxes.
+
+    Returns:
+      The image, float `[height, width, 3]`, and labels: `classes`, int32 `[instances]`, and
+      `boxes`, float32 `[instances, 4]` in pixels of the network's input, both padded with -1;
+      Model Garden's `image_info`; and in evaluation Model Garden's `groundtruths`.
     """
     is_crowd = data['groundtruth_is_crowd']
     data = _with_crowd(data, is_crowd if skip_crowd else tf.zeros_like(is_crowd))
-    unassigned = _Unassigned(self._max_num_instances)
-    image, labels = parse(data, unassigned, unassigned.anchors)
+    labeler = _BoxLabeler(self._max_num_instances)
+    image, labels = parse(data, labeler, labeler.anchors)
     kept = {'classes': labels['cls_targets'], 'boxes': labels['box_targets'],
             'image_info': labels['image_info']}
     if 'groundtruths' in labels:
@@ -85,21 +115,33 @@ class Parser(retinanet_input.Parser):
 
 
 class _AnchorLabeler(anchor.AnchorLabeler):
-  """Model Garden's labeler of anchors, which keeps the boxes that it assigned."""
+  """Model Garden's labeler of anchors, which also keeps the boxes.
+
+  Attributes:
+    boxes: float32 `[instances, 4]` in pixels of the network's input, without crowds and padded
+      with -1; None before `label_anchors`.
+  """
 
   def __init__(self, max_num_instances: int, **kwargs):
+    """Initializes the labeler.
+
+    Args:
+      max_num_instances: number of boxes after padding.
+      **kwargs: arguments of Model Garden's labeler.
+    """
     super().__init__(**kwargs)
-    self._unassigned = _Unassigned(max_num_instances)
-    self.boxes = None
+    self._box_labeler = _BoxLabeler(max_num_instances)
+    self.boxes: Optional[tf.Tensor] = None
 
   def label_anchors(self, anchor_boxes, boxes, classes, attributes) -> Tuple[Any, ...]:
-    _, self.boxes, *_ = self._unassigned.label_anchors(None, boxes, classes, attributes)
+    """Labels anchors as Model Garden does, which does not know the attribute `is_crowd`."""
+    _, self.boxes, *_ = self._box_labeler.label_anchors(None, boxes, classes, attributes)
     others = {name: value for name, value in attributes.items() if name != 'is_crowd'}
     return super().label_anchors(anchor_boxes, boxes, classes, others)
 
 
 class AnchorParser(retinanet_input.Parser):
-  """Model Garden's RetinaNet parser; `boxes` of its labels are what a `Parser` of ours has."""
+  """Model Garden's RetinaNet parser, with the `boxes` of `Parser` as one more label."""
 
   def _parse_train_data(self, data: Mapping[str, tf.Tensor]) -> Tuple[tf.Tensor, Labels]:
     return self._parse(super()._parse_train_data, data)
@@ -107,7 +149,9 @@ class AnchorParser(retinanet_input.Parser):
   def _parse_eval_data(self, data: Mapping[str, tf.Tensor]) -> Tuple[tf.Tensor, Labels]:
     return self._parse(super()._parse_eval_data, data)
 
-  def _parse(self, parse, data):
+  def _parse(self, parse: Callable[..., Tuple[tf.Tensor, Labels]],
+             data: Mapping[str, tf.Tensor]) -> Tuple[tf.Tensor, Labels]:
+    """Parses an example, and adds its boxes to the labels of Model Garden's method `parse`."""
     labeler = _AnchorLabeler(
         self._max_num_instances, match_threshold=self._match_threshold,
         unmatched_threshold=self._unmatched_threshold, box_coder_weights=self._box_coder_weights)
@@ -118,19 +162,26 @@ class AnchorParser(retinanet_input.Parser):
 
 
 def options(params: Any) -> Dict[str, Any]:
-  """Returns the options of a parser's config, as arguments of the parser."""
+  """Returns the fields of a parser's config as arguments of the parser.
+
+  Model Garden's tasks do not read `num_channels` and `aug_policy` either.
+
+  Args:
+    params: `parser` of a data config.
+  """
   return {name: getattr(params, name) for name in params.as_dict()
-          if name not in ('num_channels', 'aug_policy')}  # Not read by Model Garden either.
+          if name not in ('num_channels', 'aug_policy')}
 
 
 def _decoder(params: Any) -> Any:
+  """Returns the decoder of examples that a data config describes."""
   if params.tfds_name:
     return tfds_factory.get_detection_decoder(params.tfds_name)
-  options = params.decoder.get()
+  config = params.decoder.get()
   if params.decoder.type == 'simple_decoder':
-    return tf_example_decoder.TfExampleDecoder(regenerate_source_id=options.regenerate_source_id)
+    return tf_example_decoder.TfExampleDecoder(regenerate_source_id=config.regenerate_source_id)
   return tf_example_label_map_decoder.TfExampleDecoderLabelMap(
-      label_map=options.label_map, regenerate_source_id=options.regenerate_source_id)
+      label_map=config.label_map, regenerate_source_id=config.regenerate_source_id)
 
 
 def read(params: Any, parser: retinanet_input.Parser,
@@ -138,9 +189,9 @@ def read(params: Any, parser: retinanet_input.Parser,
   """Reads batches.
 
   Args:
-    params: a data config of Model Garden's RetinaNet, or of `configs.detectors`.
-    parser: makes an image and its labels of an example.
-    context: which part of the data this host reads.
+    params: data config of Model Garden's RetinaNet, or a `DenseDataConfig`.
+    parser: turns an example into an image and its labels.
+    context: says which part of the data this host reads; None for all.
 
   Returns:
     A dataset of images `[batch, height, width, 3]` and labels, as the parser gives them.

@@ -1,4 +1,4 @@
-"""What budgets add to the loss of a detection task, and to its logs."""
+"""The losses that a budget adds to those of a detection task."""
 from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import tensorflow as tf, tf_keras
@@ -7,15 +7,18 @@ from official_ext.configs import options
 from official_ext.losses import path_similarity
 from official_ext.losses import scale_budget
 from official_ext.modeling.layers import routed
+from official_ext.ops import checks
 from official_ext.ops import routing
 
 KINDS = ('share', 'fixed', 'scale_aware', 'loss_aware')
-# Images whose losses the loss-aware budget remembers (CADDet, section 4.2.1).
+REDUCTIONS = ('mean', 'sum')
+DISTANCES = ('squared', 'absolute')
+# How many losses of images the loss-aware budget remembers (CADDet, section 4.2.1).
 _HISTORY = 100
 
 
 class Step(NamedTuple):
-  """What one step of a task knows.
+  """Facts about one step of a task that its losses may depend on.
 
   Attributes:
     image_size: `(height, width)` of the network's input, in pixels.
@@ -31,58 +34,72 @@ class Step(NamedTuple):
 
 
 class Terms(NamedTuple):
-  """What a budget makes of a batch.
+  """The losses of a budget for one batch, and the cost at which it aims.
 
   Attributes:
-    losses: name -> float32 scalar, as it enters the total loss.
-    target: float32 `[batch]`, the cost that is wanted, in multiply-adds; None: the
-      same share of what gates can save for all.
+    losses: name -> float32 scalar, weighted, as it enters the total loss.
+    target: float32 `[batch]`, the wanted cost in multiply-adds; None if the target is the same
+      share of what gates can save for all images.
   """
   losses: Dict[str, tf.Tensor]
   target: Optional[tf.Tensor] = None
 
 
 def needs_objects(config: options.BudgetConfig) -> bool:
-  """Whether the losses depend on what is in the image: boxes, or the loss of each image."""
+  """Returns whether the losses depend on the objects of an image or on its detection loss."""
   return bool(config.path_similarity.weight) or (
       bool(config.weight) and config.kind in ('scale_aware', 'loss_aware'))
 
 
 def check(config: options.BudgetConfig) -> None:
-  """Raises a ValueError that names a field which is out of range."""
-  if config.kind not in KINDS:
-    raise ValueError(f'budget kind is {config.kind!r}; allowed are {", ".join(KINDS)}: change '
-                     'task.budget.kind.')
+  """Checks that every option of a budget is in its range.
+
+  Args:
+    config: the options.
+
+  Raises:
+    ArgumentError: names the field, relative to `config`.
+  """
+  checks.check_one_of('kind', config.kind, KINDS)
   check_budget(config.target, config.reduction, config.distance)
   if not 0 < config.ratio <= 1:
-    raise ValueError(f'budget ratio is {config.ratio}; it is a share of the cost of the backbone, '
-                     'above 0 and at most 1: change task.budget.ratio.')
+    raise checks.ArgumentError(
+        'ratio', f'ratio is {config.ratio}; it is a share of the cost of the backbone, above 0 '
+        'and at most 1.')
   if config.start_step < 0:
-    raise ValueError(f'budget start step is {config.start_step}; it is the number of a training '
-                     'step, from 0: change task.budget.start_step.')
-  scale_budget.check_bounds(config.scale_bounds)
-  path_similarity.check_range(config.path_similarity.minimum, config.path_similarity.maximum)
+    raise checks.ArgumentError(
+        'start_step', f'start_step is {config.start_step}; it is the number of a training step, '
+        'from 0.')
+  scale_budget.check_bounds('scale_bounds', config.scale_bounds)
+  path_similarity.check_range(
+      'path_similarity.minimum', config.path_similarity.minimum, config.path_similarity.maximum)
 
 
 def check_budget(target: float, reduction: str, distance: str = 'squared') -> None:
-  """Raises a ValueError for a target outside [0, 1], an unknown reduction or distance."""
+  """Checks the arguments of `budget_loss`.
+
+  Args:
+    target: wanted share of what gates can save.
+    reduction: how the losses of images become one.
+    distance: how far a share is from the target.
+
+  Raises:
+    ArgumentError: a target outside [0, 1], an unknown reduction or distance.
+  """
   if not 0 <= target <= 1:
-    raise ValueError(f'budget target is {target}; it is a share of the cost that can be saved, '
-                     'between 0 (all shut) and 1 (all open): change task.budget.target.')
-  if reduction not in ('mean', 'sum'):
-    raise ValueError(f'budget reduction is {reduction!r}; allowed are `mean` and `sum`: change '
-                     'task.budget.reduction.')
-  if distance not in ('squared', 'absolute'):
-    raise ValueError(f'budget distance is {distance!r}; allowed are `squared` and `absolute`: '
-                     'change task.budget.distance.')
+    raise checks.ArgumentError(
+        'target', f'target is {target}; it is a share of the cost that can be saved, between 0 '
+        '(all shut) and 1 (all open).')
+  checks.check_one_of('reduction', reduction, REDUCTIONS)
+  checks.check_one_of('distance', distance, DISTANCES)
 
 
 def budget_loss(record: routing.Routing, target: float, reduction: str = 'mean',
                 distance: str = 'squared') -> tf.Tensor:
-  """Distance of the cost from a budget, per image.
+  """Returns how far the cost of images is from a budget.
 
-  Squared it is the loss of DyFPN (eqs. 6-8); absolute, with a target of 0, the share itself, it
-  is that of the dynamic head (eqs. 4-5).
+  The squared distance is the loss of DyFPN (eqs. 6-8).  The absolute distance from a target of
+  0, which is the share itself, is the loss of the dynamic head (eqs. 4-5).
 
   Args:
     record: what a tape returned.
@@ -92,6 +109,9 @@ def budget_loss(record: routing.Routing, target: float, reduction: str = 'mean',
 
   Returns:
     A float32 scalar.
+
+  Raises:
+    ArgumentError: an argument that is not allowed.
   """
   check_budget(target, reduction, distance)
   share = tf.math.divide_no_nan(record.expected - record.minimum,
@@ -100,57 +120,61 @@ def budget_loss(record: routing.Routing, target: float, reduction: str = 'mean',
   return tf.reduce_mean(loss) if reduction == 'mean' else tf.reduce_sum(loss)
 
 
-class Budget:
-  """The losses of a task's budget.
+class BudgetLosses:
+  """The losses that a budget adds to those of a task.
 
   Reference: Junyi Feng et al., Learning to Generate Content-Aware Dynamic Detectors,
-  https://arxiv.org/abs/2012.04265, sections 3.2 and 3.3; of kind `share`, DyFPN's and the
-  dynamic head's, see `budget_loss`.
+  https://arxiv.org/abs/2012.04265, sections 3.2 and 3.3.  The kind `share` is the budget of
+  DyFPN and of the dynamic head instead; see `budget_loss`.
   """
 
   def __init__(self, config: options.BudgetConfig):
     """Checks the options.
 
     Args:
-      config: `task.budget`.
+      config: options of the budget, `task.budget` in an experiment.
 
     Raises:
-      ValueError: an option that is not allowed.
+      ArgumentError: an option that is not allowed; see `check`.
     """
     check(config)
-    self._options = config
-    self._backbone = None
-    self._history = None
+    self._config = config
+    self._backbone: Optional[routed.RoutedLayer] = None
+    self._history: Optional[tf.Variable] = None
 
   @property
   def names(self) -> Sequence[str]:
-    """Names of the losses that there are."""
-    weights = {'budget': self._options.weight,
-               'path_similarity': self._options.path_similarity.weight}
+    """Names of the losses, which are those with a weight."""
+    weights = {'budget': self._config.weight,
+               'path_similarity': self._config.path_similarity.weight}
     return [name for name, weight in weights.items() if weight]
 
   def attach(self, model: tf_keras.Model) -> None:
-    """Prepares for the losses of a model; the checkpoints of the model hold what is remembered.
+    """Prepares for the losses of a model.
+
+    The loss-aware budget puts its history of losses into a variable of the model, so that the
+    checkpoints of the model hold it.
 
     Args:
-      model: with a `backbone`.
+      model: a detector with a `backbone`.
 
     Raises:
-      ValueError: the model does not route, or the backbone does not count its cost.
+      ArgumentError: nothing in the model is routed, or its backbone has no soft cost.
     """
-    options = self._options
-    if options.path_similarity.weight and not routed.routed_layers(model):
-      raise ValueError(f'task.budget.path_similarity.weight is {options.path_similarity.weight}, '
-                       'and nothing in the model is routed: make it 0, or change task.model.')
-    if not options.weight or options.kind == 'share':
+    config = self._config
+    if config.path_similarity.weight and not routed.routed_layers(model):
+      raise checks.ArgumentError(
+          'path_similarity.weight', f'path_similarity.weight is {config.path_similarity.weight}, '
+          'but nothing in the model is routed; it must be 0.')
+    if not config.weight or config.kind == 'share':
       return
     backbone = model.backbone
     if not (isinstance(backbone, routed.RoutedLayer) and backbone.has_soft_cost):
-      raise ValueError(f'task.budget.kind is {options.kind!r}: its target is a share of the cost '
-                       'of the backbone caddet: change task.budget.kind to share, or '
-                       'task.model.backbone.type to caddet.')
+      raise checks.ArgumentError(
+          'kind', f'kind is {config.kind!r}: its target is a share of the cost of the backbone '
+          '`caddet`; for other backbones the kind must be `share`.')
     self._backbone = backbone
-    if options.kind == 'loss_aware':
+    if config.kind == 'loss_aware':
       # Every replica writes the same losses into its own copy.
       model.loss_history = tf.Variable(
           scale_budget.empty_history(_HISTORY), trainable=False, name='loss_history',
@@ -164,39 +188,40 @@ class Budget:
 
     Args:
       record: what a tape holds of the batch.
-      step: what the step knows.
-      labels: of the batch, with `boxes` if the losses need objects, see `needs_objects`.
-      image_losses: returns the detection loss of each image, `[batch]`.
+      step: number of the step and size of the images.
+      labels: labels of the batch, with `boxes` if `needs_objects`.
+      image_losses: returns the detection loss of each image, `[batch]`; called by the kind
+        `loss_aware` only.
     """
-    options, losses, target = self._options, {}, None
+    config, losses, target = self._config, {}, None
     is_on = tf.constant(1.0)
     if step.number is not None:
-      is_on = tf.cast(step.number >= options.start_step, tf.float32)
-    if options.weight and options.kind == 'share':
-      losses['budget'] = is_on * options.weight * budget_loss(
-          record, options.target, options.reduction, options.distance)
-    elif options.weight:
+      is_on = tf.cast(step.number >= config.start_step, tf.float32)
+    if config.weight and config.kind == 'share':
+      losses['budget'] = is_on * config.weight * budget_loss(
+          record, config.target, config.reduction, config.distance)
+    elif config.weight:
       total = float(self._backbone.total_cost(*step.image_size))
       share = self._target(step, labels, image_losses)
       target = share * total * tf.ones_like(record.executed)
-      losses['budget'] = is_on * options.weight * scale_budget.cost_loss(
+      losses['budget'] = is_on * config.weight * scale_budget.cost_loss(
           record.soft_cost / total, share)
-    if options.path_similarity.weight:
+    if config.path_similarity.weight:
       losses['path_similarity'] = (
-          is_on * options.path_similarity.weight * self._path_similarity(record, labels))
+          is_on * config.path_similarity.weight * self._path_similarity(record, labels))
     return Terms(losses, target)
 
   def _target(self, step: Step, labels: Mapping[str, Any],
               image_losses: Callable[[], tf.Tensor]) -> tf.Tensor:
     """Returns C_expect as a share of C_tot: `[batch]`, or a scalar."""
-    options = self._options
-    if options.kind == 'fixed':
-      return tf.constant(options.ratio)
-    if options.kind == 'scale_aware':
-      return scale_budget.scale_target(self.presence(labels), options.ratio)
+    config = self._config
+    if config.kind == 'fixed':
+      return tf.constant(config.ratio)
+    if config.kind == 'scale_aware':
+      return scale_budget.scale_target(self.presence(labels), config.ratio)
     losses = tf.stop_gradient(image_losses())
-    target = scale_budget.loss_target(losses, self._history, options.ratio,
-                                      len(options.scale_bounds) + 1)
+    target = scale_budget.loss_target(losses, self._history, config.ratio,
+                                      len(config.scale_bounds) + 1)
     if step.is_training:
       gathered = path_similarity.gather_replicas(losses)
       self._history.assign(scale_budget.remember(self._history, gathered))
@@ -204,16 +229,20 @@ class Budget:
 
   def presence(self, labels: Mapping[str, Any]) -> tf.Tensor:
     """Returns which scales the `boxes` of each image have: float32 `[batch, scales]`."""
-    return scale_budget.scales_present(labels['boxes'], self._options.scale_bounds)
+    return scale_budget.scales_present(labels['boxes'], self._config.scale_bounds)
 
   def _path_similarity(self, record: routing.Routing, labels: Mapping[str, Any]) -> tf.Tensor:
     paths, presence = (path_similarity.gather_replicas(values)
-                    for values in (_paths(record), self.presence(labels)))
-    options = self._options.path_similarity
-    return path_similarity.loss(paths, presence, options.minimum, options.maximum)
+                       for values in (_image_gates(record), self.presence(labels)))
+    config = self._config.path_similarity
+    return path_similarity.loss(paths, presence, config.minimum, config.maximum)
 
 
-def _paths(record: routing.Routing) -> tf.Tensor:
-  """Returns the gates that are one number, or a choice, per image: `[batch, gates]`."""
-  gates = [gate for gate in record.gates.values() if gate.shape.rank < 3]
+def _image_gates(record: routing.Routing) -> tf.Tensor:
+  """Returns the gates that decide for a whole image, side by side: `[batch, gates]`.
+
+  Gates per position are left out: they say where a layer runs, not which path an image takes,
+  and their number depends on the size of the image.
+  """
+  gates = [gate for gate in record.gates.values() if not routing.is_per_position(gate)]
   return tf.concat([gate if gate.shape.rank == 2 else gate[:, None] for gate in gates], axis=1)

@@ -5,13 +5,24 @@ https://arxiv.org/abs/2012.04265, section 3.3, eqs. 5-7.
 """
 import tensorflow as tf
 
+from official_ext.ops import checks
 
-def check_range(minimum: float, maximum: float) -> None:
-  """Raises a ValueError unless `0 <= minimum <= maximum <= 1`."""
+
+def check_range(argument: str, minimum: float, maximum: float) -> None:
+  """Checks a range of wanted similarities.
+
+  Args:
+    argument: name of `minimum` in the error.
+    minimum: wanted similarity of the paths of images that have no scale alike.
+    maximum: wanted similarity where all scales are alike.
+
+  Raises:
+    ArgumentError: unless `0 <= minimum <= maximum <= 1`.
+  """
   if not 0 <= minimum <= maximum <= 1:
-    raise ValueError(f'path similarity is to lie between {minimum} and {maximum}; allowed are two '
-                     'numbers that ascend within 0 and 1: change '
-                     'task.budget.path_similarity.minimum and maximum.')
+    raise checks.ArgumentError(
+        argument, f'{argument} is {minimum} and the maximum {maximum}; allowed are two numbers '
+        'that ascend within 0 and 1.')
 
 
 def path_similarities(paths: tf.Tensor) -> tf.Tensor:
@@ -21,11 +32,11 @@ def path_similarities(paths: tf.Tensor) -> tf.Tensor:
     paths: `[images, gates]`, in [0, 1].
 
   Returns:
-    float32 `[images, images]`; 0 beside an image whose gates are all shut.
+    float32 `[images, images]`; 0 for every pair with an image whose gates are all shut.
   """
   paths = tf.cast(paths, tf.float32)
   dots = tf.matmul(paths, paths, transpose_b=True)
-  # Not of the diagonal of `dots`: the root has no gradient at 0.
+  # A root of the diagonal of `dots` would have an infinite gradient at 0.
   norms = tf.sqrt(tf.reduce_sum(tf.square(paths), axis=1) + 1e-24)
   return dots / (norms[:, None] * norms + 1e-12)
 
@@ -49,17 +60,17 @@ def loss(paths: tf.Tensor, presence: tf.Tensor, minimum: float = 0.6,
   Args:
     paths: `[images, gates]`, soft gates, 0 where shut.
     presence: `[images, scales]` of 0 and 1.
-    minimum: wanted similarity of paths where no scale is alike.
-    maximum: wanted similarity where all are.
+    minimum: wanted similarity of the paths of images that have no scale alike.
+    maximum: wanted similarity where all scales are alike.
 
   Returns:
     A float32 scalar: the sum of squared differences over pairs, divided by the number of
     images (the paper's 1/B; there are B(B-1)/2 pairs); 0 for one image.
 
   Raises:
-    ValueError: a wanted similarity that is no such range.
+    ArgumentError: `minimum` and `maximum` do not ascend within 0 and 1.
   """
-  check_range(minimum, maximum)
+  check_range('minimum', minimum, maximum)
   wanted = minimum + (maximum - minimum) * scale_similarities(presence)
   differences = tf.square(path_similarities(paths) - wanted)
   num_images = tf.shape(paths)[0]
@@ -68,13 +79,14 @@ def loss(paths: tf.Tensor, presence: tf.Tensor, minimum: float = 0.6,
 
 
 def gather_replicas(values: tf.Tensor) -> tf.Tensor:
-  """Returns the rows of all replicas, of which there may be one; differentiable.
+  """Returns the rows of all replicas; differentiable, and `values` itself with one replica.
 
-  A loss made of the result is the same on every replica; divided by their number, as Model
-  Garden divides every loss, its gradient summed over replicas is that of one device.
+  A loss of the result is the same on every replica.  Model Garden divides every loss by the
+  number of replicas and sums the gradients, which gives the gradient of one device with all
+  rows.
 
   Args:
-    values: `[batch, ...]`.
+    values: `[batch, ...]`, rows of this replica.
 
   Returns:
     `[global batch, ...]`.

@@ -1,30 +1,42 @@
 """Budgets of CADDet: what an image may cost, from the scales of its objects or its own loss.
 
 Reference: Junyi Feng et al., Learning to Generate Content-Aware Dynamic Detectors,
-https://arxiv.org/abs/2012.04265, section 3.2, and the budgets that it is compared with in
-Table 1.  Costs and targets are shares of C_tot, the cost of the network with every path open.
+https://arxiv.org/abs/2012.04265, section 3.2, and the budgets in its Table 1.  Costs and targets
+are shares of C_tot, the cost of the network with every path open.
 """
 import math
 from typing import Sequence
 
 import tensorflow as tf
 
-# In pixels of the network's input.
-BOUNDS = (64.0, 150.0, 360.0)
-_EMPTY = -1.0
+from official_ext.configs import options
+from official_ext.ops import checks
+
+_EMPTY = -1.0  # Marks places of a history that hold no loss yet.
 
 
-def check_bounds(bounds: Sequence[float]) -> None:
-  """Raises a ValueError unless the bounds of scales ascend from above 0."""
+def check_bounds(argument: str, bounds: Sequence[float]) -> None:
+  """Checks the sizes at which one scale of objects ends and the next begins.
+
+  Args:
+    argument: name of `bounds` in the error.
+    bounds: sizes in pixels of the network's input.
+
+  Raises:
+    ArgumentError: unless the bounds ascend from above 0.
+  """
   if not bounds or any(low >= high for low, high in zip([0.0, *bounds], bounds)):
-    raise ValueError(f'scale bounds are {list(bounds)}; they are sizes in pixels that ascend from '
-                     'above 0: change task.budget.scale_bounds.')
+    raise checks.ArgumentError(
+        argument, f'{argument} are {list(bounds)}; they are sizes in pixels that ascend from '
+        'above 0.')
 
 
-def scales_present(boxes: tf.Tensor, bounds: Sequence[float] = BOUNDS) -> tf.Tensor:
+def scales_present(boxes: tf.Tensor,
+                   bounds: Sequence[float] = options.SCALE_BOUNDS) -> tf.Tensor:
   """Returns which scales the objects of each image have.
 
-  An object's scale is its longer side; scale 0 ends with the first bound, which it includes.
+  The longer side of an object decides its scale.  Scale 0 ends with the first bound, which
+  belongs to it.
 
   Args:
     boxes: `[batch, instances, 4]`, `[y1, x1, y2, x2]` in pixels of the network's input; rows
@@ -35,9 +47,9 @@ def scales_present(boxes: tf.Tensor, bounds: Sequence[float] = BOUNDS) -> tf.Ten
     float32 `[batch, scales]` of 0 and 1; all 0 for an image without objects.
 
   Raises:
-    ValueError: bounds that do not ascend.
+    ArgumentError: `bounds` do not ascend from above 0.
   """
-  check_bounds(bounds)
+  check_bounds('bounds', bounds)
   sides = tf.cast(boxes[..., 2:], tf.float32) - tf.cast(boxes[..., :2], tf.float32)
   longer = tf.reduce_max(sides, axis=-1, keepdims=True)
   edges = tf.constant([0.0, *bounds, math.inf])
@@ -50,8 +62,9 @@ def scale_target(presence: tf.Tensor, ratio: float) -> tf.Tensor:
   """Returns the cost that the scales of each image call for (eq. 3, without its 1/m).
 
   Args:
-    presence: `[batch, scales]` as of `scales_present`.
-    ratio: share of C_tot for every scale that there is; an image without objects has one.
+    presence: `[batch, scales]`, the result of `scales_present`.
+    ratio: share of C_tot for every scale that is present; an image without objects counts as
+      one scale.
 
   Returns:
     float32 `[batch]`, shares of C_tot.
@@ -61,14 +74,16 @@ def scale_target(presence: tf.Tensor, ratio: float) -> tf.Tensor:
 
 def loss_target(losses: tf.Tensor, history: tf.Tensor, ratio: float,
                 num_scales: int) -> tf.Tensor:
-  """Returns the cost that the loss of each image calls for, beside the losses of others.
+  """Returns the cost that the loss of each image calls for, by its rank among earlier losses.
+
+  The target grows with the rank from `ratio` to `num_scales * ratio`.  While the history is
+  empty, the target is the mean of both.
 
   Args:
     losses: `[batch]`, detection losses.
-    history: `[places]` as of `remember`.
-    ratio: share of C_tot for an image with the least loss; one with the largest may cost
-      `num_scales` times as much, one with nothing to compare to the mean of both.
-    num_scales: see there.
+    history: `[places]`, from `empty_history` or `remember`.
+    ratio: share of C_tot for an image whose loss is the least.
+    num_scales: how many times `ratio` an image whose loss is the largest may cost.
 
   Returns:
     float32 `[batch]`, shares of C_tot, without gradient.
@@ -81,12 +96,12 @@ def loss_target(losses: tf.Tensor, history: tf.Tensor, ratio: float,
 
 
 def empty_history(places: int) -> tf.Tensor:
-  """Returns a history of losses that knows none yet: float32 `[places]`."""
+  """Returns a history that holds no loss yet: float32 `[places]`."""
   return tf.fill([places], _EMPTY)
 
 
 def remember(history: tf.Tensor, losses: tf.Tensor) -> tf.Tensor:
-  """Returns a history in which the latest losses, `[images]`, take the place of the oldest."""
+  """Returns the history with `losses`, `[images]`, at its end instead of its oldest losses."""
   return tf.concat([history, tf.cast(losses, tf.float32)], axis=0)[-history.shape[0]:]
 
 

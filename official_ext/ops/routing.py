@@ -1,11 +1,11 @@
-"""What a network decided, per image, and what that cost.
+"""The record of what a network decided for each image and what that cost, and the tape for it.
 
     with RoutingTape() as tape:
       outputs = model(images)
     tape.routing().executed      # multiply-adds that each image needed
 
-While a tape is open, in this thread and in this graph, routed layers record their gates and
-costs on it, as operations do on a `tf.GradientTape`; without a tape they record nothing.
+While a tape is open in this thread and in this graph, routed layers record their gates and costs
+on it, as operations do on a `tf.GradientTape`.  Without a tape they record nothing.
 """
 import threading
 import types
@@ -22,18 +22,20 @@ class Routing(NamedTuple):
   Attributes:
     gates: name -> float32 `[batch]` for an open-or-shut gate, `[batch, paths]` for a choice of
       one of several paths, both hard (0 or 1) at inference; `[batch, height, width, 1]` for a
-      gate per position, in [0, 1], and 0 where nothing need run.
-    executed: float32 `[batch]`, what each image needs when only selected parts run, gates
+      gate per position, in [0, 1], which is 0 where nothing has to run.
+    executed: float32 `[batch]`, the cost of each image when only selected parts run, gates
       included.
-    expected: float32 `[batch]`, the differentiable stand-in that a budget pulls on: in training
-      the sampled gates with their straight-through gradient, at inference the mean over what
-      the gates' probabilities would sample.
-    minimum: float32 scalar, every gate shut.
-    maximum: float32 scalar, every gate open; for a choice, the most expensive path.
-    dense: float32 scalar, what is counted on the graph that computes every branch.  It equals
-      `maximum` unless paths exclude each other, or in a loop, whose body is counted once.
-    metrics: name -> float32 `[batch]`, what else is known of each image, such as how far a
-      solver got.
+    expected: float32 `[batch]`, the differentiable cost that a budget pulls on: in training that
+      of the sampled gates, with their straight-through gradient; at inference the mean cost of
+      what the gates' probabilities would sample.
+    minimum: float32 scalar, the cost with every gate shut.
+    maximum: float32 scalar, the cost with every gate open; a choice counts with its most
+      expensive path.
+    dense: float32 scalar, the cost that is counted on the graph that computes every branch.  It
+      equals `maximum` except for paths that exclude each other, and for loops, whose body the
+      graph has once.
+    metrics: name -> float32 `[batch]`, further values of each image, such as the residual of a
+      solver.
     soft_cost: float32 `[batch]`, the cost with every part weighted by its soft gate (C_net of
       CADDet, eq. 4), differentiable; None without such gates.
   """
@@ -45,6 +47,11 @@ class Routing(NamedTuple):
   dense: tf.Tensor
   metrics: Mapping[str, tf.Tensor] = types.MappingProxyType({})
   soft_cost: Optional[tf.Tensor] = None
+
+
+def is_per_position(gate: tf.Tensor) -> bool:
+  """Returns whether a gate of a `Routing` decides for each position, not for the image."""
+  return gate.shape.rank == 4
 
 
 _COSTS = ('executed', 'expected', 'minimum', 'maximum', 'dense')
@@ -71,18 +78,17 @@ class RoutingTape:
   `tf.distribute`: every replica has its own thread and so needs its own tape.
 
   Attributes:
-    sample_gates: see the argument.
-    diagnose: see the argument.
+    sample_gates: whether gates are sampled at inference too.
+    diagnose: whether layers also record expensive metrics.
   """
 
   def __init__(self, sample_gates: bool = False, diagnose: bool = False):
     """Initializes a tape.
 
     Args:
-      sample_gates: gates are sampled at inference too, as they are in training,
-        instead of deciding for the most probable path.  Budgets are met by sampled
-        gates.
-      diagnose: layers also record metrics that cost as much as the layer itself.
+      sample_gates: whether gates are sampled at inference too, as in training, instead of
+        taking the most probable path.  Training pulls the cost of sampled gates to a budget.
+      diagnose: whether layers also record metrics that cost as much as the layer itself.
     """
     self.sample_gates = sample_gates
     self.diagnose = diagnose
@@ -104,11 +110,11 @@ class RoutingTape:
     return next((tape for tape in reversed(_open.tapes) if isinstance(tape, cls)), None)
 
   def record(self, name: str, routing: Routing) -> None:
-    """Records what one layer did.
+    """Records what one layer decided and what that cost.
 
     Args:
-      name: the layer's name, unique on the tape.
-      routing: the layer's decisions and costs.
+      name: name of the layer, unique on the tape.
+      routing: decisions and costs of the layer.
 
     Raises:
       ValueError: the tape was opened in another graph, or `name` is on it already.
@@ -143,8 +149,8 @@ class RoutingTape:
 
 
 def _sum(costs: Sequence[tf.Tensor]) -> tf.Tensor:
-  """Returns the float32 sum of costs that does not depend on their order.
+  """Returns the float32 sum of costs, the same in any order.
 
-  Float64 holds multiply-adds exactly, so TensorFlow may reorder the sum.
+  TensorFlow may reorder the sum; float64 holds multiply-adds exactly, so that changes nothing.
   """
   return tf.cast(tf.add_n([tf.cast(cost, tf.float64) for cost in costs]), tf.float32)

@@ -1,4 +1,4 @@
-"""Image classification by all maps of a backbone."""
+"""The task of image classification, by which backbones are pre-trained."""
 from official.core import task_factory
 from official.vision.tasks import image_classification
 import tf_keras
@@ -10,10 +10,10 @@ from official_ext.modeling.layers import convolutions
 
 @task_factory.register_task_cls(classifiers.ClassificationTaskConfig)
 class ClassificationTask(image_classification.ImageClassificationTask):
-  """Model Garden's task of image classification, with a backbone that ends in several maps."""
+  """Model Garden's task of image classification, with a classifier on all maps of a backbone."""
 
   def build_model(self) -> tf_keras.Model:
-    """Builds the classifier of the config."""
+    """Builds the classifier that the config describes."""
     config = self.task_config
     model = classifier.build_classifier(
         tf_keras.layers.InputSpec(shape=[None, *config.model.input_size]), config.model,

@@ -1,46 +1,59 @@
-"""What an evaluation under a routing tape has seen so far, beside Model Garden's own state."""
+"""The state of an evaluation under a routing tape, from one validation step to the next."""
 import collections
+import contextlib
 import copy
-from typing import Any
+from typing import Any, Dict, Iterator, List, Optional
 
 import numpy as np
 
 
 class EvaluationState:
-  """What an evaluation has seen so far."""
+  """Everything that an evaluation has collected so far.
 
-  def __init__(self, task: Any):
-    """Starts with nothing, and one evaluator for each run under sampled gates.
+  Attributes:
+    model_garden: the state of Model Garden's task; None before the first step.
+    values: name -> one array per replica and step.
+    picture_inputs: arguments of `routing_logs.pictures` from the first batch; None without.
+    sampled: the state of Model Garden's task in each run with sampled gates.
+  """
+
+  def __init__(self, task: Any, num_sampled_runs: int):
+    """Starts an evaluation.
 
     Args:
-      task: a routed task.
+      task: a routed task, with a `coco_metric` if there are sampled runs.
+      num_sampled_runs: how often every step is repeated with sampled gates.
     """
-    self.theirs = self.pictured = None
-    self.values = collections.defaultdict(list)
-    runs = task.task_config.sampled_evaluation_runs if hasattr(task, 'coco_metric') else 0
-    self.sampled = [None] * runs
+    self.model_garden: Any = None
+    self.values: Dict[str, List[np.ndarray]] = collections.defaultdict(list)
+    self.picture_inputs: Optional[Dict[str, Any]] = None
+    self.sampled: List[Any] = [None] * num_sampled_runs
     self._task = task
-    self._evaluators = [copy.copy(task.coco_metric) for _ in range(runs)]
+    self._evaluators = [copy.copy(task.coco_metric) for _ in range(num_sampled_runs)]
     for evaluator in self._evaluators:
       evaluator.reset_states()
 
   def add(self, name: str, replicas: Any) -> None:
-    """Adds one value per replica: `[batch]`, or a scalar that is the same for every image."""
+    """Adds one value per replica.
+
+    Args:
+      name: key in `values`.
+      replicas: tensors `[batch, ...]`, or scalars that hold for every image.
+    """
     self.values[name] += [np.atleast_1d(value.numpy()) for value in replicas]
 
-  def evaluator_of_run(self, run: int) -> '_SwappedEvaluator':
-    """Returns a context in which the task evaluates one run under sampled gates."""
-    return _SwappedEvaluator(self._task, self._evaluators[run])
+  @contextlib.contextmanager
+  def evaluator_of_run(self, run: int) -> Iterator[None]:
+    """Makes the COCO evaluator of a sampled run that of the task while the context lasts.
 
+    Model Garden's tasks aggregate into their attribute `coco_metric`, and each run needs an
+    evaluator of its own.
 
-class _SwappedEvaluator:
-  """Puts an evaluator of its own in the place of the task's while the context lasts."""
-
-  def __init__(self, task: Any, evaluator: Any):
-    self._task, self._evaluator = task, evaluator
-
-  def __enter__(self) -> None:
-    self._kept, self._task.coco_metric = self._task.coco_metric, self._evaluator
-
-  def __exit__(self, *unused) -> None:
-    self._task.coco_metric = self._kept
+    Args:
+      run: index of the run.
+    """
+    previous, self._task.coco_metric = self._task.coco_metric, self._evaluators[run]
+    try:
+      yield
+    finally:
+      self._task.coco_metric = previous

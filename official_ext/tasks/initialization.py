@@ -1,10 +1,10 @@
-"""Starting a detector from a checkpoint: module by module, completely, with a report."""
-from typing import Any, Mapping, Sequence, Union
+"""Starting a detector from a checkpoint: whole modules, with a report of what was loaded."""
+from typing import Any, List, Mapping, Sequence, Union
 
 from absl import logging
 import tensorflow as tf
 
-from official_ext.modeling.backbones.caddet import router
+from official_ext.modeling.layers import routed
 
 
 class InitializationError(ValueError):
@@ -12,20 +12,21 @@ class InitializationError(ValueError):
 
 
 def load(items: Mapping[str, Any], path: str, modules: Union[str, Sequence[str]]) -> None:
-  """Loads modules completely or not at all, and logs what matched.
+  """Loads modules completely or not at all, and logs what was loaded.
 
-  Only the routers of a backbone may be missing, all together, and start fresh then: image
-  classification, from which a backbone comes, trains none.
+  The one exception are the `router_variables` of routed layers: if the checkpoint has none of
+  them, they keep their random values.  Image classification, from which a backbone comes,
+  trains without routers.
 
   Args:
     items: `checkpoint_items` of a model.
     path: `task.init_checkpoint`, a checkpoint or a folder.
-    modules: `task.init_checkpoint_modules`, names of items or `all`; a text may name
+    modules: `task.init_checkpoint_modules`, names of items or `all`; a string may name
       several with commas.
 
   Raises:
-    InitializationError: no such checkpoint or module, or a variable of a module is missing
-      in it or has another shape.
+    InitializationError: there is no such checkpoint or module, or a variable of a module is
+      missing in the checkpoint or has another shape there.
   """
   modules = modules.split(',') if isinstance(modules, str) else modules
   names = list(items) if 'all' in modules else [name.strip() for name in modules]
@@ -34,17 +35,18 @@ def load(items: Mapping[str, Any], path: str, modules: Union[str, Sequence[str]]
                               f'any of {sorted(items)}.')
   checkpoint = (tf.train.latest_checkpoint(path) if tf.io.gfile.isdir(path) else path) or path
   try:
-    fresh = _read({name: items[name] for name in names}, checkpoint)
+    num_missing = _read({name: items[name] for name in names}, checkpoint)
   except (AssertionError, ValueError, tf.errors.OpError) as error:
     raise InitializationError(
         f'task.init_checkpoint {path!r} does not give all of {", ".join(names)}: '
         f'{str(error).splitlines()[0].rstrip(".")}. Change the checkpoint, or load less by '
         'task.init_checkpoint_modules.') from error
   for name in names:
-    count = sum(len(part.variables) for part in tf.nest.flatten(items[name]))
-    if fresh[name]:
-      logging.info('%s: %d of %d variables loaded from %s; %d of the routers start fresh.', name,
-                   count - fresh[name], count, checkpoint, fresh[name])
+    count = sum(len(module.variables) for module in _modules(items[name]))
+    if num_missing[name]:
+      logging.info('%s: %d of %d variables loaded from %s; the %d of its routers start from '
+                   'random weights.', name, count - num_missing[name], count, checkpoint,
+                   num_missing[name])
     else:
       logging.info('%s: all %d variables loaded from %s.', name, count, checkpoint)
   left = sorted(set(items) - set(names))
@@ -52,31 +54,39 @@ def load(items: Mapping[str, Any], path: str, modules: Union[str, Sequence[str]]
     logging.info('%s: start from random weights.', ', '.join(left))
 
 
+def _modules(item: Any) -> List[tf.Module]:
+  """Returns the modules of a checkpoint item, which may be a module or a nest of modules."""
+  return tf.nest.flatten(item)
+
+
 def _read(items: Mapping[str, Any], checkpoint: str) -> Mapping[str, int]:
-  """Loads modules and returns how many variables of each the checkpoint does not have."""
+  """Loads items, and returns for each how many variables the checkpoint does not have."""
   root = tf.train.Checkpoint(**items)
-  fresh = {name: _missing_routers(root, item, checkpoint) for name, item in items.items()}
+  num_missing = {name: _count_missing(root, item, checkpoint) for name, item in items.items()}
   status = root.read(checkpoint).expect_partial()
-  if not any(fresh.values()):
+  if not any(num_missing.values()):
     status.assert_existing_objects_matched()
-  return fresh
+  return num_missing
 
 
-def _missing_routers(root: tf.train.Checkpoint, item: Any, checkpoint: str) -> int:
-  """Returns how many variables are missing: none, or all those of the routers.
+def _count_missing(root: tf.train.Checkpoint, item: Any, checkpoint: str) -> int:
+  """Returns how many variables are missing: none, or all router variables.
 
   Raises:
-    ValueError: other variables are missing, or some of the routers'.
+    ValueError: other variables are missing, or only some of the router variables.
   """
-  parts = tf.nest.flatten(item)
-  routers = {id(variable) for part in parts for layer in part.submodules
-             if isinstance(layer, router.PathRouter) for variable in layer.variables}
-  if not routers:  # Old checkpoints have no graph of objects to look anything up in.
+  modules = _modules(item)
+  router_variables = {id(variable) for module in modules
+                      for layer in routed.routed_layers(module)
+                      for variable in layer.router_variables}
+  # `assert_existing_objects_matched` finds what is missing elsewhere.  `CheckpointView` cannot
+  # read checkpoints of TensorFlow 1, which have no object graph.
+  if not router_variables:
     return 0
   found = set(map(id, tf.train.CheckpointView(checkpoint).match(root).values()))
-  missing = {id(variable): variable.name for part in parts for variable in part.variables
+  missing = {id(variable): variable.name for module in modules for variable in module.variables
              if id(variable) not in found}
-  if missing and set(missing) != routers:
+  if missing and set(missing) != router_variables:
     raise ValueError(f'{len(missing)} variables are not in it, such as '
                      f'{next(iter(missing.values()))}')
   return len(missing)

@@ -1,21 +1,28 @@
-"""RetinaNet's task: towers of any kind, boxes beside the assigned anchors, losses by image."""
+"""The task of RetinaNet, with registered towers and with the losses of single images."""
 from typing import Any, Mapping, Optional
 
+from official.core import task_factory
 from official.vision.losses import focal_loss
 from official.vision.losses import loss_utils
 from official.vision.tasks import retinanet
 import tensorflow as tf, tf_keras
 
+from official_ext.configs import detectors
 from official_ext.dataloaders import dense_input
+from official_ext.losses import budgets
 from official_ext.modeling import dense_detector
 from official_ext.modeling.layers import convolutions
-from official_ext.losses import budgets
+from official_ext.tasks import budgeted_task
+from official_ext.tasks import routed
 
 
-class RetinaNetTask(retinanet.RetinaNetTask):
-  """Model Garden's RetinaNet task, with the head's towers and the budget's boxes of the config."""
+class TowerRetinaNetTask(retinanet.RetinaNetTask, budgeted_task.BudgetedTask):
+  """Model Garden's RetinaNet task with registered towers, and with boxes for the budget."""
+
+  knows_objects = True
 
   def build_model(self) -> tf_keras.Model:
+    """Builds Model Garden's model, and replaces its head if the config names a tower."""
     model, config = super().build_model(), self.task_config
     if not config.model.head.tower.type:
       return model
@@ -24,7 +31,7 @@ class RetinaNetTask(retinanet.RetinaNetTask):
 
   def build_inputs(self, params: Any,
                    input_context: Optional[tf.distribute.InputContext] = None) -> tf.data.Dataset:
-    """Reads Model Garden's inputs; a budget that depends on objects adds their boxes."""
+    """Reads Model Garden's inputs, and `boxes` beside them if the budget depends on objects."""
     if not budgets.needs_objects(self.task_config.budget):
       return super().build_inputs(params, input_context)
     model = self.task_config.model
@@ -36,16 +43,21 @@ class RetinaNetTask(retinanet.RetinaNetTask):
     return dense_input.read(params, parser, input_context)
 
   def image_losses(self, outputs: Mapping[str, Any], labels: Mapping[str, Any]) -> tf.Tensor:
-    """Returns the loss of each image by itself, as if it were a batch: float32 `[batch]`."""
-    options, num_classes = self.task_config.losses, self.task_config.model.num_classes
+    """Returns Model Garden's model loss of each image as if it were a batch of its own."""
+    config, num_classes = self.task_config.losses, self.task_config.model.num_classes
     logits, boxes, box_targets = (
         loss_utils.multi_level_flatten(levels, last_dim=depth) for levels, depth in (
             (outputs['cls_outputs'], num_classes), (outputs['box_outputs'], 4),
             (labels['box_targets'], 4)))
     classes = loss_utils.multi_level_flatten(labels['cls_targets'], last_dim=None)
-    focal = focal_loss.FocalLoss(options.focal_loss_alpha, options.focal_loss_gamma).call(
+    focal = focal_loss.FocalLoss(config.focal_loss_alpha, config.focal_loss_gamma).call(
         tf.one_hot(classes, num_classes), logits)
-    huber = tf_keras.losses.huber(box_targets, boxes, options.huber_loss_delta)
+    huber = tf_keras.losses.huber(box_targets, boxes, config.huber_loss_delta)
     sums = (tf.reduce_sum(labels['cls_weights'] * tf.reduce_sum(focal, -1), -1)
-            + options.box_loss_weight * tf.reduce_sum(labels['box_weights'] * huber, -1))
+            + config.box_loss_weight * tf.reduce_sum(labels['box_weights'] * huber, -1))
     return sums / (tf.reduce_sum(labels['box_weights'], -1) + 1)
+
+
+@task_factory.register_task_cls(detectors.RetinaNetTaskConfig)
+class RoutedRetinaNetTask(routed.RoutedTask, TowerRetinaNetTask):
+  """The task of RetinaNet, with routed parts."""

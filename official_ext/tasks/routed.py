@@ -1,49 +1,60 @@
-"""Model Garden's detection tasks with a routing tape around every step.
+"""A routing tape around every step of Model Garden's detection tasks.
 
-No body of Model Garden is copied: `train_step` and `validation_step` run as they are,
-inside a tape; the budget enters as one more auxiliary loss; cost and gates are logged
-beside Model Garden's own values.
+`train_step` and `validation_step` of Model Garden run unchanged inside the tape.  The budget
+enters as auxiliary losses.  Cost and gates are logged beside Model Garden's own values.
 """
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 import numpy as np
-from official.core import task_factory
-from official.vision.tasks import maskrcnn
 import tensorflow as tf, tf_keras
 
-from official_ext.configs import detectors
-from official_ext.ops import routing
 from official_ext.losses import budgets
 from official_ext.modeling.layers import routed
+from official_ext.ops import checks
+from official_ext.ops import routing
+from official_ext.tasks import budgeted_task
 from official_ext.tasks import evaluation_state
 from official_ext.tasks import initialization
-from official_ext.tasks import retinanet
 from official_ext.tasks import routing_logs
 from official_ext.tasks import step_tape
 
 _GIGA = 1e9
 
 
-class RoutedTask:
-  """Mixin that gives a detection task a routing tape; stands first among the bases."""
+class RoutedTask(budgeted_task.BudgetedTask):
+  """Mixin that gives a detection task a routing tape; the first base of such a task."""
 
   _routed_names: Sequence[str] = ()
-  _limits: Mapping[str, Tuple[float, str]] = {}
+  _limits: Mapping[str, routed.Limit] = {}
   _samples_gates = False
 
   def __init__(self, params: Any, *args: Any, **kwargs: Any):
+    """Initializes the task.
+
+    Args:
+      params: the task's config, with a `budget`.
+      *args: further arguments of Model Garden's task.
+      **kwargs: further arguments of Model Garden's task.
+
+    Raises:
+      ValueError: an option of the budget is not allowed, or not for this task.
+    """
     super().__init__(params, *args, **kwargs)
-    self._budget = budgets.Budget(params.budget)
-    if budgets.needs_objects(params.budget) and not hasattr(self, 'image_losses'):
+    with checks.naming_field('task.budget'):
+      self._budget = budgets.BudgetLosses(params.budget)
+    if budgets.needs_objects(params.budget) and not self.knows_objects:
       raise ValueError(
-          f'task.budget.kind is {params.budget.kind!r} and path_similarity.weight '
-          f'{params.budget.path_similarity.weight}: of two-stage detectors the kind must be share '
-          'or fixed and the weight 0.')
+          f'task.budget.kind is {params.budget.kind!r} and task.budget.path_similarity.weight is '
+          f'{params.budget.path_similarity.weight}. Two-stage detectors allow only the kinds '
+          '`share` and `fixed`, and the weight 0.')
 
   def build_model(self) -> tf_keras.Model:
-    """Builds Model Garden's model, with the decoder of the config."""
+    """Builds the detector, and reads from its routed layers what there will be to log."""
     model = super().build_model()
-    self._budget.attach(model)
+    with checks.naming_field('task.budget', {
+        'kind': 'task.budget.kind or task.model.backbone.type',
+        'path_similarity.weight': 'task.budget.path_similarity.weight or task.model'}):
+      self._budget.attach(model)
     layers = routed.routed_layers(model)
     if layers:
       self._routed_names = [
@@ -57,13 +68,16 @@ class RoutedTask:
     return model
 
   def initialize(self, model: tf_keras.Model) -> None:
-    """Loads the modules that `task.init_checkpoint_modules` names, see `initialization.load`."""
+    """Loads the modules that `task.init_checkpoint_modules` names; see `initialization.load`."""
     if self.task_config.init_checkpoint:
       initialization.load(model.checkpoint_items, self.task_config.init_checkpoint,
                           self.task_config.init_checkpoint_modules)
 
   def build_losses(self, outputs: Any, labels: Any, aux_losses: Optional[Any] = None) -> Any:
-    """Builds Model Garden's losses and adds the budget; called while a tape is open."""
+    """Builds Model Garden's losses with those of the budget among the auxiliary losses.
+
+    The budget needs a `StepTape`, which is open during a step; without one it adds nothing.
+    """
     tape = step_tape.StepTape.current()
     record = tape.routing() if tape else None
     if tape and record:
@@ -73,72 +87,81 @@ class RoutedTask:
     return super().build_losses(outputs=outputs, labels=labels, aux_losses=aux_losses)
 
   def build_metrics(self, training: bool = True) -> List[tf_keras.metrics.Metric]:
-    """Adds cost and open ratios to the training metrics, once the model is built."""
+    """Adds cost, budget and gates to the Keras metrics of training, once the model is built."""
     metrics = super().build_metrics(training=training)
     if not training:
       return metrics
-    return metrics + [routing_logs.RoutingMean(f'routing/{name}', self._limits.get(name))
+    return metrics + [routing_logs.RoutingKerasMean(f'routing/{name}', self._limits.get(name))
                       for name in self._routed_names]
 
   def train_step(self, inputs: Any, model: tf_keras.Model, optimizer: Any,
                  metrics: Optional[List[Any]] = None) -> Mapping[str, Any]:
     """Runs Model Garden's training step under a tape."""
-    theirs = [m for m in metrics or [] if not isinstance(m, routing_logs.RoutingMean)]
+    routing_means = [metric for metric in metrics or []
+                     if isinstance(metric, routing_logs.RoutingKerasMean)]
+    other_metrics = [metric for metric in metrics or []
+                     if not isinstance(metric, routing_logs.RoutingKerasMean)]
     with step_tape.StepTape(_step(inputs, optimizer.iterations)) as tape:
-      logs = super().train_step(inputs, model, optimizer, theirs)
-    record = _checked(tape, model)
+      logs = super().train_step(inputs, model, optimizer, other_metrics)
+    record = _complete_record(tape, model)
     if record:
       kinds = {'loss': tape.terms.losses if tape.terms else {}, 'gmac': self._gmac(tape),
                'gate': routing_logs.open_ratios(record), 'metric': record.metrics}
       values = {f'routing/{kind}/{name}': value
                 for kind, values_by_name in kinds.items()
                 for name, value in values_by_name.items()}
-      for metric in metrics or []:
-        if isinstance(metric, routing_logs.RoutingMean):
-          metric.update_state(values[metric.name])
+      for metric in routing_means:
+        metric.update_state(values[metric.name])
     return logs
 
   def validation_step(self, inputs: Any, model: tf_keras.Model,
                       metrics: Optional[List[Any]] = None) -> Dict[str, Any]:
-    """Runs Model Garden's validation step under a tape, and again under sampled gates."""
+    """Runs Model Garden's validation step under a tape, and again with sampled gates."""
     step = _step(inputs)
     with step_tape.StepTape(step, diagnose=self.task_config.diagnose_routing) as tape:
       logs = super().validation_step(inputs, model, metrics)
-    record = _checked(tape, model)
+    record = _complete_record(tape, model)
     if not record:
       return logs
     logs['routing'] = {
         'gmac': self._gmac(tape), 'gate': routing_logs.open_ratios(record),
         'metric': dict(record.metrics)}
     if self.task_config.allow_image_summary:
-      logs['pictured'] = {'image': tf.cast(inputs[0], tf.float32), 'gates': dict(record.gates),
-                          'executed': record.executed, 'maximum': record.maximum}
+      logs['picture_inputs'] = {
+          'images': tf.cast(inputs[0], tf.float32), 'gates': dict(record.gates),
+          'executed': record.executed, 'maximum': record.maximum}
       if 'boxes' in inputs[1]:
         logs['routing']['scales'] = {'presence': self._budget.presence(inputs[1])}
     logs['sampled'] = []
-    for _ in range(self.task_config.sampled_evaluation_runs):
+    for _ in range(self._sampled_runs):
       with step_tape.StepTape(step, sample_gates=True) as tape:
         sampled = super().validation_step(inputs, model)
       logs['sampled'].append((sampled, tape.routing().executed / _GIGA))
     return logs
 
+  @property
+  def _sampled_runs(self) -> int:
+    """How often evaluation repeats each step with sampled gates, to compare COCO metrics."""
+    config = self.task_config
+    return config.sampled_evaluation_runs if config.use_coco_metrics else 0
+
   def _gmac(self, tape: step_tape.StepTape) -> Dict[str, tf.Tensor]:
-    """Returns the cost of a step; its target is that of each image if they differ."""
+    """Returns the cost of a step; `target` is `[batch]` if the budget has one per image."""
     summary = routing_logs.cost_summary(tape.routing(), self.task_config.budget.target)
     if tape.terms and tape.terms.target is not None:
       summary['target'] = tape.terms.target / _GIGA
     return summary
 
   def aggregate_logs(self, state: Any = None, step_outputs: Any = None) -> Any:
-    """Collects what validation steps returned: Model Garden's state, and ours beside it."""
+    """Adds the logs of a validation step to the state: Model Garden's, and those of routing."""
     if state is None:
-      state = evaluation_state.EvaluationState(self)
-    state.theirs = super().aggregate_logs(state.theirs, step_outputs)
+      state = evaluation_state.EvaluationState(self, self._sampled_runs)
+    state.model_garden = super().aggregate_logs(state.model_garden, step_outputs)
     for kind, values in step_outputs.get('routing', {}).items():
       for name, replicas in values.items():
         state.add(f'{kind}/{name}', replicas)
-    if state.pictured is None and 'pictured' in step_outputs:
-      state.pictured = routing_logs.first_replica(step_outputs['pictured'])
+    if state.picture_inputs is None and 'picture_inputs' in step_outputs:
+      state.picture_inputs = routing_logs.first_replica(step_outputs['picture_inputs'])
     for run, (outputs, executed) in enumerate(step_outputs.get('sampled', [])):
       state.add('sampled/gmac', executed)
       with state.evaluator_of_run(run):
@@ -147,14 +170,14 @@ class RoutedTask:
 
   def reduce_aggregated_logs(self, aggregated_logs: evaluation_state.EvaluationState,
                              global_step: Optional[Any] = None) -> Dict[str, Any]:
-    """Adds cost, open ratios and the results under sampled gates to the evaluation's logs."""
-    logs = super().reduce_aggregated_logs(aggregated_logs.theirs, global_step)
-    values = {name: np.concatenate(parts) for name, parts in aggregated_logs.values.items()}
+    """Adds cost, open ratios and the results with sampled gates to the evaluation's logs."""
+    logs = super().reduce_aggregated_logs(aggregated_logs.model_garden, global_step)
+    values = {name: np.concatenate(batches) for name, batches in aggregated_logs.values.items()}
     if not values:
       return logs
     logs.update(routing_logs.evaluation_logs(values, self._limits, self._samples_gates))
-    if aggregated_logs.pictured:
-      logs.update(routing_logs.pictures(**aggregated_logs.pictured))
+    if aggregated_logs.picture_inputs:
+      logs.update(routing_logs.pictures(**aggregated_logs.picture_inputs))
     runs = []
     for run, state in enumerate(aggregated_logs.sampled):
       with aggregated_logs.evaluator_of_run(run):
@@ -167,21 +190,13 @@ class RoutedTask:
 
 
 def _step(inputs: Any, number: Optional[tf.Tensor] = None) -> budgets.Step:
-  """Returns what a step knows of itself by its inputs, `(images, labels)`."""
+  """Returns what is known of the step that gets `inputs`, `(images, labels)`."""
   height, width = inputs[0].shape[1:3]
   return budgets.Step((height, width), number)
 
 
-def _checked(tape: routing.RoutingTape, model: tf_keras.Model) -> Optional[routing.Routing]:
+def _complete_record(tape: routing.RoutingTape,
+                     model: tf_keras.Model) -> Optional[routing.Routing]:
+  """Returns what a tape holds after checking that every routed layer is on it."""
   routed.check_complete(tape, model)
   return tape.routing()
-
-
-@task_factory.register_task_cls(detectors.RetinaNetTaskConfig)
-class RoutedRetinaNetTask(RoutedTask, retinanet.RetinaNetTask):
-  """Model Garden's RetinaNet task, with routed parts."""
-
-
-@task_factory.register_task_cls(detectors.MaskRCNNTaskConfig)
-class RoutedMaskRCNNTask(RoutedTask, maskrcnn.MaskRCNNTask):
-  """Model Garden's Faster, Mask and Cascade R-CNN task, with routed parts."""

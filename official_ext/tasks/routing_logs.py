@@ -1,23 +1,20 @@
-"""What an evaluation under a routing tape collects, and what its logs say of it."""
-from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
+"""Logs about routing in training and evaluation, and the warnings that belong to them."""
+from typing import Any, Dict, Mapping, Optional, Sequence
 
 from absl import logging
 import numpy as np
 from official.vision.ops import preprocess_ops
 import tensorflow as tf, tf_keras
 
+from official_ext.modeling.layers import routed
 from official_ext.ops import routing
 from official_ext.visualization import routes
 from official_ext.visualization import routing_figures
 
 _GIGA = 1e9
-_PICTURED_IMAGES = 4
-# Beyond this share of what gates can save, executed and expected cost have drifted apart.
+_NUM_PICTURES = 4
+# Warns where executed and expected cost differ by more than this share of what gates can save.
 _DRIFT = 0.1
-
-
-# A number, and what is wrong beyond it.
-Limit = Tuple[float, str]
 
 
 def cost_summary(record: routing.Routing, target: float) -> Dict[str, tf.Tensor]:
@@ -46,34 +43,37 @@ def cost_names() -> Sequence[str]:
 
 
 def open_ratios(record: routing.Routing) -> Dict[str, tf.Tensor]:
-  """Returns what opened per image, by the gate's name.
+  """Returns by the name of each gate how far it is open for each image.
 
-  `[batch]`: an open-or-shut gate itself, or the share of positions that are not shut; of a choice
-  `[batch, paths]`.
+  Returns:
+    For an open-or-shut gate its value, `[batch]`; for a choice its value, `[batch, paths]`; for
+    a gate per position the share of positions that are not shut, `[batch]`.
   """
   return {
-      name: gate if gate.shape.rank < 3 else
-      tf.reduce_mean(tf.cast(gate > 0, tf.float32), axis=list(range(1, gate.shape.rank)))
-      for name, gate in record.gates.items()
+      name: tf.reduce_mean(tf.cast(gate > 0, tf.float32), axis=[1, 2, 3])
+      if routing.is_per_position(gate) else gate for name, gate in record.gates.items()
   }
 
 
 def _flat(name: str, values: np.ndarray) -> Dict[str, float]:
-  """Splits the ratios of a choice into one named value per path."""
+  """Returns the mean over images of one gate: one value, or one per path of a choice."""
   mean = np.mean(values, axis=0)
   if mean.ndim == 0:
     return {name: float(mean)}
   return {f'{name}/{path}': float(value) for path, value in enumerate(mean)}
 
 
-def evaluation_logs(values: Mapping[str, np.ndarray], limits: Mapping[str, Limit],
-                  samples_gates: bool) -> Dict[str, Any]:
-  """Returns what an evaluation's logs say of cost, gates and metrics, and warns of what is odd.
+def evaluation_logs(values: Mapping[str, np.ndarray], limits: Mapping[str, routed.Limit],
+                    samples_gates: bool) -> Dict[str, Any]:
+  """Returns the logs of an evaluation about cost, gates and metrics, and warns of what is odd.
+
+  Warnings are about metrics above their limit, gates that never change, and executed cost that
+  is far from the expected cost.
 
   Args:
     values: `gmac/*`, `gate/*`, `metric/*` and `scales/presence`, one row per image.
-    limits: of metrics by name, and what it means to be beyond.
-    samples_gates: whether training draws gates that evaluation takes as they are.
+    limits: name of a metric, as in `values` -> its limit.
+    samples_gates: whether training samples gates, while evaluation takes the most probable ones.
 
   Returns:
     Numbers, and pictures as uint8 `[1, height, width, 3]`, under `routing/` and `image/`.
@@ -89,24 +89,34 @@ def evaluation_logs(values: Mapping[str, np.ndarray], limits: Mapping[str, Limit
     warn_beyond(limits.get(name), f'routing/{name}', logs[f'routing/{name}'])
   if samples_gates:
     _warn_of_drift(logs)
-  _warn_of_dead_gates(values)
+  _warn_of_constant_gates(values)
   if 'scales/presence' in values:
     logs.update(_scale_pictures(values))
   return logs
 
 
-class RoutingMean(tf_keras.metrics.Mean):
-  """A mean that only a routed task updates: Model Garden's steps do not know its name.
+class RoutingKerasMean(tf_keras.metrics.Mean):
+  """Keras metric of routing values, which `RoutedTask` updates.
 
-  One with a limit warns, once, when the moving average of what it showed at the end of
-  each training loop passes the limit.
+  Model Garden's training step must not get it: that step looks up every Keras metric by name
+  among its own losses.
+
+  A mean with a limit warns once: when the moving average of its results at the end of each
+  training loop is above the limit.
   """
 
-  def __init__(self, name: str, limit: Optional[Limit] = None):
+  def __init__(self, name: str, limit: Optional[routed.Limit] = None):
+    """Initializes the metric.
+
+    Args:
+      name: `routing/<kind>/<name>`.
+      limit: the value above which to warn, and the reason; None for no warning.
+    """
     super().__init__(name, dtype=tf.float32)
     self._limit, self._average = limit, None
 
   def reset_state(self) -> None:
+    """Starts a new mean; the trainer calls it at the end of each training loop."""
     if self._limit and tf.executing_eagerly() and float(self.count):
       value = float(self.result())
       self._average = value if self._average is None else (self._average + value) / 2
@@ -115,8 +125,8 @@ class RoutingMean(tf_keras.metrics.Mean):
     super().reset_state()
 
 
-def warn_beyond(limit: Optional[Limit], name: str, value: float) -> bool:
-  """Warns of a metric that is beyond its limit, or not a number."""
+def warn_beyond(limit: Optional[routed.Limit], name: str, value: float) -> bool:
+  """Warns of a metric that is above its limit or is not a number, and returns whether it did."""
   if limit is None or value <= limit[0]:
     return False
   logging.warning('%s is %.3g, above %.3g: %s.', name, value, *limit)
@@ -124,22 +134,34 @@ def warn_beyond(limit: Optional[Limit], name: str, value: float) -> bool:
 
 
 def first_replica(values: Mapping[str, Any]) -> Dict[str, Any]:
-  """Returns NumPy arrays of what a step gave as tuples of one value per replica."""
+  """Returns the NumPy arrays of the first replica.
+
+  Args:
+    values: name -> tuple of one tensor per replica, or such a mapping again.
+  """
   return {name: first_replica(value) if isinstance(value, Mapping) else value[0].numpy()
           for name, value in values.items()}
 
 
-def pictures(image: np.ndarray, gates: Mapping[str, np.ndarray], executed: np.ndarray,
-              maximum: np.ndarray) -> Dict[str, np.ndarray]:
-  """Returns pictures of what was decided about the first images, uint8 `[1, height, width, 3]`.
+def pictures(images: np.ndarray, gates: Mapping[str, np.ndarray], executed: np.ndarray,
+             maximum: np.ndarray) -> Dict[str, np.ndarray]:
+  """Draws what was decided about the first images of a batch.
 
-  The names are those of Model Garden's image summaries: `image/gates/<number>/<picture>`.
+  Args:
+    images: float32 `[batch, height, width, 3]`, normalized as Model Garden's parsers do.
+    gates: name -> gates of the images.
+    executed: multiply-adds `[batch]`.
+    maximum: multiply-adds, scalar.
+
+  Returns:
+    Pictures, uint8 `[1, height, width, 3]`, by `image/gates/<number>/<picture>`; Model Garden
+    writes everything under `image/` as image summaries.
   """
-  shown = np.clip(image * preprocess_ops.STDDEV_RGB + preprocess_ops.MEAN_RGB, 0, 255)
+  pixels = np.clip(images * preprocess_ops.STDDEV_RGB + preprocess_ops.MEAN_RGB, 0, 255)
   drawn = {}
-  for number, one in enumerate(shown[:_PICTURED_IMAGES].astype(np.uint8)):
+  for number, image in enumerate(pixels[:_NUM_PICTURES].astype(np.uint8)):
     plots = routing_figures.image_figures(
-        one, {name: gate[number] for name, gate in gates.items()}, executed[number], maximum)
+        image, {name: gate[number] for name, gate in gates.items()}, executed[number], maximum)
     drawn.update({f'image/gates/{number}/{name}': routing_figures.pixels(plot)[None]
                   for name, plot in plots.items()})
   return drawn
@@ -155,16 +177,18 @@ def _scale_pictures(values: Mapping[str, np.ndarray]) -> Dict[str, np.ndarray]:
 
 
 def _warn_of_drift(logs: Mapping[str, float]) -> None:
+  """Warns if the executed cost of the logs is far from the expected cost."""
   executed, expected = (logs[f'routing/gmac/{name}/mean'] for name in ('executed', 'expected'))
-  range_ = logs['routing/gmac/maximum'] - logs['routing/gmac/minimum']
-  if abs(executed - expected) > _DRIFT * range_:
+  savable = logs['routing/gmac/maximum'] - logs['routing/gmac/minimum']
+  if abs(executed - expected) > _DRIFT * savable:
     logging.warning(
         'The cost executed, %.3f GMAC per image, is far from the %.3f GMAC that the gates would '
         'cost if they were sampled, as in training: they decide with little confidence. '
         'task.sampled_evaluation_runs=1 evaluates sampled gates beside this.', executed, expected)
 
 
-def _warn_of_dead_gates(values: Mapping[str, np.ndarray]) -> None:
+def _warn_of_constant_gates(values: Mapping[str, np.ndarray]) -> None:
+  """Warns of gates that decided the same for every image."""
   constant = {'open': [], 'shut': []}
   for name, gate in values.items():
     if not name.startswith('gate/'):
@@ -176,7 +200,7 @@ def _warn_of_dead_gates(values: Mapping[str, np.ndarray]) -> None:
                         np.argmax(gate[0]))
     elif np.all(gate == 0) or np.all(gate == 1):
       constant['open' if gate[0] else 'shut'].append(gate_name)
-  # A dynamic head has hundreds of gates, which all start open.
+  # One line per state: a dynamic head has hundreds of gates, which all start open.
   for state, names in constant.items():
     if names:
       logging.warning('Gates %s for every image of this evaluation: %s.', state, ', '.join(names))

@@ -6,22 +6,23 @@ from official_ext.ops import routing
 
 
 class StepTape(routing.RoutingTape):
-  """A routing tape that also says what the step knows, and keeps what the budget made of it.
+  """A routing tape that carries what is known of the step in, and the budget's losses out.
 
-  Model Garden's step calls `build_losses` in the middle of its own body and hands nothing
-  through.  The tape is open around that body, in the replica's own thread, so both ends of the
-  step reach each other by it.
+  Model Garden's step calls `build_losses` in the middle of its body and has no argument to pass
+  anything through.  The tape is open around that body, in the thread of the replica, so
+  `build_losses` finds it by `StepTape.current()`.
 
   Attributes:
-    step: number, image size, training or not.
-    terms: what `build_losses` got of the budget; None before, and where nothing is routed.
+    step: number of the step and size of the images.
+    terms: what the budget added to the loss; None before `build_losses`, and if nothing in the
+      model is routed.
   """
 
   def __init__(self, step: budgets.Step, **options: Any):
     """Initializes a tape.
 
     Args:
-      step: what the step knows.
+      step: number of the step and size of the images.
       **options: arguments of `RoutingTape`.
     """
     super().__init__(**options)

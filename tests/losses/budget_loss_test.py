@@ -1,9 +1,10 @@
-"""The budget that every routed network may have: a share of what its gates can save."""
+"""The budget for every routed network: a share of what its gates can save."""
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from official_ext.losses import budgets
+from official_ext.ops import checks
 from official_ext.ops import routing
 
 
@@ -38,7 +39,7 @@ def test_absolute_budget_by_hand():
   with tf.GradientTape() as tape:
     loss = budgets.budget_loss(_routing(cost), 0.0, distance='absolute')
   np.testing.assert_allclose(loss, 0.5, 1e-6)
-  # The share of an image that is shut has no gradient: there is nothing left to pull.
+  # The first image is shut: its share is at the target, where the distance has no gradient.
   np.testing.assert_allclose(tape.gradient(loss, cost), [0, 1 / 30, 1 / 30], 1e-6)
   np.testing.assert_allclose(
       budgets.budget_loss(_routing(cost), 0.6, 'sum', 'absolute'), 0.6 + 0.1 + 0.4, 1e-6)
@@ -48,11 +49,12 @@ def test_budget_of_a_network_that_cannot_save_is_finite():
   assert float(budgets.budget_loss(_routing([2.0], 2.0, 2.0), 0.5)) == 0.25
 
 
-@pytest.mark.parametrize('options, message', [
-    ((1.5, 'mean'), 'budget target is 1.5.*task.budget.target'),
-    ((-0.1, 'mean'), 'between 0'),
-    ((0.5, 'max'), "reduction is 'max'.*task.budget.reduction"),
-    ((0.5, 'mean', 'cubed'), "distance is 'cubed'.*task.budget.distance")])
-def test_budget_refuses_wrong_options(options, message):
-  with pytest.raises(ValueError, match=message):
+@pytest.mark.parametrize('options, argument, message', [
+    ((1.5, 'mean'), 'target', 'target is 1.5'),
+    ((-0.1, 'mean'), 'target', 'between 0'),
+    ((0.5, 'max'), 'reduction', "reduction is 'max'.*'mean', 'sum'"),
+    ((0.5, 'mean', 'cubed'), 'distance', "distance is 'cubed'.*'squared', 'absolute'")])
+def test_budget_refuses_wrong_arguments(options, argument, message):
+  with pytest.raises(checks.ArgumentError, match=message) as error:
     budgets.budget_loss(_routing([5.0]), *options)
+  assert error.value.argument == argument

@@ -1,13 +1,14 @@
-"""Path similarity against pairs compared one by one, and against numbers worked out by hand."""
+"""Path similarity against a loop over pairs, and against numbers calculated by hand."""
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from official_ext.losses import path_similarity
+from official_ext.ops import checks
 
 
 def similarity_loss(paths, presence, minimum, maximum):
-  """One pair after the other, float64."""
+  """Returns the loss, summed one pair after the other, in float64."""
   total = 0.0
   for i in range(len(paths)):
     for j in range(i + 1, len(paths)):
@@ -18,22 +19,22 @@ def similarity_loss(paths, presence, minimum, maximum):
   return total / len(paths)
 
 
-CODES = np.array([[1, 0, 0, 1], [0, 0, 0, 0], [1, 0, 0, 1], [0, 1, 1, 0], [0, 0, 0, 0]])
+PRESENCE = np.array([[1, 0, 0, 1], [0, 0, 0, 0], [1, 0, 0, 1], [0, 1, 1, 0], [0, 0, 0, 0]])
 
 
 def test_similarity_of_scales():
-  alike = path_similarity.scale_similarities(tf.constant(CODES, tf.float32)).numpy()
+  alike = path_similarity.scale_similarities(tf.constant(PRESENCE, tf.float32)).numpy()
   np.testing.assert_array_equal(alike[0], [1, 0.5, 1, 0, 0.5])
-  assert alike[1, 4] == 1  # neither has an object
+  assert alike[1, 4] == 1  # Neither image has an object.
 
 
 @pytest.mark.parametrize('minimum, maximum', [(0.6, 0.95), (0.4, 0.95), (0.8, 0.8)])
 def test_similarity_loss_equals_numpy(minimum, maximum):
   paths = np.random.default_rng(3).uniform(0, 1, [5, 11])
   paths[paths < 0.4], paths[3] = 0, 0
-  loss = path_similarity.loss(tf.constant(paths, tf.float32), tf.constant(CODES, tf.float32),
+  loss = path_similarity.loss(tf.constant(paths, tf.float32), tf.constant(PRESENCE, tf.float32),
                               minimum, maximum)
-  np.testing.assert_allclose(loss, similarity_loss(paths, CODES, minimum, maximum), rtol=1e-5)
+  np.testing.assert_allclose(loss, similarity_loss(paths, PRESENCE, minimum, maximum), rtol=1e-5)
 
 
 def test_similarity_loss_by_hand():
@@ -44,7 +45,7 @@ def test_similarity_loss_by_hand():
   np.testing.assert_allclose(path_similarity.loss(paths, presence, 0.5, 0.9), expected, rtol=1e-5)
 
 
-def test_similarity_loss_is_zero_where_it_must_be():
+def test_similarity_loss_is_zero_at_the_wanted_similarity_and_without_pairs():
   presence = tf.constant([[1.0, 0.0], [1.0, 0.0]])
   alike = tf.constant([[0.2, 0.4], [0.4, 0.8]])
   np.testing.assert_allclose(path_similarity.loss(alike, presence, 0.0, 1.0), 0, atol=1e-12)
@@ -69,14 +70,14 @@ def test_paths_are_pulled_together_by_like_scales_and_apart_by_others():
 
 
 def test_gradients_stay_finite_where_every_gate_is_shut():
-  paths, presence = tf.Variable([[0.0, 0.0], [0.0, 0.0], [0.5, 0.2]]), tf.constant(CODES[:3, :2])
+  paths, presence = tf.Variable([[0.0, 0.0], [0.0, 0.0], [0.5, 0.2]]), tf.constant(PRESENCE[:3, :2])
   with tf.GradientTape() as tape:
-    # A gate below its threshold is cut off, and its gradient with it.
+    # As in a router: a gate that is shut is 0 and has no gradient.
     loss = path_similarity.loss(tf.where(paths > 0, paths, 0.0), tf.cast(presence, tf.float32))
   assert np.all(np.isfinite(tape.gradient(loss, paths)))
 
 
 @pytest.mark.parametrize('limits', [(0.9, 0.8), (-0.1, 0.5), (0.5, 1.1)])
 def test_a_wrong_range_is_refused(limits):
-  with pytest.raises(ValueError, match='task.budget.path_similarity'):
+  with pytest.raises(checks.ArgumentError, match='minimum is'):
     path_similarity.loss(tf.zeros([2, 2]), tf.zeros([2, 2]), *limits)

@@ -1,4 +1,4 @@
-"""The routing tape and its guards."""
+"""The routing tape: what it merges, and which calls it refuses."""
 import threading
 
 import numpy as np
@@ -22,8 +22,8 @@ def _record(name, **fields):
   routing.RoutingTape.current().record(name, routing.Routing(**fields))
 
 
-class Part(routed.RoutedLayer):
-  """Routes without doing anything."""
+class GateLayer(routed.RoutedLayer):
+  """Records its input as its gate."""
 
   def call(self, inputs):
     self.record(**_fields(gate=inputs))
@@ -32,7 +32,7 @@ class Part(routed.RoutedLayer):
 
 def test_nothing_is_recorded_without_a_tape():
   assert routing.RoutingTape.current() is None
-  Part(name='part')(tf.constant([1.0, 0.0]))
+  GateLayer(name='part')(tf.constant([1.0, 0.0]))
   with routing.RoutingTape() as tape:
     pass
   assert tape.routing() is None
@@ -65,7 +65,7 @@ def test_metrics_are_kept_by_layer():
   np.testing.assert_array_equal(merged.executed, [22, 2])
 
 
-def test_the_soft_cost_is_that_of_the_layers_that_have_one():
+def test_the_soft_cost_sums_the_layers_that_have_one():
   with routing.RoutingTape() as tape:
     _record('neck', **_fields())
   assert tape.routing().soft_cost is None
@@ -87,7 +87,7 @@ def test_a_tape_is_found_by_its_class():
     assert OwnTape.current() is None
 
 
-def test_the_innermost_tape_records_and_the_outer_one_goes_on():
+def test_the_innermost_tape_records_and_the_outer_one_records_again_after_it():
   with routing.RoutingTape() as outer:
     _record('first', **_fields())
     with routing.RoutingTape(sample_gates=True) as inner:
@@ -136,15 +136,16 @@ def test_recording_twice_is_an_error():
 
 
 def _in_cond(x):
-  return tf.cond(tf.reduce_sum(x) > 0, lambda: Part(name='part')(x), lambda: x)
+  return tf.cond(tf.reduce_sum(x) > 0, lambda: GateLayer(name='part')(x), lambda: x)
 
 
 def _in_loop(x):
-  return tf.while_loop(lambda i, x: i < 2, lambda i, x: (i + 1, Part(name='part')(x)), [0, x])[1]
+  return tf.while_loop(
+      lambda i, x: i < 2, lambda i, x: (i + 1, GateLayer(name='part')(x)), [0, x])[1]
 
 
 def _in_map(x):
-  return tf.map_fn(Part(name='part'), x[:, None])
+  return tf.map_fn(GateLayer(name='part'), x[:, None])
 
 
 @pytest.mark.parametrize('inner', [_in_cond, _in_loop, _in_map])
@@ -160,7 +161,7 @@ def test_inner_graphs_are_refused(inner):
 
 
 def test_a_function_traced_under_an_eager_tape_is_refused():
-  step = tf.function(Part(name='part'), autograph=False)
+  step = tf.function(GateLayer(name='part'), autograph=False)
   with routing.RoutingTape(), pytest.raises(ValueError, match="opened in 'eager'"):
     step(tf.ones([2]))
 
@@ -171,11 +172,11 @@ def test_eager_loops_record_twice_and_are_refused(inner):
     inner(tf.ones([2]))
 
 
-def test_a_tape_inside_a_function_works():
+def test_a_tape_inside_a_function_records():
   @tf.function(autograph=False)
   def step(x):
     with routing.RoutingTape() as tape:
-      Part(name='part')(x)
+      GateLayer(name='part')(x)
     return tape.routing()
 
   for gate in ([1.0, 0.0], [0.5, 0.5, 0.5]):
@@ -183,8 +184,8 @@ def test_a_tape_inside_a_function_works():
 
 
 def test_vectorized_map_shows_one_row_only():
-  """What `check_complete` cannot see: `executed` is not as long as the batch."""
-  layer = Part(name='part')
+  """`check_complete` does not see this mistake, but `executed` is not as long as the batch."""
+  layer = GateLayer(name='part')
   lengths = []
 
   @tf.function(autograph=False)
@@ -202,7 +203,7 @@ def test_vectorized_map_shows_one_row_only():
 
 @pytest.mark.parametrize('in_graph', [False, True])
 def test_all_open_costs_exactly_the_maximum(in_graph):
-  """1000 random networks of five routed layers; TensorFlow reorders sums in graphs."""
+  """1000 random networks of five routed layers have exact sums, which graphs reorder."""
   rng = np.random.default_rng(0)
   costs = tf.constant(rng.uniform(1, 1e11, [5, 1000]), tf.float32)
   own = tf.constant(rng.uniform(0, 1e6, [5, 1000]), tf.float32)
@@ -225,3 +226,8 @@ def test_all_open_costs_exactly_the_maximum(in_graph):
   merged = run(tf.constant(rng.integers(0, 2, [5, 1000]), tf.float32))
   assert np.all(merged.minimum <= merged.executed)
   assert np.all(merged.executed <= merged.maximum)
+
+
+def test_only_gates_with_height_and_width_are_per_position():
+  for shape, expected in (([2], False), ([2, 7], False), ([2, 4, 6, 1], True)):
+    assert routing.is_per_position(tf.zeros(shape)) == expected

@@ -1,6 +1,6 @@
-"""Budget losses of two replicas with unlike halves of a batch, and of one device with all.
+"""Prints budget losses of two replicas with half a batch each, and of one device, as JSON.
 
-Two steps: the second one ranks losses among those that both halves had in the first.
+There are two steps: the second one ranks its losses among those of all images in the first.
 """
 import json
 
@@ -10,9 +10,9 @@ import numpy as np
 import tensorflow as tf, tf_keras
 
 from official_ext.configs import options
+from official_ext.losses import budgets
 from official_ext.modeling.layers import routed
 from official_ext.ops import routing
-from official_ext.losses import budgets
 
 GATES = np.random.default_rng(0).uniform(0.1, 1, [4, 6]).astype('float32')
 LOSSES = np.array([[3.0, 1.0, 4.0, 1.5], [9.0, 2.0, 6.0, 5.0]], 'float32')
@@ -38,14 +38,14 @@ def make(kind):
   model = tf_keras.Sequential([Backbone()])
   model.build([None, GATES.shape[1]])
   model.backbone = model.layers[0]
-  budget = budgets.Budget(options.BudgetConfig(
+  budget = budgets.BudgetLosses(options.BudgetConfig(
       weight=1.0, kind=kind, path_similarity=options.PathSimilarityConfig(weight=1.0)))
   budget.attach(model)
   return model, budget
 
 
 def step(model, budget, number, rows, share):
-  """Losses and gradient of some rows, weighted as the trainer weights those of a replica."""
+  """Returns losses and gradient of some rows, times their share as in Model Garden's trainer."""
   gates, boxes, losses = (tf.gather(x, rows) for x in (GATES, BOXES, LOSSES[number]))
   with tf.GradientTape() as tape:
     paths = model(gates)
@@ -77,13 +77,13 @@ def main():
   @tf.function
   def two_replicas():
 
-    def of_replica():
+    def replica_step():
       index = tf.distribute.get_replica_context().replica_id_in_sync_group
       rows = 2 * index + tf.range(2)
       return [step(mirrored, budget_of_two, number, rows, 0.5) for number in (0, 1)][-1]
 
     return tf.nest.map_structure(
-        lambda x: strategy.reduce('SUM', x, axis=None), strategy.run(of_replica))
+        lambda x: strategy.reduce('SUM', x, axis=None), strategy.run(replica_step))
 
   one = [step(model, budget, number, tf.range(4), 1.0) for number in (0, 1)][-1]
   two = two_replicas()

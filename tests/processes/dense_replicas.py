@@ -1,4 +1,4 @@
-"""Losses of FCOS on two replicas with unlike halves of a batch, and on one device with all."""
+"""Prints FCOS losses of two replicas with half a batch each, and of one device, as JSON."""
 import json
 
 import official_ext  # noqa: F401 (chooses Keras 2 before anything loads TensorFlow)
@@ -6,8 +6,8 @@ import official_ext  # noqa: F401 (chooses Keras 2 before anything loads TensorF
 import numpy as np
 import tensorflow as tf
 
+from official_ext.losses import dense_losses
 from official_ext.ops import assigners
-from official_ext.tasks import dense
 
 SIZES = {'3': (8, 8), '4': (4, 4)}
 BOXES = [[[8, 8, 40, 40], [20, 30, 60, 60]], [[4, 4, 12, 12], [0, 0, 0, 0]]]
@@ -27,19 +27,19 @@ def main():
              'attribute_outputs': {'centerness': maps(1)}}
   labels = {'boxes': tf.constant(BOXES, tf.float32), 'classes': tf.constant(CLASSES)}
   assigner = assigners.assigner('fcos')
-  whole = dense.dense_losses(outputs, labels, assigner)
+  whole = dense_losses.batch_losses(outputs, labels, assigner)
   strategy = tf.distribute.MirroredStrategy(['CPU:0', 'CPU:1'])
 
   @tf.function
   def step():
 
-    def of_replica():
+    def replica_losses():
       index = tf.distribute.get_replica_context().replica_id_in_sync_group
-      part = tf.nest.map_structure(lambda x: x[index:index + 1], (outputs, labels))
-      # The trainer divides by the number of replicas, too.
-      return [loss / 2 for loss in dense.dense_losses(*part, assigner)]
+      half = tf.nest.map_structure(lambda x: x[index:index + 1], (outputs, labels))
+      # The trainer divides losses by the number of replicas, too.
+      return [loss / 2 for loss in dense_losses.batch_losses(*half, assigner)]
 
-    return [strategy.reduce('SUM', loss, axis=None) for loss in strategy.run(of_replica)]
+    return [strategy.reduce('SUM', loss, axis=None) for loss in strategy.run(replica_losses)]
 
   print(json.dumps({'replicas': strategy.num_replicas_in_sync,
                     'one_device': [float(loss) for loss in whole],

@@ -1,6 +1,11 @@
-"""Twenty seeded steps on four images; prints the metrics of the last one as JSON.
+"""Takes twenty seeded steps on four images, and prints means over the steps as JSON.
 
-A process of its own: what Keras and TensorFlow draw depends on what they drew before.
+It is a process of its own because the random numbers of Keras and TensorFlow depend on what a
+process has drawn before.
+
+Processors round differently, and training amplifies such differences: at four times this learning
+rate a relative change of the initial weights by 1e-6 changes the box loss of the last step by 5 %.
+At this learning rate a change by 1e-4 changes no printed value by more than 0.2 %.
 """
 import json
 import pathlib
@@ -11,14 +16,18 @@ import official_ext  # noqa: F401 (chooses Keras 2)
 import small_detectors
 import tensorflow as tf, tf_keras
 
+from official_ext.ops import routing
+
 tf_keras.utils.set_random_seed(5)
 task, model = small_detectors.small_task('retinanet_dyfpn_efficientnetlite0_sample')
-inputs = small_detectors.batch(task, sys.argv[1])
+images, labels = small_detectors.batch(task, sys.argv[1])
 metrics = task.build_metrics(training=True)
-optimizer = tf_keras.optimizers.legacy.SGD(0.002, momentum=0.9, clipnorm=10.0)
-step = tf.function(lambda: task.train_step(inputs, model, optimizer, metrics))
+optimizer = tf_keras.optimizers.legacy.SGD(0.0005, momentum=0.9, clipnorm=10.0)
+step = tf.function(lambda: task.train_step((images, labels), model, optimizer, metrics))
 for _ in range(20):
-  for metric in metrics:
-    metric.reset_states()
   step()
-print(json.dumps({metric.name: float(metric.result()) for metric in metrics}))
+with routing.RoutingTape() as tape:
+  model(images, training=False)
+expected = float(tf.reduce_mean(tape.routing().expected)) / 1e9
+print(json.dumps({**{metric.name: float(metric.result()) for metric in metrics},
+                  'inference/gmac/expected': expected}))

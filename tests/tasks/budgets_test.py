@@ -1,182 +1,38 @@
-"""Budgets in a task: which losses there are, when, of what, and what is refused."""
-import json
-import os
-import pathlib
-import subprocess
-import sys
-
+"""Budgets in tasks: errors that name the field, and losses in a training step."""
 import numpy as np
+from official.core import task_factory
 import pytest
 import tensorflow as tf, tf_keras
 
-from official_ext.configs import options as configs
-from official_ext.losses import path_similarity
-from official_ext.modeling.layers import routed
-from official_ext.ops import routing
-from official_ext.losses import budgets
 import small_detectors
 
 DYFPN = 'retinanet_dyfpn_efficientnetlite0_sample'
-BOXES = np.array([[[0, 0, 10, 20], [0, 0, 100, 90]], [[-1] * 4] * 2, [[0, 0, 400, 9], [-1] * 4]])
-LABELS = {'boxes': tf.constant(BOXES, tf.float32)}
-SIZE = (30, 50)
-TRAINING, EVALUATION = budgets.Step(SIZE, tf.constant(7)), budgets.Step(SIZE)
-TOTAL = 2.0 * 30 * 50
 
 
-class Backbone(routed.RoutedLayer):
-  """Routed, with gates and a cost that are variables."""
-  has_soft_cost = True
-
-  def __init__(self):
-    super().__init__(name='caddet')
-    self.gates = tf.Variable([[0.9, 0.1, 0.0], [0.2, 0.3, 0.4], [0.0, 0.5, 0.5]])
-    self.cost = tf.Variable([0.05 * TOTAL, 0.3 * TOTAL, 0.1 * TOTAL])
-
-  def total_cost(self, height, width):
-    return 2.0 * height * width
-
-  def seen(self):
-    zero = tf.zeros([3])
-    return routing.Routing(
-        gates={f'caddet/{k}': gate for k, gate in enumerate(tf.unstack(self.gates, axis=1))},
-        executed=zero, expected=self.cost, minimum=tf.constant(0.0), maximum=tf.constant(TOTAL),
-        dense=tf.constant(TOTAL), soft_cost=self.cost)
+@pytest.mark.parametrize('budget, field', [
+    ({'kind': 'dynamic'}, 'kind'), ({'ratio': 1.5}, 'ratio'), ({'start_step': -1}, 'start_step'),
+    ({'scale_bounds': [64.0, 64.0]}, 'scale_bounds'), ({'target': 1.5}, 'target'),
+    ({'path_similarity': {'minimum': 0.9, 'maximum': 0.8}}, 'path_similarity.minimum'),
+    ({'reduction': 'median'}, 'reduction'), ({'distance': 'cubed'}, 'distance')])
+def test_options_out_of_range_name_the_field(budget, field):
+  config = small_detectors.small_experiment(DYFPN, budget=budget).task
+  with pytest.raises(ValueError, match=f'Change task.budget.{field}.$'):
+    task_factory.get_task(config)
 
 
-class Detector(tf_keras.Model):
-
-  def __init__(self):
-    super().__init__()
-    self.backbone = Backbone()
-
-
-def attached(**options):
-  model, budget = Detector(), budgets.Budget(configs.BudgetConfig(**options))
-  budget.attach(model)
-  return model, budget
-
-
-def unused():
-  raise AssertionError('the loss of an image was asked for')
-
-
-@pytest.mark.parametrize('kind, targets', [
-    ('fixed', [0.05] * 3), ('scale_aware', [0.1, 0.05, 0.05])])
-def test_budget_of_the_backbones_cost(kind, targets):
-  model, budget = attached(weight=2.0, kind=kind)
-  with tf.GradientTape() as tape:
-    terms = budget.terms(model.backbone.seen(), TRAINING, LABELS, unused)
-  distance = np.array([0.05, 0.3, 0.1]) - targets
-  assert list(terms.losses) == budget.names == ['budget']
-  np.testing.assert_allclose(terms.losses['budget'], 2 * np.mean(distance**2), rtol=1e-5)
-  np.testing.assert_allclose(terms.target, np.array(targets) * TOTAL, rtol=1e-6)
-  gradient = tape.gradient(terms.losses['budget'], model.backbone.cost)
-  np.testing.assert_allclose(gradient, 2 * 2 / 3 * distance / TOTAL, atol=1e-10)
-
-
-def test_share_is_the_budget_of_every_routed_network():
-  model, budget = attached(weight=0.5, target=0.25)
-  record = model.backbone.seen()
-  terms = budget.terms(record, TRAINING, {}, unused)
-  np.testing.assert_allclose(
-      terms.losses['budget'], 0.5 * budgets.budget_loss(record, 0.25), rtol=1e-6)
-  assert terms.target is None
-
-
-def test_path_similarity_beside_a_budget_and_without_one():
-  similarity = configs.PathSimilarityConfig(weight=3.0, minimum=0.5, maximum=0.9)
-  presence = tf.constant([[1.0, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1]])
-  for options, names in (({}, []), ({'weight': 1.0, 'kind': 'scale_aware'}, ['budget'])):
-    model, budget = attached(path_similarity=similarity, **options)
-    terms = budget.terms(model.backbone.seen(), TRAINING, LABELS, unused)
-    assert list(terms.losses) == budget.names == [*names, 'path_similarity']
-    np.testing.assert_allclose(
-        terms.losses['path_similarity'],
-        3 * path_similarity.loss(model.backbone.gates, presence, 0.5, 0.9), rtol=1e-6)
-
-
-def test_before_the_start_both_losses_are_off():
-  model, budget = attached(weight=1.0, kind='scale_aware', start_step=7,
-                           path_similarity=configs.PathSimilarityConfig(weight=1.0))
-
-  def losses(step):
-    with tf.GradientTape() as tape:
-      terms = budget.terms(
-          model.backbone.seen(), budgets.Step(SIZE, tf.constant(step)), LABELS, unused)
-      total = tf.add_n(list(terms.losses.values()))
-    gradients = tape.gradient(total, [model.backbone.cost, model.backbone.gates])
-    return float(total), [float(tf.reduce_max(tf.abs(gradient))) for gradient in gradients]
-
-  assert losses(6) == (0, [0, 0])
-  assert losses(7)[0] > 0 and min(losses(7)[1]) > 0
-  terms = budget.terms(model.backbone.seen(), EVALUATION, LABELS, unused)
-  assert min(float(loss) for loss in terms.losses.values()) > 0
-
-
-def test_loss_aware_budget_ranks_images_and_remembers_them_in_training_only(tmp_path):
-  model, budget = attached(weight=1.0, kind='loss_aware', ratio=0.1)
-  record, losses = model.backbone.seen(), tf.constant([4.0, 2.0, 3.0])
-
-  def targets(step):
-    return budget.terms(record, step, LABELS, lambda: losses).target / TOTAL
-
-  for step in (EVALUATION, TRAINING):
-    np.testing.assert_allclose(targets(step), [0.25] * 3, rtol=1e-6)
-  np.testing.assert_array_equal(model.loss_history[-3:], losses)
-  assert np.all(model.loss_history[:-3] == -1)
-  expected = 0.1 * (1 + 3 * np.array([2, 0, 1]) / 3)
-  for step in (EVALUATION, TRAINING):  # equal losses stand side by side
-    np.testing.assert_allclose(targets(step), expected, rtol=1e-6)
-  path = tf.train.Checkpoint(model=model).save(str(tmp_path / 'ckpt'))
-  restored, again = attached(weight=1.0, kind='loss_aware', ratio=0.1)
-  tf.train.Checkpoint(model=restored).read(path).assert_existing_objects_matched()
-  np.testing.assert_array_equal(restored.loss_history, model.loss_history)
-  np.testing.assert_array_equal(*(
-      one.terms(record, EVALUATION, LABELS, lambda: losses).target for one in (again, budget)))
-
-
-def test_only_objects_need_boxes():
-  budget = configs.BudgetConfig
-  assert not budgets.needs_objects(budget(weight=1.0))
-  assert not budgets.needs_objects(budget(weight=1.0, kind='fixed'))
-  assert not budgets.needs_objects(budget(kind='scale_aware'))
-  assert budgets.needs_objects(budget(weight=1.0, kind='scale_aware'))
-  assert budgets.needs_objects(budget(weight=1.0, kind='loss_aware'))
-  assert budgets.needs_objects(budget(path_similarity=configs.PathSimilarityConfig(weight=1.0)))
-
-
-@pytest.mark.parametrize('options, field', [
-    ({'kind': 'dynamic'}, 'task.budget.kind'),
-    ({'kind': 'fixed', 'ratio': 1.5}, 'task.budget.ratio'),
-    ({'kind': 'fixed', 'ratio': 0.0}, 'task.budget.ratio'),
-    ({'start_step': -1}, 'task.budget.start_step'),
-    ({'scale_bounds': [64.0, 64.0]}, 'task.budget.scale_bounds'),
-    ({'path_similarity': configs.PathSimilarityConfig(minimum=0.9, maximum=0.8)},
-     'task.budget.path_similarity.minimum'),
-    ({'target': 1.5}, 'task.budget.target'),
-])
-def test_misuse_is_refused_with_the_field(options, field):
-  with pytest.raises(ValueError, match=field):
-    budgets.Budget(configs.BudgetConfig(**options))
-
-
-def test_a_model_that_does_not_fit_is_refused():
-  model = Detector()
-  model.backbone = tf_keras.layers.Layer()
-  for options, field in (
-      ({'weight': 1.0, 'kind': 'fixed'}, 'task.budget.kind'),
-      ({'path_similarity': configs.PathSimilarityConfig(weight=1.0)}, 'path_similarity.weight')):
-    with pytest.raises(ValueError, match=field):
-      budgets.Budget(configs.BudgetConfig(**options)).attach(model)
-
-
-# --- In the tasks -------------------------------------------------------------------------
+@pytest.mark.parametrize('name, budget, fields', [
+    (DYFPN, {'weight': 1.0, 'kind': 'fixed'}, 'task.budget.kind or task.model.backbone.type'),
+    ('retinanet_fpn_efficientnetlite0_sample', {'path_similarity': {'weight': 1.0}},
+     'task.budget.path_similarity.weight or task.model')])
+def test_a_model_that_does_not_fit_the_budget_names_the_fields(name, budget, fields):
+  config = small_detectors.small_experiment(name, budget=budget).task
+  with pytest.raises(ValueError, match=f'Change {fields}.$'):
+    task_factory.get_task(config).build_model()
 
 
 def test_two_stage_detectors_have_no_boxes_for_a_budget():
   for budget in ({'weight': 1.0, 'kind': 'scale_aware'}, {'path_similarity': {'weight': 1.0}}):
-    with pytest.raises(ValueError, match='task.budget.kind is .* of two-stage detectors'):
+    with pytest.raises(ValueError, match='task.budget.kind is .*Two-stage detectors allow only'):
       small_detectors.small_task('fasterrcnn_dyfpn_efficientnetlite0_sample', budget=budget)
 
 
@@ -188,28 +44,11 @@ def test_retinanet_trains_with_path_similarity_and_knows_the_loss_of_an_image(sa
   metrics = task.build_metrics(training=True)
   task.train_step((images, labels), model, tf_keras.optimizers.legacy.SGD(0.01), metrics)
   values = {metric.name: float(metric.result()) for metric in metrics}
-  parts = [values[f'routing/loss/{name}'] for name in ('budget', 'path_similarity')]
-  assert min(parts) > 0
-  np.testing.assert_allclose(values['total_loss'], values['model_loss'] + sum(parts), rtol=1e-5)
+  losses = [values[f'routing/loss/{name}'] for name in ('budget', 'path_similarity')]
+  assert min(losses) > 0
+  np.testing.assert_allclose(values['total_loss'], values['model_loss'] + sum(losses), rtol=1e-5)
   outputs = model(images, training=True)
   together = task.image_losses(outputs, labels)
   for i in range(len(images)):
     one = tf.nest.map_structure(lambda x, row=i: x[row:row + 1], (outputs, labels))
     np.testing.assert_allclose(together[i], task.build_losses(*one)[3], rtol=1e-5)
-
-
-@pytest.mark.slow
-def test_two_replicas_have_the_losses_gradients_and_history_of_one_device():
-  tests = pathlib.Path(__file__).resolve().parents[1]
-  done = subprocess.run(
-      [sys.executable, tests / 'processes' / 'budget_replicas.py'], capture_output=True, text=True,
-      env={**os.environ, 'PYTHONPATH': str(tests.parent)}, timeout=300, check=False)
-  assert done.returncode == 0, done.stderr[-2000:]
-  report = json.loads(done.stdout.strip().splitlines()[-1])
-  assert report['replicas'] == 2
-  one, two = report['one_device'], report['two_replicas']
-  assert min(one['losses'].values()) > 1e-3 and np.max(np.abs(one['gradient'])) > 1e-3
-  np.testing.assert_allclose(list(one['losses'].values()), list(two['losses'].values()), rtol=1e-5)
-  np.testing.assert_allclose(one['gradient'], two['gradient'], rtol=1e-5, atol=1e-7)
-  np.testing.assert_allclose(one['history'], two['history'], rtol=1e-6)
-  assert len(set(one['history'][-8:])) == 8 and one['history'][-9] == -1

@@ -1,4 +1,4 @@
-"""A small CADDet in its tasks: pre-training, its start from there, and training by both losses."""
+"""A small CADDet in its tasks: pre-training, loading that, and training with both losses."""
 import dataclasses
 import re
 
@@ -8,12 +8,12 @@ from official.core import task_factory
 import pytest
 import tensorflow as tf, tf_keras
 
-from official_ext import registry_imports  # pylint: disable=unused-import
+from official_ext import registry_imports
 from official_ext.configs import options
-from official_ext.losses import path_similarity
-from official_ext.ops import routing
-from official_ext.losses import scale_budget
 from official_ext.losses import budgets
+from official_ext.losses import path_similarity
+from official_ext.losses import scale_budget
+from official_ext.ops import routing
 from official_ext.tasks import initialization
 from official_ext.utils import experiment
 import small_detectors
@@ -58,7 +58,7 @@ def test_both_losses_enter_the_total_after_the_start():
   with routing.RoutingTape() as tape:
     model(inputs[0], training=True)
   record, total = tape.routing(), model.backbone.costs(64, 64).total
-  # An object of 30 and one of 64 pixels; one of 8.
+  # The first image has objects of 30 and of 64 pixels, the second one of 8 pixels.
   presence = tf.constant([[0.0, 1, 1], [1, 0, 0]])
   target = 0.1 * np.array([2, 1])
   budget = 3 * np.mean((record.soft_cost / total - target)**2)
@@ -89,21 +89,22 @@ def test_a_resumed_run_goes_on_with_its_losses_and_its_history(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_budget_pulls_on_every_router_to_its_target_from_both_sides():
+def test_the_budget_pulls_every_router_to_its_target_from_both_sides():
   _, model = small_task()
   biases = [v for v in model.backbone.trainable_variables if '/router/output/bias' in v.name]
   with tf.GradientTape(persistent=True) as gradients, routing.RoutingTape() as tape:
     model.backbone(batch()[0], training=True)
     losses = []
     for ratio in (0.05, 1.0):
-      budget = budgets.Budget(options.BudgetConfig(weight=1.0, kind='fixed', ratio=ratio))
+      budget = budgets.BudgetLosses(options.BudgetConfig(weight=1.0, kind='fixed', ratio=ratio))
       budget.attach(model)
       terms = budget.terms(tape.routing(), budgets.Step((64, 64)), {}, None)
       losses.append(terms.losses['budget'])
   for loss, sign in zip(losses, (1, -1)):
     pulls = [sign * gradient.numpy() for gradient in gradients.gradient(loss, biases)]
     assert all(np.any(pull != 0) for pull in pulls)
-    # Those of early nodes act on all later ones too, in either direction.
+    # The routers of early nodes change what later nodes cost, up or down, so only the sum and the
+    # last router have a sign that is known.
     assert sum(np.sum(pull) for pull in pulls) > 0
     assert np.all(pulls[-1] > 0)
 
@@ -133,19 +134,20 @@ def test_pretraining_gives_a_backbone_that_the_detector_starts_from(tmp_path, mo
   lines = []
   monkeypatch.setattr(logging, 'info', lambda text, *args: lines.append(text % args))
   routers = [v for v in model.backbone.variables if '/router/' in v.name]
-  fresh = [variable.numpy() for variable in routers]
+  initial = [variable.numpy() for variable in routers]
   task.initialize(model)
-  count, loaded = len(model.backbone.variables), len(classifier.backbone.variables)
-  assert re.match(f'backbone: {loaded} of {count} variables loaded from .*; {len(routers)} of the '
-                  'routers start fresh', lines[0])
-  for old, new in zip(fresh, routers):
+  count, num_loaded = len(model.backbone.variables), len(classifier.backbone.variables)
+  assert re.match(
+      f'backbone: {num_loaded} of {count} variables loaded from .*; the {len(routers)} of its '
+      'routers start from random weights', lines[0])
+  for old, new in zip(initial, routers):
     np.testing.assert_array_equal(old, new)
   others = [v for v in model.backbone.variables if '/router/' not in v.name]
-  for ours, theirs in zip(others, classifier.backbone.variables):
-    np.testing.assert_array_equal(ours, theirs)
+  for loaded, saved in zip(others, classifier.backbone.variables):
+    np.testing.assert_array_equal(loaded, saved)
 
 
-def test_a_backbone_with_a_part_missing_is_refused(tmp_path):
+def test_a_checkpoint_with_half_a_backbone_is_refused(tmp_path):
   task, model = small_task()
   router = next(layer for layer in model.backbone.submodules if layer.name == 'router')
   holder = tf.Module()
@@ -155,13 +157,13 @@ def test_a_backbone_with_a_part_missing_is_refused(tmp_path):
   del task
 
 
-def test_codes_of_the_batch_are_what_the_other_tests_take_them_for():
+def test_the_scales_of_the_batch_are_those_that_other_tests_expect():
   presence = scale_budget.scales_present(tf.constant(BOXES, tf.float32), [12.0, 32.0])
   np.testing.assert_array_equal(presence, [[0, 1, 1], [1, 0, 0]])
 
 
 @pytest.mark.slow
-def test_evaluation_pictures_routes_and_scales(sample_records):
+def test_evaluation_draws_routes_and_scales(sample_records):
   task, model = small_task(f'{sample_records}/annotations/val.json', allow_image_summary=True,
                            scale_bounds=[12.0, 32.0])
   task.build_metrics(training=False)

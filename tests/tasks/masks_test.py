@@ -1,4 +1,4 @@
-"""Mask R-CNN with DyFPN takes training steps on the sample's masks and on real ones."""
+"""Mask R-CNN with DyFPN trains on the masks of the sample and on real masks."""
 import subprocess
 import sys
 
@@ -19,19 +19,19 @@ MASKS = {
 
 
 def _step(records: str, num_classes: int):
-  """One training step; returns the metrics and how much the mask head and the gates moved."""
+  """Takes a training step; returns the metrics, and how far mask head and gates moved."""
   task, model = small_detectors.small_task(
       'fasterrcnn_dyfpn_efficientnetlite0_sample',
       **{**MASKS, 'model': {**MASKS['model'], 'num_classes': num_classes}})
   inputs = small_detectors.batch(task, records, size=2)
-  parts = {'mask_head': model.mask_head, 'gate': model.decoder.gate}
-  before = {name: [np.array(weight) for weight in part.get_weights()]
-            for name, part in parts.items()}
+  layers = {'mask_head': model.mask_head, 'gate': model.decoder.gate}
+  before = {name: [np.array(weight) for weight in layer.get_weights()]
+            for name, layer in layers.items()}
   metrics = task.build_metrics(training=True)
   task.train_step(inputs, model, tf_keras.optimizers.legacy.SGD(0.1), metrics)
   moved = {name: max(np.abs(new - old).max()
-                     for new, old in zip(part.get_weights(), before[name]))
-           for name, part in parts.items()}
+                     for new, old in zip(layer.get_weights(), before[name]))
+           for name, layer in layers.items()}
   return {metric.name: float(metric.result()) for metric in metrics}, moved
 
 

@@ -1,4 +1,4 @@
-"""With `allow_image_summary` an evaluation logs pictures of what was decided."""
+"""Evaluations with `allow_image_summary` log pictures of what was decided."""
 from matplotlib import figure
 import numpy as np
 from official.vision.ops import preprocess_ops
@@ -15,7 +15,7 @@ HEAD = {'num_filters': 16, 'tower': {'dynamic': {'num_blocks': 1}}}
 
 
 def evaluate(task, model, batches):
-  """Runs Model Garden's evaluation loop by hand, on one replica."""
+  """Returns the logs of an evaluation, step by step as Model Garden's loop does on one replica."""
   task.build_metrics(training=False)
   state = None
   for inputs in batches:
@@ -24,7 +24,7 @@ def evaluate(task, model, batches):
   return task.reduce_aggregated_logs(state)
 
 
-def test_an_evaluation_pictures_the_first_images(sample_records, monkeypatch):
+def test_an_evaluation_draws_the_first_images(sample_records, monkeypatch):
   task, model = small_detectors.small_task(
       'fcos_dynamichead_efficientnetlite0_sample', allow_image_summary=True,
       model={'decoder': {'fpn': {'num_filters': 16}}, 'head': HEAD},
@@ -32,13 +32,13 @@ def test_an_evaluation_pictures_the_first_images(sample_records, monkeypatch):
   inputs = small_detectors.batch(task, f'{sample_records}/val-*.tfrecord', size=6, training=False)
   calls = []
 
-  def of_image(*args):
+  def fake_figures(*args):
     calls.append(args)
     return {'depth': figure.Figure(figsize=(1, 2), facecolor=(0, 1, 0))}
 
-  monkeypatch.setattr(routing_figures, 'of_image', of_image)
+  monkeypatch.setattr(routing_figures, 'image_figures', fake_figures)
   logs = evaluate(task, model, [inputs, inputs])
-  # Model Garden's own pictures of boxes stand beside ours.
+  # `validation_outputs` are Model Garden's own pictures of boxes.
   assert {name for name in logs if name.startswith('image/')} == {
       *(f'image/gates/{number}/depth' for number in range(4)),
       *(f'image/validation_outputs/{number}' for number in range(6))}
@@ -50,7 +50,7 @@ def test_an_evaluation_pictures_the_first_images(sample_records, monkeypatch):
   assert len(calls) == 4
   for number, (image, gates, executed, maximum) in enumerate(calls):
     expected = inputs[0][number] * preprocess_ops.STDDEV_RGB + preprocess_ops.MEAN_RGB
-    np.testing.assert_allclose(image, expected, atol=1.01)  # whole numbers
+    np.testing.assert_allclose(image, expected, atol=1.01)  # Rounded to uint8.
     assert sorted(gates) == sorted(record.gates)
     for name, gate in gates.items():
       np.testing.assert_allclose(gate, record.gates[name][number], atol=1e-5, err_msg=name)
@@ -58,7 +58,7 @@ def test_an_evaluation_pictures_the_first_images(sample_records, monkeypatch):
     assert maximum == float(record.maximum)
 
 
-def test_gates_without_positions_are_not_pictured(sample_records):
+def test_gates_without_positions_are_not_drawn(sample_records):
   task, model = small_detectors.small_task(
       'retinanet_dyfpn_efficientnetlite0_sample', allow_image_summary=True,
       annotation_file=f'{sample_records}/annotations/val.json', sampled_evaluation_runs=1)

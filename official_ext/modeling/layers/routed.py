@@ -1,6 +1,6 @@
 """The protocol of layers that decide, for each image or position, what they run.
 
-Tasks, profiling and serving know routed layers by these two classes alone.
+Tasks, losses, profiling and serving use routed layers by these two classes alone.
 """
 import contextlib
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
@@ -10,22 +10,22 @@ import tensorflow as tf, tf_keras
 from official_ext.ops import checks
 from official_ext.ops import routing
 
-# A number, and what it means to be above it.
+# The value above which a task warns, and the reason that the warning gives.
 Limit = Tuple[float, str]
 
 
 class RoutedLayer(tf_keras.layers.Layer):
   """Base of layers that record on a routing tape what they decided and what it cost.
 
-  A subclass calls `record` once, at the end of its own `call`, and lists by `gate_names` and
-  `metric_names` what it will record, so that a task can make its Keras metrics before the first
-  step.
+  A subclass calls `record` once, at the end of its own `call`.  Its `gate_names` and
+  `metric_names` list what it will record, so that a task can create its Keras metrics before the
+  first step.
 
   Attributes:
     samples_gates: whether training draws gates at random, while inference takes the most
-      probable ones.  The two costs may then drift apart, which evaluation warns of.
-    has_soft_cost: whether the layer records `soft_cost` and knows its `total_cost`, so that a
-      budget may be a share of that.
+      probable ones.  Evaluation warns if the two costs drift apart.
+    has_soft_cost: whether the layer records `soft_cost` and has a `total_cost`, of which a
+      budget may be a share.
   """
 
   samples_gates = False
@@ -48,11 +48,19 @@ class RoutedLayer(tf_keras.layers.Layer):
 
   @property
   def metric_limits(self) -> Mapping[str, Limit]:
-    """Metric -> the value above which a task warns, and the reason."""
+    """Name of a metric -> its limit."""
     return {}
 
+  @property
+  def router_variables(self) -> List[tf.Variable]:
+    """Variables that a checkpoint of the same layer without routing does not have.
+
+    A task may start from such a checkpoint; these variables then keep their initial values.
+    """
+    return []
+
   def set_gate_threshold(self, threshold: float) -> bool:
-    """Shuts gates up to a threshold at inference from now on.
+    """Shuts gates at inference, from now on, whose value is at most a threshold.
 
     Args:
       threshold: in [0, 1).
@@ -67,8 +75,8 @@ class RoutedLayer(tf_keras.layers.Layer):
     """Returns the multiply-adds of one image with every gate open, unrouted parts included.
 
     Args:
-      height: of the image, in pixels.
-      width: of the image, in pixels.
+      height: height of the image in pixels.
+      width: width of the image in pixels.
     """
     raise NotImplementedError(f'{self.name} has no soft cost.')
 
@@ -80,13 +88,14 @@ class RoutedLayer(tf_keras.layers.Layer):
 
     Args:
       gates: as in `routing.Routing`; names are those of `gate_names`.
-      executed: multiply-adds `[batch]`, as all costs of any floating dtype.
+      executed: multiply-adds `[batch]`, of any floating dtype, as all costs.
       expected: multiply-adds `[batch]`.
       minimum: multiply-adds, scalar.
       maximum: multiply-adds, scalar.
       dense: multiply-adds, scalar.
-      metrics: name -> float32 `[batch]`.
-      soft_cost: multiply-adds `[batch]`, or None.
+      metrics: name -> float32 `[batch]`; names are those of `metric_names`, and more under a
+        tape that diagnoses.
+      soft_cost: multiply-adds `[batch]`; None without soft gates.
     """
     tape = routing.RoutingTape.current()
     if tape is None:
@@ -101,13 +110,17 @@ class RoutedLayer(tf_keras.layers.Layer):
 
 
 class SkippingLayer(RoutedLayer):
-  """Base of routed layers that leave out at inference what no image selected.
+  """Base of routed layers that do not compute at inference what no image selected.
 
   In training every branch is computed and multiplied by its gate, so that gradients flow and
-  shapes are static.  At inference `inference` decides:
+  shapes are static.  At inference the mode `inference` decides:
 
   * `skip`: compute only what is selected;
-  * `mask`: compute everything and multiply by the gates, for XLA and TPU; the same numbers.
+  * `mask`: compute everything and multiply by the gates, which gives the same numbers on XLA and
+    TPU, where shapes must be static.
+
+  Attributes:
+    inference_modes: allowed values of `inference`.
   """
 
   inference_modes: Tuple[str, ...] = ('skip', 'mask')
@@ -128,7 +141,7 @@ class SkippingLayer(RoutedLayer):
 
   @property
   def inference(self) -> str:
-    """How the layer runs at inference; may be changed at any time."""
+    """How the layer runs at inference, one of `inference_modes`; may be changed at any time."""
     return self._inference
 
   @inference.setter
@@ -151,7 +164,7 @@ def routed_layers(model: tf.Module) -> List[RoutedLayer]:
 
 
 def set_inference(model: tf.Module, inference: str) -> None:
-  """Makes all layers of a model that skip run in one inference mode, such as `mask`."""
+  """Sets the inference mode of all skipping layers of a model, such as `mask`."""
   for layer in routed_layers(model):
     if isinstance(layer, SkippingLayer):
       layer.inference = inference
@@ -159,7 +172,7 @@ def set_inference(model: tf.Module, inference: str) -> None:
 
 @contextlib.contextmanager
 def inference_as(model: tf.Module, inference: str) -> Iterator[None]:
-  """Does what `set_inference` does, and undoes it when the context ends."""
+  """Sets an inference mode as `set_inference` does, until the context ends."""
   layers = [layer for layer in routed_layers(model) if isinstance(layer, SkippingLayer)]
   kept = [layer.inference for layer in layers]
   set_inference(model, inference)
@@ -173,8 +186,8 @@ def inference_as(model: tf.Module, inference: str) -> Iterator[None]:
 def check_complete(tape: routing.RoutingTape, model: tf.Module) -> None:
   """Checks that every routed layer of a model recorded on a tape.
 
-  Without this check two mistakes would go unnoticed: a function traced before the tape was
-  opened, and a tape opened in another thread, record nothing.
+  The check finds two mistakes that leave a tape empty: a function was traced before the tape was
+  opened, or the tape was opened in another thread.
 
   Args:
     tape: the tape under which the model was called.

@@ -1,4 +1,4 @@
-"""The protocol of routed layers: what tasks may ask of them, and what they record."""
+"""The protocol of routed layers: what they offer to tasks, and what they record."""
 import numpy as np
 import pytest
 import tensorflow as tf, tf_keras
@@ -14,8 +14,8 @@ def _fields(gate):
           'maximum': one, 'dense': one}
 
 
-class Part(routed.SkippingLayer):
-  """Routes without doing anything."""
+class GateLayer(routed.SkippingLayer):
+  """Records its input as its gate, and may skip."""
 
   def call(self, inputs):
     self.record(**_fields(inputs))
@@ -23,7 +23,7 @@ class Part(routed.SkippingLayer):
 
 
 class Solver(routed.RoutedLayer):
-  """Records, but always runs the same way."""
+  """Records, but never skips."""
 
   def call(self, inputs):
     self.record(**_fields(inputs), metrics={'steps': inputs}, soft_cost=inputs)
@@ -41,17 +41,18 @@ def test_a_layer_records_in_float32_and_only_under_a_tape():
   np.testing.assert_array_equal(record.metrics['steps'], gate)
 
 
-def test_the_base_promises_nothing():
+def test_the_base_class_offers_nothing_by_default():
   layer = Solver(name='solver')
   assert layer.is_routed and not layer.samples_gates and not layer.has_soft_cost
   assert (layer.gate_names, layer.metric_names, dict(layer.metric_limits)) == ([], [], {})
+  assert layer.router_variables == []
   assert not layer.set_gate_threshold(0.5)
   with pytest.raises(NotImplementedError, match='solver has no soft cost'):
     layer.total_cost(8, 8)
 
 
-def test_only_layers_that_skip_change_how_they_run():
-  first, second = Part(name='first'), Part(name='second')
+def test_only_skipping_layers_change_their_inference_mode():
+  first, second = GateLayer(name='first'), GateLayer(name='second')
   model = tf_keras.Sequential([first, tf_keras.layers.Dense(2), second, Solver(name='solver')])
   assert {layer.name for layer in routed.routed_layers(model)} == {'first', 'second', 'solver'}
   assert first.skips(training=None) and not first.skips(training=True)
@@ -62,11 +63,11 @@ def test_only_layers_that_skip_change_how_they_run():
   with pytest.raises(ValueError, match="inference is 'fast'.*'skip', 'mask'"):
     routed.set_inference(model, 'fast')
   with pytest.raises(ValueError, match="inference is 'fast'"):
-    Part(inference='fast')
+    GateLayer(inference='fast')
 
 
-def test_inference_is_given_back_after_errors_too():
-  first, second = Part(name='first'), Part(name='second', inference='mask')
+def test_the_inference_mode_is_restored_after_errors_too():
+  first, second = GateLayer(name='first'), GateLayer(name='second', inference='mask')
   model = tf_keras.Sequential([first, second])
   with pytest.raises(KeyError), routed.inference_as(model, 'mask'):
     assert (first.inference, second.inference) == ('mask', 'mask')
@@ -74,8 +75,8 @@ def test_inference_is_given_back_after_errors_too():
   assert (first.inference, second.inference) == ('skip', 'mask')
 
 
-def test_check_complete_names_what_recorded_nothing():
-  model = tf_keras.Sequential([Part(name='first'), Part(name='second')])
+def test_check_complete_names_the_layers_that_recorded_nothing():
+  model = tf_keras.Sequential([GateLayer(name='first'), GateLayer(name='second')])
   gate = tf.constant([1.0, 0.0])
   traced = tf.function(model, autograph=False)
   traced(gate)

@@ -16,6 +16,7 @@ from official_ext.modeling.backbones.caddet import conv_norm
 from official_ext.modeling.backbones.caddet import decisions
 from official_ext.modeling.backbones.caddet import wiring
 from official_ext.modeling.backbones.caddet import node
+from official_ext.modeling.backbones.caddet import router
 from official_ext.ops import routing
 
 FINEST_LEVEL = 3  # Behind a stem of stride 8.
@@ -127,6 +128,12 @@ class CADDet(routed.SkippingLayer):
     """Names of the gates that it records, in the order of layers, scales and paths."""
     return [f'layer_{spec.layer:02}/scale_{spec.scale}/{path}'
             for spec in self._specs for path in spec.paths]
+
+  @property
+  def router_variables(self) -> List[tf.Variable]:
+    """Variables of the routers, which pre-training does not have."""
+    return [variable for layer in self.submodules if isinstance(layer, router.PathRouter)
+            for variable in layer.variables]
 
   @property
   def output_specs(self) -> Dict[str, tf.TensorShape]:

@@ -1,4 +1,4 @@
-"""Measures of routed layers reach the logs of training and evaluation, and warn once."""
+"""Metrics of routed layers reach the logs of training and evaluation, and warn once."""
 from absl import logging
 import numpy as np
 import pytest
@@ -12,22 +12,22 @@ NAMES = ['residual', 'evaluations', 'basis_std/3', 'basis_std/4']
 IFPN = 'retinanet_ifpn_efficientnetlite0_sample'
 
 
-def test_a_measure_beyond_its_limit_is_warned_of_once_by_name(monkeypatch):
+def test_a_metric_above_its_limit_is_warned_of_once_by_name(monkeypatch):
   lines = []
   monkeypatch.setattr(logging, 'warning', lambda text, *args: lines.append(text % args))
-  metric = routing_logs.RoutingMean('routing/metric/ifpn/residual', (0.3, 'not reached'))
+  metric = routing_logs.RoutingKerasMean('routing/metric/ifpn/residual', (0.3, 'not reached'))
   for loop in ([0.1, 0.2], [0.5, 0.3], [0.6, 0.6], [0.9, 0.9]):
     for value in loop:
       metric.update_state([value, value])
     metric.reset_state()
     metric.reset_state()
-  # Averages 0.15, 0.275, 0.44: the third passes.
+  # The moving averages are 0.15, 0.275 and 0.44: the third is above the limit.
   assert lines == ['routing/metric/ifpn/residual is 0.438, above 0.3: not reached.']
-  metric = routing_logs.RoutingMean('other', (0.3, 'not reached'))
+  metric = routing_logs.RoutingKerasMean('other', (0.3, 'not reached'))
   metric.update_state(np.nan)
   metric.reset_state()
   assert lines[1].startswith('other is nan')
-  metric = routing_logs.RoutingMean('free')
+  metric = routing_logs.RoutingKerasMean('free')
   metric.update_state(9.0)
   metric.reset_state()
   assert len(lines) == 2
@@ -35,7 +35,7 @@ def test_a_measure_beyond_its_limit_is_warned_of_once_by_name(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('diagnose', [False, True])
-def test_training_and_evaluation_log_what_the_implicit_pyramid_measures(
+def test_training_and_evaluation_log_the_metrics_of_the_implicit_pyramid(
     sample_records, diagnose, monkeypatch):
   task, model = small_detectors.small_task(
       IFPN, diagnose_routing=diagnose, model={'max_level': 4, 'decoder': {'ifpn': {
@@ -48,7 +48,7 @@ def test_training_and_evaluation_log_what_the_implicit_pyramid_measures(
   values = {metric.name: float(metric.result()) for metric in metrics}
   assert {f'routing/metric/ifpn/{name}' for name in NAMES} <= set(values)
   assert values['routing/metric/ifpn/evaluations'] == 2
-  # One more evaluation is differentiated.
+  # The gradient takes one more evaluation, which the cost does not count.
   assert values['routing/gmac/executed'] == values['routing/gmac/maximum'] > 0
   assert any(np.any(a != b) for a, b in zip(before, model.decoder.get_weights()))
 

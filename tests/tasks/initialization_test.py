@@ -1,4 +1,4 @@
-"""D36: modules load from checkpoints completely, or the run is refused in one sentence."""
+"""Modules load from checkpoints completely, or the run is refused in one sentence."""
 import small_detectors
 import numpy as np
 from official.core import exp_factory
@@ -13,12 +13,12 @@ DYFPN = 'retinanet_dyfpn_efficientnetlite0_sample'
 
 @pytest.fixture(scope='module')
 def stock_checkpoint(tmp_path_factory):
-  """A checkpoint as Model Garden's trainer writes it, of its own RetinaNet, and the model."""
+  """Returns a checkpoint of Model Garden's RetinaNet, as its trainer writes it, and the model."""
   config = small_detectors.small_experiment('retinanet_fpn_efficientnetlite0_sample')
   stock = exp_factory.get_exp_config('retinanet_resnetfpn_coco')
-  known, ours = stock.task.as_dict(), config.task.as_dict()
-  assert not ours['model']['head'].pop('tower')['type']  # Model Garden's own head
-  stock.task.override({field: value for field, value in ours.items() if field in known})
+  known, options = stock.task.as_dict(), config.task.as_dict()
+  assert not options['model']['head'].pop('tower')['type']  # Model Garden's own head.
+  stock.task.override({field: value for field, value in options.items() if field in known})
   model = task_factory.get_task(stock.task).build_model()
   assert type(model.decoder).__name__ == 'FPN'
   path = tf.train.Checkpoint(model=model, **model.checkpoint_items).save(
@@ -36,12 +36,12 @@ def _task(checkpoint, modules, **task):
 def test_backbone_and_head_of_a_model_garden_checkpoint_load(stock_checkpoint):
   path, stock = stock_checkpoint
   task, model = _task(path, ['backbone', 'head'])
-  neck = [np.array(weight) for weight in model.decoder.get_weights()]
+  decoder = [np.array(weight) for weight in model.decoder.get_weights()]
   task.initialize(model)
-  for part in ('backbone', 'head'):
-    for ours, theirs in zip(getattr(model, part).variables, getattr(stock, part).variables):
-      np.testing.assert_array_equal(ours, theirs)
-  for before, after in zip(neck, model.decoder.get_weights()):
+  for name in ('backbone', 'head'):
+    for loaded, saved in zip(getattr(model, name).variables, getattr(stock, name).variables):
+      np.testing.assert_array_equal(loaded, saved)
+  for before, after in zip(decoder, model.decoder.get_weights()):
     np.testing.assert_array_equal(before, after)
 
 

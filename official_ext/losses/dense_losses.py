@@ -1,0 +1,119 @@
+"""Detection losses of FCOS and ATSS: focal loss, overlap loss and center-ness loss.
+
+Reference: Zhi Tian, Chunhua Shen, Hao Chen, Tong He, FCOS: Fully Convolutional One-Stage Object
+Detection, https://arxiv.org/abs/1904.01355, section 3, and the authors' code.
+"""
+from typing import Any, Mapping, NamedTuple
+
+from official.vision.losses import focal_loss
+import tensorflow as tf
+
+from official_ext.modeling import dense_detector
+from official_ext.ops import assigners
+
+
+class LossTerms(NamedTuple):
+  """Losses, float32: scalars for a batch, or `[batch]` with one loss per image.
+
+  Attributes:
+    classes: focal loss of all locations.
+    boxes: 1 - generalized overlap with the assigned boxes, weighted by the center-ness target.
+    centerness: cross entropy of the center-ness at locations that have a box.
+  """
+  classes: tf.Tensor
+  boxes: tf.Tensor
+  centerness: tf.Tensor
+
+
+class _LocationTerms(NamedTuple):
+  """Losses of each location, and what their sums are divided by: float32 `[batch, locations]`.
+
+  Attributes:
+    classes: focal loss, summed over the classes.
+    boxes: weighted overlap loss.
+    centerness: center-ness loss, 0 without a box.
+    positives: 1 at locations that have a box, else 0.
+    box_weights: weight of the overlap loss: the center-ness target.
+  """
+  classes: tf.Tensor
+  boxes: tf.Tensor
+  centerness: tf.Tensor
+  positives: tf.Tensor
+  box_weights: tf.Tensor
+
+
+def _location_terms(outputs: Mapping[str, Any], labels: Mapping[str, tf.Tensor],
+                    assigner: assigners.Assigner, alpha: float, gamma: float) -> _LocationTerms:
+  """Assigns boxes to locations and returns the loss of each location; see `batch_losses`."""
+  locations = dense_detector.locations_of(outputs['box_outputs'])
+  class_logits, raw_boxes, centerness_logits = (
+      tf.cast(dense_detector.flatten(levels), tf.float32) for levels in (
+          outputs['cls_outputs'], outputs['box_outputs'],
+          outputs['attribute_outputs']['centerness']))
+  targets = assigners.targets(
+      assigner.match, locations, tf.cast(labels['boxes'], tf.float32), labels['classes'])
+  # Classes count from 1.  Background becomes -1 here, for which `one_hot` returns zeros.
+  class_losses = focal_loss.FocalLoss(alpha, gamma).call(
+      tf.one_hot(targets.classes - 1, class_logits.shape[-1]), class_logits)
+  overlap = assigners.generalized_iou(assigner.decode(locations, raw_boxes), targets.boxes)
+  entropy = tf.nn.sigmoid_cross_entropy_with_logits(
+      labels=targets.centerness, logits=centerness_logits[..., 0])
+  return _LocationTerms(
+      classes=tf.reduce_sum(class_losses, -1),
+      boxes=targets.centerness * (1 - overlap),
+      centerness=tf.where(targets.is_positive, entropy, 0.0),
+      positives=tf.cast(targets.is_positive, tf.float32),
+      box_weights=targets.centerness)
+
+
+def batch_losses(outputs: Mapping[str, Any], labels: Mapping[str, tf.Tensor],
+                 assigner: assigners.Assigner, alpha: float = 0.25,
+                 gamma: float = 2.0) -> LossTerms:
+  """Assigns boxes to locations and returns the losses of a batch.
+
+  The focal loss and the center-ness loss are divided by the number of locations with a box, the
+  box loss by the sum of its weights.  Both denominators are at least 1.  With several replicas
+  they are the mean over the replicas.
+
+  Args:
+    outputs: `cls_outputs`, `box_outputs` and `attribute_outputs` of a `DenseDetector`.
+    labels: `boxes` `[batch, instances, 4]` in pixels, and `classes` `[batch, instances]`;
+      rows with classes below 1 are padding.
+    assigner: assigns boxes to locations, and decodes the boxes that the head predicts.
+    alpha: weight of objects in the focal loss.
+    gamma: exponent of the focal loss.
+
+  Returns:
+    Float32 scalars.
+  """
+  terms = _location_terms(outputs, labels, assigner, alpha, gamma)
+  num_positives = _denominator(terms.positives)
+  return LossTerms(
+      classes=tf.reduce_sum(terms.classes) / num_positives,
+      boxes=tf.reduce_sum(terms.boxes) / _denominator(terms.box_weights),
+      centerness=tf.reduce_sum(terms.centerness) / num_positives)
+
+
+def image_losses(outputs: Mapping[str, Any], labels: Mapping[str, tf.Tensor],
+                 assigner: assigners.Assigner, alpha: float = 0.25,
+                 gamma: float = 2.0) -> LossTerms:
+  """Returns the losses of each image, `[batch]`, as if it were a batch of its own.
+
+  Arguments are those of `batch_losses`.
+  """
+  sums = _LocationTerms(*(
+      tf.reduce_sum(term, -1)
+      for term in _location_terms(outputs, labels, assigner, alpha, gamma)))
+  num_positives = tf.maximum(sums.positives, 1.0)
+  return LossTerms(
+      classes=sums.classes / num_positives,
+      boxes=sums.boxes / tf.maximum(sums.box_weights, 1.0),
+      centerness=sums.centerness / num_positives)
+
+
+def _denominator(values: tf.Tensor) -> tf.Tensor:
+  """Returns the sum of this replica's values, averaged over replicas, and at least 1."""
+  total, context = tf.reduce_sum(values), tf.distribute.get_replica_context()
+  if context and context.num_replicas_in_sync > 1:
+    total = context.all_reduce(tf.distribute.ReduceOp.MEAN, total)
+  return tf.maximum(total, 1.0)

@@ -1,0 +1,192 @@
+"""Losses of budgets: their values, when they are on, and which options are refused."""
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf, tf_keras
+
+from official_ext.configs import options as configs
+from official_ext.losses import budgets
+from official_ext.losses import path_similarity
+from official_ext.modeling.layers import routed
+from official_ext.ops import checks
+from official_ext.ops import routing
+
+BOXES = np.array([[[0, 0, 10, 20], [0, 0, 100, 90]], [[-1] * 4] * 2, [[0, 0, 400, 9], [-1] * 4]])
+LABELS = {'boxes': tf.constant(BOXES, tf.float32)}
+SIZE = (30, 50)
+TRAINING, EVALUATION = budgets.Step(SIZE, tf.constant(7)), budgets.Step(SIZE)
+TOTAL = 2.0 * 30 * 50
+
+
+class Backbone(routed.RoutedLayer):
+  """Has gates and a cost that are variables, so that their gradients can be looked at."""
+  has_soft_cost = True
+
+  def __init__(self):
+    super().__init__(name='caddet')
+    self.gates = tf.Variable([[0.9, 0.1, 0.0], [0.2, 0.3, 0.4], [0.0, 0.5, 0.5]])
+    self.cost = tf.Variable([0.05 * TOTAL, 0.3 * TOTAL, 0.1 * TOTAL])
+
+  def total_cost(self, height, width):
+    return 2.0 * height * width
+
+  def routing(self):
+    """Returns the record of a batch."""
+    zero = tf.zeros([3])
+    return routing.Routing(
+        gates={f'caddet/{k}': gate for k, gate in enumerate(tf.unstack(self.gates, axis=1))},
+        executed=zero, expected=self.cost, minimum=tf.constant(0.0), maximum=tf.constant(TOTAL),
+        dense=tf.constant(TOTAL), soft_cost=self.cost)
+
+
+class Detector(tf_keras.Model):
+
+  def __init__(self):
+    super().__init__()
+    self.backbone = Backbone()
+
+
+def attached(**options):
+  model, budget = Detector(), budgets.BudgetLosses(configs.BudgetConfig(**options))
+  budget.attach(model)
+  return model, budget
+
+
+def unused_image_losses():
+  raise AssertionError('only a loss-aware budget needs the losses of single images')
+
+
+@pytest.mark.parametrize('kind, targets', [
+    ('fixed', [0.05] * 3), ('scale_aware', [0.1, 0.05, 0.05])])
+def test_targets_that_are_shares_of_the_cost_of_the_backbone(kind, targets):
+  model, budget = attached(weight=2.0, kind=kind)
+  with tf.GradientTape() as tape:
+    terms = budget.terms(model.backbone.routing(), TRAINING, LABELS, unused_image_losses)
+  distance = np.array([0.05, 0.3, 0.1]) - targets
+  assert list(terms.losses) == budget.names == ['budget']
+  np.testing.assert_allclose(terms.losses['budget'], 2 * np.mean(distance**2), rtol=1e-5)
+  np.testing.assert_allclose(terms.target, np.array(targets) * TOTAL, rtol=1e-6)
+  gradient = tape.gradient(terms.losses['budget'], model.backbone.cost)
+  np.testing.assert_allclose(gradient, 2 * 2 / 3 * distance / TOTAL, atol=1e-10)
+
+
+def test_share_is_the_budget_of_every_routed_network():
+  model, budget = attached(weight=0.5, target=0.25)
+  record = model.backbone.routing()
+  terms = budget.terms(record, TRAINING, {}, unused_image_losses)
+  np.testing.assert_allclose(
+      terms.losses['budget'], 0.5 * budgets.budget_loss(record, 0.25), rtol=1e-6)
+  assert terms.target is None
+
+
+def test_path_similarity_beside_a_budget_and_without_one():
+  similarity = configs.PathSimilarityConfig(weight=3.0, minimum=0.5, maximum=0.9)
+  presence = tf.constant([[1.0, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1]])
+  for options, names in (({}, []), ({'weight': 1.0, 'kind': 'scale_aware'}, ['budget'])):
+    model, budget = attached(path_similarity=similarity, **options)
+    terms = budget.terms(model.backbone.routing(), TRAINING, LABELS, unused_image_losses)
+    assert list(terms.losses) == budget.names == [*names, 'path_similarity']
+    np.testing.assert_allclose(
+        terms.losses['path_similarity'],
+        3 * path_similarity.loss(model.backbone.gates, presence, 0.5, 0.9), rtol=1e-6)
+
+
+def test_before_the_start_both_losses_are_off():
+  model, budget = attached(weight=1.0, kind='scale_aware', start_step=7,
+                           path_similarity=configs.PathSimilarityConfig(weight=1.0))
+
+  def losses(step):
+    with tf.GradientTape() as tape:
+      terms = budget.terms(model.backbone.routing(), budgets.Step(SIZE, tf.constant(step)),
+                           LABELS, unused_image_losses)
+      total = tf.add_n(list(terms.losses.values()))
+    gradients = tape.gradient(total, [model.backbone.cost, model.backbone.gates])
+    return float(total), [float(tf.reduce_max(tf.abs(gradient))) for gradient in gradients]
+
+  assert losses(6) == (0, [0, 0])
+  assert losses(7)[0] > 0 and min(losses(7)[1]) > 0
+  terms = budget.terms(model.backbone.routing(), EVALUATION, LABELS, unused_image_losses)
+  assert min(float(loss) for loss in terms.losses.values()) > 0
+
+
+def test_loss_aware_budget_ranks_images_and_remembers_them_in_training_only(tmp_path):
+  model, budget = attached(weight=1.0, kind='loss_aware', ratio=0.1)
+  record, losses = model.backbone.routing(), tf.constant([4.0, 2.0, 3.0])
+
+  def targets(step):
+    return budget.terms(record, step, LABELS, lambda: losses).target / TOTAL
+
+  for step in (EVALUATION, TRAINING):
+    np.testing.assert_allclose(targets(step), [0.25] * 3, rtol=1e-6)
+  np.testing.assert_array_equal(model.loss_history[-3:], losses)
+  assert np.all(model.loss_history[:-3] == -1)
+  expected = 0.1 * (1 + 3 * np.array([2, 0, 1]) / 3)
+  for step in (EVALUATION, TRAINING):  # A remembered loss is not below itself.
+    np.testing.assert_allclose(targets(step), expected, rtol=1e-6)
+  path = tf.train.Checkpoint(model=model).save(str(tmp_path / 'ckpt'))
+  restored, again = attached(weight=1.0, kind='loss_aware', ratio=0.1)
+  tf.train.Checkpoint(model=restored).read(path).assert_existing_objects_matched()
+  np.testing.assert_array_equal(restored.loss_history, model.loss_history)
+  np.testing.assert_array_equal(*(
+      one.terms(record, EVALUATION, LABELS, lambda: losses).target for one in (again, budget)))
+
+
+def test_which_budgets_need_objects():
+  budget = configs.BudgetConfig
+  assert not budgets.needs_objects(budget(weight=1.0))
+  assert not budgets.needs_objects(budget(weight=1.0, kind='fixed'))
+  assert not budgets.needs_objects(budget(kind='scale_aware'))
+  assert budgets.needs_objects(budget(weight=1.0, kind='scale_aware'))
+  assert budgets.needs_objects(budget(weight=1.0, kind='loss_aware'))
+  assert budgets.needs_objects(budget(path_similarity=configs.PathSimilarityConfig(weight=1.0)))
+
+
+@pytest.mark.parametrize('options, argument', [
+    ({'kind': 'dynamic'}, 'kind'),
+    ({'kind': 'fixed', 'ratio': 1.5}, 'ratio'),
+    ({'kind': 'fixed', 'ratio': 0.0}, 'ratio'),
+    ({'start_step': -1}, 'start_step'),
+    ({'scale_bounds': [64.0, 64.0]}, 'scale_bounds'),
+    ({'path_similarity': configs.PathSimilarityConfig(minimum=0.9, maximum=0.8)},
+     'path_similarity.minimum'),
+    ({'target': 1.5}, 'target'),
+    ({'reduction': 'median'}, 'reduction'),
+    ({'distance': 'cubed'}, 'distance'),
+])
+def test_options_out_of_range_are_refused_by_name(options, argument):
+  with pytest.raises(checks.ArgumentError, match=argument) as error:
+    budgets.BudgetLosses(configs.BudgetConfig(**options))
+  assert error.value.argument == argument
+
+
+def test_a_model_that_does_not_fit_is_refused():
+  model = Detector()
+  model.backbone = tf_keras.layers.Layer()
+  for options, argument in (
+      ({'weight': 1.0, 'kind': 'fixed'}, 'kind'),
+      ({'path_similarity': configs.PathSimilarityConfig(weight=1.0)}, 'path_similarity.weight')):
+    with pytest.raises(checks.ArgumentError, match=argument) as error:
+      budgets.BudgetLosses(configs.BudgetConfig(**options)).attach(model)
+    assert error.value.argument == argument
+
+
+@pytest.mark.slow
+def test_two_replicas_have_the_losses_gradients_and_history_of_one_device():
+  tests = pathlib.Path(__file__).resolve().parents[1]
+  done = subprocess.run(
+      [sys.executable, tests / 'processes' / 'budget_replicas.py'], capture_output=True, text=True,
+      env={**os.environ, 'PYTHONPATH': str(tests.parent)}, timeout=300, check=False)
+  assert done.returncode == 0, done.stderr[-2000:]
+  report = json.loads(done.stdout.strip().splitlines()[-1])
+  assert report['replicas'] == 2
+  one, two = report['one_device'], report['two_replicas']
+  assert min(one['losses'].values()) > 1e-3 and np.max(np.abs(one['gradient'])) > 1e-3
+  np.testing.assert_allclose(list(one['losses'].values()), list(two['losses'].values()), rtol=1e-5)
+  np.testing.assert_allclose(one['gradient'], two['gradient'], rtol=1e-5, atol=1e-7)
+  np.testing.assert_allclose(one['history'], two['history'], rtol=1e-6)
+  assert len(set(one['history'][-8:])) == 8 and one['history'][-9] == -1
