@@ -9,7 +9,7 @@ import numpy as np
 
 import reference
 
-STEPS = {'up': -1, 'keep': 0, 'down': 1}
+SCALE_CHANGES = {'up': -1, 'keep': 0, 'down': 1}
 THRESHOLD = 1e-4
 EPSILON = 1e-5
 
@@ -44,7 +44,7 @@ def exists(layer, scale, path, num_layers, num_scales):
   """Whether a node has a path, from the paper's figure."""
   if path == 'keep':
     return True
-  return layer < num_layers and 0 <= scale + STEPS[path] < num_scales
+  return layer < num_layers and 0 <= scale + SCALE_CHANGES[path] < num_scales
 
 
 class Supernet:
@@ -125,7 +125,7 @@ class Supernet:
         self.absent += [(node, i) for i in everyone if i not in arrived[scale]]
         outputs = self.node(node, layer, scale, arrived[scale], len(images), known)
         for path, results in outputs.items():
-          target = scale + STEPS[path]
+          target = scale + SCALE_CHANGES[path]
           if path == 'up':
             # What keeps its scale tells the size; a map of the stem's size halved often enough.
             results = {i: resize_half_pixel(x, self.size(maps[0], target))
@@ -141,7 +141,7 @@ class Supernet:
     return [-(-length // 2**scale) for length in finest.shape[:2]]
 
   def node(self, node, layer, scale, maps, batch, known):
-    paths = [path for path in STEPS
+    paths = [path for path in SCALE_CHANGES
              if exists(layer, scale, path, self.num_layers, len(self.channels))]
     gates = self.route(maps, node)
     for column, path in enumerate(paths):

@@ -48,7 +48,7 @@ def _needed(record, row):
     runs = any(gates[other][row] > 0 for other in own)
     parts.add(f'{node}/router')
     if gates[name][row] > 0 or (path == 'keep' and not runs):
-      present.add((layer + 1, scale + caddet_reference.STEPS[path]))
+      present.add((layer + 1, scale + caddet_reference.SCALE_CHANGES[path]))
     if gates[name][row] > 0:
       parts |= {f'{node}/separable_1', f'{node}/separable_2', f'{node}/{path}'}
   return parts
@@ -123,7 +123,7 @@ def test_soft_costs_by_hand():
   with tf.GradientTape() as tape:
     cost = model.use(wiring.by_path(wiring.wire(4, 3), gates),
                      tf.ones([1, len(gates)], tf.bool), tf.zeros([1, 10, 13, 4]))
-    total = tf.reduce_sum(cost.net_cost)
+    total = tf.reduce_sum(cost.soft_cost)
   for spec, gradient in zip(wiring.wire(4, 3), tape.gradient(total, gates)):
     own = [0 if path == 'keep' else free[path][spec.scale] for path in spec.paths]
     own[-1] += cell[spec.scale]

@@ -113,7 +113,7 @@ def test_wiring():
                    16: [1, 1, 1, 1]}
   assert [spec.paths for spec in wiring.wire(1, 2)] == [('keep', 'down'), ('keep',), ('keep',)]
   assert [spec.paths for spec in wiring.wire(2, 1)] == [('keep',)] * 3
-  with pytest.raises(ValueError, match='backbone.caddet.num_layers'):
+  with pytest.raises(ValueError, match='num_layers is 2'):
     wiring.wire(2, 4)
 
 

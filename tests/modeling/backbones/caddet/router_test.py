@@ -30,5 +30,5 @@ def test_low_precision_is_summed_in_float32(size):
 
 
 def test_unknown_norms_are_refused():
-  with pytest.raises(ValueError, match='backbone.caddet.router_norm'):
+  with pytest.raises(ValueError, match="norm is 'layer'; allowed are 'batch', 'group'"):
     router.PathRouter(4, 3, norm='layer')
