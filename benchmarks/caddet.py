@@ -1,13 +1,13 @@
-"""Measures exported supernets whose images take random paths against one that always runs whole.
+"""Times exported supernets whose images take random paths against one that always runs whole.
 
     .venv/bin/python benchmarks/caddet.py [--cases full] [--repeats 9] [--threads 1]
 
-Routers run as they always do; what they decide is replaced by gates that open with a given
-probability, drawn for every image and gate.  Time is a share of that of the same network with
-every path open, to be compared with its share of the multiply-adds; of that of a supernet without
-routers; and, for single images, of that of their paths alone, without routers or anything else
-that decides: parts of a network do not all have the same speed.
-Machines are noisy: only ratios within one run mean something.
+Routers run as always, but their logits are replaced by random ones that open each gate of each
+image with a given probability.  Time is printed as a share of the time of the same network with
+every path open, to be compared with its share of the multiply-adds; of the time of a supernet
+without routers; and, for single images, of the time of their paths alone, without routers and
+conditionals, because the parts of a network do not all have the same speed.
+Machines are noisy: compare only ratios within one run.
 """
 import argparse
 import pathlib
@@ -54,13 +54,13 @@ class _GivenLogits(modes.Skip):
     """See `Skip`."""
     number = self._exported.network._nodes.index(node)
     if self._exported.constants:
-      # TensorFlow itself leaves out what constants shut.
+      # TensorFlow folds the conditionals of constant decisions.
       return tf.constant(self._exported.constants[number])
     return self._exported.logits[number] + super().route(node, features, present)
 
 
 class Exported(tf.Module):
-  """A supernet, and with routers the gates that it is told, one `[batch, paths]` per node."""
+  """A supernet, and with routers the logits that it is given, `[batch, paths]` per node."""
 
   def __init__(self, case: Case, routers: bool):
     super().__init__()
@@ -78,7 +78,7 @@ class Exported(tf.Module):
     self.network._mode = lambda training: _GivenLogits(self)
 
   def paths_alone(self, images: tf.Tensor) -> Callable[[], Any]:
-    """Returns a function that runs what the gates open now, without deciding anything."""
+    """Returns a function that runs the paths that are open now, without routers."""
     self.constants = [logits.numpy() for logits in self.logits]
     function = tf.function(lambda x: self.network(x, training=False), autograph=False)
     concrete = function.get_concrete_function(tf.TensorSpec(images.shape))
@@ -87,7 +87,7 @@ class Exported(tf.Module):
 
   @tf.function(autograph=False)
   def run(self, images: tf.Tensor) -> Dict[str, tf.Tensor]:
-    """Returns the features, and `executed`, multiply-adds of every image."""
+    """Returns the features, and in `executed` the multiply-adds of every image."""
     with routing.RoutingTape() as tape:
       outputs = dict(self.network(images, training=False))
     record = tape.routing()

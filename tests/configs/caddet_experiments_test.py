@@ -1,4 +1,4 @@
-"""CADDet's experiments and YAML files: complete, strict, and as the paper has them."""
+"""CADDet's experiments and YAML files are complete, strict, and have the paper's values."""
 import re
 
 import numpy as np
@@ -6,7 +6,7 @@ from official.modeling import optimization
 import pytest
 import tensorflow as tf
 
-from official_ext import registry_imports  # pylint: disable=unused-import
+from official_ext import registry_imports
 from official_ext.losses import budgets
 from official_ext.utils import experiment
 import experiment_files
@@ -20,7 +20,7 @@ BASELINES = [f'{detector}_fpnlite_{backbone}_coco' for detector in ('fcos', 'ret
              for backbone in ('mobilenet', 'mobilenetv2')]
 EPOCH = 118287 // 16
 
-# (kind, ratio, range of the path similarity) of the ablations' rows.
+# Row of an ablation -> (kind, ratio, range of the path similarity).
 ROWS = {
     'fixed01': ('fixed', 0.1, None), 'fixed02': ('fixed', 0.2, None),
     'loss_aware005': ('loss_aware', 0.05, None), 'loss_aware01': ('loss_aware', 0.1, None),
@@ -90,8 +90,9 @@ def test_pretraining_is_the_papers():
 
 def test_the_sample_is_pretrained_on_crops_with_the_same_supernet():
   crops, sample = (experiment.resolve(name) for name in ('caddet_crops', 'fcos_caddet_sample'))
-  ours, theirs = (params.task.model.backbone.caddet.as_dict() for params in (sample, crops))
-  assert ours == {**theirs, 'routers': True} and not theirs['routers']
+  detector, pretrained = (
+      params.task.model.backbone.caddet.as_dict() for params in (sample, crops))
+  assert detector == {**pretrained, 'routers': True} and not pretrained['routers']
   assert sample.task.budget.start_step == sample.trainer.train_steps // 10
   budgets.check(sample.task.budget)
 
@@ -107,7 +108,7 @@ def test_yaml_says_what_it_is(path):
 @pytest.mark.parametrize('path', YAMLS, ids=yaml_name)
 def test_yaml_is_its_row(path):
   task, row = resolve(path).task, path.stem.removesuffix('_1x').removeprefix('caddet_')
-  if row not in ROWS:  # A row of Table 4 is an experiment as it is.
+  if row not in ROWS:  # Rows of Table 4 are experiments without overrides.
     name = re.search(r'Experiment: (\w+)\.', comment(path))[1]
     assert task.as_dict() == experiment.resolve(name).task.as_dict()
     return

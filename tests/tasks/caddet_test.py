@@ -1,4 +1,4 @@
-"""A small CADDet in its tasks: pre-training, its start from there, and training by both losses."""
+"""A small CADDet is pre-trained, starts a detector from that, and trains with both losses."""
 import dataclasses
 import re
 
@@ -8,7 +8,7 @@ from official.core import task_factory
 import pytest
 import tensorflow as tf, tf_keras
 
-from official_ext import registry_imports  # pylint: disable=unused-import
+from official_ext import registry_imports
 from official_ext.configs import options
 from official_ext.losses import path_similarity
 from official_ext.ops import routing
@@ -58,7 +58,7 @@ def test_both_losses_enter_the_total_after_the_start():
   with routing.RoutingTape() as tape:
     model(inputs[0], training=True)
   record, total = tape.routing(), model.backbone.costs(64, 64).total
-  # An object of 30 and one of 64 pixels; one of 8.
+  # The first image has objects of 30 and 64 pixels, the second one of 8.
   presence = tf.constant([[0.0, 1, 1], [1, 0, 0]])
   target = 0.1 * np.array([2, 1])
   budget = 3 * np.mean((record.soft_cost / total - target)**2)
@@ -103,7 +103,7 @@ def test_the_budget_pulls_on_every_router_to_its_target_from_both_sides():
   for loss, sign in zip(losses, (1, -1)):
     pulls = [sign * gradient.numpy() for gradient in gradients.gradient(loss, biases)]
     assert all(np.any(pull != 0) for pull in pulls)
-    # Those of early nodes act on all later ones too, in either direction.
+    # Gates of early nodes act on all later nodes too, so a single pull may have either sign.
     assert sum(np.sum(pull) for pull in pulls) > 0
     assert np.all(pulls[-1] > 0)
 
@@ -133,16 +133,16 @@ def test_pretraining_gives_a_backbone_that_the_detector_starts_from(tmp_path, mo
   lines = []
   monkeypatch.setattr(logging, 'info', lambda text, *args: lines.append(text % args))
   routers = [v for v in model.backbone.variables if '/router/' in v.name]
-  fresh = [variable.numpy() for variable in routers]
+  initial = [variable.numpy() for variable in routers]
   task.initialize(model)
   count, loaded = len(model.backbone.variables), len(classifier.backbone.variables)
   assert re.match(f'backbone: {loaded} of {count} variables loaded from .*; {len(routers)} of the '
                   'routers start fresh', lines[0])
-  for old, new in zip(fresh, routers):
+  for old, new in zip(initial, routers):
     np.testing.assert_array_equal(old, new)
   others = [v for v in model.backbone.variables if '/router/' not in v.name]
-  for ours, theirs in zip(others, classifier.backbone.variables):
-    np.testing.assert_array_equal(ours, theirs)
+  for loaded_variable, pretrained in zip(others, classifier.backbone.variables):
+    np.testing.assert_array_equal(loaded_variable, pretrained)
 
 
 def test_a_backbone_with_a_part_missing_is_refused(tmp_path):
@@ -155,7 +155,7 @@ def test_a_backbone_with_a_part_missing_is_refused(tmp_path):
   del task
 
 
-def test_codes_of_the_batch_are_what_the_other_tests_take_them_for():
+def test_the_batch_has_the_scales_that_other_tests_expect():
   presence = scale_budget.scales_present(tf.constant(BOXES, tf.float32), [12.0, 32.0])
   np.testing.assert_array_equal(presence, [[0, 1, 1], [1, 0, 0]])
 

@@ -5,16 +5,16 @@ Learning to Generate Content-Aware Dynamic Detectors, https://arxiv.org/abs/2012
 
 One image goes through one layer like this:
 
-1. `CADDet.call` (this file) hands the maps that reach the layer, one per scale, to a mode of
-   `modes.py`: `AllPaths`, `Mask` or `Skip`.
-2. The mode's `run_layer` calls the router of each node for the images that are present there.
-   The router (`router.py`) pools the map and returns one logit per path.
-3. `decisions.decide` makes of all logits of the layer which cells run, which paths are open, how
-   features are weighted and in which nodes of the next layer the image is present.
-4. The mode runs the cell of each node (`node.py`), then adds what its paths carry to the maps of
-   the scales that they lead to.  Those are the maps that reach the next layer.
+1. `CADDet.call` (this file) gives the maps that reach the layer, one per scale, to `run_layer` of
+   one of three modes.
+2. `run_layer` (modes.py) does the rest from top to bottom: routers return logits, `decide` makes
+   decisions of them, cells run, and what leaves on each path is added to the map of the scale
+   that the path leads to.  These are the maps that reach the next layer.
+3. `decide` (decisions.py) says for all nodes of the layer which cells run, which paths are open,
+   their weights, and the nodes of the next layer where the image is present.
+4. The cell, the router and the transitions of a node (node.py) are layers that know no modes.
 
-After the last layer the maps are the result, and `CADDet` records gates and cost (`wiring.py`).
+After the last layer the maps are the result, and `CADDet` records gates and cost (wiring.py).
 """
 import dataclasses
 from typing import Any, Dict, List, Optional, Sequence

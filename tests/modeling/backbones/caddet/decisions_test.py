@@ -1,4 +1,4 @@
-"""Decisions of a whole layer against rules that look at one image and one node at a time."""
+"""Decisions of a whole layer against the rules for one image and one node."""
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -12,7 +12,7 @@ BATCH = 16
 
 
 def _logits(nodes, batch, seed):
-  """Random logits, half of them of shut gates."""
+  """Returns random logits, half of which shut their gate."""
   rng = np.random.default_rng([seed, 1])
   logits = []
   for node in nodes:

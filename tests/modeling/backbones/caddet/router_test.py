@@ -1,4 +1,4 @@
-"""What a router sees of a map, against NumPy; its decisions are checked with the supernet."""
+"""The pooling of a router against NumPy; tests of the supernet check its logits."""
 import numpy as np
 import pytest
 import tensorflow as tf
