@@ -1,13 +1,13 @@
-"""Measures exported supernets whose images take random paths against one that always runs whole.
+"""Times exported supernets whose images take random paths against one that always runs whole.
 
     .venv/bin/python benchmarks/caddet.py [--cases full] [--repeats 9] [--threads 1]
 
-Routers run as they always do; what they decide is replaced by gates that open with a given
-probability, drawn for every image and gate.  Time is a share of that of the same network with
-every path open, to be compared with its share of the multiply-adds; of that of a supernet without
-routers; and, for single images, of that of their paths alone, without routers or anything else
-that decides: parts of a network do not all have the same speed.
-Machines are noisy: only ratios within one run mean something.
+Routers run as always, but their logits are replaced by random ones that open each gate of each
+image with a given probability.  Time is printed as a share of the time of the same network with
+every path open, to be compared with its share of the multiply-adds; of the time of a supernet
+without routers; and, for single images, of the time of their paths alone, without routers and
+conditionals, because the parts of a network do not all have the same speed.
+Machines are noisy: compare only ratios within one run.
 """
 import argparse
 import pathlib
@@ -21,6 +21,7 @@ import timing
 
 from official_ext.modeling.backbones import caddet
 from official_ext.modeling.backbones.caddet import conv_norm
+from official_ext.modeling.backbones.caddet import modes
 from official_ext.ops import routing
 from official_ext.utils import command_line
 
@@ -42,42 +43,51 @@ CASES = {
 }
 
 
+class _GivenLogits(modes.Skip):
+  """Inference that skips, with logits that are added to those of the routers."""
+
+  def __init__(self, exported: 'Exported'):
+    super().__init__()
+    self._exported = exported
+
+  def route(self, node, features, present):
+    """See `Skip`."""
+    number = self._exported.network._nodes.index(node)
+    if self._exported.constants:
+      # TensorFlow folds the conditionals of constant decisions.
+      return tf.constant(self._exported.constants[number])
+    return self._exported.logits[number] + super().route(node, features, present)
+
+
 class Exported(tf.Module):
-  """A supernet, and with routers the gates that it is told, one `[batch, paths]` per node."""
+  """A supernet, and with routers the logits that it is given, `[batch, paths]` per node."""
 
   def __init__(self, case: Case, routers: bool):
     super().__init__()
     self.network = caddet.CADDet(routers=routers, **case.options)
     self.network.build([None, None, None, 3])
     self.logits: List[tf.Variable] = []
-    self._constants: Optional[List[np.ndarray]] = None
-    nodes = self.network._nodes if routers else ()  # pylint: disable=protected-access
-    for number, node in enumerate(nodes):
-      self.logits.append(tf.Variable(_OPEN * tf.ones([case.batch, len(node._paths)])))
-      # What the router itself finds is 0, but found all the same.
-      for variable in node._router._output.variables:
+    self.constants: Optional[List[np.ndarray]] = None
+    if not routers:
+      return
+    for node in self.network._nodes:
+      self.logits.append(tf.Variable(_OPEN * tf.ones([case.batch, len(node.paths)])))
+      # The routers still run; their own logits are 0.
+      for variable in node.path_router._output.variables:
         variable.assign(tf.zeros_like(variable))
-      node.route = self._told(node.route, number)
-
-  def _told(self, route: Any, number: int) -> Any:
-    def told(features, present, training):
-      if self._constants:
-        # TensorFlow itself leaves out what constants shut.
-        return tf.constant(self._constants[number])
-      return self.logits[number] + route(features, present, training)
-    return told
+    self.network._mode = lambda training: _GivenLogits(self)
 
   def paths_alone(self, images: tf.Tensor) -> Callable[[], Any]:
-    """Returns a function that runs what the gates open now, without deciding anything."""
-    self._constants = [logits.numpy() for logits in self.logits]
+    """Returns a function that runs the paths that are open now, without routers."""
+    self.constants = [logits.numpy() for logits in self.logits]
     function = tf.function(lambda x: self.network(x, training=False), autograph=False)
     concrete = function.get_concrete_function(tf.TensorSpec(images.shape))
-    self._constants = None
+    self.constants = None
     return lambda: concrete(images)['3'].numpy()
 
   @tf.function(autograph=False)
   def run(self, images: tf.Tensor) -> Dict[str, tf.Tensor]:
-    """Returns the features, and `executed`, multiply-adds of every image."""
+    """Returns the features, and in `executed` the multiply-adds of every image."""
     with routing.RoutingTape() as tape:
       outputs = dict(self.network(images, training=False))
     record = tape.routing()

@@ -1,7 +1,7 @@
-"""CADDet's supernet in plain NumPy: one list of images per node, those that need it.
+"""CADDet's supernet in plain NumPy, with a dictionary of images for every part.
 
-Nothing is masked here: an image that does not need a part is not in the part's dictionary
-`{image: [height, width, channels]}`.
+Nothing is masked: the dictionary `{image: [height, width, channels]}` of a part has only the
+images that need the part.
 """
 import collections
 
@@ -9,20 +9,20 @@ import numpy as np
 
 import reference
 
-STEPS = {'up': -1, 'keep': 0, 'down': 1}
+SCALE_CHANGES = {'up': -1, 'keep': 0, 'down': 1}
 THRESHOLD = 1e-4
 EPSILON = 1e-5
 
 
 def depthwise(features, kernel, stride=1):
-  """Every channel by itself, zeros on all sides."""
+  """Convolves every channel by itself, with zeros on all sides."""
   channels = [reference.symmetric_conv2d(features[None, ..., c:c + 1], kernel[:, :, c:c + 1], 0.0,
                                          stride)[0] for c in range(features.shape[-1])]
   return np.concatenate(channels, -1)
 
 
 def resize_half_pixel(features, size):
-  """Bilinear, outer edges on outer edges, nothing beyond the border."""
+  """Resizes bilinearly with half-pixel centers; borders repeat."""
   axes = [np.clip((np.arange(b) + 0.5) * a / b - 0.5, 0, a - 1)
           for a, b in zip(features.shape[:2], size)]
   grid = np.stack(np.meshgrid(*axes, indexing='ij'), -1)
@@ -30,7 +30,7 @@ def resize_half_pixel(features, size):
 
 
 def quarters(features):
-  """Means of the four overlapping quarters (adaptive pooling to 2x2)."""
+  """Averages the four overlapping quarters (adaptive pooling to 2x2)."""
   height, width, channels = features.shape
   result = np.zeros([2, 2, channels])
   for row, column in np.ndindex(2, 2):
@@ -41,21 +41,21 @@ def quarters(features):
 
 
 def exists(layer, scale, path, num_layers, num_scales):
-  """Whether a node has a path, from the paper's figure."""
+  """Returns whether a node has a path, after the paper's figure."""
   if path == 'keep':
     return True
-  return layer < num_layers and 0 <= scale + STEPS[path] < num_scales
+  return layer < num_layers and 0 <= scale + SCALE_CHANGES[path] < num_scales
 
 
 class Supernet:
   """The network of a layer's weights.
 
   Attributes:
-    cost: image -> multiply-adds, without the stem's.
-    statistics: name of a norm -> what normalized: mean and variance.
+    cost: image -> multiply-adds without the stem.
+    statistics: name of a norm -> the mean and variance that it used.
     gates: name -> `[batch]`, soft, 0 where shut or not present.
-    dropped: nodes that an image is present at and shuts all gates of, as (node, image).
-    absent: nodes that an image does not reach.
+    dropped: (node, image) where the image is present and all gates are shut.
+    absent: (node, image) where the image is not present.
   """
 
   def __init__(self, layer, training=False):
@@ -69,7 +69,7 @@ class Supernet:
     self.gates, self.dropped, self.absent = {}, [], []
 
   def norm(self, maps, name):
-    """Statistics of the images that are here, or moving ones."""
+    """Normalizes by the statistics of these images, or by the moving ones."""
     gamma, beta, mean, variance = (
         self.weights[f'{name}/{part}']
         for part in ('gamma', 'beta', 'moving_mean', 'moving_variance'))
@@ -94,7 +94,7 @@ class Supernet:
     return self.pointwise(maps, name)
 
   def route(self, maps, name):
-    """Soft gates of every image, not yet cut off."""
+    """Returns the soft gates of every image, before the threshold."""
     kernel = self.weights[f'{name}/router/hidden/pointwise_kernel']
     hidden = self.norm(
         {i: quarters(x) @ kernel for i, x in maps.items()}, f'{name}/router/hidden/norm')
@@ -109,8 +109,8 @@ class Supernet:
 
     Args:
       images: `[batch, height, width, 3]`.
-      known: gates by name, `[batch]`, to use instead of the computed ones where they are open:
-        those of a network of less precision.
+      known: gates by name, `[batch]`, that replace computed gates where these are open, because
+        a network of less precision computes slightly different ones.
     """
     everyone = range(len(images))
     maps = dict(enumerate(images.astype(np.float64)))
@@ -125,9 +125,9 @@ class Supernet:
         self.absent += [(node, i) for i in everyone if i not in arrived[scale]]
         outputs = self.node(node, layer, scale, arrived[scale], len(images), known)
         for path, results in outputs.items():
-          target = scale + STEPS[path]
+          target = scale + SCALE_CHANGES[path]
           if path == 'up':
-            # What keeps its scale tells the size; a map of the stem's size halved often enough.
+            # The size of a scale is that of the stem's map, halved once per scale.
             results = {i: resize_half_pixel(x, self.size(maps[0], target))
                        for i, x in results.items()}
           for i, x in results.items():
@@ -141,7 +141,7 @@ class Supernet:
     return [-(-length // 2**scale) for length in finest.shape[:2]]
 
   def node(self, node, layer, scale, maps, batch, known):
-    paths = [path for path in STEPS
+    paths = [path for path in SCALE_CHANGES
              if exists(layer, scale, path, self.num_layers, len(self.channels))]
     gates = self.route(maps, node)
     for column, path in enumerate(paths):

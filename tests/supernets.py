@@ -1,4 +1,4 @@
-"""Small supernets whose images take different paths, and how tests run them."""
+"""Makes and runs small supernets whose images take different paths."""
 from unittest import mock
 
 import numpy as np
@@ -17,13 +17,13 @@ ODD = (75, 101)
 
 def images(size=SIZE, batch=6, seed=0):
   rng = np.random.default_rng(seed)
-  # Of different contrast: images that look alike to a router all go the same way.
+  # Contrast differs, because images that look alike to a router take the same paths.
   contrast = np.linspace(0.2, 3, batch)[:, None, None, None]
   return (contrast * rng.normal(size=[batch, *size, 3])).astype(np.float32)
 
 
 def make(seed=0, size=(None, None), **options):
-  """A small supernet whose routers decide differently for different images."""
+  """Returns a small supernet whose routers decide differently for different images."""
   layer = caddet.CADDet(**{
       'input_specs': [None, *size, 3], 'num_layers': 4, 'channels': CHANNELS, 'name': 'part',
       **options})
@@ -36,7 +36,7 @@ def make(seed=0, size=(None, None), **options):
 
 
 def mix_decisions(layer, seed):
-  """Puts every router's threshold between the images that come to it, node after node."""
+  """Sets the bias of every router so that some images open a gate and others do not."""
   rng = np.random.default_rng(seed)
   call = router.PathRouter.call
 
@@ -50,7 +50,7 @@ def mix_decisions(layer, seed):
     if len(logits):
       spread = 1 / (logits.std(0) + 0.02)
       share = rng.uniform(-0.1, 0.8, logits.shape[1])
-      # A share below 0 leaves the gate open for all.
+      # If the share is below 0, the gate is open for all images.
       border = [np.quantile(x, max(s, 0)) - 0.1 * (s < 0) for x, s in zip(logits.T, share)]
       self._output.kernel.assign(self._output.kernel * spread)
       self._output.bias.assign(-spread * border)

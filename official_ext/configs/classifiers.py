@@ -1,4 +1,4 @@
-"""Options of image classification, by which backbones are pre-trained."""
+"""Options of image classification, which pre-trains backbones."""
 import dataclasses
 
 from official.vision.configs import image_classification
@@ -8,12 +8,12 @@ from official_ext.configs import components
 
 @dataclasses.dataclass
 class ClassifierConfig(image_classification.ImageClassificationModel):
-  """Model Garden's classifier, on all maps of any registered backbone."""
+  """Options of `modeling.classifier.Classifier`, on any registered backbone."""
   backbone: components.BackboneConfig = dataclasses.field(
       default_factory=lambda: components.backbone(type='caddet'))
 
 
 @dataclasses.dataclass
 class ClassificationTaskConfig(image_classification.ImageClassificationTask):
-  """Model Garden's task of image classification."""
+  """Model Garden's image classification task with this classifier."""
   model: ClassifierConfig = dataclasses.field(default_factory=ClassifierConfig)

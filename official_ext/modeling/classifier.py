@@ -1,4 +1,4 @@
-"""Image classification by all maps of a backbone, to pre-train those that end in several."""
+"""Image classification from all maps of a backbone, to pre-train backbones that return several."""
 from typing import Any, Dict, Mapping, Optional
 
 from official.vision.modeling import backbones
@@ -7,16 +7,24 @@ import tensorflow as tf, tf_keras
 
 
 class _Averages(tf_keras.layers.Layer):
-  """A backbone whose result is one vector: the averages of all its maps, side by side."""
+  """Concatenates the global averages of all maps of a backbone."""
 
   def __init__(self, backbone: tf_keras.layers.Layer, **kwargs):
     super().__init__(**kwargs)
     self.backbone = backbone
 
   def call(self, images: tf.Tensor, training: Optional[bool] = None) -> Dict[str, tf.Tensor]:
-    """Maps `[batch, height, width, 3]` to `{'averages': [batch, channels of all maps]}`."""
+    """Averages the maps of the backbone.
+
+    Args:
+      images: `[batch, height, width, 3]`.
+      training: None counts as False.
+
+    Returns:
+      `{'averages': [batch, channels of all maps]}`, finest map first.
+    """
     features = self.backbone(images, training=training)
-    # Over thousands of positions float16 and bfloat16 would lose the sum.
+    # A sum over thousands of positions needs more precision than float16 and bfloat16 have.
     averages = [tf.reduce_mean(tf.cast(features[level], tf.float32), [1, 2])
                 for level in sorted(features, key=int)]
     return {'averages': tf.concat(averages, -1)}
@@ -27,14 +35,15 @@ class Classifier(classification_model.ClassificationModel):
   """Model Garden's classifier on the concatenated averages of all maps of a backbone.
 
   Reference: Junyi Feng et al., Learning to Generate Content-Aware Dynamic Detectors,
-  https://arxiv.org/abs/2012.04265, section 4.1: so the supernet is pre-trained.
+  https://arxiv.org/abs/2012.04265, section 4.1, where the supernet is pre-trained this way.
   """
 
   def __init__(self, backbone: tf_keras.layers.Layer, num_classes: int, **kwargs):
     """Initializes the classifier.
 
     Args:
-      backbone: gives `{level: features}`; its checkpoint item is `backbone`, as a detector's.
+      backbone: returns `{level: features}`.  Its checkpoint item is `backbone`, as in a detector,
+        so that a detector can start from it.
       num_classes: number of classes.
       **kwargs: arguments of `ClassificationModel`.
     """
@@ -50,9 +59,9 @@ def build_classifier(input_specs: tf_keras.layers.InputSpec, model_config: Any,
   """Builds the classifier of a `configs.classifiers.ClassifierConfig`.
 
   Args:
-    input_specs: of the images.
-    model_config: the options.
-    l2_regularizer: of all kernels.
+    input_specs: shape of the images.
+    model_config: a `ClassifierConfig`.
+    l2_regularizer: regularizer of all kernels.
   """
   norm = model_config.norm_activation
   backbone = backbones.factory.build_backbone(

@@ -4,7 +4,7 @@ from official.modeling import optimization
 import pytest
 import tensorflow as tf
 
-from official_ext import registry_imports  # pylint: disable=unused-import
+from official_ext import registry_imports
 from official_ext.losses import budgets
 from official_ext.utils import experiment
 
@@ -68,7 +68,8 @@ def test_pretraining_is_the_papers():
 
 def test_the_sample_is_pretrained_on_crops_with_the_same_supernet():
   crops, sample = (experiment.resolve(name) for name in ('caddet_crops', 'fcos_caddet_sample'))
-  ours, theirs = (params.task.model.backbone.caddet.as_dict() for params in (sample, crops))
-  assert ours == {**theirs, 'routers': True} and not theirs['routers']
+  detector, pretrained = (
+      params.task.model.backbone.caddet.as_dict() for params in (sample, crops))
+  assert detector == {**pretrained, 'routers': True} and not pretrained['routers']
   assert sample.task.budget.start_step == sample.trainer.train_steps // 10
   budgets.check(sample.task.budget)

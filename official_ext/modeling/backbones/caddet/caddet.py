@@ -2,6 +2,19 @@
 
 Reference: Junyi Feng, Jiashen Hua, Baisheng Lai, Jianqiang Huang, Xi Li, Xian-sheng Hua,
 Learning to Generate Content-Aware Dynamic Detectors, https://arxiv.org/abs/2012.04265.
+
+One image goes through one layer like this:
+
+1. `CADDet.call` (this file) gives the maps that reach the layer, one per scale, to `run_layer` of
+   one of three modes.
+2. `run_layer` (modes.py) does the rest from top to bottom: routers return logits, `decide` makes
+   decisions of them, cells run, and what leaves on each path is added to the map of the scale
+   that the path leads to.  These are the maps that reach the next layer.
+3. `decide` (decisions.py) says for all nodes of the layer which cells run, which paths are open,
+   their weights, and the nodes of the next layer where the image is present.
+4. The cell, the router and the transitions of a node (node.py) are layers that know no modes.
+
+After the last layer the maps are the result, and `CADDet` records gates and cost (wiring.py).
 """
 import dataclasses
 from typing import Any, Dict, List, Optional, Sequence
@@ -10,16 +23,18 @@ from official.modeling import hyperparams
 import tensorflow as tf, tf_keras
 
 from official_ext.configs import components
-from official_ext.modeling.layers import convolutions
-from official_ext.modeling.layers import routed
 from official_ext.modeling.backbones.caddet import conv_norm
 from official_ext.modeling.backbones.caddet import decisions
-from official_ext.modeling.backbones.caddet import wiring
+from official_ext.modeling.backbones.caddet import modes
 from official_ext.modeling.backbones.caddet import node
 from official_ext.modeling.backbones.caddet import router
+from official_ext.modeling.backbones.caddet import wiring
+from official_ext.modeling.layers import convolutions
+from official_ext.modeling.layers import routed
+from official_ext.ops import checks
 from official_ext.ops import routing
 
-FINEST_LEVEL = 3  # Behind a stem of stride 8.
+FINEST_LEVEL = 3  # The stem has stride 8.
 STATISTICS = ('present', 'all')
 
 
@@ -38,15 +53,18 @@ class CADDetConfig(hyperparams.Config):
 @components.register_backbone('caddet', CADDetConfig)
 @tf_keras.utils.register_keras_serializable(package='official_ext')
 class CADDet(routed.SkippingLayer):
-  """Backbone and neck at once: nodes on a grid of layers and scales, a router in each.
+  """A backbone that is its own neck: a grid of layers by scales with a router in every node.
 
-  Reference: see the module.  Features of neighboring scales add up in front of every node.  In
-  training every node and path is computed and multiplied by its gate; at inference only what
-  an image needs is run for it.
+  Reference: see the module; section 3.1.  The input of a node is the sum of what the open paths
+  of neighboring scales bring.  In training every cell and path is computed and multiplied by its
+  gate; at inference only what an image selected runs.
 
-  Differs: nothing runs for an image that no open path brings to a node, its router included,
-  and batch norm counts only the images for which a convolution would run at inference
-  (`bn_statistics`); the predecessor's code leaves both out.
+  Differs: a node that no open path leads to runs nothing, not even its router, and batch norm
+  counts only the images for which a convolution would run at inference (`bn_statistics`); the
+  code of the predecessor does neither.
+
+  Differs: the paper binarizes gates at inference.  Here a gate is then either 0 or keeps its soft
+  value, as in training; `hard_gates` makes open gates 1.
   """
 
   has_soft_cost = True
@@ -67,29 +85,29 @@ class CADDet(routed.SkippingLayer):
     """Initializes the backbone.
 
     Args:
-      input_specs: of the images, `[batch, height, width, 3]`, an `InputSpec` or a shape.
-      num_layers: layers behind the entry node.
-      channels: of every scale, the finest (stride 8) first; each next has twice the stride.
-      routers: False: no routers, every path is open, as in pre-training.
+      input_specs: `InputSpec` or shape of the images, `[batch, height, width, 3]`.
+      num_layers: number of layers after the entry node.
+      channels: number of channels of every scale.  The first is the finest (stride 8); each next
+        one has twice the stride.
+      routers: whether nodes have routers; False: every path is open, as in pre-training.
       router_norm: norm of the routers, `batch` or `group`; see `PathRouter`.
-      bn_statistics: images that batch norm counts, those `present` where it stands, or `all`.
-      hard_gates: at inference open paths are multiplied by 1 instead of their gate.
-      use_sync_bn: batch norm's statistics are those of all replicas' images.
-      norm_momentum: of the moving averages.
-      norm_epsilon: added to the variance.
-      kernel_regularizer: of all kernels.
+      bn_statistics: the images that batch norm counts: those `present` where it stands, or `all`.
+      hard_gates: whether open paths have weight 1 at inference instead of their gate.
+      use_sync_bn: whether batch norm uses the statistics of all replicas' images.
+      norm_momentum: momentum of the moving averages.
+      norm_epsilon: number added to the variance.
+      kernel_regularizer: regularizer of all kernels.
       **kwargs: `inference`, see `SkippingLayer`; arguments of `tf_keras.layers.Layer`.
 
     Raises:
-      ValueError: an option that is not allowed, or too few layers for the scales.
+      ArgumentError: an option that is not allowed, or too few layers for the scales.
     """
     super().__init__(**kwargs)
-    if bn_statistics not in STATISTICS:
-      raise ValueError(f'bn_statistics is {bn_statistics!r}; allowed are `present` and `all`: '
-                       'change backbone.caddet.bn_statistics.')
+    checks.check_one_of('bn_statistics', bn_statistics, STATISTICS)
+    checks.check_one_of('router_norm', router_norm, router.NORMS)
     if not channels or any(depth < 2 for depth in channels):
-      raise ValueError(f'channels is {list(channels)}; give one number per scale, 2 or more: '
-                       'change backbone.caddet.channels.')
+      raise checks.ArgumentError(
+          'channels', f'channels is {list(channels)}; give one number per scale, 2 or more.')
     self._image_shape = tf.TensorShape(getattr(input_specs, 'shape', input_specs)).as_list()
     self._num_layers, self._channels = num_layers, list(channels)
     self._router_norm, self._bn_statistics = router_norm, bn_statistics
@@ -107,10 +125,11 @@ class CADDet(routed.SkippingLayer):
     self._nodes = [self._node(spec, shared) for spec in self._specs]
 
   def _node(self, spec: wiring.NodeSpec, shared: Dict[str, Any]) -> node.SupernetNode:
-    targets = {path: self._channels[spec.scale + wiring.STEPS[path]] for path in spec.paths}
+    """Returns the node of a spec; `shared` has the options of all convolutions."""
+    paths = {path: self._channels[scale] for path, scale in spec.targets.items()}
     return node.SupernetNode(
-        self._channels[spec.scale], targets, self.is_routed, self._router_norm,
-        self._bn_statistics == 'all', name=f'layer_{spec.layer:02}_scale_{spec.scale}', **shared)
+        self._channels[spec.scale], paths, self.is_routed, self._router_norm,
+        name=f'layer_{spec.layer:02}_scale_{spec.scale}', **shared)
 
   def build(self, input_shape: tf.TensorShape) -> None:
     depths = [tf.TensorShape(input_shape)[-1], *[self._channels[0]] * 2]
@@ -125,7 +144,7 @@ class CADDet(routed.SkippingLayer):
 
   @property
   def gate_names(self) -> List[str]:
-    """Names of the gates that it records, in the order of layers, scales and paths."""
+    """Names of the gates that the layer records, by layer, scale and path in this order."""
     return [f'layer_{spec.layer:02}/scale_{spec.scale}/{path}'
             for spec in self._specs for path in spec.paths]
 
@@ -149,7 +168,12 @@ class CADDet(routed.SkippingLayer):
     return float(self.costs(height, width).total)
 
   def costs(self, height: int, width: int) -> wiring.SupernetCosts:
-    """Returns the multiply-adds of an image of this size with every gate open, by part."""
+    """Returns the multiply-adds of an image with every gate open, by part.
+
+    Args:
+      height: of the image, in pixels.
+      width: of the image, in pixels.
+    """
     return self._cost_model.costs(height, width)
 
   def call(self, images: tf.Tensor, training: Optional[bool] = None) -> Dict[str, tf.Tensor]:
@@ -160,49 +184,46 @@ class CADDet(routed.SkippingLayer):
       training: None counts as False.
 
     Returns:
-      `{level: [batch, height, width, channels]}` for levels 3, 4, ..., one per scale; zeros
-      where an image's paths never lead to the last node of a scale.
+      `{level: [batch, height, width, channels]}` for levels 3, 4, ..., one per scale; zeros for
+      an image that is not present in the last node of the scale.
     """
     features = images
     for conv in self._stem:
       features = conv(features, training=training)
-    nothing = self._nothing(features)
-    skip = self.skips(training)
-    arrivals = decisions.entrance(tf.shape(features)[0], skip)
-    maps, decided, gates, present = {0: features}, {}, [], []
+    mode = self._mode(training)
+    progress = mode.enter(features)
     for layer in range(self._num_layers + 1):
       nodes = {spec: node for spec, node in zip(self._specs, self._nodes) if spec.layer == layer}
-      if self.is_routed:
-        logits = [node.route(maps[spec.scale], images, training)
-                  for (spec, node), images in zip(nodes.items(), arrivals.present)]
-        present.append(arrivals.images)
-        layer_gates, decided, arrivals = decisions.decide(
-            list(nodes), logits, arrivals.images, self._hard_gates and not training, skip)
-        gates.append(layer_gates)
-      maps = _run(nodes, maps, decided, nothing, training)
+      progress = mode.run_layer(nodes, progress)
     if self.is_routed:
-      self._record(features, tf.concat(gates, 1), tf.concat(present, 1))
-    return {str(FINEST_LEVEL + scale): features for scale, features in maps.items()}
+      self._record(features, progress.decided)
+    return {str(FINEST_LEVEL + scale): features for scale, features in progress.maps.items()}
 
-  def _nothing(self, finest: tf.Tensor) -> List[tf.Tensor]:
-    """Returns a map of zeros for every scale."""
-    known, dynamic = finest.shape, tf.unstack(tf.shape(finest))
-    batch, height, width = (known[axis] or dynamic[axis] for axis in range(3))
-    return [
-        tf.zeros([batch, *(wiring.halved(size, scale) for size in (height, width)), depth],
-                 finest.dtype) for scale, depth in enumerate(self._channels)]
+  def _mode(self, training: Optional[bool]) -> modes.Mode:
+    """Returns how a call runs the layers."""
+    if not self.is_routed:
+      return modes.AllPaths(training)
+    if self.skips(training):
+      return modes.Skip(self._hard_gates)
+    return modes.Mask(training, self._hard_gates and not training, self._bn_statistics == 'all')
 
-  def _record(self, finest: tf.Tensor, gates: tf.Tensor, present: tf.Tensor) -> None:
-    """Records gates `[batch, nodes, PATHS]` and multiply-adds, if a tape is open."""
+  def _record(self, finest: tf.Tensor, decided: Sequence[decisions.LayerDecisions]) -> None:
+    """Records gates and multiply-adds, if a tape is open.
+
+    Args:
+      finest: the map of the stem, whose size is that of the finest scale.
+      decided: what each layer decided.
+    """
     if routing.RoutingTape.current() is None:
       return
-    use = self._cost_model.use(gates, present, finest)
+    gates = tf.concat([layer.gates for layer in decided], 1)
+    use = self._cost_model.use(gates, tf.concat([layer.present for layer in decided], 1), finest)
     existing = [path in spec.paths for spec in self._specs for path in wiring.PATHS]
     columns = [column for column, exists in zip(tf.unstack(
         tf.reshape(gates, [-1, len(existing)]), axis=1), existing) if exists]
     self.record(
         gates=dict(zip(self.gate_names, columns)), executed=use.executed, expected=use.expected,
-        minimum=use.minimum, maximum=use.maximum, dense=use.maximum, soft_cost=use.net_cost)
+        minimum=use.minimum, maximum=use.maximum, dense=use.maximum, soft_cost=use.soft_cost)
 
   def get_config(self) -> Dict[str, Any]:
     return {
@@ -219,19 +240,3 @@ class CADDet(routed.SkippingLayer):
         'norm_epsilon': self._norm_options['epsilon'],
         'kernel_regularizer': tf_keras.regularizers.serialize(self._kernel_regularizer),
     }
-
-
-def _run(nodes: Dict[wiring.NodeSpec, node.SupernetNode], maps: Dict[int, tf.Tensor],
-         decided: Dict[int, decisions.NodeDecision], nothing: Sequence[tf.Tensor],
-         training: Optional[bool]) -> Dict[int, tf.Tensor]:
-  """Returns the maps, by scale, that the nodes of a layer make of those that came in."""
-  left, maps = {}, dict(maps)
-  for spec, cell in nodes.items():
-    left[spec], maps[spec.scale] = cell(
-        maps[spec.scale], decided.get(spec.scale), training=training)
-  for spec, cell in nodes.items():
-    for path in cell.transitions:
-      target = spec.scale + wiring.STEPS[path]
-      maps[target] = cell.leave(path, left[spec], maps.get(target, nothing[target]),
-                                decided.get(spec.scale), training)
-  return maps

@@ -1,22 +1,25 @@
-"""1x1 and separable convolutions with the norm behind them, which at inference are one."""
+"""1x1 and separable convolutions followed by a norm, which inference folds into the kernel."""
 import math
 from typing import Any, Dict, Mapping, NamedTuple, Optional
 
 import tensorflow as tf, tf_keras
 
 from official_ext.modeling.layers import convolutions
+from official_ext.modeling.layers import prepared
 from official_ext.modeling.layers import presence_norm
 
-_DEPTHWISE_KAIMING = math.sqrt(2 / 9)  # Nine weights feed each channel; Keras counts all of them.
+# Nine weights feed each channel of a depthwise convolution; the fan-in that Keras computes is that
+# of all channels.
+_DEPTHWISE_KAIMING = math.sqrt(2 / 9)
 
 
-class ConvWeights(NamedTuple):
-  """What inference needs of a layer, in the dtype of the features.
+class FoldedWeights(NamedTuple):
+  """The weights of a convolution with its norm at inference, in the dtype of the features.
 
   Attributes:
-    kernel: `[channels, filters]`, times the scale of the norm.
-    shift: `[filters]`.
-    depthwise: `[3, 3, channels, 1]`, of separable convolutions.
+    kernel: `[channels, filters]`, the kernel multiplied by the scale of the norm.
+    shift: `[filters]`, the shift of the norm.
+    depthwise: `[3, 3, channels, 1]`, the depthwise kernel of a separable convolution.
   """
   kernel: tf.Tensor
   shift: tf.Tensor
@@ -24,17 +27,16 @@ class ConvWeights(NamedTuple):
 
 
 def kaiming() -> tf_keras.initializers.Initializer:
-  """Returns the initializer that keeps the variance of what a ReLU lets through (fan-in)."""
+  """Returns Kaiming's initializer, which keeps the variance through a ReLU (fan-in, normal)."""
   return tf_keras.initializers.VarianceScaling(2.0, 'fan_in', 'untruncated_normal')
 
 
 @tf_keras.utils.register_keras_serializable(package='official_ext')
-class PointwiseConvNorm(tf_keras.layers.Layer):
-  """A 1x1 convolution and a norm; no bias.
+class PointwiseConvNorm(prepared.PreparedLayer):
+  """A 1x1 convolution without bias, followed by `PresenceNorm`.
 
-  At inference the norm is part of the kernel: `prepare` makes of the variables what `run` needs.
-  Who decides in a conditional whether a layer runs prepares outside of it, where this happens
-  once and not in every case.
+  At inference the scale of the norm is part of the kernel.  Call `prepare` outside `tf.cond`, so
+  that the kernel is folded once.
   """
 
   def __init__(self, filters: int, strides: int = 1, relu: bool = True,
@@ -43,11 +45,11 @@ class PointwiseConvNorm(tf_keras.layers.Layer):
     """Initializes the layer.
 
     Args:
-      filters: channels of the result.
-      strides: 1 or 2; at 2 pixels 0, 2, 4, ... are the centers of the kernels.
+      filters: number of channels of the result.
+      strides: 1 or 2; with 2 the kernels are centered on pixels 0, 2, 4, ...
       relu: whether ReLU follows the norm.
       norm_options: arguments of `PresenceNorm`.
-      kernel_regularizer: of all kernels.
+      kernel_regularizer: regularizer of all kernels.
       **kwargs: arguments of `tf_keras.layers.Layer`.
     """
     super().__init__(**kwargs)
@@ -67,7 +69,16 @@ class PointwiseConvNorm(tf_keras.layers.Layer):
 
   def call(self, features: tf.Tensor, present: Optional[tf.Tensor] = None,
            training: Optional[bool] = None) -> tf.Tensor:
-    """Maps `[batch, height, width, channels]` to `filters` channels; see `PresenceNorm`."""
+    """Convolves and normalizes.
+
+    Args:
+      features: `[batch, height, width, channels]`.
+      present: boolean `[batch]`, the images that the norm counts in training; None: all.
+      training: None counts as False.
+
+    Returns:
+      `[batch, height, width, filters]`, height and width divided by the stride and rounded up.
+    """
     dtype = features.dtype
     if not self._norm.uses_batch(training):
       return self.run(self.prepare(dtype), features)
@@ -76,36 +87,41 @@ class PointwiseConvNorm(tf_keras.layers.Layer):
     features = self._norm(features, present, training=training)
     return tf.nn.relu(features) if self._relu else features
 
-  def prepare(self, dtype: tf.DType) -> ConvWeights:
-    """Returns the weights of inference, of this dtype."""
+  def prepare(self, dtype: tf.DType) -> FoldedWeights:
+    """Returns the weights of inference, cast to `dtype` after folding; see `PreparedLayer`."""
     kernel = tf.convert_to_tensor(self._pointwise)
     if self._norm.is_folded:
       shift = self._norm.beta
     else:
       scale, shift = self._norm.frozen()
       kernel *= scale
-    return ConvWeights(
+    return FoldedWeights(
         tf.cast(kernel, dtype), tf.cast(shift, dtype), self._depthwise_kernel(dtype))
 
-  def run(self, weights: ConvWeights, features: tf.Tensor) -> tf.Tensor:
-    """Returns what `call` does at inference, with weights that `prepare` returned."""
+  def run(self, weights: FoldedWeights, features: tf.Tensor) -> tf.Tensor:
+    """Computes what `call` returns at inference, with weights that `prepare` returned."""
     features = self._sample(features, weights.depthwise)
     return _product(features, weights.kernel, weights.shift, self._relu)
 
   def fold_norm(self) -> None:
-    """Writes the norm of inference into the kernel, for an export; trained, it stays frozen."""
+    """Multiplies the kernel by the norm's scale for an export; the norm is frozen from then on."""
     self._pointwise.assign(self._pointwise * self._norm.fold())
 
   def _depthwise_kernel(self, dtype: tf.DType) -> Optional[tf.Tensor]:
-    """Returns the weights of `_sample`, if it has any."""
+    """Returns the depthwise kernel, or None without one."""
     del dtype
 
   def _sample(self, features: tf.Tensor, depthwise: Optional[tf.Tensor]) -> tf.Tensor:
-    """Returns what the 1x1 convolution sees."""
+    """Returns the features that the 1x1 convolution multiplies.
+
+    Args:
+      features: what the layer is called with.
+      depthwise: what `_depthwise_kernel` returned.
+    """
     del depthwise
     if self._strides == 1:
       return features
-    # Every second pixel; a slice with strides is many times slower.
+    # Takes every second pixel; a slice with strides is many times slower.
     return tf.nn.avg_pool2d(features, 1, self._strides, 'SAME')
 
   def get_config(self) -> Dict[str, Any]:
@@ -121,7 +137,7 @@ class PointwiseConvNorm(tf_keras.layers.Layer):
 
 @tf_keras.utils.register_keras_serializable(package='official_ext')
 class SeparableConvNorm(PointwiseConvNorm):
-  """A depthwise 3x3 convolution, a pointwise one and a norm; no bias."""
+  """A depthwise 3x3 and a 1x1 convolution without bias, followed by `PresenceNorm`."""
 
   def build(self, input_shape: tf.TensorShape) -> None:
     self._depthwise = self.add_weight(
@@ -134,14 +150,18 @@ class SeparableConvNorm(PointwiseConvNorm):
     return tf.cast(self._depthwise, dtype)
 
   def _sample(self, features: tf.Tensor, depthwise: tf.Tensor) -> tf.Tensor:
-    # On all sides: `SAME` has zeros at the end only where the stride is 2 and the size even.
+    # Zeros on all sides: `SAME` pads only the end where the stride is 2 and the size is even.
     padding = [[0, 0], [1, 1], [1, 1], [0, 0]] if self._strides > 1 else 'SAME'
     strides = [1, self._strides, self._strides, 1]
     return tf.nn.depthwise_conv2d(features, depthwise, strides, padding)
 
 
 def fold_norms(module: tf.Module) -> None:
-  """Folds the norm of every convolution in a model, see `PointwiseConvNorm.fold_norm`."""
+  """Folds the norms of all convolutions of this file in a model, for an export.
+
+  Args:
+    module: the model.
+  """
   for layer in module.submodules:
     if isinstance(layer, PointwiseConvNorm):
       layer.fold_norm()
@@ -149,11 +169,20 @@ def fold_norms(module: tf.Module) -> None:
 
 def _product(features: tf.Tensor, kernel: tf.Tensor, bias: Optional[tf.Tensor] = None,
              relu: bool = False) -> tf.Tensor:
-  """Returns a 1x1 convolution as a matrix product, `[batch, height, width, filters]`.
+  """Computes a 1x1 convolution as a matrix product.
 
-  What skips meets batches of one image, for which TensorFlow's convolutions may be many times
-  slower when bias or norm are fused with them; and with a single thread the gradient of one of
-  stride 2 may end the process.  Products do not depend on the batch.
+  A layer that skips often runs for one image, and TensorFlow's convolutions of one image may be
+  many times slower when a bias or a norm is fused with them.  With a single thread the gradient
+  of a 1x1 convolution of stride 2 may end the process.  Matrix products have neither fault.
+
+  Args:
+    features: `[batch, height, width, channels]`.
+    kernel: `[channels, filters]`.
+    bias: `[filters]`, or None.
+    relu: whether ReLU follows.
+
+  Returns:
+    `[batch, height, width, filters]`.
   """
   batch, *size, channels = features.shape
   if None in size:
@@ -161,6 +190,6 @@ def _product(features: tf.Tensor, kernel: tf.Tensor, bias: Optional[tf.Tensor] =
   rows = tf.matmul(tf.reshape(features, [-1, channels]), kernel)
   if bias is not None:
     rows = tf.nn.bias_add(rows, bias)
-  if relu:  # Before the reshape, so that TensorFlow sees what it can do in one pass.
+  if relu:  # ReLU comes before the reshape, so that TensorFlow fuses it with the product.
     rows = tf.nn.relu(rows)
   return tf.reshape(rows, [-1 if batch is None else batch, *size, kernel.shape[1]])

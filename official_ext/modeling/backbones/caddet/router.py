@@ -1,28 +1,30 @@
-"""The router of a supernet's node: which of its paths an image takes."""
+"""The router of a supernet's node: a small network that returns one logit per gate."""
 import math
 from typing import Any, Dict, Mapping, Optional
 
 import tensorflow as tf, tf_keras
 
-from official_ext.modeling.layers import convolutions
 from official_ext.modeling.backbones.caddet import conv_norm
+from official_ext.modeling.layers import convolutions
+from official_ext.modeling.layers import prepared
+from official_ext.ops import checks
 
 NORMS = ('batch', 'group')
-# The paper's activation is max(0, tanh): gates of a new router are tanh(1.5) = 0.905.
+# Gates are max(0, tanh) of the logits, so those of a new router are tanh(1.5) = 0.905.
 INITIAL_BIAS = 1.5
 
-# Maps above are pooled in one pass; on smaller ones its preparations take longer than sums.
+# Larger maps are pooled by one `avg_pool2d`; on smaller ones sums are faster.
 _MANY_PIXELS = 4000
 
 
 def pool_quarters(features: tf.Tensor) -> tf.Tensor:
-  """Means over the four quarters of a map, which share a row or column where a size is odd.
+  """Averages the four quarters of a map, which share a row or column where a size is odd.
 
   Args:
-    features: `[batch, height, width, channels]`, of one pixel or more.
+    features: `[batch, height, width, channels]` with at least one pixel.
 
   Returns:
-    `[batch, 2, 2, channels]`, float32 if the features are of less precision.
+    `[batch, 2, 2, channels]`, float32 if the features have less precision.
   """
   if features.dtype in (tf.float16, tf.bfloat16):
     features = tf.cast(features, tf.float32)
@@ -36,11 +38,20 @@ def pool_quarters(features: tf.Tensor) -> tf.Tensor:
 
 
 def _halves(features: tf.Tensor, axis: int) -> tf.Tensor:
-  """Returns the means over the two halves of an axis, 1 or 2 of four."""
+  """Averages the two halves of an axis.
+
+  Args:
+    features: `[batch, height, width, channels]`.
+    axis: 1 for height, 2 for width.
+
+  Returns:
+    The features with 2 entries on this axis.
+  """
   batch, *size, channels = features.shape
   length = size[axis - 1]
   if None not in size and length % 2 == 0:
-    # Without a copy; and the axes behind it are one, since long rows are summed faster.
+    # A reshape makes no copy.  The axes after this one become one, since TensorFlow sums long
+    # rows faster.
     batch = -1 if batch is None else batch
     before, behind = size[:axis - 1], [*size[axis:], channels]
     rows = tf.reshape(features, [batch, *before, 2, length // 2, math.prod(behind)])
@@ -52,10 +63,10 @@ def _halves(features: tf.Tensor, axis: int) -> tf.Tensor:
 
 
 @tf_keras.utils.register_keras_serializable(package='official_ext')
-class PathRouter(tf_keras.layers.Layer):
+class PathRouter(prepared.PreparedLayer):
   """Two 1x1 convolutions of a node's pooled features (CADDet, section 3.1).
 
-  float32 throughout under mixed precision.
+  Under mixed precision the router computes in float32.
   """
 
   def __init__(self, units: int, num_paths: int, norm: str = 'batch',
@@ -64,21 +75,19 @@ class PathRouter(tf_keras.layers.Layer):
     """Initializes the router.
 
     Args:
-      units: channels between the two convolutions.
+      units: number of channels between the two convolutions.
       num_paths: number of gates.
-      norm: `batch`, or `group` for steps of fewer than 8 images: groups of 8 channels, or one
-        group where 8 does not divide `units`.
-      norm_options: arguments of `PresenceNorm`; of a group norm only `epsilon` is used.
-      kernel_regularizer: of both kernels.
+      norm: `batch`, or `group` for steps of fewer than 8 images.  Groups have 8 channels; if 8
+        does not divide `units` there is one group.
+      norm_options: arguments of `PresenceNorm`; a group norm uses only `epsilon`.
+      kernel_regularizer: regularizer of both kernels.
       **kwargs: arguments of `tf_keras.layers.Layer`.
 
     Raises:
-      ValueError: unknown norm.
+      ArgumentError: unknown norm.
     """
     super().__init__(autocast=False, **kwargs)
-    if norm not in NORMS:
-      raise ValueError(f'router_norm is {norm!r}; allowed are `batch` and `group`: change '
-                       'backbone.caddet.router_norm.')
+    checks.check_one_of('norm', norm, NORMS)
     self._units, self._num_paths, self._norm_type = units, num_paths, norm
     self._norm_options = dict(norm_options or {})
     self._kernel_regularizer = tf_keras.regularizers.get(kernel_regularizer)
@@ -104,30 +113,39 @@ class PathRouter(tf_keras.layers.Layer):
 
   def call(self, pooled: tf.Tensor, present: Optional[tf.Tensor] = None,
            training: Optional[bool] = None) -> tf.Tensor:
-    """Returns what the gates are made of, float32 `[batch, paths]`; see `path_decisions`.
+    """Computes the logits of the gates, see `decisions.decide`.
 
     Args:
-      pooled: `[batch, 2, 2, channels]` of `pool_quarters`.
-      present: boolean `[batch]`, the images that count in batch norm; None: all.
+      pooled: `[batch, 2, 2, channels]`, what `pool_quarters` returned.
+      present: boolean `[batch]`, the images that batch norm counts in training; None: all.
       training: None counts as False.
-    """
-    if self._norm_type == 'batch':
-      pooled = tf.cast(pooled, self.dtype)
-      return self._logits(self._hidden(pooled, present, training=training))
-    return self.run(None, pooled)  # Group norm is the same in training.
 
-  def prepare(self) -> Optional[conv_norm.ConvWeights]:
-    """Returns the weights of inference; None where group norm leaves nothing to prepare."""
+    Returns:
+      float32 `[batch, num_paths]`.
+    """
+    if self._norm_type == 'group':  # Group norm is the same in training and at inference.
+      return self.run(None, pooled)
+    return self._logits(
+        self._hidden(tf.cast(pooled, self.dtype), present, training=training))
+
+  def prepare(self, dtype: tf.DType) -> Optional[conv_norm.FoldedWeights]:
+    """Returns the weights of inference; None with group norm, which has nothing to fold.
+
+    Args:
+      dtype: of the node's features; not used, because the router computes in its own.
+    """
+    del dtype
     return self._hidden.prepare(self.dtype) if self._norm_type == 'batch' else None
 
-  def run(self, weights: Optional[conv_norm.ConvWeights], pooled: tf.Tensor) -> tf.Tensor:
-    """Returns what `call` does at inference, with weights that `prepare` returned."""
+  def run(self, weights: Optional[conv_norm.FoldedWeights], pooled: tf.Tensor) -> tf.Tensor:
+    """Computes what `call` returns at inference, with weights that `prepare` returned."""
     pooled = tf.cast(pooled, self.dtype)
-    if weights is None:
+    if self._norm_type == 'group':
       return self._logits(tf.nn.relu(self._norm(self._hidden(pooled))))
     return self._logits(self._hidden.run(weights, pooled))
 
   def _logits(self, hidden: tf.Tensor) -> tf.Tensor:
+    """Maps `[batch, 2, 2, units]` to logits `[batch, num_paths]`."""
     return tf.cast(self._output(tf.reduce_mean(hidden, [1, 2])), tf.float32)
 
   def get_config(self) -> Dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The wiring of a multi-scale supernet and what its parts cost; there is no variable here.
+"""The nodes and scales of a multi-scale supernet, and the multiply-adds of its parts.
 
 Reference: Junyi Feng et al., Learning to Generate Content-Aware Dynamic Detectors (CADDet),
 https://arxiv.org/abs/2012.04265, sections 3.1 and 3.2.
@@ -7,35 +7,49 @@ from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
 
 import tensorflow as tf
 
-# The order of a node's gates; `STEPS` is the scale that a path leads to, less the node's own.
+from official_ext.ops import checks
+
+# The paths that leave a node, in the order of its gates.
 PATHS = ('up', 'keep', 'down')
-STEPS = {'up': -1, 'keep': 0, 'down': 1}
+# Path -> the scale that it leads to minus the scale of the node; scale 0 is the finest.
+SCALE_CHANGES = {'up': -1, 'keep': 0, 'down': 1}
 
 
 class NodeSpec(NamedTuple):
-  """One node: where it stands and the paths that leave it, in the order of `PATHS`."""
+  """One node.
+
+  Attributes:
+    layer: number of its layer, 0 for the entry node.
+    scale: number of its scale, 0 for the finest.
+    paths: the paths that leave it, in the order of `PATHS`.
+  """
   layer: int
   scale: int
   paths: Tuple[str, ...]
+
+  @property
+  def targets(self) -> Dict[str, int]:
+    """Path -> the scale of the next layer that it leads to."""
+    return {path: self.scale + SCALE_CHANGES[path] for path in self.paths}
 
 
 def wire(num_layers: int, num_scales: int) -> List[NodeSpec]:
   """Returns the nodes of a supernet, layer by layer and finest scale first.
 
-  Layer 0 is the entry node at the finest scale; every layer adds a scale until all are there;
-  from the last layer nothing but `keep` leaves.
+  Layer 0 is the entry node at the finest scale.  Every layer adds a scale until all exist.
+  Only `keep` leaves the last layer.
 
   Args:
-    num_layers: layers behind the entry node.
-    num_scales: maps of the last layer, each half the size of the one before.
+    num_layers: number of layers after the entry node.
+    num_scales: number of maps of the last layer, each half the size of the one before.
 
   Raises:
-    ValueError: too few layers to reach the coarsest scale.
+    ArgumentError: too few layers to reach the coarsest scale.
   """
   if num_layers < max(1, num_scales - 1):
-    raise ValueError(
-        f'num_layers is {num_layers}; {num_scales} scales need {max(1, num_scales - 1)} at least: '
-        'change backbone.caddet.num_layers or backbone.caddet.channels.')
+    raise checks.ArgumentError(
+        'num_layers', f'num_layers is {num_layers}; the {num_scales} scales of channels need '
+        f'{max(1, num_scales - 1)} at least.')
   nodes = []
   for layer in range(num_layers + 1):
     for scale in range(min(layer + 1, num_scales)):
@@ -46,17 +60,17 @@ def wire(num_layers: int, num_scales: int) -> List[NodeSpec]:
 
 
 def by_path(nodes: Sequence[NodeSpec], values: Sequence[tf.Tensor]) -> tf.Tensor:
-  """Returns what several nodes have for each path as one tensor, with all `PATHS` for every node.
+  """Stacks one value per path of several nodes into one tensor with all `PATHS` for every node.
 
   Args:
-    nodes: of `wire`.
-    values: `[batch, paths]` of every node.
+    nodes: nodes that `wire` returned.
+    values: `[batch, paths of the node]` for every node.
 
   Returns:
     `[batch, nodes, len(PATHS)]`, 0 for paths that a node does not have.
   """
   names = [(index, path) for index, node in enumerate(nodes) for path in node.paths]
-  # Where a node has no such path, the number of a column that is always 0.
+  # Paths that a node does not have read the last column, which is always 0.
   columns = [[names.index((index, path)) if path in node.paths else len(names) for path in PATHS]
              for index, node in enumerate(nodes)]
   return tf.gather(tf.concat([*values, tf.zeros_like(values[0][:, :1])], 1), columns, axis=1)
@@ -66,10 +80,10 @@ class SupernetCosts(NamedTuple):
   """Multiply-adds of one image with every gate open; Python integers.
 
   Attributes:
-    stem: not routed.
+    stem: the three convolutions before the entry node, which every image runs.
     nodes: the cells of all nodes.
     transitions: all paths between scales.
-    routers: of all nodes.
+    routers: the routers of all nodes.
   """
   stem: int
   nodes: int
@@ -78,21 +92,21 @@ class SupernetCosts(NamedTuple):
 
   @property
   def total(self) -> int:
-    """All of it (C_tot)."""
-    return sum(self)
+    """The sum of the parts (C_tot)."""
+    return self.stem + self.nodes + self.transitions + self.routers
 
 
 class NetworkUse(NamedTuple):
   """Multiply-adds of each image of a batch, float32 `[batch]`, and bounds, float32 scalars.
 
   Attributes:
-    net_cost: cells and paths by their soft gates (C_net of eq. 4), differentiable.
-    expected: `net_cost` and the routers of present nodes.
-    executed: cells and paths that run, and the routers of present nodes.
-    minimum: every gate shut: the routers of the finest scale, along which features pass.
-    maximum: every gate open.
+    soft_cost: cells and paths weighted by their soft gates (C_net of eq. 4), differentiable.
+    expected: `soft_cost` plus the routers of nodes where the image is present.
+    executed: cells and paths that run, plus the routers of nodes where the image is present.
+    minimum: every gate shut: only the routers of the finest scale, along which features pass.
+    maximum: every gate open: all cells, paths and routers.
   """
-  net_cost: tf.Tensor
+  soft_cost: tf.Tensor
   expected: tf.Tensor
   executed: tf.Tensor
   minimum: tf.Tensor
@@ -109,16 +123,16 @@ def halved(size: Any, times: int = 1) -> Any:
 class CostModel:
   """Multiply-adds of a supernet's parts, from the sizes of its maps (section 3.2).
 
-  Convolutions only, and the last layer of the routers: normalization, activations, pooling and
-  interpolation are not counted.
+  Only convolutions and the last layer of the routers are counted, not normalization,
+  activations, pooling and interpolation.
   """
 
   def __init__(self, nodes: Sequence[NodeSpec], channels: Sequence[int]):
     """Initializes the model.
 
     Args:
-      nodes: of `wire`.
-      channels: of every scale, finest first.
+      nodes: nodes that `wire` returned.
+      channels: number of channels of every scale, finest first.
     """
     self._nodes, self._channels = list(nodes), list(channels)
     self._cells = [2 * (9 * c + c * c) for c in (channels[node.scale] for node in nodes)]
@@ -129,15 +143,24 @@ class CostModel:
     return 4 * channels * (channels // 2) + len(node.paths) * (channels // 2)
 
   def _paths(self, node: NodeSpec, pixels: Sequence[Any]) -> Dict[str, Any]:
-    """Multiply-adds of a node's paths, `keep` is free."""
+    """Returns path -> multiply-adds; `keep` is free.
+
+    Args:
+      node: the node.
+      pixels: height times width of every scale.
+    """
     scale, channels = node.scale, self._channels
     return {path: 0 if path == 'keep' else
-                  pixels[max(scale, scale + STEPS[path])] * channels[scale]
-                  * channels[scale + STEPS[path]]
-            for path in node.paths}
+                  pixels[max(scale, target)] * channels[scale] * channels[target]
+            for path, target in node.targets.items()}
 
   def costs(self, height: int, width: int) -> SupernetCosts:
-    """Returns what all parts cost for an image of this size, in pixels."""
+    """Returns the multiply-adds of all parts for one image.
+
+    Args:
+      height: of the image, in pixels.
+      width: of the image, in pixels.
+    """
     halves = [halved(height, n) * halved(width, n) for n in range(1, 4 + len(self._channels))]
     finest = self._channels[0]
     stem = (halves[0] * 3 * (9 + finest) + (halves[1] + halves[2]) * finest * (9 + finest))
@@ -149,14 +172,15 @@ class CostModel:
         sum(self._routers))
 
   def use(self, gates: tf.Tensor, present: tf.Tensor, finest: tf.Tensor) -> NetworkUse:
-    """Returns what the images of a batch use.
+    """Returns the multiply-adds of the images of a batch.
 
     Args:
       gates: float32 `[batch, nodes, len(PATHS)]`, 0 where shut or not present.
-      present: boolean `[batch, nodes]`.
+      present: boolean `[batch, nodes]`, the images that are present in each node.
       finest: a map of the finest scale, `[batch, height, width, any]`; only its size is used.
     """
-    # float64 holds these whole numbers exactly, and all open has to cost the maximum to the bit.
+    # float64 holds these whole numbers exactly, so that an image with every gate open costs
+    # exactly the maximum.
     pixels = self._pixels(finest)
     cells = tf.stack([cell * pixels[node.scale] for cell, node in zip(self._cells, self._nodes)])
     none = tf.zeros([], tf.float64)
@@ -164,19 +188,21 @@ class CostModel:
         self._paths(node, pixels) for node in self._nodes)])
     routers = tf.constant(self._routers, tf.float64)
 
-    soft = tf.cast(gates, tf.float64)
-
-    def total(gates):
+    def routed(gates):
       return (tf.reduce_sum(tf.reduce_max(gates, 2) * cells, 1)
               + tf.reduce_sum(gates * paths, [1, 2]))
 
-    running = tf.reduce_sum(tf.cast(present, tf.float64) * routers, 1)
-    net_cost = total(soft)
+    soft = tf.cast(gates, tf.float64)
+    soft_cost = routed(soft)
+    router_cost = tf.reduce_sum(tf.cast(present, tf.float64) * routers, 1)
     at_finest = sum(cost for cost, node in zip(self._routers, self._nodes) if node.scale == 0)
-    costs = (net_cost, net_cost + running, total(tf.cast(soft > 0, tf.float64)) + running,
-             tf.constant(at_finest, tf.float64),
-             tf.reduce_sum(cells) + tf.reduce_sum(paths) + tf.reduce_sum(routers))
-    return NetworkUse(*(tf.cast(cost, tf.float32) for cost in costs))
+    costs = {
+        'soft_cost': soft_cost,
+        'expected': soft_cost + router_cost,
+        'executed': routed(tf.cast(soft > 0, tf.float64)) + router_cost,
+        'minimum': tf.constant(at_finest, tf.float64),
+        'maximum': tf.reduce_sum(cells) + tf.reduce_sum(paths) + tf.reduce_sum(routers)}
+    return NetworkUse(**{name: tf.cast(cost, tf.float32) for name, cost in costs.items()})
 
   def _pixels(self, finest: tf.Tensor) -> List[tf.Tensor]:
     """Returns height times width of every scale, float64 scalars."""

@@ -1,4 +1,4 @@
-"""What CADDet skips: equal to masking, image by image, and counted as it runs."""
+"""CADDet's skipping equals masking, image by image, and its cost is what really runs."""
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -36,7 +36,7 @@ def test_an_image_does_not_depend_on_its_batch():
 
 
 def _needed(record, row):
-  """Names of the parts that an image ran, from its gates alone."""
+  """Returns the names of the parts that an image runs, from its gates alone."""
   gates, parts, present = gates_of(record), set(), {(0, 0)}
   for name in gates:
     layer, scale, path = name.split('/')
@@ -48,14 +48,14 @@ def _needed(record, row):
     runs = any(gates[other][row] > 0 for other in own)
     parts.add(f'{node}/router')
     if gates[name][row] > 0 or (path == 'keep' and not runs):
-      present.add((layer + 1, scale + caddet_reference.STEPS[path]))
+      present.add((layer + 1, scale + caddet_reference.SCALE_CHANGES[path]))
     if gates[name][row] > 0:
       parts |= {f'{node}/separable_1', f'{node}/separable_2', f'{node}/{path}'}
   return parts
 
 
 def _poison(layer, parts):
-  """Writes NaN into all weights of the nodes but those of these parts; returns how many."""
+  """Writes NaN into all weights of nodes except those of `parts`; returns how many variables."""
   poisoned = 0
   for variable in layer.variables:
     if '/layer_' in variable.name and '/'.join(variable.name.split('/')[1:3]) not in parts:
@@ -73,7 +73,7 @@ def test_poisoned_weights_of_what_an_image_does_not_need_change_nothing(row):
   for level, x in healthy.items():
     np.testing.assert_allclose(poisoned[level][row], x[row], 1e-5, 1e-5)
   assert again.executed[row] == record.executed[row]
-  # Positive control: others need what this one does not.
+  # Other images need the poisoned parts, so the poison works.
   assert not all(np.all(np.isfinite(x)) for x in poisoned.values())
   alone, _ = run(layer, inputs[row:row + 1])
   same(alone, {level: x[row:row + 1] for level, x in healthy.items()})
@@ -99,7 +99,7 @@ def test_executed_is_what_the_operations_received(bias, bound, size=ODD):
 
 
 def test_soft_costs_by_hand():
-  """C_net of section 3.2 from the recorded gates, and its gradient to the largest gate."""
+  """Computes C_net (section 3.2) from the recorded gates; its gradient goes to the largest gate."""
   layer, inputs = make(), images(ODD)
   _, record = run(layer, inputs, training=True)
   pixels = {0: 10 * 13, 1: 5 * 7, 2: 3 * 4}
@@ -123,7 +123,7 @@ def test_soft_costs_by_hand():
   with tf.GradientTape() as tape:
     cost = model.use(wiring.by_path(wiring.wire(4, 3), gates),
                      tf.ones([1, len(gates)], tf.bool), tf.zeros([1, 10, 13, 4]))
-    total = tf.reduce_sum(cost.net_cost)
+    total = tf.reduce_sum(cost.soft_cost)
   for spec, gradient in zip(wiring.wire(4, 3), tape.gradient(total, gates)):
     own = [0 if path == 'keep' else free[path][spec.scale] for path in spec.paths]
     own[-1] += cell[spec.scale]
@@ -147,7 +147,7 @@ def test_batches_of_one_are_traced_without_gathers(batch, gathers):
       tf.TensorSpec([batch, *SIZE, 3]))
   same({level: x.numpy() for level, x in traced(tf.constant(inputs[2:3])).items()},
        {level: x[2:3] for level, x in together.items()}, 2e-5)
-  # What puts selected rows back beside the others.
+  # This operation scatters the selected rows back.
   kinds = {node.op for function in traced.graph.as_graph_def().library.function
            for node in function.node_def}
   assert ('TensorScatterUpdate' in kinds) == gathers
@@ -155,7 +155,7 @@ def test_batches_of_one_are_traced_without_gathers(batch, gathers):
 
 @pytest.mark.slow
 def test_the_exported_network_skips_too(tmp_path):
-  """Any batch and size in one trace; poison in what the first image does not need."""
+  """One trace serves any batch and size; weights that the first image does not need are NaN."""
   layer, inputs = make(), images()
 
   @tf.function(autograph=False, input_signature=[tf.TensorSpec([None, None, None, 3])])
@@ -169,7 +169,7 @@ def test_the_exported_network_skips_too(tmp_path):
        run(layer, images(ODD, 2))[0], 2e-5)
   outside = [op for op, inside in spies.conditional_operations(
       serve.get_concrete_function().graph) if not inside]
-  assert len(outside) == 3  # The stem's.
+  assert len(outside) == 3  # These are the convolutions of the stem.
   _poison(layer, _needed(record, 0))
   module = tf.Module()
   module.layer, module.serve = layer, serve

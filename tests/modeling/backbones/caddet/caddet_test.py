@@ -1,4 +1,4 @@
-"""CADDet's supernet against NumPy, its numbers, and what a layer has to do."""
+"""CADDet's supernet against NumPy, its costs, and the checks that every layer has to pass."""
 import json
 
 import numpy as np
@@ -16,7 +16,7 @@ from supernets import ODD, SIZE
 
 
 def dense(network, outputs):
-  """The reference's dictionaries as arrays, zeros where an image did not arrive."""
+  """Returns the reference's dictionaries as arrays, with zeros for images that are not present."""
   return {level: np.stack([maps.get(i, np.zeros(outputs[level].shape[1:]))
                            for i in range(len(outputs[level]))])
           for level, maps in zip(sorted(outputs), network)}
@@ -25,7 +25,7 @@ def dense(network, outputs):
 @pytest.mark.parametrize('size, inference, hard', [
     (ODD, 'skip', False), (ODD, 'mask', True), ((8, 9), 'skip', True)])
 def test_inference_equals_numpy(size, inference, hard):
-  """Images that drop nodes, do not reach them, and take different paths, in one batch."""
+  """One batch has images that drop nodes, do not reach them, and take different paths."""
   layer = make(dtype='float64', inference=inference, hard_gates=hard)
   inputs = images(size)
   outputs, record = run(layer, inputs)
@@ -42,7 +42,7 @@ def test_inference_equals_numpy(size, inference, hard):
 
 @pytest.mark.parametrize('seed', [0, 1])
 def test_training_equals_numpy_and_counts_the_images_that_would_run(seed):
-  """Masks of training against lists of images: outputs, and the statistics of every norm."""
+  """Compares outputs and the statistics of every norm with a reference that masks nothing."""
   layer = make(seed, dtype='float64')
   inputs = images(ODD)
   before = {v.name.split('/', 1)[1][:-2]: v.numpy() for v in layer.variables}
@@ -57,7 +57,7 @@ def test_training_equals_numpy_and_counts_the_images_that_would_run(seed):
       old = before[f'{name}/{part}']
       np.testing.assert_allclose(after[f'{name}/{part}'], 0.9 * old + 0.1 * now, 1e-9, 1e-12)
       untouched += np.array_equal(old, now)
-  assert untouched or seed  # A norm that no image needed, for one of the seeds at least.
+  assert untouched or seed  # With seed 0 no image needs one of the norms.
 
 
 def test_all_statistics_are_those_of_plain_batch_norm():
@@ -104,7 +104,7 @@ def test_costs_equal_the_dense_graph(size=ODD):
 
 
 def test_wiring():
-  """The table of the supernet, and what a narrower or shallower one makes of its rule."""
+  """Checks the paper's supernet and the same rule with fewer layers or scales."""
   nodes = {}
   for layer, scale, paths in wiring.wire(16, 4):
     nodes.setdefault(layer, []).append(len(paths))
@@ -113,7 +113,7 @@ def test_wiring():
                    16: [1, 1, 1, 1]}
   assert [spec.paths for spec in wiring.wire(1, 2)] == [('keep', 'down'), ('keep',), ('keep',)]
   assert [spec.paths for spec in wiring.wire(2, 1)] == [('keep',)] * 3
-  with pytest.raises(ValueError, match='backbone.caddet.num_layers'):
+  with pytest.raises(ValueError, match='num_layers is 2'):
     wiring.wire(2, 4)
 
 
@@ -144,7 +144,7 @@ def test_a_training_step_reaches_every_weight_that_took_part():
   gradients = tape.gradient(loss, layer.trainable_variables)
   for variable, gradient in zip(layer.trainable_variables, gradients):
     assert np.all(np.isfinite(gradient)), variable.name
-    # Gates do not see their hidden layer where its kernel is 0.
+    # The kernel of the output is 0, so the hidden layer gets no gradient.
     assert np.any(gradient != 0) or '/router/' in variable.name, variable.name
     if '/router/output' in variable.name:
       assert np.any(gradient != 0), variable.name
@@ -204,7 +204,7 @@ def test_group_norm_in_routers_and_frozen_networks():
   assert averages[1] and not averages[0]
   together, _ = run(layer, inputs)
   alone, _ = run(layer, inputs[2:3])
-  # Group norm makes much of the rounding of images that are nearly alike.
+  # Group norm amplifies rounding errors of images that are nearly uniform.
   same(alone, {level: x[2:3] for level, x in together.items()}, 1e-3)
 
 

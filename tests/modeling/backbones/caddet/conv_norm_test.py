@@ -19,7 +19,7 @@ def make(cls, strides, relu=True, **options):
 
 
 def expected(layer, strides, relu=True):
-  """What inference returns: one product per pixel, then the norm of the moving averages."""
+  """Returns what inference returns: one product per pixel, then the norm by moving averages."""
   weights = {v.name.split('/')[-1][:-2]: v.numpy() for v in layer.variables}
   features = FEATURES[:, ::strides, ::strides]
   if 'depthwise_kernel' in weights:
@@ -46,10 +46,10 @@ def test_inference_equals_numpy_folded_or_not(cls, strides, relu):
   before = {v.name: v.numpy() for v in layer.variables}
   layer.fold_norm()
   np.testing.assert_allclose(layer(FEATURES), answer, 1e-10, 1e-10)
-  # Training does not bring the statistics of its batch back.
+  # After folding, training does not use the statistics of the batch.
   np.testing.assert_allclose(layer(FEATURES, training=True), answer, 1e-10, 1e-10)
   assert any(not np.array_equal(before[v.name], v) for v in layer.variables)
-  # What the variables say is the same function, also to who does not know that they are folded.
+  # The variables describe the same function to code that does not know of the folding.
   np.testing.assert_allclose(expected(layer, strides, relu), answer, 1e-10, 1e-10)
   layer.fold_norm()
   np.testing.assert_allclose(layer(FEATURES), answer, 1e-10, 1e-10)
@@ -81,6 +81,6 @@ def test_all_norms_of_a_model_are_folded():
   layers = [make(conv_norm.PointwiseConvNorm, 1), make(conv_norm.SeparableConvNorm, 2)]
   model = tf_keras.Sequential([tf_keras.Input([5, 8, 4], dtype=tf.float64), layers[1]])
   other = tf.Module()
-  other.parts = [layers[0], model]
+  other.layers = [layers[0], model]
   conv_norm.fold_norms(other)
   assert [layer._norm.is_folded for layer in layers] == [True, True]

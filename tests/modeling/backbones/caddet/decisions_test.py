@@ -1,4 +1,4 @@
-"""Decisions of a whole layer against rules that look at one image and one node at a time."""
+"""Decisions of a whole layer against the rules for one image and one node."""
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -12,7 +12,7 @@ BATCH = 16
 
 
 def _logits(nodes, batch, seed):
-  """Random logits, half of them of shut gates."""
+  """Returns random logits, half of which shut their gate."""
   rng = np.random.default_rng([seed, 1])
   logits = []
   for node in nodes:
@@ -22,64 +22,57 @@ def _logits(nodes, batch, seed):
   return logits
 
 
-def _decide(layer, hard=False, skip=True, batch=BATCH, seed=0):
+def _decide(layer, hard=False, batch=BATCH, seed=0):
+  """Returns the nodes of a layer, which images are present, gates by hand, and the decisions."""
   nodes = LAYERS[layer]
-  arrived = np.random.default_rng(seed).uniform(size=[batch, len(nodes)]) < 0.7
+  present = np.random.default_rng(seed).uniform(size=[batch, len(nodes)]) < 0.7
   logits = _logits(nodes, batch, seed)
-  gates, decided, arrivals = decisions.decide(
-      nodes, [tf.constant(x) for x in logits], tf.constant(arrived), hard, skip)
-  # Shut for images that are not there, whatever their logits.
+  decided = decisions.decide(
+      nodes, [tf.constant(x) for x in logits], tf.constant(present), hard)
+  # Gates of images that are not present are shut, whatever their logits.
   expected = [np.where((np.tanh(x) >= 1e-4) & here[:, None], np.tanh(x), 0)
-              for x, here in zip(logits, arrived.T)]
+              for x, here in zip(logits, present.T)]
   for column, node in enumerate(nodes):
     own = [wiring.PATHS.index(path) for path in node.paths]
-    np.testing.assert_allclose(gates.numpy()[:, column, own], expected[column], 1e-6)
-    assert not np.any(np.delete(gates[:, column], own, axis=1))
-  return nodes, arrived, expected, decided, arrivals
+    np.testing.assert_allclose(decided.gates.numpy()[:, column, own], expected[column], 1e-6)
+    for values in (decided.gates, decided.leaving):
+      assert not np.any(np.delete(values[:, column], own, axis=1))
+  return nodes, present, expected, decided
 
 
 @pytest.mark.parametrize('layer', LAYERS)
 @pytest.mark.parametrize('hard', [False, True])
 def test_decisions_image_by_image(layer, hard):
-  nodes, arrived, gates, decided, arrivals = _decide(layer, hard, seed=layer)
-  expected = np.zeros(arrivals.images.shape, bool)
+  nodes, present, gates, decided = _decide(layer, hard, seed=layer)
+  expected = np.zeros(decided.next_present.shape, bool)
   dropped = 0
   for column, node in enumerate(nodes):
-    decision = decided[node.scale]
     for image in range(BATCH):
       own = dict(zip(node.paths, gates[column][image]))
       runs = any(gate > 0 for gate in own.values())
-      assert decision.runs.images[image] == runs
-      is_dropped = arrived[image, column] and not runs
+      assert decided.running[image, column] == runs
+      is_dropped = present[image, column] and not runs
       dropped += is_dropped
       for path, gate in own.items():
         passes = path == 'keep' and is_dropped
-        assert decision.opened[path].images[image] == (gate > 0 or passes)
+        place = image, column, wiring.PATHS.index(path)
+        assert decided.leaving[place] == (gate > 0 or passes)
         weight = 1 if passes else float(gate > 0) if hard else gate
-        np.testing.assert_allclose(decision.weights[path][image, 0, 0, 0], weight, 1e-6)
-        expected[image, node.scale + wiring.STEPS[path]] |= gate > 0 or passes
-  np.testing.assert_array_equal(arrivals.images, expected)
-  np.testing.assert_array_equal(np.stack([x.images for x in arrivals.present], 1), expected)
+        np.testing.assert_allclose(decided.weights[place], weight, 1e-6)
+        expected[image, node.scale + wiring.SCALE_CHANGES[path]] |= gate > 0 or passes
+  np.testing.assert_array_equal(decided.present, present)
+  np.testing.assert_array_equal(decided.next_present, expected)
   assert dropped
 
 
-@pytest.mark.parametrize('batch', [0, 1, BATCH])
-def test_cases_count_the_images(batch):
-  nodes, _, _, decisions, arrivals = _decide(2, batch=batch)
-  selections = [*arrivals.present]
-  for node in nodes:
-    selections += [decisions[node.scale].runs, *decisions[node.scale].opened.values()]
-  for selection in selections:
-    count = int(np.sum(selection.images))
-    assert int(selection.case) == (0 if not count else 2 if count == batch else 1)
-  _, _, _, decisions, arrivals = _decide(2, skip=False, batch=batch)
-  assert {x.case for x in arrivals.present} == {decisions[1].runs.case} == {None}
+def test_an_empty_batch_decides_nothing():
+  nodes, _, _, decided = _decide(2, batch=0)
+  assert decided.weights.shape == (0, len(nodes), len(wiring.PATHS))
+  assert decided.next_present.shape == (0, len(nodes))
 
 
-def test_every_image_enters():
-  arrivals = decisions.entrance(tf.constant(3), True)
-  np.testing.assert_array_equal(arrivals.images, np.ones([3, 1], bool))
-  assert [int(x.case) for x in arrivals.present] == [2]
+def test_every_image_is_at_the_entry_node():
+  np.testing.assert_array_equal(decisions.enter(tf.constant(3)), np.ones([3, 1], bool))
 
 
 def test_weights_differentiate_to_their_gates_alone():
@@ -87,9 +80,9 @@ def test_weights_differentiate_to_their_gates_alone():
   logits = [tf.constant([[0.2, 0.0]]), tf.constant([[0.0, 0.3, 0.4]])]
   with tf.GradientTape() as tape:
     tape.watch(logits)
-    weights = decisions.decide(
-        nodes, logits, tf.constant([[True, True]]), False, False).nodes[1].weights
-    total = tf.reduce_sum(2 * weights['keep'] + 3 * weights['down'])
+    weights = decisions.decide(nodes, logits, tf.constant([[True, True]]), False).weights
+    keep, down = (wiring.PATHS.index(path) for path in ('keep', 'down'))
+    total = tf.reduce_sum(2 * weights[:, 1, keep] + 3 * weights[:, 1, down])
   first, second = tape.gradient(total, logits)
   np.testing.assert_array_equal(first, [[0, 0]])
   # The derivative of tanh is 1 - tanh^2; a gate that is shut has none.

@@ -1,4 +1,4 @@
-"""CADDet inside detectors: built from configs, counted, trained for a step."""
+"""Detectors with CADDet are built from configs, counted, and trained for a step."""
 from official.core import task_factory
 import numpy as np
 import pytest
@@ -49,7 +49,7 @@ def test_a_training_step_of_fcos():
   before = {v.name: v.numpy() for v in model.backbone.trainable_variables}
   losses = [float(step()['loss']) for _ in range(3)]
   assert np.all(np.isfinite(losses)) and losses[-1] < losses[0]
-  # Coarse levels without a box have next to no gradient: float32 does not show every step.
+  # Coarse levels without a box have tiny gradients: float32 does not show every single step.
   still = [v.name for v in model.backbone.trainable_variables
            if 'pointwise_kernel' in v.name and '/router/' not in v.name
            and np.array_equal(v, before[v.name])]

@@ -1,4 +1,4 @@
-"""What a router sees of a map, against NumPy; its decisions are checked with the supernet."""
+"""The pooling of a router against NumPy; tests of the supernet check its logits."""
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -30,5 +30,5 @@ def test_low_precision_is_summed_in_float32(size):
 
 
 def test_unknown_norms_are_refused():
-  with pytest.raises(ValueError, match='backbone.caddet.router_norm'):
+  with pytest.raises(ValueError, match="norm is 'layer'; allowed are 'batch', 'group'"):
     router.PathRouter(4, 3, norm='layer')

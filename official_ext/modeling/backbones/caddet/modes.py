@@ -1,0 +1,280 @@
+"""The three ways to run a layer of nodes: with every path, masked, or only what is selected.
+
+Each mode runs the routers, cells and paths of one layer in `run_layer`:
+
+* `AllPaths`: there are no routers and every path is open, as in pre-training;
+* `Mask`: everything is computed for every image and multiplied by the gates: training, and
+  inference on XLA and TPU;
+* `Skip`: inference that computes only what an image selected.
+
+`Mask` and `Skip` give the same numbers.
+"""
+from typing import Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+
+import tensorflow as tf
+
+from official_ext.modeling.backbones.caddet import conv_norm
+from official_ext.modeling.backbones.caddet import decisions
+from official_ext.modeling.backbones.caddet import node as node_lib
+from official_ext.modeling.backbones.caddet import router
+from official_ext.modeling.backbones.caddet import wiring
+from official_ext.ops import conditional
+
+Nodes = Mapping[wiring.NodeSpec, node_lib.SupernetNode]
+
+
+class Progress(NamedTuple):
+  """How far the images of a batch have come.
+
+  Attributes:
+    maps: scale -> `[batch, height, width, channels]`, what reaches the nodes of the next layer;
+      zeros for images that no open path brings there.
+    present: boolean `[batch, nodes of the next layer]`, the images that open paths bring there;
+      None without routers.
+    selected: `present` as one selection per node; only `Skip` makes them.
+    decided: what each layer so far decided; empty without routers.
+  """
+  maps: Dict[int, tf.Tensor]
+  present: Optional[tf.Tensor] = None
+  selected: Sequence[conditional.Selection] = ()
+  decided: Tuple[decisions.LayerDecisions, ...] = ()
+
+
+class AllPaths:
+  """Runs every cell and every path for every image; there are no routers."""
+
+  def __init__(self, training: Optional[bool]):
+    """Initializes the mode.
+
+    Args:
+      training: whether batch norm uses the statistics of the batch; None counts as False.
+    """
+    self._training = training
+
+  def enter(self, features: tf.Tensor) -> Progress:
+    """Returns the progress of images that stand at the entry node.
+
+    Args:
+      features: `[batch, height, width, channels]` of the stem.
+    """
+    return Progress({0: features})
+
+  def run_layer(self, nodes: Nodes, progress: Progress) -> Progress:
+    """Runs the nodes of one layer.
+
+    Args:
+      nodes: the nodes of the layer, finest scale first.
+      progress: what the layer before returned.
+
+    Returns:
+      The progress behind this layer.
+    """
+    cells = {spec: node(progress.maps[spec.scale], training=self._training)
+             for spec, node in nodes.items()}
+
+    def add_path(spec, path, base):
+      features = nodes[spec].transitions[path](cells[spec], training=self._training)
+      return base + node_lib.match_size(path, features, base)
+
+    return Progress(_add_transitions(nodes, cells, add_path))
+
+
+class Mask:
+  """Computes everything for every image and multiplies it by the gates.
+
+  Masks carry no gradient; gates do.  In training batch norm counts only the images for which a
+  convolution would run in `Skip`.
+  """
+
+  def __init__(self, training: Optional[bool], hard: bool = False,
+               counts_all_images: bool = False):
+    """Initializes the mode.
+
+    Args:
+      training: whether batch norm uses the statistics of the batch; None counts as False.
+      hard: whether open paths have weight 1 instead of their gate.
+      counts_all_images: whether batch norm counts all images, present or not.
+    """
+    self._training, self._hard, self._counts_all_images = training, hard, counts_all_images
+
+  def enter(self, features: tf.Tensor) -> Progress:
+    """See `AllPaths`."""
+    return Progress({0: features}, decisions.enter(tf.shape(features)[0]))
+
+  def run_layer(self, nodes: Nodes, progress: Progress) -> Progress:
+    """See `AllPaths`."""
+    present = tf.unstack(progress.present, axis=1)
+    logits = [self.route(node, progress.maps[spec.scale], images)
+              for (spec, node), images in zip(nodes.items(), present)]
+    decided = decisions.decide(list(nodes), logits, progress.present, self._hard)
+    running = dict(zip(nodes, tf.unstack(decided.running, axis=1)))
+    leaving = dict(zip(_paths(nodes), tf.unstack(_columns(decided.leaving), axis=1)))
+    weights = _weights(nodes, decided, progress)
+    left = {spec: self._run_cell(node, progress.maps[spec.scale], running[spec])
+            for spec, node in nodes.items()}
+    kept = {spec: features * weights[spec, 'keep'] for spec, features in left.items()}
+
+    def add_path(spec, path, base):
+      features = nodes[spec].transitions[path](
+          left[spec], self._counted(leaving[spec, path]), training=self._training)
+      return base + node_lib.match_size(path, features * weights[spec, path], base)
+
+    return Progress(_add_transitions(nodes, kept, add_path), decided.next_present,
+                    decided=(*progress.decided, decided))
+
+  def route(self, node: node_lib.SupernetNode, features: tf.Tensor, present: tf.Tensor
+            ) -> tf.Tensor:
+    """Returns the logits of a node's gates, float32 `[batch, paths of the node]`.
+
+    Args:
+      node: the node.
+      features: `[batch, height, width, channels]`, what reaches the node.
+      present: boolean `[batch]`, the images that are present.
+    """
+    return node.path_router(
+        router.pool_quarters(features), self._counted(present), training=self._training)
+
+  def _run_cell(self, node: node_lib.SupernetNode, features: tf.Tensor, running: tf.Tensor
+                ) -> tf.Tensor:
+    """Returns what leaves a node: the cell's result where it runs, else what came in."""
+    cell = node(features, self._counted(running), training=self._training)
+    return tf.where(running[:, None, None, None], cell, features)
+
+  def _counted(self, images: tf.Tensor) -> Optional[tf.Tensor]:
+    """Returns the images that batch norm counts: these, or None for all."""
+    return None if self._counts_all_images else images
+
+
+class Skip:
+  """Computes only what an image selected; the inference mode.
+
+  Weights are prepared outside of conditionals, so that they are folded once, and all selections
+  of a layer are made at once, because many small operations are slow.
+  """
+
+  def __init__(self, hard: bool = False):
+    """Initializes the mode.
+
+    Args:
+      hard: whether open paths have weight 1 instead of their gate.
+    """
+    self._hard = hard
+
+  def enter(self, features: tf.Tensor) -> Progress:
+    """See `AllPaths`."""
+    present = decisions.enter(tf.shape(features)[0])
+    return Progress({0: features}, present, conditional.select(present))
+
+  def run_layer(self, nodes: Nodes, progress: Progress) -> Progress:
+    """See `AllPaths`."""
+    logits = [self.route(node, progress.maps[spec.scale], selection)
+              for (spec, node), selection in zip(nodes.items(), progress.selected)]
+    decided = decisions.decide(list(nodes), logits, progress.present, self._hard)
+    running, leaving, next_selected = _select(nodes, decided)
+    weights = _weights(nodes, decided, progress)
+    left, kept = {}, {}
+    for spec, node in nodes.items():
+      left[spec], kept[spec] = self._run_cell(
+          node, progress.maps[spec.scale], weights[spec, 'keep'], running[spec])
+
+    def add_path(spec, path, base):
+      return self._add_path(path, nodes[spec].transitions[path], left[spec], weights[spec, path],
+                            leaving[spec, path], base)
+
+    return Progress(_add_transitions(nodes, kept, add_path), decided.next_present, next_selected,
+                    (*progress.decided, decided))
+
+  def route(self, node: node_lib.SupernetNode, features: tf.Tensor,
+            present: conditional.Selection) -> tf.Tensor:
+    """See `Mask`; the logits of images that are not present are 0."""
+    weights = node.path_router.prepare(features.dtype)
+    shut = tf.zeros([tf.shape(features)[0], len(node.paths)])
+    return conditional.run_selected(
+        lambda pooled: node.path_router.run(weights, pooled), features, present, shut, replace=True,
+        before=router.pool_quarters)
+
+  def _run_cell(self, node: node_lib.SupernetNode, features: tf.Tensor, keep_weight: tf.Tensor,
+                running: conditional.Selection) -> Tuple[tf.Tensor, tf.Tensor]:
+    """Returns what leaves a node, and what of it stays at this scale, times its weight."""
+    weights = node.prepare(features.dtype)
+
+    def run(inputs):
+      features, keep_weight = inputs
+      cell = node.run(weights, features)
+      return cell, cell * keep_weight
+
+    # Features of images that do not run stay as they are; images that are not present have zeros.
+    return conditional.run_selected(
+        run, (features, keep_weight), running, (features, features), replace=True)
+
+  def _add_path(self, path: str, conv: conv_norm.PointwiseConvNorm, left: tf.Tensor,
+                weight: tf.Tensor, leaving: conditional.Selection, base: tf.Tensor) -> tf.Tensor:
+    """Returns `base` plus what leaves a node on a path to another scale, times its weight."""
+    weights = conv.prepare(left.dtype)
+
+    def run(inputs):
+      left, weight = inputs
+      return node_lib.match_size(path, conv.run(weights, left) * weight, base)
+
+    return conditional.run_selected(run, (left, weight), leaving, base)
+
+
+Mode = Union[AllPaths, Mask, Skip]
+
+
+def _add_transitions(
+    nodes: Nodes, kept: Mapping[wiring.NodeSpec, tf.Tensor],
+    add_path: Callable[[wiring.NodeSpec, str, tf.Tensor], tf.Tensor]) -> Dict[int, tf.Tensor]:
+  """Returns the maps that reach the next layer, by scale.
+
+  Args:
+    nodes: the nodes of the layer.
+    kept: what each node leaves at its own scale.
+    add_path: maps a node, a path and the map of the path's target to this map with what the
+      path brings.
+  """
+  maps = {spec.scale: features for spec, features in kept.items()}
+  for spec, node in nodes.items():
+    for path in node.transitions:
+      target = spec.targets[path]
+      if target not in maps:
+        maps[target] = node_lib.zeros_below(maps[spec.scale], node.paths[path])
+      maps[target] = add_path(spec, path, maps[target])
+  return maps
+
+
+def _select(nodes: Nodes, decided: decisions.LayerDecisions) -> Tuple[
+    Dict[wiring.NodeSpec, conditional.Selection],
+    Dict[Tuple[wiring.NodeSpec, str], conditional.Selection], List[conditional.Selection]]:
+  """Returns all selections of a layer, made at once.
+
+  Args:
+    nodes: the nodes of the layer.
+    decided: what they decided.
+
+  Returns:
+    The selections of `running` by node, of `leaving` by node and path, and of `next_present`.
+  """
+  running, leaving = decided.running, _columns(decided.leaving)
+  selections = conditional.select(tf.concat([running, leaving, decided.next_present], 1))
+  first_path, first_next = len(nodes), len(nodes) + len(_paths(nodes))
+  return (dict(zip(nodes, selections[:first_path])),
+          dict(zip(_paths(nodes), selections[first_path:first_next])), selections[first_next:])
+
+
+def _weights(nodes: Nodes, decided: decisions.LayerDecisions, progress: Progress
+             ) -> Dict[Tuple[wiring.NodeSpec, str], tf.Tensor]:
+  """Returns `weights` by node and path, `[batch, 1, 1, 1]` each, in the dtype of the maps."""
+  weights = tf.cast(decided.weights, progress.maps[0].dtype)
+  columns = tf.unstack(_columns(weights)[:, None, None, None], axis=4)
+  return dict(zip(_paths(nodes), columns))
+
+
+def _paths(nodes: Nodes) -> List[Tuple[wiring.NodeSpec, str]]:
+  """Returns the pairs of node and path that `_columns` has columns of."""
+  return [(spec, path) for spec in nodes for path in wiring.PATHS]
+
+
+def _columns(values: tf.Tensor) -> tf.Tensor:
+  """Returns `[batch, nodes, paths]` as `[batch, nodes * paths]`."""
+  return tf.reshape(values, [-1, values.shape[1] * values.shape[2]])
