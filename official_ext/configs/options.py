@@ -1,4 +1,4 @@
-"""Options of parts of networks and tasks: gates, fixed points and budgets."""
+"""Options that several components or tasks have: gates, fixed points and budgets."""
 import dataclasses
 from typing import List, Optional
 
@@ -7,18 +7,22 @@ from official.modeling import hyperparams
 
 @dataclasses.dataclass
 class GateConfig(hyperparams.Config):
-  """Options of a gate that chooses a path per image and level.
+  """Options of a gate that chooses a path for each image and level.
 
   Attributes:
-    type: `channel` (CNN gate), `recurrent` (GRU gate) or `random` (no gate).
-    direction: of the recurrent gate, `upward` (fine to coarse) or `downward`.
-    temperature: of the Gumbel softmax.
-    initial_bias: start of the last bias, one value per path; null: the paper's, which is
-      [0.1, 2.0] for the channel gate of block B and uniform otherwise.
-    evaluation: at inference `argmax`, `sampled` or `random`; a random signal wants `sampled`,
-      its argmax is always the same path.
-    random_probability: of the last path of the random signal; null: all alike.
-    seed: changes the noise.
+    type: `channel` (the CNN gate), `recurrent` (the GRU gate) or `random`, a signal that draws
+      a path without looking at the image, in training and at inference.
+    direction: order of the levels for the recurrent gate, `upward` (fine to coarse) or
+      `downward`.
+    temperature: temperature of the Gumbel softmax, positive.
+    initial_bias: initial value of the last bias, one number per path; null: [0.1, 2.0] for the
+      channel gate of block B, as in the released code, and uniform otherwise.
+    evaluation: how `channel` and `recurrent` choose at inference: `argmax`, the most probable
+      path, or `random`, each path with equal probability.  `task.sampled_evaluation_runs`
+      evaluates paths that are drawn with the probabilities of the gate.
+    random_probability: probability of the last path of the random signal, the other paths share
+      the rest; null: all paths are equally probable.
+    seed: seed of the noise.
   """
   type: str = 'channel'
   direction: str = 'upward'
@@ -34,19 +38,22 @@ class SolverConfig(hyperparams.Config):
   """Options of a solver of x = f(x) and of the gradient through the solution.
 
   Attributes:
-    solver: `anderson`, `broyden`, or `unroll` (apply f so many times).
-    training_evaluations: of f in the forward pass of training; `gradient` adds its own.
-      Broyden's T steps are T + 1 evaluations.
-    inference_evaluations: the same at inference; of `unroll` the same as in training.
-    backward_evaluations: vector-Jacobian products of the implicit gradient.
-    tolerance: an image stops at this relative residual; 0: every image runs all evaluations.
-    memory: iterates that `anderson` combines; `broyden` keeps all its steps.
-    gradient: `implicit`, `phantom`, `jacobian_free` or `unroll` (through the solver).
-    phantom_steps: differentiated applications of f behind the solution.
-    phantom_damping: share of f in each of them, in (0, 1].
-    warmup_unroll_steps: training steps at the start that apply f `warmup_evaluations` times
-      and differentiate that.  Inference always solves.
-    warmup_evaluations: see there.
+    solver: `anderson`, `broyden`, or `unroll`, which applies f a fixed number of times.
+    training_evaluations: number of evaluations of f in the forward pass of training, to which
+      `gradient` adds its own.  T steps of Broyden are T + 1 evaluations.
+    inference_evaluations: number of evaluations of f at inference; `unroll` needs the same
+      number as in training.
+    backward_evaluations: number of vector-Jacobian products of the implicit gradient.
+    tolerance: relative residual at which an image stops; 0: every image runs all evaluations.
+    memory: number of iterates that `anderson` combines; `broyden` keeps all its steps.
+    gradient: `implicit`, `phantom`, `jacobian_free`, or `unroll`, which differentiates the
+      steps of the solver.
+    phantom_steps: number of differentiated applications of f that follow the solution.
+    phantom_damping: share of f in each of these applications, in (0, 1].
+    warmup_unroll_steps: number of training steps at the start that apply f
+      `warmup_evaluations` times instead of solving, and differentiate these applications.
+      Inference always solves.
+    warmup_evaluations: number of applications of f in such a training step.
   """
   solver: str = 'anderson'
   training_evaluations: int = 5
@@ -63,12 +70,12 @@ class SolverConfig(hyperparams.Config):
 
 @dataclasses.dataclass
 class PathSimilarityConfig(hyperparams.Config):
-  """Options of the loss by which images with objects of like scales take like paths (CADDet).
+  """Options of CADDet's loss that makes the paths of images with like object scales alike.
 
   Attributes:
-    weight: of the loss in the total (lambda_2); 0: no such loss.
-    minimum: wanted similarity of the paths of two images that have no scale alike.
-    maximum: wanted similarity where all scales are alike.
+    weight: weight of the loss in the total loss (lambda_2); 0: no such loss.
+    minimum: wanted similarity of the paths of two images whose objects share no scale.
+    maximum: wanted similarity of the paths of two images whose objects have the same scales.
   """
   weight: float = 0.0
   minimum: float = 0.6
@@ -80,21 +87,21 @@ class BudgetConfig(hyperparams.Config):
   """Options of the loss that pulls the cost of a routed network to a target.
 
   Attributes:
-    weight: of the loss in the total (lambda); 0: no budget.
-    kind: what the target is a share of, and for whom.  `share`: of what gates can save, alike
-      for all images.  The others of the cost of the whole backbone, which must be `caddet`:
-      `fixed`, alike for all images; `scale_aware`, by how many scales its objects have;
-      `loss_aware`, by the loss of its detections.
-    target: of `share`, wanted part of what gates can save (alpha), from 0, all shut, to 1, all
-      open.
-    reduction: of `share`, `mean` over the images, or `sum` over those of a replica.
-    distance: of `share`, of the part from the target, `squared` or `absolute`.
-    ratio: of the other kinds, wanted part of the backbone's cost (C_0); of `scale_aware` for
-      each scale, of `loss_aware` for the image with the least loss.
-    scale_bounds: sizes in pixels of the network's input at which one scale of objects ends and
+    weight: weight of the loss in the total loss (lambda); 0: no budget.
+    kind: `share`: the target is a share of the cost that gates can save, the same for all
+      images.  The other kinds need the backbone `caddet`, and their target is a share of its
+      whole cost: `fixed`, the same for all images; `scale_aware`, in proportion to the number
+      of scales among an image's objects; `loss_aware`, by the loss of an image's detections.
+    target: for `share`, the wanted share of the cost that gates can save (alpha), from 0, all
+      gates shut, to 1, all gates open.
+    reduction: for `share`, `mean` over the images, or `sum` over the images of a replica.
+    distance: for `share`, the distance between share and target, `squared` or `absolute`.
+    ratio: for the other kinds, the wanted share of the backbone's cost (C_0); `scale_aware`
+      takes it for each scale, `loss_aware` for the image with the smallest loss.
+    scale_bounds: sizes of objects, in pixels of the network's input, at which one scale ends and
       the next begins.
-    path_similarity: a loss of its own, beside a budget of any kind or none.
-    start_step: the first training step with these losses.
+    path_similarity: options of another loss, which is independent of the budget.
+    start_step: first training step with these losses.
   """
   weight: float = 0.0
   kind: str = 'share'
