@@ -84,7 +84,7 @@ class PyramidDecoder(convolutions.ConvBlock):
     self._build_outputs()
 
   def _set_levels(self) -> None:
-    """Splits the levels of the result in those that the backbone has and coarser ones."""
+    """Splits the levels of the result into those that the backbone has and coarser ones."""
     given = sorted(int(level) for level in self._input_specs)
     if self._min_level > self._max_level:
       raise checks.ArgumentError(
@@ -104,7 +104,7 @@ class PyramidDecoder(convolutions.ConvBlock):
 
     Args:
       kernel_size: height and width of the kernel.
-      name: of the convolution.
+      name: name of the convolution.
       filters: channels of the result; None: `num_filters`.
       **options: arguments of `ConvBlock.conv`.
 

@@ -171,7 +171,7 @@ class ConvBlock(tf_keras.layers.Layer):
 
     Args:
       kernel_size: height and width of the kernel.
-      name: of the convolution.
+      name: name of the convolution.
       filters: channels of the result.
       cls: class of the convolution.
       **options: more arguments of `cls`; they take precedence over the layer's.

@@ -71,8 +71,8 @@ def test_crb_equals_numpy(sizes, direction, context, activation):
                                context=context, activation=activation)
   expected = refinement_reference.crb(weights, *pair, direction, context, {
       'linear': _linear, 'sigmoid': reference.sigmoid}[activation])
-  for ours, theirs in zip(layer(pair), expected):
-    np.testing.assert_allclose(ours, theirs, 1e-10, 1e-10)
+  for output, in_numpy in zip(layer(pair), expected):
+    np.testing.assert_allclose(output, in_numpy, 1e-10, 1e-10)
 
 
 @pytest.mark.parametrize('options', [
