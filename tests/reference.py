@@ -1,4 +1,4 @@
-"""Plain NumPy versions of the operations that networks are made of, to compare them with."""
+"""Plain NumPy versions of operations that networks use, for comparison."""
 import numpy as np
 
 
@@ -25,7 +25,10 @@ def symmetric_conv2d(inputs, kernel, bias=0.0, stride=2):
 
 
 def transposed_conv2d(inputs, kernel, bias=0.0):
-  """Stride 2: every pixel adds its kernel, `[3, 3, out, in]`, around pixel (2 i, 2 j)."""
+  """A transposed convolution of stride 2.
+
+  Pixel (i, j) of the input adds its kernel `[3, 3, out, in]` around pixel (2 i, 2 j) of the result.
+  """
   batch, height, width, _ = inputs.shape
   result = np.zeros([batch, 2 * height + 1, 2 * width + 1, kernel.shape[2]]) + bias
   for row, column in np.ndindex(height, width):
@@ -35,20 +38,20 @@ def transposed_conv2d(inputs, kernel, bias=0.0):
 
 
 def group_norm(inputs, mask, gamma, beta, groups, epsilon=1e-5):
-  """Every group of every image by itself, from the active positions only; 0 elsewhere."""
+  """Group norm with statistics of the active positions only; 0 at all others."""
   inputs = np.asarray(inputs, np.float64)
   result, size = np.zeros(inputs.shape), inputs.shape[-1] // groups
   for image, first in np.ndindex(len(inputs), groups):
-    active, part = mask[image, ..., 0], slice(first * size, (first + 1) * size)
-    values = inputs[image, ..., part][active]
+    active, group = mask[image, ..., 0], slice(first * size, (first + 1) * size)
+    values = inputs[image, ..., group][active]
     if values.size:
       normal = (values - values.mean()) / np.sqrt(values.var() + epsilon)
-      result[image, active, part] = normal * gamma[part] + beta[part]
+      result[image, active, group] = normal * gamma[group] + beta[group]
   return result
 
 
 def dilate(mask):
-  """The 3x3 neighbourhood of every active position of `[batch, height, width, 1]`."""
+  """Returns the 3x3 neighborhoods of the active positions of `[batch, height, width, 1]`."""
   result = np.zeros_like(mask)
   for image, row, column, _ in np.argwhere(mask):
     result[image, max(row - 1, 0):row + 2, max(column - 1, 0):column + 2] = True
@@ -56,7 +59,7 @@ def dilate(mask):
 
 
 def sample_bilinear(inputs, positions, padding='zeros'):
-  """Every position weighs all pixels by what is left of one pixel's distance, in both axes."""
+  """Sums all pixels, each weighted by max(1 - distance, 0) along both axes."""
   last = np.array(inputs.shape[1:3]) - 1
   if padding == 'border':
     positions = np.clip(positions, 0, last)
@@ -66,7 +69,7 @@ def sample_bilinear(inputs, positions, padding='zeros'):
 
 
 def aligned_grid(size_in, size_out):
-  """Positions of the pixels of one map in another, first on first and last on last."""
+  """Returns where the pixels of one map lie in another, with corners on corners."""
   axes = [np.arange(b) * (a - 1) / max(b - 1, 1) for a, b in zip(size_in, size_out)]
   return np.stack(np.meshgrid(*axes, indexing='ij'), -1)
 
@@ -77,7 +80,7 @@ def resize_bilinear(inputs, size):
 
 
 def resize_nearest(inputs, size):
-  """Every pixel looks up floor(i * in / out)."""
+  """Takes the source pixel floor(i * in / out) for pixel i, along both axes."""
   result = np.zeros([inputs.shape[0], *size, inputs.shape[3]], inputs.dtype)
   for row, column in np.ndindex(*size):
     result[:, row, column] = inputs[:, row * inputs.shape[1] // size[0],
@@ -95,7 +98,7 @@ def sigmoid(values):
 
 
 def pyramid_inputs(channels, size=(32, 40), batch=2, seed=0, dtype=np.float32):
-  """Features as a backbone gives them: not negative, `{level: [batch, h, w, channels]}`."""
+  """Returns features `{level: [batch, h, w, channels]}`, not negative, like a backbone's."""
   rng = np.random.default_rng(seed)
   features = {}
   for level, depth in channels.items():

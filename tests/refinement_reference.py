@@ -1,18 +1,20 @@
 """DRFPN's blocks in plain NumPy, written from the paper's equations.
 
-`weights` maps names such as `offset/kernel` to arrays; `part` takes those of one layer.
+`weights` maps the names of variables, such as `offset/kernel`, to arrays.
 """
 import numpy as np
 
 import reference
 
 
-def of_layer(layer):
-  """Returns the weights of a layer by their names below it."""
-  return part({v.name.removesuffix(':0'): v.numpy() for v in layer.variables}, layer.name)
+def weights_of(layer):
+  """Returns the weights of a layer, named relative to the layer."""
+  return weights_below(
+      {v.name.removesuffix(':0'): v.numpy() for v in layer.variables}, layer.name)
 
 
-def part(weights, name):
+def weights_below(weights, name):
+  """Returns the weights of the inner layer `name`, named relative to it."""
   return {key.removeprefix(f'{name}/'): value for key, value in weights.items()
           if key.startswith(f'{name}/')}
 
@@ -44,7 +46,7 @@ def _compressed_source(weights, source, size, down):
 
 def srb(weights, source, target, direction='down', context='cat', use_offset=True,
         use_weight=True, activation=reference.sigmoid, padding='zeros', base=None):
-  """Eqs. 1 to 4: conv_3(gate * sampled + resized + target)."""
+  """Eqs. 1 to 4: conv_3(weight * sampled + resized + target)."""
   (h, w), (height, width) = source.shape[1:3], target.shape[1:3]
   maps = []
   if context != 'target':
@@ -79,9 +81,9 @@ def channel_weights(weights, source, target, direction, context, activation):
 
 def crb(weights, source, target, direction='up', context='source',
         activation=reference.sigmoid):
-  """Eq. 6: output and merged map."""
+  """Eq. 6; returns output and merged map."""
   alpha = channel_weights(
-      part(weights, 'weights'), source, target, direction, context, activation)
+      weights_below(weights, 'weights'), source, target, direction, context, activation)
   merged = conv(weights, 'target', target) * alpha + _resampling_conv(
       weights, 'source', source, target, direction == 'down')
   return conv(weights, 'output', merged), merged
@@ -90,7 +92,7 @@ def crb(weights, source, target, direction='up', context='source',
 def srb_crb(weights, source, target, channel_context='source', activation=reference.sigmoid,
             **options):
   """Table 3, TD[SRB+CRB]: conv_5(target) * alpha takes the target's place in SRB."""
-  alpha = channel_weights(part(weights, 'weights'), source, target,
+  alpha = channel_weights(weights_below(weights, 'weights'), source, target,
                           options.get('direction', 'down'), channel_context, activation)
   return srb(weights, source, target, activation=activation,
              base=conv(weights, 'target', target) * alpha, **options)
@@ -117,14 +119,14 @@ def non_local(weights, features):
   theta, phi, value = (conv(weights, name, features) for name in ('theta', 'phi', 'value'))
   mean = np.zeros(theta.shape)
   for b, i, j in np.ndindex(theta.shape[:3]):
-    likeness = reference.softmax((phi[b] @ theta[b, i, j]).reshape(-1))
-    mean[b, i, j] = likeness @ value[b].reshape(-1, value.shape[-1])
+    similarity = reference.softmax((phi[b] @ theta[b, i, j]).reshape(-1))
+    mean[b, i, j] = similarity @ value[b].reshape(-1, value.shape[-1])
   return features + conv(weights, 'output', mean)
 
 
 def dense_aspp(weights, features, rates=(3, 6, 12, 18, 24)):
-  found = []
+  results = []
   for rate in rates:
-    reduced = relu(conv(weights, f'reduce_{rate}', np.concatenate([features, *found], -1)))
-    found.append(relu(conv(weights, f'dilated_{rate}', reduced, dilation=rate)))
-  return np.concatenate(found, -1)
+    reduced = relu(conv(weights, f'reduce_{rate}', np.concatenate([features, *results], -1)))
+    results.append(relu(conv(weights, f'dilated_{rate}', reduced, dilation=rate)))
+  return np.concatenate(results, -1)

@@ -1,12 +1,12 @@
-"""The open registries of backbones, decoders and towers, by their types in YAML.
+"""The registries of backbones, decoders and towers, which any module may extend.
 
-A decoder registers its class and its options in one place:
+One decorator registers the class of a decoder and its options:
 
     @components.register_decoder('my_fpn', MyFPNConfig)
     class MyFPN(pyramid.PyramidDecoder): ...
 
-and `decoder: {type: my_fpn, my_fpn: {num_filters: 128}}` works in every experiment of
-this package.  `register_tower` does the same for `head.tower` of one-stage detectors, and
+Then `decoder: {type: my_fpn, my_fpn: {num_filters: 128}}` works in every experiment of this
+package.  `register_tower` does the same for `head.tower` of one-stage detectors, and
 `register_backbone` for `backbone`.
 """
 import dataclasses
@@ -20,6 +20,7 @@ from official.vision.modeling.backbones import factory as backbone_factory
 from official.vision.modeling.decoders import factory
 
 from official_ext import environment
+from official_ext.ops import checks
 
 environment.check()
 
@@ -28,14 +29,27 @@ _DECODER_OPTIONS: Dict[str, Type[hyperparams.Config]] = {}
 _TOWER_OPTIONS: Dict[str, Type[hyperparams.Config]] = {}
 _TOWERS: Dict[str, Type] = {}
 
+# Argument -> field, for arguments that do not come from the component's own options.
+_NORM_FIELDS = {name: f'model.norm_activation.{name}'
+                for name in ('use_sync_bn', 'norm_momentum', 'norm_epsilon')}
+_DECODER_FIELDS = {**_NORM_FIELDS, 'activation': 'model.norm_activation.activation',
+                   'min_level': 'model.min_level', 'max_level': 'model.max_level'}
+
 
 class _OpenOneOf(hyperparams.OneOfConfig):
-  """One of a kind of components, of which any module may register more."""
+  """The choice of one component by its type; a subclass checks the types of one kind."""
 
   def _override(self, override_dict: Mapping[str, Any], is_strict: bool = True) -> None:
-    """Overrides options; raises a ValueError that lists the components for an unknown one.
+    """Overrides options.
 
-    `override` ends here, and so does that of a config which this one is part of.
+    `override` calls this method, also if it is called for a config that contains this one.
+
+    Args:
+      override_dict: `type` and options by component.
+      is_strict: whether unknown options are errors.
+
+    Raises:
+      ValueError: an unknown component; the message lists the known ones.
     """
     for name in {override_dict.get('type'), *override_dict} - {None, 'type'}:
       self.check(name)
@@ -50,7 +64,7 @@ class _OpenOneOf(hyperparams.OneOfConfig):
 
 @dataclasses.dataclass
 class BackboneConfig(_OpenOneOf, backbones.Backbone):
-  """Model Garden's backbones; `backbone()` adds every registered one."""
+  """The choice of a backbone, Model Garden's; `backbone()` adds the registered ones."""
 
   @staticmethod
   def check(name: str) -> None:
@@ -59,7 +73,7 @@ class BackboneConfig(_OpenOneOf, backbones.Backbone):
 
 @dataclasses.dataclass
 class DecoderConfig(_OpenOneOf, decoders.Decoder):
-  """Model Garden's decoders; `decoder()` adds every registered one."""
+  """The choice of a decoder, Model Garden's; `decoder()` adds the registered ones."""
 
   @staticmethod
   def check(name: str) -> None:
@@ -68,7 +82,7 @@ class DecoderConfig(_OpenOneOf, decoders.Decoder):
 
 @dataclasses.dataclass
 class TowerConfig(_OpenOneOf):
-  """The layers of a head before its predictors; `tower()` adds every registered one."""
+  """The choice of a tower, the layers before a head's predictors; `tower()` adds them."""
   type: Optional[str] = None
 
   @staticmethod
@@ -77,18 +91,18 @@ class TowerConfig(_OpenOneOf):
 
 
 def _check(kind: str, name: str, names: List[str]) -> None:
-  """Raises a ValueError if a name is not among the known ones."""
+  """Raises a ValueError, with a close name if there is one, if a name is not a known one."""
   if name not in names:
     close = difflib.get_close_matches(name, names, n=1)
     hint = f' Did you mean {close[0]!r}?' if close else ''
     raise ValueError(
-        f'{kind}.type is {name!r}; known are {", ".join(names)}.{hint} A {kind} outside the '
-        'package is registered by --import=my_package.my_module.')
+        f'{kind}.type is {name!r}; known are {", ".join(names)}.{hint} To register a {kind} '
+        'outside the package, give --import=my_package.my_module.')
 
 
 def _with_fields(cls: Type[_OpenOneOf], registered: Mapping[str, Type[hyperparams.Config]],
                  options: Mapping[str, Any]) -> Any:
-  """Returns a config of a kind, with a field for every registered component."""
+  """Returns a config of class `cls` with a field for every registered component."""
   fields = [(name, config, dataclasses.field(default_factory=config))
             for name, config in registered.items()]
   return dataclasses.make_dataclass(cls.__name__, fields, bases=(cls,))(**options)
@@ -96,7 +110,7 @@ def _with_fields(cls: Type[_OpenOneOf], registered: Mapping[str, Type[hyperparam
 
 def _names(stock: Type[hyperparams.OneOfConfig],
            registered: Mapping[str, Type[hyperparams.Config]]) -> List[str]:
-  """Returns the names of Model Garden's components of a kind, and of ours."""
+  """Returns the names of Model Garden's components of one kind and of the registered ones."""
   fields = [field.name for field in dataclasses.fields(stock) if field.name != 'type']
   return sorted([*fields, *registered])
 
@@ -107,7 +121,7 @@ def decoder_names() -> List[str]:
 
 
 def check_decoder(name: str) -> None:
-  """Raises a ValueError if no decoder of this name is known."""
+  """Raises a ValueError if `decoder.type` must not have this name."""
   _check('decoder', name, decoder_names())
 
 
@@ -115,7 +129,7 @@ def backbone(**options: Any) -> BackboneConfig:
   """Returns the options of a backbone, with a field for every registered one.
 
   Args:
-    **options: `type`, and options of backbones by name.
+    **options: `type`, and the options of backbones by their names.
   """
   return _with_fields(BackboneConfig, _BACKBONE_OPTIONS, options)
 
@@ -124,7 +138,7 @@ def decoder(**options: Any) -> DecoderConfig:
   """Returns the options of a decoder, with a field for every registered one.
 
   Args:
-    **options: `type`, and options of decoders by name.
+    **options: `type`, and the options of decoders by their names.
   """
   return _with_fields(DecoderConfig, _DECODER_OPTIONS, options)
 
@@ -133,7 +147,7 @@ def tower(**options: Any) -> TowerConfig:
   """Returns the options of a tower, with a field for every registered one.
 
   Args:
-    **options: `type`, and options of towers by name.
+    **options: `type`, and the options of towers by their names.
   """
   return _with_fields(TowerConfig, _TOWER_OPTIONS, options)
 
@@ -141,11 +155,12 @@ def tower(**options: Any) -> TowerConfig:
 def register_backbone(name: str, options: Type[hyperparams.Config]) -> Callable[[Type], Type]:
   """Registers a backbone class for `backbone.type: name` in Model Garden's factory.
 
-  The class has `output_specs`, level -> shape, and maps images to `{level: features}`.
+  The class has `output_specs`, level -> shape, and maps images to `{level: features}`.  The
+  factory raises a ValueError that names the field for each `checks.ArgumentError` of the class.
 
   Args:
     name: the type in YAML.
-    options: dataclass whose fields are arguments of the class, beside `input_specs`,
+    options: dataclass whose fields are arguments of the class.  The factory adds `input_specs`,
       `use_sync_bn`, `norm_momentum`, `norm_epsilon`, `kernel_regularizer` and `name`.
 
   Returns:
@@ -155,14 +170,15 @@ def register_backbone(name: str, options: Type[hyperparams.Config]) -> Callable[
   def register(cls):
 
     def build(input_specs, backbone_config, norm_activation_config, l2_regularizer=None):
-      return cls(
-          input_specs=input_specs,
-          use_sync_bn=norm_activation_config.use_sync_bn,
-          norm_momentum=norm_activation_config.norm_momentum,
-          norm_epsilon=norm_activation_config.norm_epsilon,
-          kernel_regularizer=l2_regularizer,
-          name=name,
-          **backbone_config.get().as_dict())
+      with checks.naming_field(f'backbone.{name}', _NORM_FIELDS):
+        return cls(
+            input_specs=input_specs,
+            use_sync_bn=norm_activation_config.use_sync_bn,
+            norm_momentum=norm_activation_config.norm_momentum,
+            norm_epsilon=norm_activation_config.norm_epsilon,
+            kernel_regularizer=l2_regularizer,
+            name=name,
+            **backbone_config.get().as_dict())
 
     backbone_factory.register_backbone_builder(name)(build)
     _BACKBONE_OPTIONS[name] = options
@@ -172,12 +188,16 @@ def register_backbone(name: str, options: Type[hyperparams.Config]) -> Callable[
 
 
 def register_decoder(name: str, options: Type[hyperparams.Config]) -> Callable[[Type], Type]:
-  """Registers a decoder class for `decoder.type: name` in Model Garden's factories.
+  """Registers a decoder class for `decoder.type: name` in Model Garden's factory.
+
+  The factory raises a ValueError that names the field for each `checks.ArgumentError` of the
+  class.
 
   Args:
     name: the type in YAML.
-    options: dataclass whose fields are arguments of the class, beside the common ones of
-      `PyramidDecoder`.
+    options: dataclass whose fields are arguments of the class.  The factory adds `input_specs`,
+      `min_level`, `max_level`, `activation`, `use_sync_bn`, `norm_momentum`, `norm_epsilon`,
+      `kernel_regularizer` and `name`.
 
   Returns:
     A class decorator that returns the class unchanged.
@@ -187,17 +207,18 @@ def register_decoder(name: str, options: Type[hyperparams.Config]) -> Callable[[
 
     def build(input_specs, model_config, l2_regularizer=None):
       norm_activation = model_config.norm_activation
-      return cls(
-          input_specs=input_specs,
-          min_level=model_config.min_level,
-          max_level=model_config.max_level,
-          activation=norm_activation.activation,
-          use_sync_bn=norm_activation.use_sync_bn,
-          norm_momentum=norm_activation.norm_momentum,
-          norm_epsilon=norm_activation.norm_epsilon,
-          kernel_regularizer=l2_regularizer,
-          name=name,
-          **model_config.decoder.get().as_dict())
+      with checks.naming_field(f'decoder.{name}', _DECODER_FIELDS):
+        return cls(
+            input_specs=input_specs,
+            min_level=model_config.min_level,
+            max_level=model_config.max_level,
+            activation=norm_activation.activation,
+            use_sync_bn=norm_activation.use_sync_bn,
+            norm_momentum=norm_activation.norm_momentum,
+            norm_epsilon=norm_activation.norm_epsilon,
+            kernel_regularizer=l2_regularizer,
+            name=name,
+            **model_config.decoder.get().as_dict())
 
     factory.register_decoder_builder(name)(build)
     _DECODER_OPTIONS[name] = options
@@ -209,9 +230,9 @@ def register_decoder(name: str, options: Type[hyperparams.Config]) -> Callable[[
 def register_tower(name: str, options: Type[hyperparams.Config]) -> Callable[[Type], Type]:
   """Registers a layer for `head.tower.type: name`.
 
-  The layer is made as `cls(num_filters=..., kernel_regularizer=..., name=..., **options)`
-  and called as `tower(features, training=...)`, from `{level: [batch, height, width,
-  channels]}` to the same with `num_filters` channels.
+  `build_tower` calls `cls(num_filters=..., kernel_regularizer=..., name=..., dtype=...,
+  **options)`.  The layer, called as `tower(features, training=...)`, maps `{level: [batch,
+  height, width, channels]}` to `{level: [batch, height, width, num_filters]}`.
 
   Args:
     name: the type in YAML.
@@ -238,19 +259,21 @@ def build_tower(tower_type: str, options: Mapping[str, Any], num_filters: int, n
   """Makes a registered tower.
 
   Args:
-    tower_type: the name that it is registered under.
-    options: its own options.
+    tower_type: the name under which the tower is registered.
+    options: the tower's own options.
     num_filters: channels of every level of the result.
-    name: of the layer.
-    kernel_regularizer: of all kernels.
-    dtype: or dtype policy of the layer; None: the global policy.
+    name: name of the layer.
+    kernel_regularizer: regularizer of all kernels.
+    dtype: dtype or dtype policy of the layer; None: the global policy.
 
   Returns:
     The layer.
 
   Raises:
-    ValueError: no tower of this name is registered.
+    ValueError: no tower of this name is registered, or an option is not allowed; the message
+      names the field.
   """
   TowerConfig.check(tower_type)
-  return _TOWERS[tower_type](num_filters=num_filters, kernel_regularizer=kernel_regularizer,
-                             name=name, dtype=dtype, **options)
+  with checks.naming_field(f'head.tower.{tower_type}', {'num_filters': 'head.num_filters'}):
+    return _TOWERS[tower_type](num_filters=num_filters, kernel_regularizer=kernel_regularizer,
+                               name=name, dtype=dtype, **options)

@@ -1,4 +1,4 @@
-"""Options of parts of networks and tasks: gates, fixed points and budgets."""
+"""Options that several components or tasks have: gates, fixed points and budgets."""
 import dataclasses
 from typing import List, Optional
 
@@ -10,18 +10,22 @@ SCALE_BOUNDS = (64.0, 150.0, 360.0)
 
 @dataclasses.dataclass
 class GateConfig(hyperparams.Config):
-  """Options of a gate that chooses a path per image and level.
+  """Options of a gate that chooses a path for each image and level.
 
   Attributes:
-    type: `channel` (CNN gate), `recurrent` (GRU gate) or `random` (no gate).
-    direction: of the recurrent gate, `upward` (fine to coarse) or `downward`.
-    temperature: of the Gumbel softmax.
-    initial_bias: start of the last bias, one value per path; null: the paper's, which is
-      [0.1, 2.0] for the channel gate of block B and uniform otherwise.
-    evaluation: at inference `argmax`, `sampled` or `random`; a random signal wants `sampled`,
-      its argmax is always the same path.
-    random_probability: of the last path of the random signal; null: all alike.
-    seed: changes the noise.
+    type: `channel` (the CNN gate), `recurrent` (the GRU gate) or `random`, a signal that draws
+      a path without looking at the image, in training and at inference.
+    direction: order of the levels for the recurrent gate, `upward` (fine to coarse) or
+      `downward`.
+    temperature: temperature of the Gumbel softmax, positive.
+    initial_bias: initial value of the last bias, one number per path; null: [0.1, 2.0] for the
+      channel gate of block B, as in the released code, and uniform otherwise.
+    evaluation: how `channel` and `recurrent` choose at inference: `argmax`, the most probable
+      path, or `random`, each path with equal probability.  `task.sampled_evaluation_runs`
+      evaluates paths that are drawn with the probabilities of the gate.
+    random_probability: probability of the last path of the random signal, the other paths share
+      the rest; null: all paths are equally probable.
+    seed: seed of the noise.
   """
   type: str = 'channel'
   direction: str = 'upward'
@@ -37,19 +41,22 @@ class SolverConfig(hyperparams.Config):
   """Options of a solver of x = f(x) and of the gradient through the solution.
 
   Attributes:
-    solver: `anderson`, `broyden`, or `unroll` (apply f so many times).
-    training_evaluations: of f in the forward pass of training; `gradient` adds its own.
-      Broyden's T steps are T + 1 evaluations.
-    inference_evaluations: the same at inference; of `unroll` the same as in training.
-    backward_evaluations: vector-Jacobian products of the implicit gradient.
-    tolerance: an image stops at this relative residual; 0: every image runs all evaluations.
-    memory: iterates that `anderson` combines; `broyden` keeps all its steps.
-    gradient: `implicit`, `phantom`, `jacobian_free` or `unroll` (through the solver).
-    phantom_steps: differentiated applications of f behind the solution.
-    phantom_damping: share of f in each of them, in (0, 1].
-    warmup_unroll_steps: training steps at the start that apply f `warmup_evaluations` times
-      and differentiate that.  Inference always solves.
-    warmup_evaluations: see there.
+    solver: `anderson`, `broyden`, or `unroll`, which applies f a fixed number of times.
+    training_evaluations: number of evaluations of f in the forward pass of training, to which
+      `gradient` adds its own.  T steps of Broyden are T + 1 evaluations.
+    inference_evaluations: number of evaluations of f at inference; `unroll` needs the same
+      number as in training.
+    backward_evaluations: number of vector-Jacobian products of the implicit gradient.
+    tolerance: relative residual at which an image stops; 0: every image runs all evaluations.
+    memory: number of iterates that `anderson` combines; `broyden` keeps all its steps.
+    gradient: `implicit`, `phantom`, `jacobian_free`, or `unroll`, which differentiates the
+      steps of the solver.
+    phantom_steps: number of differentiated applications of f that follow the solution.
+    phantom_damping: share of f in each of these applications, in (0, 1].
+    warmup_unroll_steps: number of training steps at the start that apply f
+      `warmup_evaluations` times instead of solving, and differentiate these applications.
+      Inference always solves.
+    warmup_evaluations: number of applications of f in such a training step.
   """
   solver: str = 'anderson'
   training_evaluations: int = 5
@@ -66,7 +73,7 @@ class SolverConfig(hyperparams.Config):
 
 @dataclasses.dataclass
 class PathSimilarityConfig(hyperparams.Config):
-  """Options of the loss by which images with objects of like scales take like paths (CADDet).
+  """Options of CADDet's loss that makes the paths of images with like object scales alike.
 
   Attributes:
     weight: factor of the loss in the total (lambda_2); 0 for no such loss.

@@ -34,6 +34,37 @@ def check_one_of(argument: str, value: Any, allowed: Iterable[Any]) -> None:
         argument, f'{argument} is {value!r}; allowed are {", ".join(map(repr, allowed))}.')
 
 
+def check_positive(argument: str, value: float) -> None:
+  """Raises an `ArgumentError` unless a number is positive.
+
+  Args:
+    argument: name of the argument.
+    value: the number that was given.
+  """
+  if not value > 0:
+    raise ArgumentError(argument, f'{argument} is {value!r}; it must be positive.')
+
+
+@contextlib.contextmanager
+def naming_record(record: str) -> Iterator[None]:
+  """Adds the name of a record to the arguments that an `ArgumentError` names.
+
+  A layer whose argument `gate` is a record of options builds the gate in a
+  `with naming_record('gate')` block, so that an error for `type` names `gate.type`.  Messages
+  must begin with the name of the argument.
+
+  Args:
+    record: name of the argument that is a record.
+
+  Raises:
+    ArgumentError: the body raised an `ArgumentError`.
+  """
+  try:
+    yield
+  except ArgumentError as error:
+    raise ArgumentError(f'{record}.{error.argument}', f'{record}.{error}') from error
+
+
 @contextlib.contextmanager
 def naming_field(prefix: str, elsewhere: Mapping[str, str] = _NOWHERE_ELSE) -> Iterator[None]:
   """Adds to an `ArgumentError` which field of a config has to change.

@@ -1,27 +1,27 @@
-"""Multiply-adds: of the operations that we route, and of a whole TensorFlow graph.
+"""Counts multiply-adds of single convolutions and of whole TensorFlow graphs.
 
-One multiply-add is one multiplication with the addition that follows it; papers
-often call two of them "2 FLOPs".  Additions of biases, normalization, activations,
-pooling and interpolation are not counted, as is usual for detectors.
+A multiply-add is a multiplication with the addition that follows it, which papers often count
+as two FLOPs.  Additions of biases, normalization, activations, pooling and interpolation are
+not counted, as is usual for detectors.
 """
 import math
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from typing import Callable, Dict, List, Sequence
 
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
 from official_ext.ops import sampling
 
 
-def conv2d(features: tf.Tensor, taps: Sequence[int], filters: int) -> tf.Tensor:
-  """Multiply-adds of convolutions of stride 1 for one image.
+def conv2d_cost(features: tf.Tensor, taps: Sequence[int], filters: int) -> tf.Tensor:
+  """Returns the cost of convolutions of stride 1 for one image.
 
   Args:
-    features: the input, `[batch, height, width, channels]`.
+    features: their common input, `[batch, height, width, channels]`.
     taps: kernel height times kernel width of each convolution; dilation does not matter.
     filters: channels of the result.
 
   Returns:
-    float32 `[len(taps)]`.
+    Multiply-adds, float32 `[len(taps)]`.
   """
   size = tf.cast(tf.shape(features)[1] * tf.shape(features)[2], tf.float32)
   return size * tf.constant([float(tap * features.shape[-1] * filters) for tap in taps])
@@ -36,7 +36,10 @@ def _elements(shape: tf.TensorShape, op: tf.Operation) -> int:
 
 
 def _result(op):
-  """Returns what is kept of a convolution: a dilated one runs on interleaved, padded rows."""
+  """Returns the result of a convolution without padding.
+
+  Keras runs a dilated convolution on interleaved, padded rows, and `BatchToSpaceND` crops them.
+  """
   kept = [user for user in op.outputs[0].consumers() if user.type == 'BatchToSpaceND']
   return (kept[0] if kept else op).outputs[0]
 
@@ -67,13 +70,13 @@ def _batch_matmul(op):
 
 
 def _einsum(op):
-  """Every combination of the indices is one multiply-add, whatever is summed."""
+  """Counts one multiply-add for each combination of the indices."""
   labels = op.get_attr('equation').decode().split('->')[0].split(',')
   sizes = {}
   for label, tensor in zip(labels, op.inputs):
     _elements(tensor.shape, op)
     if '.' in label:
-      # What the ellipsis stands for is aligned at its last axis.
+      # Broadcasting aligns the axes of an ellipsis at the last one.
       rest = len(tensor.shape) - len(label.replace('...', ''))
       label = label.replace('...', ''.join(f'{axis}' for axis in reversed(range(rest))))
     for index, size in zip(label, tensor.shape):
@@ -92,7 +95,7 @@ _COUNTERS: Dict[str, Callable[[tf.Operation], int]] = {
 
 
 def _bodies(op: tf.Operation) -> List[str]:
-  """Returns the names of the functions that an operation calls, its loop condition left out."""
+  """Returns the names of the functions that an operation calls, without a loop's condition."""
   names = []
   for attribute in ('f', 'body', 'then_branch', 'else_branch', 'branches'):
     try:
@@ -104,20 +107,19 @@ def _bodies(op: tf.Operation) -> List[str]:
   return names
 
 
-def count_graph(graph: tf.Graph, scope: Optional[Callable[[str], Any]] = None) -> int:
-  """Counts the multiply-adds of a graph, the bodies of its functions included.
+def count_graph(graph: tf.Graph) -> int:
+  """Counts the multiply-adds of a graph, including the bodies of its functions.
 
-  Count the graph that computes every branch (training, or `inference: mask`); the
-  graph that skips has unknown batch sizes in its branches.  A loop body is counted
-  once and all branches of a conditional are counted: Model Garden's loops and
-  conditionals (non-maximum suppression) hold no convolution.
+  Count a graph that computes every branch (training, or `inference: mask`): in a graph that
+  skips, branches have unknown batch sizes.  The body of a loop is counted once, and all branches
+  of a conditional are counted.  This does not distort Model Garden's detectors, because their
+  loops and conditionals (non-maximum suppression) hold no convolution.
 
   Args:
     graph: a traced graph, such as `concrete_function.graph`.
-    scope: if given, only operations whose name it accepts are counted.
 
   Returns:
-    The sum over the batch that the graph was traced with.
+    Multiply-adds, summed over the batch that the graph was traced with.
 
   Raises:
     ValueError: an operation's shape is not fully known.
@@ -125,27 +127,10 @@ def count_graph(graph: tf.Graph, scope: Optional[Callable[[str], Any]] = None) -
   total = 0
   for op in graph.get_operations():
     if op.type in _COUNTERS:
-      interpolates = sampling.RESIZE_SCOPE in op.name
-      if not interpolates and (scope is None or scope(op.name)):
+      if sampling.RESIZE_SCOPE not in op.name:
         total += _COUNTERS[op.type](op)
       continue
     for name in _bodies(op):
-      # No public way leads from an operation to the graph of its body.
-      total += count_graph(graph._get_function(name).graph, scope)  # pylint: disable=protected-access
+      # TensorFlow has no public function for the graph of an operation's body.
+      total += count_graph(graph._get_function(name).graph)
   return total
-
-
-def count_model(model: tf_keras.Model, image_size: Sequence[int], **call_options: Any) -> int:
-  """Counts the multiply-adds that a model's dense graph needs for one image.
-
-  Args:
-    model: called with images `[1, height, width, 3]`.
-    image_size: `(height, width)`.
-    **call_options: passed to the model's call.
-
-  Returns:
-    Multiply-adds of one image, every branch of routed parts included.
-  """
-  function = tf.function(lambda images: model(images, **call_options), autograph=False)
-  spec = tf.TensorSpec([1, *image_size, 3], tf.float32)
-  return count_graph(function.get_concrete_function(spec).graph)

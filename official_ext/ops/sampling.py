@@ -1,10 +1,12 @@
-"""Resizing of feature maps to a target size, and sampling them at any position."""
+"""Resizing of feature maps to a target size, and sampling of them at any positions."""
 from typing import Union
 
 import tensorflow as tf
 
+from official_ext.ops import checks
+
 PADDINGS = ('zeros', 'border')
-# Of the operations that interpolate; `multiply_adds` does not count them.
+# Name scope of the matrix products that interpolate; `multiply_adds` does not count them.
 RESIZE_SCOPE = 'resize_bilinear'
 
 
@@ -15,8 +17,8 @@ def _nearest_indices(size_in: Union[int, tf.Tensor], size_out: Union[int, tf.Ten
 def resize_nearest(features: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
   """Resizes to the height and width of another map: source index floor(i * in / out).
 
-  Differs: `tf.image.resize` in TensorFlow 2 shifts by half a pixel on odd sizes, and has
-  no gradient under XLA on CPU.
+  It replaces `tf.image.resize`, which in TensorFlow 2 shifts by half a pixel on odd sizes and
+  has no gradient under XLA on a CPU.
 
   Args:
     features: `[batch, height, width, channels]`.
@@ -28,7 +30,7 @@ def resize_nearest(features: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
   static_in, static_out = features.shape[1:3], target.shape[1:3]
   if (static_in.is_fully_defined() and static_out.is_fully_defined()
       and all(a == -(-b // 2) for a, b in zip(static_in, static_out))):
-    # Two levels of a stride-2 pyramid, odd sizes included: repeat each pixel and crop.
+    # The maps are neighboring levels of a pyramid, odd sizes included: repeat pixels and crop.
     height, width = static_in
     channels = features.shape[3]
     doubled = tf.tile(tf.reshape(features, [-1, height, 1, width, 1, channels]), [1, 1, 2, 1, 2, 1])
@@ -40,10 +42,10 @@ def resize_nearest(features: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
 
 
 def _in_xla() -> bool:
-  """Returns whether what is traced now will be compiled by XLA."""
+  """Returns whether XLA will compile the graph that is being traced."""
   graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
   while graph is not None:
-    context = graph._get_control_flow_context()  # pylint: disable=protected-access
+    context = graph._get_control_flow_context()
     while context is not None:
       if context.IsXLAContext():
         return True
@@ -53,27 +55,27 @@ def _in_xla() -> bool:
 
 
 def _has_kernel(features: tf.Tensor) -> bool:
-  """Returns whether TensorFlow's image kernels fit: they are float32, and unknown to XLA."""
+  """Returns whether TensorFlow's image kernels can be used: they are float32 and not for XLA."""
   return features.dtype != tf.float64 and not _in_xla()
 
 
 def _aligned(size_in: tf.Tensor, size_out: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
-  """Returns source positions whose first and last are the first and last pixel."""
+  """Returns positions in the source from its first pixel to its last, evenly spaced."""
   last_in, last_out = (tf.cast(size - 1, dtype) for size in (size_in, size_out))
-  # The product is a whole number, so the quotient is exact where a pixel is met.
+  # The product is a whole number, so the quotient is exact if it is the index of a pixel.
   return tf.range(size_out, dtype=dtype) * last_in / tf.maximum(last_out, 1)
 
 
 def aligned_grid(features: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
-  """Positions in a map of the pixels of another one, corner pixels on corner pixels.
+  """Returns where the pixels of one map lie in another, with corner pixels on corner pixels.
 
   Args:
     features: `[batch, height, width, channels]`; only its size and dtype are used.
     target: `[batch, target_height, target_width, any]`; only its size is used.
 
   Returns:
-    `[target_height, target_width, 2]`, row and column in pixels of `features`; float32, or
-    float64 where the features are.
+    `[target_height, target_width, 2]`, row and column in pixels of `features`; float64 if the
+    features are float64, otherwise float32.
   """
   dtype = tf.float64 if features.dtype == tf.float64 else tf.float32
   size_in, size_out = tf.shape(features)[1:3], tf.shape(target)[1:3]
@@ -82,7 +84,7 @@ def aligned_grid(features: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
 
 
 def _half_pixel(size_in: tf.Tensor, size_out: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
-  """Returns source positions for which outer edges meet, none outside the pixels' centers."""
+  """Returns source positions that align outer edges, clipped to the centers of pixels."""
   ratio = tf.cast(size_in, dtype) / tf.cast(size_out, dtype)
   positions = (tf.range(size_out, dtype=dtype) + 0.5) * ratio - 0.5
   return tf.clip_by_value(positions, 0, tf.cast(size_in - 1, dtype))
@@ -101,13 +103,14 @@ def resize_bilinear(features: tf.Tensor, target: tf.Tensor,
                     align_corners: bool = True) -> tf.Tensor:
   """Resizes to the height and width of another map.
 
-  Differs: `tf.image.resize` is many times slower when compiled for a CPU.
+  In plain graphs it is TensorFlow's kernel.  XLA and float64 get two matrix products, because
+  `tf.image.resize` compiled for a CPU is many times slower.
 
   Args:
     features: `[batch, height, width, channels]`.
     target: `[batch, target_height, target_width, any]`; only its size is used.
-    align_corners: the centers of corner pixels meet; otherwise their outer edges, as in
-      `tf.image.resize`.
+    align_corners: align the centers of the corner pixels; if False, align the outer edges of
+      the maps, as `tf.image.resize` does.
 
   Returns:
     `[batch, target_height, target_width, channels]`, of the features' dtype.
@@ -138,34 +141,34 @@ def sample_bilinear(features: tf.Tensor, positions: tf.Tensor,
                     padding: str = 'zeros') -> tf.Tensor:
   """Interpolates a map between the four pixels around each position.
 
-  Differentiable in features and positions.  In a graph it is one pass of a kernel that
-  TensorFlow has for image crops, each crop one pixel: several times faster than gathers, in
-  the gradient more so.  XLA and float64 get four gathers, which XLA fuses.  Tracing decides: a
-  `tf.function` that was traced before cannot be called in a compiled one.
+  The result is differentiable in features and positions.  In plain graphs it is TensorFlow's
+  kernel for image crops, each crop one pixel: several times faster than gathers, and more so in
+  the gradient.  XLA and float64 get four gathers, which XLA fuses.  The choice is made while a
+  graph is traced, so a function compiled by XLA must not call a `tf.function` traced outside.
 
   Args:
     features: `[batch, height, width, channels]`, of any floating dtype.
     positions: `[batch, target_height, target_width, 2]`, row and column in pixels, float32
       or float64; whole numbers are the centers of pixels.
-    padding: what lies outside: `zeros`, so that values fade to 0 within a pixel of the
-      border, or `border`, the nearest pixel of the map.
+    padding: value outside the map: `zeros`, to which values fade within a pixel of the border,
+      or `border`, the value of the nearest pixel.
 
   Returns:
     `[batch, target_height, target_width, channels]`, of the features' dtype.
 
   Raises:
-    ValueError: unknown padding, or positions of less than 32 bits.
+    ArgumentError: unknown padding, or positions of less than 32 bits.
   """
-  if padding not in PADDINGS:
-    raise ValueError(f'padding is {padding!r}; allowed are `zeros` and `border`: change '
-                     'decoder.<type>.padding.')
+  checks.check_one_of('padding', padding, PADDINGS)
   if positions.dtype not in (tf.float32, tf.float64):
-    raise ValueError(f'positions are {positions.dtype.name}: pixels of a large map need float32 '
-                     'or float64.')
+    raise checks.ArgumentError(
+        'positions', f'positions has dtype {positions.dtype.name}; allowed are float32 and '
+        'float64, because 16 bits cannot tell the pixels of a large map apart.')
   last = tf.cast(tf.shape(features)[1:3] - 1, positions.dtype)
-  # Beyond one pixel outside nothing changes any more, and whole numbers stay small.
+  # More than one pixel outside of the map the result is constant, so clipping changes nothing
+  # and keeps the integers small.
   margin = tf.constant(1 if padding == 'zeros' else 0, positions.dtype)
-  # The kernel would read any address for what is not a number.
+  # For NaN the kernel would read an arbitrary address.
   positions = tf.where(tf.math.is_nan(positions), -margin, positions)
   positions = tf.clip_by_value(positions, -margin, last + margin)
   sample = _sample_with_kernel if _has_kernel(features) else _sample_with_gathers
@@ -177,7 +180,7 @@ def sample_bilinear(features: tf.Tensor, positions: tf.Tensor,
 
 
 def _sample_with_kernel(features: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
-  """Takes crops of one pixel from the map with a frame of zeros around it."""
+  """Takes crops of one pixel from the map, which gets a frame of zeros."""
   framed = tf.pad(tf.cast(features, tf.float32), [[0, 0], [1, 1], [1, 1], [0, 0]])
   last = tf.cast(tf.shape(framed)[1:3] - 1, tf.float32)
   shape = tf.shape(positions)
@@ -189,7 +192,7 @@ def _sample_with_kernel(features: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
 
 
 def _sample_with_gathers(features: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
-  """Adds up the four pixels around each position, times their weights."""
+  """Adds up the four pixels around each position, each times its weight."""
   size = tf.shape(features)
   table = tf.reshape(features, [-1, features.shape[3]])
   first_row = (tf.range(size[0]) * size[1])[:, None, None]

@@ -1,9 +1,10 @@
-"""Decoders from one file: registered, chosen by name, overridden, refused when misspelt."""
+"""Components are registered, chosen by type, overridden, and refused if misspelt."""
 import dataclasses
 
 import numpy as np
 from official.modeling import hyperparams
 from official.vision.configs import common
+from official.vision.modeling.backbones import factory as backbone_factory
 from official.vision.modeling.decoders import factory
 import pytest
 import tensorflow as tf, tf_keras
@@ -15,6 +16,7 @@ from official_ext.modeling.decoders import drfpn
 from official_ext.modeling.decoders import dyfpn
 from official_ext.modeling.decoders import pyramid
 from official_ext.modeling.heads import dense_head
+from official_ext.ops import checks
 import reference
 
 NAME = 'fpn_of_the_components_test'
@@ -30,7 +32,7 @@ class MyFPNConfig(hyperparams.Config):
 
 @components.register_decoder(NAME, MyFPNConfig)
 class MyFPN(pyramid.PyramidDecoder):
-  """A neck as a contributor would write it."""
+  """A neck as a user would write it."""
 
   def __init__(self, slope=1.0, branches=(1,), **kwargs):
     super().__init__(**kwargs)
@@ -44,7 +46,7 @@ class MyFPN(pyramid.PyramidDecoder):
 
 @dataclasses.dataclass
 class Model(hyperparams.Config):
-  """What Model Garden's factory reads of a detector."""
+  """The options of a detector that Model Garden's factory reads."""
   min_level: int = 3
   max_level: int = 5
   decoder: components.DecoderConfig = dataclasses.field(
@@ -181,17 +183,77 @@ def test_a_misspelt_option_is_refused_and_named(options):
 
 
 @pytest.mark.parametrize('options, message', [
-    ({'block': 'C'}, 'decoder.dyfpn.block'),
-    ({'gate': {'type': 'spatial'}}, 'gate.type'),
-    ({'gate': {'evaluation': 'soft'}}, 'gate.evaluation'),
-    ({'branches': ['2x2']}, 'decoder.<type>.branches'),
-    ({'inference': 'fast'}, 'inference'),
+    ({'block': 'C'}, "block is 'C'.*Change decoder.dyfpn.block"),
+    ({'gate': {'type': 'spatial'}}, "gate.type is 'spatial'.*Change decoder.dyfpn.gate.type"),
+    ({'gate': {'evaluation': 'sampled'}},
+     "gate.evaluation is 'sampled'; allowed are 'argmax', 'random'.*decoder.dyfpn.gate.evaluation"),
+    ({'gate': {'type': 'random', 'random_probability': 2.0}},
+     'gate.random_probability is 2.0.*Change decoder.dyfpn.gate.random_probability'),
+    ({'gate': {'temperature': 0.0}}, 'Change decoder.dyfpn.gate.temperature'),
+    ({'branches': ['2x2']}, 'Change decoder.dyfpn.branches'),
+    ({'inference': 'fast'}, "inference is 'fast'.*Change decoder.dyfpn.inference"),
+    ({'norm': 'group'}, 'Change decoder.dyfpn.norm'),
+    ({'coarse_levels': 'mean'}, 'Change decoder.dyfpn.coarse_levels'),
 ])
 def test_a_wrong_value_is_refused_when_the_network_is_built(options, message):
   model = Model()
   model.override({'decoder': {'type': 'dyfpn', 'dyfpn': options}})
   with pytest.raises(ValueError, match=message):
     _build(model)
+
+
+@pytest.mark.parametrize('options, field', [
+    ({'context': 'aspp'}, 'context'), ({'padding': 'same'}, 'padding'),
+    ({'use_offset': False, 'use_weight': False}, 'use_offset')])
+def test_errors_of_inner_layers_name_the_decoders_field(options, field):
+  model = Model()
+  model.override({'decoder': {'type': 'drfpn', 'drfpn': options}})
+  with pytest.raises(ValueError, match=f'Change decoder.drfpn.{field}'):
+    _build(model)
+
+
+def test_errors_about_levels_name_the_models_field():
+  model = Model(min_level=2)
+  with pytest.raises(ValueError, match='min_level is 2.*Change model.min_level'):
+    _build(model)
+
+
+class _Refusing:
+  """A component that accepts no argument."""
+
+  def __init__(self, argument, **options):
+    del options
+    raise checks.ArgumentError(argument, 'No.')
+
+
+@dataclasses.dataclass
+class RefusingConfig(hyperparams.Config):
+  """Options of a component that accepts no argument."""
+  argument: str = 'argument'
+
+
+BACKBONE = 'backbone_of_the_components_test'
+TOWER = 'tower_of_the_components_test'
+components.register_backbone(BACKBONE, RefusingConfig)(_Refusing)
+components.register_tower(TOWER, RefusingConfig)(_Refusing)
+
+
+@pytest.mark.parametrize('argument, field', [
+    ('argument', f'backbone.{BACKBONE}.argument'),
+    ('norm_epsilon', 'model.norm_activation.norm_epsilon')])
+def test_errors_of_backbones_name_the_field(argument, field):
+  config = components.backbone(type=BACKBONE)
+  config.override({BACKBONE: {'argument': argument}})
+  with pytest.raises(ValueError, match=f'^No. Change {field}.$'):
+    backbone_factory.build_backbone(
+        tf_keras.layers.InputSpec(shape=[None, 64, 64, 3]), config, common.NormActivation())
+
+
+@pytest.mark.parametrize('argument, field', [
+    ('argument', f'head.tower.{TOWER}.argument'), ('num_filters', 'head.num_filters')])
+def test_errors_of_towers_name_the_field(argument, field):
+  with pytest.raises(ValueError, match=f'^No. Change {field}.$'):
+    components.build_tower(TOWER, {'argument': argument}, 4, 'tower')
 
 
 def test_defaults_of_configs_and_classes_agree():

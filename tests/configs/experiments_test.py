@@ -8,8 +8,7 @@ import pytest
 import tensorflow as tf
 
 from official_ext import registry_imports
-from official_ext.modeling.decoders.dyfpn import gates
-from official_ext.modeling.decoders.dyfpn import gumbel_selection
+from official_ext.modeling.decoders import dyfpn
 from official_ext.modeling.layers import routed
 from official_ext.ops import routing
 from official_ext.utils import experiment
@@ -73,19 +72,17 @@ def test_random_signal_is_drawn_afresh_for_each_of_ten_runs(path):
   task = experiment_files.resolve(path).task
   assert task.sampled_evaluation_runs == 10
   options = task.model.decoder.get()
-  gate = options.gate.as_dict()
   paths = 7 if options.block == 'A' else 2
-  selection = gumbel_selection.GumbelSelection(gate.pop('temperature'), gate.pop('evaluation'),
-                                    gate.pop('seed'), name='selection')
   features = {level: tf.random.stateless_normal([64, 1, 1, 8], [1, 2]) for level in '2345'}
-  network = gates.build_gate(channels=dict.fromkeys('2345', 8), num_paths=paths, **gate)
+  decoder = dyfpn.DyFPN(input_specs={level: x.shape for level, x in features.items()},
+                        min_level=2, max_level=6, name='decoder', **options.as_dict())
 
   @tf.function
   def validation_step():
     draws = []
     for sample_gates in [False] + [True] * 10:
       with routing.RoutingTape(sample_gates=sample_gates):
-        draws.append(selection(network(features), training=False).gate)
+        draws.append(decoder._selection(decoder.gate(features), training=False).gate)
     return tf.stack(draws)
 
   draws = np.concatenate([validation_step(), validation_step()])

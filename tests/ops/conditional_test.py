@@ -1,4 +1,4 @@
-"""Branches that run for the images that select them, and for no others."""
+"""Branches run for the images that select them and for no others."""
 import itertools
 
 import numpy as np
@@ -74,7 +74,7 @@ def test_gradients_equal_those_of_the_mask(selected, in_graph):
 
 
 @pytest.mark.parametrize('selected', PATTERNS)
-def test_nan_in_the_branch_stays_with_those_who_select_it(selected):
+def test_nan_in_the_branch_reaches_only_images_that_select_it(selected):
   poisoned = np.full(KERNEL.shape, np.nan)
   result = _run(_branch(poisoned), INPUTS, tf.constant(selected), BASE)
   np.testing.assert_array_equal(np.isnan(result).any((1, 2, 3)), selected)
@@ -120,7 +120,7 @@ def test_any_number_of_images_equals_the_mask(selected):
 @pytest.mark.parametrize('selected', PATTERNS)
 @pytest.mark.parametrize('images', [4, 1])
 def test_results_replace_rows_of_several_maps(selected, images):
-  """A branch of several inputs and results; `before` sees the whole batch."""
+  """A branch may have several inputs and results; `before` gets the whole batch."""
   seen = []
 
   def halves(inputs):

@@ -1,4 +1,4 @@
-"""Resizing against a lookup per pixel; sampling against a sum over all pixels."""
+"""Resizing against a lookup per pixel, sampling against a sum over all pixels."""
 import functools
 import itertools
 
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from official_ext.ops import checks
 from official_ext.ops import sampling
 import reference
 
@@ -143,7 +144,7 @@ def test_grid_is_where_a_resize_samples(size, result):
 
 
 def _positions(size=(4, 5)):
-  """Inside, at and beyond all borders, and on whole pixels."""
+  """Returns positions inside, at and beyond all borders, and on whole pixels."""
   positions = np.random.default_rng(3).uniform(-2.5, np.array(size) + 1.5, [2, 6, 7, 2])
   last = np.array(size) - 1
   positions[0, 0] = [[0, 0], last, [0, last[1]], [last[0], 0], [-1, 0], [-0.5, 0], [1, 2]]
@@ -226,7 +227,7 @@ def test_positions_that_are_no_numbers_read_nothing(value, compiled):
 
 
 def test_kernels_are_used_in_plain_graphs_only():
-  """XLA knows no such kernel, in functions inside a compiled one either."""
+  """Functions that a compiled function calls get no kernel either, because XLA has none."""
   x, positions = tf.ones([1, 4, 5, 3]), tf.zeros([1, 2, 2, 2])
 
   def both(x, positions):
@@ -245,7 +246,8 @@ def test_kernels_are_used_in_plain_graphs_only():
 
 def test_wrong_arguments_are_named():
   x, positions = tf.ones([1, 4, 5, 3]), tf.zeros([1, 2, 2, 2])
-  with pytest.raises(ValueError, match='zeros.*border.*padding'):
+  with pytest.raises(
+      checks.ArgumentError, match="padding is 'reflect'; allowed are 'zeros', 'border'"):
     sampling.sample_bilinear(x, positions, 'reflect')
-  with pytest.raises(ValueError, match='bfloat16.*float32'):
+  with pytest.raises(checks.ArgumentError, match='positions has dtype bfloat16.*float32'):
     sampling.sample_bilinear(x, tf.cast(positions, tf.bfloat16))

@@ -1,7 +1,7 @@
-"""What stands between CADDet's supernet and a head: there is no other neck.
+"""The convolutions between CADDet's supernet and a head, which replace a neck.
 
 Reference: Junyi Feng et al., Learning to Generate Content-Aware Dynamic Detectors,
-https://arxiv.org/abs/2012.04265, section 4.1.
+https://arxiv.org/abs/2012.04265, section 3.4.
 """
 import dataclasses
 from typing import Optional
@@ -24,7 +24,13 @@ class CADDetProjectionConfig(hyperparams.Config):
 @components.register_decoder('caddet_projection', CADDetProjectionConfig)
 @tf_keras.utils.register_keras_serializable(package='official_ext')
 class CADDetProjection(pyramid.PyramidDecoder):
-  """A 1x1 convolution per level, and coarser levels by 3x3 convolutions of stride 2."""
+  """A 1x1 convolution per level, and coarser levels by 3x3 convolutions of stride 2.
+
+  Reference: see the module.
+
+  Differs: ReLU before the convolution that makes C7 from C6; section 3.4 names the convolution
+  alone.
+  """
 
   has_output_convs = False
   activates_coarse_input = True

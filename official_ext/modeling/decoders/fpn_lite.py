@@ -1,8 +1,8 @@
 """FPN with separable output convolutions, for small backbones.
 
 Reference: Junyi Feng et al., Learning to Generate Content-Aware Dynamic Detectors,
-https://arxiv.org/abs/2012.04265, section 4.1, where it stands behind MobileNet, MobileNetV2
-and, as an ablation, CADDet.
+https://arxiv.org/abs/2012.04265, which uses it with MobileNet and MobileNetV2 (Table 4) and, as
+an ablation, with CADDet (Table 3).
 """
 import dataclasses
 from typing import Optional
@@ -25,9 +25,12 @@ class FPNLiteConfig(hyperparams.Config):
 @components.register_decoder('fpn_lite', FPNLiteConfig)
 @tf_keras.utils.register_keras_serializable(package='official_ext')
 class FPNLite(pyramid.PyramidDecoder):
-  """1x1 laterals, a top-down pass, separable 3x3 convolutions; coarser levels are plain ones.
+  """FPN with separable 3x3 output convolutions, and coarser levels by plain 3x3 convolutions.
 
-  Differs: batch norm after the output convolutions by default, as in Model Garden's FPN.
+  Reference: see the module.
+
+  Differs: batch norm after the output convolutions by default, as in Model Garden's FPN; ReLU
+  before the convolution of every coarser level, which the paper does not mention.
   """
 
   activates_coarse_input = True

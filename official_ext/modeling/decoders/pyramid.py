@@ -1,30 +1,35 @@
-"""What all feature pyramids share.
+"""The base class of feature pyramids.
 
-A decoder maps the backbone's `{level: features}` to the same for `min_level` to
-`max_level`, every level with `num_filters` channels.  A subclass says how the levels
-that the backbone has are made, in `build_pyramid`; levels, coarser levels and
-normalization are handled here, as in Model Garden's FPN.
+A decoder maps the backbone's `{level: features}` to `{level: features}` for `min_level` to
+`max_level`, every level with `num_filters` channels.  A subclass makes the levels that the
+backbone has, in `build_pyramid`.  The base class adds output convolutions, coarser levels and
+batch norm, as Model Garden's FPN does.
 """
 from typing import Any, Dict, List, Mapping, Optional
 
 import tensorflow as tf, tf_keras
 
 from official_ext.modeling.layers import convolutions
+from official_ext.ops import checks
 from official_ext.ops import sampling
 
 Features = Dict[str, tf.Tensor]
 
 
-class PyramidDecoder(tf_keras.layers.Layer):
+class PyramidDecoder(convolutions.ConvBlock):
   """Base class of decoders: a pyramid from the backbone's levels, then coarser levels.
 
   Reference: Tsung-Yi Lin et al., Feature Pyramid Networks for Object Detection,
   https://arxiv.org/abs/1612.03144.
 
+  Differs: the first coarser level is made from the coarsest level of the result.  RetinaNet of
+  mmdetection, and with it the released code of DyFPN, makes it from the backbone's C5.
+
   Attributes:
-    has_output_convs: a 3x3 convolution follows `build_pyramid` on every level; a subclass
-      whose own blocks end in convolutions says False.
-    activates_coarse_input: the first coarser level is made of the activated level before it.
+    has_output_convs: whether a 3x3 convolution follows `build_pyramid` on every level; False in
+      a subclass whose own blocks end in convolutions.
+    activates_coarse_input: whether the activation precedes the convolution that makes the first
+      coarser level; it always precedes those of the next ones.
   """
 
   has_output_convs = True
@@ -41,41 +46,31 @@ class PyramidDecoder(tf_keras.layers.Layer):
                use_sync_bn: bool = False,
                norm_momentum: float = 0.99,
                norm_epsilon: float = 0.001,
-               kernel_initializer: Any = 'glorot_uniform',
-               kernel_regularizer: Optional[Any] = None,
-               bias_regularizer: Optional[Any] = None,
                **kwargs):
     """Initializes the decoder.
 
     Args:
       input_specs: level -> shape `[batch, height, width, channels]` of the backbone's
-        output; what else the backbone emits is ignored.
+        output.  The decoder ignores other levels that the backbone emits.
       min_level: finest level of the result; its stride is `2**min_level`.
       max_level: coarsest level of the result.
       num_filters: channels of every level of the result.
-      norm: `batch_norm` after the last convolution of every level, as Model Garden's FPN
-        has it, or `none`, as papers have it.
-      coarse_levels: how levels are made that the backbone does not have: `conv`, a 3x3
+      norm: `batch_norm` after the last convolution of every level, as in Model Garden's FPN,
+        or `none`, as in most papers.
+      coarse_levels: the operation that makes levels coarser than the backbone's: `conv`, a 3x3
         convolution of stride 2, or `max_pool`, of kernel 1 and stride 2.
-      activation: between two coarser levels.
-      use_sync_bn: synchronize batch norm over replicas.
-      norm_momentum: momentum of the moving averages.
-      norm_epsilon: added to the variance.
-      kernel_initializer: of all convolutions.
-      kernel_regularizer: of all kernels.
-      bias_regularizer: of all convolutions' biases.
-      **kwargs: arguments of `tf_keras.layers.Layer`.
+      activation: applied between two coarser levels.
+      use_sync_bn: whether replicas share the statistics of batch norm.
+      norm_momentum: momentum of the moving averages of batch norm.
+      norm_epsilon: constant that batch norm adds to the variance.
+      **kwargs: arguments of `ConvBlock`.
 
     Raises:
-      ValueError: an unknown option, or levels that the backbone cannot give.
+      ArgumentError: an unknown option, or levels that the backbone does not give.
     """
     super().__init__(**kwargs)
-    if norm not in ('batch_norm', 'none'):
-      raise ValueError(f'norm is {norm!r}; allowed are `batch_norm` and `none`: change '
-                       'decoder.<type>.norm.')
-    if coarse_levels not in ('conv', 'max_pool'):
-      raise ValueError(f'coarse_levels is {coarse_levels!r}; allowed are `conv` and `max_pool`: '
-                       'change decoder.<type>.coarse_levels.')
+    checks.check_one_of('norm', norm, ('batch_norm', 'none'))
+    checks.check_one_of('coarse_levels', coarse_levels, ('conv', 'max_pool'))
     self._input_specs = {
         level: tf.TensorShape(shape).as_list() for level, shape in input_specs.items()}
     self._min_level, self._max_level = min_level, max_level
@@ -85,44 +80,45 @@ class PyramidDecoder(tf_keras.layers.Layer):
     self._activation = activation
     self._norm_options = {
         'synchronized': use_sync_bn, 'momentum': norm_momentum, 'epsilon': norm_epsilon}
-    self._kernel_initializer = tf_keras.initializers.get(kernel_initializer)
-    self._kernel_regularizer = tf_keras.regularizers.get(kernel_regularizer)
-    self._bias_regularizer = tf_keras.regularizers.get(bias_regularizer)
-    self._check_levels()
+    self._set_levels()
     self._build_outputs()
 
-  def _check_levels(self) -> None:
-    levels = sorted(int(level) for level in self._input_specs)
+  def _set_levels(self) -> None:
+    """Splits the levels of the result into those that the backbone has and coarser ones."""
+    given = sorted(int(level) for level in self._input_specs)
     if self._min_level > self._max_level:
-      raise ValueError(f'min_level {self._min_level} is above max_level {self._max_level}.')
-    missing = [
-        level for level in range(self._min_level, min(levels[-1], self._max_level) + 1)
-        if level not in levels
-    ]
-    if missing or self._min_level > levels[-1]:
-      raise ValueError(
-          f'The backbone gives levels {levels}, the decoder needs levels {self._min_level} to '
-          f'{min(levels[-1], self._max_level)}: change model.min_level or the backbone.')
-    self._backbone_levels = [
-        str(level) for level in range(self._min_level, min(levels[-1], self._max_level) + 1)]
-    self._coarser_levels = [
-        str(level) for level in range(levels[-1] + 1, self._max_level + 1)]
+      raise checks.ArgumentError(
+          'min_level', f'min_level {self._min_level} is above max_level {self._max_level}.')
+    needed = list(range(self._min_level, min(given[-1], self._max_level) + 1))
+    if not needed or not set(needed) <= set(given):
+      raise checks.ArgumentError(
+          'min_level', f'min_level is {self._min_level} and max_level {self._max_level}, but the '
+          f'backbone gives levels {given}: min_level must be one of them, and no level between '
+          'it and the coarsest may be missing.')
+    self._backbone_levels = [str(level) for level in needed]
+    self._coarser_levels = [str(level) for level in range(given[-1] + 1, self._max_level + 1)]
 
-  def conv(self, kernel_size: int, name: str, **options: Any) -> convolutions.Conv2D:
-    """Returns a convolution with `num_filters` filters and the decoder's options."""
-    return convolutions.Conv2D(
-        self._num_filters, kernel_size, name=name, **{
-            'dtype': self.dtype_policy,
-            'kernel_initializer': convolutions.copy_initializer(self._kernel_initializer),
-            'kernel_regularizer': self._kernel_regularizer,
-            'bias_regularizer': self._bias_regularizer, **options})
+  def conv(self, kernel_size: int, name: str, filters: Optional[int] = None,
+           **options: Any) -> tf_keras.layers.Layer:
+    """Makes a convolution as `ConvBlock.conv` does.
 
-  def output_conv(self, level: str) -> convolutions.Conv2D:
-    """Makes the convolution that `build_pyramid`'s result goes through."""
+    Args:
+      kernel_size: height and width of the kernel.
+      name: name of the convolution.
+      filters: channels of the result; None: `num_filters`.
+      **options: arguments of `ConvBlock.conv`.
+
+    Returns:
+      A convolution, `convolutions.Conv2D` by default.
+    """
+    return super().conv(kernel_size, name, filters or self._num_filters, **options)
+
+  def output_conv(self, level: str) -> tf_keras.layers.Layer:
+    """Makes the convolution that follows `build_pyramid` on a level."""
     return self.conv(3, f'output_{level}')
 
-  def coarser_conv(self, level: str) -> convolutions.Conv2D:
-    """Makes the convolution that makes a coarser level of the one before it."""
+  def coarser_conv(self, level: str) -> tf_keras.layers.Layer:
+    """Makes the convolution that computes a coarser level from the level before it."""
     return self.conv(3, f'coarser_{level}', strides=2)
 
   def _build_outputs(self) -> None:
@@ -139,7 +135,7 @@ class PyramidDecoder(tf_keras.layers.Layer):
 
   @property
   def backbone_levels(self) -> List[str]:
-    """Levels that are made from the backbone's, finest first."""
+    """Levels of the result that the backbone has, finest first."""
     return self._backbone_levels
 
   @property
@@ -160,7 +156,7 @@ class PyramidDecoder(tf_keras.layers.Layer):
     return specs
 
   def build_pyramid(self, inputs: Features, training: Optional[bool]) -> Features:
-    """Makes the levels that the backbone has, before the output convolutions, if any.
+    """Computes the levels that the backbone has, before the output convolutions, if any.
 
     Args:
       inputs: `{level: [batch, height, width, channels]}`, for `backbone_levels`.
@@ -172,7 +168,7 @@ class PyramidDecoder(tf_keras.layers.Layer):
     raise NotImplementedError
 
   def top_down(self, laterals: Features) -> Features:
-    """Adds to every level the next coarser result, resized (FPN, section 3)."""
+    """Adds to every level the resized sum of the next coarser level (FPN, section 3)."""
     merged = {}
     for level in reversed(self._backbone_levels):
       merged[level] = laterals[level]
@@ -185,8 +181,8 @@ class PyramidDecoder(tf_keras.layers.Layer):
     """Maps the backbone's levels to the pyramid.
 
     Args:
-      inputs: `{level: [batch, height, width, channels]}`; levels beyond the input specs
-        are ignored.
+      inputs: `{level: [batch, height, width, channels]}`; levels that are not in
+        `backbone_levels` are ignored.
       training: None counts as False.
 
     Returns:
@@ -198,17 +194,36 @@ class PyramidDecoder(tf_keras.layers.Layer):
     return self.finish(self.build_pyramid(self.checked(inputs), training=training), training)
 
   def checked(self, inputs: Mapping[str, tf.Tensor]) -> Features:
-    """Returns `backbone_levels` of the input, or raises a ValueError that names what is wrong."""
+    """Returns `backbone_levels` of the input.
+
+    Args:
+      inputs: `{level: [batch, height, width, channels]}`.
+
+    Returns:
+      The input without other levels.
+
+    Raises:
+      ValueError: a level is missing or is not of rank 4.
+    """
     for level in self._backbone_levels:
       if level not in inputs:
-        raise ValueError(f'{self.name} needs level {level!r}, the input has {sorted(inputs)}.')
+        raise ValueError(
+            f'{self.name} needs level {level!r}, but inputs has levels {sorted(inputs)}.')
       if len(inputs[level].shape) != 4:
-        raise ValueError(f'{self.name}: level {level!r} has shape {inputs[level].shape}, expected '
-                         '[batch, height, width, channels].')
+        raise ValueError(f'{self.name}: inputs[{level!r}] has shape {inputs[level].shape}, '
+                         'expected [batch, height, width, channels].')
     return {level: inputs[level] for level in self._backbone_levels}
 
   def finish(self, features: Features, training: Optional[bool]) -> Features:
-    """Makes the outputs: last convolutions, coarser levels, and norms of every level."""
+    """Applies the output convolutions, adds coarser levels and normalizes every level.
+
+    Args:
+      features: `{level: [batch, height, width, num_filters]}` for `backbone_levels`.
+      training: None counts as False.
+
+    Returns:
+      `{level: [batch, height, width, num_filters]}` for `min_level` to `max_level`.
+    """
     outputs = dict(features)
     for level, conv in self._output_convs.items():
       outputs[level] = conv(features[level])
@@ -239,7 +254,4 @@ class PyramidDecoder(tf_keras.layers.Layer):
         'use_sync_bn': self._norm_options['synchronized'],
         'norm_momentum': self._norm_options['momentum'],
         'norm_epsilon': self._norm_options['epsilon'],
-        'kernel_initializer': tf_keras.initializers.serialize(self._kernel_initializer),
-        'kernel_regularizer': tf_keras.regularizers.serialize(self._kernel_regularizer),
-        'bias_regularizer': tf_keras.regularizers.serialize(self._bias_regularizer),
     }

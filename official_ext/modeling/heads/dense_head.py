@@ -58,7 +58,7 @@ class PlainTower(convolutions.ConvBlock):
       raise ValueError(f'norm is {norm!r}; allowed are `group_norm` and `none`: change '
                        'head.tower.plain.norm.')
     self._num_filters, self._num_convs, self._norm = num_filters, num_convs, norm
-    self._convs = [self.conv(num_filters, 3, f'conv_{i}') for i in range(num_convs)]
+    self._convs = [self.conv(3, f'conv_{i}', num_filters) for i in range(num_convs)]
     self._norms = [_GroupNorm(name=f'norm_{i}', dtype=self.dtype_policy)
                    for i in range(num_convs if norm == 'group_norm' else 0)]
 
@@ -135,7 +135,7 @@ class _TowerHead(convolutions.ConvBlock):
     """Returns the predictor of classes, which starts at their prior probability."""
     prior = self._options['prior_probability']
     bias = tf_keras.initializers.Constant(-math.log((1 - prior) / prior))
-    return self.conv(filters, 3, 'classes', bias_initializer=bias)
+    return self.conv(3, 'classes', filters, bias_initializer=bias)
 
   def towers(self, features: Mapping[str, tf.Tensor], training: Optional[bool]
              ) -> Tuple[Features, Features]:
@@ -187,8 +187,8 @@ class DenseHead(_TowerHead):
                        'change model.assigner, which chooses it.')
     self._box_coding = box_coding
     self._classes = self.class_conv(num_classes)
-    self._boxes = self.conv(4, 3, 'boxes')
-    self._centerness = self.conv(1, 3, 'centerness')
+    self._boxes = self.conv(3, 'boxes', 4)
+    self._centerness = self.conv(3, 'centerness', 1)
 
   def build(self, input_shape: Any) -> None:
     # Not cast to the compute dtype: float16 has steps of a pixel from 1024 pixels on.
@@ -251,7 +251,7 @@ class AnchorHead(_TowerHead):
     super().__init__(num_classes, **kwargs)
     self._num_anchors = num_anchors
     self._classes = self.class_conv(num_anchors * num_classes)
-    self._boxes = self.conv(num_anchors * 4, 3, 'boxes')
+    self._boxes = self.conv(3, 'boxes', num_anchors * 4)
 
   def call(self, features: Mapping[str, tf.Tensor], training: Optional[bool] = None
            ) -> Tuple[Features, Features, Dict[str, Features]]:

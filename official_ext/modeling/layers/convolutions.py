@@ -1,11 +1,11 @@
-"""Small layers that several networks share."""
+"""Convolutions that several networks share, and helpers to build them."""
 import functools
 import math
 from typing import Any, Dict, Optional, Sequence
 
 import tensorflow as tf, tf_keras
 
-# Patches of a map, laid out as one matrix, above which a single image is halved.
+# Size in bytes of all patches of a map, above which a single image is convolved in two halves.
 _MANY_BYTES = 2**28
 
 
@@ -13,8 +13,8 @@ _MANY_BYTES = 2**28
 class Conv2D(tf_keras.layers.Conv2D):
   """A `same`-padded convolution whose result has the right shape for an empty batch too.
 
-  TensorFlow's oneDNN kernel returns the input's shape when the batch is empty, and the
-  next operation fails.  A reshape, which costs nothing, puts that right.
+  For an empty batch TensorFlow's oneDNN kernel returns the shape of the input, and the next
+  operation fails.  The layer reshapes the result, which costs nothing.
   """
 
   def __init__(self, filters: int, kernel_size: Any, symmetric_padding: bool = False, **kwargs):
@@ -23,9 +23,9 @@ class Conv2D(tf_keras.layers.Conv2D):
     Args:
       filters: channels of the result.
       kernel_size: height and width, or one number for both.
-      symmetric_padding: pad half of an odd kernel on all sides, as papers' code does, so
-        that the kernel's center lies on pixel `stride * i`; Keras pads more at the end
-        where the stride is 2 and the size even.
+      symmetric_padding: pad `(size - 1) / 2` zeros on all sides, as PyTorch code does, so
+        that the center of an odd kernel lies on pixel `stride * i`.  Keras pads more zeros at
+        the end if the stride is 2 and the size even.
       **kwargs: arguments of `tf_keras.layers.Conv2D`; the padding is always `same`.
     """
     kwargs['padding'] = 'same'
@@ -51,7 +51,7 @@ class Conv2D(tf_keras.layers.Conv2D):
     return with_conv_shape(outputs, inputs, self.strides, self.filters)
 
   def _halves(self, inputs: tf.Tensor) -> bool:
-    """Whether the batch may be a single image with a map so large that it should be halved."""
+    """Returns whether the batch may be one image with a map above `_MANY_BYTES`."""
     patches = [*inputs.shape[1:], *self.kernel_size, inputs.dtype.size]
     is_centered = self.kernel_size != (1, 1) and all(size % 2 for size in self.kernel_size)
     return (inputs.shape[0] in (None, 1) and self.strides == (1, 1) and is_centered
@@ -62,22 +62,27 @@ class Conv2D(tf_keras.layers.Conv2D):
 
 
 def l2_regularizer(weight_decay: float) -> Optional[tf_keras.regularizers.Regularizer]:
-  """Returns the regularizer of a task's `losses.l2_weight_decay`; none where that is 0."""
-  # Half, as tf.nn.l2_loss has it, and Model Garden with it.
+  """Returns the regularizer of kernels, or None if the weight decay is 0.
+
+  Args:
+    weight_decay: a task's `losses.l2_weight_decay`; the loss is half of it times the squared
+      weights.
+  """
+  # Model Garden halves too, because it uses tf.nn.l2_loss.
   return tf_keras.regularizers.L2(weight_decay / 2) if weight_decay else None
 
 
 def conv2d_in_halves(inputs: tf.Tensor, kernel: tf.Tensor, dilations: Sequence[int]) -> tf.Tensor:
-  """A `same`-padded convolution of the upper and the lower halves of images, as one batch.
+  """Convolves the upper and the lower halves of images as one batch, with `same` padding.
 
-  For a single image TensorFlow 2.20 keeps the kernel in a layout for which oneDNN has slow code
-  only: two halves take half of the time, and where the map is very large (5x5 on 200 x 304 x 256)
-  seconds instead of many minutes.
+  For a single image TensorFlow 2.20 keeps the kernel in a layout for which oneDNN has only slow
+  code.  Two halves take half of the time; a 5x5 kernel on a map of 200 x 304 x 256 takes seconds
+  instead of many minutes.
 
   Args:
     inputs: `[batch, height, width, channels]`.
     kernel: `[odd height, width, channels, filters]`.
-    dilations: of height and width.
+    dilations: dilation rates of height and width.
 
   Returns:
     `[batch, height, width, filters]`.
@@ -93,10 +98,13 @@ def conv2d_in_halves(inputs: tf.Tensor, kernel: tf.Tensor, dilations: Sequence[i
 
 
 def dilation_has_gradient(dtype: tf.DType) -> bool:
-  """Whether a dilated `tf.nn.conv2d` can be trained here: not on a CPU without oneDNN.
+  """Returns whether `tf.nn.conv2d` with dilations has gradients on this machine.
 
-  Keras lays the pixels of a dilated convolution out anew, which works everywhere; TensorFlow's
-  own kernel computes the same without the copies.
+  It has none on a CPU without oneDNN.  Keras copies the pixels to a layout in which no dilation
+  is needed, which works everywhere; `tf.nn.conv2d` computes the same without the copies.
+
+  Args:
+    dtype: of the features.
   """
   with tf.init_scope():
     return tf.executing_eagerly() and _differentiates_dilation(tf.as_dtype(dtype))
@@ -104,7 +112,8 @@ def dilation_has_gradient(dtype: tf.DType) -> bool:
 
 @functools.lru_cache(maxsize=None)
 def _differentiates_dilation(dtype: tf.DType) -> bool:
-  # Called directly: gradient tapes do not record in `tf.init_scope`.
+  # The gradient operations are called directly, because no gradient tape records in
+  # `tf.init_scope`.
   options = {'out_backprop': tf.ones([1, 5, 5, 3], dtype), 'strides': [1] * 4, 'padding': 'SAME',
              'dilations': [1, 2, 2, 1]}
   try:
@@ -119,16 +128,26 @@ def _differentiates_dilation(dtype: tf.DType) -> bool:
 
 def with_conv_shape(outputs: tf.Tensor, inputs: tf.Tensor, strides: Sequence[int],
                     filters: int) -> tf.Tensor:
-  """Gives the result of a `same`-padded convolution the shape that it has to have."""
+  """Reshapes the result of a `same`-padded convolution to its right shape.
+
+  Args:
+    outputs: the result, whose shape is wrong if the batch is empty.
+    inputs: `[batch, height, width, channels]`.
+    strides: of height and width.
+    filters: channels of the result.
+
+  Returns:
+    `[batch, ceil(height / stride), ceil(width / stride), filters]`.
+  """
   size, known = tf.shape(inputs), inputs.shape
   height, width = (-(-(known[axis] or size[axis]) // strides[axis - 1]) for axis in (1, 2))
-  # Where height and width are known, TensorFlow's optimizer of graphs takes a reshape to the
-  # shape that it expects for one that does nothing, and drops it; not so one to another rank.
+  # If height and width are known, TensorFlow's graph optimizer drops a reshape to the shape that
+  # it infers.  It keeps a reshape to another rank.
   return tf.squeeze(tf.reshape(outputs, [size[0], height, width, 1, filters]), axis=3)
 
 
 class ConvBlock(tf_keras.layers.Layer):
-  """Base of layers that are made of convolutions with the same options."""
+  """Base of layers whose convolutions have common initializers and regularizers."""
 
   def __init__(self, kernel_initializer: Any = 'glorot_uniform',
                kernel_regularizer: Optional[Any] = None, bias_regularizer: Optional[Any] = None,
@@ -136,9 +155,9 @@ class ConvBlock(tf_keras.layers.Layer):
     """Initializes the layer.
 
     Args:
-      kernel_initializer: of all convolutions.
-      kernel_regularizer: of all kernels.
-      bias_regularizer: of all biases.
+      kernel_initializer: initializer of all kernels; each convolution gets a copy.
+      kernel_regularizer: regularizer of all kernels.
+      bias_regularizer: regularizer of all biases.
       **kwargs: arguments of `tf_keras.layers.Layer`.
     """
     super().__init__(**kwargs)
@@ -146,9 +165,20 @@ class ConvBlock(tf_keras.layers.Layer):
     self._kernel_regularizer = tf_keras.regularizers.get(kernel_regularizer)
     self._bias_regularizer = tf_keras.regularizers.get(bias_regularizer)
 
-  def conv(self, filters: int, kernel_size: int, name: str, cls: type = Conv2D,
+  def conv(self, kernel_size: int, name: str, filters: int, *, cls: type = Conv2D,
            **options: Any) -> tf_keras.layers.Layer:
-    """Returns a convolution with the options of the layer."""
+    """Makes a convolution with the layer's dtype policy, initializer and regularizers.
+
+    Args:
+      kernel_size: height and width of the kernel.
+      name: name of the convolution.
+      filters: channels of the result.
+      cls: class of the convolution.
+      **options: more arguments of `cls`; they take precedence over the layer's.
+
+    Returns:
+      A layer of class `cls`.
+    """
     return cls(filters, kernel_size, name=name, **{
         'dtype': self.dtype_policy,
         'kernel_initializer': copy_initializer(self._kernel_initializer),
@@ -166,15 +196,15 @@ class ConvBlock(tf_keras.layers.Layer):
 
 def copy_initializer(initializer: tf_keras.initializers.Initializer
                      ) -> tf_keras.initializers.Initializer:
-  """Returns a copy of an initializer: one that is used twice draws the same values twice."""
+  """Returns a copy of an initializer, because one that is used twice repeats its values."""
   return initializer.__class__.from_config(initializer.get_config())
 
 
 def build_in_scope(layers: Sequence[tf_keras.layers.Layer], shapes: Sequence[Any]) -> None:
-  """Builds layers that a conditional will call, each under its own variable name scope.
+  """Builds layers before `tf.cond` calls them, each under a name scope of its own.
 
   Args:
-    layers: layers whose variables do not exist yet.
+    layers: layers without variables.
     shapes: one input shape per layer.
   """
   for layer, shape in zip(layers, shapes):

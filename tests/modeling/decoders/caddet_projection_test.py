@@ -1,4 +1,4 @@
-"""CADDet's projections against NumPy, and what they cost at the paper's sizes."""
+"""CADDet's projections against NumPy, and their cost at the paper's sizes."""
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -22,7 +22,7 @@ PART = component.Component(
 
 @pytest.mark.parametrize('size', [(64, 80), (75, 101)])
 def test_equals_numpy(size):
-  """Projections, and coarser levels from the activated level before, zeros on all sides."""
+  """Coarser levels come from the activated level before, with zeros on all sides."""
   layer = PART.make(dtype='float64')
   inputs = {level: 20 * (x - 0.5) for level, x in PART.inputs(size, dtype=np.float64).items()}
   weights = {v.name[len('part/'):-2]: v.numpy() for v in layer.variables}

@@ -1,4 +1,4 @@
-"""FPNLite against NumPy, and the cost of the baselines that stand on it."""
+"""FPNLite against NumPy, and the cost of the baselines that have it as their neck."""
 import numpy as np
 from official.vision.modeling.backbones import mobilenet
 import pytest
@@ -55,7 +55,7 @@ def test_equals_numpy(size):
 def test_costs_of_the_papers_baselines(model_id, width, gmac, channels):
   """Backbone and neck of Table 4, at 800x1200.
 
-  The paper's coarsest lateral stands on the last convolution of MobileNetV2, Model Garden's
+  The input of the paper's coarsest lateral is the last convolution of MobileNetV2; Model Garden's
   coarsest level is the block before it.
   """
   backbone = mobilenet.MobileNet(

@@ -1,9 +1,10 @@
-"""The parts that all pyramids share, against plain NumPy."""
+"""The base class of pyramids against plain NumPy."""
 import numpy as np
 import pytest
 import tensorflow as tf, tf_keras
 
 from official_ext.modeling.decoders import pyramid
+from official_ext.ops import checks
 import reference
 import spies
 
@@ -12,7 +13,7 @@ SPECS = {level: [None, None, None, depth] for level, depth in CHANNELS.items()}
 
 
 class PlainFPN(pyramid.PyramidDecoder):
-  """1x1 laterals and a top-down path: what the base class is meant for."""
+  """1x1 laterals and a top-down path, as a user would write it."""
 
   def __init__(self, **kwargs):
     super().__init__(**kwargs)
@@ -105,14 +106,23 @@ def test_output_specs_are_the_sizes_that_come_out():
 
 @pytest.mark.parametrize('options, message', [
     ({'min_level': 6, 'max_level': 5}, 'min_level 6 is above max_level 5'),
-    ({'min_level': 2}, r'gives levels \[3, 4, 5\], the decoder needs levels 2 to 5'),
-    ({'min_level': 6}, 'change model.min_level'),
-    ({'norm': 'group'}, "norm is 'group'.*decoder.<type>.norm"),
-    ({'coarse_levels': 'mean'}, "coarse_levels is 'mean'.*decoder.<type>.coarse_levels"),
+    ({'min_level': 2}, r'min_level is 2 and .*the backbone gives levels \[3, 4, 5\]'),
+    ({'min_level': 6}, r'min_level is 6 and .*the backbone gives levels \[3, 4, 5\]'),
+    ({'input_specs': {'3': SPECS['3'], '5': SPECS['5']}}, r'the backbone gives levels \[3, 5\]'),
+    ({'norm': 'group'}, "norm is 'group'; allowed are 'batch_norm', 'none'"),
+    ({'coarse_levels': 'mean'}, "coarse_levels is 'mean'; allowed are 'conv', 'max_pool'"),
 ])
 def test_refuses_wrong_options(options, message):
-  with pytest.raises(ValueError, match=message):
+  with pytest.raises(checks.ArgumentError, match=message) as caught:
     _make(**options)
+  assert caught.value.argument in {'min_level', *options} - {'input_specs', 'max_level'}
+
+
+def test_convolutions_have_num_filters_unless_told_otherwise():
+  layer = _make()
+  assert layer.conv(3, 'default').filters == 4
+  assert layer.conv(3, 'other', 9).filters == 9
+  assert layer.conv(3, 'custom', cls=tf_keras.layers.Conv2DTranspose).name == 'custom'
 
 
 def test_batch_norm_has_the_given_momentum():
@@ -125,7 +135,7 @@ def test_batch_norm_has_the_given_momentum():
     if 'norm' in variable.name:
       variable.assign(tf.ones_like(variable) if 'gamma' in variable.name
                       else tf.zeros_like(variable))
-  # With mean 0, variance 1 - epsilon and the plain affine map, a decoder shows what it normalizes.
+  # With mean 0, variance 1 - epsilon, scale 1 and shift 0, batch norm returns its inputs.
   for variable in layer.non_trainable_variables:
     variable.assign(tf.zeros_like(variable) if 'mean' in variable.name
                     else tf.ones_like(variable) * 0.999)

@@ -1,4 +1,4 @@
-"""Convolutions that survive an empty batch, and the helpers around them."""
+"""Convolutions, also of empty batches, and the helpers that build them."""
 import os
 import subprocess
 import sys
@@ -64,14 +64,14 @@ def test_a_dilated_conv_can_be_trained(traced, dtype):
     return tape.gradient(loss, layer.trainable_variables)
 
   kernel, bias = (tf.function(gradient, autograph=False) if traced else gradient)()
-  # The center of the kernel has seen every pixel.
+  # Every pixel contributes to the center of the kernel.
   np.testing.assert_allclose(kernel[1, 1, :, 0], np.sum(x, axis=(0, 1, 2)), 1e-4)
   np.testing.assert_allclose(bias, [2 * 7 * 9] * 4)
 
 
 @pytest.mark.slow
 def test_a_dilated_conv_can_be_trained_without_onednn():
-  """The same in a process of its own: TensorFlow chooses its kernels when it is imported."""
+  """Another process is needed, because TensorFlow chooses its kernels when it is imported."""
   code = ('import official_ext, tensorflow as tf\n'
           'from official_ext.modeling.layers import convolutions\n'
           'layer, x = convolutions.Conv2D(4, 3, dilation_rate=2), tf.ones([1, 5, 5, 2])\n'
@@ -121,7 +121,7 @@ def test_conv_of_an_empty_batch_has_the_right_shape(filters, dilation, stride, t
 @pytest.mark.parametrize('symmetric', [False, True])
 @pytest.mark.parametrize('stride', [1, 2])
 def test_a_known_size_does_not_bring_the_wrong_shape_back(symmetric, stride):
-  """Optimizers of graphs drop a reshape to the shape that they expect."""
+  """TensorFlow's graph optimizer drops a reshape to the shape that it infers."""
   layer = convolutions.Conv2D(4, 1, symmetric, strides=stride, activation='relu')
   traced = tf.function(lambda x: tf.concat([layer(x), layer(x)], -1), autograph=False,
                        input_signature=[tf.TensorSpec([None, 2, 2, 3])])
@@ -151,7 +151,7 @@ def test_symmetric_conv_keeps_the_layer_contract():
       tf.constant(_features(size=(8, 6), dtype=np.float32)), trainable=3 * 3 * 3 * 4 + 4)
 
 
-def test_conv_keeps_what_is_known_of_its_shape():
+def test_conv_keeps_its_static_shape():
   layer = convolutions.Conv2D(4, 3, strides=2)
   assert layer(tf_keras.Input([9, 11, 3])).shape.as_list() == [None, 5, 6, 4]
 
@@ -162,12 +162,28 @@ def test_conv_keeps_the_layer_contract():
           _features(dtype=np.float32)), trainable=3 * 3 * 3 * 4 + 4)
 
 
-def test_fresh_initializers_draw_different_values():
+def test_copied_initializers_draw_different_values():
   first = tf_keras.initializers.GlorotUniform()
   second = convolutions.copy_initializer(first)
   assert second is not first
   assert second.get_config() == first.get_config()
   assert not np.allclose(first([3, 3]), second([3, 3]))
+
+
+def test_conv_block_gives_its_options_to_each_convolution():
+  block = convolutions.ConvBlock(
+      kernel_initializer=tf_keras.initializers.RandomNormal(seed=None),
+      kernel_regularizer='l1', bias_regularizer='l2', dtype='mixed_bfloat16')
+  first = block.conv(3, 'first', 4, strides=2)
+  other = block.conv(2, 'other', 5, cls=tf_keras.layers.Conv2DTranspose, kernel_regularizer=None)
+  assert (first.name, first.filters, first.kernel_size) == ('first', 4, (3, 3))
+  assert (first.strides, first.dtype_policy.name) == ((2, 2), 'mixed_bfloat16')
+  assert isinstance(first, convolutions.Conv2D)
+  assert isinstance(first.kernel_regularizer, tf_keras.regularizers.L1)
+  assert isinstance(first.bias_regularizer, tf_keras.regularizers.L2)
+  assert isinstance(other, tf_keras.layers.Conv2DTranspose)
+  assert other.kernel_regularizer is None, 'an option of the call takes precedence'
+  assert first.kernel_initializer is not other.kernel_initializer
 
 
 def test_build_in_scope_names_variables_after_their_layer():

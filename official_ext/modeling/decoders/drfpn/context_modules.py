@@ -1,6 +1,6 @@
-"""Layers that give every position of a map a view of its surroundings, or of the whole map.
+"""Layers that add to every position of a map information from a large surrounding.
 
-Each maps `[batch, height, width, channels]` to a map of the same size.
+Each maps `[batch, height, width, channels]` to a map of the same height and width.
 """
 from typing import Any, Dict, Sequence
 
@@ -23,14 +23,14 @@ def _bin_weights(size: tf.Tensor, bins: int, dtype: tf.DType) -> tf.Tensor:
 
 
 def adaptive_average_pool(features: tf.Tensor, bins: int) -> tf.Tensor:
-  """Averages a map over a grid of bins, whatever its size.
+  """Averages a map of any size over a grid of bins.
 
-  Bin i of n spans pixels floor(i * size / n) up to ceil((i + 1) * size / n), so that bins
-  of sizes that do not divide overlap, and maps smaller than the grid repeat pixels.
+  Bin i of n spans pixels floor(i * size / n) up to ceil((i + 1) * size / n).  So bins overlap if
+  n does not divide the size, and a map smaller than the grid repeats pixels.
 
   Args:
     features: `[batch, height, width, channels]`.
-    bins: rows and columns of the grid.
+    bins: number of rows and of columns of the grid.
 
   Returns:
     `[batch, bins, bins, channels]`.
@@ -46,29 +46,29 @@ def adaptive_average_pool(features: tf.Tensor, bins: int) -> tf.Tensor:
 
 @tf_keras.utils.register_keras_serializable(package='official_ext')
 class PyramidPooling(convolutions.ConvBlock):
-  """Averages over grids of several sizes beside the map itself.
+  """Concatenates a map and its averages over grids of several sizes.
 
   Reference: Hengshuang Zhao et al., Pyramid Scene Parsing Network,
   https://arxiv.org/abs/1612.01105, as DRFPN (https://arxiv.org/abs/2012.01733) uses it.
 
-  Differs: no batch norm after the 1x1 convolutions, which DRFPN does not have either.
+  Differs: no batch norm after the 1x1 convolutions, as in DRFPN.
   """
 
   def __init__(self, filters: int, bins: Sequence[int] = (1, 2, 3, 6), **kwargs):
     """Initializes the layer.
 
     Args:
-      filters: channels of every grid's 1x1 convolution.
-      bins: rows and columns of every grid.
+      filters: channels of the 1x1 convolution of each grid.
+      bins: number of rows and of columns of each grid.
       **kwargs: arguments of `ConvBlock`.
     """
     super().__init__(**kwargs)
     self._filters, self._bins = filters, list(bins)
     self._convs = [
-        self.conv(filters, 1, f'bins_{bins}', activation='relu') for bins in self._bins]
+        self.conv(1, f'bins_{bins}', filters, activation='relu') for bins in self._bins]
 
   def call(self, features: tf.Tensor) -> tf.Tensor:
-    """Returns the map and its averages, `[batch, h, w, channels + len(bins) * filters]`."""
+    """Returns `[batch, height, width, channels + len(bins) * filters]`."""
     pooled = [conv(adaptive_average_pool(features, bins))
               for bins, conv in zip(self._bins, self._convs)]
     return tf.concat(
@@ -80,10 +80,10 @@ class PyramidPooling(convolutions.ConvBlock):
 
 @tf_keras.utils.register_keras_serializable(package='official_ext')
 class NonLocal(convolutions.ConvBlock):
-  """Adds to every position a mean over all positions, weighted by likeness.
+  """Adds to every position a mean over all positions, weighted by similarity.
 
-  The embedded Gaussian, softmax over positions of theta^T phi, in float32.  It starts as
-  almost the identity: the last convolution is drawn from N(0, 0.001).
+  The weights are the embedded Gaussian: softmax over positions of theta^T phi, in float32.  The
+  layer starts near the identity, because the last kernel is drawn from N(0, 0.001).
 
   Reference: Xiaolong Wang, Ross Girshick, Abhinav Gupta, Kaiming He, Non-local Neural
   Networks, https://arxiv.org/abs/1711.07971, eqs. 1, 4, 6.
@@ -93,17 +93,17 @@ class NonLocal(convolutions.ConvBlock):
     """Initializes the layer.
 
     Args:
-      filters: channels of the three embeddings.
+      filters: channels of theta, phi and the values.
       **kwargs: arguments of `ConvBlock`.
     """
     super().__init__(**kwargs)
     self._filters = filters
     self._theta, self._phi, self._value = (
-        self.conv(filters, 1, name) for name in ('theta', 'phi', 'value'))
+        self.conv(1, name, filters) for name in ('theta', 'phi', 'value'))
 
   def build(self, input_shape: tf.TensorShape) -> None:
     self._output = self.conv(
-        input_shape[-1], 1, 'output',
+        1, 'output', input_shape[-1],
         kernel_initializer=tf_keras.initializers.RandomNormal(stddev=0.001))
     super().build(input_shape)
 
@@ -115,9 +115,9 @@ class NonLocal(convolutions.ConvBlock):
     def positions(embedding):
       return tf.reshape(embedding(features), [size[0], size[1] * size[2], self._filters])
 
-    likeness = tf.matmul(tf.cast(positions(self._theta), exact),
-                         tf.cast(positions(self._phi), exact), transpose_b=True)
-    weights = tf.cast(tf.nn.softmax(likeness), features.dtype)
+    similarity = tf.matmul(tf.cast(positions(self._theta), exact),
+                           tf.cast(positions(self._phi), exact), transpose_b=True)
+    weights = tf.cast(tf.nn.softmax(similarity), features.dtype)
     mean = tf.matmul(weights, positions(self._value))
     return features + self._output(
         tf.reshape(mean, [size[0], size[1], size[2], self._filters]))
@@ -128,14 +128,14 @@ class NonLocal(convolutions.ConvBlock):
 
 @tf_keras.utils.register_keras_serializable(package='official_ext')
 class DenseASPP(convolutions.ConvBlock):
-  """Dilated convolutions of growing rates, each of which sees the results of those before.
+  """Dilated convolutions of growing rates; each gets the results of all before it.
 
-  Branch i: 1x1 convolution to `bottleneck` channels, ReLU, dilated 3x3 to `filters`, ReLU.
+  Each branch is a 1x1 convolution to `bottleneck` channels, ReLU, dilated 3x3 to `filters`, ReLU.
 
   Reference: Maoke Yang et al., DenseASPP for Semantic Segmentation in Street Scenes, CVPR
   2018, as DRFPN (https://arxiv.org/abs/2012.01733) uses it.
 
-  Differs: no batch norm and no dropout, which DRFPN does not have either.
+  Differs: no batch norm and no dropout, as in DRFPN.
   """
 
   def __init__(self, filters: int, bottleneck: int, rates: Sequence[int] = (3, 6, 12, 18, 24),
@@ -143,25 +143,25 @@ class DenseASPP(convolutions.ConvBlock):
     """Initializes the layer.
 
     Args:
-      filters: channels that every branch adds.
+      filters: channels of the result of each branch.
       bottleneck: channels of the 1x1 convolutions.
-      rates: dilation of every branch.
+      rates: dilation rates of the branches.
       **kwargs: arguments of `ConvBlock`.
     """
     super().__init__(**kwargs)
     self._filters, self._bottleneck, self._rates = filters, bottleneck, list(rates)
     self._reduce = [
-        self.conv(bottleneck, 1, f'reduce_{rate}', activation='relu') for rate in self._rates]
+        self.conv(1, f'reduce_{rate}', bottleneck, activation='relu') for rate in self._rates]
     self._dilated = [
-        self.conv(filters, 3, f'dilated_{rate}', activation='relu', dilation_rate=rate)
+        self.conv(3, f'dilated_{rate}', filters, activation='relu', dilation_rate=rate)
         for rate in self._rates]
 
   def call(self, features: tf.Tensor) -> tf.Tensor:
-    """Returns what all branches found, `[batch, height, width, len(rates) * filters]`."""
-    found = []
+    """Returns the results of all branches, `[batch, height, width, len(rates) * filters]`."""
+    results = []
     for reduce, dilated in zip(self._reduce, self._dilated):
-      found.append(dilated(reduce(tf.concat([features, *found], axis=-1))))
-    return tf.concat(found, axis=-1)
+      results.append(dilated(reduce(tf.concat([features, *results], axis=-1))))
+    return tf.concat(results, axis=-1)
 
   def get_config(self) -> Dict[str, Any]:
     return {**super().get_config(), 'filters': self._filters, 'bottleneck': self._bottleneck,

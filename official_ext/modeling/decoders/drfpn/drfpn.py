@@ -1,4 +1,4 @@
-"""DRFPN: a pyramid whose levels are merged where, and in the channels, they fit together.
+"""DRFPN: a pyramid that merges levels by learned sampling positions and channel weights.
 
 Reference: Jialiang Ma, Bin Chen, Dual Refinement Feature Pyramid Networks for Object
 Detection, https://arxiv.org/abs/2012.01733.
@@ -11,9 +11,10 @@ import tf_keras
 
 from official_ext.configs import components
 from official_ext.modeling.decoders import pyramid
-from official_ext.modeling.layers import convolutions
-from official_ext.modeling.decoders.drfpn import context_modules as context_layers
+from official_ext.modeling.decoders.drfpn import context_modules
 from official_ext.modeling.decoders.drfpn import refinement
+from official_ext.modeling.layers import convolutions
+from official_ext.ops import checks
 from official_ext.ops import sampling
 
 _ALLOWED = {
@@ -47,23 +48,25 @@ class DRFPNConfig(hyperparams.Config):
 @components.register_decoder('drfpn', DRFPNConfig)
 @tf_keras.utils.register_keras_serializable(package='official_ext')
 class DRFPN(pyramid.PyramidDecoder):
-  """A top-down path of spatial, then a bottom-up path of channel refinement blocks.
+  """A top-down path of spatial refinement blocks, then a bottom-up path of channel ones.
 
-      L = 1x1 convolutions of the backbone's levels, the coarsest behind a context module
+      L = 1x1 convolutions of the backbone's levels, the coarsest after a context module
       P_top = conv(L_top);  P_l = SRB(P_{l+1}, L_l), the first from L_top
       N_low = conv1x1(P_low);  N_{l+1} = CRB(T_l, P_{l+1}), the first from T_low = P_low
 
-  Every row of the paper's Tables 2 to 6 is a choice of the options.  `top_down: fpn`,
+  The options express every row of the paper's Tables 2 to 7.  `top_down: fpn`,
   `bottom_up: none`, `context: none` has the weights of Model Garden's FPN.
 
   Reference: see the module.
 
   Differs: batch norm on every level of the result by default, as in Model Garden's FPN;
-  `norm: none` is the paper's form.  Widths that the paper gives for 256 filters follow
-  `num_filters` in proportion: a quarter of it inside SRB and in every branch of the PPM.
+  `norm: none` is the paper's form.  The paper prints no width inside SRB and the PPM and no
+  convolutions of P_top and N_low: a quarter of `num_filters` (64 of 256), a 3x3 convolution of
+  P_top and a 1x1 convolution of N_low are chosen so that the numbers of weights in Table 7 are
+  met.
   """
 
-  # Blocks end in convolutions of their own, and the FPN's are made here.
+  # The blocks end in convolutions, and this class makes the convolutions of `top_down: fpn`.
   has_output_convs = False
 
   def __init__(self, top_down: str = 'srb', bottom_up: str = 'crb', context: str = 'ppm',
@@ -73,44 +76,42 @@ class DRFPN(pyramid.PyramidDecoder):
     """Initializes the decoder.
 
     Args:
-      top_down: from coarse to fine: `fpn`, nearest-neighbor resizing and addition; `srb`;
-        `crb`; or `srb_crb`, both in one block (Table 3).
-      bottom_up: from fine to coarse: `none`; `panet`, strided convolution and addition;
-        `crb`; or `srb` (Table 3).
+      top_down: block of the path from coarse to fine: `fpn`, nearest-neighbor resizing and
+        addition; `srb`; `crb`; or `srb_crb`, both in one block (Table 3).
+      bottom_up: block of the path from fine to coarse: `none`; `panet`, strided convolution and
+        addition; `crb`; or `srb` (Table 3).
       context: module on the coarsest level of the backbone: `none`, `ppm`, `non_local` or
         `dense_aspp` (Table 7).
-      srb_context: which of two levels offset and weight are computed from: the finer
-        (`low`), the coarser (`high`), their sum (`add`) or both (`cat`) (Table 5).
-      crb_context: which of two levels the channels' weights are computed from, likewise
+      srb_context: the level from which an SRB computes offset and weight: the finer of its two
+        levels (`low`), the coarser (`high`), their sum (`add`) or both (`cat`) (Table 5).
+      crb_context: the level from which a CRB computes channel weights, with the same values
         (Table 6).
-      use_offset: SRBs sample at offsets (Table 4).
-      use_weight: SRBs weigh what they sampled (Table 4).
-      weight_activation: of the weights in both blocks, `sigmoid` or `linear`.
-      padding: of samples outside a map, `zeros` or `border`.
+      use_offset: whether SRBs sample at offsets (Table 4).
+      use_weight: whether SRBs multiply samples by weights (Table 4).
+      weight_activation: activation of the weights in both blocks, `sigmoid` or `linear`.
+      padding: value of samples outside a map, `zeros` or `border`.
       **kwargs: arguments of `PyramidDecoder`.
 
     Raises:
-      ValueError: an unknown option.
+      ArgumentError: an unknown option.
     """
     options = {
         'top_down': top_down, 'bottom_up': bottom_up, 'context': context,
         'srb_context': srb_context, 'crb_context': crb_context, 'use_offset': use_offset,
         'use_weight': use_weight, 'weight_activation': weight_activation, 'padding': padding}
     for option, allowed in _ALLOWED.items():
-      if options[option] not in allowed:
-        raise ValueError(
-            f'{option} is {options[option]!r}; allowed are {", ".join(map(repr, allowed))}: change '
-            f'decoder.drfpn.{option}.')
+      checks.check_one_of(option, options[option], allowed)
     super().__init__(**kwargs)
     self._options = options
     self._build_laterals()
     self._build_top_down()
     self._build_bottom_up()
 
-  def conv(self, kernel_size: int, name: str, **options: Any) -> convolutions.Conv2D:
-    """Returns a convolution of the pyramid; strided ones are padded as the paper's code is."""
-    return super().conv(
-        kernel_size, name, symmetric_padding=options.get('strides', 1) != 1, **options)
+  def conv(self, kernel_size: int, name: str, filters: Optional[int] = None,
+           **options: Any) -> tf_keras.layers.Layer:
+    """Makes a convolution of the pyramid; strided ones are padded as PyTorch pads."""
+    symmetric = options.get('strides', 1) != 1
+    return super().conv(kernel_size, name, filters, symmetric_padding=symmetric, **options)
 
   def _block(self, cls: type, name: str, **options: Any) -> convolutions.ConvBlock:
     return cls(name=name, dtype=self.dtype_policy, kernel_regularizer=self._kernel_regularizer,
@@ -121,15 +122,25 @@ class DRFPN(pyramid.PyramidDecoder):
     filters = self._num_filters
     cls, options = {
         'none': (None, {}),
-        'ppm': (context_layers.PyramidPooling, {'filters': max(filters // 4, 1)}),
-        'non_local': (context_layers.NonLocal, {'filters': filters}),
-        'dense_aspp': (context_layers.DenseASPP, {'filters': filters, 'bottleneck': 2 * filters}),
+        'ppm': (context_modules.PyramidPooling, {'filters': max(filters // 4, 1)}),
+        'non_local': (context_modules.NonLocal, {'filters': filters}),
+        'dense_aspp': (context_modules.DenseASPP, {'filters': filters, 'bottleneck': 2 * filters}),
     }[self._options['context']]
     self._context = self._block(cls, self._options['context'], **options) if cls else None
     self._laterals = {level: self.conv(1, f'lateral_{level}') for level in self._backbone_levels}
 
   def _refinement(self, kind: str, direction: str, name: str) -> convolutions.ConvBlock:
-    """Makes a block; low and high are the target and the source on the way down."""
+    """Makes a refinement block.
+
+    Args:
+      kind: `srb`, `crb` or `srb_crb`.
+      direction: `down` or `up`.
+      name: name of the block.
+
+    Returns:
+      The block.
+    """
+    # On the way down the finer level is the target; on the way up it is the source.
     roles = {'low': 'target', 'high': 'source'}
     if direction == 'up':
       roles = {'low': 'source', 'high': 'target'}
@@ -176,7 +187,7 @@ class DRFPN(pyramid.PyramidDecoder):
     return self._refine_up(self._refine_down(laterals))
 
   def _refine_down(self, laterals: pyramid.Features) -> pyramid.Features:
-    """Makes P from the laterals."""
+    """Computes P from the laterals."""
     if self._options['top_down'] == 'fpn':
       merged = self.top_down(laterals)
       return {level: self._level_convs[level](merged[level]) for level in merged}
@@ -186,11 +197,12 @@ class DRFPN(pyramid.PyramidDecoder):
       if level in self._level_convs:
         outputs[level] = self._level_convs[level](source)
       else:
-        outputs[level], source = _both(self._top_down[level]((source, laterals[level])))
+        outputs[level], source = _output_and_source(
+            self._top_down[level]((source, laterals[level])))
     return outputs
 
   def _refine_up(self, features: pyramid.Features) -> pyramid.Features:
-    """Makes N from P."""
+    """Computes N from P."""
     kind, levels = self._options['bottom_up'], self._backbone_levels
     if kind == 'none':
       return features
@@ -201,13 +213,14 @@ class DRFPN(pyramid.PyramidDecoder):
         resampled = sampling.resize_bilinear(self._strided[level](source), features[level])
         outputs[level] = source = self._bottom_up[level](resampled + features[level])
       else:
-        outputs[level], source = _both(self._bottom_up[level]((source, features[level])))
+        outputs[level], source = _output_and_source(
+            self._bottom_up[level]((source, features[level])))
     return outputs
 
   def get_config(self) -> Dict[str, Any]:
     return {**super().get_config(), **self._options}
 
 
-def _both(result: Any) -> Any:
-  """Returns output and next source of a block; SRBs hand on their output."""
+def _output_and_source(result: Any) -> Any:
+  """Returns a block's output and the next block's source; for SRBs both are the output."""
   return result if isinstance(result, tuple) else (result, result)

@@ -1,8 +1,8 @@
-"""Blocks that merge two neighboring levels of a pyramid: where to look, and what to keep.
+"""Blocks that merge two neighboring levels of a pyramid.
 
-Both are called with `(source, target)`: the level that information comes from, and the
-level that receives it, whose size the result has.  On the way down a pyramid
-(`direction: down`) the source is the coarser one, on the way up the finer one.
+A block is called with `(source, target)` and adds information of the source to the target, whose
+size the result has.  On the way down a pyramid (`direction='down'`) the source is the coarser
+level, on the way up the finer one.
 
 Reference: Jialiang Ma, Bin Chen, Dual Refinement Feature Pyramid Networks for Object
 Detection, https://arxiv.org/abs/2012.01733.
@@ -12,36 +12,32 @@ from typing import Any, Dict, Tuple
 import tensorflow as tf, tf_keras
 
 from official_ext.modeling.layers import convolutions
+from official_ext.ops import checks
 from official_ext.ops import sampling
 
 Pair = Tuple[tf.Tensor, tf.Tensor]
 
 CONTEXTS = ('source', 'target', 'add', 'cat')
 ACTIVATIONS = ('sigmoid', 'linear')
-
-
-def _check(option: str, value: Any, allowed: Tuple[str, ...]) -> None:
-  if value not in allowed:
-    raise ValueError(f'{option} is {value!r}; allowed are {", ".join(map(repr, allowed))}: change '
-                     f'decoder.drfpn.{option}.')
+DIRECTIONS = ('down', 'up')
 
 
 class _Refinement(convolutions.ConvBlock):
-  """What the blocks share: filters, direction and gate."""
+  """Base of the blocks: filters, direction, context and activation of the weights."""
 
   def __init__(self, filters: int, direction: str, context: str, activation: str, **kwargs):
     super().__init__(**kwargs)
-    _check('direction', direction, ('down', 'up'))
-    _check('context', context, CONTEXTS)
-    _check('activation', activation, ACTIVATIONS)
+    checks.check_one_of('direction', direction, DIRECTIONS)
+    checks.check_one_of('context', context, CONTEXTS)
+    checks.check_one_of('activation', activation, ACTIVATIONS)
     self._filters, self._direction = filters, direction
     self._context, self._activation = context, activation
 
-  def resampling_conv(self, filters: int, name: str) -> convolutions.Conv2D:
-    """Returns a 3x3 convolution on the source, of stride 2 on the way up."""
+  def resampling_conv(self, filters: int, name: str) -> tf_keras.layers.Layer:
+    """Makes a 3x3 convolution of the source, of stride 2 on the way up."""
     if self._direction == 'down':
-      return self.conv(filters, 3, name)
-    return self.conv(filters, 3, name, strides=2, symmetric_padding=True)
+      return self.conv(3, name, filters)
+    return self.conv(3, name, filters, strides=2, symmetric_padding=True)
 
   def get_config(self) -> Dict[str, Any]:
     return {**super().get_config(), 'filters': self._filters, 'direction': self._direction,
@@ -50,20 +46,20 @@ class _Refinement(convolutions.ConvBlock):
 
 @tf_keras.utils.register_keras_serializable(package='official_ext')
 class SpatialRefinementBlock(_Refinement):
-  """SRB: samples the source where learned offsets point, and weighs what was found.
+  """SRB: samples the source at learned offsets and multiplies the samples by learned weights.
 
       offset, weight = convolutions of both levels, compressed
       sampled = source at (own position + offset)
       output = conv_3(activation(weight) * sampled + resized(source) + target)      (eq. 4)
 
-  Offsets are in shares of the normalized grid [-1, 1]: 1 is 2 / (height + width) of the
-  target, about half a pixel of it.  Both branches start near 0, and the block as plain
-  bilinear resizing.
+  Offsets are in units of 2 / (height + width) of the target in the normalized grid [-1, 1]: an
+  offset of 1 moves by about half a pixel of the target.  Both branches start near 0, so the
+  block starts as plain bilinear resizing.
 
   Reference: see the module.
 
-  Differs: a hidden 3x3 convolution in both branches, without which the published cost is not
-  met (its text says two, eq. 1 one); a sigmoid on the weight, which eq. 1 does not print.
+  Differs: a hidden 3x3 convolution in both branches, because the published cost needs it (the
+  text has two convolutions, eq. 1 one); a sigmoid of the weight, which eq. 1 does not print.
   """
 
   def __init__(self, filters: int, compressed_filters: int, direction: str = 'down',
@@ -73,53 +69,55 @@ class SpatialRefinementBlock(_Refinement):
 
     Args:
       filters: channels of source, target and result.
-      compressed_filters: channels that offset and weight are computed with.
-      direction: `down` the pyramid, the source is coarser, or `up`.
-      context: what offset and weight are computed from: `source`, `target`, their sum
-        (`add`) or both (`cat`).
-      use_offset: sample at offsets; otherwise the resized source takes the sample's place.
-      use_weight: weigh the sample; otherwise its weight is 1.
-      activation: of the weight, `sigmoid` or `linear`.
-      padding: of samples outside the source, as in `sampling.sample_bilinear`.
+      compressed_filters: channels of the maps from which offset and weight are computed.
+      direction: `down`, the source is coarser than the target, or `up`, it is finer.
+      context: the map from which offset and weight are computed: `source`, `target`, their sum
+        (`add`) or both concatenated (`cat`).
+      use_offset: whether to sample at offsets; if False, the resized source is the sample.
+      use_weight: whether to compute a weight of the sample; if False, the weight is 1.
+      activation: activation of the weight, `sigmoid` or `linear`.
+      padding: value of samples outside the source, as in `sampling.sample_bilinear`.
       **kwargs: arguments of `ConvBlock`.
 
     Raises:
-      ValueError: an unknown option, or neither offset nor weight.
+      ArgumentError: an unknown option, or neither offset nor weight.
     """
     super().__init__(filters, direction, context, activation, **kwargs)
-    _check('padding', padding, sampling.PADDINGS)
+    checks.check_one_of('padding', padding, sampling.PADDINGS)
     if not (use_offset or use_weight):
-      raise ValueError('use_offset and use_weight are both false, which leaves nothing to refine: '
-                       'change decoder.drfpn.use_offset or use_weight.')
+      raise checks.ArgumentError(
+          'use_offset', 'use_offset and use_weight are both false, which leaves nothing to '
+          'refine; one of them must be true.')
     self._compressed_filters, self._padding = compressed_filters, padding
     self._use_offset, self._use_weight = use_offset, use_weight
     if context != 'target':
-      self._compress_source = self.conv(compressed_filters, 1, 'compress_source')
+      self._compress_source = self.conv(1, 'compress_source', compressed_filters)
       self._resample = self._resampling_layer()
     if context != 'source':
-      self._compress_target = self.conv(compressed_filters, 1, 'compress_target')
+      self._compress_target = self.conv(1, 'compress_target', compressed_filters)
     small = tf_keras.initializers.RandomNormal(stddev=0.001)
     if use_offset:
-      self._offset_hidden = self.conv(compressed_filters, 3, 'offset_hidden', activation='relu')
+      self._offset_hidden = self.conv(3, 'offset_hidden', compressed_filters, activation='relu')
       self._offset = self.conv(
-          2, 3, 'offset', kernel_initializer=convolutions.copy_initializer(small))
+          3, 'offset', 2, kernel_initializer=convolutions.copy_initializer(small))
     if use_weight:
-      self._weight_hidden = self.conv(compressed_filters, 3, 'weight_hidden', activation='relu')
+      self._weight_hidden = self.conv(3, 'weight_hidden', compressed_filters, activation='relu')
       self._weight = self.conv(
-          1, 3, 'weight', kernel_initializer=convolutions.copy_initializer(small))
-    self._output = self.conv(filters, 3, 'output')
+          3, 'weight', 1, kernel_initializer=convolutions.copy_initializer(small))
+    self._output = self.conv(3, 'output', filters)
 
   def _resampling_layer(self) -> tf_keras.layers.Layer:
     if self._direction == 'up':
       return self.resampling_conv(self._compressed_filters, 'resample')
-    return self.conv(self._compressed_filters, 3, 'resample', tf_keras.layers.Conv2DTranspose,
+    return self.conv(3, 'resample', self._compressed_filters, cls=tf_keras.layers.Conv2DTranspose,
                      strides=2, padding='valid')
 
   def _resampled(self, source: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
-    """The compressed source, convolved to the target's size."""
+    """Returns the compressed source, resampled to the target's size."""
     outputs = self._resample(self._compress_source(source))
     if self._direction == 'down':
-      # Pixel i of the source lies on pixel 2 i of the result, 2 i + 1 before the crop.
+      # Pixel i of the source lies on pixel 2 i + 1 of the convolution's result, and on pixel 2 i
+      # after the crop.
       size, wanted = tf.shape(source)[1:3], tf.shape(target)[1:3]
       end = 1 + tf.where((wanted + 1) // 2 == size, wanted, 2 * size)
       outputs = outputs[:, 1:end[0], 1:end[1]]
@@ -127,7 +125,7 @@ class SpatialRefinementBlock(_Refinement):
     return sampling.resize_bilinear(outputs, target)
 
   def _context_map(self, source: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
-    """What offset and weight are computed from (eq. 1)."""
+    """Returns the map from which offset and weight are computed (eq. 1)."""
     if self._context == 'target':
       return self._compress_target(target)
     resampled = self._resampled(source, target)
@@ -139,16 +137,16 @@ class SpatialRefinementBlock(_Refinement):
     return tf.concat([resampled, compressed], axis=-1)
 
   def _positions(self, context: tf.Tensor, source: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
-    """Where the source is sampled, rows and columns in its pixels (eq. 2)."""
+    """Returns where the source is sampled, rows and columns in its pixels (eq. 2)."""
     grid = sampling.aligned_grid(source, target)
     offset = tf.cast(self._offset(self._offset_hidden(context)), grid.dtype)
     last = tf.cast(tf.shape(source)[1:3] - 1, grid.dtype)
     sides = tf.cast(tf.reduce_sum(tf.shape(target)[1:3]), grid.dtype)
-    # The convolution's channels are x and y.
+    # The channels of the offset are x and y, those of the grid row and column.
     return grid + tf.reverse(offset, [-1]) * (last / sides)
 
   def _base(self, source: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
-    """What the refined source is added to."""
+    """Returns the map to which the refined source is added."""
     del source
     return target
 
@@ -156,7 +154,7 @@ class SpatialRefinementBlock(_Refinement):
     """Refines and merges.
 
     Args:
-      inputs: source and target, `[batch, height, width, filters]` each with its own size.
+      inputs: source and target, `[batch, height, width, filters]`, each of its own size.
 
     Returns:
       `[batch, target_height, target_width, filters]`.
@@ -179,7 +177,7 @@ class SpatialRefinementBlock(_Refinement):
 
 
 def _cropped(source: tf.Tensor, target: tf.Tensor) -> tf.TensorShape:
-  """Returns what is known before it runs of the size of a transposed convolution's crop."""
+  """Returns the static height and width of a transposed convolution after its crop."""
   sizes = zip(source.shape[1:3], target.shape[1:3])
   return tf.TensorShape([
       None if size is None or wanted is None else
@@ -187,15 +185,15 @@ def _cropped(source: tf.Tensor, target: tf.Tensor) -> tf.TensorShape:
 
 
 class _ChannelWeights(_Refinement):
-  """Weights per channel from averages over all positions (eq. 5)."""
+  """Computes one weight per channel from averages over all positions (eq. 5)."""
 
   def __init__(self, filters: int, direction: str, context: str, activation: str, **kwargs):
     super().__init__(filters, direction, context, activation, **kwargs)
     if context in ('add', 'cat'):
       self._context_conv = self.resampling_conv(filters, 'context')
     if context == 'cat':
-      self._merge = self.conv(filters, 1, 'merge')
-    self._dense = self.conv(filters, 1, 'channels')
+      self._merge = self.conv(1, 'merge', filters)
+    self._dense = self.conv(1, 'channels', filters)
 
   def call(self, inputs: Pair) -> tf.Tensor:
     """Returns one weight per image and channel, `[batch, 1, 1, filters]`."""
@@ -215,15 +213,15 @@ class _ChannelWeights(_Refinement):
 
 @tf_keras.utils.register_keras_serializable(package='official_ext')
 class ChannelRefinementBlock(_Refinement):
-  """CRB: the source decides which channels of the target count.
+  """CRB: multiplies the channels of the target by weights, by default from the source.
 
       alpha = activation(conv_4(mean of source over its positions))                (eq. 5)
       merged = conv_5(target) * alpha + resampled(source), output = conv_6(merged) (eq. 6)
 
   Reference: see the module.
 
-  Differs: conv_5 and conv_6 are both 3x3, which the published cost asks for (text and eq. 6
-  contradict each other); a sigmoid on alpha, which eq. 5 does not print.
+  Differs: conv_5 and conv_6 are both 3x3, because the published cost needs it (text and eq. 6
+  contradict each other); a sigmoid of alpha, which eq. 5 does not print.
   """
 
   def __init__(self, filters: int, direction: str = 'up', context: str = 'source',
@@ -232,30 +230,31 @@ class ChannelRefinementBlock(_Refinement):
 
     Args:
       filters: channels of source, target and result.
-      direction: `up` the pyramid, the source is finer, or `down`.
-      context: what the weights are computed from: `source`, `target`, their sum (`add`) or
-        both (`cat`); the last two bring the source to the target's size by a convolution.
-      activation: of the weights, `sigmoid` or `linear`.
+      direction: `up`, the source is finer than the target, or `down`, it is coarser.
+      context: the map from which the weights are computed: `source`, `target`, their sum
+        (`add`) or both concatenated (`cat`); for the last two a convolution resamples the source
+        to the target's size.
+      activation: activation of the weights, `sigmoid` or `linear`.
       **kwargs: arguments of `ConvBlock`.
 
     Raises:
-      ValueError: an unknown option.
+      ArgumentError: an unknown option.
     """
     super().__init__(filters, direction, context, activation, **kwargs)
     self._channel_weights = _ChannelWeights(**_shared_options(self), name='weights')
-    self._target_conv = self.conv(filters, 3, 'target')
+    self._target_conv = self.conv(3, 'target', filters)
     self._source_conv = self.resampling_conv(filters, 'source')
-    self._output = self.conv(filters, 3, 'output')
+    self._output = self.conv(3, 'output', filters)
 
   def call(self, inputs: Pair) -> Pair:
     """Refines and merges.
 
     Args:
-      inputs: source and target, `[batch, height, width, filters]` each with its own size.
+      inputs: source and target, `[batch, height, width, filters]`, each of its own size.
 
     Returns:
-      The result, and the merged map before its last convolution, which is the next block's
-      source; both `[batch, target_height, target_width, filters]`.
+      The result, and the merged map before the last convolution, which is the source of the
+      next block; both `[batch, target_height, target_width, filters]`.
     """
     source, target = inputs
     resampled = sampling.resize_bilinear(self._source_conv(source), target)
@@ -271,7 +270,7 @@ class SpatialChannelRefinementBlock(SpatialRefinementBlock):
 
   Reference: see the module.
 
-  Differs: the paper names this row and prints no formula; this one joins eqs. 4 and 6.
+  Differs: the paper names this row and prints no formula; this formula joins eqs. 4 and 6.
   """
 
   def __init__(self, filters: int, compressed_filters: int, channel_context: str = 'source',
@@ -280,18 +279,18 @@ class SpatialChannelRefinementBlock(SpatialRefinementBlock):
 
     Args:
       filters: channels of source, target and result.
-      compressed_filters: channels that offset and weight are computed with.
-      channel_context: what the channels' weights are computed from, as in
+      compressed_filters: channels of the maps from which offset and weight are computed.
+      channel_context: the map from which the channel weights are computed, as in
         `ChannelRefinementBlock`.
       **kwargs: arguments of `SpatialRefinementBlock`.
 
     Raises:
-      ValueError: an unknown option.
+      ArgumentError: an unknown option.
     """
     super().__init__(filters, compressed_filters, **kwargs)
     self._channel_weights = _ChannelWeights(
         **{**_shared_options(self), 'context': channel_context}, name='weights')
-    self._target_conv = self.conv(filters, 3, 'target')
+    self._target_conv = self.conv(3, 'target', filters)
     self._channel_context = channel_context
 
   def _base(self, source: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
@@ -302,7 +301,7 @@ class SpatialChannelRefinementBlock(SpatialRefinementBlock):
 
 
 def _shared_options(block: _Refinement) -> Dict[str, Any]:
-  """Returns the arguments of a block that a part of it takes over."""
+  """Returns the arguments that a block passes on to a layer inside it."""
   config = _Refinement.get_config(block)
   del config['name'], config['trainable']
   return {**config, 'dtype': block.dtype_policy}

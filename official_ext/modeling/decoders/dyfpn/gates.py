@@ -1,18 +1,23 @@
-"""Gates: networks that say which path an image should take on each pyramid level.
+"""Gates: networks that score the paths of each pyramid level for an image.
 
-They map the backbone's features to logits `[batch, levels, paths]`; `gumbel_selection` makes
-choices of them.  Everything behind the pooled features is float32 under any precision policy:
-low precision flips decisions.
+They map the backbone's features to logits `[batch, levels, paths]`, from which
+`gumbel_selection` makes choices.  All values after pooling are float32 under any precision
+policy, because low precision flips decisions.
 """
 from typing import Any, Dict, List, Mapping, Optional
 
 import numpy as np
 import tensorflow as tf, tf_keras
 
+from official_ext.ops import checks
+
+DIRECTIONS = ('upward', 'downward')
+TYPES = ('channel', 'recurrent', 'random')
+
 
 def _linear(units: int, fan_in: int, name: str, bias: Optional[List[float]] = None,
             **options) -> tf_keras.layers.Dense:
-  """A float32 dense layer that starts uniform in +-1 / sqrt(fan_in), bias included."""
+  """Makes a float32 `Dense` layer that starts uniform in +-1 / sqrt(fan_in), like the bias."""
   limit = 1 / np.sqrt(fan_in)
   bias_initializer = (
       tf_keras.initializers.RandomUniform(-limit, limit) if bias is None else
@@ -27,7 +32,7 @@ def _pool(features: tf.Tensor) -> tf.Tensor:
 
 
 class _PyramidGate(tf_keras.layers.Layer):
-  """What gate networks share: the levels they look at and the number of paths."""
+  """Base of gate networks: the levels of their features and the number of paths."""
 
   def __init__(self, channels: Mapping[str, int], num_paths: int, **kwargs):
     kwargs['dtype'] = 'float32'
@@ -41,7 +46,7 @@ class _PyramidGate(tf_keras.layers.Layer):
 
 @tf_keras.utils.register_keras_serializable(package='official_ext')
 class ChannelGate(_PyramidGate):
-  """The "CNN gate": pooled features and two dense layers, for each level alone (DyFPN, 3.2.1)."""
+  """The "CNN gate": pooling and two `Dense` layers, separate for each level (section 3.2.2)."""
 
   def __init__(self, channels: Mapping[str, int], num_paths: int,
                initial_bias: Optional[List[float]] = None,
@@ -49,10 +54,10 @@ class ChannelGate(_PyramidGate):
     """Initializes the gate.
 
     Args:
-      channels: level -> channels of its features; one decision per level.
+      channels: level -> channels of its features; each level has its own decision.
       num_paths: number of logits per level.
-      initial_bias: start of the last bias, one value per path; None: uniform.
-      kernel_regularizer: regularizer of the dense kernels.
+      initial_bias: initial value of the last bias, one number per path; None: uniform.
+      kernel_regularizer: regularizer of the kernels.
       **kwargs: arguments of `tf_keras.layers.Layer`.
     """
     super().__init__(channels, num_paths, **kwargs)
@@ -88,9 +93,9 @@ class ChannelGate(_PyramidGate):
 
 @tf_keras.utils.register_keras_serializable(package='official_ext')
 class RecurrentGate(_PyramidGate):
-  """The "GRU gate": one recurrent pass over the levels of an image (DyFPN, 3.2.1).
+  """The "GRU gate": one recurrent pass over the levels of an image (section 3.2.2).
 
-  The state starts at zero for every image; the output after a level gates that level.
+  The state starts at zero for every image.  The output after a level decides about that level.
   """
 
   UNITS = 16
@@ -101,19 +106,18 @@ class RecurrentGate(_PyramidGate):
     """Initializes the gate.
 
     Args:
-      channels: level -> channels of its features; one decision per level.
+      channels: level -> channels of its features; each level has its own decision.
       num_paths: number of logits per level.
-      direction: `upward`, from fine to coarse levels, or `downward`.
-      initial_bias: start of the last bias, one value per path; None: uniform.
+      direction: order of the levels, `upward` (fine to coarse) or `downward`.
+      initial_bias: initial value of the last bias, one number per path; None: uniform.
       kernel_regularizer: regularizer of the kernels.
       **kwargs: arguments of `tf_keras.layers.Layer`.
 
     Raises:
-      ValueError: unknown direction.
+      ArgumentError: unknown direction.
     """
     super().__init__(channels, num_paths, **kwargs)
-    if direction not in ('upward', 'downward'):
-      raise ValueError(f'gate.direction is {direction!r}; allowed are `upward` and `downward`.')
+    checks.check_one_of('direction', direction, DIRECTIONS)
     self._direction = direction
     self._initial_bias = initial_bias
     self._kernel_regularizer = tf_keras.regularizers.get(kernel_regularizer)
@@ -122,7 +126,7 @@ class RecurrentGate(_PyramidGate):
         level: _linear(self.UNITS, depth, f'embed_{level}', **options)
         for level, depth in self._channels.items()
     }
-    # One initializer each: one that is used twice draws the same values twice.
+    # Each weight has an initializer of its own, because one that is used twice repeats its values.
     kernel, recurrent, bias = (
         tf_keras.initializers.RandomUniform(-self.UNITS**-0.5, self.UNITS**-0.5)
         for _ in range(3))
@@ -160,24 +164,24 @@ class RecurrentGate(_PyramidGate):
 
 @tf_keras.utils.register_keras_serializable(package='official_ext')
 class RandomSignal(_PyramidGate):
-  """No gate: fixed probabilities for every image (the ablation of DyFPN, Table 5)."""
+  """Fixed probabilities instead of a gate, the same for every image (Table 5)."""
 
   def __init__(self, channels: Mapping[str, int], num_paths: int,
                probability: Optional[float] = None, **kwargs):
     """Initializes the signal.
 
     Args:
-      channels: level -> channels of its features; only the levels matter.
-      num_paths: number of paths.
-      probability: of the last path, the others share the rest; None: all alike.
+      channels: level -> channels of its features; only the levels are used.
+      num_paths: number of paths per level.
+      probability: probability of the last path, in (0, 1), the other paths share the rest;
+        None: all paths are equally probable.
       **kwargs: arguments of `tf_keras.layers.Layer`.
 
     Raises:
-      ValueError: a probability that is not strictly between 0 and 1.
+      ArgumentError: a probability that is not strictly between 0 and 1.
     """
     super().__init__(channels, num_paths, **kwargs)
-    if probability is not None and not 0 < probability < 1:
-      raise ValueError(f'gate.random_probability is {probability}; it must lie between 0 and 1.')
+    _check_probability('probability', probability)
     self._probability = probability
 
   def call(self, features: Mapping[str, tf.Tensor]) -> tf.Tensor:
@@ -189,27 +193,33 @@ class RandomSignal(_PyramidGate):
     return tf.tile(row[None, None], [batch, len(self._channels), 1])
 
   def multiply_adds(self) -> float:
-    """Returns 0: there is nothing to compute."""
+    """Returns 0, because nothing is computed."""
     return 0.0
 
   def get_config(self) -> Dict[str, Any]:
     return {**super().get_config(), 'probability': self._probability}
 
 
-def build_gate(type: str, channels: Mapping[str, int], num_paths: int,  # pylint: disable=redefined-builtin
+def _check_probability(argument: str, probability: Optional[float]) -> None:
+  if probability is not None and not 0 < probability < 1:
+    raise checks.ArgumentError(
+        argument, f'{argument} is {probability}; it must lie between 0 and 1.')
+
+
+def build_gate(type: str, channels: Mapping[str, int], num_paths: int,
                direction: str = 'upward', random_probability: Optional[float] = None,
                initial_bias: Optional[List[float]] = None,
                kernel_regularizer: Optional[Any] = None,
                name: str = 'gate') -> tf_keras.layers.Layer:
-  """Builds the gate network that `gate.type` names.
+  """Builds a gate network; the arguments are those of `options.GateConfig`.
 
   Args:
     type: `channel`, `recurrent` or `random`.
     channels: level -> channels of its features.
     num_paths: number of logits per level.
-    direction: of the recurrent gate.
-    random_probability: of the last path of the random signal.
-    initial_bias: start of the last bias, one value per path.
+    direction: order of the levels for the recurrent gate.
+    random_probability: probability of the last path of the random signal.
+    initial_bias: initial value of the last bias, one number per path.
     kernel_regularizer: regularizer of the kernels.
     name: name of the layer.
 
@@ -217,16 +227,16 @@ def build_gate(type: str, channels: Mapping[str, int], num_paths: int,  # pylint
     A layer that maps `{level: features}` to logits `[batch, levels, paths]`.
 
   Raises:
-    ValueError: unknown type.
+    ArgumentError: an option that is not allowed.
   """
+  checks.check_one_of('type', type, TYPES)
   if initial_bias is not None and len(initial_bias) != num_paths:
-    raise ValueError(f'gate.initial_bias has {len(initial_bias)} values for {num_paths} paths.')
+    raise checks.ArgumentError(
+        'initial_bias', f'initial_bias has {len(initial_bias)} values for {num_paths} paths.')
   if type == 'channel':
     return ChannelGate(channels, num_paths, initial_bias, kernel_regularizer, name=name)
   if type == 'recurrent':
     return RecurrentGate(
         channels, num_paths, direction, initial_bias, kernel_regularizer, name=name)
-  if type == 'random':
-    return RandomSignal(channels, num_paths, random_probability, name=name)
-  raise ValueError(
-      f'gate.type is {type!r}; allowed are `channel`, `recurrent` and `random`.')
+  _check_probability('random_probability', random_probability)
+  return RandomSignal(channels, num_paths, random_probability, name=name)

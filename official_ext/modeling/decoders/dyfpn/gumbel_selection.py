@@ -1,25 +1,26 @@
-"""One-hot choices from logits: sampled in training, the most probable one at inference.
+"""One-hot choices from logits: drawn in training, the most probable path at inference.
 
-float32 under any precision policy: low precision draws infinite noise.
+Choices are float32 under any precision policy, because low precision draws infinite noise.
 """
 from typing import Any, Dict, NamedTuple, Optional
 
 import tensorflow as tf, tf_keras
 
+from official_ext.ops import checks
 from official_ext.ops import noise
 from official_ext.ops import routing
 
-EVALUATIONS = ('argmax', 'sampled', 'random')
+EVALUATIONS = ('argmax', 'random')
 
 
-class Selection(NamedTuple):
-  """A choice between paths.
+class Choice(NamedTuple):
+  """A choice of one of several paths.
 
   Attributes:
-    gate: float32 `[batch, levels, paths]`, one-hot; in training with the gradient of
-      the soft sample.
-    expected: the same shape; what a budget pulls on: `gate` in training, the
-      probabilities at inference.
+    gate: float32 `[batch, levels, paths]`, one-hot; in training it has the gradient of the soft
+      sample.
+    expected: float32 `[batch, levels, paths]`, the gates that a budget pulls on: `gate` in
+      training, the probabilities at inference.
   """
   gate: tf.Tensor
   expected: tf.Tensor
@@ -27,42 +28,44 @@ class Selection(NamedTuple):
 
 @tf_keras.utils.register_keras_serializable(package='official_ext')
 class GumbelSelection(tf_keras.layers.Layer):
-  """Chooses one path per row of logits (DyFPN, eqs. 4-5).
+  """Chooses one path for each row of logits (DyFPN, eqs. 4-5).
 
-  Training: softmax((logits + Gumbel noise) / temperature), made one-hot with a
-  straight-through gradient.  Inference: the largest logit, without noise.
+  In training it takes softmax((logits + Gumbel noise) / temperature), made one-hot with a
+  straight-through gradient.  At inference it takes the largest logit without noise, unless an
+  open routing tape has `sample_gates`: then it draws as in training.
 
-  The noise is a function of the layer's name, a counter that checkpoints keep, and the
-  replica: replicas draw different noise, and a resumed run draws what the unbroken run
-  would have drawn.
+  The noise is a function of the layer's name, a counter that checkpoints keep, and the replica:
+  replicas draw different noise, and a resumed run draws what the unbroken run would have drawn.
   """
 
   def __init__(self, temperature: float = 1.0, evaluation: str = 'argmax', seed: int = 0,
-               **kwargs):
+               always_draws: bool = False, **kwargs):
     """Initializes the selection.
 
     Args:
-      temperature: of the softmax (tau), positive.
-      evaluation: at inference `argmax`; `sampled`, as in training; or `random`, every
-        path alike whatever the logits say (Table 5).  The last two are for ablations.
-      seed: changes the noise.
+      temperature: temperature of the softmax (tau), positive.
+      evaluation: the choice at inference: `argmax`, the largest logit, or `random`, each path
+        with equal probability whatever the logits (for the ablation of Table 5).
+      seed: seed of the noise.
+      always_draws: whether `argmax` draws at inference too, as in training; for logits that are
+        the same for all images, whose largest one is always the same path.
       **kwargs: arguments of `tf_keras.layers.Layer`.
 
     Raises:
-      ValueError: temperature not positive, or unknown evaluation.
+      ArgumentError: a temperature that is not positive, or an unknown evaluation.
     """
     kwargs['dtype'] = 'float32'
     super().__init__(**kwargs)
-    if temperature <= 0:
-      raise ValueError(f'gate.temperature is {temperature}; it must be positive.')
-    if evaluation not in EVALUATIONS:
-      raise ValueError(f'gate.evaluation is {evaluation!r}; allowed are {EVALUATIONS}.')
+    checks.check_positive('temperature', temperature)
+    checks.check_one_of('evaluation', evaluation, EVALUATIONS)
     self._temperature = temperature
     self._evaluation = evaluation
     self._seed = seed
+    self._always_draws = always_draws
 
   def build(self, input_shape: tf.TensorShape) -> None:
-    # Replicas read their own copy: the default would merge in the middle of a branch.
+    # Replicas read their own copy.  By default they would merge their values in the middle of a
+    # branch.
     self._counter = self.add_weight(
         'noise_counter', shape=(), dtype=tf.int64, initializer='zeros', trainable=False,
         synchronization=tf.VariableSynchronization.ON_READ,
@@ -70,14 +73,19 @@ class GumbelSelection(tf_keras.layers.Layer):
     super().build(input_shape)
 
   def _gumbel(self, shape: tf.Tensor) -> tf.Tensor:
-    """Draws Gumbel(0, 1) noise, float32, and moves the counter on."""
+    """Draws Gumbel(0, 1) noise, float32, and increments the counter."""
     steps = noise.uniform_steps(self.name, self._seed, self._counter.read_value(), shape)
     self._counter.assign_add(1)
-    # Between the steps: 0 is an infinite logit, and with 24 bits the largest one rounds to 1.
+    # The numbers lie between the steps, because the logarithm of 0 is infinite.  They have 23
+    # bits, because with 24 bits the largest one would be rounded to 1.
     uniform = (steps + 0.5) * 2.0**-23
     return -tf.math.log(-tf.math.log(uniform))
 
-  def call(self, logits: tf.Tensor, training: Optional[bool] = None) -> Selection:
+  def _draws_at_inference(self) -> bool:
+    tape = routing.RoutingTape.current()
+    return self._always_draws or (tape is not None and tape.sample_gates)
+
+  def call(self, logits: tf.Tensor, training: Optional[bool] = None) -> Choice:
     """Chooses a path.
 
     Args:
@@ -85,24 +93,20 @@ class GumbelSelection(tf_keras.layers.Layer):
       training: Python bool; None counts as False.
 
     Returns:
-      A `Selection` of the shape of `logits`.
+      Gates and expected gates, both of the shape of `logits`.
     """
-    tape = routing.RoutingTape.current()
     probability = tf.nn.softmax(logits)
-    evaluation = self._evaluation
-    if evaluation == 'argmax' and tape is not None and tape.sample_gates:
-      evaluation = 'sampled'
-    if not training and evaluation == 'random':
+    if not training and self._evaluation == 'random':
       logits, probability = tf.zeros_like(logits), tf.ones_like(logits) / logits.shape[-1]
-    if not training and evaluation == 'argmax':
-      return Selection(self._one_hot(logits), probability)
+    elif not training and not self._draws_at_inference():
+      return Choice(self._one_hot(logits), probability)
     noisy = (logits + self._gumbel(tf.shape(logits))) / self._temperature
     hard = self._one_hot(noisy)
     if not training:
-      return Selection(hard, probability)
+      return Choice(hard, probability)
     soft = tf.nn.softmax(noisy)
     gate = tf.stop_gradient(hard - soft) + soft
-    return Selection(gate, gate)
+    return Choice(gate, gate)
 
   def _one_hot(self, logits: tf.Tensor) -> tf.Tensor:
     return tf.one_hot(tf.argmax(logits, axis=-1), logits.shape[-1])
@@ -113,4 +117,5 @@ class GumbelSelection(tf_keras.layers.Layer):
         'temperature': self._temperature,
         'evaluation': self._evaluation,
         'seed': self._seed,
+        'always_draws': self._always_draws,
     }

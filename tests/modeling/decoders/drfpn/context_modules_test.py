@@ -26,7 +26,7 @@ def test_equals_numpy(cls, options, in_numpy, size):
   x = _features(size)
   layer(x)
   spies.randomize(layer)
-  expected = in_numpy(refinement_reference.of_layer(layer), x)
+  expected = in_numpy(refinement_reference.weights_of(layer), x)
   np.testing.assert_allclose(layer(x), expected, 1e-10, 1e-10)
 
 
@@ -47,7 +47,7 @@ def test_low_precision_stays_near(cls, options, in_numpy, policy, tolerance):
   spies.randomize(layer)
   outputs = layer(x)
   assert outputs.dtype.name == policy.removeprefix('mixed_')
-  expected = in_numpy(refinement_reference.of_layer(layer), x)
+  expected = in_numpy(refinement_reference.weights_of(layer), x)
   np.testing.assert_allclose(tf.cast(outputs, tf.float64), expected, tolerance, tolerance)
 
 
@@ -60,7 +60,7 @@ def test_any_size_and_an_empty_batch_in_one_trace(cls, options, in_numpy):
   for size, batch in [((7, 9), 2), ((2, 3), 1), ((5, 4), 0)]:
     x = _features(size, batch, dtype=np.float32)
     outputs = traced(x)
-    expected = in_numpy(refinement_reference.of_layer(layer), x) if batch else outputs
+    expected = in_numpy(refinement_reference.weights_of(layer), x) if batch else outputs
     assert outputs.shape[:3] == (batch, *size)
     np.testing.assert_allclose(outputs, expected, 1e-4, 1e-4)
 

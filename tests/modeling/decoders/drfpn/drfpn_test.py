@@ -78,7 +78,7 @@ def test_every_pair_of_paths(top_down, bottom_up, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize('context', [each for each in CONTEXT if each != 'ppm'])
 def test_every_context(context, tmp_path):
-  # What phi's bias adds to the similarities is the same for all positions: softmax drops it.
+  # The bias of phi adds the same number to the similarities of all positions, which softmax drops.
   harness.run_decoder_checks(_part(context=context, idle='non_local/phi/bias'), tmp_path)
 
 
@@ -106,7 +106,7 @@ def test_two_replicas_equal_one_device():
 
 
 def _block(kind, weights, source, target, direction, options):
-  """One step of a path: the result and the next source."""
+  """Returns the output of a block and the source of the next block."""
   roles = {'low': 'target', 'high': 'source'}
   if direction == 'up':
     roles = {'low': 'source', 'high': 'target'}
@@ -126,13 +126,13 @@ def _block(kind, weights, source, target, direction, options):
 
 
 def _expected(layer, inputs, options):
-  """Section 1 of the data flow: laterals, top-down path, bottom-up path, coarser level."""
-  weights, conv = refinement_reference.of_layer(layer), refinement_reference.conv
-  part = refinement_reference.part
+  """Laterals, top-down path, bottom-up path and coarser level in NumPy."""
+  weights, conv = refinement_reference.weights_of(layer), refinement_reference.conv
+  below = refinement_reference.weights_below
   context, down, up = (options[name] for name in ('context', 'top_down', 'bottom_up'))
   if context != 'none':
     module = getattr(refinement_reference, context)
-    inputs = {**inputs, '5': module(part(weights, context), inputs['5'])}
+    inputs = {**inputs, '5': module(below(weights, context), inputs['5'])}
   laterals = {level: conv(weights, f'lateral_{level}', x) for level, x in inputs.items()}
   outputs = {}
   source = laterals['5']
@@ -143,7 +143,7 @@ def _expected(layer, inputs, options):
       outputs[level] = conv(weights, f'output_{level}', source)
     else:
       outputs[level], source = _block(
-          down, part(weights, f'top_down_{level}'), source, laterals[level], 'down', options)
+          down, below(weights, f'top_down_{level}'), source, laterals[level], 'down', options)
   if up != 'none':
     source = outputs['3']
     if up != 'panet':
@@ -155,7 +155,7 @@ def _expected(layer, inputs, options):
             weights, f'bottom_up_output_{level}', strided + outputs[level])
       else:
         outputs[level], source = _block(
-            up, part(weights, f'bottom_up_{level}'), source, outputs[level], 'up', options)
+            up, below(weights, f'bottom_up_{level}'), source, outputs[level], 'up', options)
   outputs['6'] = (outputs['5'][:, ::2, ::2] if options['coarse_levels'] == 'max_pool' else
                   conv(weights, 'coarser_6', outputs['5'], reference.symmetric_conv2d))
   return outputs
@@ -187,7 +187,7 @@ def test_equals_numpy(options):
 
 
 def test_levels_of_unusual_sizes_are_resized():
-  """What a backbone gives that does not halve: each block goes by its target's size."""
+  """A backbone's levels need not halve: each block resizes to the size of its target."""
   options = {'context': 'none'}
   layer = _part(**options).make(norm='none', dtype='float64')
   rng = np.random.default_rng(0)
@@ -196,40 +196,40 @@ def test_levels_of_unusual_sizes_are_resized():
   component.same(layer(inputs), _expected(layer, inputs, layer.get_config()), 1e-10, 1e-10)
 
 
-def test_without_both_it_is_model_gardens_fpn():
-  """The same structure: names aside, weights of the same shapes, and equal numbers."""
+def test_without_refinement_and_context_it_is_model_gardens_fpn():
+  """Weights have the same shapes, and outputs are equal."""
   specs = {level: tf.TensorShape([None, 32 // 2**int(level), 64 // 2**int(level), depth])
            for level, depth in CHANNELS.items()}
-  theirs = fpn.FPN(specs, min_level=3, max_level=5, num_filters=8)
+  stock = fpn.FPN(specs, min_level=3, max_level=5, num_filters=8)
   ours = drfpn.DRFPN(input_specs=specs, min_level=3, max_level=5, num_filters=8, top_down='fpn',
                      bottom_up='none', context='none')
   inputs = reference.pyramid_inputs(CHANNELS, (32, 64))
-  ours(inputs), theirs(inputs)
+  ours(inputs), stock(inputs)
 
   def shapes(layer):
     return sorted(tuple(v.shape) for v in layer.trainable_variables)
 
-  assert shapes(ours) == shapes(theirs)
-  kernels = {v.name.split('/')[-2]: v for v in theirs.trainable_variables if 'kernel' in v.name}
+  assert shapes(ours) == shapes(stock)
+  kernels = {v.name.split('/')[-2]: v for v in stock.trainable_variables if 'kernel' in v.name}
   for level in '345':
     for kind, index in (('lateral', 1), ('output', 3)):
-      mine = next(v for v in ours.trainable_variables if f'{kind}_{level}/kernel' in v.name)
-      matching = [v for v in kernels.values() if v.shape == mine.shape]
+      variable = next(v for v in ours.trainable_variables if f'{kind}_{level}/kernel' in v.name)
+      matching = [v for v in kernels.values() if v.shape == variable.shape]
       if index == 3:
         matching = [matching['345'.index(level)]]
-      mine.assign(matching[0])
-  for level, output in theirs(inputs).items():
+      variable.assign(matching[0])
+  for level, output in stock(inputs).items():
     np.testing.assert_allclose(ours(inputs)[level], output, 1e-5, 1e-5)
 
 
 RESNET = {'2': 256, '3': 512, '4': 1024, '5': 2048}
-# ResNet-50 without stem and conv2_x, region proposals, and a box head of two layers of 1024
-# for 80 classes and background: what the paper's detectors train beside the neck.
+# Other weights that the paper's detectors train: ResNet-50 without stem and conv2_x, region
+# proposals, and a box head of two layers of 1024 for 80 classes and background.
 OTHERS = 23_282_688 + 593_935 + 14_306_705
 
 
 def _paper_size(levels='2345', **options):
-  """Weights, and multiply-adds at 800x1280, of a neck built in a graph."""
+  """Returns the number of weights of a neck, and its multiply-adds at 800x1280."""
   with tf.Graph().as_default() as graph:
     inputs = {level: tf.zeros([1, 800 // 2**int(level), 1280 // 2**int(level), RESNET[level]])
               for level in levels}
@@ -280,7 +280,7 @@ def test_multiply_adds_of_table_7(options, published):
 
 
 def test_srb_and_crb_contexts_are_named_by_level_not_by_role():
-  """Low is the finer map on both paths: the target on the way down, the source on the way up."""
+  """`low` is the finer map on both paths: the target on the way down, the source on the way up."""
   layer = drfpn.DRFPN(**OPTIONS, top_down='srb_crb', bottom_up='crb', srb_context='low',
                       crb_context='high')
   down, up = layer._top_down['3'].get_config(), layer._bottom_up['4'].get_config()
@@ -290,7 +290,7 @@ def test_srb_and_crb_contexts_are_named_by_level_not_by_role():
 @pytest.mark.slow
 @pytest.mark.parametrize('context', CONTEXT)
 def test_saved_model_and_compiled_function_equal_the_layer(context, tmp_path):
-  """Export keeps the batch and the sizes open; XLA takes other operations for the same numbers."""
+  """Export keeps batch and sizes open; XLA uses other operations for the same numbers."""
   part = _part(context=context)
   layer = part.make()
   serve = tf.function(lambda inputs: layer(inputs, training=False), autograph=False,

@@ -1,4 +1,4 @@
-"""Spatial and channel refinement blocks against plain NumPy, and what they start as."""
+"""Spatial and channel refinement blocks against plain NumPy, and their initial outputs."""
 import itertools
 
 import numpy as np
@@ -6,13 +6,14 @@ import pytest
 import tensorflow as tf
 
 from official_ext.modeling.decoders.drfpn import refinement
+from official_ext.ops import checks
 import harness
 import reference
 import refinement_reference
 import spies
 
 FILTERS, COMPRESSED = 6, 3
-# Coarse and fine sizes: even, odd, one pixel, and what no stride of 2 gives.
+# Coarse and fine sizes: even, odd, one pixel, and sizes that no stride of 2 relates.
 SIZES = [((3, 4), (6, 8)), ((3, 4), (5, 7)), ((1, 1), (2, 1)), ((1, 3), (1, 5)), ((2, 3), (7, 8)),
          ((5, 4), (5, 6))]
 CONTEXTS = ('source', 'target', 'add', 'cat')
@@ -31,7 +32,7 @@ def _randomized(cls, pair, **options):
   layer = cls(filters=FILTERS, name='part', **{'dtype': 'float64', **options})
   layer(pair)
   spies.randomize(layer)
-  return layer, refinement_reference.of_layer(layer)
+  return layer, refinement_reference.weights_of(layer)
 
 
 def _linear(values):
@@ -70,8 +71,8 @@ def test_crb_equals_numpy(sizes, direction, context, activation):
                                context=context, activation=activation)
   expected = refinement_reference.crb(weights, *pair, direction, context, {
       'linear': _linear, 'sigmoid': reference.sigmoid}[activation])
-  for ours, theirs in zip(layer(pair), expected):
-    np.testing.assert_allclose(ours, theirs, 1e-10, 1e-10)
+  for output, in_numpy in zip(layer(pair), expected):
+    np.testing.assert_allclose(output, in_numpy, 1e-10, 1e-10)
 
 
 @pytest.mark.parametrize('options', [
@@ -141,8 +142,8 @@ def test_srb_starts_with_a_gradient_everywhere():
     assert np.any(gradient != 0), variable.name
 
 
-def test_offset_of_half_a_turn_moves_by_a_share_of_the_grid():
-  """delta 1 is 2 / (height + width) in coordinates from -1 to 1; the first channel is x."""
+def test_an_offset_moves_by_a_share_of_the_grid():
+  """An offset of 1 is 2 / (height + width) in [-1, 1]; the first channel is x."""
   source, target = _features((4, 6), 1), np.zeros([2, 8, 12, FILTERS])
   block, _ = _randomized(refinement.SpatialRefinementBlock, (source, target),
                          compressed_filters=COMPRESSED)
@@ -156,13 +157,14 @@ def test_offset_of_half_a_turn_moves_by_a_share_of_the_grid():
       [-1 * 2 / 20, 3 * 2 / 20], normalized.shape), atol=1e-12)
 
 
-@pytest.mark.parametrize('cls, options, message', [
+@pytest.mark.parametrize('cls, options, argument', [
     ('Spatial', {'direction': 'sideways'}, 'direction'), ('Spatial', {'context': 'low'}, 'context'),
     ('Spatial', {'activation': 'relu'}, 'activation'), ('Spatial', {'padding': 'same'}, 'padding'),
     ('Spatial', {'use_offset': False, 'use_weight': False}, 'use_offset'),
     ('Channel', {'context': 'both'}, 'context'), ('Channel', {'activation': None}, 'activation')])
-def test_wrong_options_are_named(cls, options, message):
+def test_wrong_options_are_named(cls, options, argument):
   if cls == 'Spatial':
     options = {**options, 'compressed_filters': 2}
-  with pytest.raises(ValueError, match=f'{message}.*decoder.drfpn'):
+  with pytest.raises(checks.ArgumentError, match=f'^{argument} ') as caught:
     getattr(refinement, f'{cls}RefinementBlock')(4, **options)
+  assert caught.value.argument == argument

@@ -1,4 +1,4 @@
-"""Inception FPN and DyFPN: the common checks, the paper's numbers, and its equations in NumPy."""
+"""Inception FPN and DyFPN: the common checks, the paper's numbers and its equations in NumPy."""
 import contextlib
 import itertools
 
@@ -9,6 +9,7 @@ import tensorflow as tf, tf_keras
 from official_ext.configs import options as configs
 from official_ext.modeling.decoders import dyfpn
 from official_ext.modeling.decoders.dyfpn import gumbel_selection
+from official_ext.ops import checks
 from official_ext.ops import routing
 import component
 import harness
@@ -81,7 +82,7 @@ def _dyfpn(block, kind, branches=tuple(KERNELS), **options):
 
 
 def _patterns(block):
-  """Hard gates `[patterns, levels, paths]`, the cheapest first and the dearest last."""
+  """Returns hard gates `[patterns, levels, paths]`, the cheapest first, the dearest last."""
   if block == 'B':
     return np.array([np.eye(2)[list(bits)] for bits in itertools.product([0, 1], repeat=3)])
   alike = [np.eye(7)[[path] * 3] for path in range(6)]
@@ -105,7 +106,8 @@ def _routed(block, kind):
 
 
 ROUTED = (('A', 'channel'), ('B', 'upward'))
-OTHERS = (('A', 'downward'), ('B', 'random'), ('B', 'channel'))  # every block, every kind of gate
+# Each block and each kind of gate occurs.
+OTHERS = (('A', 'downward'), ('B', 'random'), ('B', 'channel'))
 SOME = (('A', 'channel'), ('A', 'random'), ('B', 'downward'))
 FEW = ('1x1', '3x3d3', '5x5')
 FAST = [_inception(FEW), _dyfpn('B', 'channel', FEW)]
@@ -129,7 +131,11 @@ def test_inception_with_every_branch(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('block, kind', SOME)
-def test_decoder_with_every_kind_of_gate(block, kind, tmp_path):
+def test_decoder_with_every_kind_of_gate(block, kind, tmp_path, monkeypatch):
+  if kind == 'random':
+    # Without noise the signal always takes the first path, so that calls repeat their results.
+    monkeypatch.setattr(gumbel_selection.GumbelSelection, '_gumbel',
+                        lambda self, shape: tf.zeros(shape))
   harness.run_decoder_checks(_dyfpn(block, kind, FEW), tmp_path)
 
 
@@ -167,7 +173,7 @@ def test_two_replicas_equal_one_device():
 
 
 def _expected(layer, inputs, block, gate):
-  """Sections 3.1 and 3.2 in NumPy, for hard gates `[batch, levels, paths]`."""
+  """Sections 3.1 and 3.2.1 in NumPy, for hard gates `[batch, levels, paths]`."""
   weights = {v.name[len('part/'):-2]: v.numpy() for v in layer.variables}
 
   def conv(features, name, **options):
@@ -196,7 +202,7 @@ def _expected(layer, inputs, block, gate):
 @pytest.mark.parametrize('size', [(32, 40), (75, 101), (8, 8)])
 @pytest.mark.parametrize('block', ['inception', 'A', 'B'])
 def test_equals_numpy(block, size):
-  """Dilations at borders, odd sizes and maps of one pixel, in training and at inference."""
+  """Training and inference agree with NumPy on odd sizes and on maps of one pixel."""
   if block == 'inception':
     part, patterns = _inception(), np.zeros([2, 3, 2])
   else:
@@ -211,7 +217,7 @@ def test_equals_numpy(block, size):
 
 @pytest.mark.parametrize('block', ['A', 'B'])
 def test_training_multiplies_by_the_sampled_gate_and_learns_through_it(block):
-  """The gradient of a gate is the inner product of the incoming one with every candidate."""
+  """The gradient of a gate is the inner product of its branch with the incoming gradient."""
   part, patterns = _dyfpn(block, 'random'), _patterns(block)
   layer = part.make(norm='none', dtype='float64')
   inputs = part.inputs((16, 24), len(patterns), dtype=np.float64)
@@ -222,7 +228,7 @@ def test_training_multiplies_by_the_sampled_gate_and_learns_through_it(block):
     return sum(np.sum(x**2) for x in outputs.values())
 
   def fake(self, logits, training=None):
-    return gumbel_selection.Selection(tf.identity(gate), tf.identity(gate))
+    return gumbel_selection.Choice(tf.identity(gate), tf.identity(gate))
 
   with pytest.MonkeyPatch.context() as patch, tf.GradientTape() as tape:
     patch.setattr(gumbel_selection.GumbelSelection, 'call', fake)
@@ -237,7 +243,7 @@ def test_training_multiplies_by_the_sampled_gate_and_learns_through_it(block):
 
 @pytest.mark.parametrize('inference', ['skip', 'mask'])
 def test_images_of_one_batch_decide_for_themselves(inference):
-  """Biases put between the images' own logits give mixed decisions without force."""
+  """Biases at the median of the images' logits give mixed decisions without forced gates."""
   part = _dyfpn('B', 'channel', norm='none', inference=inference)
   layer, inputs = part.make(), part.inputs(batch=6)
   inputs = {level: x * np.linspace(0.2, 3, 6, dtype=np.float32)[:, None, None, None]
@@ -272,11 +278,35 @@ def test_convolutions_receive_the_selected_images_only():
   assert spy.rows == 7 * [8]
 
 
+@pytest.mark.parametrize('probability', [None, 0.25])
+def test_a_random_signal_is_drawn_at_inference_and_after_export(probability, tmp_path):
+  """Every call draws anew, with the stated probability of the last path."""
+  part = _dyfpn('B', 'random', FEW, gate={'type': 'random', 'random_probability': probability})
+  layer = part.make()
+
+  @tf.function(autograph=False, input_signature=[{
+      level: tf.TensorSpec([None, None, None, depth]) for level, depth in CHANNELS.items()}])
+  def serve(inputs):
+    with routing.RoutingTape() as tape:
+      layer(inputs, training=False)
+    return tf.stack([tape.routing().gates[f'part/{level}'] for level in CHANNELS])
+
+  module = tf.Module()
+  module.layer, module.serve = layer, serve
+  tf.saved_model.save(module, str(tmp_path / 'exported'))
+  inputs = part.inputs((8, 8), batch=500)
+  for call in (serve, tf.saved_model.load(str(tmp_path / 'exported')).serve):
+    draws = np.stack([call(inputs), call(inputs)])
+    assert np.any(draws[0] != draws[1])
+    # 3000 draws: three standard deviations of a share of 1/2 are 0.03.
+    np.testing.assert_allclose(draws.mean(), probability or 0.5, atol=0.03)
+
+
 RESNET = {'2': 256, '3': 512, '4': 1024, '5': 2048}
 
 
 def _paper_size(cls, forced=None, **options):
-  """A network of the paper's size, built in a graph where it takes no memory.
+  """Builds a network of the paper's size in a graph, where it takes no memory.
 
   Args:
     cls: the decoder.
@@ -284,7 +314,7 @@ def _paper_size(cls, forced=None, **options):
     **options: of the decoder.
 
   Returns:
-    The decoder, and executed, minimum and maximum multiply-adds less those of the gate.
+    The decoder, and executed, minimum and maximum multiply-adds without those of the gate.
   """
   with tf.Graph().as_default() as graph:
     inputs = {level: tf.zeros([1, 800 // 2**int(level), 1216 // 2**int(level), depth])
@@ -329,14 +359,14 @@ def test_cost_of_block_a_at_the_papers_size():
   _, (executed, minimum, maximum) = _paper_size(dyfpn.DyFPN, gate[None], block='A')
   np.testing.assert_allclose(maximum / 1e9, 186.78, atol=0.006)
   np.testing.assert_allclose(minimum / 1e9, 7.47, atol=0.006)
-  one = 200 * 304 * 256 * 256  # of a tap at level 2; the next levels cost a half each
+  one = 200 * 304 * 256 * 256  # one tap at level 2; each next level costs half as much
   np.testing.assert_allclose(executed, one * (25 + 9 / 2 + 1 / 4 + 25 / 8), 1e-6)
 
 
 @pytest.mark.parametrize('in_graph', [False, True])
 @pytest.mark.parametrize('block, path', [('A', 6), ('B', 1)])
 def test_all_open_costs_exactly_the_maximum_at_any_size(block, path, in_graph):
-  """1000 random sizes; only the costs are computed, from shapes."""
+  """Only the costs are computed, from the shapes of up to 1000 random sizes."""
   layer = _dyfpn(block, 'channel', norm='none').make()
   gate = tf.constant(np.eye(7 if block == 'A' else 2)[[[path] * 3]], tf.float32)
   signature = [{level: tf.TensorSpec([1, None, None, depth]) for level, depth in CHANNELS.items()}]
@@ -373,7 +403,7 @@ def test_gates_start_as_the_reference_does(block, kind, expected):
 
 
 def test_small_branches_leave_the_lateral_alone():
-  """Variance of the branches' kernels as a share of Glorot's; the first is FPN's lateral."""
+  """`branch_init_scale` is a share of Glorot's variance; the first branch is FPN's lateral."""
   tf_keras.utils.set_random_seed(0)
   options = {'input_specs': {'3': [None, None, None, 64]}, 'min_level': 3, 'max_level': 3,
              'num_filters': 64, 'branch_init_scale': 0.04}
@@ -395,5 +425,6 @@ def test_branches_are_read(branch, expected):
 
 @pytest.mark.parametrize('branch', ['2x2', '3x5', '3x3d0', '3', 'd2', '3x3d', ' 3x3', '0x0'])
 def test_unreadable_branches_are_refused(branch):
-  with pytest.raises(ValueError, match='decoder.<type>.branches'):
+  with pytest.raises(checks.ArgumentError, match=f'branches has {branch!r}') as caught:
     dyfpn.parse_branch(branch)
+  assert caught.value.argument == 'branches'

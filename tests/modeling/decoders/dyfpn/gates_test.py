@@ -1,4 +1,4 @@
-"""Gates against NumPy, and what their random choices promise."""
+"""Gates against NumPy, and the statistics of their random choices."""
 from unittest import mock
 
 import numpy as np
@@ -8,6 +8,7 @@ import tensorflow as tf, tf_keras
 from official_ext.losses import budgets
 from official_ext.modeling.decoders.dyfpn import gates
 from official_ext.modeling.decoders.dyfpn import gumbel_selection
+from official_ext.ops import checks
 from official_ext.ops import routing
 import harness
 import reference
@@ -44,7 +45,7 @@ def test_channel_gate_equals_numpy():
 
 
 def _torch_gru(x, state, weights):
-  """The form of PyTorch: two biases, the reset gate behind the hidden product."""
+  """PyTorch's GRU: two biases, and the reset gate multiplies the hidden product."""
   (update_x, reset_x, new_x), (update_h, reset_h, new_h) = (
       np.split(values @ weights[f'cell/{name}'] + bias, 3, -1) for values, name, bias in (
           (x, 'kernel', weights['cell/bias'][0]),
@@ -131,22 +132,29 @@ def test_gates_are_float32_under_any_policy(policy):
 
 
 @pytest.mark.parametrize('options, message', [
-    ({'type': 'spatial'}, "gate.type is 'spatial'"),
-    ({'type': 'recurrent', 'direction': 'sideways'}, "gate.direction is 'sideways'"),
-    ({'type': 'random', 'random_probability': 1.0}, 'gate.random_probability is 1.0'),
-    ({'type': 'channel', 'initial_bias': [1.0]}, 'gate.initial_bias has 1 values for 2 paths'),
+    ({'type': 'spatial'}, "^type is 'spatial'; allowed are 'channel', 'recurrent', 'random'"),
+    ({'type': 'recurrent', 'direction': 'sideways'}, "^direction is 'sideways'"),
+    ({'type': 'random', 'random_probability': 1.0}, '^random_probability is 1.0'),
+    ({'type': 'channel', 'initial_bias': [1.0]}, '^initial_bias has 1 values for 2 paths'),
 ])
 def test_build_gate_refuses_wrong_options(options, message):
-  with pytest.raises(ValueError, match=message):
+  with pytest.raises(checks.ArgumentError, match=message) as caught:
     gates.build_gate(channels=CHANNELS, num_paths=2, **options)
+  assert caught.value.argument in options
+
+
+def test_random_signal_refuses_a_wrong_probability():
+  with pytest.raises(checks.ArgumentError, match='^probability is 0.0'):
+    gates.RandomSignal(CHANNELS, 2, probability=0.0)
 
 
 @pytest.mark.parametrize('options, message', [
-    ({'temperature': 0.0}, 'gate.temperature is 0.0'),
-    ({'evaluation': 'soft'}, "gate.evaluation is 'soft'")])
+    ({'temperature': 0.0}, '^temperature is 0.0'),
+    ({'evaluation': 'sampled'}, "^evaluation is 'sampled'; allowed are 'argmax', 'random'")])
 def test_selection_refuses_wrong_options(options, message):
-  with pytest.raises(ValueError, match=message):
+  with pytest.raises(checks.ArgumentError, match=message) as caught:
     gumbel_selection.GumbelSelection(**options)
+  assert caught.value.argument in options
 
 
 def _selection(**options):
@@ -157,7 +165,7 @@ def _selection(**options):
 
 
 def _noise(layer, shape, step=0):
-  """The noise that the layer would draw next, its counter put back."""
+  """Returns the noise that the layer draws at a step, and resets the counter to the step."""
   counter, = layer.variables
   counter.assign(step)
   noise = layer._gumbel(tf.constant(shape))
@@ -249,10 +257,10 @@ def test_inference_takes_the_largest_logit_without_noise():
   assert int(layer.variables[0]) == 0
 
 
-def test_sampled_gates_at_inference():
-  """Asked for by the option or by the tape; the budget then sees the probabilities."""
+def test_gates_drawn_at_inference():
+  """Either the tape or the option asks for draws; a budget then sees the probabilities."""
   logits = tf.tile([[0.1, 2.0]], [2000, 1])
-  by_tape, by_option = _selection(), _selection(evaluation='sampled')
+  by_tape, by_option = _selection(), _selection(always_draws=True)
   with routing.RoutingTape(sample_gates=True):
     first = by_tape(logits, training=False)
   second = by_option(logits, training=False)
@@ -277,7 +285,7 @@ def test_random_evaluation_ignores_the_logits_but_training_does_not():
 
 @pytest.mark.parametrize('target', [0.3, 0.7])
 def test_a_budget_is_met_after_200_steps(target):
-  """Ten gates of equal cost, trained on nothing but the budget."""
+  """Ten gates of equal cost are trained with the budget as their only loss."""
   tf_keras.utils.set_random_seed(0)
   levels = {f'{level}': 4 for level in range(10)}
   inputs = reference.pyramid_inputs(levels, size=(4, 4), batch=16)
