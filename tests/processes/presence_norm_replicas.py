@@ -6,7 +6,7 @@ import official_ext  # noqa: F401 (chooses Keras 2)
 import numpy as np
 import tensorflow as tf
 
-from official_ext.modeling.layers import presence_norm
+from official_ext.modeling.layers import norms
 
 FEATURES = np.random.default_rng(0).normal(2, 3, [4, 3, 5, 6]).astype(np.float32)
 TARGET = np.random.default_rng(1).normal(size=FEATURES.shape).astype(np.float32)
@@ -15,7 +15,7 @@ CASES = ([1, 0, 1, 1], [0, 0, 1, 1], [0, 0, 0, 0])
 
 
 def make(synchronized):
-  layer = presence_norm.PresenceNorm(synchronized=synchronized)
+  layer = norms.PresenceNorm(synchronized=synchronized)
   layer.build([None, None, None, 6])
   return layer
 

@@ -5,7 +5,7 @@ from typing import Any, Dict, Mapping, NamedTuple, Optional
 import tensorflow as tf, tf_keras
 
 from official_ext.modeling.layers import convolutions
-from official_ext.modeling.layers import presence_norm
+from official_ext.modeling.layers import norms
 
 _DEPTHWISE_KAIMING = math.sqrt(2 / 9)  # Nine weights feed each channel; Keras counts all of them.
 
@@ -54,7 +54,7 @@ class PointwiseConvNorm(tf_keras.layers.Layer):
     self._filters, self._strides, self._relu = filters, strides, relu
     self._norm_options = dict(norm_options or {})
     self._kernel_regularizer = tf_keras.regularizers.get(kernel_regularizer)
-    self._norm = presence_norm.PresenceNorm(
+    self._norm = norms.PresenceNorm(
         **self._norm_options, dtype=self.variable_dtype, name='norm')
 
   def build(self, input_shape: tf.TensorShape) -> None:
