@@ -17,14 +17,16 @@ YAMLS = [path for path in experiment_files.ALL if comment(path).startswith('i-FP
 EXPERIMENTS = [f'{detector}_ifpn_{setting}' for detector in ('retinanet', 'fasterrcnn')
                for setting in ('resnet50_coco', 'efficientnetlite0_sample')]
 
-# 1x1 convolutions of C3 to C5 and two coarser 3x3, or of C2 to C5 and a pooled level.
+# One-stage: 1x1 convolutions of C3 to C5, and 3x3 convolutions for two coarser levels;
+# two-stage: 1x1 convolutions of C2 to C5, and a pooled coarser level.
 ONE_STAGE = 256 * (512 + 1024 + 2048 + 3) + 2 * 256 * (9 * 256 + 1)
 TWO_STAGE = 256 * (256 + 512 + 1024 + 2048 + 4)
 MAPS = {
     '': 7_677_440, 'unroll0': 0, 'rbl': 5_903_872 + 10 * 256, 'csc': 3 * 590_336 + 512,
     'bifpn': 6_450_195 + 26 * 256, 'nasfpn': 10_037_504 + 17 * 256,
     **dict.fromkeys(['dense', 'unroll1', 'unroll2', 'unroll4'], 18_692_352 + 45 * 256),
-    # Five blocks; 10 1x1 and 20 3x3 between levels, 5 1x1 behind; norms: 15, 30 and 5.
+    # 3x3: 10 in five blocks, 20 between levels; 1x1: 10 between levels, 5 at the end;
+    # norms: 15, 30 and 5.
     'mdeq': 30 * 589_824 + 15 * 65_536 + 45 * 256 + 50 * 512,
 }
 
@@ -41,7 +43,7 @@ def test_experiment_resolves_and_builds_its_decoder(name):
 
 
 def check_schedule(params):
-  """Section 4 of the specification: 8 GPUs with 2 images each."""
+  """The paper's schedule: 8 GPUs with 2 images each, 90,000 steps."""
   assert params.task.train_data.global_batch_size == 16
   assert params.trainer.train_steps == 90_000
   assert params.task.losses.l2_weight_decay == 1e-4
