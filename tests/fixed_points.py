@@ -1,4 +1,4 @@
-"""Maps with known fixed points, in TensorFlow: the problems that every solver gets."""
+"""Maps with known fixed points, in TensorFlow: the problems on which every solver is tested."""
 import functools
 
 import numpy as np
@@ -11,18 +11,18 @@ BASIS = [RNG.normal(size=[2, *size, 2]) for size in ((4, 6), (2, 3), (1, 2))]
 MIX = 0.25 * RNG.normal(size=[3, 2, 2])
 
 
-def _linear_parts():
+def _linear_problem():
   matrices = RNG.normal(size=[3, 8, 8])
   radius = np.max(abs(np.linalg.eigvals(matrices)), axis=1)
   return 0.9 * matrices / radius[:, None, None], RNG.normal(size=[3, 8])
 
 
-MATRICES, OFFSETS = _linear_parts()
+MATRICES, OFFSETS = _linear_problem()
 LINEAR = np.stack([np.linalg.solve(np.eye(8) - a, b) for a, b in zip(MATRICES, OFFSETS)])
 
 
 def basis(dtype=tf.float64):
-  """Returns what enters the levels of `pyramid`."""
+  """Returns the inputs that `pyramid` adds to its levels."""
   return [tf.constant(level, dtype) for level in BASIS]
 
 
@@ -39,7 +39,7 @@ def cosine(levels):
 
 
 def pyramid(levels, mix=None, inputs=None):
-  """Three levels of which each hears its neighbors."""
+  """Three levels, each a function of itself and its neighbors."""
   mix = [tf.cast(m, levels[0].dtype) for m in (MIX if mix is None else tf.unstack(mix))]
   inputs = [tf.cast(b, levels[0].dtype) for b in (BASIS if inputs is None else inputs)]
   results = []
@@ -63,7 +63,7 @@ def start(dtype=tf.float64):
 
 
 def repeated(function, times):
-  """Returns the function applied so many times, in a loop: a small graph."""
+  """Returns the function applied so many times, in a loop that keeps the graph small."""
   return lambda levels: tf.while_loop(
       lambda count, _: count < times, lambda count, x: (count + 1, function(x)),
       (tf.constant(0), levels))[1]
@@ -101,7 +101,7 @@ def flat(levels):
 
 
 def spied(function, seen):
-  """Returns a function that adds what it is given to a list, `[batch, numbers]`."""
+  """Returns a function that appends its argument to the list `seen`, as `[batch, numbers]`."""
   def spy(levels):
     seen.append(flat([level.numpy() for level in levels]))
     return function(levels)

@@ -3,7 +3,7 @@ import numpy as np
 
 
 def conv(inputs, kernel, stride=1):
-  """Zero padding of half the kernel on all sides, one output pixel at a time per position."""
+  """Convolution with zero padding of half the kernel on all sides, one position at a time."""
   pad = kernel.shape[0] // 2
   padded = np.pad(inputs, [(0, 0), (pad, pad), (pad, pad), (0, 0)])
   height, width = (-(-size // stride) for size in inputs.shape[1:3])
@@ -16,7 +16,7 @@ def conv(inputs, kernel, stride=1):
 
 
 def bilinear(inputs, size):
-  """Corners on corners, one pixel at a time."""
+  """Bilinear resizing in which corners fall on corners, one pixel at a time."""
   result = np.zeros([inputs.shape[0], *size, inputs.shape[3]])
   ratio = [(a - 1) / (b - 1) if b > 1 else 0.0 for a, b in zip(inputs.shape[1:3], size)]
   for row, column in np.ndindex(*size):
@@ -36,7 +36,7 @@ def nearest(inputs, size):
 
 
 def max_pool(inputs, window, stride):
-  """`same` padding, as Keras has it."""
+  """Max-pooling with Keras's `same` padding."""
   result = np.zeros([inputs.shape[0], *(-(-s // stride) for s in inputs.shape[1:3]),
                      inputs.shape[3]])
   before = [max((r - 1) * stride + window - s, 0) // 2
@@ -53,7 +53,7 @@ def relu(values):
 
 
 class Map:
-  """G of the specification, section 2, from `{name: array}` under the map's own name."""
+  """The map G, from its weights `{name: array}`; names are relative to the map's own."""
 
   def __init__(self, weights, num_levels, masks=None):
     self.weights, self.num_levels = weights, num_levels
@@ -153,7 +153,7 @@ class Map:
     b = cell(1, p[1] + a)
     three = cell(2, p[0] + up(b, 0))
     four = cell(3, b + max_pool(three, 2, 2))
-    # Of level 5 nothing was used so far.
+    # No cell has used the input of level 5 so far, so its output cell adds it.
     five = cell(4, attend(max_pool(four, 2, 2), max_pool(three, 4, 4)) + p[2])
     seven = cell(5, attend(max_pool(five, 4, 4), max_pool(b, 8, 8)) + p[4])
     six = cell(6, attend(up(seven, 3), max_pool(five, 2, 2)))

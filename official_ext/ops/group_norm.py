@@ -1,19 +1,21 @@
 """Group normalization as two sums and one scale and shift, over maps or their active positions.
 
-Reference: Wu and He, Group Normalization, https://arxiv.org/abs/1803.08494.
+Reference: Yuxin Wu, Kaiming He, Group Normalization, https://arxiv.org/abs/1803.08494.
 
-The sums are taken per channel, where they run along memory, and only the few numbers that
-result are put together into groups.  The second sum is of squared distances from the mean
-that the first one gave: E[x^2] - E[x]^2 is as many operations, but in float32 it loses a
-digit of the variance for every factor of three between mean and deviation.
+The sums are taken per channel, because those run along memory, and the few results are then
+combined into groups.  The second sum is of squared distances from the mean, which is the first
+sum: E[x^2] - E[x]^2 needs as many operations, but in float32 it loses a digit of the variance
+for every factor of three between mean and deviation.
 """
 from typing import Callable, Optional, Tuple
 
 import tensorflow as tf
 
+from official_ext.ops import checks
+
 
 def num_groups_of(channels: int) -> int:
-  """Returns the largest divisor of `channels` that is not above 32, the usual number of groups."""
+  """Returns the largest divisor of `channels` up to 32, the usual number of groups."""
   return max(groups for groups in range(1, 33) if channels % groups == 0)
 
 
@@ -21,27 +23,27 @@ def group_norm(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, num_groups: int,
                epsilon: float = 1e-5, mask: Optional[tf.Tensor] = None) -> tf.Tensor:
   """Normalizes every group of channels of every image.
 
-  Statistics are float32 (float64 for float64), per image and group, over all positions or
-  over those of the mask; an image without any becomes 0.  What stands at other positions
-  is not used, be it NaN.
+  Statistics are float32 (float64 for float64 input), per image and group, over all positions or
+  over those of the mask; an image without active positions becomes 0.  Values outside the mask
+  are not used and may be NaN.
 
   Args:
     x: `[batch, height, width, channels]`.
     gamma: `[channels]`, the scale.
     beta: `[channels]`, the offset.
     num_groups: a divisor of the number of channels.
-    epsilon: added to the variance.
-    mask: boolean `[batch, height, width, 1]`, the active positions; None: all.
+    epsilon: small positive number that is added to the variance.
+    mask: boolean `[batch, height, width, 1]`, True at active positions; None: all are active.
 
   Returns:
     The shape and dtype of `x`; 0 outside the mask.
 
   Raises:
-    ValueError: `num_groups` does not divide the number of channels.
+    ArgumentError: `num_groups` does not divide the number of channels.
   """
 
   def keep(value):
-    # Never by multiplying: 0 * NaN is NaN.
+    # `tf.where` and not a product, because 0 * NaN is NaN.
     return value if mask is None else tf.where(mask, value, tf.zeros([], value.dtype))
 
   positions = tf.reduce_prod(tf.shape(x)[1:3]) if mask is None else tf.math.count_nonzero(
@@ -53,23 +55,24 @@ def group_norm(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, num_groups: int,
 
 def group_norm_at(x: tf.Tensor, index: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor,
                   num_groups: int, epsilon: float = 1e-5) -> tf.Tensor:
-  """`group_norm` by the statistics of listed positions, where most are listed.
+  """`group_norm` of a map by the statistics of listed positions, for lists of most positions.
 
-  It is faster than with a mask: summing what is listed needs no second map of zeros.
+  It is faster than a mask, because sums over a list need no second map with zeros.
 
   Args:
     x: `[batch, height, width, channels]`.
-    index: int32 `[positions, 3]`, image, row and column, images ascending.
+    index: int32 `[positions, 3]`, image, row and column of every listed position, in ascending
+      order of images.
     gamma: `[channels]`, the scale.
     beta: `[channels]`, the offset.
     num_groups: a divisor of the number of channels.
-    epsilon: added to the variance.
+    epsilon: small positive number that is added to the variance.
 
   Returns:
-    The shape and dtype of `x`; all positions are normalized alike, listed or not.
+    The shape and dtype of `x`; positions that are not listed are normalized too.
 
   Raises:
-    ValueError: `num_groups` does not divide the number of channels.
+    ArgumentError: `num_groups` does not divide the number of channels.
   """
   batch, height, width = tf.unstack(tf.shape(x)[:3])
   images, places = index[:, 0], (index[:, 0] * height + index[:, 1]) * width + index[:, 2]
@@ -88,23 +91,23 @@ def group_norm_rows(rows: tf.Tensor, images: tf.Tensor, batch: tf.Tensor, gamma:
   """`group_norm` of a list of positions instead of a map and a mask.
 
   Args:
-    rows: `[positions, channels]`, positions of one image next to each other.
-    images: int32 `[positions]`, the image of every position, ascending.
+    rows: `[positions, channels]`, the positions of each image next to each other.
+    images: int32 `[positions]`, the image of every position, in ascending order.
     batch: int32 scalar, the number of images; some may have no position.
     gamma: `[channels]`, the scale.
     beta: `[channels]`, the offset.
     num_groups: a divisor of the number of channels.
-    epsilon: added to the variance.
+    epsilon: small positive number that is added to the variance.
 
   Returns:
     The shape and dtype of `rows`.
 
   Raises:
-    ValueError: `num_groups` does not divide the number of channels.
+    ArgumentError: `num_groups` does not divide the number of channels.
   """
 
   def total(value):
-    # A sum per image, not over the list; the last images may be missing from it.
+    # `segment_sum` ends at the last image that has a position; the others get a sum of 0.
     sums = tf.math.segment_sum(value, images)
     return tf.pad(sums, [[0, batch - tf.shape(sums)[0]], [0, 0]])
 
@@ -116,31 +119,32 @@ def group_norm_rows(rows: tf.Tensor, images: tf.Tensor, batch: tf.Tensor, gamma:
 def _normalize(x: tf.Tensor, positions: tf.Tensor, total: Callable[[tf.Tensor], tf.Tensor],
                spread: Callable[[tf.Tensor], tf.Tensor], gamma: tf.Tensor, beta: tf.Tensor,
                num_groups: int, epsilon: float) -> tf.Tensor:
-  """Normalizes what `total` sums per image, `[batch, channels]`, and `spread` gives back.
+  """Normalizes values of any layout, whose sums per image `total` computes.
 
   Args:
     x: values, `[..., channels]`.
-    positions: int32, how many positions of each image are summed, as `[batch, 1]` or one number.
-    total: from the shape of `x` to `[batch, channels]`.
-    spread: from `[batch, channels]` to what broadcasts to the shape of `x`.
-    gamma: `[channels]`.
-    beta: `[channels]`.
+    positions: int32 `[batch, 1]`, or a scalar: number of positions of each image in its sum.
+    total: function that sums values in the shape of `x` per image, to `[batch, channels]`.
+    spread: function that brings `[batch, channels]` to a shape that broadcasts to that of `x`.
+    gamma: `[channels]`, the scale.
+    beta: `[channels]`, the offset.
     num_groups: a divisor of the number of channels.
-    epsilon: added to the variance.
+    epsilon: small positive number that is added to the variance.
 
   Returns:
     The shape and dtype of `x`.
 
   Raises:
-    ValueError: `num_groups` does not divide the number of channels.
+    ArgumentError: `num_groups` does not divide the number of channels.
   """
   if num_groups < 1 or x.shape[-1] % num_groups:
-    raise ValueError(f'num_groups is {num_groups}; it must divide the {x.shape[-1]} channels, as '
-                     f'{num_groups_of(x.shape[-1])} does.')
+    raise checks.ArgumentError(
+        'num_groups', f'num_groups is {num_groups}; it must divide the {x.shape[-1]} channels, as '
+        f'{num_groups_of(x.shape[-1])} does.')
   value = tf.cast(x, tf.float64 if x.dtype == tf.float64 else tf.float32)
   count = tf.cast(tf.maximum(positions, 1), value.dtype)
   mean = total(value) / count
-  # That the mean moves with the inputs does not change the sum of squares around it.
+  # The derivative of the sum of squares with respect to the mean is 0, so no gradient is lost.
   distance = tf.math.squared_difference(value, spread(tf.stop_gradient(mean)))
   scale, shift = _scale_and_shift(mean, total(distance) / count, gamma, beta, num_groups, epsilon)
   return tf.cast(value * spread(scale) + spread(shift), x.dtype)
@@ -148,15 +152,15 @@ def _normalize(x: tf.Tensor, positions: tf.Tensor, total: Callable[[tf.Tensor], 
 
 def _scale_and_shift(mean: tf.Tensor, variance: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor,
                      num_groups: int, epsilon: float) -> Tuple[tf.Tensor, tf.Tensor]:
-  """Puts channels together into groups: `x * scale + shift` is normalized.
+  """Returns the scale and shift that normalize, from the statistics of each channel.
 
   Args:
-    mean: `[batch, channels]`.
-    variance: `[batch, channels]`, around each channel's own mean.
-    gamma: `[channels]`.
-    beta: `[channels]`.
+    mean: `[batch, channels]`, of each channel.
+    variance: `[batch, channels]`, around the mean of each channel.
+    gamma: `[channels]`, the learned scale.
+    beta: `[channels]`, the learned offset.
     num_groups: a divisor of the number of channels.
-    epsilon: added to the variance.
+    epsilon: small positive number that is added to the variance.
 
   Returns:
     Scale and shift, both `[batch, channels]`.
@@ -167,7 +171,7 @@ def _scale_and_shift(mean: tf.Tensor, variance: tf.Tensor, gamma: tf.Tensor, bet
   gamma, beta = (
       tf.reshape(tf.cast(value, mean.dtype), mean.shape[1:]) for value in (gamma, beta))
   center = tf.reduce_mean(mean, axis=-1, keepdims=True)
-  # Every channel counts the same number of positions, so plain means are right.
+  # All channels have the same number of positions, so plain means over channels are exact.
   spread = tf.reduce_mean(
       variance + tf.math.squared_difference(mean, center), axis=-1, keepdims=True)
   scale = tf.math.rsqrt(spread + epsilon) * gamma

@@ -1,4 +1,4 @@
-"""Random numbers that replicas draw differently and a resumed run draws again."""
+"""Random numbers that differ between replicas and are drawn again by a resumed run."""
 import zlib
 from typing import Any, Sequence, Union
 
@@ -7,15 +7,15 @@ import tensorflow as tf
 
 def uniform_steps(name: str, seed: int, count: tf.Tensor,
                   shape: Union[tf.Tensor, Sequence[Any]]) -> tf.Tensor:
-  """Draws whole numbers from 0 to 2**23 - 1, all alike probable.
+  """Draws integers from 0 to 2**23 - 1 with equal probability.
 
-  From random bits: floats drawn directly differ under XLA.
+  They are made of random bits, because floats drawn directly differ under XLA.
 
   Args:
-    name: of the layer that draws.
-    seed: changes the numbers.
-    count: int64 scalar, how often the layer has drawn, which checkpoints keep.
-    shape: of the result.
+    name: name of the layer that draws; layers of different names draw different numbers.
+    seed: integer that changes the numbers.
+    count: int64 scalar, how often the layer has drawn; a variable that checkpoints keep.
+    shape: shape of the result.
 
   Returns:
     float32 of this shape; a function of the arguments and of the replica.

@@ -14,7 +14,7 @@ def _random(*shape, seed=0):
 
 
 def _mask(batch=3, height=5, width=7):
-  """Images of half, one and no active position."""
+  """Three images: with half of the positions active, with one, and with none."""
   mask = np.random.default_rng(1).uniform(size=[batch, height, width, 1]) < 0.5
   mask[1:] = False
   mask[1, -1, -1] = True
@@ -29,7 +29,7 @@ def _expected(x, mask, groups=GROUPS, gamma=GAMMA, beta=BETA, epsilon=1e-5):
 
 
 def _rows(x, mask):
-  """`group_norm_rows` of the active positions, put back into a map."""
+  """`group_norm_rows` of the active positions, scattered back into a map."""
   index = tf.where(mask[..., 0])
   rows = group_norm.group_norm_rows(
       tf.gather_nd(x, index), tf.cast(index[:, 0], tf.int32), len(x), GAMMA, BETA, GROUPS)
@@ -37,7 +37,7 @@ def _rows(x, mask):
 
 
 def _listed(x, mask):
-  """`group_norm_at` of the active positions, kept there."""
+  """`group_norm_at` of the active positions, and 0 at the others."""
   result = group_norm.group_norm_at(
       x, tf.cast(tf.where(mask[..., 0]), tf.int32), GAMMA, BETA, GROUPS)
   return tf.where(mask, result, 0)
@@ -71,7 +71,7 @@ def test_a_list_of_positions_gives_the_same(norm):
 @pytest.mark.parametrize('masked', [False, True])
 def test_mean_much_larger_than_deviation(masked):
   x = (_random(2, 20, 30, CHANNELS) + 1000 * _random(CHANNELS)).astype(np.float32)
-  # One channel per group: otherwise the channels' means are the deviation.
+  # One channel per group, because in larger groups the channels' means make the deviation large.
   mask = np.random.default_rng(1).uniform(size=[2, 20, 30, 1]) < 0.3
   result = group_norm.group_norm(
       tf.constant(x), GAMMA, BETA, CHANNELS, mask=mask if masked else None)
@@ -86,7 +86,7 @@ def test_mean_much_larger_than_deviation(masked):
 @pytest.mark.parametrize('dtype, tolerance', [
     ('float32', 2e-6), ('float16', 4e-3), ('bfloat16', 3e-2)])
 def test_keeps_the_dtype_and_sums_in_float32(dtype, tolerance):
-  # 6000 positions: a sum in bfloat16 stops long before.
+  # 6000 positions, because a sum in bfloat16 stops growing long before.
   x, mask = tf.cast(_random(1, 60, 100, CHANNELS) + 2, dtype), np.ones([1, 60, 100, 1], bool)
   expected = _expected(tf.cast(x, tf.float64).numpy(), mask)
   for result in (group_norm.group_norm(x, GAMMA, BETA, GROUPS),

@@ -1,21 +1,21 @@
 """Synchronized statistics of present images on two replicas, against one device.
 
-A process of its own: logical devices must be made before anything runs.
+It runs in a process of its own, because logical devices must be made before any operation runs.
 """
 import official_ext  # noqa: F401 (chooses Keras 2)
 import numpy as np
 import tensorflow as tf
 
-from official_ext.modeling.layers import presence_norm
+from official_ext.modeling.layers import norms
 
 FEATURES = np.random.default_rng(0).normal(2, 3, [4, 3, 5, 6]).astype(np.float32)
 TARGET = np.random.default_rng(1).normal(size=FEATURES.shape).astype(np.float32)
-# Both replicas have images, one of them has, none has.
+# Present images: in both replicas, in one of them, in none.
 CASES = ([1, 0, 1, 1], [0, 0, 1, 1], [0, 0, 0, 0])
 
 
 def make(synchronized):
-  layer = presence_norm.PresenceNorm(synchronized=synchronized)
+  layer = norms.PresenceNorm(synchronized=synchronized)
   layer.build([None, None, None, 6])
   return layer
 
@@ -47,8 +47,8 @@ def main():
     np.testing.assert_allclose(np.concatenate(results[0]), outputs, 1e-4, 1e-4)
     np.testing.assert_allclose(np.concatenate(results[1]), gradient, 1e-3, 1e-3)
     np.testing.assert_allclose(sum(results[2]), gamma, 1e-4, 1e-3)
-    for ours, theirs in zip(mirrored.non_trainable_variables, alone.non_trainable_variables):
-      np.testing.assert_allclose(ours, theirs, 1e-5)
+    for first, second in zip(mirrored.non_trainable_variables, alone.non_trainable_variables):
+      np.testing.assert_allclose(first, second, 1e-5)
   print(f'2 replicas equal one device in {len(CASES)} cases')
 
 

@@ -1,4 +1,4 @@
-"""A detector with an implicit pyramid, exported: equal answers, and early exit that saves."""
+"""An exported detector with an implicit pyramid: equal answers, and images that stop early."""
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -22,7 +22,7 @@ def _options(tolerance):
 
 
 def _median_residual(model, images):
-  """The residual after three evaluations that half of the images have reached."""
+  """Returns the median over images of the residual after three evaluations."""
   module = detection.RoutedDetectionModule(
       small_detectors.small_experiment(IFPN, model=_options(0.0)), model=model,
       input_image_size=[64, 64])

@@ -9,7 +9,7 @@ import tensorflow as tf, tf_keras
 
 from official_ext.configs import components
 from official_ext.modeling.layers import convolutions
-from official_ext.ops import group_norm
+from official_ext.modeling.layers import norms
 
 Features = Dict[str, tf.Tensor]
 
@@ -59,7 +59,7 @@ class PlainTower(convolutions.ConvBlock):
                        'head.tower.plain.norm.')
     self._num_filters, self._num_convs, self._norm = num_filters, num_convs, norm
     self._convs = [self.conv(3, f'conv_{i}', num_filters) for i in range(num_convs)]
-    self._norms = [_GroupNorm(name=f'norm_{i}', dtype=self.dtype_policy)
+    self._norms = [norms.GroupNorm(group_size=None, name=f'norm_{i}', dtype=self.dtype_policy)
                    for i in range(num_convs if norm == 'group_norm' else 0)]
 
   def call(self, features: Mapping[str, tf.Tensor], training: Optional[bool] = None) -> Features:
@@ -78,22 +78,6 @@ class PlainTower(convolutions.ConvBlock):
   def get_config(self) -> Dict[str, Any]:
     return {**super().get_config(), 'num_filters': self._num_filters,
             'num_convs': self._num_convs, 'norm': self._norm}
-
-
-class _GroupNorm(tf_keras.layers.Layer):
-  """Group norm of as many groups, up to 32, as divide the channels."""
-
-  def build(self, input_shape: tf.TensorShape) -> None:
-    channels = tf.TensorShape(input_shape)[-1]
-    self._groups = group_norm.num_groups_of(channels)
-    # Not cast to the compute dtype: the statistics that they scale are of float32.
-    options = {'shape': [channels], 'experimental_autocast': False}
-    self.gamma = self.add_weight('gamma', initializer='ones', **options)
-    self.beta = self.add_weight('beta', initializer='zeros', **options)
-    super().build(input_shape)
-
-  def call(self, x: tf.Tensor) -> tf.Tensor:
-    return group_norm.group_norm(x, self.gamma, self.beta, self._groups)
 
 
 class _TowerHead(convolutions.ConvBlock):

@@ -4,8 +4,9 @@ from official_ext.ops.fixed_point.solving import GRADIENTS
 from official_ext.ops.fixed_point.solving import Levels
 from official_ext.ops.fixed_point.solving import SOLVERS
 from official_ext.ops.fixed_point.solving import Solution
-from official_ext.ops.fixed_point.solving import equilibrium
+from official_ext.ops.fixed_point.solving import check_options
 from official_ext.ops.fixed_point.solving import solve
+from official_ext.ops.fixed_point.solving import solve_with_gradient
 from official_ext.ops.fixed_point.solving import spectral_radius
 
 __all__ = [
@@ -14,7 +15,8 @@ __all__ = [
     'Levels',
     'SOLVERS',
     'Solution',
-    'equilibrium',
+    'check_options',
     'solve',
+    'solve_with_gradient',
     'spectral_radius',
 ]

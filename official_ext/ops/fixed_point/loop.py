@@ -1,7 +1,7 @@
-"""The loop of a fixed-point solver: evaluations, the best iterate, and who has stopped.
+"""The loop of a fixed-point solver: evaluations, the best iterate, and which images have stopped.
 
-What comes next after an evaluation is for the rules in `solvers`; what a caller may ask
-for, and gradients, are in `fixed_point`.
+The rules of `update_rules` compute the next iterate; `solving` has the public functions and the
+gradients.
 """
 from typing import Callable, List, NamedTuple, Optional
 
@@ -13,29 +13,28 @@ from official_ext.ops.fixed_point import update_rules
 Levels = List[tf.Tensor]
 Function = Callable[[Levels], Levels]
 
-# With a fixed budget there is no tolerance to reach: an image below this has converged.
+# With a fixed budget there is no tolerance: an image whose residual is at most this has converged.
 CONVERGED = 1e-2
-# Relative residuals that rounding leaves, about 0.64 units in the last place.
+# Relative residuals that rounding alone leaves, about 0.64 units in the last place.
 ROUNDING = {tf.bfloat16: 5e-3, tf.float16: 6.3e-4, tf.float32: 7.6e-8, tf.float64: 1.4e-16}
-# Residuals are clipped here; what is not a number reads as this.
+# Larger residuals, NaN and inf are reported as this value.
 WORST = 1e6
 
 
 class Solution(NamedTuple):
-  """What a solver found, per image.
+  """The result of a solver, per image.
 
   Attributes:
-    state: levels in the dtype of `initial`, the iterate P* of least residual; of the
+    state: levels in the dtype of `initial`, the iterate P* of least residual; for the
       solver `unroll` the last iterate.
-    residual: float32 `[batch]`, |f(P*) - P*| / |f(P*)| over all levels; of `unroll` the
-      last one evaluated, which is by how much the last application changed the state.
-      At most 1e6.
+    residual: float32 `[batch]`, |f(P*) - P*| / |f(P*)| over all levels, at most 1e6; for
+      `unroll` that of the last evaluation, the change of the state by the last application.
     steps: int32 `[batch]`, evaluations of f until the image stopped.
     converged: boolean `[batch]`, whether `residual` is at most the tolerance, or 1e-2
       where the tolerance is 0.
-    evaluations: int32 scalar, evaluations of f run for the batch.
-    residuals: float32 `[max_evaluations, batch]`, the residual of every iterate
-      evaluated; once an image has stopped its last.
+    evaluations: int32 scalar, evaluations of f that ran for the batch.
+    residuals: float32 `[max_evaluations, batch]`, the residual of every iterate; after an
+      image has stopped, its last one is repeated.
   """
   state: Levels
   residual: tf.Tensor
@@ -46,28 +45,41 @@ class Solution(NamedTuple):
 
 
 class Progress(NamedTuple):
-  """Where a solver stands: what goes round the loop."""
+  """The loop variables of a solver.
+
+  Attributes:
+    x: the next iterate to evaluate.
+    history: what the update rule remembers.
+    best_x: the iterate of least residual so far.
+    best_f: f at `best_x`.
+    residual: `[batch]`, relative, at `best_x`.
+    start: `[batch]`, |f(x) - x|^2 at the first iterate.
+    active: boolean `[batch]`, images that have not stopped.
+    steps: int32 `[batch]`, evaluations until the image stopped.
+    evaluations: int32 scalar, evaluations for the batch.
+    residuals: `[max_evaluations, batch]`, see `Solution`.
+  """
   x: Levels
   history: NamedTuple
-  best_x: Levels  # the iterate of least residual so far
-  best_f: Levels  # f of it
-  residual: tf.Tensor  # [batch], of best_x
-  start: tf.Tensor  # [batch], |f(x) - x|^2 at the first iterate
-  active: tf.Tensor  # [batch]
-  steps: tf.Tensor  # [batch]
-  evaluations: tf.Tensor  # []
-  residuals: tf.Tensor  # [max_evaluations, batch]
+  best_x: Levels
+  best_f: Levels
+  residual: tf.Tensor
+  start: tf.Tensor
+  active: tf.Tensor
+  steps: tf.Tensor
+  evaluations: tf.Tensor
+  residuals: tf.Tensor
 
 
-def _measure(squared: tf.Tensor, f_squared: tf.Tensor) -> tf.Tensor:
-  """Returns |Q| / |f| from the squares, finite."""
+def _relative_residual(squared: tf.Tensor, f_squared: tf.Tensor) -> tf.Tensor:
+  """Returns |f(x) - x| / |f(x)| from the squares of both, finite."""
   tiny = np.finfo(squared.dtype.as_numpy_dtype).tiny
   ratio = tf.sqrt(squared / tf.maximum(f_squared, tiny))
   return tf.where(tf.math.is_finite(ratio), tf.minimum(ratio, WORST), WORST)
 
 
 class Iteration:
-  """One solver on one function: the loop, apart from the rule that it follows."""
+  """The loop of one solver on one function; an update rule computes its iterates."""
 
   def __init__(self, function: Function, initial: Levels, solver: str, max_evaluations: int,
                tolerance: float = 0.0, memory: int = 5):
@@ -81,7 +93,7 @@ class Iteration:
         'broyden': lambda: update_rules.Broyden(max_evaluations),
         'unroll': update_rules.Plain,
     }[solver]()
-    # A model trained on T applications runs T applications.
+    # A model that was trained on T applications gets T applications, not the best of them.
     self._keep_best = solver != 'unroll'
     self._output_dtypes = self._dtypes
 
@@ -91,14 +103,15 @@ class Iteration:
 
     Args:
       initial: the first iterate.
-      known: f of it, where that needs no evaluation; then it is not counted as one.
-      roll_after: without tolerance, evaluations after which the rest goes round a loop of
-        TensorFlow instead of being written out; the history must not grow any more then.
-        TensorFlow starts whatever it can: of evaluations written out it holds parts of later
-        ones while an earlier one runs.
+      known: f at the first iterate if the caller has it, or None; it is not counted as an
+        evaluation.
+      roll_after: without tolerance, number of evaluations that are unrolled in the graph; the
+        others run in a `tf.while_loop`, and the history must have its final size by then.
+        None: all are unrolled.  A loop saves memory, because TensorFlow runs unrolled
+        operations as soon as it can and so holds tensors of several evaluations at a time.
 
     Returns:
-      Where the solver stands at the end.
+      The loop variables at the end.
     """
     progress = self._begin(initial)
     if self._tolerance:
@@ -109,25 +122,25 @@ class Iteration:
     if known is not None:
       progress = self._advance(progress, True, known)._replace(evaluations=tf.constant(0))
     last = self._max_evaluations - 1
-    written_out = last if roll_after is None else min(roll_after, last)
-    for count in range(written_out):
+    num_unrolled = last if roll_after is None else min(roll_after, last)
+    for count in range(num_unrolled):
       progress = self._advance(progress, count == 0 and known is None)
-    if written_out < last:
+    if num_unrolled < last:
       progress = tf.while_loop(
           lambda p: True, lambda p: (self._advance(p, False),), (progress,),
-          maximum_iterations=last - written_out, parallel_iterations=1)[0]
+          maximum_iterations=last - num_unrolled, parallel_iterations=1)[0]
     return self._advance(progress, last == 0 and known is None, is_last=True)
 
   def outputs(self, progress: Progress) -> Levels:
-    """Returns f at the best iterate, in the dtype of f."""
+    """Returns f at the best iterate, in the dtype that f returned."""
     return [tf.cast(level, dtype) for level, dtype in zip(progress.best_f, self._output_dtypes)]
 
   def state(self, progress: Progress) -> Levels:
-    """Returns the best iterate."""
+    """Returns the best iterate, in the dtype of `initial`."""
     return [tf.cast(level, dtype) for level, dtype in zip(progress.best_x, self._dtypes)]
 
   def solution(self, progress: Progress) -> Solution:
-    """Returns the public record, without gradient."""
+    """Returns the public record, through which no gradient flows."""
     state = progress.best_x if self._keep_best else progress.best_f
     tolerance = self._reachable_tolerance() if self._tolerance else CONVERGED
     return tf.nest.map_structure(tf.stop_gradient, Solution(
@@ -148,7 +161,7 @@ class Iteration:
         residuals=tf.zeros([self._max_evaluations, batch], self._algebra))
 
   def _evaluate(self, x: Levels) -> Levels:
-    """Returns f(x) in the dtype of the solver's algebra."""
+    """Returns f(x), cast to the dtype in which the solver computes."""
     outputs = list(self._function([tf.cast(level, d) for level, d in zip(x, self._dtypes)]))
     if len(outputs) != len(x):
       raise ValueError(f'function returned {len(outputs)} levels for {len(x)}: a fixed point needs '
@@ -158,7 +171,7 @@ class Iteration:
             for f, level in zip(outputs, x)]
 
   def _reachable_tolerance(self) -> float:
-    """Returns the tolerance, or what the rounding of f and of its argument allows."""
+    """Returns the tolerance, or the residual that rounding of f and x leaves if that is larger."""
     rounding = max(ROUNDING[dtype] for dtype in self._dtypes + self._output_dtypes)
     return max(self._tolerance, rounding)
 
@@ -169,11 +182,11 @@ class Iteration:
     f = self._evaluate(x) if known is None else known
     q = [a - b for a, b in zip(f, x)]
     squared, f_squared = update_rules.dot(q, q), update_rules.dot(f, f)
-    residual = _measure(squared, f_squared)
+    residual = _relative_residual(squared, f_squared)
     start = tf.where(is_first, squared, progress.start)
     failed = ~tf.math.is_finite(squared + f_squared) | (squared > WORST**2 * start)
-    # An iterate worse than the first in absolute terms never wins: where f grows without
-    # bound, |f| in the denominator would flatter it.
+    # An iterate whose absolute residual is worse than the first one's never wins: if f grows
+    # without bound, |f| in the denominator makes its relative residual small.
     better = active & (residual < progress.residual) & ~(squared > start)
     best_x, best_f = x, f
     if is_first is not True and self._keep_best:
@@ -185,7 +198,7 @@ class Iteration:
     history = progress.history
     if not is_last:
       moved, history = self._rule.step(history, x, f, q, squared)
-      # What f will see: the solver's algebra has more bits.
+      # Rounded to the dtype in which f gets it, so that f(x) - x belongs to the same x.
       moved = [tf.cast(tf.cast(level, dtype), self._algebra)
                for level, dtype in zip(moved, self._dtypes)]
       x = update_rules.select(going, moved, x) if self._tolerance else moved

@@ -2,12 +2,16 @@
 
 A state is a list of levels, `[batch, ...]` tensors of one dtype, and never one flat
 vector: dot products are summed over the levels.  Every image of the batch is a problem
-of its own.  A rule holds options only; what it remembers is a value that the caller
-hands from step to step, so that the same rule runs unrolled (`room` False: the history
-grows) and as a `tf.while_loop` (`room` True: the history has its final size from the
-start, filled with zeros, which every rule ignores).
+of its own.
 
-In the names, Q(x) = f(x) - x.
+Every rule has `start`, which returns an empty history, and `step`, which returns the next
+iterate and the new history.  A rule holds options only, and the caller passes the history from
+step to step, so that the same rule runs unrolled (`room` False: the history grows) and in a
+`tf.while_loop` (`room` True: the history has its final size from the start, filled with zeros,
+which every rule ignores).
+
+Arguments of `step`: the iterate x, f = f(x), q = Q(x) = f(x) - x, and `squared` = |Q(x)|^2 of
+every image, `[batch]`.
 """
 from typing import List, NamedTuple, Tuple
 
@@ -24,31 +28,31 @@ def dot(a: Levels, b: Levels) -> tf.Tensor:
 
 
 def scale(coefficients: tf.Tensor, level: tf.Tensor) -> tf.Tensor:
-  """Multiplies one level by a number per image."""
+  """Multiplies one level by one coefficient for each image, `[batch]`."""
   return tf.reshape(coefficients, [-1] + [1] * (level.shape.rank - 1)) * level
 
 
 def combine(coefficients: tf.Tensor, states: List[Levels]) -> Levels:
-  """Returns the sum of states weighted by `[batch, states]`."""
+  """Returns the sum of states, weighted by coefficients `[batch, states]`."""
   weights = tf.unstack(coefficients, num=len(states), axis=1)
   return [tf.add_n([scale(w, x) for w, x in zip(weights, levels)]) for levels in zip(*states)]
 
 
 def select(condition: tf.Tensor, chosen: Levels, others: Levels) -> Levels:
-  """Takes whole images from `chosen` where the `[batch]` condition holds."""
-  # This op copies rows; tf.where would broadcast the condition to every element.
+  """Takes whole images from `chosen` where the `[batch]` condition is True."""
+  # This operation copies rows; `tf.where` would broadcast the condition to every element.
   return [tf.raw_ops.Select(condition=condition, x=x, y=y) for x, y in zip(chosen, others)]
 
 
 def _append(gram: tf.Tensor, row: tf.Tensor, corner: tf.Tensor) -> tf.Tensor:
-  """Borders `[batch, k, k]` by a row and column `[batch, k]` and a corner `[batch]`."""
+  """Adds to `[batch, k, k]` a last row and column `[batch, k]` and a last corner `[batch]`."""
   top = tf.concat([gram, row[:, :, None]], axis=2)
   bottom = tf.concat([row, corner[:, None]], axis=1)
   return tf.concat([top, bottom[:, None]], axis=1)
 
 
 class Plain:
-  """x' = f(x)."""
+  """Plain iteration, x' = f(x)."""
 
   def start(self, x: Levels, room: bool) -> Tuple:
     del x, room
@@ -61,7 +65,7 @@ class Plain:
 
 
 class AndersonHistory(NamedTuple):
-  """The last iterates: f(x_i), Q(x_i), oldest first, and the Gram matrix of the Q(x_i)."""
+  """The last iterates, oldest first: f(x_i), Q(x_i), and the Gram matrix of the Q(x_i)."""
   f: List[Levels]
   q: List[Levels]
   gram: tf.Tensor
@@ -81,7 +85,7 @@ class Anderson:
     """Initializes the rule.
 
     Args:
-      memory: how many iterates are combined, at least 1.
+      memory: number of iterates that are combined, at least 1.
     """
     self.memory = memory
 
@@ -109,7 +113,7 @@ class Anderson:
   def _coefficients(self, gram: tf.Tensor) -> tf.Tensor:
     """Minimizes a^T (gram + ridge) a subject to sum a = 1, in units of the residuals' lengths.
 
-    A residual of length zero (an empty place of the history) gets no weight.
+    A residual of length zero (an empty entry of the history) gets no weight.
     """
     size, dtype = gram.shape[1], gram.dtype
     squared = tf.linalg.diag_part(gram)
@@ -118,7 +122,7 @@ class Anderson:
     unit = tf.math.reciprocal_no_nan(length)
     identity = tf.eye(size, dtype=dtype)
     cosines = gram * unit[:, :, None] * unit[:, None, :] * (1 - identity)
-    # A few rounding units keep the matrix regular where residuals are parallel.
+    # A few rounding units keep the matrix regular if residuals are parallel.
     ridge = 1 + 16 * np.finfo(dtype.as_numpy_dtype).eps
     ridge += self.RIDGE * tf.minimum(tf.math.divide_no_nan(newest, squared), 1 / self.RIDGE)
     matrix = cosines + tf.linalg.diag(ridge)
@@ -132,7 +136,7 @@ class Anderson:
 
 
 class BroydenHistory(NamedTuple):
-  """All steps, oldest first, their Gram matrix, and which pairs of successive steps count."""
+  """All steps, oldest first, their Gram matrix, and 1 or 0 for updates that are used or not."""
   steps: List[Levels]
   gram: tf.Tensor
   used: tf.Tensor
@@ -144,9 +148,9 @@ class Broyden:
   Reference: C. G. Broyden, "A class of methods for solving nonlinear simultaneous
   equations", 1965; the form that needs the steps s_0, s_1, ... alone: C. T. Kelley,
   "Solving Nonlinear Equations with Newton's Method", 2003, chapter 4.  The rank-one updates of
-  the inverse are factors I + s_{j+1} s_j^T / |s_j|^2; their product times Q is found from
+  the inverse are factors I + s_{j+1} s_j^T / |s_j|^2; their product times Q follows from
   dot products with Q and among the steps, so that one iteration reads the history
-  twice.  It keeps every step: a window of them is another, unstable method.
+  twice.  Every step is kept, because a window of the last ones is another, unstable method.
   """
 
   # An update is skipped when |v^T dQ| is at most this share of |v| |dQ|.
@@ -186,18 +190,18 @@ class Broyden:
 
   def _coefficients(self, history: BroydenHistory, products: tf.Tensor,
                     squared: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:
-    """Returns the next step in terms of Q and of all steps but the first, `[batch, k]`.
+    """Returns the coefficients of Q and of all steps but the first in the next step.
 
     With c_j = s_j^T (Q + sum of c_i s_{i+1}, i < j) / |s_j|^2 the inverse before its
     newest update gives w = Q + sum of c_j s_{j+1}, and that update divides w by 1 - c_n.
 
     Args:
       history: k steps.
-      products: `[batch, k]`, the steps times Q.
+      products: `[batch, k]`, dot products of the steps with Q.
       squared: `[batch]`, |Q|^2.
 
     Returns:
-      The coefficients, and `[batch, 1]` whether the newest update counts.
+      The coefficients `[batch, k]`, and `[batch, 1]`, 1 if the newest update is used, else 0.
     """
     gram, dtype = history.gram, history.gram.dtype
     size = gram.shape[1]

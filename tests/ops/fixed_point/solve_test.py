@@ -109,22 +109,23 @@ def test_iterates_equal_those_of_plain_numpy(problem, solver, plain, tolerance, 
   sizes = [int(np.prod(shape[1:])) for shape in shapes]
   assert len(seen) == count
 
-  def of_image(image):
+  def one_image(image):
     def single(vector):
       flat = np.zeros([shapes[0][0], sum(sizes)])
       flat[image] = vector
-      parts = np.split(flat, np.cumsum(sizes)[:-1], axis=1)
-      return fixed_points.flat(function([tf.reshape(p, s) for p, s in zip(parts, shapes)]))[image]
+      levels = [tf.reshape(level, shape) for level, shape in zip(
+          np.split(flat, np.cumsum(sizes)[:-1], axis=1), shapes)]
+      return fixed_points.flat(function(levels))[image]
     return single
 
   for image in range(shapes[0][0]):
-    expected = plain(of_image(image), np.zeros(sum(sizes)), count, memory)
-    for ours, theirs in zip(seen, expected):
-      np.testing.assert_allclose(ours[image], theirs, atol=1e-10 * max(1, abs(theirs).max()))
+    iterates = plain(one_image(image), np.zeros(sum(sizes)), count, memory)
+    for ours, expected in zip(seen, iterates):
+      np.testing.assert_allclose(ours[image], expected, atol=1e-10 * max(1, abs(expected).max()))
 
 
 def _poles(levels):
-  """Image 0 stands still, 1 diverges, 2 is not a number, 3 jumps between two, 4 converges."""
+  """Image 0 does not move, 1 diverges, 2 becomes NaN, 3 jumps between two, 4 converges."""
   x = levels[0]
   rows = [0 * x[0], -3 * x[1] ** 3 - 1, 1 / x[2], 1 - x[3], tf.cos(x[4])]
   return [tf.stack(rows)]
@@ -145,7 +146,7 @@ def test_never_gives_nan_and_the_best_iterate_wins(solver, tolerance, dtype):
   assert float(solution.residual[0]) == 0
   recomputed = fixed_points.residual(_poles, solution.state)[[1, 3, 4]]
   np.testing.assert_allclose(solution.residual.numpy()[[1, 3, 4]], recomputed, 1e-3, 1e-6)
-  # The image beside those that fail fares as if alone.
+  # Images that fail do not change the result of the one that converges.
   alone = fixed_point.solve(fixed_points.cosine, [initial[0][4:]], **options)
   np.testing.assert_allclose(solution.state[0][4], alone.state[0][0], 1e-6)
   assert int(solution.steps[4]) == int(alone.steps[0])
@@ -207,7 +208,7 @@ def test_a_saved_model_takes_fewer_steps_on_easier_input(solver, tmp_path):
   module = tf.Module()
 
   def run(rate):
-    outputs, solution = fixed_point.equilibrium(
+    outputs, solution = fixed_point.solve_with_gradient(
         lambda levels: [rate[:, None] * tf.sin(levels[0]) + 1], [tf.zeros([tf.shape(rate)[0], 3])],
         solver=solver, tolerance=1e-5, max_evaluations=30, training=False)
     return {'outputs': outputs[0], 'steps': solution.steps, 'evaluations': solution.evaluations}

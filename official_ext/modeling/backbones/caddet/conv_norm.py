@@ -5,8 +5,8 @@ from typing import Any, Dict, Mapping, NamedTuple, Optional
 import tensorflow as tf, tf_keras
 
 from official_ext.modeling.layers import convolutions
+from official_ext.modeling.layers import norms
 from official_ext.modeling.layers import prepared
-from official_ext.modeling.layers import presence_norm
 
 # Nine weights feed each channel of a depthwise convolution; the fan-in that Keras computes is that
 # of all channels.
@@ -56,7 +56,7 @@ class PointwiseConvNorm(prepared.PreparedLayer):
     self._filters, self._strides, self._relu = filters, strides, relu
     self._norm_options = dict(norm_options or {})
     self._kernel_regularizer = tf_keras.regularizers.get(kernel_regularizer)
-    self._norm = presence_norm.PresenceNorm(
+    self._norm = norms.PresenceNorm(
         **self._norm_options, dtype=self.variable_dtype, name='norm')
 
   def build(self, input_shape: tf.TensorShape) -> None:

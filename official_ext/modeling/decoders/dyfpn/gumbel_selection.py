@@ -6,6 +6,7 @@ from typing import Any, Dict, NamedTuple, Optional
 
 import tensorflow as tf, tf_keras
 
+from official_ext.modeling.layers import noise_counter
 from official_ext.ops import checks
 from official_ext.ops import noise
 from official_ext.ops import routing
@@ -64,12 +65,7 @@ class GumbelSelection(tf_keras.layers.Layer):
     self._always_draws = always_draws
 
   def build(self, input_shape: tf.TensorShape) -> None:
-    # Replicas read their own copy.  By default they would merge their values in the middle of a
-    # branch.
-    self._counter = self.add_weight(
-        'noise_counter', shape=(), dtype=tf.int64, initializer='zeros', trainable=False,
-        synchronization=tf.VariableSynchronization.ON_READ,
-        aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)
+    self._counter = noise_counter.add_noise_counter(self, 'noise_counter')
     super().build(input_shape)
 
   def _gumbel(self, shape: tf.Tensor) -> tf.Tensor:

@@ -1,6 +1,6 @@
 """Bi-FPN and NAS-FPN as connections of an implicit pyramid: graphs of nodes that fuse maps.
 
-See connections.py for what a connection is.  Both end in norms, so none is added.
+Their nodes end in norms, so no norm is added at the end.
 """
 from typing import Any, Dict, List, Sequence, Tuple
 
@@ -8,6 +8,7 @@ from official.vision.modeling.decoders import nasfpn
 import tensorflow as tf
 
 from official_ext.modeling.decoders.ifpn import connections
+from official_ext.ops import checks
 from official_ext.ops import sampling
 
 
@@ -17,26 +18,27 @@ class BiFPNConnection(connections.Connection):
   Reference: Mingxing Tan, Ruoming Pang, Quoc V. Le, EfficientDet: Scalable and Efficient
   Object Detection, https://arxiv.org/abs/1911.09070.
 
-  Differs: group norm instead of batch norm, which would couple images.
+  Differs: group norm instead of batch norm, whose statistics would couple images.
   """
 
   EPSILON = 1e-4
 
-  def __init__(self, parts: connections.Parts, num_levels: int, **kwargs):
+  def __init__(self, pieces: connections.PieceFactory, num_levels: int, **kwargs):
     """Initializes the connection.
 
     Args:
-      parts: what it is built of.
-      num_levels: of the pyramid, at least 2.
+      pieces: makes convolutions and norms.
+      num_levels: number of levels, at least 2.
       **kwargs: arguments of `tf_keras.layers.Layer`.
 
     Raises:
-      ValueError: there is one level only.
+      ArgumentError: there is one level only.
     """
-    super().__init__(parts, **kwargs)
+    super().__init__(pieces, **kwargs)
     if num_levels < 2:
-      raise ValueError(f'cross_scale `bifpn` joins at least 2 levels, not {num_levels}: change '
-                       'decoder.<type>.cross_scale or model.max_level.')
+      raise checks.ArgumentError(
+          'cross_scale', f'cross_scale `bifpn` joins at least 2 levels, not {num_levels}: choose '
+          'another cross_scale, or a larger max_level.')
     self._nodes = self._graph(num_levels)
     for name, _, _ in self._nodes:
       self._conv(f'{name}_depthwise', 3, depthwise=True, use_bias=False)
@@ -45,7 +47,7 @@ class BiFPNConnection(connections.Connection):
 
   @staticmethod
   def _graph(num_levels: int) -> List[Tuple[str, int, List[Tuple[str, int]]]]:
-    """Returns nodes in order: name, level, and name and level of what each fuses."""
+    """Returns the nodes in the order of computation: name, level, names and levels of inputs."""
     last = num_levels - 1
     nodes = []
     above = f'in_{last}'
@@ -64,27 +66,27 @@ class BiFPNConnection(connections.Connection):
         for name, _, fused in self._nodes}
     super().build(input_shape)
 
-  def prepare(self, dtype: tf.DType, watch: bool = False) -> Dict[str, Any]:
-    weights = super().prepare(dtype, watch)
+  def prepare(self, dtype: tf.DType) -> Dict[str, Any]:
+    weights = super().prepare(dtype)
     for name, variable in self._fusion.items():
       positive = tf.nn.relu(variable)
       share = positive / (tf.reduce_sum(positive) + self.EPSILON)
       weights[f'{name}_weights'] = tf.cast(share, dtype)
     return weights
 
-  def run(self, weights, levels):
-    maps = {f'in_{level}': features for level, features in enumerate(levels)}
+  def run(self, weights: Dict[str, Any], features: List[tf.Tensor]) -> List[tf.Tensor]:
+    maps = {f'in_{level}': one for level, one in enumerate(features)}
     for name, level, fused in self._nodes:
-      target = levels[level]
+      target = features[level]
       shares = tf.unstack(weights[f'{name}_weights'])
       node = tf.add_n([
           share * _to_level(maps[source], source_level, level, target, pool_size=3)
           for share, (source, source_level) in zip(shares, fused)])
       maps[name] = self._chain(
           weights, [f'{name}_depthwise', f'{name}_pointwise', f'{name}_norm'], tf.nn.silu(node))
-    return [maps[f'out_{level}'] for level in range(len(levels))]
+    return [maps[f'out_{level}'] for level in range(len(features))]
 
-  def multiply_adds(self, sizes):
+  def multiply_adds(self, sizes: List[tf.Tensor]) -> tf.Tensor:
     return tf.add_n([
         self._cost([f'{name}_depthwise', f'{name}_pointwise'], sizes[level])
         for name, level, _ in self._nodes])
@@ -92,14 +94,14 @@ class BiFPNConnection(connections.Connection):
 
 def _to_level(features: tf.Tensor, source: int, level: int, target: tf.Tensor,
               pool_size: int = 0) -> tf.Tensor:
-  """Brings a map to another level: nearest up, max-pooling down.
+  """Resizes a map to another level: nearest neighbor to a finer one, max-pooling to a coarser one.
 
   Args:
     features: `[batch, height, width, channels]`.
-    source: its level.
-    level: that of the result.
-    target: a map of that level.
-    pool_size: of the pooling; 0: as large as its stride.
+    source: level of `features`.
+    level: level of the result.
+    target: a map in the size of the result.
+    pool_size: height and width in pixels of the pooling window; 0: as large as its stride.
 
   Returns:
     `[batch, target_height, target_width, channels]`.
@@ -114,40 +116,41 @@ def _to_level(features: tf.Tensor, source: int, level: int, target: tf.Tensor,
 
 
 class NASFPNConnection(connections.Connection):
-  """One NAS-FPN: seven merging cells, as Model Garden lists them, for five levels.
+  """One NAS-FPN for five levels: the seven merging cells that Model Garden lists.
 
   Reference: Golnaz Ghiasi, Tsung-Yi Lin, Quoc V. Le, NAS-FPN: Learning Scalable Feature
   Pyramid Architecture for Object Detection, https://arxiv.org/abs/1904.07392.
 
-  Differs: group norm instead of batch norm, which would couple images.
+  Differs: group norm instead of batch norm, whose statistics would couple images.
   """
 
   NUM_LEVELS = 5
 
-  def __init__(self, parts: connections.Parts, num_levels: int, **kwargs):
+  def __init__(self, pieces: connections.PieceFactory, num_levels: int, **kwargs):
     """Initializes the connection.
 
     Args:
-      parts: what it is built of.
-      num_levels: of the pyramid.
+      pieces: makes convolutions and norms.
+      num_levels: number of levels, which must be 5.
       **kwargs: arguments of `tf_keras.layers.Layer`.
 
     Raises:
-      ValueError: there are not five levels.
+      ArgumentError: there are not five levels.
     """
-    super().__init__(parts, **kwargs)
+    super().__init__(pieces, **kwargs)
     if num_levels != self.NUM_LEVELS:
-      raise ValueError(f'cross_scale `nasfpn` was found for {self.NUM_LEVELS} levels, not '
-                       f'{num_levels}: change decoder.<type>.cross_scale or model.max_level.')
+      raise checks.ArgumentError(
+          'cross_scale', f'cross_scale `nasfpn` was found for {self.NUM_LEVELS} levels, not '
+          f'{num_levels}: choose another cross_scale, min_level or max_level.')
     self._cells = self._graph(nasfpn.build_block_specs())
     for index, (_, _, _, is_output) in enumerate(self._cells):
       self._conv(f'cell_{index}', 3)
       self._norm(f'norm_{index}', is_output=is_output)
 
   def _graph(self, specs: Sequence[nasfpn.BlockSpec]):
-    """Returns level, way to combine, inputs and whether it is an output, of every cell.
+    """Returns level, way to combine, inputs and whether it is an output, for every cell.
 
-    An output cell also takes in what lies on its level and feeds nothing else so far.
+    An output cell also takes the maps of its level that no cell has used so far.
     """
     levels = list(range(self.NUM_LEVELS))
     uses = [0] * len(levels)
@@ -167,23 +170,23 @@ class NASFPNConnection(connections.Connection):
     self._levels = levels
     return cells
 
-  def run(self, weights, levels):
-    maps, outputs = list(levels), {}
+  def run(self, weights: Dict[str, Any], features: List[tf.Tensor]) -> List[tf.Tensor]:
+    maps, outputs = list(features), {}
     for index, (level, combine, inputs, is_output) in enumerate(self._cells):
-      resized = [_to_level(maps[i], self._levels[i], level, levels[level]) for i in inputs]
+      resized = [_to_level(maps[i], self._levels[i], level, features[level]) for i in inputs]
       if combine == 'attention':
         coarse, fine = resized[:2]
         if self._levels[inputs[0]] < self._levels[inputs[1]]:
           coarse, fine = fine, coarse
         attention = tf.sigmoid(tf.reduce_max(coarse, [1, 2], keepdims=True))
         resized[:2] = [coarse, fine * attention]
-      node = self._parts.activation(tf.add_n(resized))
+      node = self._pieces.activation(tf.add_n(resized))
       maps.append(self._chain(weights, [f'cell_{index}', f'norm_{index}'], node))
       if is_output:
         outputs[level] = maps[-1]
-    return [outputs[level] for level in range(len(levels))]
+    return [outputs[level] for level in range(len(features))]
 
-  def multiply_adds(self, sizes):
+  def multiply_adds(self, sizes: List[tf.Tensor]) -> tf.Tensor:
     return tf.add_n([
         self._cost([f'cell_{index}'], sizes[level])
         for index, (level, *_) in enumerate(self._cells)])

@@ -13,13 +13,14 @@ import tensorflow as tf, tf_keras
 from official_ext.configs import components
 from official_ext.configs import options
 from official_ext.modeling.decoders import pyramid
-from official_ext.modeling.layers import convolutions
-from official_ext.modeling.decoders.ifpn import connections as connections
-from official_ext.modeling.decoders.ifpn import solve
+from official_ext.modeling.decoders.ifpn import connections
 from official_ext.modeling.decoders.ifpn import maps
+from official_ext.modeling.decoders.ifpn import solve
+from official_ext.modeling.decoders.ifpn import weight_norm
+from official_ext.modeling.layers import convolutions
 from official_ext.modeling.layers import norms
 from official_ext.modeling.layers import routed
-from official_ext.modeling.decoders.ifpn import weight_norm
+from official_ext.ops import checks
 from official_ext.ops import fixed_point
 from official_ext.ops import routing
 
@@ -28,7 +29,7 @@ Levels = List[tf.Tensor]
 
 @dataclasses.dataclass
 class ImplicitFPNConfig(hyperparams.Config):
-  """Options of `ImplicitFPN`; see its arguments."""
+  """Options of `ImplicitFPN`, which documents them as its arguments."""
   num_filters: int = 256
   solver: options.SolverConfig = dataclasses.field(default_factory=options.SolverConfig)
   residual: bool = True
@@ -37,7 +38,6 @@ class ImplicitFPNConfig(hyperparams.Config):
   injection: str = 'sum'
   block_norm: str = 'group_norm'
   output_norm_scale: float = 0.3
-  output_activation: str = 'linear'
   normalize_basis: bool = False
   dropout: float = 0.02
   norm: str = 'none'
@@ -49,60 +49,66 @@ class ImplicitFPNConfig(hyperparams.Config):
 class ImplicitFPN(routed.RoutedLayer, pyramid.PyramidDecoder):
   """A pyramid P that solves P = G(P + B) for basis features B of the backbone (eq. 7).
 
-  Reference: see the module.  B is a convolution of each level of the backbone and coarser
-  levels, without a top-down path; G is residual blocks and connections between levels,
-  with the same weights at every evaluation.  The head gets G(P* + B).
+  Reference: Tiancai Wang, Xiangyu Zhang, Jian Sun, Implicit Feature Pyramid Network for Object
+  Detection, https://arxiv.org/abs/2012.13563.
 
-  It records no gates on a routing tape, but what each image cost, as a multiple of one
-  evaluation of G, and the metrics `residual`, `evaluations` (of G, until the image
-  stopped) and `basis_std/<level>`, which should be near 1: with the norm's scale it decides
-  whether G contracts.  A tape that diagnoses also gets `spectral_radius` of G's
-  Jacobian at P*, at inference.
+  B is a convolution of each level of the backbone, and coarser levels, without a top-down path;
+  G is residual blocks and connections between levels (section 3.2.2), with the same weights at
+  every evaluation.  The head gets G(P* + B).
 
-  Differs: Anderson acceleration with 5 evaluations instead of 15 steps of Broyden, and
-  group norm everywhere, with a small scale at the output; the paper names no norm there, but
-  G has no fixed point without one.
+  The layer records no gates on a routing tape, but the cost of each image, as a multiple of one
+  evaluation of G, and the metrics `residual`, `evaluations` (of G, until the image stopped) and
+  `basis_std/<level>`, which should be near 1: with the scale of G's norms it decides whether G
+  contracts.  If the tape diagnoses, the layer also records `spectral_radius` of G's Jacobian at
+  P*, at inference.
+
+  Differs:
+
+  * Anderson acceleration with 5 evaluations instead of 15 steps of Broyden.
+  * Group norm follows every convolution of G, with a small initial scale at the output.  The
+    paper names no norm there, but G has no fixed point without one.
+  * Eq. 8 writes a kernel W_ij for each pair of levels; by default three kernels serve all levels
+    (`shared`).
+  * The step size alpha of eqs. 10-11 is 1 and no option.
+  * The paper prints no dropout rate; 0.02 is ours.
   """
 
   def __init__(self, input_specs: Mapping[str, Any], solver: Optional[Mapping[str, Any]] = None,
                residual: bool = True, cross_scale: str = 'pyramid', shared: bool = True,
                injection: str = 'sum', block_norm: str = 'group_norm',
-               output_norm_scale: float = 0.3, output_activation: str = 'linear',
-               normalize_basis: bool = False, dropout: float = 0.02, norm: str = 'none',
-               **kwargs):
+               output_norm_scale: float = 0.3, normalize_basis: bool = False,
+               dropout: float = 0.02, norm: str = 'none', **kwargs):
     """Initializes the decoder.
 
     Args:
       input_specs: see `PyramidDecoder`.
-      solver: options of the solver, as in `options.SolverConfig`.  `unroll` with 0
-        evaluations is the basis alone.
-      residual: G has residual blocks (Table 3).
+      solver: options of the solver, as in `options.SolverConfig`.  With `unroll` and 0
+        evaluations the pyramid is the basis alone.
+      residual: whether G has residual blocks (Table 3).
       cross_scale: connections between levels: `none`, `pyramid`, `dense`, `bifpn` or
         `nasfpn` (Table 4).
-      shared: of `pyramid`, the same kernels for all levels.
+      shared: whether all levels share the kernels of `pyramid`.
       injection: how B enters G: `sum`, G(P + B), or `mdeq`, inside blocks of another map
         that has its own connections (Table 5).
-      block_norm: in G, `group_norm` or `batch_norm`, whose statistics are frozen during a
+      block_norm: norm in G: `group_norm`, or `batch_norm`, whose statistics are frozen during a
         solve and common to all levels at the output.
-      output_norm_scale: start of the scale of G's last norm; the smaller, the more G
+      output_norm_scale: initial scale of G's last norm, positive; the smaller, the more G
         contracts.
-      output_activation: behind it.
-      normalize_basis: group norm of each level of B.
-      dropout: share of channels dropped in the residual blocks, the same ones in all
+      normalize_basis: whether group norm follows each level of B.
+      dropout: share of channels that residual blocks drop, in [0, 1); the same channels in all
         evaluations of a training step.
-      norm: of the basis, see `PyramidDecoder`.
-      **kwargs: arguments of `PyramidDecoder`; `activation` is that of G too.
+      norm: norm of the basis, see `PyramidDecoder`.
+      **kwargs: arguments of `PyramidDecoder`; `activation` is also that of G.
 
     Raises:
-      ValueError: an unknown option, or options that exclude each other.
+      ArgumentError: an unknown option, a number out of range, or options that exclude each other.
     """
     super().__init__(input_specs=input_specs, norm=norm, **kwargs)
     self._solver = {**options.SolverConfig().as_dict(), **(solver or {})}
     self._options = {
         'residual': residual, 'cross_scale': cross_scale, 'shared': shared,
         'injection': injection, 'block_norm': block_norm, 'output_norm_scale': output_norm_scale,
-        'output_activation': output_activation, 'normalize_basis': normalize_basis,
-        'dropout': dropout}
+        'normalize_basis': normalize_basis, 'dropout': dropout}
     self._check_options()
     variables = tf.as_dtype(self.variable_dtype)
     self._basis_norms = {
@@ -115,19 +121,23 @@ class ImplicitFPN(routed.RoutedLayer, pyramid.PyramidDecoder):
     self.map = self._build_map(variables) if self._is_implicit else None
 
   def _check_options(self) -> None:
-    allowed = {'cross_scale': tuple(maps.CONNECTIONS), 'injection': ('sum', 'mdeq'),
-               'block_norm': ('group_norm', 'batch_norm')}
-    for option, values in allowed.items():
-      if self._options[option] not in values:
-        raise ValueError(f'{option} is {self._options[option]!r}; allowed are {values}: change '
-                         f'decoder.ifpn.{option}.')
-    if self._options['output_norm_scale'] <= 0:
-      raise ValueError('output_norm_scale must be positive: change decoder.ifpn.output_norm_scale.')
+    given = self._options
+    checks.check_one_of('cross_scale', given['cross_scale'], maps.CONNECTIONS)
+    checks.check_one_of('injection', given['injection'], ('sum', 'mdeq'))
+    checks.check_one_of('block_norm', given['block_norm'], ('group_norm', 'batch_norm'))
+    if given['output_norm_scale'] <= 0:
+      raise checks.ArgumentError(
+          'output_norm_scale',
+          f'output_norm_scale is {given["output_norm_scale"]}; it must be positive.')
+    maps.check_dropout_rate('dropout', given['dropout'])
     own = {'residual': True, 'cross_scale': 'pyramid', 'shared': True}
-    if self._options['injection'] == 'mdeq' and any(self._options[k] != own[k] for k in own):
-      raise ValueError(f'injection `mdeq` has its own map: leave {", ".join(own)} of decoder.ifpn '
-                       'as they are by default.')
+    if given['injection'] == 'mdeq' and any(given[name] != own[name] for name in own):
+      raise checks.ArgumentError(
+          'injection', f'injection `mdeq` has its own map: {", ".join(own)} must keep their '
+          f'defaults {own}, or injection be `sum`.')
     solve.check_options(self._solver, options.SolverConfig().as_dict())
+    if given['normalize_basis'] or (self._is_implicit and given['block_norm'] == 'group_norm'):
+      norms.check_group_size('num_filters', self._num_filters)
 
   @property
   def _is_implicit(self) -> bool:
@@ -146,7 +156,7 @@ class ImplicitFPN(routed.RoutedLayer, pyramid.PyramidDecoder):
   @property
   def metric_limits(self) -> Mapping[str, routed.Limit]:
     return {'residual': (
-        0.3, 'the equilibrium is not reached, and the implicit gradient is wrong: raise '
+        0.3, 'the fixed point is not reached, and the implicit gradient is wrong: raise '
         'solver.training_evaluations or lower the learning rate')}
 
   def output_conv(self, level: str) -> convolutions.Conv2D:
@@ -165,15 +175,14 @@ class ImplicitFPN(routed.RoutedLayer, pyramid.PyramidDecoder):
     conv = functools.partial(
         weight_norm.WeightNormConv2D, self._num_filters, dtype=variables,
         kernel_regularizer=self._kernel_regularizer, bias_regularizer=self._bias_regularizer)
-    parts = connections.Parts(
+    pieces = connections.PieceFactory(
         conv, norm, tf_keras.activations.get(self._activation),
         self._options['output_norm_scale'], self._num_filters)
-    common = {'name': 'map', 'dtype': variables,
-              'output_activation': self._options['output_activation']}
+    common = {'name': 'map', 'dtype': variables}
     if self._options['injection'] == 'mdeq':
-      return maps.InjectedMap(parts, len(self.levels), **common)
+      return maps.InjectedMap(pieces, len(self.levels), **common)
     return maps.ResidualMap(
-        parts, len(self.levels), is_residual=self._options['residual'],
+        pieces, len(self.levels), is_residual=self._options['residual'],
         cross_scale_type=self._options['cross_scale'], is_shared=self._options['shared'], **common)
 
   def build(self, input_shape: Mapping[str, tf.TensorShape]) -> None:
@@ -187,19 +196,24 @@ class ImplicitFPN(routed.RoutedLayer, pyramid.PyramidDecoder):
 
   def basis(self, inputs: Mapping[str, tf.Tensor],
             training: Optional[bool] = None) -> pyramid.Features:
-    """Returns B, `{level: [batch, height, width, num_filters]}`, of the backbone's levels."""
+    """Returns B, `{level: [batch, height, width, num_filters]}`.
+
+    Args:
+      inputs: the backbone's levels, `{level: [batch, height, width, channels]}`.
+      training: None counts as False.
+    """
     basis = self.finish(self.checked(inputs), training)
     for level, norm in self._basis_norms.items():
       basis[level] = norm.run(norm.prepare(self.compute_dtype), basis[level])
     return basis
 
   def function(self, basis: Mapping[str, tf.Tensor]) -> fixed_point.Function:
-    """Returns the map of which the pyramid is the fixed point at inference: P to G(P + B).
+    """Returns the map from P to G(P + B), whose fixed point is the pyramid at inference.
 
     Args:
-      basis: as `basis` returns it.
+      basis: B, which the method `basis` returns.
     """
-    return solve.Equilibrium(
+    return solve.ImplicitSolve(
         self.map, self._solver, [basis[level] for level in self.levels], None, False).function
 
   def call(self, inputs: Mapping[str, tf.Tensor], training: Optional[bool] = None,
@@ -210,10 +224,10 @@ class ImplicitFPN(routed.RoutedLayer, pyramid.PyramidDecoder):
       inputs: `{level: [batch, height, width, channels]}`; levels beyond the input specs
         are ignored.
       training: None counts as False.
-      initial: a pyramid to start from, such as this decoder gave for the frame before;
-        None: from zero.  With `solver.tolerance` above 0 a good start needs fewer
-        evaluations of G: those of each image are the metric `evaluations` on a routing
-        tape, and what they cost is in `executed`.
+      initial: a pyramid to start from, such as this decoder's result for the previous frame;
+        None: start from zero.  With `solver.tolerance` above 0 a good start needs fewer
+        evaluations of G.  A routing tape has their number for each image as the metric
+        `evaluations`, and their cost in `executed`.
 
     Returns:
       `{level: [batch, height, width, num_filters]}` for `min_level` to `max_level`.
@@ -226,12 +240,12 @@ class ImplicitFPN(routed.RoutedLayer, pyramid.PyramidDecoder):
       self._record(basis)
       return dict(zip(self.levels, basis))
     step, masks = self._begin_step(basis, training)
-    problem = solve.Equilibrium(self.map, self._solver, basis, masks, training)
-    found = problem.run(self._start(basis, initial), step)
+    problem = solve.ImplicitSolve(self.map, self._solver, basis, masks, training)
+    result = problem.run(self._start(basis, initial), step)
     if training and self.trainable and self._options['block_norm'] == 'batch_norm':
-      problem.update(found.state)
-    self._record(basis, problem, found, training)
-    return dict(zip(self.levels, found.outputs))
+      problem.update(result.state)
+    self._record(basis, problem, result, training)
+    return dict(zip(self.levels, result.outputs))
 
   def _start(self, basis: Levels, initial: Optional[Mapping[str, tf.Tensor]]) -> Levels:
     if initial is None:
@@ -242,30 +256,29 @@ class ImplicitFPN(routed.RoutedLayer, pyramid.PyramidDecoder):
     return [tf.cast(initial[level], self.compute_dtype) for level in self.levels]
 
   def _begin_step(self, basis, training):
-    """Returns the number of the training step if it matters, and the step's masks."""
+    """Returns the number of the training step if warm-up needs it, and the masks of the step."""
     if not training or self._masks is None:
       return None, None
     step = self._masks.steps() if self._solver['warmup_unroll_steps'] else None
     masks = self._masks.draw(tf.shape(basis[0])[0])
     return step, masks if self._options['dropout'] else None
 
-  def _record(self, basis: Levels, problem: Optional[solve.Equilibrium] = None,
-              found: Optional[solve.Found] = None, training: Optional[bool] = None) -> None:
-    """Records cost and metrics, if a tape is open."""
+  def _record(self, basis: Levels, problem: Optional[solve.ImplicitSolve] = None,
+              result: Optional[solve.SolveResult] = None, training: Optional[bool] = None) -> None:
+    """Records cost and metrics, which are computed only if a routing tape is open."""
     tape = routing.RoutingTape.current()
     if tape is None:
       return
     metrics = {f'basis_std/{level}': solve.standard_deviation(features)
                for level, features in zip(self.levels, basis)}
-    nothing = tf.constant(0.0, tf.float64)
-    cost = solve.Cost(*[nothing] * 4)
+    cost = solve.SolveCost(*[tf.constant(0.0, tf.float64)] * 4)
     executed = tf.zeros(tf.shape(basis[0])[:1], tf.float64)
     if problem is not None:
       cost = problem.cost()
-      executed = cost.evaluation * tf.cast(problem.evaluations(found), tf.float64)
-      metrics.update(residual=found.residual, evaluations=found.steps)
+      executed = cost.evaluation * tf.cast(problem.evaluations(result), tf.float64)
+      metrics.update(residual=result.residual, evaluations=result.steps)
       if tape.diagnose and not training:
-        metrics['spectral_radius'] = fixed_point.spectral_radius(problem.function, found.state)
+        metrics['spectral_radius'] = fixed_point.spectral_radius(problem.function, result.state)
     self.record(
         gates={}, executed=executed, expected=executed, minimum=cost.minimum,
         maximum=cost.maximum, dense=cost.dense, metrics=metrics)

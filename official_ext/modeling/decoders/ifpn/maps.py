@@ -1,20 +1,18 @@
-"""The map G of the implicit pyramid, whose fixed point is the pyramid: residual blocks, injection.
+"""The map G whose fixed point is the implicit pyramid: residual blocks, injection of the basis.
 
 Reference: Tiancai Wang, Xiangyu Zhang, Jian Sun, Implicit Feature Pyramid Network for
-Object Detection, https://arxiv.org/abs/2012.13563, section 3.3 and Figure 4.
-
-A map is a function of the state P and the basis B, lists of levels `[batch, height,
-width, num_filters]`, finest first.  Both have the methods of `connections.Connection`,
-but `run` takes the basis, and channel masks, too.
+Object Detection, https://arxiv.org/abs/2012.13563, section 3.2.2 and Figure 4.
 """
 import functools
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import tensorflow as tf, tf_keras
 
 from official_ext.modeling.decoders.ifpn import connections
 from official_ext.modeling.decoders.ifpn import fusion_connections
+from official_ext.modeling.layers import noise_counter
+from official_ext.ops import checks
 from official_ext.ops import noise
 from official_ext.ops import sampling
 
@@ -29,12 +27,31 @@ CONNECTIONS = {
 Masks = Optional[Sequence[tf.Tensor]]
 
 
-class ResidualBlock(connections.Connection):
-  """conv - norm - ReLU - conv - dropout - norm, plus the input, ReLU (section 3.3)."""
+class MapInputs(NamedTuple):
+  """The features that a map is a function of.
 
-  def __init__(self, parts: connections.Parts, **kwargs):
-    """Initializes the block; see `connections.Connection`."""
-    super().__init__(parts, **kwargs)
+  Attributes:
+    state: P, levels `[batch, height, width, num_filters]`, finest first.
+    basis: B, levels of the same shapes, in the dtype of the weights.
+    masks: `[batch, 1, 1, num_filters]` for each level, by which channel dropout multiplies, or
+      None.
+  """
+  state: List[tf.Tensor]
+  basis: List[tf.Tensor]
+  masks: Masks = None
+
+
+class ResidualBlock(connections.Connection):
+  """conv - norm - ReLU - conv - dropout - norm, plus the input, then ReLU (section 3.2.2)."""
+
+  def __init__(self, pieces: connections.PieceFactory, **kwargs):
+    """Initializes the block.
+
+    Args:
+      pieces: makes convolutions and norms.
+      **kwargs: arguments of `tf_keras.layers.Layer`.
+    """
+    super().__init__(pieces, **kwargs)
     for number in (1, 2):
       self._conv(f'conv_{number}', use_bias=False)
       self._norm(f'norm_{number}')
@@ -46,79 +63,62 @@ class ResidualBlock(connections.Connection):
     Args:
       weights: what `prepare` returned.
       features: one level.
-      mask: `[batch, 1, 1, num_filters]`, multiplied with the second convolution's result.
+      mask: `[batch, 1, 1, num_filters]`, by which the result of the second convolution is
+        multiplied, or None.
     """
-    hidden = self._parts.activation(self._chain(weights, ['conv_1', 'norm_1'], features))
-    hidden = self._do(weights, 'conv_2', hidden)
+    hidden = self._pieces.activation(self._chain(weights, ['conv_1', 'norm_1'], features))
+    hidden = self._run_piece(weights, 'conv_2', hidden)
     if mask is not None:
       hidden *= mask
-    return self._parts.activation(self._do(weights, 'norm_2', hidden) + features)
+    return self._pieces.activation(self._run_piece(weights, 'norm_2', hidden) + features)
 
   def multiply_adds(self, size: tf.Tensor) -> tf.Tensor:
     return self._cost(['conv_1', 'conv_2'], size)
-
-  def call(self, features: tf.Tensor) -> tf.Tensor:
-    return self.run(self.prepare(features.dtype), features)
 
 
 class ResidualMap(connections.Connection):
   """G(P + B): a residual block for each level, then connections between levels (Figure 4)."""
 
-  def __init__(self, parts: connections.Parts, num_levels: int, is_residual: bool = True,
-               cross_scale_type: str = 'pyramid', is_shared: bool = True,
-               output_activation: str = 'linear', **kwargs):
+  def __init__(self, pieces: connections.PieceFactory, num_levels: int, is_residual: bool = True,
+               cross_scale_type: str = 'pyramid', is_shared: bool = True, **kwargs):
     """Initializes the map.
 
     Args:
-      parts: what it is built of.
-      num_levels: of the pyramid.
-      is_residual: has residual blocks (Figure 4, b and c), or connections only (a).
+      pieces: makes convolutions and norms.
+      num_levels: number of levels.
+      is_residual: whether there are residual blocks (Figure 4, b and c), or connections only (a).
       cross_scale_type: a key of `CONNECTIONS`.
-      is_shared: for `pyramid`, the same kernels for all levels.
-      output_activation: of the result.
+      is_shared: see `PyramidConnection`; only for `pyramid`.
       **kwargs: arguments of `tf_keras.layers.Layer`.
     """
-    super().__init__(parts, **kwargs)
+    super().__init__(pieces, **kwargs)
     connection = CONNECTIONS[cross_scale_type]
     if cross_scale_type == 'pyramid':
       connection = functools.partial(connection, is_shared=is_shared)
     self._blocks = []
     if is_residual:
       self._blocks = [
-          self._add(ResidualBlock(parts, name=f'residual_{level}', dtype=self.dtype))
+          self._add(ResidualBlock(pieces, name=f'residual_{level}', dtype=self.dtype))
           for level in range(num_levels)]
     self._connection = self._add(
-        connection(parts, num_levels, name='cross_scale', dtype=self.dtype))
-    self._output_activation = tf_keras.activations.get(output_activation)
+        connection(pieces, num_levels, name='cross_scale', dtype=self.dtype))
 
-  def run(self, weights: Dict[str, Any], state: List[tf.Tensor], basis: List[tf.Tensor],
-          masks: Masks = None) -> List[tf.Tensor]:
-    """Returns G(P + B).
-
-    Args:
-      weights: what `prepare` returned.
-      state: P.
-      basis: B, of the dtype that `prepare` was given.
-      masks: `[batch, 1, 1, num_filters]` for each level, or None.
-    """
-    levels = [p + b for p, b in zip(state, basis)]
-    masks = masks or [None] * len(levels)
+  def run(self, weights: Dict[str, Any], features: MapInputs) -> List[tf.Tensor]:
+    """Returns G(P + B), levels in the shapes of the state."""
+    levels = [p + b for p, b in zip(features.state, features.basis)]
     if self._blocks:
-      levels = [block.run(weights[block.name], features, mask)
-                for block, features, mask in zip(self._blocks, levels, masks)]
-    levels = self._connection.run(weights[self._connection.name], levels)
-    return [self._output_activation(features) for features in levels]
+      masks = features.masks or [None] * len(levels)
+      levels = [block.run(weights[block.name], level, mask)
+                for block, level, mask in zip(self._blocks, levels, masks)]
+    return self._connection.run(weights[self._connection.name], levels)
 
   def multiply_adds(self, sizes: List[tf.Tensor]) -> tf.Tensor:
     blocks = [block.multiply_adds(size) for block, size in zip(self._blocks, sizes)]
     return tf.add_n([*blocks, self._connection.multiply_adds(sizes)])
 
-  def call(self, state: List[tf.Tensor], basis: List[tf.Tensor]) -> List[tf.Tensor]:
-    return self.run(self.prepare(basis[0].dtype), state, basis)
-
 
 class InjectedMap(connections.Connection):
-  """G(P; B) in the way of multiscale deep equilibrium models, to compare with (Table 5).
+  """G(P; B) as multiscale deep equilibrium models inject B, for comparison (Table 5, MDEQ).
 
   Reference: Shaojie Bai, Vladlen Koltun, J. Zico Kolter, Multiscale Deep Equilibrium Models,
   https://arxiv.org/abs/2006.08656.
@@ -126,17 +126,15 @@ class InjectedMap(connections.Connection):
   Differs: blocks are as wide as the pyramid, not 4 to 6 times wider.
   """
 
-  def __init__(self, parts: connections.Parts, num_levels: int, output_activation: str = 'linear',
-               **kwargs):
+  def __init__(self, pieces: connections.PieceFactory, num_levels: int, **kwargs):
     """Initializes the map.
 
     Args:
-      parts: what it is built of.
-      num_levels: of the pyramid.
-      output_activation: of the result.
+      pieces: makes convolutions and norms.
+      num_levels: number of levels.
       **kwargs: arguments of `tf_keras.layers.Layer`.
     """
-    super().__init__(parts, **kwargs)
+    super().__init__(pieces, **kwargs)
     conv = functools.partial(self._conv, use_bias=False)
     self._num_levels = num_levels
     for i in range(num_levels):
@@ -150,42 +148,42 @@ class InjectedMap(connections.Connection):
           self._norm(norm)
       conv(f'output_{i}', 1)
       self._norm(f'output_norm_{i}', is_output=True)
-    self._output_activation = tf_keras.activations.get(output_activation)
 
   @staticmethod
   def _names(i: int, j: int) -> List[Tuple[str, str]]:
-    """Returns convolutions and norms from level j to level i: one halving each, or a 1x1."""
+    """Returns convolutions and norms from level j to i: a pair per halving, or one with a 1x1."""
     steps = range(max(i - j, 1) if i != j else 0)
     return [(f'fuse_{j}_to_{i}_{step}', f'fuse_{j}_to_{i}_norm_{step}') for step in steps]
 
   def _block(self, weights, index, state, basis, mask):
-    activation, name = self._parts.activation, f'block_{index}'
+    activation, name = self._pieces.activation, f'block_{index}'
     hidden = self._chain(weights, [f'{name}_conv_1', f'{name}_norm_1'], state)
-    hidden = self._do(weights, f'{name}_conv_2', activation(hidden))
+    hidden = self._run_piece(weights, f'{name}_conv_2', activation(hidden))
     if mask is not None:
       hidden *= mask
-    hidden = self._do(weights, f'{name}_norm_2', hidden + basis)
-    return self._do(weights, f'{name}_norm_3', activation(hidden + state))
+    hidden = self._run_piece(weights, f'{name}_norm_2', hidden + basis)
+    return self._run_piece(weights, f'{name}_norm_3', activation(hidden + state))
 
-  def run(self, weights: Dict[str, Any], state: List[tf.Tensor], basis: List[tf.Tensor],
-          masks: Masks = None) -> List[tf.Tensor]:
-    """Returns G(P; B); arguments as in `ResidualMap.run`."""
+  def run(self, weights: Dict[str, Any], features: MapInputs) -> List[tf.Tensor]:
+    """Returns G(P; B), levels in the shapes of the state."""
+    state, basis, masks = features
     masks = masks or [None] * len(state)
     levels = [self._block(weights, *each) for each in zip(range(len(state)), state, basis, masks)]
     results = []
     for i, target in enumerate(levels):
-      parts = []
-      for j, features in enumerate(levels):
-        for step, names in enumerate(self._names(i, j)):
-          features = self._parts.activation(features) if step else features
-          features = self._chain(weights, names, features)
-        if j > i:
-          features = sampling.resize_nearest(features, target)
-        parts.append(connections.same_size(features, target) if j < i else features)
-      fused = self._parts.activation(tf.add_n(parts))
-      results.append(self._output_activation(
-          self._chain(weights, [f'output_{i}', f'output_norm_{i}'], fused)))
+      summands = [self._to_level(weights, i, j, level, target) for j, level in enumerate(levels)]
+      fused = self._pieces.activation(tf.add_n(summands))
+      results.append(self._chain(weights, [f'output_{i}', f'output_norm_{i}'], fused))
     return results
+
+  def _to_level(self, weights, i, j, features, target):
+    """Returns what level j adds to level i, in the size of `target`."""
+    for step, names in enumerate(self._names(i, j)):
+      features = self._pieces.activation(features) if step else features
+      features = self._chain(weights, names, features)
+    if j > i:
+      return sampling.resize_nearest(features, target)
+    return connections.same_size(features, target) if j < i else features
 
   def multiply_adds(self, sizes: List[tf.Tensor]) -> tf.Tensor:
     costs = [self._cost([name for name, _ in self._names(i, j)], sizes[j])
@@ -194,8 +192,19 @@ class InjectedMap(connections.Connection):
       costs.append(self._cost([f'block_{i}_conv_1', f'block_{i}_conv_2', f'output_{i}'], size))
     return tf.add_n(costs)
 
-  def call(self, state: List[tf.Tensor], basis: List[tf.Tensor]) -> List[tf.Tensor]:
-    return self.run(self.prepare(basis[0].dtype), state, basis)
+
+def check_dropout_rate(argument: str, rate: float) -> None:
+  """Checks a share of channels that are dropped.
+
+  Args:
+    argument: name of the argument that gave it.
+    rate: the share.
+
+  Raises:
+    ArgumentError: it is not in [0, 1).
+  """
+  if not 0 <= rate < 1:
+    raise checks.ArgumentError(argument, f'{argument} is {rate}; it must lie in [0, 1).')
 
 
 @tf_keras.utils.register_keras_serializable(package='official_ext')
@@ -217,26 +226,21 @@ class ChannelDropout(tf_keras.layers.Layer):
     Args:
       rate: share of channels that are dropped, in [0, 1).
       num_levels: number of masks.
-      num_filters: channels of each.
-      seed: changes the masks.
+      num_filters: channels of each mask.
+      seed: integer that changes the masks.
       **kwargs: arguments of `tf_keras.layers.Layer`.
 
     Raises:
-      ValueError: a rate outside [0, 1).
+      ArgumentError: a rate outside [0, 1).
     """
     kwargs['dtype'] = 'float32'
     super().__init__(autocast=False, **kwargs)
-    if not 0 <= rate < 1:
-      raise ValueError(f'dropout is {rate}; it must lie in [0, 1): change decoder.<type>.dropout.')
+    check_dropout_rate('rate', rate)
     self._rate, self._num_levels, self._num_filters = rate, num_levels, num_filters
     self._seed = seed
 
   def build(self, input_shape: Any) -> None:
-    # Replicas read their own copy: the default would merge in the middle of a step.
-    self._counter = self.add_weight(
-        'step_counter', shape=(), dtype=tf.int64, initializer='zeros', trainable=False,
-        synchronization=tf.VariableSynchronization.ON_READ,
-        aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)
+    self._counter = noise_counter.add_noise_counter(self, 'step_counter')
     super().build(input_shape)
 
   def steps(self) -> tf.Tensor:
@@ -244,7 +248,7 @@ class ChannelDropout(tf_keras.layers.Layer):
     return self._counter.read_value()
 
   def draw(self, batch: tf.Tensor) -> List[tf.Tensor]:
-    """Draws the masks of a training step and moves the counter on.
+    """Draws the masks of a training step and increments the counter.
 
     Args:
       batch: number of images, int32 scalar.

@@ -1,11 +1,7 @@
 """Weight-normalized convolutions whose kernels are computed once for many applications.
 
-Parts of an implicit network run many times with the same weights.  Each has `prepare`,
-which makes of its variables the tensors that stay the same during a solve, and `run`,
-which runs it with them; `call` is one after the other.
-
-Variables have the layer's own dtype, float32 or float64, and `prepare` casts what it
-made of them: norms are never taken in low precision.
+Variables have the dtype of the layer, float32 or float64, and `prepare` casts the normalized
+kernel: norms are never computed in low precision.
 """
 import random
 from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple
@@ -13,16 +9,22 @@ from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple
 import tensorflow as tf, tf_keras
 
 from official_ext.modeling.layers import convolutions
+from official_ext.modeling.layers import prepared
 
 
-class ConvWeights(NamedTuple):
-  """What a convolution needs during a solve: kernel and, unless None, bias."""
+class NormalizedWeights(NamedTuple):
+  """Tensors that a prepared convolution runs with.
+
+  Attributes:
+    kernel: the normalized kernel, in the shape of the variable.
+    bias: `[filters]`, or None.
+  """
   kernel: tf.Tensor
   bias: Optional[tf.Tensor]
 
 
-def conv2d(features: tf.Tensor, kernel: tf.Tensor, stride: int = 1,
-           depthwise: bool = False) -> tf.Tensor:
+def padded_conv2d(features: tf.Tensor, kernel: tf.Tensor, stride: int = 1,
+                  depthwise: bool = False) -> tf.Tensor:
   """Convolves with the same zero padding on all sides: `(kernel_size - 1) / 2` pixels.
 
   With stride 2 and even sizes Keras's `same` pads at the end only.
@@ -31,8 +33,8 @@ def conv2d(features: tf.Tensor, kernel: tf.Tensor, stride: int = 1,
     features: `[batch, height, width, channels]`.
     kernel: `[size, size, channels, filters]`, size odd; `[size, size, channels, 1]` if
       depthwise.
-    stride: in both directions.
-    depthwise: each channel has a kernel of its own.
+    stride: distance in pixels between neighboring results, in both directions.
+    depthwise: whether each channel has a kernel of its own.
 
   Returns:
     `[batch, ceil(height / stride), ceil(width / stride), filters]`.
@@ -49,13 +51,13 @@ def conv2d(features: tf.Tensor, kernel: tf.Tensor, stride: int = 1,
 
 
 @tf_keras.utils.register_keras_serializable(package='official_ext')
-class WeightNormConv2D(tf_keras.layers.Layer):
+class WeightNormConv2D(prepared.PreparedLayer):
   """A convolution with the kernel `scale * direction / ||direction||` per output channel.
 
   Reference: Tim Salimans, Diederik P. Kingma, Weight Normalization: A Simple
   Reparameterization to Accelerate Training of Deep Neural Networks,
-  https://arxiv.org/abs/1602.07868.  The scale starts at the norm, so that the kernel
-  starts as it was drawn.
+  https://arxiv.org/abs/1602.07868.  The scale starts at the norm of the direction, so that the
+  initial kernel is the one that the initializer drew.
   """
 
   def __init__(self, filters: int, kernel_size: int = 3, strides: int = 1,
@@ -65,14 +67,14 @@ class WeightNormConv2D(tf_keras.layers.Layer):
     """Initializes the layer.
 
     Args:
-      filters: channels of the result; of the input too if depthwise.
-      kernel_size: odd; the input is padded symmetrically by half of it.
-      strides: in both directions.
-      use_bias: add one, which starts at 0.
-      depthwise: each channel has a kernel of its own.
-      kernel_initializer: of the direction; None: normal with deviation 0.01.
-      kernel_regularizer: of the direction.
-      bias_regularizer: of the bias.
+      filters: channels of the result; if depthwise, channels of the input too.
+      kernel_size: odd height and width of the kernel; half of it pads the input on all sides.
+      strides: distance in pixels between neighboring results, in both directions.
+      use_bias: whether to add a bias, which starts at 0.
+      depthwise: whether each channel has a kernel of its own.
+      kernel_initializer: initializer of the direction; None: normal with deviation 0.01.
+      kernel_regularizer: regularizer of the direction.
+      bias_regularizer: regularizer of the bias.
       **kwargs: arguments of `tf_keras.layers.Layer`.
     """
     super().__init__(**kwargs)
@@ -89,7 +91,7 @@ class WeightNormConv2D(tf_keras.layers.Layer):
     shape = [*size, channels, 1 if self._depthwise else self._filters]
     config = self._kernel_initializer.get_config()
     if 'seed' in config and config['seed'] is None:
-      # With a seed of its own it draws the same values again: the scale is this kernel's norm.
+      # With a fixed seed the second draw equals the first, so the scale is this kernel's norm.
       config['seed'] = random.randint(1, 2**30)
     initializer = self._kernel_initializer.__class__.from_config(config)
     self.kernel = self.add_weight(
@@ -104,37 +106,31 @@ class WeightNormConv2D(tf_keras.layers.Layer):
     super().build(input_shape)
 
   def _norm(self, kernel: tf.Tensor) -> tf.Tensor:
+    """Returns the Euclidean norm of the kernel of every output channel, `[filters]`."""
     axes = [0, 1, 3] if self._depthwise else [0, 1, 2]
     return tf.sqrt(tf.reduce_sum(tf.square(kernel), axes))
 
-  def prepare(self, dtype: tf.DType, watch: bool = False) -> ConvWeights:
-    """Returns the normalized kernel and the bias, of this dtype; there is nothing to watch."""
-    del watch
+  def prepare(self, dtype: tf.DType) -> NormalizedWeights:
+    """Returns the normalized kernel and the bias, cast to this dtype."""
     kernel = tf.convert_to_tensor(self.kernel)
     factor = tf.convert_to_tensor(self.scale) / self._norm(kernel)
     kernel *= factor[:, None] if self._depthwise else factor
     bias = None if self.bias is None else tf.cast(self.bias, dtype)
-    return ConvWeights(tf.cast(kernel, dtype), bias)
+    return NormalizedWeights(tf.cast(kernel, dtype), bias)
 
-  def run(self, weights: ConvWeights, features: tf.Tensor) -> tf.Tensor:
+  def run(self, weights: NormalizedWeights, features: tf.Tensor) -> tf.Tensor:
     """Convolves features of the weights' dtype."""
-    outputs = conv2d(features, weights.kernel, self._strides, self._depthwise)
+    outputs = padded_conv2d(features, weights.kernel, self._strides, self._depthwise)
     return outputs if weights.bias is None else outputs + weights.bias
 
-  def update(self, weights: ConvWeights) -> None:
-    """Does nothing: there are no moving averages."""
-
-  def call(self, features: tf.Tensor) -> tf.Tensor:
-    return self.run(self.prepare(features.dtype), features)
-
   def multiply_adds(self, size: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:
-    """Returns what one image costs, float64, and the size of the result.
+    """Returns the cost of one image, and the size of the result.
 
     Args:
       size: int32 `[2]`, height and width of the input.
 
     Returns:
-      Multiply-adds, and int32 `[2]`.
+      Multiply-adds, float64 scalar; height and width of the result, int32 `[2]`.
     """
     size = -(-size // self._strides)
     taps = self._kernel_size**2 * (1 if self._depthwise else self.kernel.shape[2])
@@ -155,7 +151,15 @@ class WeightNormConv2D(tf_keras.layers.Layer):
 
 
 def chain_multiply_adds(convs: Sequence[WeightNormConv2D], size: tf.Tensor) -> tf.Tensor:
-  """Returns the multiply-adds of convolutions that run one after the other, float64."""
+  """Returns the multiply-adds of convolutions that run one after the other.
+
+  Args:
+    convs: built convolutions.
+    size: int32 `[2]`, height and width of the first one's input.
+
+  Returns:
+    Multiply-adds of one image, float64 scalar.
+  """
   total = tf.constant(0.0, tf.float64)
   for conv in convs:
     cost, size = conv.multiply_adds(size)

@@ -76,7 +76,7 @@ def _build(num_filters=256, levels=5, **options):
     ({}, 7_674_112, 13), ({'shared': False}, 13_574_912, 10 + 13),
     ({'cross_scale': 'bifpn'}, 6_450_195, 10 + 16), ({'cross_scale': 'nasfpn'}, 10_037_504, 17)])
 def test_parameters_of_the_paper(options, without_scales, scales):
-  """Section 2.2 of the specification; a scale per filter of every convolution comes on top."""
+  """Kernels, biases and norms as in the paper's figures, and a scale per filter on top."""
   variables = _build(**options).map.trainable_variables
   count = sum(v.shape.num_elements() for v in variables if '/scale' not in v.name)
   assert count == without_scales
@@ -105,7 +105,7 @@ def test_multiply_adds_equal_those_of_the_graph(options):
   layer.build({'3': tf.TensorShape([None, None, None, 4])})
   sizes = [(10, 13), (5, 7), (3, 4), (2, 2), (1, 1)]
   levels = [tf.TensorSpec([1, *size, 16]) for size in sizes]
-  counted = _count(lambda *x: layer.map.run(layer.map.prepare(tf.float32), x, x), *levels)
+  counted = _count(lambda *x: layer.map(maps.MapInputs(x, x)), *levels)
   assert float(layer.map.multiply_adds([tf.constant(size) for size in sizes])) == counted > 0
 
 
@@ -138,7 +138,7 @@ SOLVERS = {
 
 @pytest.mark.parametrize('name', SOLVERS)
 def test_cost_counts_the_evaluations_really_run(name):
-  """At a fixed budget all images cost the same: what the graph has of the map, and no more."""
+  """At a fixed budget every image costs the evaluations of the map in the graph, and no more."""
   solver, at_inference, in_training = SOLVERS[name]
   layer = ifpn.ImplicitFPN(**OPTIONS, solver=solver, name='part')
   inputs = _inputs(batch=1)
@@ -156,7 +156,7 @@ def test_cost_counts_the_evaluations_really_run(name):
     cost = evaluations * (blocks + pyramid)
     recorded = tf.function(run, autograph=False)(inputs)
     assert [float(tf.squeeze(x)) for x in recorded] == [cost] * 4
-    # Beside them stand some products of the solver's, of matrices as large as its memory.
+    # The graph also has the solver's products of matrices, which are as large as its memory.
     assert 0 <= multiply_adds.count_graph(function.graph) - cost - basis <= 16 * evaluations
 
 
@@ -195,7 +195,7 @@ def test_warm_start_saves_evaluations_and_says_so():
 
 
 def test_converges_at_the_start_if_the_basis_has_unit_deviation():
-  """Section 2.3: a relative residual below 3e-2 after 5 evaluations by Anderson."""
+  """Five evaluations by Anderson leave a relative residual below 3e-2."""
   layer = ifpn.ImplicitFPN({'3': [None, None, None, 4]}, min_level=3, max_level=7, num_filters=64,
                            coarse_levels='max_pool', dropout=0.0, name='part')
   basis = np.random.default_rng(0).normal(size=[2, 24, 24, 64]).astype(np.float32)
@@ -316,7 +316,7 @@ def test_basis_equals_numpy(size):
 
 
 def test_unrolled_equals_numpy():
-  """T applications from zero; the head gets the last."""
+  """The pyramid is the last of T applications that start from zero."""
   options = {'solver': 'unroll', 'gradient': 'unroll', 'training_evaluations': 3,
              'inference_evaluations': 3}
   layer = ifpn.ImplicitFPN(**OPTIONS, solver=options, dtype='float64', name='part')

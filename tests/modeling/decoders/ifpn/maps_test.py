@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from official_ext.modeling.decoders import ifpn
 from official_ext.modeling.decoders.ifpn import maps
+from official_ext.ops import checks
 import ifpn_reference
 import spies
 
@@ -18,7 +19,7 @@ VARIANTS = {
 
 
 def make(num_filters=8, levels=5, dtype='float64', **options):
-  """A decoder for the sake of its map, with weights that differ from each other."""
+  """Returns a decoder, whose map is tested, with weights that differ from each other."""
   specs = {'3': [None, None, None, 4]}
   layer = ifpn.ImplicitFPN(specs, min_level=3, max_level=2 + levels, num_filters=num_filters,
                            name='part', dtype=dtype, **options)
@@ -33,7 +34,7 @@ def draw(seed, num_filters=8, sizes=SIZES, batch=2):
 
 
 def expected(layer, options, state, basis, masks=None):
-  """The map in NumPy."""
+  """Returns the result of the map in NumPy."""
   weights = {v.name[len('map/'):-2]: v.numpy() for v in layer.map.variables}
   reference = ifpn_reference.Map(weights, len(state), masks)
   if options.get('injection') == 'mdeq':
@@ -52,10 +53,10 @@ def test_map_equals_numpy(name):
   masks = [np.where(np.random.default_rng(i).uniform(size=[2, 1, 1, 16]) < 0.3, 0, 1 / 0.7)
            for i in range(5)]
 
-  # In a graph: one run of each operation, not one compilation each.
+  # A graph, because in eager mode TensorFlow prepares every operation anew.
   @tf.function(autograph=False)
   def run(state, basis, masks):
-    return layer.map.run(layer.map.prepare(tf.float64), state, basis, masks)
+    return layer.map.run(layer.map.prepare(tf.float64), maps.MapInputs(state, basis, masks))
 
   for result, value in zip(run(state, basis, masks), expected(layer, options, state, basis, masks)):
     np.testing.assert_allclose(result, value, 1e-10, 1e-10)
@@ -69,7 +70,7 @@ def test_levels_that_are_not_halves_are_resized(options, sizes):
 
   @tf.function(autograph=False, input_signature=[spec, spec])
   def unknown_sizes(state, basis):
-    return layer.map.run(layer.map.prepare(tf.float64), state, basis)
+    return layer.map(maps.MapInputs(state, basis))
 
   values = expected(layer, options, state, basis)
   for result, value in zip(unknown_sizes(state, basis), values):
@@ -80,10 +81,10 @@ def test_frozen_batch_norm_moves_to_what_it_sees_over_all_levels():
   layer = make(levels=2, cross_scale='none', residual=False, block_norm='batch_norm')
   sizes = ((4, 6), (2, 3))
   state, basis = draw(0, sizes=sizes), draw(1, sizes=sizes)
-  norm, = [part for part in layer.map.submodules if part.name == 'norm']
+  norm, = [module for module in layer.map.submodules if module.name == 'norm']
   before = norm.moving_mean.numpy(), norm.moving_variance.numpy()
-  weights = layer.map.prepare(tf.float64, watch=True)
-  layer.map.run(weights, state, basis)
+  weights = layer.map.watch(layer.map.prepare(tf.float64))
+  layer.map.run(weights, maps.MapInputs(state, basis))
   layer.map.update(weights)
   seen = np.concatenate([(p + b).reshape(-1, 8) for p, b in zip(state, basis)])
   for variable, old, now in zip(
@@ -119,12 +120,12 @@ def test_dropout_masks():
 
 @pytest.mark.parametrize('rate', [-0.1, 1.0])
 def test_dropout_rate_out_of_range_is_refused(rate):
-  with pytest.raises(ValueError, match='decoder.<type>.dropout'):
+  with pytest.raises(checks.ArgumentError, match=f'rate is {rate}'):
     maps.ChannelDropout(rate, 1, 8)
 
 
 def test_residual_block_as_a_layer():
-  """It runs alone too, as part of other networks."""
+  """A block is also a layer that can be called by itself."""
   layer = make(levels=1, dtype='float32')
   block = [m for m in layer.map.submodules if isinstance(m, maps.ResidualBlock)][0]
   inputs = draw(0, sizes=[(4, 5)])[0].astype(np.float32)

@@ -11,15 +11,16 @@ import fixed_points
 ACCELERATED = ['anderson', 'broyden']
 
 
-def _of_levels(levels):
+def _sum_of_sines(levels):
+  """A loss in which every level has another weight."""
   return tf.add_n([tf.reduce_sum(tf.sin(level) * (i + 1)) for i, level in enumerate(levels)])
 
 
 def _loss(weights, basis, **options):
-  outputs, _ = fixed_point.equilibrium(
+  outputs, _ = fixed_point.solve_with_gradient(
       lambda levels: fixed_points.pyramid(levels, weights, basis),
       [tf.zeros_like(level) for level in basis], **options)
-  return _of_levels(outputs)
+  return _sum_of_sines(outputs)
 
 
 def _gradients(weights, basis, **options):
@@ -43,7 +44,7 @@ def _unrolled_gradients():
   weights, basis = tf.constant(fixed_points.MIX), fixed_points.basis()
   with tf.GradientTape() as tape:
     tape.watch([weights, *basis])
-    loss = _of_levels(fixed_points.repeated(
+    loss = _sum_of_sines(fixed_points.repeated(
         lambda levels: fixed_points.pyramid(levels, weights, basis), 200)(fixed_points.start()))
   return tape.gradient(loss, [weights, *basis])
 
@@ -81,7 +82,7 @@ def _backward(solver, evaluations, max_evaluations=4):
   with tf.GradientTape(persistent=True) as tape:
     tape.watch(state)
     outputs = fixed_points.pyramid(state)
-    loss = _of_levels(outputs)
+    loss = _sum_of_sines(outputs)
   g = tape.gradient(loss, outputs)
   y = g
   for _ in range(evaluations):
@@ -116,7 +117,7 @@ def test_phantom_equals_its_definition(damping):
     for _ in range(3):
       results = fixed_points.pyramid(x, weights, basis)
       x = [damping * f + (1 - damping) * level for f, level in zip(results, x)]
-    loss = _of_levels(x)
+    loss = _sum_of_sines(x)
   for gradient, expected in zip(ours, tape.gradient(loss, [weights, *basis])):
     np.testing.assert_allclose(gradient, expected, 1e-10, 1e-12)
 
@@ -126,18 +127,18 @@ def test_phantom_equals_its_definition(damping):
 def test_outputs_of_training_and_inference_agree(solver, gradient):
   options = {'solver': solver, 'max_evaluations': 3, 'gradient': gradient, 'phantom_steps': 1}
   initial = fixed_points.start()
-  training, _ = fixed_point.equilibrium(fixed_points.pyramid, initial, **options)
+  training, _ = fixed_point.solve_with_gradient(fixed_points.pyramid, initial, **options)
   seen = []
-  inference, solution = fixed_point.equilibrium(
+  inference, solution = fixed_point.solve_with_gradient(
       fixed_points.spied(fixed_points.pyramid, seen), initial, training=False, **options)
   assert len(seen) == 3 == int(solution.evaluations)
-  for ours, theirs in zip(training, inference):
-    np.testing.assert_allclose(ours, theirs, 1e-12)
+  for first, second in zip(training, inference):
+    np.testing.assert_allclose(first, second, 1e-12)
 
 
-def test_unrolling_applies_the_function_so_often():
+def test_unrolling_applies_the_function_max_evaluations_times():
   state = fixed_points.start()
-  outputs, solution = fixed_point.equilibrium(
+  outputs, solution = fixed_point.solve_with_gradient(
       fixed_points.pyramid, state, solver='unroll', gradient='unroll', max_evaluations=3)
   for _ in range(3):
     before, state = state, fixed_points.pyramid(state)
@@ -170,13 +171,13 @@ def test_finite_in_half_precision(solver, policy, tolerance):
 
   with tf.GradientTape() as tape:
     tape.watch(weights)
-    outputs, solution = fixed_point.equilibrium(
+    outputs, solution = fixed_point.solve_with_gradient(
         function, fixed_points.start(policy), solver=solver, tolerance=tolerance,
         max_evaluations=12)
     loss = tf.reduce_sum(tf.cast(outputs[0], tf.float32))
   assert outputs[0].dtype == solution.state[0].dtype == policy
   assert solution.residual.dtype == solution.residuals.dtype == tf.float32
-  # What the dtype resolves is enough: no image runs into the budget for want of bits.
+  # The tolerance is not finer than the dtype resolves, so every image converges.
   assert solution.converged.numpy().all() and solution.residual.numpy().max() < 5e-3
   gradient = tape.gradient(loss, weights)
   assert np.isfinite(gradient).all() and np.abs(gradient).max() > 0.1
@@ -192,7 +193,7 @@ def test_any_batch_and_size_in_one_trace(solver, tolerance):
     traces.append(1)
     with tf.GradientTape() as tape:
       tape.watch(fine)
-      outputs, solution = fixed_point.equilibrium(
+      outputs, solution = fixed_point.solve_with_gradient(
           lambda levels: fixed_points.pyramid(levels, inputs=[fine, coarse]),
           [tf.zeros_like(fine), tf.zeros_like(coarse)], solver=solver, tolerance=tolerance)
       loss = tf.reduce_sum(outputs[0])
@@ -238,7 +239,7 @@ def test_compiles_with_xla(solver):
 
 @pytest.mark.parametrize('solver', ACCELERATED)
 @pytest.mark.parametrize('forward, backward', [(4, 2), (7, 5)])
-def test_evaluates_and_keeps_no_more_than_it_says(solver, forward, backward):
+def test_graph_has_exactly_the_evaluations_of_the_options(solver, forward, backward):
   """An evaluation has 3 tanh, a vector-Jacobian product 3 of its gradients."""
   traced = tf.function(functools.partial(
       _gradients, solver=solver, max_evaluations=forward, backward_evaluations=backward),
@@ -249,16 +250,16 @@ def test_evaluates_and_keeps_no_more_than_it_says(solver, forward, backward):
                            for kind in ('Tanh', 'TanhGrad'))
   assert len(evaluations) == 3 * (forward + 1)
   assert len(products) == 3 * (backward + 1)
-  # Whatever the number of steps, back-propagation reads one evaluation.
+  # Back-propagation reads one evaluation for any number of steps.
   assert len({op.inputs[0].name for op in products}) == 3
 
 
 @pytest.mark.parametrize('evaluations', [2, 3, 6])
-def test_products_behind_a_full_history_go_round_a_loop(evaluations):
-  """As many as said, not one more or less, and the graph does not grow with them."""
+def test_products_after_a_full_history_run_in_a_loop(evaluations):
+  """Their number is exactly `backward_evaluations`, and the graph does not grow with it."""
   options = {'solver': 'unroll', 'max_evaluations': 4, 'backward_evaluations': evaluations,
              'memory': 2}
-  # Unrolled, the last of four evaluations is at what three gave.
+  # With `unroll`, the last of four evaluations is at the result of the first three.
   for ours, expected in zip(_traced_gradients(**options)[1:],
                             _backward('unroll', evaluations, max_evaluations=3)):
     np.testing.assert_allclose(ours, expected, 1e-10, 1e-12)
@@ -267,7 +268,7 @@ def test_products_behind_a_full_history_go_round_a_loop(evaluations):
   graph = traced.get_concrete_function(
       tf.constant(fixed_points.MIX), fixed_points.basis()).graph
   products = [op for op in graph.get_operations() if op.type == 'TanhGrad']
-  # One fills the history, the last makes no further step, one more is for the weights.
+  # One fills the history, one is the loop's body, and one is for the weights.
   assert len(products) == 3 * (1 + 1 + 1)
 
 
@@ -286,4 +287,4 @@ def test_products_behind_a_full_history_go_round_a_loop(evaluations):
     ({'phantom_damping': 1.5}, 'phantom_damping is 1.5')])
 def test_wrong_options_are_errors(options, match):
   with pytest.raises(ValueError, match=match):
-    fixed_point.equilibrium(fixed_points.cosine, [tf.zeros([1, 1])], **options)
+    fixed_point.solve_with_gradient(fixed_points.cosine, [tf.zeros([1, 1])], **options)
