@@ -168,8 +168,8 @@ MUTATIONS = (
          ('(kept[0] if kept else op)', 'op'),
          ("0 if op.get_attr('transpose_a') else 1", '1')),
     *_in('modeling/network_cost', 'modeling/network_cost',
-         ('return total - dense + maximum', 'return total'),
-         ('static + minimum, static + maximum', 'static + maximum, static + minimum')),
+         ('count.total - count.dense + count.maximum for', 'count.total for'),
+         ('minimum=static + whole.minimum', 'minimum=static + whole.maximum')),
     # One-stage detectors.
     *_in('modeling/dense_detector', 'modeling/dense_detector',
          ('tf.sqrt(best * central)', 'best * central'),
