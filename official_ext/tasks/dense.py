@@ -39,7 +39,7 @@ class _Locations(NamedTuple):
 def _of_locations(outputs: Mapping[str, Any], labels: Mapping[str, tf.Tensor],
                   assigner: assigners.Assigner, alpha: float, gamma: float) -> _Locations:
   """Assigns boxes to locations and returns the terms of the losses, see `dense_losses`."""
-  at = dense_detector.locations_of(outputs['box_outputs'])
+  at = dense_detector.grid_locations(outputs['box_outputs'])
   logits, raw_boxes, central = (
       tf.cast(dense_detector.flatten(levels), tf.float32) for levels in (
           outputs['cls_outputs'], outputs['box_outputs'],

@@ -243,7 +243,7 @@ def test_detections_flip_with_the_image(sample_records):
 
   def detect(features):
     classes, raw, attributes = model.head(features)
-    at = dense_detector.locations_of(raw)
+    at = dense_detector.grid_locations(raw)
     decoded = assigners.assigner('fcos').decode(at, dense_detector.flatten(raw))
     return model.detection_generator(classes, decoded, attributes['centerness'])
 
