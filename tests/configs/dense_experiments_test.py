@@ -1,4 +1,4 @@
-"""Experiments and YAML files of FCOS and ATSS: complete, strict, and as published."""
+"""Experiments and YAML files of FCOS and ATSS: options, schedule, published rows."""
 import re
 
 import numpy as np
@@ -6,7 +6,7 @@ from official.modeling import optimization
 import pytest
 import tensorflow as tf
 
-from official_ext import registry_imports  # pylint: disable=unused-import
+from official_ext import registry_imports
 from official_ext.configs import detectors
 from official_ext.utils import command_line
 from official_ext.utils import experiment

@@ -1,4 +1,4 @@
-"""The dynamic head's experiments and YAML files: complete, strict, and as the paper has them."""
+"""Experiments and YAML files of the dynamic head: options, and the rows of the paper."""
 import re
 
 from official.core import task_factory
@@ -21,7 +21,7 @@ COCO = [f'{detector}_dynamichead_resnet{depth}_coco'
 SAMPLE = [f'{detector}_dynamichead_efficientnetlite0_sample' for detector in ('fcos', 'atss')]
 
 BLOCK, FIXED = 1_193_733, 1_186_817
-# Gates, and w_s.
+# Weights of two gates and w_s, and of one gate.
 SCALE_GATES, DEPTH_GATE = 2 * 2_305 + 1, 2_305
 PARAMETERS = {
     'fixed_d8': 8 * FIXED, 'fixed_d4': 4 * FIXED, 'd2': 2 * BLOCK, 'd4': 4 * BLOCK, 'd6': 6 * BLOCK,
@@ -35,7 +35,7 @@ def _row(path):
 
 
 def _parameters(head):
-  """Counts one tower in a graph, where variables take no memory."""
+  """Counts the weights of one tower, in a graph, where variables take no memory."""
   with tf.Graph().as_default():
     tower = components.build_tower(
         head.tower.type, head.tower.get().as_dict(), head.num_filters, 'tower')
@@ -53,10 +53,10 @@ def test_experiment_has_dynamic_towers_and_a_budget(name):
   budget = params.task.budget
   assert (budget.weight, budget.target, budget.distance) == (0.1, 0.0, 'absolute')
   # Nothing else differs from the detector with plain towers.
-  theirs = plain.as_dict()
-  theirs['task']['model']['head'] = head.as_dict()
-  theirs['task']['budget'] = budget.as_dict()
-  assert params.as_dict() == theirs
+  expected = plain.as_dict()
+  expected['task']['model']['head'] = head.as_dict()
+  expected['task']['budget'] = budget.as_dict()
+  assert params.as_dict() == expected
 
 
 def test_retinanet_has_dynamic_towers_and_the_papers_schedule():
@@ -101,7 +101,7 @@ def test_every_published_row_has_a_file():
 
 @pytest.mark.slow
 def test_counts_of_the_whole_detector():
-  """FCOS R50 with D8 at 800 x 1344, 80 classes: what really runs."""
+  """FCOS R50 with D8 at 800 x 1344 and 80 classes: multiply-adds that run."""
   params = experiment.resolve('fcos_dynamichead_resnet50_coco')
   params.task.model.num_classes = 81
   model = task_factory.get_task(params.task).build_model()
@@ -117,12 +117,12 @@ def test_counts_of_the_whole_detector():
 @pytest.mark.parametrize('experiment_name, published', [
     ('fcos_dynamichead_resnet101_coco', 65.56), ('retinanet_dynamichead_resnet50_coco', 48.17)])
 def test_parameters_of_the_whole_detector(experiment_name, published):
-  """Those of D8, without batch norm."""
+  """Detectors with D8; the paper does not count the weights of batch norm."""
   params = experiment.resolve(experiment_name)
   params.task.model.num_classes = 81
   model = task_factory.get_task(params.task).build_model()
   norms = [layer for layer in model.submodules
            if isinstance(layer, tf_keras.layers.BatchNormalization)]
-  count, of_norms = (sum(v.shape.num_elements() for v in variables) for variables in (
+  count, norm_count = (sum(v.shape.num_elements() for v in variables) for variables in (
       model.variables, {v.ref(): v for layer in norms for v in layer.variables}.values()))
-  assert (count - of_norms) / 1e6 == pytest.approx(published, rel=0.01)
+  assert (count - norm_count) / 1e6 == pytest.approx(published, rel=0.01)
