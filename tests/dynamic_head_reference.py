@@ -1,4 +1,4 @@
-"""The dynamic head in plain NumPy: gates, steps, blocks and what they cost.
+"""The dynamic head in plain NumPy: gates, steps, blocks and their cost.
 
 Features are `{level: [batch, height, width, channels]}`, finest first.  `weights` maps the names
 of a layer's variables, without the layer's own name, to arrays; gates map `(path, level)` to

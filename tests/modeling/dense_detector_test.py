@@ -83,7 +83,7 @@ def test_levels_are_taken_finest_first_whatever_the_order_of_the_dictionary():
 
 @pytest.mark.parametrize('options, message', [
     ({'assigner': 'fcso'}, "assigner is 'fcso'.*Change model.assigner.$"),
-    ({'input_size': [None, 64, 3]}, 'level 3; boxes need .*Change model.input_size.$')])
+    ({'input_size': [None, 64, 3]}, 'level 3; boxes need .*Change model.input_size.')])
 def test_a_wrong_option_is_named_with_its_field(options, message):
   config = detectors.DenseDetectorConfig()
   config.override({'num_classes': 3, 'min_level': 3, 'max_level': 3, 'input_size': [64, 64, 3],
@@ -94,6 +94,14 @@ def test_a_wrong_option_is_named_with_its_field(options, message):
     model = dense_detector.build_dense_detector(
         tf_keras.layers.InputSpec(shape=[None, *config.input_size]), config)
     model(tf_keras.Input(config.input_size), training=False)
+
+
+def test_an_option_that_a_head_with_towers_lacks_is_named_with_its_field():
+  config = detectors.RetinaNetConfig()
+  config.override({'head': {'use_separable_conv': True, 'tower': {'type': 'plain'}}})
+  with pytest.raises(ValueError, match='with head.tower it must be False, or head.tower.type null. '
+                     'Change model.head.use_separable_conv.$'):
+    dense_detector.with_towers(None, config)
 
 
 # Table 4 of the dynamic head's paper: 80 classes at 800x1344 pixels, in its units.

@@ -1,4 +1,4 @@
-"""A block of the dynamic head, its gates, and what it costs.
+"""A block of the dynamic head, its gates and its cost.
 
 Reference: Lin Song et al., Fine-Grained Dynamic Head for Object Detection,
 https://arxiv.org/abs/2012.03519, sections 2.2 (structure and gates) and 2.3 (budget).
@@ -27,8 +27,8 @@ class BlockCost(NamedTuple):
   """Multiply-adds of a block; float64, which holds their sums exactly.
 
   Attributes:
-    fixed: scalar, what always runs.
-    gated: scalar, what the gates decide about, all gates open.
+    fixed: scalar, the parts that always run.
+    gated: scalar, the parts that gates decide about, all gates open.
     executed: `[batch]`, the part of `gated` that runs if only active positions are computed.
     budget: `[batch]`, the sum of eq. 4 over the gated paths: their cost per position, norms
       included, weighted by the largest gate that needs the position.
@@ -42,7 +42,7 @@ class BlockCost(NamedTuple):
 
 
 class BlockResult(NamedTuple):
-  """What a block returns.
+  """The result of a block.
 
   Attributes:
     outputs: `{level: [batch, height, width, channels]}`, finest first.
@@ -89,8 +89,8 @@ class DynamicBlock(tf_keras.layers.Layer):
   Differs: in Figure 2 and eq. 2 all paths start in parallel from the features of a level.  Here
   the depth step, and its gate, get the result of the scale step, as in the reference's code.
 
-  Differs: with the activation `softmax` (Table 2), which the reference's code does not have, one
-  gate per position decides between all paths, from the block's input.
+  With the activation `softmax` one gate per position decides between all paths, from the block's
+  input.  This is our reading of Table 2; the reference's code has no softmax.
   """
 
   def __init__(self, scale_step: str = 'gated', depth_step: str = 'gated',
@@ -100,7 +100,7 @@ class DynamicBlock(tf_keras.layers.Layer):
 
     Args:
       scale_step: `gated`; `fixed`, always on and without gates; or `absent`.
-      depth_step: the same.
+      depth_step: the same choice for the depth step.
       activation: activation of the gates, see `spatial_gates.SpatialGate`.
       tau: parameter of the activation `tanh`.
       coarse: whether gates decide once per image and level.
@@ -187,7 +187,7 @@ class DynamicBlock(tf_keras.layers.Layer):
 
   def _decide(self, paths: Sequence[str], features: Mapping[str, tf.Tensor],
               threshold: float) -> Gates:
-    """Returns what one gate decides about its paths, for all levels."""
+    """Returns the gates of paths that one layer decides about, on all levels."""
     gate, gates = self.gates['_'.join(paths)], {}
     for level, own in features.items():
       existing = _existing(paths, level, list(features))
@@ -204,8 +204,8 @@ class DynamicBlock(tf_keras.layers.Layer):
     convolutions count where their gates are open, as in eq. 4.
 
     Args:
-      features: what `call` was called with.
-      gates: what `call` returned.
+      features: the features that `call` got.
+      gates: the gates that `call` returned.
     """
     levels, first = list(features), next(iter(features.values()))
     channels = first.shape[-1]

@@ -1,4 +1,4 @@
-"""The fine-grained dynamic head: towers whose blocks decide per position what they compute.
+"""The fine-grained dynamic head: towers of blocks that decide per position which paths run.
 
 Reference: Lin Song et al., Fine-Grained Dynamic Head for Object Detection,
 https://arxiv.org/abs/2012.03519.
@@ -188,12 +188,12 @@ class DynamicTower(routed.SkippingLayer):
   def _record(self, features: Features, results: Sequence[block.BlockResult]) -> None:
     """Records gates and multiply-adds.
 
-    `expected` follows the paper's budget: the share of what gates can save that it stands for is
-    the ratio of eq. 4 to its value with all gates at 1.
+    `expected` follows the paper's budget: its place between minimum and maximum is the ratio of
+    eq. 4 to its value with all gates at 1.
 
     Args:
       features: the tower's input; all blocks have features of its shapes.
-      results: what each block returned.
+      results: the result of each block.
     """
     cost = block.sum_costs(one_block.cost(features, result.gates)
                            for one_block, result in zip(self.blocks, results))
