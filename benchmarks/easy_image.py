@@ -1,12 +1,12 @@
-r"""Times an exported detector on images with little to see against crowded ones.
+r"""Times an exported detector on images of few objects against crowded ones.
 
     .venv/bin/python benchmarks/easy_image.py --saved_model=DIR --experiment=NAME \
       --model_dir=DIR --images=FOLDER --annotation_file=JSON
 
 Easy images are those with the fewest annotated objects, crowded ones those with the most; all
-are scaled to one size, so that they differ only in what there is to see.  Every image is a batch
-of its own; times are medians of interleaved repeats.  The outputs are compared with those of the
-trained model in memory.
+are scaled to one size, so that only their content differs.  Every image is a batch of its own;
+times are medians of interleaved repeats.  The outputs are compared with those of the trained
+model in memory.
 """
 import argparse
 import collections

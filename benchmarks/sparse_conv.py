@@ -1,10 +1,10 @@
-"""Measures sparse residual blocks against the best dense one, interleaved in one run.
+"""Measures sparse residual blocks against the fastest full one, interleaved in one run.
 
     .venv/bin/python benchmarks/sparse_conv.py [--image_size 800 1344] [--repeats 9]
 
-Speed-ups are medians of ratios of times, above 1 where sparse is faster; the dense block
-has the same group norm, over all positions, and no masks.  Machines are noisy: only
-ratios within one run mean something.
+Speed-ups are medians of ratios of times, above 1 where the sparse block is faster.  The full
+block computes all positions without masks, with the same group norm over all positions.
+Machines are noisy: only ratios within one run can be compared.
 """
 import argparse
 import time
@@ -20,18 +20,18 @@ from official_ext.utils import command_line
 
 SHAPES = ('blobs', 'random')
 SHARES = (1.0, 0.8, 0.6, 0.4, 0.2, 0.1, 0.05, 0.0)
-LIST_ONLY = 1.0  # no share of work is above it
+LIST_ONLY = 1.0  # a break-even that no share of work exceeds
 
 
 def make_gate(shape: str, share: float, batch: int, height: int, width: int) -> tf.Tensor:
   """Returns a gate, `[batch, height, width, 1]`, open at a share of the positions.
 
   Args:
-    shape: `random`: anywhere; `blobs`: around four points of each image.
-    share: of open positions.
-    batch: images, each with a pattern of its own.
-    height: of the map.
-    width: of the map.
+    shape: where positions are open: `random`, or `blobs`, around four points of each image.
+    share: share of open positions.
+    batch: number of images, each with a pattern of its own.
+    height: height of the map.
+    width: width of the map.
   """
   rng = np.random.default_rng(0)
   gate = np.zeros([batch, height * width], np.float32)
@@ -46,13 +46,13 @@ def make_gate(shape: str, share: float, batch: int, height: int, width: int) -> 
 
 
 def make_weights(channels: int) -> sparse_conv.ResidualWeights:
-  """Returns weights as at the start of a training."""
+  """Returns weights as they are at the start of a training."""
   kernels = 0.01 * tf.random.stateless_normal([2, 3, 3, channels, channels], [0, 0])
   ones, zeros = tf.ones([channels]), tf.zeros([channels])
   return sparse_conv.ResidualWeights(kernels[0], ones, zeros, kernels[1], ones, zeros)
 
 
-def _dense(x, gate, weights):
+def _full(x, gate, weights):
   groups = group_norm.num_groups_of(x.shape[-1])
   hidden = tf.nn.conv2d(x, weights.kernel1, 1, 'SAME')
   hidden = tf.nn.relu(group_norm.group_norm(hidden, weights.gamma1, weights.beta1, groups))
@@ -60,13 +60,12 @@ def _dense(x, gate, weights):
   return group_norm.group_norm(hidden, weights.gamma2, weights.beta2, groups) * gate
 
 
-def _sparse(dense_above):
+def _sparse(break_even):
   return lambda x, gate, weights: sparse_conv.residual_block(
-      x, gate, weights, group_norm.num_groups_of(x.shape[-1]), dense_above=dense_above)
+      x, gate, weights, group_norm.num_groups_of(x.shape[-1]), break_even=break_even)
 
 
-BLOCKS = {'dense': _dense, 'list': _sparse(LIST_ONLY),
-          'adaptive': _sparse(None)}
+BLOCKS = {'full': _full, 'list': _sparse(LIST_ONLY), 'adaptive': _sparse(None)}
 
 
 def _with_gradient(function):
@@ -90,7 +89,7 @@ def _traced(function, *args, compiled=False):
 
 
 def speed_ups(functions, args, repeats: int):
-  """Returns how many times faster than `dense` each function is, called in turn."""
+  """Returns how many times faster than `full` each function is, called in turn."""
   seconds = {name: [] for name in functions}
   for function in functions.values():
     function(*args)
@@ -99,12 +98,12 @@ def speed_ups(functions, args, repeats: int):
       start = time.perf_counter()
       function(*args)
       seconds[name].append(time.perf_counter() - start)
-  return {name: float(np.median(np.divide(seconds['dense'], values)))
+  return {name: float(np.median(np.divide(seconds['full'], values)))
           for name, values in seconds.items()}
 
 
 def work(gate: tf.Tensor) -> float:
-  """Returns the share of the dense block's multiply-adds that a gate needs."""
+  """Returns the share of the full block's multiply-adds that a gate needs."""
   needed = float(tf.reduce_sum(sparse_conv.residual_block_multiply_adds(gate, 1)))
   return needed / (18 * tf.size(gate).numpy())
 
@@ -112,7 +111,7 @@ def work(gate: tf.Tensor) -> float:
 def _line(share, gate, measured) -> str:
   needed = work(gate)
   ideal = f'{1 / needed:6.2f}' if needed else '     -'
-  numbers = '  '.join(f'{name} {measured[name]:6.2f}' for name in measured if name != 'dense')
+  numbers = '  '.join(f'{name} {measured[name]:6.2f}' for name in measured if name != 'full')
   return f'    {share:4.0%} open, {needed:5.1%} of the work, ideal {ideal}:  {numbers}'
 
 
@@ -120,12 +119,12 @@ def benchmark_block(batch: int, size, channels: int, shares, repeats: int, train
   """Prints speed-ups of the block over the share of open positions.
 
   Args:
-    batch: images.
+    batch: number of images.
     size: height and width of the map.
-    channels: of the map.
-    shares: of open positions.
-    repeats: interleaved repeats.
-    training: with gradients of the map, the gate and the weights.
+    channels: channels of the map.
+    shares: shares of open positions.
+    repeats: number of interleaved repeats.
+    training: whether gradients of the map, the gate and the weights are computed too.
 
   Returns:
     `(work, speed-up of the list)` of every measurement.
@@ -151,8 +150,9 @@ def benchmark_convolution(size, channels: int, repeats: int) -> None:
   x = tf.random.stateless_normal([1, *size, channels], [0, 1])
   kernel = make_weights(channels).kernel1
   functions = {
-      'dense': lambda x, kernel, mask: tf.nn.conv2d(x, kernel, 1, 'SAME'),
-      'list': lambda x, kernel, mask: sparse_conv.conv2d(x, kernel, mask, dense_above=LIST_ONLY)}
+      'full': lambda x, kernel, mask: tf.nn.conv2d(x, kernel, 1, 'SAME'),
+      'list': lambda x, kernel, mask: sparse_conv.sparse_conv2d(
+          x, kernel, mask, break_even=LIST_ONLY)}
 
   def step(function):
     return lambda x, kernel, mask: _with_gradient(lambda *args: function(*args, mask))(x, kernel)
@@ -168,20 +168,23 @@ def benchmark_convolution(size, channels: int, repeats: int) -> None:
 
 
 def _needed_tiles(gate: tf.Tensor, tile_size: int) -> float:
-  """Returns the share of active tiles of the image that has most."""
+  """Returns the largest share of active tiles of an image."""
   first, _ = sparse_conv.active_positions(gate)
   tiles = tf.nn.max_pool2d(tf.cast(first, tf.float32), tile_size, tile_size, 'SAME')
   return float(tf.reduce_max(tf.reduce_mean(tiles, axis=[1, 2, 3])))
 
 
 def benchmark_tiles(size, channels: int, repeats: int) -> None:
-  """Prints speed-ups of compiled tiles, with a tenth of room to spare, over the compiled block."""
+  """Prints speed-ups of compiled tiles over the compiled full block.
+
+  The capacity is a tenth larger than needed.
+  """
   x, weights = tf.random.stateless_normal([1, *size, channels], [0, 1]), make_weights(channels)
   groups = group_norm.num_groups_of(channels)
   command_line.say(f'  block 1x{size[0]}x{size[1]}x{channels}, blobs, compiled, by side of tiles:')
   for share in (0.2, 0.1, 0.05):
     gate = make_gate('blobs', share, 1, *size)
-    functions = {'dense': _traced(_dense, x, gate, weights, compiled=True)}
+    functions = {'full': _traced(_full, x, gate, weights, compiled=True)}
     for side in (2, 4, 8):
       capacity = min(1.0, 1.1 * _needed_tiles(gate, side))
 
@@ -220,9 +223,13 @@ def benchmark_head(sizes, channels: int, repeats: int) -> None:
 
 
 def break_even(points) -> float:
-  """Returns the share of work at which the line through the measured times crosses the dense one.
+  """Returns the share of work at which the list takes the time of the full block.
 
-  The time of the list is a constant and a part that grows with the work.
+  A line is fitted to the times of the list, which are a constant and a part that grows with the
+  work.
+
+  Args:
+    points: `(work, speed-up of the list)` of every measurement.
   """
   shares, ups = np.transpose([point for point in points if point[0] > 0.3])
   slope, constant = np.polyfit(shares, 1 / ups, 1)
@@ -240,13 +247,13 @@ def main() -> None:
   args = parser.parse_args()
   sizes = [tuple(-(-side // 2**level) for side in args.image_size) for level in range(3, 8)]
   channels, repeats = args.channels, args.repeats
-  command_line.say('Times faster than dense:')
+  command_line.say('Times faster than the full block:')
   for batch, size in ((1, sizes[0]), (4, sizes[1])):
     points = benchmark_block(batch, size, channels, SHARES, repeats, training=False)
     command_line.say(f'  break-even of the list, batch of {batch}: {break_even(points):.0%} of the '
                      'work')
-  command_line.say(f'  the default falls back to dense above {sparse_conv.DENSE_ABOVE:.0%}, and '
-                   'never for a single image')
+  command_line.say(f'  by default all positions are computed above {sparse_conv.BREAK_EVEN:.0%}, '
+                   'and never for a single image')
   few = (0.5, 0.2, 0.1)
   for size in sizes[1:]:
     benchmark_block(1, size, channels, few, repeats, training=False)

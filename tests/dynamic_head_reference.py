@@ -1,27 +1,28 @@
-"""The dynamic head in plain NumPy: gates, steps, blocks and what they cost.
+"""The dynamic head in plain NumPy: gates, steps, blocks and their cost.
 
-Features are `{level: [batch, height, width, channels]}`, finest first; `weights` are a layer's
-variables by name, without the layer's own name; gates are by `(path, level)`.
+Features are `{level: [batch, height, width, channels]}`, finest first.  `weights` maps the names
+of a layer's variables, without the layer's own name, to arrays; gates map `(path, level)` to
+arrays.
 """
 import numpy as np
 
 import reference
 
 
-def weights_of(layer):
-  """Returns a layer's variables as float64 arrays, by what follows the layer's name."""
+def named_weights(layer):
+  """Returns the float64 values of a layer's variables, by their names without the layer's name."""
   return {variable.name.split(f'{layer.name}/', 1)[1][:-2]: variable.numpy().astype(np.float64)
           for variable in layer.variables}
 
 
-def part(weights, name):
-  """Returns the weights of a layer inside of a layer."""
+def inner_weights(weights, name):
+  """Returns the weights of an inner layer, without its name."""
   return {key[len(name) + 1:]: value for key, value in weights.items()
           if key.startswith(f'{name}/')}
 
 
 def activate(logits, activation='tanh', tau=1.5):
-  """Eq. 3 as it is printed; softmax is over the last axis."""
+  """Returns gates of logits, by eq. 3 as it is printed; softmax is over the last axis."""
   if activation == 'softmax':
     return reference.softmax(logits)
   if activation == 'sigmoid':
@@ -30,7 +31,7 @@ def activate(logits, activation='tanh', tau=1.5):
 
 
 def gate(weights, features, paths, activation='tanh', tau=1.5, coarse=False, threshold=0.0):
-  """Gates of the given paths (numbers), `[batch, height, width, paths]`."""
+  """Returns the gates of paths, given by number: `[batch, height, width, paths]`."""
   logits = reference.conv2d(features, weights['conv/kernel'], weights['conv/bias'])[..., paths]
   if coarse:
     logits = np.broadcast_to(logits.mean((1, 2), keepdims=True), logits.shape)
@@ -39,7 +40,7 @@ def gate(weights, features, paths, activation='tanh', tau=1.5, coarse=False, thr
 
 
 def group_norm(features, gamma, beta, mask=None, epsilon=1e-5):
-  """Image by image and group by group, over the positions of the mask; 0 elsewhere."""
+  """Normalizes over the positions of the mask, each image and group by itself; 0 elsewhere."""
   channels = features.shape[-1]
   groups = max(number for number in range(1, 33) if channels % number == 0)
   members = channels // groups
@@ -55,7 +56,7 @@ def group_norm(features, gamma, beta, mask=None, epsilon=1e-5):
 
 
 def dilated(values):
-  """The largest of the 3x3 values around each position, outside of the map there is 0."""
+  """Returns the largest of the 3x3 values around each position; values outside the map are 0."""
   padded = np.pad(values, [(0, 0), (1, 1), (1, 1), (0, 0)])
   height, width = values.shape[1:3]
   return np.max([padded[:, row:row + height, column:column + width]
@@ -73,7 +74,7 @@ def neighbors(level, levels):
 
 
 def scale_step(weights, features, gates=None):
-  """Sums what neighbors send; without gates as it is, with gates times w_s."""
+  """Adds the messages of neighbors, times w_s if there are gates."""
   levels = list(features)
   share = 1.0 if gates is None else weights['neighbor_weight']
   outputs = {level: weights['own_weight'] * own for level, own in features.items()}
@@ -91,7 +92,7 @@ def scale_step(weights, features, gates=None):
 
 
 def depth_step(weights, features, gate=None, norm_positions='active'):
-  """ReLU(x + gate * h); with `active` positions, h is of those that the gate lets pass."""
+  """Returns ReLU(x + gate * h); `norm_positions` are those over which norms take statistics."""
   masks = (None, None)
   if gate is None:
     gate = 1.0
@@ -107,13 +108,13 @@ def depth_step(weights, features, gate=None, norm_positions='active'):
 
 def block(weights, features, scale='gated', depth='gated', norm_positions='active',
           activation='tanh', **gate_options):
-  """Returns outputs and gates of one block."""
+  """Returns outputs and gates of a block."""
   levels, gates = list(features), {}
 
   def decide(names, level, own):
     here = [name for name in names if name == 'depth' or name in neighbors(level, levels)]
     if here:
-      values = gate(part(weights, '_'.join(names) + '_gate'), own,
+      values = gate(inner_weights(weights, '_'.join(names) + '_gate'), own,
                     [names.index(name) for name in here], activation, **gate_options)
       gates.update({(name, level): values[..., [i]] for i, name in enumerate(here)})
 
@@ -123,12 +124,13 @@ def block(weights, features, scale='gated', depth='gated', norm_positions='activ
     for level in levels:
       decide(names, level, features[level])
   if scale != 'absent':
-    features = scale_step(part(weights, 'scale'), features, gates if scale == 'gated' else None)
+    features = scale_step(
+        inner_weights(weights, 'scale'), features, gates if scale == 'gated' else None)
   if depth == 'gated' and activation != 'softmax':
     for level in levels:
       decide(['depth'], level, features[level])
   if depth != 'absent':
-    features = {level: depth_step(part(weights, 'depth'), own, gates.get(('depth', level)),
+    features = {level: depth_step(inner_weights(weights, 'depth'), own, gates.get(('depth', level)),
                                   norm_positions) for level, own in features.items()}
   return features, gates
 
@@ -137,27 +139,28 @@ def tower(weights, features, num_blocks, **options):
   """Returns outputs, and the gates of each block."""
   decided = []
   for number in range(num_blocks):
-    features, gates = block(part(weights, f'block_{number}'), features, **options)
+    features, gates = block(inner_weights(weights, f'block_{number}'), features, **options)
     decided.append(gates)
   return features, decided
 
 
 def cost(gates, sizes, channels):
-  """Multiply-adds of towers with all gates, counted position by position.
+  """Counts the multiply-adds of a tower of which both steps are gated.
 
   Args:
-    gates: of each block.
+    gates: the gates of each block.
     sizes: level -> number of positions.
-    channels: of the features.
+    channels: number of channels of the features.
 
   Returns:
-    executed `[batch]`, minimum, maximum and the ratio of eq. 4 `[batch]`.
+    Executed multiply-adds `[batch]`, minimum, maximum, and the ratio of eq. 4 to its value with
+    all gates at 1, `[batch]`.
   """
   small, large = 9 * channels, 9 * channels**2
   minimum = maximum = executed = soft = full = 0
   for decided in gates:
     for (path, level), values in decided.items():
-      # The gate's own convolution, and the one from level to level.
+      # The gate's own convolution, and the depthwise one of a message between levels.
       minimum += small * sizes[level] * (1 if path == 'depth' else 2)
       if path == 'depth':
         around = dilated(values)

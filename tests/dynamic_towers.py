@@ -1,4 +1,4 @@
-"""Dynamic towers to test, and what makes their gates decide as a test wants."""
+"""Dynamic towers for tests, and a context that sets their gates."""
 import contextlib
 from unittest import mock
 
@@ -18,13 +18,13 @@ SIZE = (60, 84)
 
 
 def features(levels='345', batch=2, seed=0, size=SIZE, dtype=np.float64):
-  """Features around 0, so that gates come out both ways."""
+  """Returns features around 0, for which some gates open and others shut."""
   positive = reference.pyramid_inputs(dict.fromkeys(levels, CHANNELS), size, batch, seed)
   return {level: (2 * x - 1).astype(dtype) for level, x in positive.items()}
 
 
 def make(inputs, seed=0, **options):
-  """A tower with weights that differ, and gates that decide both ways."""
+  """Returns a tower with random weights, of which some gates open and others shut."""
   options = {'num_filters': CHANNELS, 'num_blocks': 2, 'dtype': 'float64', 'name': 'tower',
              **options}
   tower = dynamic_head.DynamicTower(**options)
@@ -37,21 +37,21 @@ def make(inputs, seed=0, **options):
 
 
 def run(tower, inputs, training=False):
-  """Returns what the tower gives and what it records."""
+  """Returns the tower's outputs and what it records."""
   with routing.RoutingTape() as tape:
     outputs = tower(inputs, training=training)
   return outputs, tape.routing()
 
 
-def same(ours, expected, tolerance=1e-8):
+def same(found, expected, tolerance=1e-8):
   """Asserts that two dictionaries of arrays are equal."""
-  assert sorted(ours) == sorted(expected)
+  assert sorted(found) == sorted(expected)
   for key, value in expected.items():
-    np.testing.assert_allclose(ours[key], value, tolerance, tolerance, err_msg=str(key))
+    np.testing.assert_allclose(found[key], value, tolerance, tolerance, err_msg=str(key))
 
 
 def named(gates):
-  """The reference's gates by the names on the tape."""
+  """Returns gates of each block, as the reference has them, by their names on a tape."""
   return {f'tower/block_{number}/{path}_{level}': gate
           for number, decided in enumerate(gates) for (path, level), gate in decided.items()}
 
@@ -69,7 +69,7 @@ def forced_gates(decide):
 
 
 def random_gates(name, features, shut=()):
-  """Zeros and values, different in every image; nothing opens for some images."""
+  """Returns gates that differ between images, some of them 0; all are 0 for images `shut`."""
   rng = np.random.default_rng([sum(map(ord, name)), *features.shape[1:3]])
   gate = np.maximum(rng.uniform(-1, 1, [8, *features.shape[1:3], 1]), 0)[:len(features)]
   gate[list(shut)] = 0
@@ -87,7 +87,7 @@ def _loss(tower, inputs, training=True, budget=0.0):
 
 
 def gradients(tower, *args, **options):
-  """Gradients of a loss of all outputs, and of the budget, by the variable's name."""
+  """Returns gradients of a loss of all outputs and the budget, by the variable's name."""
   with tf.GradientTape() as tape:
     loss = _loss(tower, *args, **options)
   return {v.name: gradient for v, gradient in zip(

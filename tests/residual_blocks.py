@@ -1,4 +1,4 @@
-"""A gated residual block in plain NumPy, and active positions in every pattern."""
+"""A gated residual block in plain NumPy, and patterns of active positions."""
 import numpy as np
 import tensorflow as tf
 
@@ -13,7 +13,7 @@ def random(*shape, seed=0):
 
 
 def _masks():
-  """Boolean `[batch, height, width, 1]` by the name of the pattern."""
+  """Returns the name of a pattern -> boolean `[batch, height, width, 1]`."""
   empty = np.zeros([BATCH, HEIGHT, WIDTH, 1], bool)
   one, corners, blob, several, last = (empty.copy() for _ in range(5))
   one[:, 3, 2] = True
@@ -29,7 +29,8 @@ def _masks():
 MASKS = _masks()
 
 
-def gate_of(mask):
+def random_gate(mask):
+  """Returns random values in [0.1, 1) at the positions of a mask, and 0 elsewhere."""
   return mask * np.random.default_rng(7).uniform(0.1, 1, size=mask.shape)
 
 
@@ -44,7 +45,14 @@ X, WEIGHTS = random(BATCH, HEIGHT, WIDTH, CHANNELS) + 0.5, _weights()
 
 
 def expected(x, gate, weights, mask=None):
-  """The block's equations; `mask` freezes the active positions."""
+  """Computes the block by its equations.
+
+  Args:
+    x: `[batch, height, width, channels]`.
+    gate: `[batch, height, width, 1]`.
+    weights: a `ResidualWeights` of arrays.
+    mask: the active positions; None: where the gate is above 0.
+  """
   mask = gate > 0 if mask is None else mask
   hidden = reference.conv2d(x, weights.kernel1)
   hidden = np.maximum(reference.group_norm(
@@ -54,13 +62,13 @@ def expected(x, gate, weights, mask=None):
 
 
 def tensors(*values, dtype=None):
-  """Arrays, and tuples of them, as tensors."""
+  """Returns arrays, and tuples of arrays, as tensors."""
   return tf.nest.map_structure(lambda value: tf.cast(tf.constant(value), dtype or value.dtype),
                                values)
 
 
 def gradients(block, x, gate, weights, upstream):
-  """Of the inner product of a block's value with `upstream`: x, gate and each of the weights."""
+  """Returns gradients of the sum of a block's value times `upstream`: x, gate, each weight."""
   with tf.GradientTape() as tape:
     tape.watch([x, gate, weights])
     loss = tf.reduce_sum(upstream * block(x, gate, weights))
@@ -68,12 +76,12 @@ def gradients(block, x, gate, weights, upstream):
 
 
 def check_finite_differences(block, pattern):
-  """Compares each gradient in one direction, the active positions frozen."""
+  """Compares each gradient with a finite difference in one direction, for fixed positions."""
   mask, upstream = MASKS[pattern], random(*X.shape, seed=6)
-  inputs = [X, gate_of(mask), *WEIGHTS]
-  found = gradients(block, *tensors(X, gate_of(mask), WEIGHTS), upstream)
+  inputs = [X, random_gate(mask), *WEIGHTS]
+  found = gradients(block, *tensors(X, random_gate(mask), WEIGHTS), upstream)
   for number, (value, gradient) in enumerate(zip(inputs, found)):
-    # A gate that is shut stays shut.
+    # A gate of 0 must stay 0, so that the active positions do not change.
     direction = random(*value.shape, seed=number) * (mask if number == 1 else 1)
     ends = []
     for step in (1e-6, -1e-6):
@@ -87,6 +95,6 @@ def check_finite_differences(block, pattern):
 
 
 def signature(dtype=tf.float32):
-  """Of a function of a map and its gate, of any size."""
+  """Returns the input signature of a function of a map and its gate, of any size."""
   return [tf.TensorSpec([None, None, None, CHANNELS], dtype),
           tf.TensorSpec([None, None, None, 1], dtype)]

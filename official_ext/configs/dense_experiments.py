@@ -1,9 +1,11 @@
 """Experiments of FCOS and ATSS: `<assigner>_<decoder>_<backbone>_<dataset>`.
 
-The setting is that of the dynamic head's paper, https://arxiv.org/abs/2012.03519, whose
-baselines these are: 90k steps of 16 images, short side 800 pixels, no augmentation but
-flips.  What differs from it is said in experiments.py; the images' size is 800x1344, not
-padded to a multiple of the largest stride.
+These detectors are the baselines of the dynamic head's paper, https://arxiv.org/abs/2012.03519,
+and have its setting: 90k steps of 16 images, a short side of 800 pixels, no augmentation but
+flips.
+
+Differs: as the docstring of experiments.py says; and images are 800x1344 pixels, not padded to a
+multiple of the largest stride.
 """
 import functools
 
@@ -14,12 +16,12 @@ from official.vision.configs import retinanet
 from official_ext.configs import detectors
 from official_ext.configs import experiments
 
-# ATSS's box loss counts twice, and its code's learning rate is FCOS's.
+# ATSS weights the box loss by 2; its code has the learning rate of FCOS.
 _BOX_LOSS_WEIGHTS = {'fcos': 1.0, 'atss': 2.0}
 
 
 def _experiment(assigner: str, *overrides) -> cfg.ExperimentConfig:
-  """Returns an experiment with what FCOS or ATSS has everywhere, and overrides."""
+  """Returns an experiment of FCOS or ATSS with the assigner's own options and overrides."""
   experiment = cfg.ExperimentConfig(task=detectors.DenseTaskConfig(), restrictions=[
       'task.train_data.is_training != None', 'task.validation_data.is_training != None'])
   own = {'model': {'assigner': assigner},
@@ -30,6 +32,7 @@ def _experiment(assigner: str, *overrides) -> cfg.ExperimentConfig:
 
 
 def _coco(assigner: str, depth: int) -> cfg.ExperimentConfig:
+  """Returns an experiment with FPN and a ResNet of this depth on COCO."""
   stock = retinanet.retinanet_resnetfpn_coco().task
   task = experiments.coco_data('fpn')
   task['train_data']['parser']['pad'] = False
@@ -37,7 +40,7 @@ def _coco(assigner: str, depth: int) -> cfg.ExperimentConfig:
       'model': {'num_classes': stock.model.num_classes, 'input_size': [800, 1344, 3],
                 'backbone': {'type': 'resnet', 'resnet': {'model_id': depth}},
                 'norm_activation': {'use_sync_bn': False}},
-      # Of ResNet-101 none is public.
+      # No checkpoint of ResNet-101 is public.
       'init_checkpoint': stock.init_checkpoint if depth == 50 else None,
       'init_checkpoint_modules': 'backbone',
       'annotation_file': stock.annotation_file,
@@ -49,6 +52,7 @@ def _coco(assigner: str, depth: int) -> cfg.ExperimentConfig:
 
 
 def _sample(assigner: str, decoder: str) -> cfg.ExperimentConfig:
+  """Returns an experiment with a small network on the sample data."""
   model = {
       'min_level': 3,
       'max_level': 6,

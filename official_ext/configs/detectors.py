@@ -1,4 +1,4 @@
-"""Options of detectors: Model Garden's with our decoders and a budget in them, and our own."""
+"""Options of detectors: Model Garden's with registered components and a budget, and our own."""
 import dataclasses
 from typing import Optional
 
@@ -25,17 +25,18 @@ def _plain_tower() -> components.TowerConfig:
 
 @dataclasses.dataclass
 class RetinaNetHeadConfig(retinanet.RetinaNetHead):
-  """Model Garden's RetinaNet head, with towers of any kind.
+  """Options of Model Garden's RetinaNet head, with registered towers.
 
   Attributes:
-    tower: any registered one; of null type: Model Garden's `num_convs` convolutions.
+    tower: the layers before the predictors of classes and boxes, any registered one.  If its
+      type is null, the head has Model Garden's `num_convs` convolutions.
   """
   tower: components.TowerConfig = dataclasses.field(default_factory=components.tower)
 
 
 @dataclasses.dataclass
 class RetinaNetConfig(retinanet.RetinaNet):
-  """Model Garden's RetinaNet; `backbone`, `decoder` and `head.tower` may be any registered ones."""
+  """Options of Model Garden's RetinaNet; `backbone` and `decoder` may be any registered ones."""
   backbone: components.BackboneConfig = dataclasses.field(default_factory=_resnet)
   decoder: components.DecoderConfig = dataclasses.field(default_factory=_fpn)
   head: RetinaNetHeadConfig = dataclasses.field(default_factory=RetinaNetHeadConfig)
@@ -43,13 +44,13 @@ class RetinaNetConfig(retinanet.RetinaNet):
 
 @dataclasses.dataclass
 class RetinaNetTaskConfig(retinanet.RetinaNetTask):
-  """Model Garden's RetinaNet task.
+  """Options of Model Garden's RetinaNet task, and those of routed networks.
 
   Attributes:
     budget: the loss that pulls cost to a target; only for routed networks.
     sampled_evaluation_runs: how many times evaluation repeats every step with sampled
       gates; their mean AP and cost are reported beside those of deterministic gates.
-    diagnose_routing: evaluation also logs measures that cost as much as what they measure,
+    diagnose_routing: whether evaluation also logs metrics that are as expensive as their layer,
       such as the spectral radius of an implicit pyramid's map.
   """
   model: RetinaNetConfig = dataclasses.field(default_factory=RetinaNetConfig)
@@ -60,29 +61,30 @@ class RetinaNetTaskConfig(retinanet.RetinaNetTask):
 
 @dataclasses.dataclass
 class MaskRCNNConfig(maskrcnn.MaskRCNN):
-  """Model Garden's Faster, Mask and Cascade R-CNN; `backbone` and `decoder` are open."""
+  """Options of Model Garden's Faster, Mask and Cascade R-CNN, with registered components."""
   backbone: components.BackboneConfig = dataclasses.field(default_factory=_resnet)
   decoder: components.DecoderConfig = dataclasses.field(default_factory=_fpn)
 
 
 @dataclasses.dataclass
 class MaskRCNNTaskConfig(maskrcnn.MaskRCNNTask):
-  """Model Garden's Faster, Mask and Cascade R-CNN task; see `RetinaNetTaskConfig`."""
+  """Options of the task of Faster, Mask and Cascade R-CNN; see `RetinaNetTaskConfig`."""
   model: MaskRCNNConfig = dataclasses.field(default_factory=MaskRCNNConfig)
   budget: options.BudgetConfig = dataclasses.field(default_factory=options.BudgetConfig)
   sampled_evaluation_runs: int = 0
   diagnose_routing: bool = False
 
 
-# --- FCOS, ATSS and kin: one model and one task, of which the label assignment varies ---
+# --- FCOS, ATSS and similar detectors: one model and one task with several assigners -------
 #
-# They stand on RetinaNet's options, and Model Garden serves them as such.  Options of its that
-# mean nothing here are left out; its export reads the constants among the fields below.
+# Their options derive from RetinaNet's, so that Model Garden exports them like RetinaNet.
+# RetinaNet's options without a meaning here are left out.  Model Garden's export reads the
+# attributes below that have no type and so are no options.
 
 
 @dataclasses.dataclass
 class SquareAnchorConfig(hyperparams.Config):
-  """Options of ATSS's one anchor per location.
+  """Options of the one anchor that ATSS has at each location.
 
   Attributes:
     anchor_size: side of the anchor, in strides.
@@ -106,13 +108,14 @@ class DenseHeadConfig(hyperparams.Config):
 
 @dataclasses.dataclass
 class DenseDetectionsConfig(hyperparams.Config):
-  """Options of what makes detections from predictions.
+  """Options of `DetectionGenerator`, which makes detections from predictions.
 
   Attributes:
-    pre_nms_top_k: pairs of location and class that every level offers at most.
-    pre_nms_score_threshold: class probability that a pair needs more than.
-    nms_iou_threshold: overlap above which the weaker box of a class is dropped.
-    max_num_detections: per image.
+    pre_nms_top_k: largest number of candidates of a level; a candidate is a pair of a location
+      and a class.
+    pre_nms_score_threshold: candidates have a class probability above this.
+    nms_iou_threshold: overlap above which the lower-scored box of a class is dropped.
+    max_num_detections: largest number of detections of an image.
   """
   pre_nms_top_k: int = 1000
   pre_nms_score_threshold: float = 0.05
@@ -124,15 +127,15 @@ class DenseDetectionsConfig(hyperparams.Config):
 
 @dataclasses.dataclass
 class DenseDetectorConfig(retinanet.RetinaNet):
-  """Options of FCOS, ATSS and kin.
+  """Options of FCOS, ATSS and similar detectors.
 
   Attributes:
-    assigner: `fcos` or `atss`: which locations learn a box, and how boxes are coded.
-    anchor: of ATSS; FCOS has none.
+    assigner: rule of assignment of boxes to locations, and box coding: `fcos` or `atss`.
+    anchor: ATSS's anchor; FCOS has none.
     backbone: any registered one.
     decoder: any registered one.
     head: towers and predictors.
-    detection_generator: from predictions to detections.
+    detection_generator: how predictions become detections.
   """
   assigner: str = 'fcos'
   anchor: SquareAnchorConfig = dataclasses.field(default_factory=SquareAnchorConfig)
@@ -148,11 +151,11 @@ class DenseLossesConfig(hyperparams.Config):
   """Options of the losses.
 
   Attributes:
-    loss_weight: of the total.
-    focal_loss_alpha: weight of objects; background has what is left to 1.
-    focal_loss_gamma: exponent that weakens what is easy.
-    box_loss_weight: of the box loss beside the others.
-    l2_weight_decay: of all kernels.
+    loss_weight: weight of the total loss.
+    focal_loss_alpha: weight of objects in the focal loss; the weight of background is 1 minus it.
+    focal_loss_gamma: exponent of the focal loss; the larger, the less easy locations count.
+    box_loss_weight: weight of the box loss; the other losses have a weight of 1.
+    l2_weight_decay: weight decay of all kernels.
   """
   loss_weight: float = 1.0
   focal_loss_alpha: float = 0.25
@@ -177,13 +180,13 @@ class DenseParserConfig(hyperparams.Config):
 
 @dataclasses.dataclass
 class DenseDataConfig(retinanet.DataConfig):
-  """Model Garden's data options without those of RetinaNet's assignment."""
+  """Options of Model Garden's data, without those of RetinaNet's assignment."""
   parser: DenseParserConfig = dataclasses.field(default_factory=DenseParserConfig)
 
 
 @dataclasses.dataclass
 class DenseTaskConfig(RetinaNetTaskConfig):
-  """The task of FCOS, ATSS and kin; see `RetinaNetTaskConfig`."""
+  """Options of the task of FCOS, ATSS and similar detectors; see `RetinaNetTaskConfig`."""
   model: DenseDetectorConfig = dataclasses.field(default_factory=DenseDetectorConfig)
   train_data: DenseDataConfig = dataclasses.field(
       default_factory=lambda: DenseDataConfig(is_training=True))

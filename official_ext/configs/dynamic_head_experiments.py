@@ -1,7 +1,7 @@
 """Experiments of the dynamic head: `<detector>_dynamichead_<backbone>_<dataset>`.
 
-Each is the experiment of the plain head with other towers and a budget; dense_experiments.py
-says what the setting is.  COCO's is D8 with the reference's middle budget, lambda 0.1.
+Each experiment is that of the plain head, see dense_experiments.py, with other towers and a
+budget.  Those on COCO have D8 and lambda 0.1, the middle budget of the reference's code.
 
 Reference: Lin Song et al., Fine-Grained Dynamic Head for Object Detection,
 https://arxiv.org/abs/2012.03519.
@@ -15,16 +15,23 @@ from official_ext.configs import experiments
 
 
 def _experiment(plain: str, num_blocks: int, budget: float) -> cfg.ExperimentConfig:
-  """Returns an experiment with dynamic towers in the place of plain ones."""
+  """Returns an experiment with dynamic towers instead of plain ones.
+
+  Args:
+    plain: name of the experiment with plain towers.
+    num_blocks: blocks of each tower.
+    budget: weight of the budget loss, lambda.
+  """
   experiment = exp_factory.get_exp_config(plain)
   experiment.override({'task': {
       'model': {'head': {'tower': {'type': 'dynamic', 'dynamic': {'num_blocks': num_blocks}}}},
-      # The loss of eqs. 4 and 5 is the share of the cost itself.
+      # The loss of eqs. 4 and 5 is the cost itself, as a share.
       'budget': {'weight': budget, 'target': 0.0, 'distance': 'absolute'}}})
   return experiment
 
 
 def _retinanet() -> cfg.ExperimentConfig:
+  """Returns RetinaNet's experiment, with the paper's schedule."""
   experiment = _experiment('retinanet_fpn_resnet50_coco', 8, 0.1)
   experiment.override(experiments.schedule_90k())
   return experiment

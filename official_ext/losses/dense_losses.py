@@ -45,7 +45,7 @@ class _LocationTerms(NamedTuple):
 def _location_terms(outputs: Mapping[str, Any], labels: Mapping[str, tf.Tensor],
                     assigner: assigners.Assigner, alpha: float, gamma: float) -> _LocationTerms:
   """Assigns boxes to locations and returns the loss of each location; see `batch_losses`."""
-  locations = dense_detector.locations_of(outputs['box_outputs'])
+  locations = dense_detector.grid_locations(outputs['box_outputs'])
   class_logits, raw_boxes, centerness_logits = (
       tf.cast(dense_detector.flatten(levels), tf.float32) for levels in (
           outputs['cls_outputs'], outputs['box_outputs'],

@@ -1,4 +1,4 @@
-"""One-stage detectors: FCOS, ATSS and kin; RetinaNet with towers of any kind."""
+"""One-stage detectors: FCOS, ATSS and similar ones; RetinaNet with any registered towers."""
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from official.vision.modeling import backbones
@@ -9,38 +9,54 @@ import tensorflow as tf, tf_keras
 
 from official_ext.modeling.heads import dense_head
 from official_ext.ops import assigners
+from official_ext.ops import checks
 
 Levels = Mapping[str, tf.Tensor]
 
 
-def in_order(levels: Levels) -> List[tf.Tensor]:
+def finest_first(levels: Levels) -> List[tf.Tensor]:
   """Returns the maps of all levels, finest first."""
   return [levels[level] for level in sorted(levels, key=int)]
 
 
 def flatten(levels: Levels) -> tf.Tensor:
-  """Puts the locations of all levels into one list: `[batch, locations, channels]`."""
-  return tf.concat([_rows(level) for level in in_order(levels)], 1)
+  """Returns the values of all levels in one tensor `[batch, locations, channels]`.
+
+  Args:
+    levels: `{level: [batch, height, width, channels]}`, of known heights and widths.
+  """
+  return tf.concat([_rows(level) for level in finest_first(levels)], 1)
 
 
 def _rows(level: tf.Tensor) -> tf.Tensor:
+  """Returns a map as `[batch, locations, channels]`."""
   height, width, channels = level.shape[1:]
   return tf.reshape(level, [tf.shape(level)[0], height * width, channels])
 
 
-def locations_of(levels: Levels) -> assigners.Locations:
-  """Returns the locations of maps `{level: [batch, height, width, channels]}`."""
-  return assigners.locations([tuple(level.shape[1:3]) for level in in_order(levels)],
-                             min(map(int, levels)))
+def grid_locations(levels: Levels) -> assigners.Locations:
+  """Returns the locations of maps, one at every position.
+
+  Args:
+    levels: `{level: [batch, height, width, channels]}`.
+
+  Raises:
+    ValueError: a height or width is not known.
+  """
+  # Heights and widths are unknown only if those of the images are.
+  with checks.naming_field('model', elsewhere={'sizes': 'model.input_size'}):
+    return assigners.locations([tuple(level.shape[1:3]) for level in finest_first(levels)],
+                               min(map(int, levels)))
 
 
 class DetectionGenerator(tf_keras.layers.Layer):
   """Turns predictions into detections: best pairs of every level, then suppression by class.
 
-  Reference: FCOS, https://arxiv.org/abs/1904.01355, section 3.3, and its authors' code: a
-  detection's score is the root of class probability times center-ness; whether it is a
-  candidate is decided by the class probability alone.  Suppression is TensorFlow's combined
-  operation, which TPUs do not have.
+  A pair is a location and a class.  Class probability alone decides which pairs become
+  candidates; a detection's score is the square root of class probability times center-ness.
+  Suppression is `tf.image.combined_non_max_suppression`, which TPUs do not have.
+
+  Reference: FCOS, https://arxiv.org/abs/1904.01355, section 3.3, and its authors' code.
   """
 
   def __init__(self, pre_nms_top_k: int = 1000, pre_nms_score_threshold: float = 0.05,
@@ -48,13 +64,13 @@ class DetectionGenerator(tf_keras.layers.Layer):
     """Initializes the generator.
 
     Args:
-      pre_nms_top_k: pairs of location and class that every level offers at most.
-      pre_nms_score_threshold: class probability that a pair needs more than.
-      nms_iou_threshold: overlap above which the weaker box of a class is dropped.
-      max_num_detections: per image.
+      pre_nms_top_k: largest number of candidates of a level.
+      pre_nms_score_threshold: candidates have a class probability above this.
+      nms_iou_threshold: overlap above which the lower-scored box of a class is dropped.
+      max_num_detections: largest number of detections of an image.
       **kwargs: arguments of `tf_keras.layers.Layer`.
     """
-    # Keras would cast to the compute dtype, in which boxes are whole pixels.
+    # Keras would cast to the compute dtype, which may represent only whole pixels.
     super().__init__(autocast=False, **kwargs)
     self._options = {
         'pre_nms_top_k': pre_nms_top_k, 'pre_nms_score_threshold': pre_nms_score_threshold,
@@ -62,13 +78,14 @@ class DetectionGenerator(tf_keras.layers.Layer):
 
   def call(self, class_logits: Levels, boxes: tf.Tensor, centerness_logits: Levels,
            image_shape: Optional[tf.Tensor] = None) -> Dict[str, tf.Tensor]:
-    """Detects.
+    """Makes detections of predictions.
 
     Args:
       class_logits: `{level: [batch, height, width, classes]}`.
       boxes: `[batch, locations, 4]` of all levels, finest first.
       centerness_logits: `{level: [batch, height, width, 1]}`.
-      image_shape: `[batch, 2]`, height and width that boxes are clipped to; None: not.
+      image_shape: `[batch, 2]`, height and width that boxes are clipped to; None: boxes are not
+        clipped.
 
     Returns:
       `detection_boxes`, float32 `[batch, detections, 4]` in pixels; `detection_scores`,
@@ -79,11 +96,11 @@ class DetectionGenerator(tf_keras.layers.Layer):
     if image_shape is not None:
       boxes = box_ops.clip_boxes(boxes, image_shape[:, None])
     logits, centerness = (
-        [tf.cast(_rows(level), tf.float32) for level in in_order(levels)]
+        [tf.cast(_rows(level), tf.float32) for level in finest_first(levels)]
         for levels in (class_logits, centerness_logits))
-    of_levels = tf.split(boxes, [level.shape[1] for level in logits], 1)
-    candidates = [self._candidates(*level) for level in zip(logits, of_levels, centerness)]
-    scores, boxes = (tf.concat(parts, 1) for parts in zip(*candidates))
+    level_boxes = tf.split(boxes, [level.shape[1] for level in logits], 1)
+    candidates = [self._candidates(*level) for level in zip(logits, level_boxes, centerness)]
+    scores, boxes = (tf.concat(values, 1) for values in zip(*candidates))
     detections = self._options['max_num_detections']
     boxes, scores, classes, count = tf.image.combined_non_max_suppression(
         boxes[:, :, None], scores, detections, detections, clip_boxes=False,
@@ -93,7 +110,17 @@ class DetectionGenerator(tf_keras.layers.Layer):
 
   def _candidates(self, logits: tf.Tensor, boxes: tf.Tensor, centerness: tf.Tensor
                   ) -> Tuple[tf.Tensor, tf.Tensor]:
-    """Returns the best pairs of a level: scores `[batch, pairs, classes]`, boxes of the pairs."""
+    """Returns the best pairs of a level.
+
+    Args:
+      logits: `[batch, locations, classes]`.
+      boxes: `[batch, locations, 4]`.
+      centerness: logits `[batch, locations, 1]`.
+
+    Returns:
+      Scores `[batch, pairs, classes]`, 0 but for the pair's own class, and boxes
+      `[batch, pairs, 4]`.
+    """
     num_locations, num_classes = logits.shape[1:]
     probabilities = tf.reshape(
         tf.sigmoid(logits), [tf.shape(logits)[0], num_locations * num_classes])
@@ -110,9 +137,10 @@ class DetectionGenerator(tf_keras.layers.Layer):
 
 
 class DenseDetector(retinanet_model.RetinaNetModel):
-  """A backbone, a decoder, a dense head, and detections from what it predicts.
+  """Runs a backbone, a decoder and a dense head, and makes detections of the predictions.
 
-  Called as Model Garden's `RetinaNetModel`, whose parts and checkpoint items it has.
+  It is called like Model Garden's `RetinaNetModel`, and has the same attributes and checkpoint
+  items.
   """
 
   def __init__(self, backbone: tf_keras.Model, decoder: Optional[tf_keras.layers.Layer],
@@ -121,13 +149,16 @@ class DenseDetector(retinanet_model.RetinaNetModel):
     """Initializes the detector.
 
     Args:
-      backbone: gives `{level: features}`.
-      decoder: maps them to the head's levels; None: the backbone does.
-      head: predicts in the assigner's box coding.
-      detection_generator: makes detections.
+      backbone: model that returns `{level: features}`.
+      decoder: layer that maps these to the head's levels; None: the backbone has them.
+      head: layer that predicts in the assigner's box coding.
+      detection_generator: layer that makes detections.
       assigner: `fcos` or `atss`.
       anchor_size: side of ATSS's anchor of a location, in strides.
       **kwargs: arguments of `tf_keras.Model`.
+
+    Raises:
+      ArgumentError: an unknown assigner.
     """
     super().__init__(backbone, decoder, head, detection_generator, **kwargs)
     self._config_dict = {
@@ -139,18 +170,18 @@ class DenseDetector(retinanet_model.RetinaNetModel):
   def call(self, images: tf.Tensor, image_shape: Optional[tf.Tensor] = None,
            anchor_boxes: Optional[Levels] = None, output_intermediate_features: bool = False,
            training: Optional[bool] = None) -> Dict[str, Any]:
-    """Predicts, and detects unless training.
+    """Predicts, and makes detections unless the call trains.
 
     Args:
       images: `[batch, height, width, 3]`, of a fixed height and width.
-      image_shape: `[batch, 2]`, height and width without padding; boxes are clipped to it.
-      anchor_boxes: not used: locations follow from the sizes of the maps.
-      output_intermediate_features: adds `backbone_<level>` and `decoder_<level>`.
-      training: None counts as False.
+      image_shape: `[batch, 2]`, height and width without padding, to which boxes are clipped.
+      anchor_boxes: not used, because locations follow from the sizes of the maps.
+      output_intermediate_features: whether `backbone_<level>` and `decoder_<level>` are returned.
+      training: whether the call trains; None counts as False.
 
     Returns:
-      `cls_outputs`, `box_outputs` and `attribute_outputs` as the head gives them; unless
-      training, also what the detection generator returns.
+      `cls_outputs`, `box_outputs` and `attribute_outputs`, which the head returns; unless the
+      call trains, also the results of the detection generator.
     """
     del anchor_boxes
     outputs = {}
@@ -165,7 +196,7 @@ class DenseDetector(retinanet_model.RetinaNetModel):
     outputs.update(cls_outputs=classes, box_outputs=boxes, attribute_outputs=attributes)
     if training:
       return outputs
-    decoded = self._assigner.decode(locations_of(boxes), flatten(boxes))
+    decoded = self._assigner.decode(grid_locations(boxes), flatten(boxes))
     outputs.update(self.detection_generator(
         classes, decoded, attributes['centerness'], image_shape))
     return outputs
@@ -176,33 +207,35 @@ def build_dense_detector(input_specs: tf_keras.layers.InputSpec, model_config: A
   """Builds the detector of a `configs.detectors.DenseDetectorConfig`.
 
   Args:
-    input_specs: of the images.
+    input_specs: shape of the images.
     model_config: the options.
-    l2_regularizer: of all kernels.
+    l2_regularizer: regularizer of all kernels.
 
   Returns:
     The detector, with all its variables.
 
   Raises:
-    ValueError: an option that is not allowed.
+    ValueError: an option that is not allowed; the message names the field.
   """
   assigner, anchor_size = model_config.assigner, model_config.anchor.anchor_size
-  box_coding = assigners.assigner(assigner, anchor_size).box_coding
-  backbone = backbones.factory.build_backbone(
-      input_specs, model_config.backbone, model_config.norm_activation, l2_regularizer)
-  decoder = factory.build_decoder(backbone.output_specs, model_config, l2_regularizer)
-  model = DenseDetector(
-      backbone, decoder,
-      dense_head.DenseHead(model_config.num_classes - 1, box_coding,
-                           **_head_options(model_config, l2_regularizer)),
-      DetectionGenerator(**model_config.detection_generator.as_dict()),
-      assigner=assigner, anchor_size=anchor_size)
-  # Makes the variables of decoder and head.
+  with checks.naming_field('model'):
+    box_coding = assigners.assigner(assigner, anchor_size).box_coding
+    backbone = backbones.factory.build_backbone(
+        input_specs, model_config.backbone, model_config.norm_activation, l2_regularizer)
+    decoder = factory.build_decoder(backbone.output_specs, model_config, l2_regularizer)
+    model = DenseDetector(
+        backbone, decoder,
+        dense_head.DenseHead(model_config.num_classes - 1, box_coding,
+                             **_head_options(model_config, l2_regularizer)),
+        DetectionGenerator(**model_config.detection_generator.as_dict()),
+        assigner=assigner, anchor_size=anchor_size)
+  # The call makes the variables of decoder and head.
   model(tf_keras.Input(input_specs.shape[1:]), training=True)
   return model
 
 
 def _head_options(model_config: Any, l2_regularizer: Optional[Any]) -> Dict[str, Any]:
+  """Returns the arguments that all heads with towers have."""
   head = model_config.head
   return {
       'min_level': model_config.min_level, 'max_level': model_config.max_level,
@@ -211,29 +244,37 @@ def _head_options(model_config: Any, l2_regularizer: Optional[Any]) -> Dict[str,
       'name': 'head'}
 
 
-def with_towers(model: retinanet_model.RetinaNetModel, model_config: Any,
-                l2_regularizer: Optional[Any] = None) -> retinanet_model.RetinaNetModel:
-  """Returns a RetinaNet like the given one, with the head's towers of the config.
-
-  Args:
-    model: as Model Garden builds it from the config; its parts but the head are kept.
-    model_config: a `configs.detectors.RetinaNetConfig` with `head.tower`.
-    l2_regularizer: of all kernels of the head.
-
-  Raises:
-    ValueError: an option of Model Garden's head that a head with towers does not have.
-  """
-  head = model_config.head
+def _check_stock_options(head: Any) -> None:
+  """Checks that options of Model Garden's head ask for nothing that a head with towers lacks."""
   for name, value in (('use_separable_conv', False), ('attribute_heads', []),
                       ('share_classification_heads', False), ('share_level_convs', True)):
     if getattr(head, name) != value:
-      raise ValueError(f'head.{name} is {getattr(head, name)}; with head.tower it must be {value}: '
-                       f'change head.{name}, or leave head.tower.type null.')
+      raise checks.ArgumentError(
+          f'head.{name}', f'head.{name} is {getattr(head, name)}; with head.tower it must be '
+          f'{value}, or head.tower.type null.')
+
+
+def with_towers(model: retinanet_model.RetinaNetModel, model_config: Any,
+                l2_regularizer: Optional[Any] = None) -> retinanet_model.RetinaNetModel:
+  """Returns a RetinaNet with the backbone and decoder of another one and a head with towers.
+
+  Args:
+    model: the model that Model Garden builds from the config.
+    model_config: a `configs.detectors.RetinaNetConfig` with `head.tower`.
+    l2_regularizer: regularizer of all kernels of the head.
+
+  Raises:
+    ValueError: an option that is not allowed, or that a head with towers does not have; the
+      message names the field.
+  """
   anchor = model_config.anchor
-  new_head = dense_head.AnchorHead(
-      model_config.num_classes, anchor.num_scales * len(anchor.aspect_ratios),
-      **_head_options(model_config, l2_regularizer))
-  # Another attribute `head` would keep the old one's variables: Keras tracks the config too.
+  with checks.naming_field('model'):
+    _check_stock_options(model_config.head)
+    new_head = dense_head.AnchorHead(
+        model_config.num_classes, anchor.num_scales * len(anchor.aspect_ratios),
+        **_head_options(model_config, l2_regularizer))
+  # A new model, because assigning `model.head` would leave the variables of the old head: Keras
+  # also tracks the layers in the model's config.
   model = retinanet_model.RetinaNetModel(**{**model.get_config(), 'head': new_head})
   model(tf_keras.Input(model_config.input_size), training=True)
   return model

@@ -1,9 +1,9 @@
-"""What a whole detector costs per image, in multiply-adds: fixed part, bounds, and by part.
+"""The multiply-adds of a whole detector for one image: unrouted part, bounds, shares of its parts.
 
-The cost of one image is `static + executed`: what is counted once on the graph that
-computes every branch, without the routed parts, plus what a routing tape says was run.
+The cost of an image is `static + executed`: the multiply-adds of the unrouted parts, counted once
+on the graph that computes every branch, plus those that a routing tape recorded.
 """
-from typing import Any, Callable, Dict, NamedTuple, Sequence, Tuple
+from typing import Any, Callable, Dict, NamedTuple, Sequence
 
 import tensorflow as tf, tf_keras
 
@@ -15,12 +15,12 @@ PARTS = ('backbone', 'decoder', 'head')
 
 
 class NetworkCost(NamedTuple):
-  """Multiply-adds of one image; exact but for the float32 of what a tape recorded.
+  """Multiply-adds of one image; exact up to the float32 rounding of recorded costs.
 
   Attributes:
-    static: all that is not routed; add what a tape calls `executed` for an image's cost.
+    static: the unrouted parts; the cost of an image is this plus `Routing.executed`.
     minimum: the whole network, every gate shut.
-    maximum: the whole network, every gate open; of a choice, the dearest path.
+    maximum: the whole network, every gate open; for a choice, the most expensive path.
     dense: the whole network with every branch, as the training graph computes it.
     maximum_by_part: `maximum` of `backbone`, `decoder` and `head`, which add up to it.
   """
@@ -34,16 +34,16 @@ class NetworkCost(NamedTuple):
 def whole_network_cost(model: tf_keras.Model, image_size: Sequence[int]) -> NetworkCost:
   """Counts the multiply-adds that a detector needs for one image at inference.
 
-  The model is traced, not run.  Two-stage detectors are counted with the number of
-  proposals, and masks, that they use at inference.
+  The model is traced, not run.  Two-stage detectors are counted with the numbers of proposals
+  and masks that they use at inference.
 
   Args:
-    model: Model Garden's RetinaNet or Mask R-CNN model, or one alike: has `backbone` and
-      `decoder`, and is called with `images`, `image_shape` and `training`.
+    model: Model Garden's RetinaNet or Mask R-CNN model, or one with the same interface: it has
+      `backbone` and `decoder`, and is called with `images`, `image_shape` and `training`.
     image_size: `(height, width)` of the images that the network gets, padding included.
 
   Returns:
-    The counts; all but `maximum_by_part` equal where nothing is routed.
+    The counts; if nothing is routed, all but `maximum_by_part` are equal.
 
   Raises:
     ValueError: an operation has a shape that is not known before the network runs.
@@ -63,33 +63,45 @@ def whole_network_cost(model: tf_keras.Model, image_size: Sequence[int]) -> Netw
 
   with routed.inference_as(model, 'mask'):
     counts = [_count(call, height, width) for call in (backbone, features, detect)]
-  total, minimum, maximum, dense = counts[-1]
-  ends = [_maximum(count) for count in counts]
-  parts = [end - start for start, end in zip([0] + ends, ends)]
-  static = total - dense
-  # Of a loop the graph holds one round only.
-  whole = max(total, static + maximum)
-  return NetworkCost(static, static + minimum, static + maximum, whole, dict(zip(PARTS, parts)))
+  # Each call includes the parts before: backbone; backbone and decoder; the whole network.
+  maxima = [count.total - count.dense + count.maximum for count in counts]
+  by_part = dict(zip(PARTS, (end - start for start, end in zip([0, *maxima], maxima))))
+  whole = counts[-1]
+  static = whole.total - whole.dense
+  return NetworkCost(
+      static=static, minimum=static + whole.minimum, maximum=static + whole.maximum,
+      # The graph holds the body of a loop once, so that its total may be below the maximum.
+      dense=max(whole.total, static + whole.maximum), maximum_by_part=by_part)
 
 
-def _maximum(count: Tuple[int, int, int, int]) -> int:
-  total, _, maximum, dense = count
-  return total - dense + maximum
+class _Count(NamedTuple):
+  """Multiply-adds of one call.
+
+  Attributes:
+    total: all operations of the graph that computes every branch.
+    minimum: the routed layers, every gate shut.
+    maximum: the routed layers, every gate open.
+    dense: the routed layers, as they are counted in `total`.
+  """
+  total: int
+  minimum: int
+  maximum: int
+  dense: int
 
 
-def _count(call: Callable[[tf.Tensor], Any], height: int, width: int) -> Tuple[int, int, int, int]:
-  """Returns the count of a call's graph and the routed minimum, maximum and dense in it."""
+def _count(call: Callable[[tf.Tensor], Any], height: int, width: int) -> _Count:
+  """Counts a call on images `[1, height, width, 3]`, and the bounds of the routed layers in it."""
 
   def bounds(images):
     with routing.RoutingTape() as tape:
       call(images)
-    record = tape.routing()
-    zero = tf.constant(0.0)
-    return (record.minimum, record.maximum, record.dense) if record else (zero, zero, zero)
+    record, zero = tape.routing(), tf.constant(0.0)
+    return {name: getattr(record, name) if record else zero
+            for name in ('minimum', 'maximum', 'dense')}
 
   function = tf.function(bounds, autograph=False).get_concrete_function(
       tf.TensorSpec([1, height, width, 3], tf.float32))
   total = multiply_adds.count_graph(function.graph)
-  # Only the bounds are fetched, and they follow from shapes: the network does not run.
-  routed = function(tf.zeros([1, height, width, 3]))
-  return (total, *(round(float(value)) for value in routed))
+  # The network does not run: only the bounds are fetched, and they follow from shapes.
+  values = function(tf.zeros([1, height, width, 3]))
+  return _Count(total, **{name: round(float(value)) for name, value in values.items()})

@@ -1,9 +1,9 @@
-"""Which location of a one-stage detector learns which box, and how boxes are written there.
+"""Assignment of boxes to the locations of one-stage detectors, and coding of boxes there.
 
-All functions work on whole batches with padded ground truth and static shapes, so that they
-compile.  Boxes are `[y1, x1, y2, x2]` and points `[y, x]`, in pixels of the network's input.
-A ground-truth row counts if its class is above 0 and its box has an area: padding (class -1)
-and empty boxes match nothing.
+All functions take whole batches with padded ground truth and static shapes, so that XLA compiles
+them.  Boxes are `[y1, x1, y2, x2]` and points `[y, x]`, in pixels of the network's input.  A
+row of the ground truth is an object if its class is above 0 and its box has an area; padding
+(class -1) and empty boxes are assigned to no location.
 """
 import functools
 from typing import Callable, NamedTuple, Sequence, Tuple
@@ -12,22 +12,24 @@ import numpy as np
 from official.vision.ops import box_ops
 import tensorflow as tf
 
-# Reciprocals of the deviations .1, .1, .2, .2 of center and size.
+from official_ext.ops import checks
+
+# Reciprocals of the deviations 0.1 of center y and x, and 0.2 of height and width.
 DELTA_WEIGHTS = [10.0, 10.0, 5.0, 5.0]
-_RADIUS = 1.5  # strides around a box's center in which FCOS looks for locations
+_RADIUS = 1.5  # strides: FCOS assigns locations that are so near to a box's center
 _REACH = 8  # strides: the largest distance that a location of FCOS predicts
-_CLOSEST = 9  # anchors per level that are ATSS's candidates for a box
-_ROUNDING = 1e-6
-_INSIDE = 0.01  # pixels that an anchor's center lies within its box
+_CLOSEST = 9  # anchors per level that are candidates of a box in ATSS
+_ROUNDING = 1e-6  # relative rounding error of overlaps
+_INSIDE = 0.01  # pixels: least distance of an anchor's center from the sides of its box
 
 
 class Locations(NamedTuple):
   """The locations of all levels, finest level first, row by row.
 
   Attributes:
-    points: float32 `[locations, 2]`.
+    points: float32 `[locations, 2]`, in pixels.
     strides: float32 `[locations]`, in pixels.
-    counts: how many locations each level has.
+    counts: number of locations of each level.
   """
   points: np.ndarray
   strides: np.ndarray
@@ -39,16 +41,17 @@ def locations(sizes: Sequence[Tuple[int, int]], min_level: int) -> Locations:
 
   Args:
     sizes: `(height, width)` of every level's map, finest first.
-    min_level: the first one's; its stride is `2**min_level`.
+    min_level: the finest level; its stride is `2**min_level`.
 
   Raises:
-    ValueError: a size is not known.
+    ArgumentError: a height or width is None.
   """
   points, strides = [], []
   for level, size in enumerate(sizes, min_level):
     if None in tuple(size):
-      raise ValueError(f'The map of level {level} has size {tuple(size)}: boxes need images of a '
-                       'fixed size, model.input_size.')
+      raise checks.ArgumentError(
+          'sizes', f'sizes has {tuple(size)} for level {level}; boxes need images of a fixed '
+          'height and width.')
     grid = np.stack(np.meshgrid(*map(np.arange, size), indexing='ij'), -1).reshape([-1, 2])
     points.append((grid + 0.5) * 2**level)
     strides.append(np.full(len(grid), 2**level))
@@ -57,13 +60,14 @@ def locations(sizes: Sequence[Tuple[int, int]], min_level: int) -> Locations:
 
 
 class Assigner(NamedTuple):
-  """A rule of assignment, and the coding of boxes that goes with it.
+  """A rule of assignment, and the box coding that belongs to it.
 
   Attributes:
-    box_coding: what the head predicts, `distances` or `deltas`.
-    match: of locations, boxes `[batch, boxes, 4]` and classes `[batch, boxes]`, returns the
-      row of each location's box, `[batch, locations]`, -1 for background.
-    decode: of locations and what the head predicts, `[batch, locations, 4]`, returns boxes.
+    box_coding: how the head predicts boxes, `distances` or `deltas`.
+    match: function of locations, boxes `[batch, boxes, 4]` and classes `[batch, boxes]`; it
+      returns the row of each location's box, int32 `[batch, locations]`, -1 for background.
+    decode: function of locations and the head's box predictions `[batch, locations, 4]`; it
+      returns boxes `[batch, locations, 4]`.
   """
   box_coding: str
   match: Callable[[Locations, tf.Tensor, tf.Tensor], tf.Tensor]
@@ -78,24 +82,23 @@ def assigner(name: str, anchor_size: float = 8.0) -> Assigner:
     anchor_size: side of ATSS's anchor of a location, in strides.
 
   Raises:
-    ValueError: an unknown name.
+    ArgumentError: an unknown name; it names `assigner`, the argument of the callers.
   """
+  checks.check_one_of('assigner', name, ('fcos', 'atss'))
   if name == 'fcos':
-    return Assigner('distances', fcos_matches, lambda at, outputs: boxes_at(at.points, outputs))
-  if name == 'atss':
-    return Assigner(
-        'deltas', functools.partial(atss_matches, anchor_size=anchor_size),
-        lambda at, outputs: boxes_of_deltas(outputs, anchors(at, anchor_size)))
-  raise ValueError(f'assigner is {name!r}; allowed are `fcos` and `atss`: change model.assigner.')
+    return Assigner('distances', fcos_matches,
+                    lambda at, outputs: boxes_from_distances(at.points, outputs))
+  return Assigner('deltas', functools.partial(atss_matches, anchor_size=anchor_size),
+                  lambda at, outputs: boxes_from_deltas(outputs, anchors(at, anchor_size)))
 
 
 class Targets(NamedTuple):
-  """What every location learns.
+  """The training targets of every location.
 
   Attributes:
-    is_positive: boolean `[batch, locations]`.
+    is_positive: boolean `[batch, locations]`, whether a box is assigned.
     classes: int32 `[batch, locations]`, 0 for background.
-    boxes: float32 `[batch, locations, 4]`; of no meaning for background.
+    boxes: float32 `[batch, locations, 4]`, arbitrary for background.
     centerness: float32 `[batch, locations]`, 0 for background.
   """
   is_positive: tf.Tensor
@@ -106,13 +109,13 @@ class Targets(NamedTuple):
 
 def targets(match: Callable[..., tf.Tensor], at: Locations, boxes: tf.Tensor,
             classes: tf.Tensor) -> Targets:
-  """Returns the targets of all locations under a rule.
+  """Returns the training targets of all locations.
 
   Args:
-    match: the rule.
+    match: rule of assignment, see `Assigner.match`.
     at: the locations.
     boxes: float32 `[batch, boxes, 4]`.
-    classes: integers `[batch, boxes]`; 0 and below are no object.
+    classes: integers `[batch, boxes]`; rows of 0 and below are no objects.
   """
   rows = match(at, boxes, classes)
   is_positive, rows = rows >= 0, tf.maximum(rows, 0)
@@ -130,8 +133,8 @@ def distances(points: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
   return tf.concat([points - boxes[..., :2], boxes[..., 2:] - points], -1)
 
 
-def boxes_at(points: tf.Tensor, to_sides: tf.Tensor) -> tf.Tensor:
-  """Returns the boxes `[..., 4]` whose `distances` from points these are."""
+def boxes_from_distances(points: tf.Tensor, to_sides: tf.Tensor) -> tf.Tensor:
+  """Returns the boxes `[..., 4]` of which `to_sides` are the `distances` from points."""
   return tf.concat([points - to_sides[..., :2], points + to_sides[..., 2:]], -1)
 
 
@@ -141,15 +144,15 @@ def anchors(at: Locations, anchor_size: float) -> tf.Tensor:
   return tf.constant(np.concatenate([at.points - half, at.points + half], -1))
 
 
-def boxes_of_deltas(deltas: tf.Tensor, anchor_boxes: tf.Tensor) -> tf.Tensor:
-  """Returns the boxes `[..., 4]` that deltas of center and size make of anchors."""
+def boxes_from_deltas(deltas: tf.Tensor, anchor_boxes: tf.Tensor) -> tf.Tensor:
+  """Returns anchors `[..., 4]` moved and scaled by deltas of center and size, `[..., 4]`."""
   return box_ops.decode_boxes(deltas, anchor_boxes, DELTA_WEIGHTS)
 
 
 def centerness(points: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
   """Returns how central points `[..., 2]` are in boxes: `[...]`, 1 in the middle, 0 outside.
 
-  Reference: FCOS, https://arxiv.org/abs/1904.01355, Eq. 3.
+  Reference: FCOS, https://arxiv.org/abs/1904.01355, eq. 3.
   """
   to_sides = tf.maximum(distances(points, boxes), 0)
   first, second = to_sides[..., :2], to_sides[..., 2:]
@@ -161,25 +164,25 @@ def centerness(points: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
 
 
 def areas(boxes: tf.Tensor) -> tf.Tensor:
-  """Returns areas `[...]`; 0 for boxes that end before they begin."""
+  """Returns areas `[...]`; 0 for boxes of negative height or width."""
   size = tf.maximum(boxes[..., 2:] - boxes[..., :2], 0)
   return size[..., 0] * size[..., 1]
 
 
 def intersections(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
-  """Returns the areas `[...]` that boxes of two broadcastable tensors share."""
+  """Returns the areas `[...]` of the intersections of boxes of two broadcastable tensors."""
   return areas(tf.concat([tf.maximum(first[..., :2], second[..., :2]),
                           tf.minimum(first[..., 2:], second[..., 2:])], -1))
 
 
 def intersection_over_union(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
-  """Returns the overlaps `[...]`, in [0, 1]; 0 for two empty boxes."""
+  """Returns intersections over unions `[...]`, in [0, 1]; 0 for two empty boxes."""
   shared = intersections(first, second)
   return tf.math.divide_no_nan(shared, areas(first) + areas(second) - shared)
 
 
 def generalized_iou(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
-  """Returns the generalized overlaps `[...]`, in [-1, 1].
+  """Returns generalized intersections over unions `[...]`, in [-1, 1].
 
   Reference: Hamid Rezatofighi et al., Generalized Intersection over Union,
   https://arxiv.org/abs/1902.09630, Algorithm 1.
@@ -198,11 +201,12 @@ def generalized_iou(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
 def fcos_matches(at: Locations, boxes: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
   """Assigns boxes to locations by FCOS's rule, with center sampling.
 
-  Reference: FCOS, https://arxiv.org/abs/1904.01355, section 3.2, and its authors' code.  A
-  location learns a box if it lies strictly inside of the square of 1.5 strides around the
-  box's center, clipped to the box, and the largest distance to a side is 4 to 8 strides; on
-  the finest level it may be less, on the coarsest more.  The smallest box wins, of equal ones
-  the first.
+  A box is assigned to a location that lies strictly inside the square of 1.5 strides around the
+  box's center, clipped to the box, if the largest distance to a side is 4 to 8 strides; on
+  the finest level it may be less, on the coarsest more.  If there are several such boxes, the
+  smallest is assigned, the first one of equal boxes.
+
+  Reference: FCOS, https://arxiv.org/abs/1904.01355, section 3.2, and its authors' code.
 
   Args:
     at: the locations.
@@ -210,7 +214,7 @@ def fcos_matches(at: Locations, boxes: tf.Tensor, classes: tf.Tensor) -> tf.Tens
     classes: integers `[batch, boxes]`.
 
   Returns:
-    int32 `[batch, locations]`: the row of the box, -1 for background.
+    int32 `[batch, locations]`: the row of the assigned box, -1 for background.
   """
   points = at.points[None, :, None]
   boxes, reach = boxes[:, None], _RADIUS * at.strides[None, :, None, None]
@@ -221,12 +225,12 @@ def fcos_matches(at: Locations, boxes: tf.Tensor, classes: tf.Tensor) -> tf.Tens
   farthest = tf.reduce_max(distances(points, boxes), -1)
   low, high = (limit[None, :, None] for limit in _size_ranges(at))
   is_match = is_central & (farthest >= low) & (farthest <= high)
-  is_match &= _counts(boxes, classes[:, None])
+  is_match &= _is_object(boxes, classes[:, None])
   return _best(is_match, -areas(boxes))
 
 
 def _size_ranges(at: Locations) -> Tuple[np.ndarray, np.ndarray]:
-  """Returns the smallest and largest distance of each location, `[locations]`."""
+  """Returns the smallest and the largest allowed distance of each location, `[locations]`."""
   low = np.where(at.strides == at.strides[0], -1, at.strides * (_REACH / 2))
   high = np.where(at.strides == at.strides[-1], np.inf, at.strides * _REACH)
   return low.astype(np.float32), high.astype(np.float32)
@@ -236,34 +240,36 @@ def atss_matches(at: Locations, boxes: tf.Tensor, classes: tf.Tensor,
                  anchor_size: float = 8.0) -> tf.Tensor:
   """Assigns boxes to locations by adaptive training sample selection.
 
-  Reference: ATSS, https://arxiv.org/abs/1912.02424, Algorithm 1.  Candidates of a box are
-  the 9 anchors of each level whose centers are closest to its own, of equal ones the first;
-  those learn it whose overlap reaches the mean plus the standard deviation (n - 1) of the
-  candidates', and whose center lies inside of the box.  The highest overlap wins, of equal
-  ones the first.
+  Candidates of a box are the 9 anchors of each level whose centers are closest to the box's, the
+  first ones of equal anchors.  The box is assigned to candidates whose center lies inside it and
+  whose overlap is at least the mean plus the standard deviation (n - 1) of all candidates'
+  overlaps.  If there are several such boxes, that of the highest overlap is assigned, the first
+  one of equal boxes.
+
+  Reference: ATSS, https://arxiv.org/abs/1912.02424, Algorithm 1.
 
   Args:
     at: the locations.
     boxes: float32 `[batch, boxes, 4]`.
     classes: integers `[batch, boxes]`.
-    anchor_size: side of the anchor of a location, in strides.
+    anchor_size: side of a location's anchor, in strides.
 
   Returns:
-    int32 `[batch, locations]`: the row of the box, -1 for background.
+    int32 `[batch, locations]`: the row of the assigned box, -1 for background.
   """
   anchor_boxes = anchors(at, anchor_size)
   overlaps = intersection_over_union(boxes[:, :, None], anchor_boxes)
   is_candidate = _closest(at, (boxes[..., :2] + boxes[..., 2:]) / 2)
   threshold = _mean_and_deviation(overlaps, is_candidate)
   is_inside = tf.reduce_min(distances(at.points, boxes[:, :, None]), -1) > _INSIDE
-  # Overlaps that are all alike may round to just below their mean.
+  # Equal overlaps may round to just below their mean.
   is_match = is_candidate & (overlaps >= threshold * (1 - _ROUNDING)) & is_inside
-  is_match &= _counts(boxes, classes)[:, :, None]
+  is_match &= _is_object(boxes, classes)[:, :, None]
   return _best(tf.transpose(is_match, [0, 2, 1]), tf.transpose(overlaps, [0, 2, 1]))
 
 
 def _closest(at: Locations, centers: tf.Tensor) -> tf.Tensor:
-  """Marks the locations of each level that are closest to centers: `[batch, boxes, locations]`."""
+  """Returns whether a location is among the closest of its level: `[batch, boxes, locations]`."""
   squared = tf.reduce_sum(tf.square(centers[:, :, None] - at.points), -1)
   marks = []
   for on_level in tf.split(squared, at.counts, -1):
@@ -275,7 +281,7 @@ def _closest(at: Locations, centers: tf.Tensor) -> tf.Tensor:
 
 
 def _mean_and_deviation(values: tf.Tensor, is_candidate: tf.Tensor) -> tf.Tensor:
-  """Returns mean + standard deviation of the candidates along the last axis, which is kept."""
+  """Returns mean + standard deviation of candidates' values over the last axis, kept as 1."""
   weights = tf.cast(is_candidate, values.dtype)
   count = tf.reduce_sum(weights, -1, keepdims=True)
   mean = tf.reduce_sum(values * weights, -1, keepdims=True) / count
@@ -283,12 +289,21 @@ def _mean_and_deviation(values: tf.Tensor, is_candidate: tf.Tensor) -> tf.Tensor
   return mean + tf.sqrt(squares / tf.maximum(count - 1, 1))
 
 
-def _counts(boxes: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
+def _is_object(boxes: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
+  """Returns whether a row of the ground truth is an object."""
   return (classes > 0) & (areas(boxes) > 0)
 
 
 def _best(is_match: tf.Tensor, merit: tf.Tensor) -> tf.Tensor:
-  """Returns the matching row of the highest merit, the first of equal ones, or -1."""
+  """Returns the matching row of the highest merit, the first one of equal rows, or -1.
+
+  Args:
+    is_match: boolean `[batch, locations, boxes]`.
+    merit: float32, broadcasts with `is_match`.
+
+  Returns:
+    int32 `[batch, locations]`.
+  """
   merit = tf.where(is_match, merit, -np.inf)
   row = tf.argmax(merit, -1, output_type=tf.int32)
   return tf.where(tf.reduce_any(is_match, -1), row, -1)

@@ -1,23 +1,26 @@
 """Convolutions that are computed at the active positions of a map only, image by image.
 
-Execution `sparse` keeps active pixels in a list: their neighbourhoods are gathered, one
-matrix product does the convolution, and a whole residual block stays in the list before
-its result is put back.  Above the share of multiply-adds at which that stops paying, all
-positions are computed instead.  Execution `mask` always computes all positions and means
-the same; it is for XLA and TPU, as is `tiled_conv`, which skips with static shapes.
+The mode `skip` lists the active positions: it gathers their neighborhoods, computes the
+convolution as one matrix product, and keeps a whole residual block in the list before it
+scatters the result into a map.  Where so many positions are active that the list would be
+slower, it computes all positions instead.  The mode `mask` always computes all positions and
+returns the same; it is for XLA and TPU, as is `tiled_conv`, which skips with static shapes.
 
-What stands at positions that are skipped is never used: it may be NaN.
+Values at skipped positions are never used; they may be NaN.
 """
 import functools
 from typing import Callable, NamedTuple, Optional, Sequence, Tuple
 
 import tensorflow as tf
 
+from official_ext.ops import checks
 from official_ext.ops import group_norm
 
-# Where the list stops being faster than the dense block; benchmarks/sparse_conv.py.  For
-# a single image it never does: TensorFlow 2.20 has slow code only for its dense convolutions.
-DENSE_ABOVE = 0.7
+MODES = ('skip', 'mask')
+# The share of multiply-adds above which the list is slower than the full convolutions, measured
+# by benchmarks/sparse_conv.py.  For a single image the list is always faster, because TensorFlow
+# 2.20 runs the full convolutions of a single image by slow code.
+BREAK_EVEN = 0.7
 
 
 class ResidualWeights(NamedTuple):
@@ -25,11 +28,11 @@ class ResidualWeights(NamedTuple):
 
   Attributes:
     kernel1: `[3, 3, channels, channels]`.
-    gamma1: `[channels]`, the scale of the norm behind the first convolution.
-    beta1: `[channels]`, its offset.
+    gamma1: `[channels]`, scale of the norm after the first convolution.
+    beta1: `[channels]`, offset of this norm.
     kernel2: `[3, 3, channels, channels]`.
-    gamma2: `[channels]`.
-    beta2: `[channels]`.
+    gamma2: `[channels]`, scale of the norm after the second convolution.
+    beta2: `[channels]`, offset of this norm.
   """
   kernel1: tf.Tensor
   gamma1: tf.Tensor
@@ -40,7 +43,7 @@ class ResidualWeights(NamedTuple):
 
 
 def dilate(mask: tf.Tensor) -> tf.Tensor:
-  """Returns the positions that have an active one in their 3x3 neighbourhood.
+  """Returns the positions that have an active position in their 3x3 neighborhood.
 
   Args:
     mask: boolean `[batch, height, width, 1]`.
@@ -58,148 +61,150 @@ def active_positions(gate: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:
     gate: `[batch, height, width, 1]`, not negative.
 
   Returns:
-    Two boolean masks of this shape: the neighbourhoods of open positions, and these.
+    Two boolean masks of the shape of `gate`: the 3x3 neighborhoods of the positions where the
+    gate is above 0, and these positions.
   """
   mask = tf.stop_gradient(gate) > 0
   return dilate(mask), mask
 
 
 def residual_block_multiply_adds(gate: tf.Tensor, channels: int) -> tf.Tensor:
-  """Multiply-adds of `residual_block` for each image when it skips.
+  """Returns the multiply-adds of `residual_block` for each image when it skips.
 
   Args:
     gate: `[batch, height, width, 1]`, not negative.
-    channels: of the map.
+    channels: number of channels of the map.
 
   Returns:
-    float32 `[batch]`.
+    float64 `[batch]`, exact.
   """
   positions = sum(
       tf.math.count_nonzero(mask, axis=[1, 2, 3], dtype=tf.int32)
       for mask in active_positions(gate))
-  return 9.0 * channels**2 * tf.cast(positions, tf.float32)
+  return tf.constant(9 * channels**2, tf.float64) * tf.cast(positions, tf.float64)
 
 
-def conv2d(x: tf.Tensor, kernel: tf.Tensor, mask: tf.Tensor, execution: str = 'sparse',
-           dense_above: Optional[float] = None) -> tf.Tensor:
-  """A convolution of stride 1 at the active positions; 0 at the others.
+def sparse_conv2d(x: tf.Tensor, kernel: tf.Tensor, mask: tf.Tensor, mode: str = 'skip',
+                  break_even: Optional[float] = None) -> tf.Tensor:
+  """Convolves with stride 1 at the active positions; the others are 0.
 
   Args:
     x: `[batch, height, width, channels]`.
     kernel: `[rows, columns, channels, filters]`, rows and columns odd, of the dtype of `x`.
-    mask: boolean `[batch, height, width, 1]`, another one for each image.
-    execution: `sparse` or `mask`.
-    dense_above: the share of active positions above which all are computed; None: what was
-      measured, `DENSE_ABOVE` for several images, and never for one.
+    mask: boolean `[batch, height, width, 1]`, the active positions of each image.
+    mode: `skip` computes active positions, `mask` all of them.
+    break_even: share of active positions above which `skip` computes all of them; None:
+      `BREAK_EVEN` for several images, and 1 for a single image.
 
   Returns:
-    `[batch, height, width, filters]`, zero padding at the borders of the map.
+    `[batch, height, width, filters]`, with zero padding at the borders of the map.
 
   Raises:
-    ValueError: unknown execution.
+    ArgumentError: unknown mode.
   """
-  check_execution(execution)
+  checks.check_one_of('mode', mode, MODES)
 
-  def dense():
+  def compute_all():
     return _where(mask, tf.nn.conv2d(x, kernel, 1, 'SAME'))
 
-  def sparse():
+  def compute_listed():
     pixels = _list_pixels(mask, kernel.shape[:2])
-    return _put_back(_convolve(_table_of_map(x, kernel.shape[:2]), pixels, kernel), pixels)
+    return _put_back(_convolve(_table_from_map(x, kernel.shape[:2]), pixels, kernel), pixels)
 
-  if execution == 'mask':
-    return dense()
-  return _adapt(sparse, dense, [mask], dense_above)
+  if mode == 'mask':
+    return compute_all()
+  return _compute_cheaper(compute_listed, compute_all, [mask], break_even)
 
 
 def residual_block(x: tf.Tensor, gate: tf.Tensor, weights: ResidualWeights, num_groups: int,
-                   epsilon: float = 1e-5, execution: str = 'sparse',
-                   dense_above: Optional[float] = None) -> tf.Tensor:
-  """The gated branch of a dynamic residual block (Fine-Grained Dynamic Head, 3.1).
+                   mode: str = 'skip', break_even: Optional[float] = None) -> tf.Tensor:
+  """Computes the gated branch of a dynamic residual block, with group norms (GN).
 
       gate * GN(conv(ReLU(GN(conv(x)))))
 
-  The second convolution and its norm are of the positions where the gate is above 0, the
-  first ones of these positions' 3x3 neighbourhoods: each norm takes its statistics from
-  the positions of its convolution, per image and group.  Reference: Song et al.,
-  Fine-Grained Dynamic Head for Object Detection, https://arxiv.org/abs/2012.03519.
-  Differs: there, norms see all positions in training and only active ones at inference.
+  The second convolution and its norm are computed at the positions where the gate is above 0,
+  the first ones at the 3x3 neighborhoods of these positions.  Each norm takes its statistics,
+  per image and group, from the positions of its convolution.
 
-  Gradients are those of the dense block with these statistics; the set of active
-  positions has none.
+  Gradients are those of the full convolutions with these statistics; the set of active
+  positions has no gradient.
+
+  Reference: Lin Song et al., Fine-Grained Dynamic Head for Object Detection,
+  https://arxiv.org/abs/2012.03519, section 2.2.3.
+
+  Differs: in the reference's code norms take their statistics from all positions in training,
+  and from the active positions at inference.
 
   Args:
     x: `[batch, height, width, channels]`.
     gate: float32 `[batch, height, width, 1]`, not negative, 0 where nothing is computed.
     weights: the weights; kernels of the dtype of `x`.
-    num_groups: of the norms, a divisor of the number of channels.
-    epsilon: of the norms.
-    execution: `sparse`: only active positions; `mask`: all, for XLA and TPU.
-    dense_above: the share of the block's multiply-adds in the whole batch above which
-      `sparse` computes all positions; None as in `conv2d`.
+    num_groups: number of groups of the norms, a divisor of the number of channels.
+    mode: `skip` computes active positions, `mask` all of them, for XLA and TPU.
+    break_even: share of the block's multiply-adds in the whole batch above which `skip`
+      computes all positions; None: as in `sparse_conv2d`.
 
   Returns:
-    The shape and dtype of `x`; 0 where the gate is.
+    The shape and dtype of `x`; 0 where the gate is 0.
 
   Raises:
-    ValueError: unknown execution, or `num_groups` does not divide the channels.
+    ArgumentError: unknown mode.
+    ValueError: `num_groups` does not divide the channels.
   """
-  check_execution(execution)
+  checks.check_one_of('mode', mode, MODES)
   masks = active_positions(gate)
-  norm = functools.partial(group_norm.group_norm, num_groups=num_groups, epsilon=epsilon)
-  if execution == 'mask':
-    return _dense_block(
-        x, gate, weights, [functools.partial(norm, mask=mask) for mask in masks])
+  if mode == 'mask':
+    return _full_block(x, gate, weights, [
+        functools.partial(group_norm.group_norm, num_groups=num_groups, mask=mask)
+        for mask in masks])
   pixels = [_list_pixels(mask, (3, 3)) for mask in masks]
 
-  def dense():
-    norms = [functools.partial(group_norm.group_norm_at, index=listed.index,
-                               num_groups=num_groups, epsilon=epsilon) for listed in pixels]
-    return _where(masks[1], _dense_block(x, gate, weights, norms))
+  def compute_all():
+    return _where(masks[1], _full_block(x, gate, weights, [
+        functools.partial(group_norm.group_norm_at, num_groups=num_groups, index=listed.index)
+        for listed in pixels]))
 
-  def sparse():
-    return _listed_block(x, gate, weights, pixels, num_groups, epsilon)
+  def compute_listed():
+    return _listed_block(x, gate, weights, pixels, num_groups)
 
-  return _adapt(sparse, dense, masks, dense_above)
-
-
-def check_execution(execution: str) -> None:
-  """Raises a ValueError unless the argument is `sparse` or `mask`."""
-  if execution not in ('sparse', 'mask'):
-    raise ValueError(
-        f'execution is {execution!r}; allowed are `sparse` (compute active positions) and `mask` '
-        '(compute all and keep active ones, for XLA and TPU).')
+  return _compute_cheaper(compute_listed, compute_all, masks, break_even)
 
 
-def _adapt(sparse: Callable[[], tf.Tensor], dense: Callable[[], tf.Tensor],
-           masks: Sequence[tf.Tensor], dense_above: Optional[float]) -> tf.Tensor:
-  """Chooses by the share of active positions, of all masks together."""
-  if dense_above is None:
-    dense_above = tf.where(tf.shape(masks[0])[0] > 1, DENSE_ABOVE, 1.0)
-  # Nothing is special about empty masks: unlike convolutions, products of no rows are right.
-  return tf.cond(tf.reduce_mean(tf.cast(masks, tf.float32)) > dense_above, dense, sparse)
+def _compute_cheaper(compute_listed: Callable[[], tf.Tensor], compute_all: Callable[[], tf.Tensor],
+                     masks: Sequence[tf.Tensor], break_even: Optional[float]) -> tf.Tensor:
+  """Computes all positions if the share of active ones, over all masks, is above `break_even`."""
+  if break_even is None:
+    break_even = tf.where(tf.shape(masks[0])[0] > 1, BREAK_EVEN, 1.0)
+  # Empty masks need no branch of their own: a matrix product of no rows is right, unlike a
+  # convolution of no images.
+  return tf.cond(
+      tf.reduce_mean(tf.cast(masks, tf.float32)) > break_even, compute_all, compute_listed)
 
 
 def _where(mask: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
   return tf.where(mask, value, tf.zeros([], value.dtype))
 
 
-def _dense_block(x, gate, weights, norms):
+def _full_block(x: tf.Tensor, gate: tf.Tensor, weights: ResidualWeights,
+                norms: Sequence[Callable[..., tf.Tensor]]) -> tf.Tensor:
+  """Computes the block at all positions; each norm knows the positions of its statistics."""
   hidden = tf.nn.conv2d(x, weights.kernel1, 1, 'SAME')
   hidden = tf.nn.relu(norms[0](hidden, gamma=weights.gamma1, beta=weights.beta1))
   hidden = tf.nn.conv2d(hidden, weights.kernel2, 1, 'SAME')
   return norms[1](hidden, gamma=weights.gamma2, beta=weights.beta2) * tf.cast(gate, x.dtype)
 
 
-def _listed_block(x, gate, weights, pixels, num_groups, epsilon):
+def _listed_block(x: tf.Tensor, gate: tf.Tensor, weights: ResidualWeights,
+                  pixels: Sequence['_Pixels'], num_groups: int) -> tf.Tensor:
+  """Computes the block at the listed positions of each convolution."""
   first, second = pixels
   batch = tf.shape(x)[0]
-  rows = _convolve(_table_of_map(x, (3, 3)), first, weights.kernel1)
+  rows = _convolve(_table_from_map(x, (3, 3)), first, weights.kernel1)
   rows = tf.nn.relu(group_norm.group_norm_rows(
-      rows, first.images, batch, weights.gamma1, weights.beta1, num_groups, epsilon))
-  rows = _convolve(*_table_of_rows(rows, first, second), weights.kernel2)
+      rows, first.images, batch, weights.gamma1, weights.beta1, num_groups))
+  rows = _convolve(*_table_from_rows(rows, first, second), weights.kernel2)
   rows = group_norm.group_norm_rows(
-      rows, second.images, batch, weights.gamma2, weights.beta2, num_groups, epsilon)
+      rows, second.images, batch, weights.gamma2, weights.beta2, num_groups)
   rows *= tf.cast(tf.gather_nd(gate, second.index), x.dtype)
   return _put_back(rows, second)
 
@@ -210,9 +215,10 @@ class _Pixels(NamedTuple):
   Attributes:
     index: int32 `[pixels, 3]`: image, row and column.
     images: int32 `[pixels]`, the first column of `index`.
-    taps: int32 `[pixels, taps]`, the neighbourhood's places in the flattened padded map.
+    taps: int32 `[pixels, taps]`, where the neighborhood's values stand in a table of values, see
+      `_convolve`.
     shape: int32 `[3]`: batch, height and width.
-    padded_size: int32 scalar, the number of places of the padded maps.
+    padded_size: int32 scalar, the number of positions of the padded maps.
   """
   index: tf.Tensor
   images: tf.Tensor
@@ -221,7 +227,8 @@ class _Pixels(NamedTuple):
   padded_size: tf.Tensor
 
 
-def _list_pixels(mask: tf.Tensor, kernel_size) -> _Pixels:
+def _list_pixels(mask: tf.Tensor, kernel_size: Sequence[int]) -> _Pixels:
+  """Returns the active positions, with taps that are positions of the flattened padded map."""
   rows, columns = kernel_size
   index = tf.cast(tf.where(mask[..., 0]), tf.int32)
   shape = tf.shape(mask)[:3]
@@ -231,15 +238,22 @@ def _list_pixels(mask: tf.Tensor, kernel_size) -> _Pixels:
   return _Pixels(index, index[:, 0], corner[:, None] + offsets, shape, shape[0] * height * width)
 
 
-def _table_of_map(x: tf.Tensor, kernel_size) -> tf.Tensor:
-  """Returns `[places, channels]`, the map with zeros around it, flattened."""
+def _table_from_map(x: tf.Tensor, kernel_size: Sequence[int]) -> tf.Tensor:
+  """Returns the map with a border of zeros, flattened: `[positions, channels]`."""
   rows, columns = (size // 2 for size in kernel_size)
   padded = tf.pad(x, [[0, 0], [rows, rows], [columns, columns], [0, 0]])
   return tf.reshape(padded, [-1, x.shape[-1]])
 
 
-def _table_of_rows(rows: tf.Tensor, source: _Pixels, target: _Pixels):
-  """Returns rows with a row of zeros before them, and the target's taps as places there."""
+def _table_from_rows(rows: tf.Tensor, source: _Pixels, target: _Pixels
+                     ) -> Tuple[tf.Tensor, _Pixels]:
+  """Returns a table of the rows of `source` after a row of zeros, and `target` with taps in it.
+
+  Args:
+    rows: `[pixels of source, channels]`.
+    source: the positions of the rows.
+    target: positions whose taps are those of the flattened padded map.
+  """
   center = source.taps.shape[1] // 2
   places = tf.scatter_nd(
       source.taps[:, center, None], tf.range(1, tf.shape(rows)[0] + 1), [source.padded_size])
@@ -247,12 +261,22 @@ def _table_of_rows(rows: tf.Tensor, source: _Pixels, target: _Pixels):
 
 
 def _convolve(table: tf.Tensor, pixels: _Pixels, kernel: tf.Tensor) -> tf.Tensor:
-  """Returns `[pixels, filters]`."""
-  # tf.gather does the same, but its gradient, a sum by segments, is slower than this one's.
+  """Convolves at listed positions.
+
+  Args:
+    table: values `[places, channels]`, into which the taps point.
+    pixels: the positions.
+    kernel: `[rows, columns, channels, filters]`.
+
+  Returns:
+    `[pixels, filters]`.
+  """
+  # tf.gather returns the same, but its gradient, tf.IndexedSlices summed by segments, is slower.
   columns = tf.gather_nd(table, pixels.taps[..., None])
   kernel = tf.reshape(kernel, [-1, kernel.shape[-1]])
   return tf.matmul(tf.reshape(columns, [-1, kernel.shape[0]]), kernel)
 
 
 def _put_back(rows: tf.Tensor, pixels: _Pixels) -> tf.Tensor:
+  """Returns a map `[batch, height, width, filters]` of the rows, 0 where no position is listed."""
   return tf.scatter_nd(pixels.index, rows, tf.concat([pixels.shape, rows.shape[-1:]], 0))

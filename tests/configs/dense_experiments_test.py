@@ -6,7 +6,7 @@ from official.modeling import optimization
 import pytest
 import tensorflow as tf
 
-from official_ext import registry_imports  # pylint: disable=unused-import
+from official_ext import registry_imports
 from official_ext.configs import detectors
 from official_ext.utils import command_line
 from official_ext.utils import experiment

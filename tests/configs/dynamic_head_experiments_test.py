@@ -23,10 +23,10 @@ def test_experiment_has_dynamic_towers_and_a_budget(name):
   budget = params.task.budget
   assert (budget.weight, budget.target, budget.distance) == (0.1, 0.0, 'absolute')
   # Nothing else differs from the detector with plain towers.
-  theirs = plain.as_dict()
-  theirs['task']['model']['head'] = head.as_dict()
-  theirs['task']['budget'] = budget.as_dict()
-  assert params.as_dict() == theirs
+  expected = plain.as_dict()
+  expected['task']['model']['head'] = head.as_dict()
+  expected['task']['budget'] = budget.as_dict()
+  assert params.as_dict() == expected
 
 
 def test_retinanet_has_dynamic_towers_and_the_papers_schedule():
@@ -39,7 +39,7 @@ def test_retinanet_has_dynamic_towers_and_the_papers_schedule():
 
 @pytest.mark.slow
 def test_counts_of_the_whole_detector():
-  """FCOS R50 with D8 at 800 x 1344, 80 classes: what really runs."""
+  """FCOS R50 with D8 at 800 x 1344 and 80 classes: multiply-adds that run."""
   params = experiment.resolve('fcos_dynamichead_resnet50_coco')
   params.task.model.num_classes = 81
   model = task_factory.get_task(params.task).build_model()
@@ -55,12 +55,12 @@ def test_counts_of_the_whole_detector():
 @pytest.mark.parametrize('experiment_name, published', [
     ('fcos_dynamichead_resnet101_coco', 65.56), ('retinanet_dynamichead_resnet50_coco', 48.17)])
 def test_parameters_of_the_whole_detector(experiment_name, published):
-  """Those of D8, without batch norm."""
+  """Detectors with D8; the paper does not count the weights of batch norm."""
   params = experiment.resolve(experiment_name)
   params.task.model.num_classes = 81
   model = task_factory.get_task(params.task).build_model()
   norms = [layer for layer in model.submodules
            if isinstance(layer, tf_keras.layers.BatchNormalization)]
-  count, of_norms = (sum(v.shape.num_elements() for v in variables) for variables in (
+  count, norm_count = (sum(v.shape.num_elements() for v in variables) for variables in (
       model.variables, {v.ref(): v for layer in norms for v in layer.variables}.values()))
-  assert (count - of_norms) / 1e6 == pytest.approx(published, rel=0.01)
+  assert (count - norm_count) / 1e6 == pytest.approx(published, rel=0.01)

@@ -1,13 +1,15 @@
-"""Detections against plain NumPy, and published counts of whole detectors."""
+"""Dense detectors: detections against plain NumPy, wrong options, and published counts."""
 import numpy as np
 from official.core import task_factory
 import pytest
-import tensorflow as tf
+import tensorflow as tf, tf_keras
 
+from official_ext import registry_imports
+from official_ext.configs import detectors
 from official_ext.modeling import dense_detector
+from official_ext.modeling import network_cost
 from official_ext.tools import profile
 from official_ext.utils import experiment
-from official_ext.modeling import network_cost
 import reference
 
 SIZES = {'3': (4, 5), '4': (2, 3)}
@@ -15,7 +17,7 @@ CLASSES = 3
 
 
 def predictions(seed=0, batch=2):
-  """Class logits, boxes of all locations and center-ness logits of random images."""
+  """Returns class logits, boxes of all locations and center-ness logits of random images."""
   random = np.random.default_rng(seed)
   counts = {level: height * width for level, (height, width) in SIZES.items()}
   start = random.uniform(-5, 30, [batch, sum(counts.values()), 2])
@@ -34,7 +36,7 @@ def iou(a, b):
 
 
 def detect_by_hand(logits, boxes, centerness, shape, top_k, threshold, overlap, most):
-  """One image: candidates of each level, then the best of each class drop their neighbors."""
+  """Returns score, class and box of one image's detections, best first."""
   boxes = np.clip(boxes, 0, [*shape, *shape])
   candidates, first = [], 0
   for level in '34':
@@ -79,7 +81,30 @@ def test_levels_are_taken_finest_first_whatever_the_order_of_the_dictionary():
   np.testing.assert_array_equal(dense_detector.flatten(levels)[0, :, 0], [3, 9, 10])
 
 
-# 80 classes at 800x1344 pixels, in the units of the dynamic head's paper, Table 4.
+@pytest.mark.parametrize('options, message', [
+    ({'assigner': 'fcso'}, "assigner is 'fcso'.*Change model.assigner.$"),
+    ({'input_size': [None, 64, 3]}, 'level 3; boxes need .*Change model.input_size.')])
+def test_a_wrong_option_is_named_with_its_field(options, message):
+  config = detectors.DenseDetectorConfig()
+  config.override({'num_classes': 3, 'min_level': 3, 'max_level': 3, 'input_size': [64, 64, 3],
+                   'head': {'num_filters': 4, 'tower': {'plain': {'num_convs': 1}}},
+                   'backbone': {'resnet': {'model_id': 10}},
+                   'decoder': {'fpn': {'num_filters': 4}}, **options})
+  with pytest.raises(ValueError, match=message):
+    model = dense_detector.build_dense_detector(
+        tf_keras.layers.InputSpec(shape=[None, *config.input_size]), config)
+    model(tf_keras.Input(config.input_size), training=False)
+
+
+def test_an_option_that_a_head_with_towers_lacks_is_named_with_its_field():
+  config = detectors.RetinaNetConfig()
+  config.override({'head': {'use_separable_conv': True, 'tower': {'type': 'plain'}}})
+  with pytest.raises(ValueError, match='with head.tower it must be False, or head.tower.type null. '
+                     'Change model.head.use_separable_conv.$'):
+    dense_detector.with_towers(None, config)
+
+
+# Table 4 of the dynamic head's paper: 80 classes at 800x1344 pixels, in its units.
 COUNTS = [('fcos_fpn_resnet50_coco', None, 214.7), ('fcos_fpn_resnet101_coco', 51.2, 294.3),
           ('retinanet_fpn_resnet50_coco', 33.8, 249.4)]
 

@@ -1,23 +1,23 @@
-"""The cost of a whole network against sums by hand."""
+"""The cost of whole networks against sums by hand."""
 from official.core import task_factory
 import pytest
 
-from official_ext.utils import experiment
 from official_ext.modeling import network_cost
 from official_ext.modeling.layers import routed
+from official_ext.utils import experiment
 import small_detectors
 
 pytestmark = pytest.mark.slow
 
 DYFPN = 'retinanet_dyfpn_efficientnetlite0_sample'
-# C3..C5 of EfficientNet-Lite0 at 64 pixels: positions and channels; decoders with 64 filters.
+# Positions and channels of C3 to C5 of EfficientNet-Lite0 at 64 pixels; decoders have 64 filters.
 MAPS = ((8 * 8, 40), (4 * 4, 112), (2 * 2, 320))
 FILTERS = 64
 BRANCH_TAPS = (1, 9, 9, 9, 25, 25, 25)
 
 
 def _head(num_classes=11, anchors=9):
-  """Two 3x3 convolutions for classes and two for boxes, and the two predictors, on P3..P5."""
+  """Counts two 3x3 convolutions and a predictor for classes, and as many for boxes, on P3 to P5."""
   per_position = 9 * FILTERS * (4 * FILTERS + anchors * (num_classes + 4))
   return per_position * sum(positions for positions, _ in MAPS)
 
@@ -49,14 +49,14 @@ def test_dyfpn_by_hand(block):
 
 @pytest.mark.parametrize('tolerance', [0.0, 0.1])
 def test_ifpn_by_hand(tolerance):
-  """A loop stands in the graph once, whatever it does; the bounds do not depend on it."""
+  """The graph holds the body of the solver's loop once; minimum and maximum count its rounds."""
   _, model = small_detectors.small_task('retinanet_ifpn_efficientnetlite0_sample', model={
       'max_level': 4, 'decoder': {'ifpn': {'solver': {'tolerance': tolerance}}}})
   cost = network_cost.whole_network_cost(model, (64, 64))
   positions = [positions for positions, _ in MAPS[:2]]
   basis = sum(positions * channels * FILTERS for positions, channels in MAPS[:2])
-  # Per level two convolutions of its block and one each from itself and its neighbor, which
-  # is computed at the coarser level's size.
+  # Each level has two convolutions in its block, one of its own features, and one of its
+  # neighbor's, which runs at the size of the coarser level.
   evaluation = 9 * FILTERS**2 * (3 * sum(positions) + 2 * positions[1])
   decoder = cost.maximum_by_part['decoder']
   assert decoder == pytest.approx(basis + 5 * evaluation, rel=1e-6)
@@ -81,7 +81,7 @@ def test_counting_leaves_the_model_as_it_was():
 
 
 def test_model_gardens_retinanet():
-  # The sum over its 111 convolutions, taken by a hook on every convolution's call.
+  # The sum over all 111 convolutions, counted by a hook on every convolution's call.
   params = experiment.resolve(
       'retinanet_resnetfpn_coco', params_override='task.model.input_size=[256,320,3]')
   model = task_factory.get_task(params.task).build_model()

@@ -1,9 +1,10 @@
-"""Assignment against plain loops, on crafted and random ground truth; coding; overlaps."""
+"""Assigners against plain loops on random and crafted ground truth; box coding; overlaps."""
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from official_ext.ops import assigners
+from official_ext.ops import checks
 
 IMAGE = (96, 128)
 SIZES = [tuple(-(-side // 2**level) for side in IMAGE) for level in range(3, 7)]
@@ -12,7 +13,7 @@ RULES = {'fcos': assigners.fcos_matches, 'atss': assigners.atss_matches}
 
 
 def random_cases(count=200, rows=6, seed=0):
-  """Boxes on a coarse grid, so that ties are common; empty ones, outside ones, padding."""
+  """Returns boxes on a coarse grid, for many ties; some are empty, outside or padding."""
   random = np.random.default_rng(seed)
   boxes, classes = np.full([count, rows, 4], -1.0), np.full([count, rows], -1)
   for case in range(count):
@@ -22,10 +23,10 @@ def random_cases(count=200, rows=6, seed=0):
       boxes[case, row] = [*start, *(start + size)]
       if row and random.random() < 0.3:
         boxes[case, row] = boxes[case, row - 1]
-      # 0 and -1: no object, in any row, as of a crowd.
+      # Rows of classes 0 and -1, anywhere, are no objects, as a crowd's row is not.
       classes[case, row] = random.choice([-1, 0, 1, 2, 3], p=[0.05, 0.05, 0.3, 0.3, 0.3])
   boxes[1, 0], classes[1, 0] = [1000, 1000, 1040, 1080], 1  # wholly outside
-  boxes[2], classes[2] = [0, 0, *IMAGE], 1  # all alike
+  boxes[2], classes[2] = [0, 0, *IMAGE], 1  # equal rows
   return boxes, classes
 
 
@@ -145,7 +146,7 @@ def test_without_boxes_all_is_background(rule):
 
 
 def test_one_level_gives_every_box_of_atss_a_location():
-  """All nine overlaps of a small box are alike: their mean must not round above them."""
+  """If a small box has nine equal overlaps, their mean must not round above them."""
   at = assigners.locations([(20, 24)], 3)
   random = np.random.default_rng(3)
   start = random.uniform(30, 100, [50, 1, 2])
@@ -185,7 +186,7 @@ def test_locations_are_the_centers_of_cells():
   np.testing.assert_array_equal(AT.points, points)
   np.testing.assert_array_equal(AT.strides, strides)
   assert AT.counts == tuple(height * width for height, width in SIZES)
-  with pytest.raises(ValueError, match='level 4 .*model.input_size'):
+  with pytest.raises(checks.ArgumentError, match='sizes has .None, 1. for level 4'):
     assigners.locations([(2, 2), (None, 1)], 3)
 
 
@@ -211,7 +212,7 @@ def test_decoding_undoes_encoding(name):
 
 
 def test_an_unknown_assigner_is_refused():
-  with pytest.raises(ValueError, match="assigner is 'fcso'; allowed are `fcos` and `atss`"):
+  with pytest.raises(checks.ArgumentError, match="assigner is 'fcso'; allowed are 'fcos', 'atss'"):
     assigners.assigner('fcso')
 
 

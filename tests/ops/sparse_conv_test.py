@@ -1,74 +1,76 @@
-"""Sparse execution against plain NumPy, for every pattern of active positions."""
+"""Sparse convolutions against plain NumPy, for every pattern of active positions."""
 import functools
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from official_ext.ops import checks
 from official_ext.ops import sparse_conv
 import reference
 import residual_blocks
 from residual_blocks import BATCH, CHANNELS, GROUPS, HEIGHT, MASKS, WEIGHTS, WIDTH, X
 from residual_blocks import expected
-from residual_blocks import gate_of
+from residual_blocks import random_gate
 from residual_blocks import gradients
 from residual_blocks import random
 from residual_blocks import tensors
 import spies
 
-EXECUTIONS = {'mask': {'execution': 'mask'}, 'list': {'dense_above': 1.0},
-              'fall-back': {'dense_above': 0.0}}
+# Options that make a function compute all positions, list the active ones, or fall back from the
+# list to all positions.
+VARIANTS = {'mask': {'mode': 'mask'}, 'list': {'break_even': 1.0}, 'fall-back': {'break_even': 0.0}}
 BLOCKS = {
-    execution: functools.partial(sparse_conv.residual_block, num_groups=GROUPS, **options)
-    for execution, options in EXECUTIONS.items()}
-executions = pytest.mark.parametrize('execution', EXECUTIONS)
+    variant: functools.partial(sparse_conv.residual_block, num_groups=GROUPS, **options)
+    for variant, options in VARIANTS.items()}
+variants = pytest.mark.parametrize('variant', VARIANTS)
 patterns = pytest.mark.parametrize('pattern', MASKS)
 
 
-@executions
+@variants
 @patterns
-def test_block_equals_the_equations(pattern, execution):
-  gate = gate_of(MASKS[pattern])
-  result = BLOCKS[execution](*tensors(X, gate, WEIGHTS))
+def test_block_equals_the_equations(pattern, variant):
+  gate = random_gate(MASKS[pattern])
+  result = BLOCKS[variant](*tensors(X, gate, WEIGHTS))
   np.testing.assert_allclose(result, expected(X, gate, WEIGHTS), 1e-10, 1e-10)
   np.testing.assert_array_equal(result.numpy()[~MASKS[pattern][..., 0]], 0)
 
 
-@executions
+@variants
 @patterns
 @pytest.mark.parametrize('kernel_size', [(3, 3), (1, 1), (5, 3)])
-def test_convolution_equals_the_dense_one_times_the_mask(kernel_size, pattern, execution):
+def test_convolution_equals_the_full_one_times_the_mask(kernel_size, pattern, variant):
   kernel, mask = random(*kernel_size, CHANNELS, 5, seed=5), MASKS[pattern]
-  result = sparse_conv.conv2d(*tensors(X, kernel, mask), **EXECUTIONS[execution])
+  result = sparse_conv.sparse_conv2d(*tensors(X, kernel, mask), **VARIANTS[variant])
   np.testing.assert_allclose(result, reference.conv2d(X, kernel) * mask, 1e-10, 1e-10)
 
 
-@executions
+@variants
 @pytest.mark.parametrize('pattern', ['one pixel', 'random', 'one image empty'])
-def test_gradients_against_finite_differences(pattern, execution):
-  residual_blocks.check_finite_differences(BLOCKS[execution], pattern)
+def test_gradients_against_finite_differences(pattern, variant):
+  residual_blocks.check_finite_differences(BLOCKS[variant], pattern)
 
 
-# In float32 the gradients of few positions are nothing but rounding: two values, normalized,
-# stay 1 and -1.
+# In float32 the gradients of few positions are rounding errors: two values, normalized, stay 1 and
+# -1.
 @pytest.mark.parametrize('dtype, tolerance, patterns', [
     (tf.float64, 1e-12, MASKS), (tf.float32, 2e-6, ['blob', 'random', 'full'])])
-def test_gradients_equal_those_of_the_dense_execution(dtype, tolerance, patterns):
+def test_gradients_of_both_modes_agree(dtype, tolerance, patterns):
   upstream = tf.constant(random(*X.shape, seed=6), dtype)
   for pattern in patterns:
-    inputs = tensors(X, gate_of(MASKS[pattern]), WEIGHTS, dtype=dtype)
-    dense, sparse = (
-        gradients(BLOCKS[execution], *inputs, upstream) for execution in ('mask', 'list'))
-    for first, second in zip(dense, sparse):
+    inputs = tensors(X, random_gate(MASKS[pattern]), WEIGHTS, dtype=dtype)
+    masked, listed = (
+        gradients(BLOCKS[variant], *inputs, upstream) for variant in ('mask', 'list'))
+    for first, second in zip(masked, listed):
       np.testing.assert_allclose(second, first, 0, tolerance * max(1, np.abs(first).max()))
       assert (pattern == 'empty') == (not np.any(second))
 
 
 @patterns
-def test_counts_what_is_multiplied(pattern):
-  gate = gate_of(MASKS[pattern])
+def test_multiply_adds_are_those_of_the_operations(pattern):
+  gate = random_gate(MASKS[pattern])
   counted = sparse_conv.residual_block_multiply_adds(tf.constant(gate), CHANNELS)
-  assert counted.dtype == tf.float32
+  assert counted.dtype == tf.float64
   positions = reference.dilate(MASKS[pattern]).astype(int) + MASKS[pattern]
   np.testing.assert_array_equal(counted, 9 * CHANNELS**2 * positions.sum((1, 2, 3)))
   inputs = tensors(X, gate, WEIGHTS)
@@ -78,34 +80,35 @@ def test_counts_what_is_multiplied(pattern):
   assert not spy.rows
 
 
-@pytest.mark.parametrize('above, dense', [(0.40, True), (0.42, False)])
-def test_computes_all_positions_above_the_break_even(above, dense):
+@pytest.mark.parametrize('break_even, is_full', [(0.40, True), (0.42, False)])
+def test_computes_all_positions_above_the_break_even(break_even, is_full):
   gate = np.zeros([2, 5, 10, 1])
   gate[0, :2, :4] = gate[1, :4, :6] = 0.5
-  # 8 positions and their 15 neighbours in one image, 24 and 35 in the other, of 2 * 100.
+  # One image has 8 active positions, 15 with their neighbors; the other 24 and 35: 82 of 2 * 100.
   assert reference.dilate(gate > 0).sum() == 15 + 35
   inputs = tensors(random(2, 5, 10, CHANNELS), gate, WEIGHTS)
   with spies.OperationSpy() as spy:
-    sparse_conv.residual_block(*inputs, GROUPS, dense_above=above)
-  assert spy.rows == ([2, 2] if dense else [])
+    sparse_conv.residual_block(*inputs, GROUPS, break_even=break_even)
+  assert spy.rows == ([2, 2] if is_full else [])
 
 
-@pytest.mark.parametrize('images, share, dense', [(2, 1.0, True), (2, 0.6, False), (1, 1.0, False)])
-def test_default_break_even(images, share, dense):
+@pytest.mark.parametrize('images, share, is_full', [
+    (2, 1.0, True), (2, 0.6, False), (1, 1.0, False)])
+def test_default_break_even(images, share, is_full):
   gate = np.zeros([images, 5, 10, 1])
   gate.reshape(images, -1)[:, :round(50 * share)] = 0.5
   inputs = tensors(random(images, 5, 10, CHANNELS), gate, WEIGHTS)
   with spies.OperationSpy() as spy:
     sparse_conv.residual_block(*inputs, GROUPS)
-  assert spy.rows == ([images] * 2 if dense else [])
+  assert spy.rows == ([images] * 2 if is_full else [])
 
 
-@executions
-def test_nothing_comes_from_outside_the_receptive_field(execution):
+@variants
+def test_values_outside_the_receptive_field_are_not_used(variant):
   mask = MASKS['one image empty']
   field = reference.dilate(reference.dilate(mask))
   assert not field.all() and not field[1].any()
-  block, gate = BLOCKS[execution], gate_of(mask)
+  block, gate = BLOCKS[variant], random_gate(mask)
   healthy = block(*tensors(X, gate, WEIGHTS))
   np.testing.assert_array_equal(
       healthy, block(*tensors(np.where(field, X, np.nan), gate, WEIGHTS)))
@@ -113,11 +116,11 @@ def test_nothing_comes_from_outside_the_receptive_field(execution):
   assert np.isnan(block(*tensors(inside, gate, WEIGHTS))).any()
 
 
-@executions
-def test_an_image_does_not_feel_its_company(execution):
+@variants
+def test_an_image_does_not_depend_on_the_others_of_its_batch(variant):
   mask = MASKS['random'].copy()
   mask[1] = False
-  block, gate = BLOCKS[execution], gate_of(mask)
+  block, gate = BLOCKS[variant], random_gate(mask)
   for row in range(BATCH):
     alone = block(*tensors(X[row:row + 1], gate[row:row + 1], WEIGHTS))
     others = np.where(np.arange(BATCH)[:, None, None, None] == row, X, np.nan)
@@ -128,15 +131,15 @@ def test_an_image_does_not_feel_its_company(execution):
 
 
 @pytest.mark.parametrize('dtype, tolerance', [('float16', 0.02), ('bfloat16', 0.15)])
-@executions
-def test_half_precision(execution, dtype, tolerance):
-  gate = tf.constant(gate_of(MASKS['blob']), tf.float32)
+@variants
+def test_half_precision(variant, dtype, tolerance):
+  gate = tf.constant(random_gate(MASKS['blob']), tf.float32)
   x, weights = tensors(X, WEIGHTS, dtype=dtype)
-  result = BLOCKS[execution](x, gate, weights)
+  result = BLOCKS[variant](x, gate, weights)
   assert result.dtype == dtype
   np.testing.assert_allclose(
       tf.cast(result, tf.float64), expected(X, gate.numpy(), WEIGHTS), 0, tolerance)
-  found = gradients(BLOCKS[execution], x, gate, weights, tf.ones_like(x))
+  found = gradients(BLOCKS[variant], x, gate, weights, tf.ones_like(x))
   assert [gradient.dtype for gradient in found] == [dtype, tf.float32, *6 * [dtype]]
   assert all(np.all(np.isfinite(tf.cast(gradient, tf.float32))) for gradient in found)
 
@@ -146,7 +149,7 @@ def test_compiles():
   traced = tf.function(
       lambda x, gate: BLOCKS['mask'](x, gate, sparse_conv.ResidualWeights(*weights)),
       jit_compile=True, autograph=False, input_signature=residual_blocks.signature(tf.float64))
-  gate = gate_of(MASKS['one image empty'])
+  gate = random_gate(MASKS['one image empty'])
   np.testing.assert_allclose(traced(X, gate), expected(X, gate, WEIGHTS), 1e-9, 1e-9)
 
 
@@ -160,7 +163,7 @@ def test_exports_any_size(tmp_path):
   tf.saved_model.save(module, str(tmp_path / 'exported'))
   reloaded = tf.saved_model.load(str(tmp_path / 'exported'))
   for mask in MASKS.values():
-    x, gate = (value.astype(np.float32)[:, 1:] for value in (X, gate_of(mask)))
+    x, gate = (value.astype(np.float32)[:, 1:] for value in (X, random_gate(mask)))
     for rows in (1, BATCH):
       np.testing.assert_allclose(reloaded.serve(x[:rows], gate[:rows]), expected(
           x[:rows], gate[:rows], WEIGHTS), 0, 2e-5)
@@ -171,22 +174,22 @@ def test_exports_any_size(tmp_path):
 def test_trains_in_a_graph_of_unknown_sizes():
   weights = sparse_conv.ResidualWeights(*tensors(*WEIGHTS))
   upstream = random(*X.shape, seed=6)
-  block = functools.partial(sparse_conv.residual_block, num_groups=GROUPS, dense_above=0.6)
+  block = functools.partial(sparse_conv.residual_block, num_groups=GROUPS, break_even=0.6)
   traced = tf.function(
       lambda x, gate: gradients(block, x, gate, weights, upstream),
       autograph=False, input_signature=residual_blocks.signature(tf.float64))
   for pattern in ('empty', 'random', 'full'):
-    gate = gate_of(MASKS[pattern])
-    dense = gradients(BLOCKS['mask'], *tensors(X, gate), weights, upstream)
-    for first, second in zip(traced(X, gate), dense):
+    gate = random_gate(MASKS[pattern])
+    masked = gradients(BLOCKS['mask'], *tensors(X, gate), weights, upstream)
+    for first, second in zip(traced(X, gate), masked):
       np.testing.assert_allclose(first, second, 1e-9, 1e-9)
 
 
 def test_wrong_options():
-  inputs = tensors(X, gate_of(MASKS['blob']), WEIGHTS)
-  with pytest.raises(ValueError, match="execution is 'tiles'; allowed are `sparse`"):
-    sparse_conv.residual_block(*inputs, GROUPS, execution='tiles')
-  with pytest.raises(ValueError, match='execution is None'):
-    sparse_conv.conv2d(X, WEIGHTS.kernel1, MASKS['blob'], execution=None)
+  inputs = tensors(X, random_gate(MASKS['blob']), WEIGHTS)
+  with pytest.raises(checks.ArgumentError, match="mode is 'tiles'; allowed are 'skip', 'mask'"):
+    sparse_conv.residual_block(*inputs, GROUPS, mode='tiles')
+  with pytest.raises(checks.ArgumentError, match='mode is None'):
+    sparse_conv.sparse_conv2d(X, WEIGHTS.kernel1, MASKS['blob'], mode=None)
   with pytest.raises(ValueError, match='num_groups is 3'):
     sparse_conv.residual_block(*inputs, 3)

@@ -1,17 +1,18 @@
-"""Tiles of static capacity against the block's equations, compiled and not."""
+"""Residual blocks in tiles against plain NumPy, compiled by XLA and not."""
 import functools
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from official_ext.ops import checks
 from official_ext.ops import sparse_conv
 from official_ext.ops import tiled_conv
 import reference
 import residual_blocks
 from residual_blocks import CHANNELS, GROUPS, HEIGHT, MASKS, WEIGHTS, WIDTH, X
 from residual_blocks import expected
-from residual_blocks import gate_of
+from residual_blocks import random_gate
 from residual_blocks import gradients
 from residual_blocks import random
 from residual_blocks import tensors
@@ -32,7 +33,7 @@ def _traced(function, compiled=True):
 
 
 def _active_tiles(mask, size):
-  """Boolean `[batch, rows, columns]`: tiles with a position that the first convolution needs."""
+  """Returns which tiles have a position of the first convolution: `[batch, rows, columns]`."""
   field = reference.dilate(mask)[..., 0]
   rows, columns = -(-HEIGHT // size), -(-WIDTH // size)
   return np.array([[[
@@ -46,7 +47,7 @@ def test_equals_the_equations(size, compiled):
   weights = sparse_conv.ResidualWeights(*tensors(*WEIGHTS))
   traced = _traced(lambda x, gate: _block(x, gate, weights, tile_size=size), compiled)
   for mask in MASKS.values():
-    gate = gate_of(mask)
+    gate = random_gate(mask)
     result = traced(X, gate)
     np.testing.assert_allclose(result.value, expected(X, gate, WEIGHTS), 1e-9, 1e-9)
     np.testing.assert_array_equal(result.dropped, [0, 0, 0])
@@ -57,7 +58,7 @@ def test_equals_the_equations(size, compiled):
 @pytest.mark.parametrize('pattern', ['corners', 'random', 'one image empty'])
 def test_capacity(pattern):
   mask = MASKS[pattern]
-  inputs = tensors(X, gate_of(mask), WEIGHTS)
+  inputs = tensors(X, random_gate(mask), WEIGHTS)
   needed = _active_tiles(mask, 2).sum((1, 2))
   assert needed.max() > 1
   for room in range(1, 13):
@@ -65,7 +66,7 @@ def test_capacity(pattern):
     np.testing.assert_array_equal(result.dropped, np.maximum(needed - room, 0))
     exact = needed <= room
     np.testing.assert_allclose(
-        result.value[exact], expected(X, gate_of(mask), WEIGHTS)[exact], 1e-9, 1e-9)
+        result.value[exact], expected(X, random_gate(mask), WEIGHTS)[exact], 1e-9, 1e-9)
     assert np.all(np.isfinite(result.value))
 
 
@@ -73,8 +74,7 @@ def test_drops_the_least_active_tiles():
   gate = np.zeros([1, HEIGHT, WIDTH, 1])
   gate[0, 1, 1] = gate[0, 4, 4:6] = 0.5
   inputs = tensors(X[:1], gate, WEIGHTS)
-  # In tiles of 3, the positions that the first convolution needs: 9 of the first tile, 9 and 3
-  # of two others.
+  # The first convolution needs 9 positions of the first tile of 3x3, and 9 and 3 of two others.
   np.testing.assert_array_equal(
       _active_tiles(gate > 0, 3)[0], [[True, False, False], [False, True, True]])
   result = _block(*inputs, capacity=2 / 6, tile_size=3)
@@ -82,8 +82,8 @@ def test_drops_the_least_active_tiles():
   assert np.all(result.value[0, 1, 1] != 0) and np.all(result.value[0, 4, 4:6] != 0)
 
 
-def test_multiplies_as_much_as_the_capacity():
-  inputs = tensors(X, gate_of(MASKS['one pixel']), WEIGHTS)
+def test_multiply_adds_follow_the_capacity():
+  inputs = tensors(X, random_gate(MASKS['one pixel']), WEIGHTS)
   with spies.OperationSpy() as spy:
     _block(*inputs, capacity=0.5, tile_size=2)
   assert spy.rows == [3 * 6, 3 * 6]
@@ -95,21 +95,21 @@ def test_gradients_against_finite_differences(pattern):
   residual_blocks.check_finite_differences(_value, pattern)
 
 
-def test_gradients_compiled_equal_the_dense_ones():
+def test_compiled_gradients_equal_those_of_the_mode_mask():
   weights, upstream = sparse_conv.ResidualWeights(*tensors(*WEIGHTS)), random(*X.shape, seed=6)
   traced = _traced(lambda x, gate: gradients(_value, x, gate, weights, upstream))
-  dense = functools.partial(sparse_conv.residual_block, num_groups=GROUPS, execution='mask')
+  masked = functools.partial(sparse_conv.residual_block, num_groups=GROUPS, mode='mask')
   for pattern in ('empty', 'random', 'full'):
-    gate = gate_of(MASKS[pattern])
+    gate = random_gate(MASKS[pattern])
     for first, second in zip(
-        traced(X, gate), gradients(dense, *tensors(X, gate), weights, upstream)):
+        traced(X, gate), gradients(masked, *tensors(X, gate), weights, upstream)):
       np.testing.assert_allclose(first, second, 1e-9, 1e-9)
 
 
-def test_nothing_comes_from_outside_the_receptive_field_or_other_images():
+def test_values_outside_the_receptive_field_and_of_other_images_are_not_used():
   mask = MASKS['one image empty']
-  field, gate = reference.dilate(reference.dilate(mask)), gate_of(mask)
-  # Too little room for the last image: it must not borrow from the others.
+  field, gate = reference.dilate(reference.dilate(mask)), random_gate(mask)
+  # The last image has more active tiles than the capacity; it must not use those of the others.
   healthy = _block(*tensors(X, gate, WEIGHTS), capacity=0.5, tile_size=2)
   poisoned = _block(
       *tensors(np.where(field, X, np.nan), gate, WEIGHTS), capacity=0.5, tile_size=2)
@@ -121,7 +121,7 @@ def test_nothing_comes_from_outside_the_receptive_field_or_other_images():
 
 @pytest.mark.parametrize('dtype, tolerance', [('float16', 0.02), ('bfloat16', 0.15)])
 def test_half_precision(dtype, tolerance):
-  gate = tf.constant(gate_of(MASKS['blob']), tf.float32)
+  gate = tf.constant(random_gate(MASKS['blob']), tf.float32)
   result = _value(*tensors(X, dtype=dtype), gate, *tensors(WEIGHTS, dtype=dtype))
   assert result.dtype == dtype
   np.testing.assert_allclose(
@@ -137,7 +137,7 @@ def test_exports_any_size(tmp_path):
       compiled=False)
   tf.saved_model.save(module, str(tmp_path / 'exported'))
   reloaded = tf.saved_model.load(str(tmp_path / 'exported'))
-  x, gate = X[:2, 1:], gate_of(MASKS['random'])[:2, 1:]
+  x, gate = X[:2, 1:], random_gate(MASKS['random'])[:2, 1:]
   result = reloaded.serve(x, gate)
   np.testing.assert_allclose(result['value'], expected(x, gate, WEIGHTS), 1e-9, 1e-9)
   np.testing.assert_array_equal(result['dropped'], [0, 0])
@@ -147,5 +147,5 @@ def test_exports_any_size(tmp_path):
     ({'capacity': 0.0}, 'capacity is 0.0'), ({'capacity': 1.5}, 'capacity is 1.5'),
     ({'tile_size': 0}, 'tile_size is 0')])
 def test_wrong_options(options, message):
-  with pytest.raises(ValueError, match=message):
-    _block(X, gate_of(MASKS['blob']), WEIGHTS, **options)
+  with pytest.raises(checks.ArgumentError, match=message):
+    _block(X, random_gate(MASKS['blob']), WEIGHTS, **options)

@@ -68,7 +68,7 @@ def test_detections_flip_with_the_image(sample_records):
 
   def detect(features):
     classes, raw, attributes = model.head(features)
-    locations = dense_detector.locations_of(raw)
+    locations = dense_detector.grid_locations(raw)
     decoded = assigners.assigner('fcos').decode(locations, dense_detector.flatten(raw))
     return model.detection_generator(classes, decoded, attributes['centerness'])
 

@@ -1,16 +1,17 @@
-"""Towers and predictors against plain NumPy, and the layer checks."""
+"""Towers and heads of one-stage detectors against plain NumPy, and the layer checks."""
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from official_ext.modeling.heads import dense_head
+from official_ext.ops import checks
 import component
 import harness
 import reference
 import spies
 
 CHANNELS = {'3': 6, '4': 6}
-FILTERS = 68  # in 17 groups of 4 where 32 does not divide
+FILTERS = 68  # 32 does not divide it: 17 groups of 4 channels
 SMALL = {'num_filters': 4, 'tower_options': {'num_convs': 1}, 'min_level': 3, 'max_level': 4}
 
 
@@ -22,14 +23,14 @@ def group_norm(x, gamma, beta, groups):
   return ((grouped - mean) / np.sqrt(variance + 1e-5)).reshape(x.shape) * gamma + beta
 
 
-def values_of(layer):
-  """Values of variables by the name of their own layer, such as `conv_0/kernel:0`."""
+def named_values(layer):
+  """Returns values of variables by their names in the innermost layer, as `conv_0/kernel:0`."""
   return {'/'.join(variable.name.split('/')[-2:]): variable.numpy()
           for variable in layer.variables}
 
 
 def tower_in_numpy(tower, x):
-  values = values_of(tower)
+  values = named_values(tower)
   for index in range(sum('conv' in name for name in values) // 2):
     x = reference.conv2d(x, values[f'conv_{index}/kernel:0'], values[f'conv_{index}/bias:0'])
     if f'norm_{index}/gamma:0' in values:
@@ -63,16 +64,16 @@ def test_tower_contract(tmp_path):
 def test_tower_starts_as_published():
   tower = dense_head.PlainTower(64, num_convs=1)
   tower({'3': tf.zeros([1, 4, 4, 64])})
-  values = values_of(tower)
+  values = named_values(tower)
   assert np.std(values['conv_0/kernel:0']) == pytest.approx(0.01, rel=0.02)
   assert not np.any(values['conv_0/bias:0'])
   assert np.all(values['norm_0/gamma:0'] == 1) and not np.any(values['norm_0/beta:0'])
 
 
 def head_in_numpy(head, x, name):
-  """What a predictor makes of the tower that it stands on."""
+  """Returns the result of the tower and the predictor `name`."""
   tower = head._class_tower if name == 'classes' else head._box_tower
-  values = values_of(head)
+  values = named_values(head)
   return reference.conv2d(
       tower_in_numpy(tower, x), values[f'{name}/kernel:0'], values[f'{name}/bias:0'])
 
@@ -138,12 +139,12 @@ def test_every_class_starts_at_its_prior_probability():
 
 
 def test_wrong_options_and_levels_are_named():
-  with pytest.raises(ValueError, match="box_coding is 'offsets'.*model.assigner"):
+  with pytest.raises(checks.ArgumentError, match="box_coding is 'offsets'.*'distances', 'deltas'"):
     dense_head.DenseHead(3, 'offsets')
   with pytest.raises(ValueError, match="tower.type is 'plian'.*Did you mean 'plain'"):
     dense_head.DenseHead(3, tower='plian')
-  with pytest.raises(ValueError, match="norm is 'batch_norm'.*head.tower.plain.norm"):
+  with pytest.raises(checks.ArgumentError, match="norm is 'batch_norm'.*'group_norm', 'none'"):
     dense_head.PlainTower(norm='batch_norm')
   head = dense_head.DenseHead(3, name='head', **SMALL)
-  with pytest.raises(ValueError, match='head needs levels 3, 4; 4 is missing: change model.min'):
+  with pytest.raises(ValueError, match='head needs levels 3, 4; 4 is missing: change min_level'):
     head({'3': tf.zeros([1, 3, 3, 6])})

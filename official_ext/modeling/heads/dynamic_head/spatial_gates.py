@@ -1,10 +1,10 @@
 """Gates that decide, per image and position, which paths of a network run.
 
-A gate is a 3x3 convolution and an activation; where it is 0, what it multiplies need not
-be computed.  Both are float32 under any mixed precision policy.
+A gate is a 3x3 convolution and an activation, both float32 under any mixed precision policy.
+Where the gate is 0, the path that it multiplies need not be computed.
 
 Reference: Lin Song et al., Fine-Grained Dynamic Head for Object Detection,
-https://arxiv.org/abs/2012.03519, section 3.2.
+https://arxiv.org/abs/2012.03519, section 2.2.
 """
 import math
 from typing import Any, Dict, Optional, Sequence
@@ -12,33 +12,42 @@ from typing import Any, Dict, Optional, Sequence
 import tensorflow as tf, tf_keras
 
 from official_ext.modeling.layers import convolutions
+from official_ext.ops import checks
 
 ACTIVATIONS = ('tanh', 'sigmoid', 'softmax')
-# What a gate is at the start, where its features are 0.
+# Value of a gate at the start of a training, for features of 0.
 _INITIAL_GATE = 0.99
 
 
 def restricted_tanh(logits: tf.Tensor, tau: float = 1.5) -> tf.Tensor:
-  """The gate activation: max(0, (tanh(v - tau) + tanh tau) / (1 + tanh tau)) (eq. 3).
+  """Returns the gate activation max(0, (tanh(v - tau) + tanh tau) / (1 + tanh tau)) (eq. 3).
 
-  It is 0 with gradient 0 up to v = 0, has the slope 1 - tanh tau behind it, and nears 1.  With
-  tau = 0 it is max(0, tanh v), the "restricted tanh" of Table 2.
+  Value and gradient are 0 up to v = 0; from there the function rises with a slope of 1 - tanh tau
+  and approaches 1.  With tau = 0 it is max(0, tanh v), the "restricted tanh" of Table 2.
 
   Args:
     logits: v, float32 or float64 of any shape.
     tau: not negative; the larger, the flatter the start.
 
   Returns:
-    The shape and dtype of `logits`.
+    Gates of the shape and dtype of `logits`.
   """
   rise = tf.tanh(tf.constant(tau, logits.dtype))
-  # The same by the addition theorem.  As printed, the sum rounds to something else than 0 where
-  # v is near 0, and 0 is what decides that nothing runs.
+  # The addition theorem gives this form of eq. 3.  As printed, the sum rounds to small numbers
+  # where it should be 0, and only at 0 is a path skipped.
   return tf.nn.relu(tf.tanh(logits)) * (1 + tf.tanh(logits - tau) * rise) / (1 + rise)
 
 
 def initial_bias(activation: str, tau: float) -> float:
-  """Returns the logit of a gate of 0.99; 0 for softmax, whose paths start with equal shares."""
+  """Returns the bias of a gate's convolution at the start of a training.
+
+  Args:
+    activation: one of `ACTIVATIONS`.
+    tau: parameter of `tanh`.
+
+  Returns:
+    The logit of a gate of 0.99; 0 for softmax, whose paths start with equal shares.
+  """
   if activation == 'softmax':
     return 0.0
   if activation == 'sigmoid':
@@ -48,9 +57,9 @@ def initial_bias(activation: str, tau: float) -> float:
 
 @tf_keras.utils.register_keras_serializable(package='official_ext')
 class SpatialGate(tf_keras.layers.Layer):
-  """A 3x3 convolution to one logit per path, and the gate activation (section 3.2.1).
+  """Computes gates by a 3x3 convolution to one logit per path, and the gate activation.
 
-  Reference: see the module.
+  Reference: see the module, section 2.2.1.
 
   Differs: the bias of a sigmoid starts at ln(0.99 / 0.01), which is a gate of 0.99; the
   reference's code starts at half of that.
@@ -61,26 +70,24 @@ class SpatialGate(tf_keras.layers.Layer):
     """Initializes the gate.
 
     Args:
-      num_paths: gates per position.
+      num_paths: number of gates per position.
       activation: `tanh`, the proposed one; `sigmoid`, which is never 0; or `softmax` over the
         paths of a position, which is never 0 either.
-      tau: of `tanh`, see `restricted_tanh`.
-      coarse: one decision per image and map: logits are averaged over the map.
-      kernel_regularizer: of the kernel.
+      tau: parameter of `tanh`, see `restricted_tanh`.
+      coarse: whether logits are averaged over the map, for one decision per image and map.
+      kernel_regularizer: regularizer of the kernel.
       **kwargs: arguments of `tf_keras.layers.Layer`.
 
     Raises:
-      ValueError: unknown activation, or a negative tau.
+      ArgumentError: unknown activation, or a negative tau.
     """
     super().__init__(**kwargs)
-    if activation not in ACTIVATIONS:
-      raise ValueError(f'activation is {activation!r}; allowed are {", ".join(ACTIVATIONS)}: '
-                       'change head.tower.dynamic.activation.')
+    checks.check_one_of('activation', activation, ACTIVATIONS)
     if tau < 0:
-      raise ValueError(f'tau is {tau}; it must not be negative: change head.tower.dynamic.tau.')
+      raise checks.ArgumentError('tau', f'tau is {tau}; it must not be negative.')
     self._num_paths, self._activation, self._tau, self._coarse = num_paths, activation, tau, coarse
     self._kernel_regularizer = tf_keras.regularizers.get(kernel_regularizer)
-    # `self.dtype` is that of variables, and never of low precision.
+    # `self.dtype` is the dtype of variables, which is float32 under mixed precision.
     self.conv = convolutions.Conv2D(
         num_paths, 3, kernel_initializer=tf_keras.initializers.RandomNormal(stddev=0.01),
         bias_initializer=tf_keras.initializers.Constant(initial_bias(activation, tau)),
@@ -92,12 +99,12 @@ class SpatialGate(tf_keras.layers.Layer):
 
   def call(self, features: tf.Tensor, paths: Optional[Sequence[int]] = None,
            threshold: float = 0.0) -> tf.Tensor:
-    """Decides for every position of a map.
+    """Computes the gates of every position of a map.
 
     Args:
       features: `[batch, height, width, channels]`.
-      paths: which of the paths there are here; softmax is over these.  None: all.
-      threshold: gates up to this are 0.
+      paths: numbers of the paths that exist on this level; softmax is over these.  None: all.
+      threshold: gates up to this value are 0.
 
     Returns:
       Gates in [0, 1], `[batch, height, width, paths]`; float32, or float64 under that policy.

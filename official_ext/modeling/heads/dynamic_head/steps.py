@@ -1,10 +1,10 @@
 """The two steps of a block of the dynamic head: between levels, then on each level.
 
 Reference: Lin Song et al., Fine-Grained Dynamic Head for Object Detection,
-https://arxiv.org/abs/2012.03519, section 3.2.  Convolutions start normal(0, 0.01); group
-norm has an epsilon of 1e-5, as the reference's code.
+https://arxiv.org/abs/2012.03519, section 2.2.  Kernels start from a normal distribution of
+deviation 0.01, and the epsilon of group norm is 1e-5, as in the reference's code.
 """
-from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import tensorflow as tf, tf_keras
 
@@ -14,29 +14,72 @@ from official_ext.ops import sparse_conv
 from official_ext.ops import tiled_conv
 
 
-def neighbors_of(level: str, levels: Sequence[str]) -> Dict[str, str]:
-  """Returns the `coarser` and `finer` neighbor of a level, if any; `levels` is finest first."""
+class RunOptions(NamedTuple):
+  """How the gates and the depth steps of a tower run in one call.
+
+  Attributes:
+    mode: of gated depth steps: `skip` computes the active positions, `mask` all positions, and
+      `tiles` the active tiles, see `tiled_conv`.
+    norm_positions: group norm of gated depth steps takes its statistics from the `active`
+      positions or from `all`; `all` computes all positions in every mode.
+    gate_threshold: gates up to this value are 0.
+    tile_capacity: share of an image's tiles that the mode `tiles` computes, in (0, 1].
+  """
+  mode: str = 'mask'
+  norm_positions: str = 'active'
+  gate_threshold: float = 0.0
+  tile_capacity: float = 1.0
+
+
+DEFAULT_OPTIONS = RunOptions()
+
+
+def neighbor_levels(level: str, levels: Sequence[str]) -> Dict[str, str]:
+  """Returns the neighbors of a level, by the path to them.
+
+  Args:
+    level: one of `levels`.
+    levels: all levels, finest first.
+
+  Returns:
+    `coarser` -> the next coarser level, `finer` -> the next finer one; without those that do
+    not exist.
+  """
   index = levels.index(level)
   neighbors = {'coarser': levels[index + 1]} if index + 1 < len(levels) else {}
   return {**neighbors, 'finer': levels[index - 1]} if index else neighbors
 
 
-class _Step(tf_keras.layers.Layer):
-  """What the steps share: how their weights start and are regularized."""
+class _StepLayer(tf_keras.layers.Layer):
+  """Base of the steps: initializers and regularizers of their weights."""
 
   def __init__(self, kernel_regularizer: Optional[Any] = None, **kwargs):
+    """Initializes the layer.
+
+    Args:
+      kernel_regularizer: regularizer of kernels.
+      **kwargs: arguments of `tf_keras.layers.Layer`.
+    """
     super().__init__(**kwargs)
     self._kernel_regularizer = tf_keras.regularizers.get(kernel_regularizer)
 
   def add_kernel(self, name: str, shape: Sequence[int]) -> tf.Variable:
-    """Adds a kernel of normal(0, 0.01), regularized."""
+    """Adds a regularized kernel that starts normally distributed."""
     return self.add_weight(
         name, shape, initializer=tf_keras.initializers.RandomNormal(stddev=0.01),
         regularizer=self._kernel_regularizer)
 
   def add_vector(self, name: str, channels: int, initializer: str,
                  autocast: bool = False) -> tf.Variable:
-    """Adds a vector, by default one that no policy casts: norms compute in float32."""
+    """Adds a vector of one number per channel.
+
+    Args:
+      name: name of the variable.
+      channels: number of channels.
+      initializer: name of an initializer.
+      autocast: whether a mixed precision policy casts the vector to the compute dtype; no for
+        norms, which compute in float32.
+    """
     return self.add_weight(
         name, [channels], initializer=initializer, experimental_autocast=autocast)
 
@@ -48,15 +91,16 @@ class _Step(tf_keras.layers.Layer):
 
 
 @tf_keras.utils.register_keras_serializable(package='official_ext')
-class ScaleStep(_Step):
-  """Adds to every level what its neighbors have to say.
+class ScaleStep(_StepLayer):
+  """Adds to every level what its neighbors send.
 
       message = gate * group norm(depthwise 3x3(x))        on the source level
       output = w_s * sum of messages, resized + w_o * x    on the target level
 
-  The convolutions are shared by all levels, one for each direction, as is the pair of
-  learned scalars; w_s starts at 0 and w_o at 1.  Convolution and norm are dense in training
-  and at inference: a depthwise convolution is not worth skipping per position.
+  All levels share the convolutions, one for each direction, and the two learned scalars: w_s,
+  which starts at 0, and w_o, which starts at 1.  Convolution and norm are computed at all
+  positions in training and at inference, because skipping a depthwise convolution saves less
+  than it costs.
 
   Reference: see the module.
   """
@@ -65,9 +109,9 @@ class ScaleStep(_Step):
     """Initializes the step.
 
     Args:
-      is_gated: otherwise messages are not gated, and added as they are, without w_s: the
-        step of the fixed head.
-      **kwargs: `kernel_regularizer`, of kernels and of the two scalars; arguments of
+      is_gated: whether messages are multiplied by gates and by w_s.  If not, they are added as
+        they are, as in the fixed head.
+      **kwargs: `kernel_regularizer`, also of the two scalars; arguments of
         `tf_keras.layers.Layer`.
     """
     super().__init__(**kwargs)
@@ -96,15 +140,16 @@ class ScaleStep(_Step):
 
     Args:
       features: `{level: [batch, height, width, channels]}`, finest first.
-      gates: of a gated step `[batch, height, width, 1]` for every neighbor of every level,
-        by `(path, level)` as `('coarser', '3')`.
+      gates: `(path, source level)`, such as `('coarser', '3')`, -> `[batch, height, width, 1]`
+        of the source level, for every neighbor of every level; not used if the step is not
+        gated.
 
     Returns:
-      The shapes of `features`.
+      `{level: [batch, height, width, channels]}`, of the shapes of `features`.
     """
     received = {level: [] for level in features}
     for source, own in features.items():
-      for path, target in neighbors_of(source, list(features)).items():
+      for path, target in neighbor_levels(source, list(features)).items():
         message = self._message(path, own)
         if self._is_gated:
           message *= tf.cast(gates[path, source], message.dtype)
@@ -128,20 +173,23 @@ class ScaleStep(_Step):
 
 
 @tf_keras.utils.register_keras_serializable(package='official_ext')
-class DepthStep(_Step):
-  """A residual block of two convolutions, behind a gate.
+class DepthStep(_StepLayer):
+  """Refines one level by a residual block of two convolutions, multiplied by a gate.
 
       h = group norm(conv(ReLU(group norm(conv(x)))))
       output = ReLU(x + gate * h)
 
-  Where the gate is 0 the second convolution need not be computed, nor the first where the
-  gates of all neighbors are 0 too.  Norms are over the positions that are computed, in
-  training and at inference, so that skipping changes nothing.
+  A position is active for the second convolution where its gate is above 0, and for the first
+  one where its gate or that of a neighbor is.  Norms take their statistics from the active
+  positions, in training and at inference, so that skipping changes nothing.
 
-  Reference: see the module.
+  Reference: see the module, section 2.2.3.
 
-  Differs: the reference's code normalizes over all positions in training and over the
-  computed ones at inference; `execution='dense'` is what it trains.
+  Differs: the paper calls the depth path a bottleneck module; here it is two 3x3 convolutions,
+  as in the reference's code.
+
+  Differs: the reference's code takes the statistics of norms from all positions in training,
+  and from the active ones at inference; `norm_positions='all'` is how it trains.
   """
 
   def build(self, input_shape: tf.TensorShape) -> None:
@@ -156,41 +204,42 @@ class DepthStep(_Step):
     super().build(input_shape)
 
   def call(self, features: tf.Tensor, gate: Optional[tf.Tensor] = None,
-           execution: str = 'dense', tile_capacity: float = 1.0
-           ) -> Tuple[tf.Tensor, Optional[tf.Tensor]]:
+           options: RunOptions = DEFAULT_OPTIONS) -> tiled_conv.TiledResult:
     """Runs the step on one level.
 
     Args:
       features: `[batch, height, width, channels]`.
-      gate: `[batch, height, width, 1]` in [0, 1]; None: no gate, dense.
-      execution: one of `sparse_conv.residual_block`; `tiles`, see `tiled_conv`; or `dense`,
-        norms over all positions.
-      tile_capacity: of `tiles`: the share of an image's tiles that there is room for.
+      gate: `[batch, height, width, 1]` in [0, 1]; None: every position is computed, as with a
+        gate of 1.
+      options: how the step runs if it has a gate.
 
     Returns:
-      The output, of the shape and dtype of `features`, and of `tiles` the number of active
-      ones without room, int32 `[batch]`, otherwise None.
+      The output, of the shape and dtype of `features`, and the number of dropped tiles, 0 in
+      every mode but `tiles`.
     """
-    # Read here, where the policy casts kernels, and not in the branches of a conditional.
+    # Variables are read here, where the policy casts kernels, not in the branches of `tf.cond`.
     weights = sparse_conv.ResidualWeights(
         **{name: tf.convert_to_tensor(value) for name, value in self.residual_weights.items()})
-    dropped = None
-    if gate is None or execution == 'dense':
-      residual = self._run_dense(features, gate, weights)
-    elif execution == 'tiles':
+    dropped = tf.zeros(tf.shape(features)[:1], tf.int32)
+    if gate is None or options.norm_positions == 'all':
+      residual = self._run_full(features, gate, weights)
+    elif options.mode == 'tiles':
       residual, dropped = tiled_conv.tiled_residual_block(
-          features, gate, weights, self.num_groups, tile_capacity)
+          features, gate, weights, self.num_groups, options.tile_capacity)
     else:
       residual = sparse_conv.residual_block(
-          features, gate, weights, self.num_groups, execution=execution)
-    return tf.nn.relu(features + residual), dropped
+          features, gate, weights, self.num_groups, options.mode)
+    return tiled_conv.TiledResult(tf.nn.relu(features + residual), dropped)
 
-  def _run_dense(self, features, gate, weights):
+  def _run_full(self, features: tf.Tensor, gate: Optional[tf.Tensor],
+                weights: sparse_conv.ResidualWeights) -> tf.Tensor:
+    """Computes the residual branch at all positions, with norms over all of them."""
     hidden = self._normalized(features, weights.kernel1, weights.gamma1, weights.beta1)
     residual = self._normalized(
         tf.nn.relu(hidden), weights.kernel2, weights.gamma2, weights.beta2)
     return residual if gate is None else residual * tf.cast(gate, residual.dtype)
 
-  def _normalized(self, features, kernel, gamma, beta):
+  def _normalized(self, features: tf.Tensor, kernel: tf.Tensor, gamma: tf.Tensor,
+                  beta: tf.Tensor) -> tf.Tensor:
     features = tf.nn.conv2d(features, kernel, 1, 'SAME')
     return group_norm.group_norm(features, gamma, beta, self.num_groups)

@@ -1,28 +1,26 @@
-"""The fine-grained dynamic head: towers whose blocks decide per position what they compute.
+"""The fine-grained dynamic head: towers of blocks that decide per position which paths run.
 
 Reference: Lin Song et al., Fine-Grained Dynamic Head for Object Detection,
 https://arxiv.org/abs/2012.03519.
 """
 import dataclasses
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from official.modeling import hyperparams
 import tensorflow as tf, tf_keras
 
 from official_ext.configs import components
+from official_ext.modeling.heads.dynamic_head import block
+from official_ext.modeling.heads.dynamic_head import steps
 from official_ext.modeling.layers import convolutions
 from official_ext.modeling.layers import routed
-from official_ext.modeling.heads.dynamic_head import block
+from official_ext.ops import checks
 from official_ext.ops import routing
 
 Features = Dict[str, tf.Tensor]
 
-_ALLOWED = {
-    'norm_positions': ('active', 'all'),
-    'training_execution': ('mask', 'sparse'),
-}
-# What `DepthStep` calls the ways of `inference`.
-_EXECUTIONS = {'skip': 'sparse', 'mask': 'mask', 'tiles': 'tiles'}
+NORM_POSITIONS = ('active', 'all')
+TRAINING_MODES = ('mask', 'skip')
 
 
 @dataclasses.dataclass
@@ -35,7 +33,7 @@ class DynamicTowerConfig(hyperparams.Config):
   tau: float = 1.5
   coarse: bool = False
   norm_positions: str = 'active'
-  training_execution: str = 'mask'
+  training_mode: str = 'mask'
   inference: str = 'skip'
   tile_capacity: float = 1.0
   gate_threshold: float = 0.0
@@ -44,17 +42,21 @@ class DynamicTowerConfig(hyperparams.Config):
 @components.register_tower('dynamic', DynamicTowerConfig)
 @tf_keras.utils.register_keras_serializable(package='official_ext')
 class DynamicTower(routed.SkippingLayer):
-  """Blocks of a gated scale step and a gated depth step, in the place of a tower of convolutions.
+  """Replaces a tower of convolutions by blocks of a gated scale step and a gated depth step.
 
   Reference: see the module.  The "D8" of its tables is eight blocks.  With both steps
-  `fixed` it is the fixed head that the paper compares with ("FCOS-D8").
+  `fixed` the tower is the fixed head that the paper compares with ("FCOS-D8").
 
-  Differs: group norm of the depth step is over the positions that are computed, in training
-  and at inference; the reference's code normalizes over all of them in training
-  (`norm_positions: all`) and over the computed ones at inference.
+  Differs: in the paper all paths start in parallel from the features of a level, and the depth
+  path is a bottleneck module; here, as in the reference's code, a block runs the scale step, then
+  the depth step from its result, and the depth step is two 3x3 convolutions.
+
+  Differs: group norm of the depth step takes its statistics from the positions that are
+  computed, in training and at inference; the reference's code takes them from all positions in
+  training (`norm_positions: all`) and from the computed ones at inference.
 
   Attributes:
-    gate_threshold: see the argument; `set_gate_threshold` changes it.
+    gate_threshold: gates up to this value are 0 at inference; may be changed at any time.
   """
 
   inference_modes = ('skip', 'mask', 'tiles')
@@ -62,50 +64,48 @@ class DynamicTower(routed.SkippingLayer):
   def __init__(self, num_filters: int = 256, num_blocks: int = 8, scale_step: str = 'gated',
                depth_step: str = 'gated', activation: str = 'tanh', tau: float = 1.5,
                coarse: bool = False, norm_positions: str = 'active',
-               training_execution: str = 'mask', tile_capacity: float = 1.0,
+               training_mode: str = 'mask', tile_capacity: float = 1.0,
                gate_threshold: float = 0.0, kernel_regularizer: Optional[Any] = None, **kwargs):
     """Initializes the tower.
 
     Args:
       num_filters: channels of the features, in and out.
-      num_blocks: 2, 4, 6 and 8 are the paper's D2 to D8.
+      num_blocks: number of blocks; 2, 4, 6 and 8 are the paper's D2 to D8.
       scale_step: `gated`; `fixed`, always on and without gates; or `absent`.
-      depth_step: the same.
-      activation: of the gates: `tanh`, the proposed one; `sigmoid` or `softmax` (Table 2).
-      tau: of `tanh`; 0 is the restricted tanh of Table 2.
-      coarse: gates decide once per image and level (Table 1).
-      norm_positions: group norm of gated depth steps is over the `active` positions, or over
-        `all`, and then nothing can be skipped.
-      training_execution: `mask`, compute all positions, or `sparse`, the active ones; the same
-        numbers.
-      tile_capacity: of `tiles`: the share of an image's tiles that there is room for, in (0,
-        1]; active ones beyond it are left out, and recorded as `dropped_tiles`.
-      gate_threshold: gates up to this are 0 at inference.
-      kernel_regularizer: of all kernels and of the weights between scales.
+      depth_step: the same choice for the depth step.
+      activation: activation of the gates: `tanh`, the proposed one; `sigmoid` or `softmax`
+        (Table 2).
+      tau: parameter of `tanh`; 0 is the restricted tanh of Table 2.
+      coarse: whether gates decide once per image and level (Table 1).
+      norm_positions: group norm of gated depth steps takes its statistics from the `active`
+        positions or from `all`; with `all` nothing can be skipped.
+      training_mode: in training gated depth steps compute all positions (`mask`) or the active
+        ones (`skip`), with the same results.
+      tile_capacity: share of an image's tiles that the inference mode `tiles` computes, in (0,
+        1]; active tiles beyond it are dropped, and recorded as `dropped_tiles`.
+      gate_threshold: gates up to this value are 0 at inference; in [0, 1).
+      kernel_regularizer: regularizer of all kernels, and of the scalars of scale steps.
       **kwargs: `inference`, see `SkippingLayer`: `skip` computes active positions, `mask` all of
         them, and `tiles` active tiles with static shapes, for XLA and TPU too; arguments of
         `tf_keras.layers.Layer`.
 
     Raises:
-      ValueError: an option that is not allowed.
+      ArgumentError: an option that is not allowed.
     """
     super().__init__(**kwargs)
     if num_blocks < 1:
-      raise ValueError(f'num_blocks is {num_blocks}; it must be at least 1: change '
-                       'head.tower.dynamic.num_blocks.')
+      raise checks.ArgumentError(
+          'num_blocks', f'num_blocks is {num_blocks}; it must be at least 1.')
     if not 0 <= gate_threshold < 1:
-      raise ValueError(f'gate_threshold is {gate_threshold}; it must be in [0, 1): change '
-                       'head.tower.dynamic.gate_threshold.')
+      raise checks.ArgumentError(
+          'gate_threshold', f'gate_threshold is {gate_threshold}; it must be in [0, 1).')
     if not 0 < tile_capacity <= 1:
-      raise ValueError(f'tile_capacity is {tile_capacity}; it must be in (0, 1]: change '
-                       'head.tower.dynamic.tile_capacity.')
-    for option, value in (('norm_positions', norm_positions),
-                          ('training_execution', training_execution)):
-      if value not in _ALLOWED[option]:
-        raise ValueError(f'{option} is {value!r}; allowed are {", ".join(_ALLOWED[option])}: '
-                         f'change head.tower.dynamic.{option}.')
+      raise checks.ArgumentError(
+          'tile_capacity', f'tile_capacity is {tile_capacity}; it must be in (0, 1].')
+    checks.check_one_of('norm_positions', norm_positions, NORM_POSITIONS)
+    checks.check_one_of('training_mode', training_mode, TRAINING_MODES)
     self._num_filters, self._norm_positions = num_filters, norm_positions
-    self._training_execution, self._tile_capacity = training_execution, tile_capacity
+    self._training_mode, self._tile_capacity = training_mode, tile_capacity
     self.gate_threshold = gate_threshold
     self._kernel_regularizer = tf_keras.regularizers.get(kernel_regularizer)
     self._block_options = {'scale_step': scale_step, 'depth_step': depth_step,
@@ -122,9 +122,9 @@ class DynamicTower(routed.SkippingLayer):
 
   @property
   def gate_names(self) -> List[str]:
-    """Names of the gates that it records, once it is built."""
-    return [self._gate_name(number, *key) for number, block in enumerate(self.blocks)
-            for key in block.gate_keys(self._levels)]
+    """Names of the gates that the built tower records."""
+    return [self._gate_name(number, *key) for number, one_block in enumerate(self.blocks)
+            for key in one_block.gate_keys(self._levels)]
 
   @property
   def metric_names(self) -> List[str]:
@@ -132,8 +132,8 @@ class DynamicTower(routed.SkippingLayer):
 
   @property
   def metric_limits(self) -> Mapping[str, routed.Limit]:
-    why = 'active tiles without room are left out, raise head.tower.dynamic.tile_capacity'
-    return dict.fromkeys(self.metric_names, (0.0, why))
+    reason = 'active tiles beyond tile_capacity are not computed; raise it'
+    return dict.fromkeys(self.metric_names, (0.0, reason))
 
   def set_gate_threshold(self, threshold: float) -> bool:
     self.gate_threshold = threshold
@@ -158,12 +158,12 @@ class DynamicTower(routed.SkippingLayer):
     """Runs all blocks on all levels.
 
     Args:
-      features: `{level: [batch, height, width, num_filters]}`; levels are numbers as strings,
-        the finest is the smallest, and sizes may be any.
-      training: None counts as False.
+      features: `{level: [batch, height, width, num_filters]}`.  Levels are numbers as strings,
+        smaller for finer levels; heights and widths may be any.
+      training: whether the call trains; None counts as False.
 
     Returns:
-      The shapes of `features`.
+      `{level: [batch, height, width, num_filters]}`, of the shapes of `features`.
 
     Raises:
       ValueError: other levels than those that the tower was built for.
@@ -172,42 +172,44 @@ class DynamicTower(routed.SkippingLayer):
       raise ValueError(f'{self.name} was built for levels {", ".join(self._levels)}; the input has '
                        f'{", ".join(sorted(features))}.')
     features = {level: features[level] for level in self._levels}
-    execution = self._training_execution if training else _EXECUTIONS[self.inference]
-    if self._norm_positions == 'all':
-      execution = 'dense'
-    threshold = 0.0 if training else self.gate_threshold
-    outputs, gates, dropped = features, [], []
+    options = steps.RunOptions(
+        mode=self._training_mode if training else self.inference,
+        norm_positions=self._norm_positions,
+        gate_threshold=0.0 if training else self.gate_threshold,
+        tile_capacity=self._tile_capacity)
+    outputs, results = features, []
     for one_block in self.blocks:
-      outputs, decided, without_room = one_block(outputs, execution, threshold, self._tile_capacity)
-      gates.append(decided)
-      dropped.append(without_room)
+      results.append(one_block(outputs, options=options))
+      outputs = results[-1].outputs
     if self.is_routed and routing.RoutingTape.current() is not None:
-      self._record(features, gates, dropped)
+      self._record(features, results)
     return outputs
 
-  def _record(self, features, gates, dropped):
-    """Records gates and multiply-adds; `expected` is a budget that follows eq. 4.
+  def _record(self, features: Features, results: Sequence[block.BlockResult]) -> None:
+    """Records gates and multiply-adds.
 
-    Between minimum and maximum it lies where eq. 4 does between 0 and 1.
+    `expected` follows the paper's budget: its place between minimum and maximum is the ratio of
+    eq. 4 to its value with all gates at 1.
+
+    Args:
+      features: the tower's input; all blocks have features of its shapes.
+      results: the result of each block.
     """
-    costs = [block.cost(features, decided) for block, decided in zip(self.blocks, gates)]
-    cost = block.Cost(*(sum(values) for values in zip(*costs)))
-    executed = cost.executed
+    cost = block.sum_costs(one_block.cost(features, result.gates)
+                           for one_block, result in zip(self.blocks, results))
+    everything = cost.fixed + cost.gated
+    executed = cost.fixed + cost.executed
     if self._norm_positions == 'all':
-      executed = tf.zeros_like(executed) + cost.gated
-    values = {
-        'executed': cost.fixed + executed,
-        'expected': cost.fixed + cost.gated * tf.math.divide_no_nan(
-            cost.budget, cost.full_budget),
-        'minimum': cost.fixed,
-        'maximum': cost.fixed + cost.gated,
-        'dense': cost.fixed + cost.gated}
-    named = {self._gate_name(number, *key): tf.cast(gate, tf.float32)
-             for number, decided in enumerate(gates) for key, gate in decided.items()}
-    # In training there are no tiles, and the measure is 0.
-    counts = [count for count in dropped if count is not None] or [tf.zeros_like(executed)]
-    metrics = {name: tf.cast(tf.add_n(counts), tf.float32) for name in self.metric_names}
-    self.record(gates=named, metrics=metrics, **values)
+      executed = tf.zeros_like(executed) + everything
+    # No tiles are dropped in training.
+    dropped = tf.add_n([result.dropped_tiles for result in results])
+    self.record(
+        gates={self._gate_name(number, *key): tf.cast(gate, tf.float32)
+               for number, result in enumerate(results) for key, gate in result.gates.items()},
+        metrics={name: tf.cast(dropped, tf.float32) for name in self.metric_names},
+        executed=executed,
+        expected=cost.fixed + cost.gated * tf.math.divide_no_nan(cost.budget, cost.full_budget),
+        minimum=cost.fixed, maximum=everything, dense=everything)
 
   def get_config(self) -> Dict[str, Any]:
     return {
@@ -216,7 +218,7 @@ class DynamicTower(routed.SkippingLayer):
         'num_blocks': len(self.blocks),
         **self._block_options,
         'norm_positions': self._norm_positions,
-        'training_execution': self._training_execution,
+        'training_mode': self._training_mode,
         'tile_capacity': self._tile_capacity,
         'gate_threshold': self.gate_threshold,
         'kernel_regularizer': tf_keras.regularizers.serialize(self._kernel_regularizer),

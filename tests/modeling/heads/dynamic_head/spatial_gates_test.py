@@ -1,4 +1,4 @@
-"""Spatial gates against NumPy: the activation, what they start as, and what they decide about."""
+"""Spatial gates against NumPy: the activation, the initial bias, and the gates themselves."""
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -23,7 +23,7 @@ def test_activation_equals_eq_3(tau):
 
 
 def test_activation_by_hand():
-  # The figures of the paper's Figure 3c: what tau does to the start.
+  """Values that Figure 3c of the paper shows for several tau."""
   def at(logit, tau):
     return float(spatial_gates.restricted_tanh(tf.constant(logit, tf.float64), tau))
 
@@ -73,7 +73,7 @@ def test_gate_equals_numpy(options, paths, threshold):
   spies.randomize(gate)
   decided = gate(FEATURES, paths, threshold).numpy()
   expected = dynamic_head_reference.gate(
-      dynamic_head_reference.weights_of(gate), FEATURES, paths or [0, 1, 2], threshold=threshold,
+      dynamic_head_reference.named_weights(gate), FEATURES, paths or [0, 1, 2], threshold=threshold,
       **options)
   np.testing.assert_allclose(decided, expected, 1e-10, 1e-12)
   assert np.any(decided > 0)
@@ -88,7 +88,7 @@ def test_gate_is_float32_under_mixed_precision():
   decided = gate(features)
   assert decided.dtype == tf.float32
   expected = dynamic_head_reference.gate(
-      dynamic_head_reference.weights_of(gate), features.astype(np.float64), [0])
+      dynamic_head_reference.named_weights(gate), features.astype(np.float64), [0])
   np.testing.assert_allclose(decided, expected, 1e-4, 1e-6)
 
 
@@ -102,7 +102,7 @@ def test_gate_passes_the_layer_checks(options, trainable):
 
 
 @pytest.mark.parametrize('options, message', [
-    ({'activation': 'relu'}, "activation is 'relu'.*tanh, sigmoid, softmax"),
+    ({'activation': 'relu'}, "activation is 'relu'; allowed are 'tanh', 'sigmoid', 'softmax'"),
     ({'tau': -0.5}, 'tau is -0.5')])
 def test_gate_refuses_wrong_options(options, message):
   with pytest.raises(ValueError, match=message):

@@ -17,7 +17,7 @@ def _features(levels='34567', batch=2, seed=0, channels=CHANNELS):
 
 
 def _gates(features, seed=1):
-  """Values and zeros, for every neighbor of every level."""
+  """Returns gates of every neighbor of every level, some of them 0."""
   rng = np.random.default_rng(seed)
   levels = list(features)
   return {(path, level): np.maximum(rng.uniform(-1, 1, [*features[level].shape[:3], 1]), 0)
@@ -28,7 +28,7 @@ def _made(cls, inputs, seed=0, **options):
   layer = cls(dtype='float64', name='step', **options)
   layer(*inputs)
   spies.randomize(layer, seed)
-  return layer, dynamic_head_reference.weights_of(layer)
+  return layer, dynamic_head_reference.named_weights(layer)
 
 
 def _same(ours, expected):
@@ -50,7 +50,7 @@ def test_scale_step_starts_as_identity():
   features = _features()
   layer = steps.ScaleStep(dtype='float64')
   _same(layer(features, _gates(features)), features)
-  # Without gates the sum of messages is added from the start.
+  # A step without gates has no w_s that starts at 0: it adds the messages from the start.
   fixed = steps.ScaleStep(is_gated=False, dtype='float64')
   assert not np.allclose(fixed(features)['3'], features['3'])
 
@@ -75,19 +75,21 @@ def _gate(kind, shape, seed=2):
     gate = np.maximum(rng.uniform(-1, 0.7, gate.shape), 0)
   elif kind == 'pixel':
     gate[:, 0, -1] = 0.3
-  elif kind == 'mixed':  # of two images one is shut
+  elif kind == 'mixed':  # the first image is shut
     gate[1, 2:4, 3:] = 0.8
   return gate
 
 
 @pytest.mark.parametrize('kind', ['full', 'random', 'pixel', 'mixed', 'shut'])
-@pytest.mark.parametrize('execution', ['mask', 'sparse', 'tiles'])
-def test_depth_step_equals_numpy(kind, execution):
+@pytest.mark.parametrize('mode', ['mask', 'skip', 'tiles'])
+def test_depth_step_equals_numpy(kind, mode):
   features = _features()['3']
   gate = _gate(kind, features.shape)
   layer, weights = _made(steps.DepthStep, (features,))
   expected = dynamic_head_reference.depth_step(weights, features, gate)
-  np.testing.assert_allclose(layer(features, gate, execution)[0], expected, 1e-9, 1e-9)
+  result = layer(features, gate, options=steps.RunOptions(mode))
+  np.testing.assert_allclose(result.value, expected, 1e-9, 1e-9)
+  np.testing.assert_array_equal(result.dropped, [0, 0])
   np.testing.assert_allclose(expected[gate[..., 0] == 0],
                              np.maximum(features[gate[..., 0] == 0], 0))
 
@@ -98,14 +100,16 @@ def test_depth_step_over_all_positions_equals_numpy(kind):
   gate = _gate(kind, features.shape) if kind else None
   layer, weights = _made(steps.DepthStep, (features,))
   expected = dynamic_head_reference.depth_step(weights, features, gate, norm_positions='all')
-  np.testing.assert_allclose(layer(features, gate)[0], expected, 1e-9, 1e-9)
+  for mode in ('mask', 'skip', 'tiles'):
+    options = steps.RunOptions(mode, norm_positions='all')
+    np.testing.assert_allclose(layer(features, gate, options=options).value, expected, 1e-9, 1e-9)
 
 
-def test_a_full_mask_is_the_dense_norm():
+def test_norm_over_a_full_mask_is_the_norm_over_all_positions():
   features = _features()['3']
   gate = np.ones([*features.shape[:3], 1])
   layer, _ = _made(steps.DepthStep, (features,))
-  np.testing.assert_allclose(layer(features, gate, 'mask')[0], layer(features)[0], 1e-9, 1e-9)
+  np.testing.assert_allclose(layer(features, gate).value, layer(features).value, 1e-9, 1e-9)
 
 
 @pytest.mark.parametrize('channels, groups', [(256, 32), (88, 22), (6, 6), (64, 32), (37, 1)])
@@ -116,16 +120,17 @@ def test_groups_of_the_norms(channels, groups):
   assert layer.num_groups == groups
 
 
-@pytest.mark.parametrize('execution', ['mask', 'sparse'])
-def test_gradients_of_the_depth_step_equal_finite_differences(execution):
-  """With the mask held: statistics jump where a position enters."""
+@pytest.mark.parametrize('mode', ['mask', 'skip'])
+def test_gradients_of_the_depth_step_equal_finite_differences(mode):
+  """The mask is held fixed: statistics jump where a position becomes active."""
   features = _features(batch=2)['4']
   gate = _gate('random', features.shape)
   layer, weights = _made(steps.DepthStep, (features,))
   direction = np.random.default_rng(3).normal(size=features.shape)
   tensors = [tf.Variable(features), tf.Variable(gate)]
   with tf.GradientTape() as tape:
-    loss = tf.reduce_sum(layer(*tensors, execution)[0] * direction)
+    result = layer(*tensors, options=steps.RunOptions(mode))
+    loss = tf.reduce_sum(result.value * direction)
   watched = [*tensors, *layer.trainable_variables]
   gradients = tape.gradient(loss, watched)
 
@@ -161,11 +166,11 @@ def test_mixed_precision_keeps_norms_in_float32(policy, dtype):
   outputs = scale(features, gates)
   spies.randomize(scale)
   depth = steps.DepthStep(dtype=policy, name='step')
-  one, _ = depth(features['3'])
-  assert {x.dtype for x in (one, *outputs.values())} == {dtype}
+  refined = depth(features['3']).value
+  assert {x.dtype for x in (refined, *outputs.values())} == {dtype}
   assert {v.dtype for v in (*scale.variables, *depth.variables)} == {tf.float32}
   expected = dynamic_head_reference.scale_step(
-      dynamic_head_reference.weights_of(scale), features, gates)
+      dynamic_head_reference.named_weights(scale), features, gates)
   for level, values in scale(features, gates).items():
     np.testing.assert_allclose(tf.cast(values, tf.float64), expected[level], 0.05, 0.05)
 

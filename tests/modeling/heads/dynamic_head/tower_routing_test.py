@@ -1,4 +1,4 @@
-"""What a dynamic tower costs, skips and learns: in NumPy, and one way against another."""
+"""Cost, skipping and training of a dynamic tower: against NumPy, and one mode against another."""
 import numpy as np
 import pytest
 import tensorflow as tf, tf_keras
@@ -19,7 +19,7 @@ def test_cost_equals_numpy(options):
   inputs = dynamic_towers.features(batch=3)
   tower = dynamic_towers.make(inputs, **options)
   _, gates = dynamic_head_reference.tower(
-      dynamic_head_reference.weights_of(tower), inputs, 2, **options)
+      dynamic_head_reference.named_weights(tower), inputs, 2, **options)
   sizes = {level: np.prod(x.shape[1:3]) for level, x in inputs.items()}
   executed, minimum, maximum, ratio = dynamic_head_reference.cost(gates, sizes, CHANNELS)
   for inference in ('skip', 'mask'):
@@ -70,7 +70,7 @@ def test_cost_where_nothing_can_be_skipped(options, saves):
   inputs = dynamic_towers.features()
   _, record = dynamic_towers.run(dynamic_towers.make(inputs, **options), inputs)
   np.testing.assert_array_equal(record.executed, [float(record.maximum)] * 2)
-  # The budget pulls on gates of norms over all positions, as the reference's training does.
+  # With norms over all positions the budget still has a gradient, as in the reference's training.
   assert np.all(record.expected < record.maximum) == saves
 
 
@@ -100,13 +100,13 @@ def test_counts_of_the_paper():
 
 
 @pytest.mark.parametrize('options', [{}, {'coarse': True}, {'scale_step': 'absent'}])
-def test_ways_to_run_agree(options):
+def test_modes_agree(options):
   inputs = dynamic_towers.features(batch=3)
   tower = dynamic_towers.make(inputs, **options)
   masked = tower(inputs, training=True)
   records = [dynamic_towers.run(tower, inputs, training=True)[1]]
   tower = dynamic_head.DynamicTower.from_config(
-      {**tower.get_config(), 'training_execution': 'sparse'})
+      {**tower.get_config(), 'training_mode': 'skip'})
   tower(inputs)
   tower.set_weights(dynamic_towers.make(inputs, **options).get_weights())
   for training, inference in [(True, 'skip'), (False, 'skip'), (False, 'mask'),
@@ -127,15 +127,15 @@ def test_tiles_without_room_are_counted():
     _, record = dynamic_towers.run(tower, inputs)
     _, trained = dynamic_towers.run(tower, inputs, training=True)
   dropped = record.metrics['tower/dropped_tiles']
-  # Of the 4 x 6, 2 x 3 and 1 x 2 tiles of 2 x 2 positions 0.3 are kept, rounded up: 8, 2 and 1
-  # in each of two blocks.
+  # The levels have 4 x 6, 2 x 3 and 1 x 2 tiles of 2 x 2 positions.  A share of 0.3, rounded up,
+  # is 8, 2 and 1 tiles in each of the two blocks.
   np.testing.assert_array_equal(dropped, [2 * (16 + 4 + 1), 0, 2 * (16 + 4 + 1)])
   np.testing.assert_array_equal(trained.metrics['tower/dropped_tiles'], [0, 0, 0])
   assert tower.metric_names == ['dropped_tiles'] == list(tower.metric_limits)
   assert dynamic_towers.make(inputs).metric_names == []
 
 
-def test_an_image_does_not_depend_on_its_company():
+def test_an_image_does_not_depend_on_the_others_of_its_batch():
   inputs = dynamic_towers.features(batch=5)
   tower = dynamic_towers.make(inputs)
   together, record = dynamic_towers.run(tower, inputs)
@@ -149,8 +149,8 @@ def test_an_image_does_not_depend_on_its_company():
 
 
 @pytest.mark.parametrize('inference', ['skip', 'mask'])
-def test_not_a_number_where_nothing_runs(inference):
-  """Weights that an image does not use are poisoned: it stays as it is, others do not."""
+def test_unused_weights_may_be_nan(inference):
+  """Weights become NaN: an image that does not use them keeps its outputs, others become NaN."""
   inputs = dynamic_towers.features(batch=3)
   tower = dynamic_towers.make(inputs, inference=inference)
 
@@ -168,18 +168,18 @@ def test_not_a_number_where_nothing_runs(inference):
   assert np.any(np.isnan(poisoned['3'][0])) and np.any(np.isnan(poisoned['3'][2]))
 
 
-def test_training_sparse_equals_training_dense():
+def test_gradients_of_both_training_modes_agree():
   inputs = dynamic_towers.features()
-  dense, sparse = (
-      dynamic_towers.make(inputs, training_execution=way) for way in ('mask', 'sparse'))
-  ours, theirs = (dynamic_towers.gradients(tower, inputs, budget=50.0) for tower in (sparse, dense))
-  dynamic_towers.same(ours, theirs, 1e-7)
-  assert all(np.any(gradient != 0) for gradient in theirs.values())
+  masked, skipped = (
+      dynamic_towers.gradients(dynamic_towers.make(inputs, training_mode=mode), inputs, budget=50.0)
+      for mode in ('mask', 'skip'))
+  dynamic_towers.same(skipped, masked, 1e-7)
+  assert all(np.any(gradient != 0) for gradient in masked.values())
 
 
 @pytest.mark.parametrize('activation', ['tanh', 'sigmoid', 'softmax'])
 def test_every_weight_moves_in_two_steps(activation):
-  """In the first the messages between levels weigh 0, which moves the weight alone."""
+  """In the first step w_s is 0, so that the weights of messages between levels stay."""
   inputs = dynamic_towers.features()
   tower = dynamic_head.DynamicTower(CHANNELS, 2, activation=activation, dtype='float64')
   tower(inputs)
@@ -221,7 +221,7 @@ def test_budget_pulls_cost_to_its_target(target):
     variables = [v for v in tower.trainable_variables if 'gate' in v.name]
     optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables))
     distances.append(float(loss))
-  # At a constant rate it steps over the target, and back.
+  # With a constant learning rate the cost oscillates around the target.
   assert min(distances) < 0.5 * distances[0]
 
 
@@ -231,5 +231,5 @@ def test_gates_start_open():
   _, record = dynamic_towers.run(tower, {level: 0.5 * x for level, x in inputs.items()})
   np.testing.assert_array_equal(record.executed, [float(record.maximum)] * 2)
   assert all(0.95 < np.mean(gate) < 1 for gate in record.gates.values())
-  # At the start messages weigh nothing, and blocks pass on what is positive.
+  # w_s starts at 0: messages between levels have no effect.
   assert float(tower.blocks[0].scale.neighbor_weight) == 0

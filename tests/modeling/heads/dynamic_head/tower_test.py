@@ -1,4 +1,4 @@
-"""The dynamic tower against plain NumPy, as a layer among layers, and in other processes."""
+"""The dynamic tower: outputs against plain NumPy, the layer checks, export, two replicas."""
 import pathlib
 import re
 
@@ -9,6 +9,7 @@ import tensorflow as tf
 from official_ext.configs import components
 from official_ext.modeling.heads import dynamic_head
 from official_ext.modeling.layers import routed
+from official_ext.ops import checks
 from component import Component
 import component
 import dynamic_head_reference
@@ -30,7 +31,7 @@ def test_tower_equals_numpy(options):
   outputs, record = dynamic_towers.run(tower, inputs)
   renamed = {key.replace('_step', ''): value for key, value in options.items()}
   expected, gates = dynamic_head_reference.tower(
-      dynamic_head_reference.weights_of(tower), inputs, 2, **renamed)
+      dynamic_head_reference.named_weights(tower), inputs, 2, **renamed)
   dynamic_towers.same(outputs, expected)
   if not any(gates):
     assert record is None and not tower.is_routed and not tower.gate_names
@@ -49,7 +50,7 @@ def test_tower_on_other_levels_equals_numpy(levels):
   inputs = dynamic_towers.features(levels)
   tower = dynamic_towers.make(inputs)
   expected, _ = dynamic_head_reference.tower(
-      dynamic_head_reference.weights_of(tower), inputs, 2)
+      dynamic_head_reference.named_weights(tower), inputs, 2)
   backwards = {level: inputs[level] for level in reversed(levels)}
   dynamic_towers.same(tower(backwards), expected)
 
@@ -62,7 +63,7 @@ def test_threshold_shuts_gates_at_inference_only():
   dynamic_towers.same(tower(inputs, training=True), open_outputs)
   outputs, record = dynamic_towers.run(tower, inputs)
   expected, gates = dynamic_head_reference.tower(
-      dynamic_head_reference.weights_of(tower), inputs, 2, threshold=0.4)
+      dynamic_head_reference.named_weights(tower), inputs, 2, threshold=0.4)
   dynamic_towers.same(outputs, expected)
   dynamic_towers.same(record.gates, dynamic_towers.named(gates), 1e-6)
   assert np.any(np.abs(outputs['3'] - open_outputs['3']) > 1e-3)
@@ -119,17 +120,18 @@ def test_mixed_precision(policy, dtype, tolerance):
 @pytest.mark.parametrize('options, message', [
     ({'num_blocks': 0}, 'num_blocks is 0'), ({'tile_capacity': 0.0}, 'tile_capacity is 0.0'),
     ({'gate_threshold': 1.0}, 'gate_threshold is 1.0'),
-    ({'scale_step': 'open'}, "scale_step is 'open'.*gated, fixed, absent"),
+    ({'scale_step': 'open'}, "scale_step is 'open'.*'gated', 'fixed', 'absent'"),
     ({'depth_step': None}, 'depth_step is None'),
-    ({'norm_positions': 'some'}, "norm_positions is 'some'.*active, all"),
-    ({'training_execution': 'tiles'}, "training_execution is 'tiles'.*mask, sparse"),
+    ({'norm_positions': 'some'}, "norm_positions is 'some'.*'active', 'all'"),
+    ({'training_mode': 'tiles'}, "training_mode is 'tiles'.*'mask', 'skip'"),
     ({'inference': 'sparse'}, "inference is 'sparse'.*'skip', 'mask', 'tiles'"),
     ({'activation': 'relu'}, "activation is 'relu'"), ({'tau': -1.0}, 'tau is -1.0'),
     ({'scale_step': 'absent', 'depth_step': 'absent'}, 'leaves nothing'),
-    ({'activation': 'softmax', 'scale_step': 'fixed'}, 'needs head.tower.dynamic.scale_step')])
+    ({'activation': 'softmax', 'scale_step': 'fixed'}, "needs scale_step 'gated', .* 'fixed'")])
 def test_tower_refuses_wrong_options(options, message):
-  with pytest.raises(ValueError, match=message):
+  with pytest.raises(checks.ArgumentError, match=message) as error:
     dynamic_head.DynamicTower(CHANNELS, **{'num_blocks': 1, **options})
+  assert error.value.argument in options
 
 
 def test_tower_refuses_wrong_inputs():
@@ -152,7 +154,7 @@ def test_example_of_the_docs():
   docs = pathlib.Path(__file__).resolve().parents[4] / 'docs' / 'dynamic_head.md'
   example = re.search(r'```python\n(.*?)```', docs.read_text(encoding='utf-8'), re.DOTALL)[1]
   names = {}
-  exec(compile(example, docs.name, 'exec'), names)  # pylint: disable=exec-used
+  exec(compile(example, docs.name, 'exec'), names)
   assert {level: x.shape for level, x in names['results'].items()} == {
       '3': (2, 16, 16, 4), '4': (2, 8, 8, 4), '5': (2, 4, 4, 4)}
   assert all(np.all(np.isfinite(update)) for update in names['updates'])
@@ -161,7 +163,7 @@ def test_example_of_the_docs():
 
 @pytest.mark.slow
 def test_saved_model_and_compiled_function_equal_the_tower(tmp_path):
-  """Export keeps batch and sizes open, and cost with the outputs."""
+  """An exported function takes any batch and size, and returns cost with the outputs."""
   tower, inputs = PART.make(), PART.inputs()
   expected, record = dynamic_towers.run(tower, inputs)
   assert np.any(record.executed < record.maximum)
@@ -196,4 +198,4 @@ def test_another_process_loads_the_tower(tmp_path):
 def test_two_replicas_equal_one_device():
   harness.check_two_replicas([
       {'cls': f'{dynamic_head.__name__}:DynamicTower', 'channels': PART.channels,
-       'options': {**PART.options, 'training_execution': way}} for way in ('mask', 'sparse')])
+       'options': {**PART.options, 'training_mode': mode}} for mode in ('mask', 'skip')])
