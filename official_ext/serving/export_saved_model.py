@@ -1,13 +1,13 @@
 """Exports a trained detector as a SavedModel, and checks what was written."""
 import argparse
 import json
-import re
 import time
 from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 import numpy as np
 from PIL import Image
 
+from official_ext.utils import argument_types
 from official_ext.utils import command_line
 from official_ext.utils import experiment
 from official_ext.utils import files
@@ -36,18 +36,6 @@ _COMPARED = ('detection_scores', 'detection_boxes', 'detection_masks', 'raw_boxe
              'decoded_boxes', 'decoded_box_scores', 'multiply_adds', 'executed_multiply_adds')
 
 
-def _image_size(text: str) -> List[int]:
-  if not re.fullmatch(r'[1-9]\d*,[1-9]\d*', text):
-    raise argparse.ArgumentTypeError(f'{text!r} is not height,width such as 256,320')
-  return [int(side) for side in text.split(',')]
-
-
-def _batch_size(text: str) -> int:
-  if not re.fullmatch(r'[1-9]\d*', text):
-    raise argparse.ArgumentTypeError(f'{text!r} is not a whole number from 1')
-  return int(text)
-
-
 def _parse_arguments(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
   parser = argparse.ArgumentParser(
       prog='python -m official_ext.serving.export_saved_model', description=_DESCRIPTION,
@@ -60,9 +48,9 @@ def _parse_arguments(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
   parser.add_argument('--input_type', choices=_INPUT_TYPES, default='image_tensor',
                       help='uint8 images of one size, encoded image files, or tf.train.Examples '
                       'with image/encoded (image_tensor)')
-  parser.add_argument('--input_image_size', type=_image_size, metavar='H,W',
+  parser.add_argument('--input_image_size', type=argument_types.image_size, metavar='H,W',
                       help='size that images are resized to (task.model.input_size)')
-  parser.add_argument('--batch_size', type=_batch_size, metavar='N',
+  parser.add_argument('--batch_size', type=argument_types.positive_int, metavar='N',
                       help='a fixed number of images (any number)')
   parser.add_argument('--output_gates', action=argparse.BooleanOptionalAction, default=True,
                       help='one output for each gate')

@@ -9,6 +9,7 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 import numpy as np
 from PIL import Image
 
+from official_ext.utils import argument_types
 from official_ext.utils import command_line
 from official_ext.utils import files
 from official_ext.datasets import image_files
@@ -36,12 +37,6 @@ _SHOWN = 3
 _MARKER = 'predictions.json'  # tells our own folder, which may be replaced, from any other
 
 
-def _positive(text: str) -> int:
-  if not text.isdigit() or int(text) < 1:
-    raise argparse.ArgumentTypeError(f'{text!r} is not a whole number from 1')
-  return int(text)
-
-
 def _parse_arguments(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
   parser = argparse.ArgumentParser(
       prog='python -m official_ext.tools.predict', description=_DESCRIPTION, epilog=_EPILOG,
@@ -52,7 +47,7 @@ def _parse_arguments(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
                       help='a folder, searched with all folders in it, or image files')
   parser.add_argument('--output_dir', required=True, metavar='DIR',
                       help='folder to write; earlier predictions in it are replaced')
-  parser.add_argument('--batch_size', type=_positive, default=1, metavar='N',
+  parser.add_argument('--batch_size', type=argument_types.positive_int, default=1, metavar='N',
                       help='images of one size that are run together (1)')
   parser.add_argument('--score_threshold', type=float, default=0.3, metavar='SCORE',
                       help='least score of a box that is drawn; the JSON holds all (0.3)')

@@ -10,6 +10,7 @@ import json
 import pathlib
 from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
+from official_ext.utils import argument_types
 from official_ext.utils import command_line
 from official_ext.utils import experiment
 from official_ext.utils import files
@@ -22,25 +23,12 @@ _GIGA = 1e9
 _IMAGES = ('.bmp', '.jpeg', '.jpg', '.png')
 
 
-def _image_size(text: str) -> Tuple[int, int]:
-  height, width = (int(side) for side in text.split(','))
-  if min(height, width) <= 0:
-    raise ValueError(text)
-  return height, width
-
-
-def _positive(text: str) -> int:
-  if int(text) <= 0:
-    raise ValueError(text)
-  return int(text)
-
-
 def _arguments() -> argparse.Namespace:
   parser = argparse.ArgumentParser(
       prog='python -m official_ext.tools.profile', description=__doc__, epilog=_EPILOG,
       formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
   experiment.add_arguments(parser)
-  parser.add_argument('--image_size', type=_image_size, metavar='H,W',
+  parser.add_argument('--image_size', type=argument_types.image_size, metavar='H,W',
                       help='height and width in pixels, padding included; default: '
                       "the experiment's")
   parser.add_argument('--data', metavar='PATTERN',
@@ -51,9 +39,9 @@ def _arguments() -> argparse.Namespace:
                       'them gates decide at random and only the bounds mean something')
   parser.add_argument('--saved_model', metavar='DIR',
                       help='time this export, of input type image_tensor, resizing included')
-  parser.add_argument('--batch_size', type=_positive, default=1, metavar='N',
+  parser.add_argument('--batch_size', type=argument_types.positive_int, default=1, metavar='N',
                       help='images per run; default 1')
-  parser.add_argument('--num_runs', type=_positive, default=20, metavar='N',
+  parser.add_argument('--num_runs', type=argument_types.positive_int, default=20, metavar='N',
                       help='timed runs, after a warm-up; default 20')
   parser.add_argument('--diagnose', action='store_true',
                       help='also measure what costs as much as the network, such as the spectral '

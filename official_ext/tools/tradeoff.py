@@ -12,6 +12,7 @@ import types
 from typing import Any, Dict, List, Optional, Sequence
 
 from official_ext.tools import predict
+from official_ext.utils import argument_types
 from official_ext.utils import command_line
 from official_ext.utils import experiment
 from official_ext.utils import files
@@ -24,13 +25,6 @@ _EPILOG = """example:
 _MARKER = 'tradeoff.json'
 
 
-def _thresholds(text: str) -> List[float]:
-  values = [float(value) for value in text.split(',')]
-  if not all(0 <= value < 1 for value in values):
-    raise ValueError(text)
-  return sorted(set(values))
-
-
 def _parse_arguments(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
   parser = argparse.ArgumentParser(
       prog='python -m official_ext.tools.tradeoff', description=__doc__, epilog=_EPILOG,
@@ -40,7 +34,8 @@ def _parse_arguments(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
                       'what it changed')
   parser.add_argument('--model_dir', required=True, action='append', type=pathlib.Path,
                       metavar='DIR', help='folder of a training; may be given several times')
-  parser.add_argument('--thresholds', type=_thresholds, default=[0.0], metavar='A,B,...',
+  parser.add_argument('--thresholds', default=[0.0], metavar='A,B,...',
+                      type=argument_types.list_of(argument_types.threshold),
                       help='gates up to a threshold count as shut; in [0, 1), default 0')
   parser.add_argument('--images', required=True, nargs='+', type=pathlib.Path, metavar='PATH',
                       help='a folder, searched with all folders in it, or image files')
@@ -127,7 +122,7 @@ def points(args: argparse.Namespace, images: image_files.ImageSet) -> List[Dict[
   found = []
   for model_dir in args.model_dir:
     detector = InMemoryDetector(args.experiment, model_dir)
-    for threshold in args.thresholds if detector.set_threshold(0.0) else [None]:
+    for threshold in sorted(set(args.thresholds)) if detector.set_threshold(0.0) else [None]:
       detector.set_threshold(threshold or 0.0)
       found.append({'model': model_dir.name, 'threshold': threshold,
                     **evaluate(detector, images, args.annotation_file)})
