@@ -106,7 +106,7 @@ def _draw_gates(image: np.ndarray, outputs: Dict[str, np.ndarray], row: int,
   from official_ext.visualization import routing_figures
   gates = coco_results.gates(outputs, row)
   bounds = description.get('gmac')
-  pictures = routing_figures.image_figures(
+  pictures = routing_figures.draw_decisions(
       image, gates, float(outputs['executed_multiply_adds'][row]) if gates else 0.0,
       1e9 * (bounds['maximum'] - bounds['static']) if bounds else None,
       outputs['image_info'][row, 2])

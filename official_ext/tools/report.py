@@ -71,21 +71,21 @@ def _write_routing(page: html_page.HtmlPage, predictions: _Predictions,
                    twins: Dict[str, int]) -> None:
   costs = np.array([cost['multiply_adds'] for cost in predictions.costs])
   page.heading('What each image cost')
-  page.figure(routing_figures.cost_histogram(costs, twins), 'Distribution over the images.')
+  page.figure(routing_figures.draw_cost_histogram(costs, twins), 'Distribution over the images.')
   gates = predictions.gates()
   if gates:
     page.heading('Which gates opened for which image')
-    page.figure(routing_figures.gate_matrix(gates), 'One column per image.')
+    page.figure(routing_figures.draw_gate_matrix(gates), 'One column per image.')
 
 
 def _write_examples(page: html_page.HtmlPage, predictions: _Predictions) -> None:
   page.heading('Detections beside ground truth, from the cheapest to the dearest image')
-  for cost in routing_figures.spread(predictions.costs, _EXAMPLES):
+  for cost in routing_figures.pick_evenly(predictions.costs, _EXAMPLES):
     gates = cost.get('gates', {})
     listed = gates.items() if len(gates) <= _NAMED_GATES else ()
     decided = ''.join(f'; {name} {_describe(gate)}' for name, gate in listed)
     page.image(
-        boxes.grid(predictions.pair(cost['image_id']), ['ground truth', 'detections'], 2),
+        boxes.draw_grid(predictions.pair(cost['image_id']), ['ground truth', 'detections'], 2),
         f'{cost["file"]}: {cost["multiply_adds"] / _GIGA:.3f} GMAC{decided}')
 
 
@@ -99,7 +99,7 @@ def _describe(gate: Any) -> str:
 def _write_decisions(page: html_page.HtmlPage, detector: _Detector,
                      predictions: _Predictions) -> None:
   """Writes what was decided about the cheapest, the middle and the dearest image."""
-  for number, cost in enumerate(routing_figures.spread(predictions.costs, _ROUTED_EXAMPLES)):
+  for number, cost in enumerate(routing_figures.pick_evenly(predictions.costs, _ROUTED_EXAMPLES)):
     pictures = detector.routing_pictures(predictions.image(cost['image_id']))
     if pictures and not number:
       page.heading('What was decided where, from the cheapest to the dearest image')
@@ -111,7 +111,7 @@ def _write_scales(page: html_page.HtmlPage, detector: _Detector,
                   predictions: _Predictions) -> None:
   """Writes what the scales of objects have to do with the routes of a supernet."""
   gates = predictions.gates()
-  if not routes.paths_of(gates):
+  if not routes.supernet_paths(gates):
     return
   image_ids = [cost['image_id'] for cost in predictions.costs]
   presence = detector.scales_present([predictions.objects(image_id) for image_id in image_ids],
@@ -122,7 +122,7 @@ def _write_scales(page: html_page.HtmlPage, detector: _Detector,
       'similarity_by_scales':
           'Similarity of the routes of two images by that of the scales of their objects.'}
   page.heading('Routes and the scales of objects')
-  for name, plot in routes.data_set_figures(gates, costs, presence).items():
+  for name, plot in routes.draw_scale_relations(gates, costs, presence).items():
     page.figure(plot, captions[name])
 
 
@@ -135,7 +135,7 @@ def _write_branches(page: html_page.HtmlPage, detector: _Detector,
             'shut, none of this is computed.')
   image = predictions.image(predictions.costs[-1]['image_id'])
   for level, branches in detector.branch_features(image).items():
-    page.figure(routing_figures.feature_grid(image, branches, f'level {level}'),
+    page.figure(routing_figures.draw_feature_grid(image, branches, f'level {level}'),
                 f'Branches of level {level}.')
 
 

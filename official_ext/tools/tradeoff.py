@@ -149,7 +149,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
   found = points(args, images)
   with files.atomic_directory(args.output_dir) as folder:
     (folder / _MARKER).write_text(json.dumps(found, indent=2) + '\n', encoding='utf-8')
-    tradeoff.accuracy_against_cost(found).savefig(
+    tradeoff.draw_tradeoff(found).savefig(
         folder / 'tradeoff.png', dpi=110, bbox_inches='tight')
   command_line.say(f'Wrote {args.output_dir}')
 

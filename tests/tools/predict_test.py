@@ -170,11 +170,11 @@ def test_gates_are_drawn_over_every_image(tmp_path, images, monkeypatch):
   """The pictures get the maps of their image, and its size in the network."""
   drawn = {}
 
-  def of_image(image, gates, executed, maximum, scale):
+  def draw_decisions(image, gates, executed, maximum, scale):
     drawn[image.shape[:2], executed] = gates, maximum, scale
     return {'depth': figure.Figure(figsize=(1, 1))}
 
-  monkeypatch.setattr(routing_figures, 'of_image', of_image)
+  monkeypatch.setattr(routing_figures, 'draw_decisions', draw_decisions)
   saved = _save(tmp_path / 'saved', has_maps=True)
   (saved / 'export.json').write_text(json.dumps({'gmac': {'static': 0.5, 'maximum': 2.0}}))
   _run(saved, images, tmp_path / 'out', '--gates', '--batch_size=2')
