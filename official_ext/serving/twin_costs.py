@@ -1,4 +1,4 @@
-"""What a routed detector would cost with parts that always run."""
+"""Counts the multiply-adds of a routed detector whose parts would always run."""
 from typing import Any, Dict
 
 from official.core import task_factory

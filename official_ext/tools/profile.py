@@ -159,6 +159,33 @@ def _mean_metrics(detector: Any, images: Iterable[Any], batch_size: int) -> Dict
           for name in records[0]}
 
 
+def _latency(detector: Any, images: Sequence[Any], arguments: argparse.Namespace
+             ) -> Dict[str, float]:
+  """Returns the percentiles `p50` and `p95` of a detector's latency, in milliseconds."""
+  import numpy as np
+
+  from official_ext.serving import detectors
+  seconds = detectors.latency(detector, images, arguments.batch_size, arguments.num_runs)
+  p50, p95 = np.percentile(seconds, [50, 95])
+  return {'p50': p50 * 1000, 'p95': p95 * 1000}
+
+
+def _build_detector(arguments: argparse.Namespace) -> Any:
+  """Builds the detector in memory; it gets images of exactly the given size."""
+  from official_ext.serving import detection
+  from official_ext.serving import detectors
+  params = experiment.resolve(
+      arguments.experiment, arguments.config_file, arguments.params_override, lock=False)
+  detection.check_detector(params.task)
+  if arguments.image_size:
+    params.task.model.input_size = [*arguments.image_size, 3]
+  model = build_model(params, arguments.checkpoint_path)
+  params.task.train_data.parser.pad = False  # The image size includes padding.
+  module = detection.RoutedDetectionModule(
+      params, model=model, input_image_size=params.task.model.input_size[:2])
+  return detectors.InMemoryDetector(module, arguments.diagnose)
+
+
 def _load_saved_model(path: str) -> Any:
   """Loads the SavedModel to be timed."""
   from official_ext.serving import detectors
@@ -182,31 +209,17 @@ def profile(arguments: argparse.Namespace) -> Dict[str, Any]:
   Raises:
     CommandError: a file or folder does not exist, or does not fit the experiment.
   """
-  import numpy as np
-
   from official_ext.modeling.layers import routed
-  from official_ext.serving import detection
-  from official_ext.serving import detectors
-  params = experiment.resolve(
-      arguments.experiment, arguments.config_file, arguments.params_override, lock=False)
-  detection.check_detector(params.task)
   saved = _load_saved_model(arguments.saved_model) if arguments.saved_model else None
-  if arguments.image_size:
-    params.task.model.input_size = [*arguments.image_size, 3]
-  model = build_model(params, arguments.checkpoint_path)
-  size = tuple(params.task.model.input_size[:2])
+  in_memory = _build_detector(arguments)
+  model, size = in_memory.module.model, in_memory.module.image_size
   images, total = _decoded_images(arguments.data, size)
   first = list(itertools.islice(images, arguments.batch_size * arguments.num_runs))
-  params.task.train_data.parser.pad = False  # The image size includes padding.
-  module = detection.RoutedDetectionModule(params, model=model, input_image_size=size)
-  in_memory = detectors.InMemoryDetector(module, arguments.diagnose)
   metrics = {}
   if routed.routed_layers(model):
     everything = command_line.progress(itertools.chain(first, images), 'measuring images', total)
     metrics = _mean_metrics(in_memory, everything, arguments.batch_size)
-  p50, p95 = np.percentile(detectors.latency(
-      saved or in_memory, first, arguments.batch_size, arguments.num_runs), [50, 95])
-  cost = module.cost
+  cost = in_memory.module.cost
   gmac = {'static': cost.static, 'minimum': cost.minimum, 'maximum': cost.maximum,
           'mean': cost.static + metrics.pop('executed', 0.0)}
   return {
@@ -220,7 +233,7 @@ def profile(arguments: argparse.Namespace) -> Dict[str, Any]:
       'gmac_maximum_by_part': {
           part: value / _GIGA for part, value in cost.maximum_by_part.items()},
       'metrics': metrics,
-      'latency_ms': {'p50': p50 * 1000, 'p95': p95 * 1000},
+      'latency_ms': _latency(saved or in_memory, first, arguments),
   }
 
 

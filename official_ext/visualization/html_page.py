@@ -23,15 +23,15 @@ class HtmlPage:
 
   def __init__(self, title: str):
     self._title = title
-    self._parts: List[str] = []
+    self._sections: List[str] = []
 
   def heading(self, text: str) -> None:
     """Starts a section."""
-    self._parts.append(f'<h2>{html.escape(text)}</h2>')
+    self._sections.append(f'<h2>{html.escape(text)}</h2>')
 
   def text(self, text: str) -> None:
     """Adds a paragraph."""
-    self._parts.append(f'<p>{html.escape(text)}</p>')
+    self._sections.append(f'<p>{html.escape(text)}</p>')
 
   def table(self, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Adds a table; the first column holds names and is aligned to the left."""
@@ -41,7 +41,7 @@ class HtmlPage:
       return f'<tr>{"".join(cells)}</tr>'
 
     body = ''.join(line(row, 'td') for row in rows)
-    self._parts.append(f'<table>{line(header, "th")}{body}</table>')
+    self._sections.append(f'<table>{line(header, "th")}{body}</table>')
 
   def image(self, image: np.ndarray, caption: str) -> None:
     """Adds an image, uint8 `[height, width, 3]`."""
@@ -58,12 +58,12 @@ class HtmlPage:
   def _embed(self, buffer: io.BytesIO, kind: str, caption: str) -> None:
     data = base64.b64encode(buffer.getvalue()).decode()
     caption = html.escape(caption)
-    self._parts.append(f'<figure><img alt="{caption}" src="data:image/{kind};base64,{data}">'
+    self._sections.append(f'<figure><img alt="{caption}" src="data:image/{kind};base64,{data}">'
                        f'<figcaption>{caption}</figcaption></figure>')
 
   def html(self) -> str:
     """Returns the page; its pictures are embedded."""
     title = html.escape(self._title)
     return (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-            f'<style>{_STYLE}</style></head><body><h1>{title}</h1>{"".join(self._parts)}'
+            f'<style>{_STYLE}</style></head><body><h1>{title}</h1>{"".join(self._sections)}'
             '</body></html>')

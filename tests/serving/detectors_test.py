@@ -134,7 +134,7 @@ def test_twins_cost_the_same_without_gates_and_with_one_branch(mixed):
   twins = twin_costs.count_twins(mixed)
   gate_cost = mixed.cost.minimum - mixed.cost.static
   assert twins['inception FPN'] == mixed.cost.maximum - gate_cost
-  # C3 to C5 at 64 pixels: positions times channels, 102 more taps, 64 filters.
+  # Positions times channels of the backbone's levels 3 to 5; every branch has 64 filters.
   inputs = 8 * 8 * 40 + 4 * 4 * 112 + 2 * 2 * 320
   branches = 1 + 3 * 9 + 3 * 25
   assert twins['inception FPN'] - twins['FPN'] == inputs * 64 * (branches - 1)

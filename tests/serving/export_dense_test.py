@@ -1,4 +1,4 @@
-"""FCOS, ATSS and CADDet through the export command, loaded again."""
+"""Exports of FCOS, ATSS and CADDet answer as the models in memory."""
 import json
 from unittest import mock
 

@@ -1,4 +1,4 @@
-"""Two-stage detectors, and Model Garden's own experiments, through the export command."""
+"""Exports of two-stage detectors and of Model Garden's own experiments answer as the models."""
 import json
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""Types of command-line arguments: what they accept, and what they say of the rest."""
+"""Types of command-line arguments parse values, and say what is allowed."""
 import argparse
 
 import pytest
