@@ -6,7 +6,7 @@ import sys
 import time
 from typing import Any, Callable, Iterable, Iterator, Optional, TypeVar
 
-# Of TensorFlow's log only errors are shown beside a command's own lines.
+# TensorFlow's log shows only errors beside a command's own lines.
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 
 Item = TypeVar('Item')
