@@ -20,7 +20,6 @@ from PIL import Image
 import timing
 
 from official_ext import registry_imports
-from official_ext.tools import tradeoff
 from official_ext.utils import command_line
 from official_ext.datasets import image_files
 from official_ext.serving import detectors
@@ -81,7 +80,7 @@ def main() -> None:
   ids = {'easy': list(objects)[:args.count], 'crowded': list(objects)[-args.count:]}
   images = {kind: [_read(found.paths[image_id], size) for image_id in chosen]
             for kind, chosen in ids.items()}
-  in_memory = tradeoff.InMemoryDetector(args.experiment, args.model_dir)
+  in_memory = detectors.restore(args.experiment, args.model_dir)
   gap = difference((exported, in_memory), images['easy'] + images['crowded'])
   command_line.say(f'largest difference from the model in memory: {gap:.1e}')
   seconds = timing.interleaved(

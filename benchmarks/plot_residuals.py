@@ -84,7 +84,7 @@ def main() -> None:
   curves, radius, deviations = residuals(images)
   state = 'trained' if args.model_dir else 'untrained'
   title = f'{args.experiment}, {state}, spectral radius {np.mean(radius):.2f}'
-  residual_curves.draw(
+  residual_curves.draw_residuals(
       {name: value.numpy() for name, value in curves.items()}, title).savefig(
           args.output, dpi=110, bbox_inches='tight')
   spread = ', '.join(f'{float(value):.2f}' for value in deviations)

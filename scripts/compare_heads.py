@@ -26,7 +26,7 @@ from official_ext.utils import command_line
 from official_ext.utils import experiment
 from official_ext.utils import files
 from official_ext.modeling import network_cost
-from official_ext.serving import single_image
+from official_ext.serving import remapper
 
 _EXPERIMENT = '{}_efficientnetlite0_sample'
 # As many as two blocks have.
@@ -138,7 +138,7 @@ def latencies(runs: Dict[str, Tuple[Any, pathlib.Path]], num_images: int, repeat
   params = next(iter(runs.values()))[0]
   data = params.task.validation_data.replace(global_batch_size=num_images)
   images = next(iter(task_factory.get_task(params.task).build_inputs(data)))[0]
-  with single_image.fast_execution(1):
+  with remapper.without_remapper(1):
     functions = {(name, part): call for name, run in runs.items()
                  for part, call in _functions(*run, images).items()}
     seconds = timing.interleaved(functions, repeats)

@@ -2,35 +2,36 @@
 import numpy as np
 import tensorflow as tf, tf_keras
 
+from official_ext.modeling.decoders import dyfpn
 from official_ext.serving import detection
 from official_ext.serving import export_saved_model
 import small_detectors
 
-_GATE_GAIN = 300.0  # the margins of the gates are far above what rounding can move
+_GATE_GAIN = 300.0  # Makes the margins of the gates far larger than rounding errors.
 
 
 def images(count: int = 4, size=(64, 80)) -> np.ndarray:
-  """Returns pictures that differ from each other, uint8 `[count, height, width, 3]`."""
+  """Returns images that differ from each other, uint8 `[count, height, width, 3]`."""
   return export_saved_model.example_batches(size, count)[0]
 
 
 def build(name: str, image_size=(64, 64), **model_options):
-  """Returns a small experiment's config, its task's model, its gates mixed, and a module."""
-  # Whether levels part the images differently is a matter of the weights.
+  """Returns a small experiment's config, its model with mixed gates, and its export module."""
+  # With other weights, two levels might select the same images.
   tf_keras.utils.set_random_seed(1)
   padded = [-(-side // 32) * 32 for side in image_size]
   options = {'model': {**model_options, 'input_size': [*padded, 3]}}
   _, model = small_detectors.small_task(name, **options)
   config = small_detectors.small_experiment(name, **options)
   module = detection.RoutedDetectionModule(config, model=model, input_image_size=image_size)
-  if hasattr(model.decoder, 'gate'):
+  if isinstance(model.decoder, dyfpn.DyFPN):
     _mix_gates(module)
   _spread_scores(model)
   return config, model, module
 
 
 def _mix_gates(module) -> None:
-  """Puts every level's gate at the median of the images, and widens its margins."""
+  """Moves the threshold of every level's gate to the median of the images, and widens margins."""
   model = module.model
   features = model.backbone(module.preprocess(tf.constant(images()))[0])
   features = {level: features[level] for level in model.decoder.backbone_levels}
@@ -45,11 +46,11 @@ def _mix_gates(module) -> None:
 
 
 def _spread_scores(model) -> None:
-  """Makes boxes score differently, or their order in suppression is a matter of rounding."""
+  """Makes boxes score differently, so that rounding cannot change their order in suppression."""
   is_one_stage = hasattr(model, 'head')
   for head in [model.head] if is_one_stage else model.detection_head:
     variables = {v.name.rpartition('scores/')[2]: v for v in head.trainable_variables}
     kernel = variables['kernel:0']
-    spread = 0.4 if is_one_stage else 0.1  # gives logits a deviation of about 2
+    spread = 0.4 if is_one_stage else 0.1  # Gives logits a deviation of about 2.
     kernel.assign(tf.random.stateless_normal(kernel.shape, [1, 2], stddev=spread))
     variables['bias:0'].assign(tf.fill(variables['bias:0'].shape, -2.0))

@@ -1,4 +1,4 @@
-"""Small detectors and real batches that tests of tasks, training and serving share."""
+"""Small detectors, and batches of images, for tests of tasks, training and serving."""
 from official.core import task_factory
 import tensorflow as tf
 
@@ -10,14 +10,14 @@ SMALL = {
     'task': {
         'model': {'input_size': [64, 64, 3], 'max_level': 5},
         'losses': {'l2_weight_decay': 0.0},
-        # What augmentation draws depends on what else the process has done.
+        # Random scales would depend on what else the process has drawn.
         'train_data': {'parser': {'aug_scale_min': 1.0, 'aug_scale_max': 1.0}},
     },
 }
 
 
 def small_experiment(name: str, **task):
-  """Returns a sample experiment on 64-pixel images, levels up to 5, no weight decay."""
+  """Returns a sample experiment with 64-pixel images, levels up to 5 and no weight decay."""
   config = experiment.resolve(name, lock=False)
   config.override(SMALL)
   config.override({'task': task})
@@ -25,7 +25,7 @@ def small_experiment(name: str, **task):
 
 
 def small_task(name: str, **task):
-  """Returns the task of a small experiment, and its model with the carried backbone."""
+  """Returns the task of a small experiment, and its model with the backbone of `data/`."""
   config = small_experiment(name, **task)
   detection_task = task_factory.get_task(config.task, logging_dir=None)
   model = detection_task.build_model()
@@ -34,7 +34,7 @@ def small_task(name: str, **task):
 
 
 def batch(detection_task, records: str, size: int = 4, training: bool = True):
-  """Returns one batch of composed images from TFRecords, as the task's own reader gives it."""
+  """Returns one batch from TFRecords, as the task's own reader gives it."""
   data = detection_task.task_config.train_data if training else (
       detection_task.task_config.validation_data)
   data = data.replace(input_path=records, global_batch_size=size, shuffle_buffer_size=1,
@@ -43,7 +43,7 @@ def batch(detection_task, records: str, size: int = 4, training: bool = True):
 
 
 def set_gate_bias(model: tf.Module, shift: float) -> None:
-  """Moves the last bias of a channel gate: positive opens, negative shuts block B."""
+  """Sets the last bias of a channel gate; a positive shift opens block B, a negative shuts it."""
   for variable in model.decoder.gate.trainable_variables:
     if '/output_' in variable.name and 'bias' in variable.name:
       variable.assign([0.0, shift])

@@ -1,4 +1,4 @@
-"""What a SavedModel's outputs say about single images, in COCO's results format."""
+"""Turns the outputs of a detector into COCO's results format, and evaluates them."""
 import contextlib
 import io
 from typing import Any, Dict, List, Sequence
@@ -15,12 +15,12 @@ _STATISTICS = ('ap', 'ap50', 'ap75', 'ap_small', 'ap_medium', 'ap_large')
 
 
 def original_boxes(outputs: Dict[str, np.ndarray], row: int, normalized: bool) -> np.ndarray:
-  """Returns boxes in pixels of the image as it was given.
+  """Returns boxes in pixels of the image before it was resized.
 
   Args:
-    outputs: of a SavedModel, `[batch, ...]`.
-    row: of the batch.
-    normalized: the SavedModel's boxes are parts of the image, not pixels of its resized form.
+    outputs: outputs of a detector by name, `[batch, ...]`.
+    row: index of the image in the batch.
+    normalized: whether the boxes are shares of the image, not pixels of the resized image.
 
   Returns:
     `[boxes, 4]`, `[y1, x1, y2, x2]`, clipped to the image.
@@ -36,7 +36,14 @@ def original_boxes(outputs: Dict[str, np.ndarray], row: int, normalized: bool) -
 
 def detections(outputs: Dict[str, np.ndarray], row: int, image_id: int,
                normalized: bool) -> List[Dict[str, Any]]:
-  """Returns the detections of one image in COCO's results format, best first."""
+  """Returns the detections of one image in COCO's results format, best first.
+
+  Args:
+    outputs: outputs of a detector by name, `[batch, ...]`.
+    row: index of the image in the batch.
+    image_id: COCO id of the image.
+    normalized: whether the boxes are shares of the image, not pixels of the resized image.
+  """
   boxes = original_boxes(outputs, row, normalized)
   found = []
   for index in range(int(outputs['num_detections'][row])):
@@ -54,10 +61,10 @@ def add_masks(found: List[Dict[str, Any]], masks: np.ndarray, height: int, width
   """Adds `segmentation` to detections.
 
   Args:
-    found: what `detections` returned.
+    found: detections of one image, as `detections` returns them.
     masks: `[boxes, size, size]`, probabilities over the area of each box.
-    height: of the image in pixels.
-    width: of the image in pixels.
+    height: height of the image in pixels.
+    width: width of the image in pixels.
   """
   for detection, mask in zip(found, masks):
     pasted = mask_ops.paste_instance_masks(
@@ -67,13 +74,13 @@ def add_masks(found: List[Dict[str, Any]], masks: np.ndarray, height: int, width
 
 
 def gates(outputs: Dict[str, np.ndarray], row: int) -> Dict[str, np.ndarray]:
-  """Returns name -> value of the gates of one image."""
+  """Returns name -> value for the gates of one image."""
   return {name.removeprefix('gate_'): value[row]
           for name, value in sorted(outputs.items()) if name.startswith('gate_')}
 
 
 def cost_entry(outputs: Dict[str, np.ndarray], row: int) -> Dict[str, Any]:
-  """Returns cost and gates of one image; a gate per position by its open share."""
+  """Returns cost and gates of one image; a gate per position becomes its share of open ones."""
   entry: Dict[str, Any] = {
       name: float(outputs[name][row])
       for name in ('multiply_adds', 'executed_multiply_adds') if name in outputs}
@@ -90,18 +97,18 @@ def average_precision(annotation_file: files.PathLike, predictions: List[Dict[st
 
   Args:
     annotation_file: COCO annotations.
-    predictions: in COCO's results format.
-    image_ids: images to evaluate, those without a detection included.
+    predictions: detections of all images in COCO's results format.
+    image_ids: ids of the images to evaluate, also of those without a detection.
 
   Returns:
-    `ap`, `ap50`, `ap75`, `ap_small`, `ap_medium` and `ap_large` of boxes, in [0, 1], or -1
-    where there is no object to find; these names after `mask_` too, where both the
-    annotations and the detections have masks.
+    `ap`, `ap50`, `ap75`, `ap_small`, `ap_medium` and `ap_large` of boxes, in [0, 1], or -1 if
+    there is no object to find.  If both the annotations and the detections have masks, also
+    `mask_ap` and so on.
   """
   results = {}
   with contextlib.redirect_stdout(io.StringIO()):
     truth = coco.COCO(str(annotation_file))
-    # pycocotools writes into what it is given.
+    # pycocotools changes the detections that it gets.
     found = truth.loadRes([dict(p) for p in predictions]) if predictions else coco.COCO()
     for kind, prefix in _kinds(truth, predictions).items():
       evaluation = cocoeval.COCOeval(truth, found, kind)
@@ -115,7 +122,7 @@ def average_precision(annotation_file: files.PathLike, predictions: List[Dict[st
 
 
 def _kinds(truth: coco.COCO, predictions: List[Dict[str, Any]]) -> Dict[str, str]:
-  """Returns what can be evaluated, and the prefix of its results."""
+  """Returns the kinds of results that can be evaluated, each with the prefix of its names."""
   objects = [*truth.anns.values(), *predictions]
   has_masks = predictions and all('segmentation' in item for item in objects)
   return {'bbox': '', 'segm': 'mask_'} if has_masks else {'bbox': ''}

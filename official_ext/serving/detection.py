@@ -1,21 +1,34 @@
-"""The module that is exported: detections, and what each image cost."""
-from typing import Mapping, Optional, Sequence
+"""The module that is exported: it detects objects and says what each image cost."""
+from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
+import numpy as np
 from official.core import config_definitions
+from official.core import task_factory
+from official.vision import configs
+from official.vision.ops import preprocess_ops
 from official.vision.serving import detection
 import tensorflow as tf, tf_keras
 
+from official_ext.modeling import network_cost
+from official_ext.modeling.backbones.caddet import conv_norm
 from official_ext.modeling.layers import routed
 from official_ext.ops import routing
-from official_ext.modeling import network_cost
+from official_ext.utils import checkpoints
+from official_ext.utils import command_line
+from official_ext.utils import files
+
+_GIGA = 1e9
+# The versions of non-maximum suppression that take any number of images.
+_NMS_OF_ANY_BATCH = ('batched', 'v2', 'v3')
 
 
 class RoutedDetectionModule(detection.DetectionModule):
   """Model Garden's detection module, with the cost and the gates of every image.
 
   Attributes:
-    image_size: `(height, width)` that images are resized to.
-    cost: `NetworkCost` of the model for the exported image size.
+    image_size: `(height, width)` that images are resized to, in pixels.
+    padded_size: `(height, width)` of the network's input, in pixels.
+    cost: `NetworkCost` of the model for one image of the padded size.
   """
 
   def __init__(self, params: config_definitions.ExperimentConfig, *, model: tf_keras.Model,
@@ -24,18 +37,50 @@ class RoutedDetectionModule(detection.DetectionModule):
     """Initializes the module.
 
     Args:
-      params: the experiment, of a RetinaNet or Mask R-CNN task.
-      model: as the experiment's task builds it, for images of the padded size.
-      input_image_size: `[height, width]` that images are resized to.
-      batch_size: fixed number of images, or None for any.
-      input_type: `image_tensor`, `image_bytes` or `tf_example`.
-      output_gates: adds one output per gate.
+      params: the experiment, with a RetinaNet or Mask R-CNN task.
+      model: the model that the experiment's task builds for images of the padded size.
+      input_image_size: `[height, width]` that images are resized to, in pixels.
+      batch_size: fixed number of images, or None for any number.
+      input_type: one of `input_types.INPUT_TYPES`.
+      output_gates: whether `serve` returns one output per gate.
     """
     super().__init__(params=params, batch_size=batch_size, model=model,
                      input_image_size=list(input_image_size), input_type=input_type)
     self._output_gates = output_gates
     self.image_size = tuple(input_image_size)
-    self.cost = network_cost.whole_network_cost(model, self._padded_size)
+    self.padded_size = tuple(self._padded_size)
+    self.cost = network_cost.whole_network_cost(model, self.padded_size)
+
+  @property
+  def description(self) -> Dict[str, Any]:
+    """What users of the outputs need to know, as `export.json` holds it."""
+    return {
+        'input_type': self._input_type,
+        'input_image_size': list(self.image_size),
+        'batch_size': self._batch_size,
+        'num_classes': self.params.task.model.num_classes,
+        'normalized_boxes': _has_normalized_boxes(self.params.task),
+        'gmac': {name: cost / _GIGA for name, cost in (
+            ('static', self.cost.static), ('minimum', self.cost.minimum),
+            ('maximum', self.cost.maximum))},
+    }
+
+  def network_inputs(self, images: Sequence[np.ndarray]) -> Tuple[tf.Tensor, tf.Tensor]:
+    """Normalizes, resizes and pads images as `serve` does.
+
+    Args:
+      images: uint8 `[height, width, 3]`; sizes may differ.
+
+    Returns:
+      float32 `[images, padded_height, padded_width, 3]`, and Model Garden's image info,
+      float32 `[images, 4, 2]`.
+    """
+    inputs, infos = [], []
+    for image in images:
+      pixels, _, info = self._build_inputs(tf.constant(image))
+      inputs.append(pixels)
+      infos.append(info)
+    return tf.stack(inputs), tf.stack(infos)
 
   def serve(self, images: tf.Tensor) -> Mapping[str, tf.Tensor]:
     """Detects objects.
@@ -44,10 +89,10 @@ class RoutedDetectionModule(detection.DetectionModule):
       images: uint8 `[batch, height, width, 3]` of any size.
 
     Returns:
-      Model Garden's outputs, boxes in pixels of the resized image; `multiply_adds`,
-      float32 `[batch]`, of the whole network for each image; where something is routed,
-      `executed_multiply_adds`, float32 `[batch]`, of the routed parts, and, unless
-      switched off, `gate_<layer>_<level>` for each gate, as on a routing tape.
+      Model Garden's outputs, with boxes in pixels of the resized image, and `multiply_adds`,
+      float32 `[batch]`, of the whole network for each image.  If the model has routed layers,
+      also `executed_multiply_adds`, float32 `[batch]`, of the routed parts, and, with
+      `output_gates`, `gate_<layer>_<gate>` for each gate on the routing tape.
     """
     with routing.RoutingTape() as tape:
       outputs = dict(super().serve(images))
@@ -61,3 +106,82 @@ class RoutedDetectionModule(detection.DetectionModule):
       outputs.update(
           {f'gate_{name.replace("/", "_")}': gate for name, gate in record.gates.items()})
     return outputs
+
+
+def _has_normalized_boxes(task_config: Any) -> bool:
+  """Returns whether exported boxes are shares of the image, not pixels of the resized image."""
+  # Two-stage detectors have no `export_config`.
+  export_config = getattr(task_config, 'export_config', None)
+  return bool(getattr(export_config, 'output_normalized_coordinates', False))
+
+
+def check_detector(task_config: Any) -> None:
+  """Raises a CommandError unless a task trains a detector."""
+  if not isinstance(task_config, (configs.retinanet.RetinaNetTask, configs.maskrcnn.MaskRCNNTask)):
+    raise command_line.CommandError(
+        f'--experiment trains {type(task_config).__name__}; this command knows RetinaNet, FCOS, '
+        'ATSS, and Faster, Mask and Cascade R-CNN: show_config --all lists the experiments.')
+
+
+def build_model(params: config_definitions.ExperimentConfig,
+                checkpoint_path: Optional[files.PathLike] = None,
+                flag: str = '--checkpoint_path') -> tf_keras.Model:
+  """Builds the model of a detection experiment, and restores it if a checkpoint is given.
+
+  Args:
+    params: the experiment.
+    checkpoint_path: a checkpoint, or a folder whose latest checkpoint is read; None: the model
+      keeps its initial weights.
+    flag: the command's flag that gave the checkpoint, for error messages.
+
+  Returns:
+    The model that the experiment's task builds.
+
+  Raises:
+    CommandError: not a detection task, or a checkpoint that does not fit.
+  """
+  check_detector(params.task)
+  checkpoint = checkpoints.find(checkpoint_path, flag) if checkpoint_path else None
+  model = task_factory.get_task(params.task).build_model()
+  if checkpoint:
+    checkpoints.restore(model, checkpoint, flag)
+  return model
+
+
+def build_module(params: config_definitions.ExperimentConfig, checkpoint_path: files.PathLike,
+                 input_type: str = 'image_tensor', image_size: Optional[Sequence[int]] = None,
+                 batch_size: Optional[int] = None, output_gates: bool = True,
+                 flag: str = '--checkpoint_path') -> RoutedDetectionModule:
+  """Builds and restores the model of an experiment, folds its norms, and wraps it for export.
+
+  Args:
+    params: an unlocked experiment of a detection task.  Its image size becomes the padded one,
+      and non-maximum suppression a version that takes the batch size.
+    checkpoint_path: a checkpoint, or a folder whose latest checkpoint is read.
+    input_type: one of `input_types.INPUT_TYPES`.
+    image_size: `[height, width]` that images are resized to, in pixels; None: the experiment's.
+    batch_size: fixed number of images, or None for any number.
+    output_gates: whether the module returns one output per gate.
+    flag: the command's flag that gave the checkpoint, for error messages.
+
+  Returns:
+    The module to be exported.
+
+  Raises:
+    CommandError: not a detection task, or a checkpoint that does not fit.
+  """
+  check_detector(params.task)
+  model_config = params.task.model
+  image_size = list(image_size or model_config.input_size[:2])
+  padded = image_size
+  if params.task.train_data.parser.pad:
+    padded = preprocess_ops.compute_padded_size(image_size, 2**model_config.max_level)
+  model_config.input_size = [*(int(side) for side in padded), 3]
+  generator = model_config.detection_generator
+  if batch_size is None and generator.nms_version not in _NMS_OF_ANY_BATCH:
+    generator.nms_version = 'batched'  # Model Garden's export does the same.
+  model = build_model(params, checkpoint_path, flag)
+  conv_norm.fold_norms(model)
+  return RoutedDetectionModule(
+      params, model=model, input_image_size=image_size, batch_size=batch_size,
+      input_type=input_type, output_gates=output_gates)

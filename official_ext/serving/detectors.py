@@ -1,58 +1,35 @@
-"""Detectors as SavedModels: loading one, and calling it with images."""
-import io
+"""The detectors that commands run: a SavedModel, and a model in memory."""
+import itertools
 import json
 import pathlib
-from typing import Any, Dict
+import time
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Union
 
 import numpy as np
-from PIL import Image
 import tensorflow as tf
 
+from official_ext.modeling.layers import routed
+from official_ext.ops import routing
+from official_ext.serving import detection
+from official_ext.serving import input_types
+from official_ext.serving import remapper
 from official_ext.utils import command_line
+from official_ext.utils import experiment
 from official_ext.utils import files
-from official_ext.serving import single_image
 
-INPUT_TYPES = ('image_tensor', 'image_bytes', 'tf_example')
-DESCRIPTION = 'export.json'
+_DESCRIPTION = 'export.json'
 _OUTPUTS = ('detection_boxes', 'detection_scores', 'detection_classes', 'num_detections',
             'image_info')
-
-
-def encode(images: np.ndarray, input_type: str) -> tf.Tensor:
-  """Turns images into what a signature takes.
-
-  Args:
-    images: uint8 `[batch, height, width, 3]`.
-    input_type: one of `INPUT_TYPES`.
-
-  Returns:
-    The images, or strings `[batch]`: PNG files, or `tf.train.Example`s with such files.
-  """
-  if input_type == 'image_tensor':
-    return tf.constant(images)
-  encoded = []
-  for image in images:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, 'PNG')
-    encoded.append(buffer.getvalue())
-  if input_type == 'tf_example':
-    encoded = [_example(png) for png in encoded]
-  return tf.constant(encoded)
-
-
-def _example(png: bytes) -> bytes:
-  feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[png]))
-  features = tf.train.Features(feature={'image/encoded': feature})
-  return tf.train.Example(features=features).SerializeToString()
+_WARM_UP = 2
 
 
 class SavedDetector:
-  """A detector that `export_saved_model`, Model Garden's or ours, has written.
+  """A detector that our `export_saved_model`, or Model Garden's, has written.
 
   Attributes:
-    input_type: one of `INPUT_TYPES`.
-    batch_size: the fixed number of images that the signature takes, or None for any.
-    description: what our export wrote into `export.json`; empty if there is none.
+    input_type: one of `input_types.INPUT_TYPES`.
+    batch_size: the fixed number of images that the signature takes, or None for any number.
+    description: the content of `export.json`, which our export writes; empty without the file.
   """
 
   def __init__(self, path: files.PathLike):
@@ -62,19 +39,12 @@ class SavedDetector:
       path: the folder with `saved_model.pb`.
 
     Raises:
-      CommandError: there is no SavedModel, or it is not a detector with boxes and scores.
+      CommandError: there is no SavedModel, it takes no images, or it returns no boxes with
+        scores.
     """
     path = pathlib.Path(path)
-    if not (path / 'saved_model.pb').is_file():
-      raise command_line.CommandError(
-          f'--saved_model={path} has no file saved_model.pb: give a folder that '
-          'export_saved_model wrote.')
-    try:
-      self._model = tf.saved_model.load(str(path))
-    except (OSError, tf.errors.OpError, ValueError) as error:
-      text = str(error).strip().splitlines()[0]
-      raise command_line.CommandError(
-          f'--saved_model={path} cannot be loaded ({text}): export it again.') from error
+    self._path = path
+    self._model = _load(path)
     self.description = _read_description(path)
     self._function = self._model.signatures.get('serving_default')
     outputs = self._function.structured_outputs if self._function else {}
@@ -84,26 +54,213 @@ class SavedDetector:
           f'--saved_model={path} does not detect objects: its signature serving_default has no '
           f'{", ".join(missing)}. Export a detector with non-maximum suppression.')
     (self._input, spec), = self._function.structured_input_signature[1].items()
+    if spec.dtype not in (tf.uint8, tf.string):
+      raise command_line.CommandError(
+          f'--saved_model={path} takes {spec.dtype.name}, not images: export it with '
+          '--input_type=image_tensor.')
     self.batch_size = spec.shape[0]
     given = 'image_bytes' if spec.dtype == tf.string else 'image_tensor'
     self.input_type = self.description.get('input_type', given)
 
   def __call__(self, images: np.ndarray) -> Dict[str, np.ndarray]:
-    """Returns the outputs by name, each `[batch, ...]`, for uint8 images of one size.
+    """Detects objects.
 
     Args:
-      images: `[batch, height, width, 3]`; at most `batch_size` images if that is fixed.
+      images: uint8 `[batch, height, width, 3]`; at most `batch_size` images if that is fixed.
+
+    Returns:
+      Name -> output, `[batch, ...]`.
     """
     count = len(images)
     if self.batch_size and count < self.batch_size:
       images = np.concatenate([images, np.repeat(images[-1:], self.batch_size - count, axis=0)])
-    with single_image.fast_execution(len(images)):
-      outputs = self._function(**{self._input: encode(images, self.input_type)})
+    with remapper.without_remapper(len(images)):
+      outputs = self._function(**{self._input: input_types.encode(images, self.input_type)})
     return {name: value.numpy()[:count] for name, value in outputs.items()}
+
+  def seconds(self, images: Sequence[np.ndarray]) -> float:
+    """Returns how many seconds detection takes for a batch, resizing included.
+
+    Args:
+      images: uint8 `[height, width, 3]`, all of one size.
+
+    Raises:
+      CommandError: the SavedModel does not take these images as one batch.
+    """
+    if self.batch_size not in (None, len(images)) or len({image.shape for image in images}) > 1:
+      raise command_line.CommandError(
+          f'--saved_model={self._path} takes {self.batch_size or "any number of"} images of one '
+          f'size at once: {len(images)} of the data cannot be a batch; give another --batch_size, '
+          'such as 1.')
+    batch = input_types.encode(np.stack(images), self.input_type)
+    return _seconds(len(images), lambda: self._function(**{self._input: batch}))
+
+
+class InMemoryDetector:
+  """A built or restored model that is called as its SavedModel would be.
+
+  Attributes:
+    module: the export module of the model.
+    input_type: `image_tensor`.
+    batch_size: None, which means any number of images.
+    description: what `export.json` would say of the input, the boxes and the cost.
+  """
+
+  def __init__(self, module: detection.RoutedDetectionModule, diagnose: bool = False):
+    """Initializes the detector.
+
+    Args:
+      module: the export module of a detector, of any input type.
+      diagnose: whether `decisions` includes metrics that cost as much as the network.
+    """
+    self.module = module
+    self.input_type, self.batch_size = 'image_tensor', None
+    self.description = module.description
+    self._diagnose = diagnose
+    self._make_functions()
+
+  def _make_functions(self) -> None:
+    """Makes functions that are not traced yet."""
+    height, width = self.module.padded_size
+    inputs = [tf.TensorSpec([None, height, width, 3]), tf.TensorSpec([None, 2])]
+    self._serve = tf.function(
+        self.module.serve, input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8)])
+    self._detect = tf.function(self._run_network, input_signature=inputs, autograph=False)
+    self._route = tf.function(self._record, input_signature=inputs, autograph=False)
+
+  def set_gate_threshold(self, threshold: float) -> bool:
+    """Shuts gates up to a threshold from now on.
+
+    Args:
+      threshold: in [0, 1).
+
+    Returns:
+      Whether any layer has gates with a threshold.
+    """
+    has_threshold = [layer.set_gate_threshold(threshold)
+                     for layer in routed.routed_layers(self.module.model)]
+    # A function that is traced already would keep the old threshold.
+    self._make_functions()
+    return any(has_threshold)
+
+  def __call__(self, images: np.ndarray) -> Dict[str, np.ndarray]:
+    """Detects objects.
+
+    Args:
+      images: uint8 `[batch, height, width, 3]`.
+
+    Returns:
+      Name -> output, `[batch, ...]`.
+    """
+    with remapper.without_remapper(len(images)):
+      return {name: value.numpy() for name, value in self._serve(images).items()}
+
+  def seconds(self, images: Sequence[np.ndarray]) -> float:
+    """Returns how many seconds detection takes for a batch, without resizing.
+
+    Args:
+      images: uint8 `[height, width, 3]`; sizes may differ.
+    """
+    inputs, info = self.module.network_inputs(images)
+    return _seconds(len(images), lambda: self._detect(inputs, info[:, 1]))
+
+  def decisions(self, images: Sequence[np.ndarray]) -> Optional[routing.Routing]:
+    """Returns what the network decided about each image, and its metrics.
+
+    Args:
+      images: uint8 `[height, width, 3]`; sizes may differ.
+
+    Returns:
+      A record of NumPy arrays, or None if the model has no routed layers.
+    """
+    if not routed.routed_layers(self.module.model):
+      return None
+    inputs, info = self.module.network_inputs(images)
+    with remapper.without_remapper(len(images)):
+      record = self._route(inputs, info[:, 1])
+    return tf.nest.map_structure(
+        lambda value: None if value is None else value.numpy(), record)
+
+  def _run_network(self, inputs: tf.Tensor, image_shape: tf.Tensor) -> Dict[str, tf.Tensor]:
+    with routing.RoutingTape() as tape:
+      outputs = self.module.model(inputs, image_shape=image_shape, training=False)
+    record = tape.routing()
+    # The cost is an output, so that TensorFlow does not remove what counts it.
+    return {'detection_boxes': outputs['detection_boxes'],
+            'executed': record.executed if record else tf.zeros_like(image_shape[:, 0])}
+
+  def _record(self, inputs: tf.Tensor, image_shape: tf.Tensor) -> Optional[routing.Routing]:
+    with routing.RoutingTape(diagnose=self._diagnose) as tape:
+      self.module.model(inputs, image_shape=image_shape, training=False)
+    return tape.routing()
+
+
+Detector = Union[SavedDetector, InMemoryDetector]
+
+
+def restore(experiment_name: str, model_dir: files.PathLike) -> InMemoryDetector:
+  """Restores a trained detector.
+
+  Args:
+    experiment_name: the experiment that was trained, which is registered.
+    model_dir: folder of the training, with `params.yaml` and checkpoints.
+
+  Returns:
+    The detector with the weights of the last checkpoint.
+
+  Raises:
+    CommandError: not a detector, or a checkpoint that does not fit.
+  """
+  params = experiment.resolve(
+      experiment_name, [str(pathlib.Path(model_dir) / 'params.yaml')], lock=False)
+  return InMemoryDetector(
+      detection.build_module(params, model_dir, output_gates=False, flag='--model_dir'))
+
+
+def latency(detector: Detector, images: Sequence[np.ndarray], batch_size: int,
+            num_runs: int) -> List[float]:
+  """Times a detector after a warm-up.
+
+  Args:
+    detector: the detector to time.
+    images: uint8 `[height, width, 3]`; every run takes the next ones, in a circle.
+    batch_size: number of images of one run.
+    num_runs: number of timed runs.
+
+  Returns:
+    The seconds of each run.
+  """
+  endless = itertools.cycle(images)
+  batches = [list(itertools.islice(endless, batch_size)) for _ in range(num_runs)]
+  for _ in range(_WARM_UP):
+    detector.seconds(batches[0])
+  return [detector.seconds(batch) for batch in command_line.progress(batches, 'timing runs')]
+
+
+def _seconds(batch_size: int, call: Callable[[], Mapping[str, tf.Tensor]]) -> float:
+  """Returns how many seconds a call takes that detects objects in a batch."""
+  with remapper.without_remapper(batch_size):
+    start = time.perf_counter()
+    # To read a result waits until an accelerator is done.
+    call()['detection_boxes'].numpy()
+    return time.perf_counter() - start
+
+
+def _load(path: pathlib.Path) -> Any:
+  if not (path / 'saved_model.pb').is_file():
+    raise command_line.CommandError(
+        f'--saved_model={path} has no file saved_model.pb: give a folder that '
+        'export_saved_model wrote.')
+  try:
+    return tf.saved_model.load(str(path))
+  except (OSError, tf.errors.OpError, ValueError) as error:
+    text = str(error).strip().splitlines()[0]
+    raise command_line.CommandError(
+        f'--saved_model={path} cannot be loaded ({text}): export it again.') from error
 
 
 def _read_description(path: pathlib.Path) -> Dict[str, Any]:
   try:
-    return json.loads((path / DESCRIPTION).read_text(encoding='utf-8'))
+    return json.loads((path / _DESCRIPTION).read_text(encoding='utf-8'))
   except FileNotFoundError:
     return {}

@@ -160,9 +160,9 @@ def pictures(images: np.ndarray, gates: Mapping[str, np.ndarray], executed: np.n
   pixels = np.clip(images * preprocess_ops.STDDEV_RGB + preprocess_ops.MEAN_RGB, 0, 255)
   drawn = {}
   for number, image in enumerate(pixels[:_NUM_PICTURES].astype(np.uint8)):
-    plots = routing_figures.image_figures(
+    plots = routing_figures.draw_decisions(
         image, {name: gate[number] for name, gate in gates.items()}, executed[number], maximum)
-    drawn.update({f'image/gates/{number}/{name}': routing_figures.pixels(plot)[None]
+    drawn.update({f'image/gates/{number}/{name}': routing_figures.render(plot)[None]
                   for name, plot in plots.items()})
   return drawn
 
@@ -170,9 +170,9 @@ def pictures(images: np.ndarray, gates: Mapping[str, np.ndarray], executed: np.n
 def _scale_pictures(values: Mapping[str, np.ndarray]) -> Dict[str, np.ndarray]:
   """Returns pictures of routes beside the scales of objects, uint8 `[1, height, width, 3]`."""
   gates = {name: value for name, value in values.items() if name.startswith('gate/')}
-  plots = routes.data_set_figures(
+  plots = routes.draw_scale_relations(
       gates, values['gmac/executed'] * _GIGA, values['scales/presence'])
-  return {f'image/routes/{name}': routing_figures.pixels(plot)[None]
+  return {f'image/routes/{name}': routing_figures.render(plot)[None]
           for name, plot in plots.items()}
 
 

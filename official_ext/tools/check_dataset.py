@@ -157,7 +157,7 @@ def draw_samples(checks, decoder, path: str) -> None:
   if not pictures:
     raise command_line.CommandError(
         f'--output {path} was not written: no record can be decoded.')
-  sheet = boxes.grid(pictures, titles, columns=min(4, len(pictures)))
+  sheet = boxes.draw_grid(pictures, titles, columns=min(4, len(pictures)))
   with files.atomic_file(path) as temporary:
     Image.fromarray(sheet).save(temporary)
 

@@ -9,6 +9,7 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 import numpy as np
 from PIL import Image
 
+from official_ext.utils import argument_types
 from official_ext.utils import command_line
 from official_ext.utils import files
 from official_ext.datasets import image_files
@@ -18,13 +19,13 @@ Runs an exported detector on images and writes into --output_dir:
 
   predictions.json  detections in COCO's results format, boxes in pixels of the image
   costs.json, .csv  per image: multiply-adds of the whole network and of its routed parts,
-                    gates, seconds; and what was left out, by file
+                    gates, seconds; and the files that were left out
   images.json       image ids by file
   drawn/            the images with boxes of at least --score_threshold
-  gates/            what was decided about each image, with --gates
+  gates/            the decisions about each image, with --gates
   evaluation.json   average precision, with --evaluate
 
-With --annotation_file, only the images that it describes are taken, under its ids.
+With --annotation_file, only the images that it describes are predicted, under its ids.
 Images that cannot be read are skipped and named.
 """
 _EPILOG = """\
@@ -32,14 +33,9 @@ example:
   python -m official_ext.tools.predict --saved_model=runs/dyfpn_saved_model \\
     --images=photos --output_dir=runs/predictions
 """
-_SHOWN = 3
-_MARKER = 'predictions.json'  # tells our own folder, which may be replaced, from any other
-
-
-def _positive(text: str) -> int:
-  if not text.isdigit() or int(text) < 1:
-    raise argparse.ArgumentTypeError(f'{text!r} is not a whole number from 1')
-  return int(text)
+_NAMED = 3
+# A folder with this file was written by this command and may be replaced.
+_MARKER = 'predictions.json'
 
 
 def _parse_arguments(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
@@ -52,7 +48,7 @@ def _parse_arguments(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
                       help='a folder, searched with all folders in it, or image files')
   parser.add_argument('--output_dir', required=True, metavar='DIR',
                       help='folder to write; earlier predictions in it are replaced')
-  parser.add_argument('--batch_size', type=_positive, default=1, metavar='N',
+  parser.add_argument('--batch_size', type=argument_types.positive_int, default=1, metavar='N',
                       help='images of one size that are run together (1)')
   parser.add_argument('--score_threshold', type=float, default=0.3, metavar='SCORE',
                       help='least score of a box that is drawn; the JSON holds all (0.3)')
@@ -63,8 +59,8 @@ def _parse_arguments(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
   parser.add_argument('--draw', action=argparse.BooleanOptionalAction, default=True,
                       help='draw the boxes')
   parser.add_argument('--gates', action='store_true',
-                      help='draw what the network decided about each image: where gates per '
-                      'position are open, about a second for each picture')
+                      help='draw the decisions about each image: open gates per position, or a '
+                      'route; takes about a second per picture')
   args = parser.parse_args(arguments)
   if args.evaluate and not args.annotation_file:
     parser.error('--evaluate needs --annotation_file')
@@ -73,7 +69,13 @@ def _parse_arguments(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
 
 def _batches(images: Dict[int, pathlib.Path], size: int, skipped: Dict[str, str]
              ) -> Iterator[List[Tuple[int, np.ndarray]]]:
-  """Yields ids and images, up to `size` together while their shapes agree; notes broken files."""
+  """Yields ids and images in batches of one shape.
+
+  Args:
+    images: image id -> file.
+    size: largest number of images in a batch.
+    skipped: file -> reason; files that cannot be read are added.
+  """
   batch: List[Tuple[int, np.ndarray]] = []
   for image_id, path in command_line.progress(images.items(), 'predicting', len(images)):
     try:
@@ -96,7 +98,7 @@ def _draw(image: np.ndarray, found: List[Dict[str, Any]], names: Dict[int, str],
   labels = [names.get(d['category_id'], f'class {d["category_id"]}') for d in found]
   masks = None
   if found and 'segmentation' in found[0]:
-    from pycocotools import mask as mask_lib  # pylint: disable=g-import-not-at-top
+    from pycocotools import mask as mask_lib
     masks = np.stack([mask_lib.decode(d['segmentation']) for d in found])
   drawn = boxes.draw_boxes(image, corners, labels, [d['score'] for d in found], masks)
   path.parent.mkdir(exist_ok=True)
@@ -105,13 +107,12 @@ def _draw(image: np.ndarray, found: List[Dict[str, Any]], names: Dict[int, str],
 
 def _draw_gates(image: np.ndarray, outputs: Dict[str, np.ndarray], row: int,
                 description: Dict[str, Any], stem: pathlib.Path) -> None:
-  """Writes `<stem>_<picture>.png` for every picture of what was decided about an image."""
-  # pylint: disable=g-import-not-at-top
+  """Writes `<stem>_<picture>.png` for every picture of the decisions about an image."""
   from official_ext.serving import coco_results
   from official_ext.visualization import routing_figures
   gates = coco_results.gates(outputs, row)
   bounds = description.get('gmac')
-  pictures = routing_figures.image_figures(
+  pictures = routing_figures.draw_decisions(
       image, gates, float(outputs['executed_multiply_adds'][row]) if gates else 0.0,
       1e9 * (bounds['maximum'] - bounds['static']) if bounds else None,
       outputs['image_info'][row, 2])
@@ -127,12 +128,19 @@ def _draw_gates(image: np.ndarray, outputs: Dict[str, np.ndarray], row: int,
 def predict(detector: Any, images: image_files.ImageSet, args: argparse.Namespace,
             folder: pathlib.Path
             ) -> Tuple[List[Dict[str, Any]], List[Dict[str, Any]], Dict[str, str]]:
-  """Runs the detector on every image that can be read, and draws.
+  """Runs a detector on every image that can be read, and draws.
+
+  Args:
+    detector: one of `serving.detectors`.
+    images: the images to predict.
+    args: `batch_size`, `draw`, `gates` and, for drawing, `score_threshold`.
+    folder: folder to draw into.
 
   Returns:
-    All detections, an entry on cost per image, and reasons by the file that was skipped.
+    All detections in COCO's results format, an entry on cost per image, and skipped file ->
+    reason.
   """
-  from official_ext.serving import coco_results  # pylint: disable=g-import-not-at-top
+  from official_ext.serving import coco_results
   predictions, costs, skipped = [], [], {}
   normalized = detector.description.get('normalized_boxes', False)
   size = detector.batch_size or args.batch_size
@@ -158,7 +166,7 @@ def predict(detector: Any, images: image_files.ImageSet, args: argparse.Namespac
 
 
 def _write_csv(costs: Sequence[Dict[str, Any]], path: pathlib.Path) -> None:
-  """Writes one line per image, every gate in a column of its own."""
+  """Writes one line per image, with one column per gate."""
   rows = []
   for cost in costs:
     row = {name: value for name, value in cost.items() if name != 'gates'}
@@ -177,19 +185,23 @@ def _write_json(value: Any, path: pathlib.Path) -> None:
 
 
 def _say_names(what: str, names: Sequence[Any]) -> None:
-  """Says how many there are, and names some; costs.json has all."""
+  """Says how many names there are, and the first of them; costs.json has all."""
   if names:
-    shown = ', '.join([*map(str, names[:_SHOWN]), *(['...'] if len(names) > _SHOWN else [])])
+    shown = ', '.join([*map(str, names[:_NAMED]), *(['...'] if len(names) > _NAMED else [])])
     command_line.say(f'{what}: {len(names)} ({shown})')
 
 
 def run(images: image_files.ImageSet, args: argparse.Namespace, folder: pathlib.Path) -> None:
-  """Predicts, writes everything into a folder, and says what was found.
+  """Predicts, writes all files into a folder, and prints a summary.
+
+  Args:
+    images: the images to predict.
+    args: the command's arguments.
+    folder: folder to write into.
 
   Raises:
     CommandError: no image could be read.
   """
-  # pylint: disable=g-import-not-at-top
   from official_ext.serving import coco_results
   from official_ext.serving import detectors
 
@@ -229,7 +241,7 @@ def _cost_summary(costs: Sequence[Dict[str, Any]]) -> str:
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> None:
-  """Predicts; `arguments` stand in for those of the command line."""
+  """Predicts; `arguments` replace those of the command line."""
   args = _parse_arguments(arguments)
   images = image_files.assign_ids(image_files.find(args.images), args.annotation_file)
   files.check_own_output(args.output_dir, _MARKER)

@@ -1,15 +1,17 @@
-"""Tells what a detector costs: parameters and multiply-adds by part, and latency.
+"""Prints what a detector costs: parameters and multiply-adds by part, and latency.
 
 Multiply-adds are those of the whole network for one image, in 10^9 (GMAC): `static` is what
 no gate can save, `minimum` and `maximum` are with every gate shut and open, `mean` is measured
-over --data.  The network runs in float32, whatever precision the experiment trains in.
+over --data.  The network always runs in float32.
 """
 import argparse
+import io
 import itertools
 import json
 import pathlib
-from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, Iterator, Optional, Sequence, Tuple
 
+from official_ext.utils import argument_types
 from official_ext.utils import command_line
 from official_ext.utils import experiment
 from official_ext.utils import files
@@ -19,20 +21,6 @@ _EPILOG = """example:
     --checkpoint_path=runs/dyfpn --data='runs/sample/records/val-*.tfrecord' --json=cost.json"""
 
 _GIGA = 1e9
-_IMAGES = ('.bmp', '.jpeg', '.jpg', '.png')
-
-
-def _image_size(text: str) -> Tuple[int, int]:
-  height, width = (int(side) for side in text.split(','))
-  if min(height, width) <= 0:
-    raise ValueError(text)
-  return height, width
-
-
-def _positive(text: str) -> int:
-  if int(text) <= 0:
-    raise ValueError(text)
-  return int(text)
 
 
 def _arguments() -> argparse.Namespace:
@@ -40,7 +28,7 @@ def _arguments() -> argparse.Namespace:
       prog='python -m official_ext.tools.profile', description=__doc__, epilog=_EPILOG,
       formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
   experiment.add_arguments(parser)
-  parser.add_argument('--image_size', type=_image_size, metavar='H,W',
+  parser.add_argument('--image_size', type=argument_types.image_size, metavar='H,W',
                       help='height and width in pixels, padding included; default: '
                       "the experiment's")
   parser.add_argument('--data', metavar='PATTERN',
@@ -51,12 +39,12 @@ def _arguments() -> argparse.Namespace:
                       'them gates decide at random and only the bounds mean something')
   parser.add_argument('--saved_model', metavar='DIR',
                       help='time this export, of input type image_tensor, resizing included')
-  parser.add_argument('--batch_size', type=_positive, default=1, metavar='N',
+  parser.add_argument('--batch_size', type=argument_types.positive_int, default=1, metavar='N',
                       help='images per run; default 1')
-  parser.add_argument('--num_runs', type=_positive, default=20, metavar='N',
+  parser.add_argument('--num_runs', type=argument_types.positive_int, default=20, metavar='N',
                       help='timed runs, after a warm-up; default 20')
   parser.add_argument('--diagnose', action='store_true',
-                      help='also measure what costs as much as the network, such as the spectral '
+                      help='include metrics that cost as much as the network, such as the spectral '
                       "radius of an implicit pyramid's map")
   parser.add_argument('--json', metavar='FILE', help='also write the figures to this file')
   return parser.parse_args()
@@ -65,61 +53,59 @@ def _arguments() -> argparse.Namespace:
 def count_parameters(model: Any) -> Dict[str, int]:
   """Counts the parameters of a detector as papers do.
 
-  Frozen parameters and the affine part of batch norm are counted; what training never
-  learns, such as moving statistics and noise counters, is not.
+  Frozen parameters and the affine part of batch norm are counted.  Variables that training never
+  learns, such as moving statistics and noise counters, are not.
 
   Args:
-    model: has `backbone` and `decoder`, which may be None.
+    model: a detector with `backbone` and `decoder`; the decoder may be None.
 
   Returns:
-    Counts of `backbone`, `decoder`, `head` (all else) and `total`.
+    Number of parameters of `backbone`, `decoder`, `head` (everything else) and `total`.
   """
 
-  def learnable(part):
-    # Not `trainable_variables`: freezing a layer leaves its variables' own mark as it was.
-    return {variable.ref(): variable for variable in (part.variables if part else ())
+  def learnable(layer):
+    # Not `trainable_variables`: a frozen layer has none, but its variables stay trainable.
+    return {variable.ref(): variable for variable in (layer.variables if layer else ())
             if variable.trainable}
 
   def count(variables):
     return sum(variable.shape.num_elements() for variable in variables.values())
 
-  parts = {'backbone': learnable(model.backbone), 'decoder': learnable(model.decoder)}
-  counts = {name: count(variables) for name, variables in parts.items()}
+  counts = {'backbone': count(learnable(model.backbone)),
+            'decoder': count(learnable(model.decoder))}
   total = count(learnable(model))
   return {**counts, 'head': total - sum(counts.values()), 'total': total}
 
 
 def build_model(params: Any, checkpoint_path: Optional[str]) -> Any:
-  """Builds the detector of an experiment, with trained weights if a checkpoint is given."""
-  # pylint: disable=g-import-not-at-top
-  from official.core import task_factory
-  from official.vision.configs import maskrcnn
-  from official.vision.configs import retinanet
+  """Builds the detector of an experiment, with trained weights if a checkpoint is given.
 
-  from official_ext.utils import checkpoints
-  if not isinstance(params.task, (retinanet.RetinaNetTask, maskrcnn.MaskRCNNTask)):
-    raise command_line.CommandError(
-        f'--experiment trains {type(params.task).__name__}; profile knows RetinaNet, FCOS, ATSS, '
-        'and Faster, Mask and Cascade R-CNN: show_config --all lists the experiments.')
+  Args:
+    params: the resolved experiment.
+    checkpoint_path: a checkpoint, or the folder of a training; None: initial weights.
+
+  Raises:
+    CommandError: not a detector, options that do not fit, or a checkpoint that does not fit.
+  """
+  from official_ext.serving import detection
+  detection.check_detector(params.task)
   experiment.build_decoder(params.task.model)
-  model = task_factory.get_task(params.task).build_model()
-  if checkpoint_path:
-    checkpoints.restore(model, checkpoint_path)
-  return model
+  return detection.build_model(params, checkpoint_path)
 
 
 def _encoded_images(data: str) -> Tuple[Iterator[Tuple[str, bytes]], int]:
-  """Returns names and contents of the image files or records of a folder or glob, and how many."""
-  # pylint: disable=g-import-not-at-top
+  """Returns names and contents of the images of a folder or glob, and how many there are."""
+  from official_ext.datasets import image_files
   from official_ext.utils import input_checks
   import tensorflow as tf
   folder = pathlib.Path(data)
   if folder.is_dir():
-    found = sorted(str(path) for path in folder.iterdir() if path.suffix.lower() in _IMAGES)
+    found = sorted(
+        str(path) for path in folder.iterdir() if path.suffix.lower() in image_files.SUFFIXES)
     data = str(folder / '*.tfrecord*')
   else:
     found = [path for path in input_checks.matching_files(data, '--data')
-             if path.lower().endswith(_IMAGES)]
+             if path.lower().endswith(image_files.SUFFIXES)]
   if found:
     return ((path, pathlib.Path(path).read_bytes()) for path in found), len(found)
   records = tf.data.TFRecordDataset(input_checks.check_records(data, '--data'))
@@ -134,74 +120,108 @@ def _encoded_images(data: str) -> Tuple[Iterator[Tuple[str, bytes]], int]:
   return images(), total
 
 
+def _decode(name: str, content: bytes) -> Any:
+  """Decodes an image file to uint8 `[height, width, 3]`."""
+  import numpy as np
+  from PIL import Image
+  import tensorflow as tf
+  try:
+    return tf.io.decode_image(content, channels=3, expand_animations=False).numpy()
+  except tf.errors.InvalidArgumentError:
+    pass
+  try:  # TensorFlow cannot read TIFF and WebP, Pillow can.
+    return np.asarray(Image.open(io.BytesIO(content)).convert('RGB'))
+  except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    raise command_line.CommandError(
+        f'--data: {name} is no image that can be read: check_dataset lists all such files.'
+    ) from error
+
+
 def _decoded_images(data: Optional[str], size: Sequence[int]) -> Tuple[Iterator[Any], int]:
   """Returns uint8 images `[height, width, 3]` and how many; one synthetic image without data."""
-  # pylint: disable=g-import-not-at-top
   import numpy as np
-  import tensorflow as tf
   if not data:
     return iter([np.random.default_rng(0).integers(0, 256, [*size, 3], np.uint8)]), 1
   encoded, total = _encoded_images(data)
   if not total:
     raise command_line.CommandError(f'--data={data} holds no image.')
-
-  def images():
-    for name, content in encoded:
-      try:
-        yield tf.io.decode_image(content, channels=3, expand_animations=False).numpy()
-      except tf.errors.InvalidArgumentError as error:
-        raise command_line.CommandError(
-            f'--data: {name} is no image that can be read (JPEG, PNG or BMP): check_dataset lists '
-            'all such files.') from error
-
-  return images(), total
+  return (_decode(name, content) for name, content in encoded), total
 
 
-def _batches(images: Iterable[Any], size: int) -> Iterator[List[Any]]:
-  images = iter(images)
-  return iter(lambda: list(itertools.islice(images, size)), [])
+def _mean_metrics(detector: Any, images: Iterable[Any], batch_size: int) -> Dict[str, float]:
+  """Returns the mean over images of `executed`, in multiply-adds, and of all metrics."""
+  import numpy as np
+  images, records = iter(images), []
+  while batch := list(itertools.islice(images, batch_size)):
+    record = detector.decisions(batch)
+    records.append({'executed': record.executed, **record.metrics})
+  return {name: float(np.mean(np.concatenate([record[name] for record in records])))
+          for name in records[0]}
+
+
+def _latency(detector: Any, images: Sequence[Any], arguments: argparse.Namespace
+             ) -> Dict[str, float]:
+  """Returns the percentiles `p50` and `p95` of a detector's latency, in milliseconds."""
+  import numpy as np
+
+  from official_ext.serving import detectors
+  seconds = detectors.latency(detector, images, arguments.batch_size, arguments.num_runs)
+  p50, p95 = np.percentile(seconds, [50, 95])
+  return {'p50': p50 * 1000, 'p95': p95 * 1000}
+
+
+def _build_detector(arguments: argparse.Namespace) -> Any:
+  """Builds the detector in memory; it gets images of exactly the given size."""
+  from official_ext.serving import detection
+  from official_ext.serving import detectors
+  params = experiment.resolve(
+      arguments.experiment, arguments.config_file, arguments.params_override, lock=False)
+  detection.check_detector(params.task)
+  if arguments.image_size:
+    params.task.model.input_size = [*arguments.image_size, 3]
+  model = build_model(params, arguments.checkpoint_path)
+  params.task.train_data.parser.pad = False  # The image size includes padding.
+  module = detection.RoutedDetectionModule(
+      params, model=model, input_image_size=params.task.model.input_size[:2])
+  return detectors.InMemoryDetector(module, arguments.diagnose)
+
+
+def _load_saved_model(path: str) -> Any:
+  """Loads the SavedModel to be timed."""
+  from official_ext.serving import detectors
+  detector = detectors.SavedDetector(path)
+  if detector.input_type != 'image_tensor':
+    raise command_line.CommandError(
+        f'--saved_model={path} takes {detector.input_type}, not images: export it with '
+        '--input_type=image_tensor.')
+  return detector
 
 
 def profile(arguments: argparse.Namespace) -> Dict[str, Any]:
-  """Builds, counts and runs the detector that the arguments of the command name.
+  """Builds, counts and runs a detector.
+
+  Args:
+    arguments: arguments of the command line.
 
   Returns:
     The figures as `--json` writes them.
 
   Raises:
-    CommandError: something given does not exist or does not fit.
+    CommandError: a file or folder does not exist, or does not fit the experiment.
   """
-  # pylint: disable=g-import-not-at-top
-  import numpy as np
-
   from official_ext.modeling.layers import routed
-  from official_ext.serving import detector_runs
-  from official_ext.modeling import network_cost
-  params = experiment.resolve(
-      arguments.experiment, arguments.config_file, arguments.params_override, lock=False)
-  if arguments.image_size and hasattr(params.task.model, 'input_size'):
-    params.task.model.input_size = [*arguments.image_size, 3]
-  model = build_model(params, arguments.checkpoint_path)
-  size = tuple(params.task.model.input_size[:2])
+  saved = _load_saved_model(arguments.saved_model) if arguments.saved_model else None
+  in_memory = _build_detector(arguments)
+  model, size = in_memory.module.model, in_memory.module.image_size
   images, total = _decoded_images(arguments.data, size)
   first = list(itertools.islice(images, arguments.batch_size * arguments.num_runs))
-  keep_aspect_ratio = getattr(params.task.train_data.parser, 'keep_aspect_ratio', True)
-  in_memory = detector_runs.InMemory(model, size, keep_aspect_ratio, arguments.diagnose)
-  cost = network_cost.whole_network_cost(model, size)
-  seen = []
+  metrics = {}
   if routed.routed_layers(model):
     everything = command_line.progress(itertools.chain(first, images), 'measuring images', total)
-    for batch in _batches(everything, arguments.batch_size):
-      seen.append(in_memory.measures(batch))
-  measures = {name: float(np.mean(np.concatenate([part[name] for part in seen])))
-              for name in (seen[0] if seen else {})}
-  timed = in_memory
-  if arguments.saved_model:
-    timed = detector_runs.Exported(arguments.saved_model)
-  p50, p95 = np.percentile(detector_runs.latency(
-      timed, first, arguments.batch_size, arguments.num_runs), [50, 95])
+    metrics = _mean_metrics(in_memory, everything, arguments.batch_size)
+  cost = in_memory.module.cost
   gmac = {'static': cost.static, 'minimum': cost.minimum, 'maximum': cost.maximum,
-          'mean': cost.static + measures.pop('executed', 0.0)}
+          'mean': cost.static + metrics.pop('executed', 0.0)}
   return {
       'experiment': arguments.experiment,
       'image_size': list(size),
@@ -212,8 +232,8 @@ def profile(arguments: argparse.Namespace) -> Dict[str, Any]:
       'gmac': {name: value / _GIGA for name, value in gmac.items()},
       'gmac_maximum_by_part': {
           part: value / _GIGA for part, value in cost.maximum_by_part.items()},
-      'measures': measures,
-      'latency_ms': {'p50': p50 * 1000, 'p95': p95 * 1000},
+      'metrics': metrics,
+      'latency_ms': _latency(saved or in_memory, first, arguments),
   }
 
 
@@ -234,9 +254,9 @@ def _say(figures: Dict[str, Any], arguments: argparse.Namespace) -> None:
       'whole network, GMAC per image: ' + ', '.join(
           f'{name} {value:.3f}' for name, value in figures['gmac'].items()) +
       f' (mean over {source}{weights})')
-  if figures['measures']:
-    command_line.say(f'measures, mean over {source}{weights}: ' + ', '.join(
-        f'{name} {value:.3g}' for name, value in figures['measures'].items()))
+  if figures['metrics']:
+    command_line.say(f'metrics, mean over {source}{weights}: ' + ', '.join(
+        f'{name} {value:.3g}' for name, value in figures['metrics'].items()))
   latency = figures['latency_ms']
   command_line.say(
       f'latency, batch of {figures["batch_size"]}: p50 {latency["p50"]:.1f} ms, '
@@ -246,7 +266,7 @@ def _say(figures: Dict[str, Any], arguments: argparse.Namespace) -> None:
 def main() -> None:
   """Profiles a detector."""
   arguments = _arguments()
-  from official_ext import registry_imports  # pylint: disable=g-import-not-at-top,unused-import
+  from official_ext import registry_imports
   experiment.import_modules(arguments.imports)
   figures = profile(arguments)
   _say(figures, arguments)

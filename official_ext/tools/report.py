@@ -2,26 +2,26 @@
 import argparse
 import json
 import pathlib
-from typing import Any, Dict
+from typing import Any, Dict, Sequence
 
+from matplotlib import figure
 import numpy as np
 
-from official_ext.utils import command_line
-from official_ext.utils import files
 from official_ext.serving import prediction_files
+from official_ext.utils import command_line
+from official_ext.utils import experiment
+from official_ext.utils import files
+from official_ext.visualization import boxes
 from official_ext.visualization import html_page
 from official_ext.visualization import routes
 from official_ext.visualization import routing_figures
-from official_ext.serving import trained_detector
-from official_ext.visualization import boxes
 
-_Detector = trained_detector.TrainedDetector
 _Predictions = prediction_files.Predictions
 
 _GIGA = 1e9
 _EXAMPLES = 6
-_ROUTED_EXAMPLES = 3  # their pictures are large
-_NAMED_GATES = 8  # more are not listed below an image
+_ROUTED_EXAMPLES = 3  # Pictures of decisions are large.
+_NAMED_GATES = 8  # If there are more gates, none is listed below an image.
 
 
 def _arguments() -> argparse.Namespace:
@@ -46,8 +46,7 @@ def _arguments() -> argparse.Namespace:
                       help='where report.html and report.json go')
   parser.add_argument('--seconds_by_step', type=pathlib.Path,
                       help='JSON of the seconds that each step took, to be included')
-  parser.add_argument('--import', action='append', default=[], dest='imports', metavar='MODULE',
-                      help='Python module that registers components')
+  experiment.add_import_argument(parser)
   return parser.parse_args()
 
 
@@ -71,86 +70,128 @@ def _write_routing(page: html_page.HtmlPage, predictions: _Predictions,
                    twins: Dict[str, int]) -> None:
   costs = np.array([cost['multiply_adds'] for cost in predictions.costs])
   page.heading('What each image cost')
-  page.figure(routing_figures.cost_histogram(costs, twins), 'Distribution over the images.')
+  page.figure(routing_figures.draw_cost_histogram(costs, twins), 'Distribution over the images.')
   gates = predictions.gates()
   if gates:
     page.heading('Which gates opened for which image')
-    page.figure(routing_figures.gate_matrix(gates), 'One column per image.')
+    page.figure(routing_figures.draw_gate_matrix(gates), 'One column per image.')
 
 
 def _write_examples(page: html_page.HtmlPage, predictions: _Predictions) -> None:
   page.heading('Detections beside ground truth, from the cheapest to the dearest image')
-  for cost in routing_figures.spread(predictions.costs, _EXAMPLES):
+  for cost in routing_figures.pick_evenly(predictions.costs, _EXAMPLES):
     gates = cost.get('gates', {})
     listed = gates.items() if len(gates) <= _NAMED_GATES else ()
     decided = ''.join(f'; {name} {_describe(gate)}' for name, gate in listed)
     page.image(
-        boxes.grid(predictions.pair(cost['image_id']), ['ground truth', 'detections'], 2),
+        boxes.draw_grid(predictions.pair(cost['image_id']), ['ground truth', 'detections'], 2),
         f'{cost["file"]}: {cost["multiply_adds"] / _GIGA:.3f} GMAC{decided}')
 
 
 def _describe(gate: Any) -> str:
-  """Says what a gate decided: open or shut, or which path."""
+  """Returns what a gate decided: open or shut, or which path."""
   if isinstance(gate, list):
     return f'path {int(np.argmax(gate))}'
   return {0: 'shut', 1: 'open'}.get(gate, f'{gate:.0%} open')
 
 
-def _write_decisions(page: html_page.HtmlPage, detector: _Detector,
-                     predictions: _Predictions) -> None:
-  """Writes what was decided about the cheapest, the middle and the dearest image."""
-  for number, cost in enumerate(routing_figures.spread(predictions.costs, _ROUTED_EXAMPLES)):
-    pictures = detector.routing_pictures(predictions.image(cost['image_id']))
-    if pictures and not number:
+def _write_decisions(page: html_page.HtmlPage, detector: Any, predictions: _Predictions) -> None:
+  """Writes the decisions about the cheapest, the middle and the dearest image."""
+  for number, cost in enumerate(routing_figures.pick_evenly(predictions.costs, _ROUTED_EXAMPLES)):
+    plots = _draw_decisions(detector, predictions.image(cost['image_id']))
+    if plots and not number:
       page.heading('What was decided where, from the cheapest to the dearest image')
-    for name, plot in pictures.items():
+    for name, plot in plots.items():
       page.figure(plot, f'{cost["file"]}, {name}: gray is shut.')
 
 
-def _write_scales(page: html_page.HtmlPage, detector: _Detector,
-                  predictions: _Predictions) -> None:
-  """Writes what the scales of objects have to do with the routes of a supernet."""
+def _draw_decisions(detector: Any, image: np.ndarray) -> Dict[str, figure.Figure]:
+  record = detector.decisions([image])
+  if record is None:
+    return {}
+  _, info = detector.module.network_inputs([image])
+  return routing_figures.draw_decisions(
+      image, {name: gate[0] for name, gate in record.gates.items()}, float(record.executed[0]),
+      float(record.maximum), info[0, 2].numpy())
+
+
+def _write_scales(page: html_page.HtmlPage, detector: Any, predictions: _Predictions) -> None:
+  """Writes how cost and routes through a supernet depend on the scales of objects."""
   gates = predictions.gates()
-  if not routes.paths_of(gates):
+  if not routes.supernet_paths(gates):
     return
   image_ids = [cost['image_id'] for cost in predictions.costs]
-  presence = detector.scales_present([predictions.objects(image_id) for image_id in image_ids],
-                               [predictions.sizes[image_id] for image_id in image_ids])
+  presence = np.concatenate([
+      _scales_present(detector, predictions.objects(image_id), predictions.sizes[image_id])
+      for image_id in image_ids])
   costs = np.array([cost['multiply_adds'] for cost in predictions.costs])
   captions = {
       'cost_by_scales': 'Cost by the number of scales that the objects of an image have.',
       'similarity_by_scales':
           'Similarity of the routes of two images by that of the scales of their objects.'}
   page.heading('Routes and the scales of objects')
-  for name, plot in routes.data_set_figures(gates, costs, presence).items():
+  for name, plot in routes.draw_scale_relations(gates, costs, presence).items():
     page.figure(plot, captions[name])
 
 
-def _write_branches(page: html_page.HtmlPage, detector: _Detector,
-                    predictions: _Predictions) -> None:
-  if not hasattr(detector.model.decoder, 'laterals'):
+def _scales_present(detector: Any, objects: np.ndarray, size: Sequence[float]) -> np.ndarray:
+  """Returns which scales the objects of an image have in the network's input.
+
+  Args:
+    detector: an `InMemoryDetector`.
+    objects: `[objects, 4]`, `[y1, x1, y2, x2]` in pixels of the image.
+    size: height and width of the image in pixels.
+
+  Returns:
+    float32 `[1, scales]` of 0 and 1.
+  """
+  from official_ext.losses import scale_budget
+  module = detector.module
+  scale = min(target / side for target, side in zip(module.image_size, size))
+  return scale_budget.scales_present(
+      np.float32(objects * scale)[None], module.params.task.budget.scale_bounds).numpy()
+
+
+def _write_branches(page: html_page.HtmlPage, detector: Any, predictions: _Predictions) -> None:
+  """Writes what each branch of an inception FPN computes for the dearest image."""
+  from official_ext.modeling.decoders import dyfpn
+  if not isinstance(detector.module.model.decoder, dyfpn.InceptionFPN):
     return
   page.heading('What each branch sees')
   page.text('Mean magnitude over channels of every branch, for the dearest image: where a gate is '
             'shut, none of this is computed.')
   image = predictions.image(predictions.costs[-1]['image_id'])
-  for level, branches in detector.branch_features(image).items():
-    page.figure(routing_figures.feature_grid(image, branches, f'level {level}'),
+  for level, branches in _branch_features(detector, image).items():
+    page.figure(routing_figures.draw_feature_grid(image, branches, f'level {level}'),
                 f'Branches of level {level}.')
 
 
+def _branch_features(detector: Any, image: np.ndarray) -> Dict[str, Dict[str, np.ndarray]]:
+  """Returns level -> branch -> `[height, width, filters]` of an inception FPN for one image."""
+  model = detector.module.model
+  options = detector.module.params.task.model.decoder.get()
+  features = model.backbone(detector.module.network_inputs([image])[0], training=False)
+  return {
+      level: {branch: output[0].numpy() for branch, output in zip(
+          options.branches, lateral.branch_outputs(features[level]))}
+      for level, lateral in model.decoder.laterals.items()}
+
+
 def main() -> None:
-  """Writes both files."""
-  from official_ext import registry_imports
+  """Writes report.html and report.json."""
   args = _arguments()
+  from official_ext import registry_imports
+  from official_ext.serving import detectors
+  from official_ext.serving import twin_costs
   predictions = _Predictions(args.predictions, args.annotation_file, args.images)
-  detector = _Detector(args.experiment, args.model_dir, args.imports)
+  experiment.import_modules(args.imports)
+  detector = detectors.restore(args.experiment, args.model_dir)
   costs = [cost['multiply_adds'] / _GIGA for cost in predictions.costs]
-  twins = detector.twin_costs()
+  twins = twin_costs.count_twins(detector.module)
   exported = prediction_files.read_json(args.saved_model / 'export.json')
   results = {
       **{key: predictions.evaluation[key] for key in ('ap', 'ap50')},
-      # The mean of equal numbers may round to one beside them.
+      # Rounding may move the mean of equal costs beyond them.
       'gmac_mean': float(np.clip(np.mean(costs), min(costs), max(costs))),
       'gmac_min': min(costs),
       'gmac_max': max(costs),

@@ -30,7 +30,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _detector(task: Any) -> str:
-  """The common name of what a task trains."""
+  """Returns the common name of the detector that a task trains."""
   kind = type(task).__name__.removesuffix('Config').removesuffix('Task')
   if kind != 'MaskRCNN':
     return kind
@@ -40,9 +40,9 @@ def _detector(task: Any) -> str:
   return 'Mask R-CNN' if first == 'Faster' else 'Cascade Mask R-CNN'
 
 
-def _part(model: Any, part: str) -> str:
-  """The type of a backbone or decoder, with its size if it has one; empty without the part."""
-  options = getattr(model, part, None)
+def _type(model: Any, field: str) -> str:
+  """Returns the type, and the size if there is one, of a backbone or decoder; else ''."""
+  options = getattr(model, field, None)
   if not getattr(options, 'type', None):
     return ''
   size = getattr(options.get(), 'model_id', '')
@@ -50,30 +50,30 @@ def _part(model: Any, part: str) -> str:
 
 
 def describe(name: str) -> Dict[str, str]:
-  """Tells what an experiment is made of: `name`, `detector`, `decoder` and `backbone`."""
+  """Returns `name`, `detector`, `decoder` and `backbone` of an experiment."""
   task = experiment.resolve(name).task
   model = getattr(task, 'model', None)
-  return {'name': name, 'detector': _detector(task), 'decoder': _part(model, 'decoder'),
-          'backbone': _part(model, 'backbone')}
+  return {'name': name, 'detector': _detector(task), 'decoder': _type(model, 'decoder'),
+          'backbone': _type(model, 'backbone')}
 
 
-def _is_model_gardens(name: str) -> bool:
+def _is_from_model_garden(name: str) -> bool:
   return type(experiment.resolve(name).task).__module__.startswith('official.')
 
 
 def _list(show_all: bool, as_json: bool) -> None:
-  groups: Dict[bool, List[Dict[str, str]]] = {False: [], True: []}
+  groups: Dict[str, List[Dict[str, str]]] = {'official_ext': [], 'Model Garden': []}
   for name in experiment.names():
-    is_theirs = _is_model_gardens(name)
-    if show_all or not is_theirs:
-      groups[is_theirs].append(describe(name))
-  rows = groups[False] + groups[True]
+    group = 'Model Garden' if _is_from_model_garden(name) else 'official_ext'
+    if show_all or group == 'official_ext':
+      groups[group].append(describe(name))
+  rows = [row for group in groups.values() for row in group]
   if as_json:
     command_line.say(json.dumps(rows, indent=2))
     return
   columns = ('name', 'detector', 'decoder', 'backbone')
   widths = [max(len(row[column]) for row in rows) for column in columns]
-  for title, group in (('official_ext', groups[False]), ('Model Garden', groups[True])):
+  for title, group in groups.items():
     if group:
       command_line.say(f'Experiments of {title}:')
     for row in group:
@@ -96,7 +96,7 @@ def _show(arguments: argparse.Namespace) -> None:
 def main() -> None:
   """Lists experiments or prints one."""
   arguments = _arguments()
-  from official_ext import registry_imports  # pylint: disable=g-import-not-at-top,unused-import
+  from official_ext import registry_imports
   experiment.import_modules(arguments.imports)
   if arguments.experiment:
     _show(arguments)

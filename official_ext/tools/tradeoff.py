@@ -1,9 +1,8 @@
 """Draws accuracy against cost of trained detectors, at several thresholds of their gates.
 
 Every training of --model_dir is evaluated in memory, as its SavedModel would be: average
-precision by pycocotools, and the multiply-adds of the whole network for each image.  Where
-gates decide per position, `--thresholds` shuts those that are not above a threshold, without
-another training.
+precision by pycocotools, and the multiply-adds of the whole network for each image.  For gates
+that decide per position, `--thresholds` shuts those up to a threshold, without another training.
 """
 import argparse
 import json
@@ -12,6 +11,7 @@ import types
 from typing import Any, Dict, List, Optional, Sequence
 
 from official_ext.tools import predict
+from official_ext.utils import argument_types
 from official_ext.utils import command_line
 from official_ext.utils import experiment
 from official_ext.utils import files
@@ -24,13 +24,6 @@ _EPILOG = """example:
 _MARKER = 'tradeoff.json'
 
 
-def _thresholds(text: str) -> List[float]:
-  values = [float(value) for value in text.split(',')]
-  if not all(0 <= value < 1 for value in values):
-    raise ValueError(text)
-  return sorted(set(values))
-
-
 def _parse_arguments(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
   parser = argparse.ArgumentParser(
       prog='python -m official_ext.tools.tradeoff', description=__doc__, epilog=_EPILOG,
@@ -40,7 +33,8 @@ def _parse_arguments(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
                       'what it changed')
   parser.add_argument('--model_dir', required=True, action='append', type=pathlib.Path,
                       metavar='DIR', help='folder of a training; may be given several times')
-  parser.add_argument('--thresholds', type=_thresholds, default=[0.0], metavar='A,B,...',
+  parser.add_argument('--thresholds', default=[0.0], metavar='A,B,...',
+                      type=argument_types.list_of(argument_types.threshold),
                       help='gates up to a threshold count as shut; in [0, 1), default 0')
   parser.add_argument('--images', required=True, nargs='+', type=pathlib.Path, metavar='PATH',
                       help='a folder, searched with all folders in it, or image files')
@@ -48,65 +42,29 @@ def _parse_arguments(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
                       help='COCO annotations of the images')
   parser.add_argument('--output_dir', required=True, type=pathlib.Path, metavar='DIR',
                       help='folder for tradeoff.json and tradeoff.png; earlier ones are replaced')
-  parser.add_argument('--import', action='append', default=[], dest='imports', metavar='MODULE',
-                      help='Python module that registers components')
+  experiment.add_import_argument(parser)
   return parser.parse_args(arguments)
 
 
-class InMemoryDetector:
-  """A trained detector in memory that is called as a SavedModel is.
-
-  Attributes:
-    batch_size: None: of images of one size, any number.
-    description: what `export.json` of a SavedModel says.
-  """
-
-  def __init__(self, experiment_name: str, model_dir: pathlib.Path):
-    """Builds the model of a training's params.yaml and restores its last checkpoint."""
-    from official_ext.serving import export_saved_model  # pylint: disable=g-import-not-at-top
-    params = experiment.resolve(experiment_name, [str(model_dir / 'params.yaml')], lock=False)
-    self._module = export_saved_model.build_module(
-        params, model_dir, 'image_tensor', output_gates=False)
-    self.batch_size = None
-    self.description = {
-        'normalized_boxes': export_saved_model.has_normalized_boxes(params.task)}
-    self._function = None
-    self.set_threshold(0.0)
-
-  def set_threshold(self, threshold: float) -> bool:
-    """Shuts gates up to a threshold from now on, and returns whether there are such gates."""
-    # pylint: disable=g-import-not-at-top
-    from official_ext.modeling.layers import routed
-    import tensorflow as tf
-    has_threshold = [layer.set_gate_threshold(threshold)
-                     for layer in routed.routed_layers(self._module.model)]
-    # A function that is traced already would keep the old threshold.
-    self._function = tf.function(
-        self._module.serve, input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8)])
-    return any(has_threshold)
-
-  def __call__(self, images: Any) -> Dict[str, Any]:
-    """Returns the outputs by name, NumPy arrays, for uint8 `[batch, height, width, 3]`."""
-    from official_ext.serving import single_image  # pylint: disable=g-import-not-at-top
-    with single_image.fast_execution(len(images)):
-      return {name: value.numpy() for name, value in self._function(images).items()}
-
-
-def evaluate(detector: InMemoryDetector, images: image_files.ImageSet, annotation_file: pathlib.Path
+def evaluate(detector: Any, images: image_files.ImageSet, annotation_file: pathlib.Path
              ) -> Dict[str, float]:
-  """Returns `ap`, `ap50` and `gmac_mean`, `gmac_min` and `gmac_max` of a detector.
+  """Evaluates a detector.
 
   Args:
-    detector: is called with images.
-    images: those to predict.
+    detector: one of `serving.detectors`.
+    images: the images to predict.
     annotation_file: COCO annotations of the images.
+
+  Returns:
+    `ap` and `ap50`, in [0, 1]; `gmac_mean`, `gmac_min` and `gmac_max`, 10^9 multiply-adds per
+    image.
 
   Raises:
     CommandError: an image cannot be read.
   """
-  import numpy as np  # pylint: disable=g-import-not-at-top
+  import numpy as np
 
-  from official_ext.serving import coco_results  # pylint: disable=g-import-not-at-top
+  from official_ext.serving import coco_results
   options = types.SimpleNamespace(batch_size=1, draw=False, gates=False)
   predictions, costs, skipped = predict.predict(detector, images, options, pathlib.Path())
   if skipped:
@@ -119,16 +77,23 @@ def evaluate(detector: InMemoryDetector, images: image_files.ImageSet, annotatio
 
 
 def points(args: argparse.Namespace, images: image_files.ImageSet) -> List[Dict[str, Any]]:
-  """Evaluates every training at every threshold; one without such gates as it is.
+  """Evaluates every training at every threshold, or once if no gate has a threshold.
+
+  Args:
+    args: the command's arguments.
+    images: the images to predict.
 
   Returns:
-    What `evaluate` returns, with `model`, the folder's name, and `threshold`, or None.
+    One mapping per training and threshold: the result of `evaluate`, `model`, which is the name
+    of the folder, and `threshold`, or None.
   """
+  from official_ext.serving import detectors
   found = []
   for model_dir in args.model_dir:
-    detector = InMemoryDetector(args.experiment, model_dir)
-    for threshold in args.thresholds if detector.set_threshold(0.0) else [None]:
-      detector.set_threshold(threshold or 0.0)
+    detector = detectors.restore(args.experiment, model_dir)
+    thresholds = sorted(set(args.thresholds))
+    for threshold in thresholds if detector.set_gate_threshold(0.0) else [None]:
+      detector.set_gate_threshold(threshold or 0.0)
       found.append({'model': model_dir.name, 'threshold': threshold,
                     **evaluate(detector, images, args.annotation_file)})
       _say(found[-1])
@@ -143,18 +108,17 @@ def _say(point: Dict[str, Any]) -> None:
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> None:
-  """Evaluates and draws; `arguments` stand in for those of the command line."""
+  """Evaluates and draws; `arguments` replace those of the command line."""
   args = _parse_arguments(arguments)
   files.check_own_output(args.output_dir, _MARKER)
   images = image_files.assign_ids(image_files.find(args.images), args.annotation_file)
-  # pylint: disable=g-import-not-at-top
-  from official_ext import registry_imports  # pylint: disable=unused-import
+  from official_ext import registry_imports
   from official_ext.visualization import tradeoff
   experiment.import_modules(args.imports)
   found = points(args, images)
   with files.atomic_directory(args.output_dir) as folder:
     (folder / _MARKER).write_text(json.dumps(found, indent=2) + '\n', encoding='utf-8')
-    tradeoff.accuracy_against_cost(found).savefig(
+    tradeoff.draw_tradeoff(found).savefig(
         folder / 'tradeoff.png', dpi=110, bbox_inches='tight')
   command_line.say(f'Wrote {args.output_dir}')
 

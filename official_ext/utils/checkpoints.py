@@ -1,4 +1,4 @@
-"""Restoring a model from a checkpoint: all of it, or an error that says what does not fit."""
+"""Restores a whole model from a checkpoint, or says what does not fit."""
 import os
 from typing import Dict, Iterator, List
 
@@ -8,7 +8,7 @@ from tensorflow.core.protobuf import trackable_object_graph_pb2
 from official_ext.utils import command_line
 from official_ext.utils import files
 
-_SHOWN = 3
+_NAMED = 3
 _OBJECT_GRAPH = '_CHECKPOINTABLE_OBJECT_GRAPH'
 
 
@@ -17,7 +17,7 @@ def find(path: files.PathLike, flag: str = '--checkpoint_path') -> str:
 
   Args:
     path: a checkpoint such as `runs/dyfpn/ckpt-400`, or a folder that the trainer wrote.
-    flag: where the path was given, for the message.
+    flag: the command's flag that gave the path, for the error message.
 
   Raises:
     CommandError: there is no checkpoint.
@@ -41,12 +41,13 @@ def restore(model: tf_keras.Model, path: files.PathLike, flag: str = '--checkpoi
   """Restores every variable of a model from a checkpoint of exactly this model.
 
   Args:
-    model: built; saved as `tf.train.Checkpoint(model=model, ...)`, as the trainer does.
-    path: a checkpoint, or a folder, of which the latest is taken.
-    flag: where the path was given, for messages.
+    model: a built model; the checkpoint holds it as `tf.train.Checkpoint(model=model, ...)`, as
+      the trainer writes it.
+    path: a checkpoint, or a folder whose latest checkpoint is read.
+    flag: the command's flag that gave the path, for error messages.
 
   Returns:
-    The checkpoint that was read.
+    The path of the checkpoint that was read.
 
   Raises:
     CommandError: there is no checkpoint, it is damaged, or it is of another model.
@@ -71,7 +72,7 @@ def restore(model: tf_keras.Model, path: files.PathLike, flag: str = '--checkpoi
 
 
 def _misfits(root: tf.train.Checkpoint, checkpoint: str) -> List[str]:
-  """Describes what differs between the model of `root` and a checkpoint, both ways."""
+  """Describes which variables only the model of `root` or only a checkpoint has."""
   reader = tf.train.load_checkpoint(checkpoint)
   shapes = reader.get_variable_to_shape_map()
   nodes = trackable_object_graph_pb2.TrackableObjectGraph.FromString(
@@ -90,19 +91,19 @@ def _misfits(root: tf.train.Checkpoint, checkpoint: str) -> List[str]:
     if variable.shape != shape:
       reshaped.append(f'{variable.name} {shape} instead of {variable.shape.as_list()}')
   known = set(found.values())
-  unknown = [nodes[number].attributes[0].full_name for number in _of_model(nodes)
+  unknown = [nodes[number].attributes[0].full_name for number in _model_nodes(nodes)
              if nodes[number].attributes and number not in known]
   findings = {
       'variables of this model are not in it': missing,
       'variables have another shape in it': reshaped,
       'of its variables are not in this model': unknown,
   }
-  return [f'{len(names)} {finding}, such as {", ".join(names[:_SHOWN])}'
+  return [f'{len(names)} {finding}, such as {", ".join(names[:_NAMED])}'
           for finding, names in findings.items() if names]
 
 
-def _of_model(nodes) -> Iterator[int]:
-  """Yields the numbers of the objects that a checkpoint's `model` consists of."""
+def _model_nodes(nodes) -> Iterator[int]:
+  """Yields the node numbers of a checkpoint's `model` and of everything in it."""
   children: Dict[str, int] = {child.local_name: child.node_id for child in nodes[0].children}
   to_visit = [children['model']] if 'model' in children else []
   seen = set(to_visit)

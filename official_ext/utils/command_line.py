@@ -1,4 +1,4 @@
-"""What the commands share: errors people can act on, progress, plain output."""
+"""Errors that people can act on, progress, and plain output, for all commands."""
 import errno
 import os
 import signal
@@ -6,12 +6,12 @@ import sys
 import time
 from typing import Any, Callable, Iterable, Iterator, Optional, TypeVar
 
-# A command's own lines are what people read; errors of TensorFlow stay.
+# TensorFlow's log shows only errors beside a command's own lines.
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 
 Item = TypeVar('Item')
 
-# What a person can mend, by what to do about it.
+# Errors of the operating system that people can solve, and how.
 _DISK_ADVICE = {
     errno.ENOSPC: 'free some space or choose a folder on another disk',
     errno.EDQUOT: 'free some of your quota or choose a folder on another disk',
@@ -22,7 +22,7 @@ _DISK_ADVICE = {
 
 
 class CommandError(Exception):
-  """A problem that the person at the keyboard can mend; the text says how."""
+  """A problem that the user of a command can solve; the message says how."""
 
 
 def say(text: str) -> None:
@@ -34,21 +34,21 @@ def say(text: str) -> None:
 def run(main: Callable[[], Any]) -> None:
   """Runs a command and ends the process if it fails.
 
-  The exit status is 2 and one line goes to standard error after a `CommandError`,
-  and after the operating system's refusal of a file (disk full, no permission).
-  Any other exception is a defect of the program and keeps its traceback.
+  After a `CommandError`, and if the operating system refuses a file (disk full, no permission),
+  one line goes to standard error and the exit status is 2.  Any other exception is a defect of
+  the program and keeps its traceback.
 
   Args:
-    main: the command; reads `sys.argv` itself.
+    main: the command; it reads `sys.argv` itself.
   """
-  # `kill` would otherwise end the process at once and leave temporary files behind.
+  # By default SIGTERM ends the process at once and leaves temporary files behind.
   previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
   try:
     main()
   except CommandError as error:
     _fail(str(error), 2)
   except BrokenPipeError:
-    # The reader, such as `head`, has seen enough; the flush at exit must not fail as well.
+    # A reader such as `head` has closed the pipe; the flush at exit must not fail as well.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(128 + signal.SIGPIPE)
   except OSError as error:
@@ -63,28 +63,28 @@ def run(main: Callable[[], Any]) -> None:
 
 
 def _fail(text: str, status: int) -> None:
-  """Says why in one line, over an unfinished line of `progress`, and exits."""
+  """Writes an error in one line, over an unfinished line of `progress`, and exits."""
   clear = '\r\033[K' if sys.stderr.isatty() else ''
   sys.stderr.write(f'{clear}error: {" ".join(text.split())}\n')
   sys.exit(status)
 
 
 def duration(seconds: float) -> str:
-  """Seconds as `m:ss` or `h:mm:ss`."""
+  """Returns seconds as text, `m:ss` or `h:mm:ss`."""
   minutes, seconds = divmod(int(round(seconds)), 60)
   hours, minutes = divmod(minutes, 60)
   return f'{hours}:{minutes:02d}:{seconds:02d}' if hours else f'{minutes}:{seconds:02d}'
 
 
 def progress(items: Iterable[Item], label: str, total: Optional[int] = None) -> Iterator[Item]:
-  """Yields the items and tells on standard error how far it is and how long it takes.
+  """Yields items, and writes progress and the time left to standard error.
 
-  On a terminal one line is kept up to date; elsewhere a line follows every ten seconds.
+  A terminal shows one line that is rewritten; any other output gets a line every ten seconds.
 
   Args:
-    items: what to go through.
-    label: what is being done, e.g. `converting images`.
-    total: number of items; `len(items)` if not given.
+    items: the items to yield.
+    label: name of the work, such as `converting images`.
+    total: number of items; None: `len(items)`.
 
   Yields:
     The items, unchanged.

@@ -1,6 +1,6 @@
-"""Experiments by name: resolved from YAML and overrides, with errors that say what to change.
+"""Resolves experiments from YAML and overrides, with errors that say what to change.
 
-Importing this module loads neither TensorFlow nor Model Garden, so that a command can read
+This module imports TensorFlow and Model Garden only inside functions, so that a command can read
 its arguments at once.
 """
 import argparse
@@ -16,8 +16,8 @@ from official_ext.utils import command_line
 
 def names() -> List[str]:
   """Returns the names of all registered experiments."""
-  from official.core import exp_factory  # pylint: disable=g-import-not-at-top
-  return sorted(exp_factory._REGISTERED_CONFIGS)  # pylint: disable=protected-access
+  from official.core import exp_factory
+  return sorted(exp_factory._REGISTERED_CONFIGS)
 
 
 def add_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
@@ -28,12 +28,24 @@ def add_arguments(parser: argparse.ArgumentParser, required: bool = True) -> Non
                       help='file of overrides; may be given several times')
   parser.add_argument('--params_override', default='', metavar='OVERRIDES',
                       help='overrides as a.b=1,c.d=null or as YAML, after the files')
+  add_import_argument(parser)
+
+
+def add_import_argument(parser: argparse.ArgumentParser) -> None:
+  """Adds `--import` to a command; the values become `imports`."""
   parser.add_argument('--import', action='append', default=[], dest='imports', metavar='MODULE',
                       help='Python module that registers components or experiments')
 
 
 def import_modules(modules: Iterable[str]) -> None:
-  """Imports modules that register something, or says which one cannot be imported."""
+  """Imports modules that register something.
+
+  Args:
+    modules: dotted names.
+
+  Raises:
+    CommandError: names the module that cannot be imported.
+  """
   for module in modules:
     try:
       importlib.import_module(module)
@@ -42,7 +54,7 @@ def import_modules(modules: Iterable[str]) -> None:
 
 
 def _checked_mapping(text: str, source: str) -> Dict[str, Any]:
-  """Parses YAML that must be a mapping, or says where it is not."""
+  """Parses YAML; raises a CommandError that names the source unless it is a mapping."""
   try:
     parsed = yaml.safe_load(text)
   except yaml.YAMLError as error:
@@ -55,7 +67,7 @@ def _checked_mapping(text: str, source: str) -> Dict[str, Any]:
 
 
 def _override(experiment: Any, override: Any, source: str) -> None:
-  from official.modeling import hyperparams  # pylint: disable=g-import-not-at-top
+  from official.modeling import hyperparams
   try:
     hyperparams.override_params_dict(experiment, override, is_strict=True)
   except (KeyError, ValueError, TypeError, AttributeError) as error:
@@ -64,25 +76,25 @@ def _override(experiment: Any, override: Any, source: str) -> None:
 
 
 def _override_by_file(experiment: Any, path: str) -> None:
-  from official.modeling import hyperparams  # pylint: disable=g-import-not-at-top
+  from official.modeling import hyperparams
   source = f'--config_file={path}'
   if not os.path.isfile(path):
     raise command_line.CommandError(f'{source}: no such file.')
   with open(path, encoding='utf-8') as file:
     is_empty = not _checked_mapping(file.read(), source)
   if not is_empty:
-    # Model Garden's reader takes 1e-4 for a number, PyYAML's for a text.
+    # Model Garden's reader reads 1e-4 as a number, PyYAML reads it as text.
     _override(experiment, hyperparams.read_yaml_to_params_dict(path).as_dict(), source)
 
 
 def _override_by_text(experiment: Any, text: str) -> None:
-  from official.modeling.hyperparams import params_dict  # pylint: disable=g-import-not-at-top
+  from official.modeling.hyperparams import params_dict
   source = '--params_override'
   try:
     as_yaml = params_dict.nested_csv_str_to_json_str(text)
   except ValueError:
     as_yaml = text
-  # What is no mapping, Model Garden would take for the name of a file.
+  # Model Garden takes any text that is no mapping as the name of a file.
   if _checked_mapping(as_yaml, source):
     _override(experiment, text, source)
 
@@ -92,18 +104,19 @@ def resolve(name: str, config_files: Sequence[str] = (), params_override: Option
   """Returns an experiment with its overrides, validated.
 
   Args:
-    name: registered name; the components must have been imported.
-    config_files: YAML files, applied in this order.
+    name: a registered experiment, whose components have been imported.
+    config_files: YAML files with overrides, applied in this order.
     params_override: overrides as `a.b=1,c.d=null` or YAML, applied last.
-    lock: forbid later changes.
+    lock: whether to forbid later changes.
 
   Returns:
     An `ExperimentConfig` of Model Garden.
 
   Raises:
-    CommandError: unknown experiment, unreadable file, unknown or invalid field.
+    CommandError: the experiment or a field is unknown, a file cannot be read, or a value is
+      not allowed.
   """
-  from official.core import exp_factory  # pylint: disable=g-import-not-at-top
+  from official.core import exp_factory
   if name not in names():
     close = difflib.get_close_matches(name, names(), n=3)
     hint = f'; did you mean {" or ".join(close)}?' if close else '.'
@@ -125,11 +138,11 @@ def resolve(name: str, config_files: Sequence[str] = (), params_override: Option
 
 
 def build_decoder(model: Any, l2_regularizer: Optional[Any] = None) -> Any:
-  """Builds the backbone and the decoder of a detector's options, to see that they fit.
+  """Builds the backbone and the decoder of a detector, to see whether their options fit.
 
   Args:
     model: `task.model` of an experiment.
-    l2_regularizer: of all kernels.
+    l2_regularizer: regularizer of all kernels, or None.
 
   Returns:
     The decoder; None for a detector that has none.
@@ -137,7 +150,6 @@ def build_decoder(model: Any, l2_regularizer: Optional[Any] = None) -> Any:
   Raises:
     CommandError: levels that the backbone does not give, or an option that is not allowed.
   """
-  # pylint: disable=g-import-not-at-top
   from official.vision.modeling import backbones
   from official.vision.modeling.decoders import factory
   import tf_keras

@@ -1,9 +1,9 @@
-"""Files that are either complete or absent: written under a temporary name, then renamed.
+"""Writes files and folders that are either complete or absent.
 
-An exception, Ctrl-C or (in a command) SIGTERM leaves nothing behind.  A process that dies
-without a chance to clean up, by SIGKILL or a power cut, leaves its temporary: it is removed
-when the same path is next written, once the process named in it is gone (and a folder that
-had only been moved aside is put back).
+They are written under a temporary name and then renamed.  An exception, Ctrl-C or (in a command)
+SIGTERM leaves nothing behind.  A process that cannot clean up, because of SIGKILL or a power cut,
+leaves its temporary file.  The next write of the same path removes it if the process that its
+name says is gone, and puts back a folder that was only moved aside.
 """
 import contextlib
 import os
@@ -22,11 +22,11 @@ _ASIDE = 'replaced'
 
 @contextlib.contextmanager
 def atomic_directory(path: PathLike) -> Iterator[pathlib.Path]:
-  """Gives a temporary folder beside `path` that becomes `path` if the body succeeds.
+  """Makes a temporary folder beside `path` that becomes `path` if the body succeeds.
 
   Args:
-    path: the folder to make.  If it exists it is replaced, with all that is in it,
-      and only once the new one is complete.
+    path: the folder to make.  An existing folder is replaced with all its content once the new
+      one is complete.
 
   Yields:
     The temporary folder to write into.
@@ -41,7 +41,7 @@ def atomic_directory(path: PathLike) -> Iterator[pathlib.Path]:
   try:
     yield temporary
     if path.exists():
-      # A folder cannot replace a filled one in one step: the old one moves aside first.
+      # A folder cannot replace a filled one in one step, so the old one moves aside first.
       old = _temporary(path, _ASIDE)
       os.replace(path, old)
       try:
@@ -58,10 +58,10 @@ def atomic_directory(path: PathLike) -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def atomic_file(path: PathLike) -> Iterator[pathlib.Path]:
-  """Gives a temporary file name beside `path` that becomes `path` if the body succeeds.
+  """Makes a temporary file beside `path` that becomes `path` if the body succeeds.
 
   Args:
-    path: the file to write; an existing one is replaced at the end.
+    path: the file to write; an existing file is replaced at the end.
 
   Yields:
     The temporary name to write to.  It keeps the suffix of `path`.
@@ -82,19 +82,19 @@ def atomic_file(path: PathLike) -> Iterator[pathlib.Path]:
 
 
 def _temporary(path: pathlib.Path, kind: str = 'new') -> pathlib.Path:
-  """A new hidden name beside `path` that tells who writes it."""
+  """Returns a new hidden name beside `path`, with the number of this process in it."""
   path.parent.mkdir(parents=True, exist_ok=True)
   _tidy_up(path)
   return path.parent / f'{_prefix(path)}{os.getpid()}-{kind}-{secrets.token_hex(4)}{path.suffix}'
 
 
 def _prefix(path: pathlib.Path) -> str:
-  """How the names of this machine's temporaries for `path` begin; a process id follows."""
+  """Returns the start of temporary names for `path` on this machine; a process id follows."""
   return f'.{path.stem}.{socket.gethostname()}-'
 
 
 def _tidy_up(path: pathlib.Path) -> None:
-  """Removes what dead processes left of `path`, or puts back what they had moved aside."""
+  """Removes temporary files of dead processes, or puts back the folder that they moved aside."""
   prefix = _prefix(path)
   for found in list(path.parent.iterdir()):
     if not (found.name.startswith(prefix) and found.name.endswith(path.suffix)):
@@ -108,7 +108,7 @@ def _tidy_up(path: pathlib.Path) -> None:
 
 
 def _is_running(process: int) -> bool:
-  """Whether a process of this machine is alive, whoever owns it."""
+  """Returns whether a process of this machine is alive; it may belong to another user."""
   try:
     os.kill(process, 0)
   except ProcessLookupError:
@@ -119,7 +119,7 @@ def _is_running(process: int) -> bool:
 
 
 def _remove(path: pathlib.Path) -> None:
-  """Removes a file, a link or a folder with its content, if it is there."""
+  """Removes a file, a link or a folder with its content; does nothing if there is none."""
   if path.is_dir() and not path.is_symlink():
     shutil.rmtree(path, ignore_errors=True)
   else:
@@ -127,12 +127,12 @@ def _remove(path: pathlib.Path) -> None:
 
 
 def check_own_output(path: PathLike, marker: str, flag: str = '--output_dir') -> None:
-  """Refuses to replace a folder that the same command has not written.
+  """Refuses to replace a folder that another command, or a person, has written.
 
   Args:
     path: the folder that a command is about to replace.
-    marker: a file that this command puts into every folder that it writes.
-    flag: the command's flag that gave the folder.
+    marker: name of a file that this command puts into every folder that it writes.
+    flag: the command's flag that gave the folder, for the error message.
 
   Raises:
     CommandError: `path` is a file, or a folder with other content.
@@ -147,7 +147,7 @@ def check_own_output(path: PathLike, marker: str, flag: str = '--output_dir') ->
 
 
 def _check_replaceable(path: pathlib.Path) -> None:
-  """Refuses what nobody can have meant to be replaced as a whole."""
+  """Refuses to replace a file, or a folder that holds the current or the home directory."""
   if path.exists() and not path.is_dir():
     raise command_line.CommandError(f'{path} is a file: give the name of a folder.')
   real = path.resolve()

@@ -1,4 +1,4 @@
-"""Checks of a task's files before anything is built, so that a mistake costs seconds."""
+"""Checks the files of a task before anything is built, so that a mistake costs seconds."""
 import json
 from typing import Any, List
 
@@ -6,15 +6,18 @@ import tensorflow as tf
 
 from official_ext.utils import command_line
 
-_SHOWN = 3
+_NAMED = 3
 
 
 def matching_files(pattern: str, field: str) -> List[str]:
-  """Returns the files of a pattern, or says that there are none.
+  """Returns the files that match a pattern.
 
   Args:
-    pattern: a glob, or several separated by commas.
-    field: name of the config field, for the message.
+    pattern: one or more globs with commas between them.
+    field: name of the config field or flag that gave the pattern, for the error message.
+
+  Raises:
+    CommandError: no file matches.
   """
   files = sorted(file for part in pattern.split(',') for file in tf.io.gfile.glob(part.strip()))
   if not files:
@@ -25,7 +28,15 @@ def matching_files(pattern: str, field: str) -> List[str]:
 
 
 def check_records(pattern: str, field: str) -> List[str]:
-  """Checks that a pattern matches TFRecord files only, and returns them."""
+  """Returns the files that match a pattern, which must all be TFRecord files.
+
+  Args:
+    pattern: one or more globs with commas between them.
+    field: name of the config field or flag that gave the pattern, for the error message.
+
+  Raises:
+    CommandError: no file matches, or a file is damaged or no TFRecord file.
+  """
   files = matching_files(pattern, field)
   for file in files:
     try:
@@ -45,11 +56,14 @@ def _record_image_ids(files: List[str]) -> List[str]:
 
 
 def check_annotations(annotation_file: str, files: List[str]) -> None:
-  """Checks that an annotation file describes exactly the images of record files it must.
+  """Checks that an annotation file describes all images of record files.
 
   Args:
     annotation_file: COCO JSON that evaluation reads.
     files: TFRecord files of the validation data.
+
+  Raises:
+    CommandError: the file is missing or no COCO JSON, or lacks an image.
   """
   if not tf.io.gfile.exists(annotation_file):
     raise command_line.CommandError(
@@ -66,7 +80,7 @@ def check_annotations(annotation_file: str, files: List[str]) -> None:
   if unknown:
     raise command_line.CommandError(
         f'task.annotation_file {annotation_file!r} does not have {len(unknown)} images of the '
-        f'validation records, such as ids {", ".join(unknown[:_SHOWN])}: write both with '
+        f'validation records, such as ids {", ".join(unknown[:_NAMED])}: write both with '
         'one run of convert_dataset.')
 
 
@@ -78,7 +92,7 @@ def check_task(task: Any, mode: str) -> None:
     mode: Model Garden's `--mode`.
 
   Raises:
-    CommandError: what is wrong, in which field.
+    CommandError: names the field and what is wrong with its files.
   """
 
   def is_local_pattern(data):

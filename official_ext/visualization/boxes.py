@@ -1,7 +1,4 @@
-"""Pictures: boxes, masks and labels drawn on images, and grids of images.
-
-Nothing here needs TensorFlow: everything is NumPy arrays and Pillow.
-"""
+"""Draws boxes, masks and labels on images, and grids of images, with NumPy and Pillow alone."""
 import colorsys
 from typing import List, Optional, Sequence, Tuple
 
@@ -18,15 +15,15 @@ _MARGIN = 6
 
 
 def class_color(class_id: int) -> Color:
-  """A bright color that stays the same for a class and differs between neighbors.
+  """Returns a bright color; it is always the same for a class, and neighbors differ.
 
   Args:
     class_id: any integer.
 
   Returns:
-    Red, green, blue in 0 to 255.
+    Red, green and blue, each from 0 to 255.
   """
-  golden_ratio = 0.618034  # spreads hues evenly, however many classes there are
+  golden_ratio = 0.618034  # Spreads any number of hues evenly.
   hue = (0.5 + class_id * golden_ratio) % 1.0
   red, green, blue = colorsys.hsv_to_rgb(hue, 0.75 + 0.25 * (class_id % 2), 1.0)
   return round(255 * red), round(255 * green), round(255 * blue)
@@ -37,24 +34,24 @@ def enlarge(image: np.ndarray, min_side: int) -> Tuple[np.ndarray, int]:
 
   Args:
     image: uint8 `[height, width, 3]`.
-    min_side: pixels that the shorter side should have at least.
+    min_side: least length of the shorter side of the result, in pixels.
 
   Returns:
-    The image and the factor, by which boxes must be multiplied as well.
+    The image, and the factor by which its boxes must be multiplied.
   """
   factor = max(1, -(-min_side // min(image.shape[:2])))
   return fit(image, factor * max(image.shape[:2]))[0] if factor > 1 else image, factor
 
 
 def fit(image: np.ndarray, side: int) -> Tuple[np.ndarray, float]:
-  """Scales an image to a size, before boxes are drawn on it: text and lines stay legible.
+  """Scales an image before boxes are drawn on it, so that text and lines stay legible.
 
   Args:
     image: uint8 `[height, width, 3]`.
-    side: pixels that the longer side of the result has.
+    side: length of the longer side of the result, in pixels.
 
   Returns:
-    The image and the factor, by which boxes must be multiplied as well.
+    The image, and the factor by which its boxes must be multiplied.
   """
   height, width = image.shape[:2]
   scale = side / max(height, width)
@@ -71,9 +68,10 @@ def _text_color(background: Color) -> Color:
 def _draw_label(draw: ImageDraw.ImageDraw, text: str, box: Sequence[float], color: Color,
                 font: ImageFont.ImageFont, size: Tuple[int, int],
                 taken: List[Tuple[float, ...]]) -> None:
-  """Writes `text` above the box, or inside it where there is no room above.
+  """Writes `text` above the box, or inside it if there is no room above.
 
-  It is left out where it would cover one of the labels `taken`: the color tells it too.
+  A label that would cover one of the labels `taken` is left out: the color of the box says the
+  same.
   """
   left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
   width, height = right - left + 4, bottom - top + 4
@@ -105,14 +103,14 @@ def draw_boxes(image: np.ndarray,
   """Draws boxes with their labels, and masks if there are any.
 
   Args:
-    image: uint8 `[height, width, 3]`; it is left as it is.
+    image: uint8 `[height, width, 3]`; it is not changed.
     boxes: `[num_boxes, 4]`, `[y1, x1, y2, x2]` in pixels of `image`.
-    labels: a text for each box; an empty one is not drawn, nor one that would cover another.
-    scores: in [0, 1], written behind the labels as percent.
-    masks: `[num_boxes, height, width]`, nonzero inside the object.
-    colors: red, green, blue for each box; by default, one for each different label.
+    labels: a text for each box; an empty text is not drawn, nor one that would cover another.
+    scores: one per box, in [0, 1], written after the labels as percent; None: not written.
+    masks: `[num_boxes, height, width]`, nonzero inside the object; None: not drawn.
+    colors: red, green and blue for each box; None: one color for each different label.
     font_size: height of the text in pixels.
-    line_width: of the boxes, in pixels.
+    line_width: width of the boxes' lines, in pixels.
 
   Returns:
     A new uint8 image of the same size.
@@ -137,9 +135,9 @@ def draw_boxes(image: np.ndarray,
   picture = Image.fromarray(image)
   draw = ImageDraw.Draw(picture)
   font = ImageFont.load_default(size=font_size)
-  # All boxes before all labels: no line runs through a text.
+  # All boxes come before all labels, so that no line runs through a text.
   for (y1, x1, y2, x2), color in zip(boxes, colors):
-    right, bottom = max(x2 - 1, x1), max(y2 - 1, y1)  # a box ends before the pixel x2
+    right, bottom = max(x2 - 1, x1), max(y2 - 1, y1)  # A box ends before pixel x2.
     draw.rectangle((x1, y1, right, bottom), outline=color, width=line_width)
   taken = []
   for number, (box, label) in enumerate(zip(boxes, labels)):
@@ -150,7 +148,7 @@ def draw_boxes(image: np.ndarray,
 
 
 def _fit_text(text: str, width: int, font: ImageFont.ImageFont) -> str:
-  """Shortens `text` from its end until it is at most `width` pixels wide."""
+  """Cuts the end of `text` so that it is at most `width` pixels wide."""
   if font.getlength(text) <= width:
     return text
   while text and font.getlength(text + '...') > width:
@@ -158,15 +156,15 @@ def _fit_text(text: str, width: int, font: ImageFont.ImageFont) -> str:
   return text + '...'
 
 
-def grid(images: Sequence[np.ndarray],
-         titles: Optional[Sequence[str]] = None,
-         columns: Optional[int] = None) -> np.ndarray:
-  """Lays images out in rows and columns on white, each in its size.
+def draw_grid(images: Sequence[np.ndarray],
+              titles: Optional[Sequence[str]] = None,
+              columns: Optional[int] = None) -> np.ndarray:
+  """Lays images out in rows and columns on white; every image keeps its size.
 
   Args:
     images: uint8 `[height, width, 3]`; sizes may differ.
-    titles: a line above each image; cut where it is wider than a cell.
-    columns: how many images in a row; by default as many as rows.
+    titles: a line above each image, cut if it is wider than a cell; None: no titles.
+    columns: number of images in a row; None: about as many columns as rows.
 
   Returns:
     One uint8 `[height, width, 3]` image.

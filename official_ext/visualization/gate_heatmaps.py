@@ -1,13 +1,13 @@
-"""Heatmaps of gates that decide per position, over the image that they decided about."""
+"""Draws gates that decide per position as heatmaps over the image."""
 import re
 from typing import Dict, List, Mapping, Sequence, Tuple
 
 from matplotlib import figure
 import numpy as np
 
-_PANEL = 1.7  # width in inches
+_PANEL = 1.7  # Width of one heatmap in inches.
 _MAX_ASPECT = 2.5
-# What stands between parts is `/` on a routing tape and `_` among the outputs of a SavedModel.
+# Names have `/` between their parts on a routing tape, and `_` in the outputs of a SavedModel.
 _NAME = re.compile(r'(?P<column>.+)[/_](?P<path>[a-z]+)_(?P<level>\d+)')
 
 Maps = Dict[Tuple[str, int], np.ndarray]
@@ -17,14 +17,14 @@ def by_path(gates: Mapping[str, np.ndarray]) -> Dict[str, Maps]:
   """Sorts the gates of one image that decide per position.
 
   Args:
-    gates: name -> value, without a batch dimension.  Those of `[height, width, 1]` are taken;
-      their names are `<part>/<block>/<path>_<level>`, as `class_tower/block_0/depth_3`.
+    gates: name -> value, without a batch dimension.  Only values of `[height, width, 1]` are
+      used; their names are `<part>/<block>/<path>_<level>`, as `class_tower/block_0/depth_3`.
 
   Returns:
     Path -> (part and block, level) -> `[height, width]`; empty if no gate decides per position.
 
   Raises:
-    ValueError: a gate per position has another name.
+    ValueError: the name of a gate per position has another form.
   """
   paths: Dict[str, Maps] = {}
   for name, gate in gates.items():
@@ -39,23 +39,23 @@ def by_path(gates: Mapping[str, np.ndarray]) -> Dict[str, Maps]:
   return paths
 
 
-def heatmaps(image: np.ndarray, maps: Maps, scale: Sequence[float] = (1.0, 1.0),
-             title: str = '') -> figure.Figure:
-  """Draws where the gates of one path are open, as Figure 4 of the dynamic head's paper.
+def draw_heatmaps(image: np.ndarray, maps: Maps, scale: Sequence[float] = (1.0, 1.0),
+                  title: str = '') -> figure.Figure:
+  """Draws where the gates of one path are open, as in Figure 4 of the dynamic head's paper.
 
   Reference: Lin Song et al., Fine-Grained Dynamic Head for Object Detection,
   https://arxiv.org/abs/2012.03519.
 
   Args:
     image: uint8 `[height, width, 3]`.
-    maps: (part and block, level) -> `[map_height, map_width]` in [0, 1]; a position is
-      `2**level` pixels of the network's input, which begins where the image does.
-    scale: pixels of the network's input for a pixel of the image, `(y, x)`.
-    title: above the picture.
+    maps: (part and block, level) -> `[map_height, map_width]` in [0, 1].  A position covers
+      `2**level` pixels of the network's input, which has its first pixel where the image has.
+    scale: pixels of the network's input for one pixel of the image, `(y, x)`.
+    title: text above the picture.
 
   Returns:
-    A figure: one row per level, one column per part and block.  What is shut is gray, what is
-    open has the color of the gate; the share of positions that are open stands in the corner.
+    A figure with one row per level and one column per part and block.  Shut positions are gray,
+    open ones have the color of the gate; a corner shows the share of open positions.
   """
   columns = sorted({column for column, _ in maps}, key=_natural)
   levels = sorted({level for _, level in maps})
@@ -71,7 +71,7 @@ def heatmaps(image: np.ndarray, maps: Maps, scale: Sequence[float] = (1.0, 1.0),
       axis.set(xticks=[], yticks=[])
       axis.imshow(gray, cmap='gray', vmin=np.min(gray), vmax=np.max(gray))
       if (column, level) in maps:
-        drawn = _draw(axis, maps[column, level], 2**level / np.asarray(scale), (height, width))
+        drawn = _draw_map(axis, maps[column, level], 2**level / np.asarray(scale), (height, width))
       else:
         axis.set_visible(False)
   for axis, column in zip(axes[0], columns):
@@ -82,13 +82,13 @@ def heatmaps(image: np.ndarray, maps: Maps, scale: Sequence[float] = (1.0, 1.0),
 
 
 def open_share(maps: Maps) -> float:
-  """Returns the share of positions, those of all maps together, that are not shut."""
+  """Returns the share of open positions among the positions of all maps."""
   return sum(np.sum(gate > 0) for gate in maps.values()) / sum(
       gate.size for gate in maps.values())
 
 
-def _draw(axis, gate: np.ndarray, stride: np.ndarray, size: Tuple[int, int]):
-  """Lays a map over what is drawn on an axis, and returns what a color bar needs."""
+def _draw_map(axis, gate: np.ndarray, stride: np.ndarray, size: Tuple[int, int]):
+  """Draws a map over the image on an axis; returns the Matplotlib image, for the color bar."""
   bottom, right = gate.shape * stride
   drawn = axis.imshow(
       gate, extent=(-0.5, right - 0.5, bottom - 0.5, -0.5), cmap='plasma', vmin=0, vmax=1,
@@ -101,5 +101,5 @@ def _draw(axis, gate: np.ndarray, stride: np.ndarray, size: Tuple[int, int]):
 
 
 def _natural(name: str) -> List[object]:
-  """Sorts `block 10` behind `block 9`."""
+  """Returns a key that sorts `block 10` after `block 9`."""
   return [int(part) if part.isdigit() else part for part in re.split(r'(\d+)', name)]

@@ -1,8 +1,8 @@
-"""A self-contained HTML page of texts, tables and pictures."""
+"""Writes a self-contained HTML page of texts, tables and pictures."""
 import base64
 import html
 import io
-from typing import Any, List, Optional, Sequence
+from typing import Any, List, Sequence
 
 from matplotlib import figure
 import numpy as np
@@ -19,32 +19,32 @@ table {border-collapse: collapse} td, th {border: 1px solid #d8dee4; padding: .3
 
 
 class HtmlPage:
-  """Collects sections into one HTML page, pictures included."""
+  """Collects texts, tables and pictures into one HTML page."""
 
   def __init__(self, title: str):
     self._title = title
-    self._parts: List[str] = []
+    self._sections: List[str] = []
 
   def heading(self, text: str) -> None:
     """Starts a section."""
-    self._parts.append(f'<h2>{html.escape(text)}</h2>')
+    self._sections.append(f'<h2>{html.escape(text)}</h2>')
 
   def text(self, text: str) -> None:
     """Adds a paragraph."""
-    self._parts.append(f'<p>{html.escape(text)}</p>')
+    self._sections.append(f'<p>{html.escape(text)}</p>')
 
   def table(self, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Adds a table; the first column is taken for names."""
+    """Adds a table; the first column holds names and is aligned to the left."""
 
     def line(cells, tag):
       cells = (f'<{tag}>{html.escape(str(cell))}</{tag}>' for cell in cells)
       return f'<tr>{"".join(cells)}</tr>'
 
     body = ''.join(line(row, 'td') for row in rows)
-    self._parts.append(f'<table>{line(header, "th")}{body}</table>')
+    self._sections.append(f'<table>{line(header, "th")}{body}</table>')
 
   def image(self, image: np.ndarray, caption: str) -> None:
-    """Adds a picture: uint8 `[height, width, 3]`."""
+    """Adds an image, uint8 `[height, width, 3]`."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, 'JPEG', quality=88)
     self._embed(buffer, 'jpeg', caption)
@@ -55,15 +55,15 @@ class HtmlPage:
     plot.savefig(buffer, format='png', dpi=110, bbox_inches='tight')
     self._embed(buffer, 'png', caption)
 
-  def _embed(self, buffer: io.BytesIO, kind: str, caption: Optional[str]) -> None:
+  def _embed(self, buffer: io.BytesIO, kind: str, caption: str) -> None:
     data = base64.b64encode(buffer.getvalue()).decode()
     caption = html.escape(caption)
-    self._parts.append(f'<figure><img alt="{caption}" src="data:image/{kind};base64,{data}">'
+    self._sections.append(f'<figure><img alt="{caption}" src="data:image/{kind};base64,{data}">'
                        f'<figcaption>{caption}</figcaption></figure>')
 
   def html(self) -> str:
-    """Returns the page, with its pictures in it."""
+    """Returns the page; its pictures are embedded."""
     title = html.escape(self._title)
     return (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-            f'<style>{_STYLE}</style></head><body><h1>{title}</h1>{"".join(self._parts)}'
+            f'<style>{_STYLE}</style></head><body><h1>{title}</h1>{"".join(self._sections)}'
             '</body></html>')

@@ -1,20 +1,21 @@
-"""Pictures of how fast solvers come to a fixed point."""
+"""Draws how fast fixed-point solvers converge."""
 from typing import Mapping
 
 from matplotlib import figure
 import numpy as np
 
 
-def draw(residuals: Mapping[str, np.ndarray], title: str = '') -> figure.Figure:
+def draw_residuals(residuals: Mapping[str, np.ndarray], title: str = '') -> figure.Figure:
   """Draws the relative residual after each evaluation, on a logarithmic scale.
 
   Args:
     residuals: label -> `[evaluations, images]`, as `Solution.residuals` of
-      ops/fixed_point.
-    title: above the picture.
+      `ops/fixed_point`.
+    title: text above the picture.
 
   Returns:
-    A figure: per label the median over the images as a line, and least to largest as a band.
+    A figure with a line and a band per label: the median over the images, and least to
+    largest.
   """
   plot = figure.Figure(figsize=(8, 4.5))
   axes = plot.subplots()

@@ -1,4 +1,4 @@
-"""Pictures of the routes that images take through a supernet of layers and scales.
+"""Draws the routes that images take through a supernet of layers and scales.
 
 Reference: Junyi Feng et al., Learning to Generate Content-Aware Dynamic Detectors,
 https://arxiv.org/abs/2012.04265, Figure 7.
@@ -10,8 +10,8 @@ from matplotlib import figure
 import numpy as np
 
 _GIGA = 1e9
-_STEPS = {'up': -1, 'keep': 0, 'down': 1}
-# Between the parts stands `/` on a routing tape and `_` among the outputs of a SavedModel.
+_SCALE_CHANGES = {'up': -1, 'keep': 0, 'down': 1}
+# Names have `/` between their parts on a routing tape, and `_` in the outputs of a SavedModel.
 _NAME = re.compile(r'(?:.*[/_])?layer_(\d+)[/_]scale_(\d+)[/_](up|keep|down)')
 _RUNS, _PASSES, _SHUT = '#d1495b', '#edae49', '#d8dee4'
 
@@ -20,23 +20,26 @@ Paths = Dict[Node, Dict[str, float]]
 
 
 class Route(NamedTuple):
-  """What an image does in a supernet.
+  """The nodes and paths of a supernet that one image uses.
 
   Attributes:
-    running: nodes whose cell runs for it, `(layer, scale)`.
+    running: nodes whose cell runs for the image, `(layer, scale)`.
     passed: nodes with every gate shut, which hand their input on.
-    edges: of paths that carry features, `(layer, scale, path)` -> gate.
+    edges: `(layer, scale, path)` -> gate, for paths that carry features.
   """
   running: Sequence[Node]
   passed: Sequence[Node]
   edges: Mapping[Tuple[int, int, str], float]
 
 
-def paths_of(gates: Mapping[str, np.ndarray]) -> Paths:
-  """Returns node -> path -> gate of the gates that are named as a supernet's; others are left out.
+def supernet_paths(gates: Mapping[str, np.ndarray]) -> Paths:
+  """Returns the gates of a supernet by node and path.
 
   Args:
     gates: name -> value of one image, or any other value that belongs to the gate.
+
+  Returns:
+    Node -> path -> value, without the gates that are not named as a supernet's.
   """
   paths: Paths = {}
   for name, gate in gates.items():
@@ -46,11 +49,11 @@ def paths_of(gates: Mapping[str, np.ndarray]) -> Paths:
   return dict(sorted(paths.items()))
 
 
-def route_of(paths: Mapping[Node, Mapping[str, float]]) -> Route:
+def follow_route(paths: Mapping[Node, Mapping[str, float]]) -> Route:
   """Follows open paths from the entry node to the last layer.
 
   Args:
-    paths: of `paths_of`, gates that are 0 where shut.
+    paths: node -> path -> gate, as `supernet_paths` returns them; a shut gate is 0.
   """
   present, running, passed, edges = {min(paths)}, [], [], {}
   for (layer, scale), gates in paths.items():
@@ -60,7 +63,7 @@ def route_of(paths: Mapping[Node, Mapping[str, float]]) -> Route:
     (running if is_open else passed).append((layer, scale))
     for path, gate in (is_open or {'keep': 1.0}).items():
       edges[layer, scale, path] = float(gate)
-      present.add((layer + 1, scale + _STEPS[path]))
+      present.add((layer + 1, scale + _SCALE_CHANGES[path]))
   return Route(running, passed, edges)
 
 
@@ -74,16 +77,16 @@ def draw_route(gates: Mapping[str, float], executed: float,
     maximum: the same with every gate open; None: not known.
 
   Returns:
-    A figure: what is open bold, what is shut thin.
+    A figure; open paths are bold, shut ones thin.
 
   Raises:
     ValueError: no gate is named as a supernet's.
   """
-  paths = paths_of(gates)
+  paths = supernet_paths(gates)
   if not paths:
     raise ValueError(f"gates {list(gates)[:3]} are not a supernet's: expected names that end in "
                      'layer_<number>/scale_<number>/<up, keep or down>.')
-  route = route_of(paths)
+  route = follow_route(paths)
   layers, scales = max(paths)[0] + 1, max(scale for _, scale in paths) + 1
   plot = figure.Figure(figsize=(2.0 + 0.5 * layers, 1.0 + 0.5 * scales))
   axes = plot.subplots()
@@ -91,7 +94,7 @@ def draw_route(gates: Mapping[str, float], executed: float,
     for path in leaving:
       gate = route.edges.get((layer, scale, path))
       color = _SHUT if gate is None else _RUNS if (layer, scale) in route.running else _PASSES
-      axes.plot([layer, layer + 1], [scale, scale + _STEPS[path]], color=color,
+      axes.plot([layer, layer + 1], [scale, scale + _SCALE_CHANGES[path]], color=color,
                 linewidth=0.8 if gate is None else 1.5 + 2.5 * gate, zorder=1 + (gate is not None))
   kinds = ((list(paths), 'white', _SHUT), (route.passed, 'white', _PASSES),
            (route.running, _RUNS, _RUNS))
@@ -115,21 +118,22 @@ def _title(route: Route, executed: float, maximum: Optional[float]) -> str:
           f'{len(route.passed)} hand on')
 
 
-def cost_by_scales(costs: np.ndarray, num_scales: np.ndarray) -> figure.Figure:
-  """Draws the distribution of cost against how many scales the objects of an image have.
+def draw_cost_by_scales(costs: np.ndarray, num_scales: np.ndarray) -> figure.Figure:
+  """Draws the distribution of cost against the number of scales among an image's objects.
 
   Args:
     costs: `[images]`, multiply-adds.
-    num_scales: `[images]`.
+    num_scales: `[images]`, number of scales that the objects of each image have.
 
   Returns:
-    A figure: a box for every number of scales, the images as points, means joined by a line.
+    A figure with a box for every number of scales, a point per image, and a line through the
+    means.
   """
   plot = figure.Figure(figsize=(7, 3.6))
   axes = plot.subplots()
   numbers = np.unique(num_scales)
   groups = [np.asarray(costs)[num_scales == number] / _GIGA for number in numbers]
-  _boxes(axes, groups, numbers, 0.5)
+  _draw_box_plot(axes, groups, numbers, 0.5)
   axes.set_xticks(numbers, [f'{number}\n{len(group)} images'
                             for number, group in zip(numbers, groups)])
   axes.set_xlabel('scales among the objects of the image')
@@ -138,7 +142,7 @@ def cost_by_scales(costs: np.ndarray, num_scales: np.ndarray) -> figure.Figure:
   return plot
 
 
-def similarity_by_scales(paths: np.ndarray, scales: np.ndarray) -> figure.Figure:
+def draw_similarity_by_scales(paths: np.ndarray, scales: np.ndarray) -> figure.Figure:
   """Draws how alike the paths of two images are against how alike their scales are.
 
   Args:
@@ -146,15 +150,16 @@ def similarity_by_scales(paths: np.ndarray, scales: np.ndarray) -> figure.Figure
     scales: `[images, images]`, as `path_similarity.scale_similarities` gives it.
 
   Returns:
-    A figure: a box of pairs for every similarity of scales, means joined by a line.
+    A figure with a box for every similarity of scales, a point per pair of images, and a line
+    through the means.
   """
   plot = figure.Figure(figsize=(7, 3.6))
   axes = plot.subplots()
   rows, columns = np.triu_indices(len(paths), 1)
-  alike, of_pairs = np.asarray(scales)[rows, columns], np.asarray(paths)[rows, columns]
+  alike, cosines = np.asarray(scales)[rows, columns], np.asarray(paths)[rows, columns]
   values = np.unique(alike)
-  groups = [of_pairs[alike == value] for value in values]
-  _boxes(axes, groups, values, 0.08)
+  groups = [cosines[alike == value] for value in values]
+  _draw_box_plot(axes, groups, values, 0.08)
   axes.set_xticks(values, [f'{value:.2f}\n{len(group)} pairs'
                            for value, group in zip(values, groups)])
   axes.set_xlabel('share of scales that two images have alike')
@@ -163,30 +168,31 @@ def similarity_by_scales(paths: np.ndarray, scales: np.ndarray) -> figure.Figure
   return plot
 
 
-def data_set_figures(gates: Mapping[str, np.ndarray], costs: np.ndarray, presence: np.ndarray
-                ) -> Dict[str, figure.Figure]:
-  """Draws what the scales of objects have to do with cost and routes.
+def draw_scale_relations(gates: Mapping[str, np.ndarray], costs: np.ndarray, presence: np.ndarray
+                         ) -> Dict[str, figure.Figure]:
+  """Draws how cost and routes depend on the scales of objects.
 
   Args:
-    gates: name -> `[images]`.
+    gates: name -> `[images]`, gates of each image.
     costs: `[images]`, multiply-adds.
     presence: `[images, scales]`, 1 where an image has an object of a scale, else 0.
 
   Returns:
-    Name -> figure; empty if no gate is named as a supernet's.
+    `cost_by_scales` and `similarity_by_scales`, or nothing if no gate is named as a supernet's.
   """
-  from official_ext.losses import path_similarity  # pylint: disable=g-import-not-at-top
-  paths = [gate for node in paths_of(gates).values() for gate in node.values()]
+  # Imported here: TensorFlow would delay the help text of commands that draw.
+  from official_ext.losses import path_similarity
+  paths = [gate for node in supernet_paths(gates).values() for gate in node.values()]
   if not paths:
     return {}
   return {
-      'cost_by_scales': cost_by_scales(costs, np.sum(presence, axis=1).astype(int)),
-      'similarity_by_scales': similarity_by_scales(
+      'cost_by_scales': draw_cost_by_scales(costs, np.sum(presence, axis=1).astype(int)),
+      'similarity_by_scales': draw_similarity_by_scales(
           path_similarity.path_similarities(np.stack(paths, axis=1)).numpy(),
           path_similarity.scale_similarities(np.float32(presence)).numpy())}
 
 
-def _boxes(axes, groups: Sequence[np.ndarray], positions: np.ndarray, width: float) -> None:
+def _draw_box_plot(axes, groups: Sequence[np.ndarray], positions: np.ndarray, width: float) -> None:
   axes.boxplot(groups, positions=positions, widths=width, showfliers=False,
                medianprops={'color': '#2a788e'})
   for position, group in zip(positions, groups):

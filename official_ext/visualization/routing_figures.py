@@ -1,5 +1,5 @@
-"""Pictures of what routed networks decided and what their parts see."""
-from typing import Dict, Mapping, Optional, Sequence
+"""Draws what routed networks decided, what that cost, and what branches compute."""
+from typing import Dict, List, Mapping, Optional, Sequence, TypeVar
 
 from matplotlib import figure
 from matplotlib.backends import backend_agg
@@ -11,8 +11,10 @@ from official_ext.visualization import routes
 _GIGA = 1e9
 _FEW_GATES = 16
 
+Item = TypeVar('Item')
 
-def gate_matrix(gates: Mapping[str, np.ndarray]) -> figure.Figure:
+
+def draw_gate_matrix(gates: Mapping[str, np.ndarray]) -> figure.Figure:
   """Draws which gates opened for which image, images sorted by how much they opened.
 
   Args:
@@ -24,7 +26,7 @@ def gate_matrix(gates: Mapping[str, np.ndarray]) -> figure.Figure:
   names = list(gates)
   matrix = np.stack([gates[name] for name in names])
   matrix = matrix[:, np.lexsort(matrix[::-1])][:, ::-1]
-  # A dynamic head has hundreds.
+  # A dynamic head has hundreds of gates.
   row, font_size = (0.4, 10) if len(names) <= _FEW_GATES else (0.15, 7)
   plot = figure.Figure(figsize=(10, 0.7 + row * len(names)))
   axes = plot.subplots()
@@ -35,15 +37,15 @@ def gate_matrix(gates: Mapping[str, np.ndarray]) -> figure.Figure:
   return plot
 
 
-def cost_histogram(costs: np.ndarray, references: Mapping[str, float]) -> figure.Figure:
-  """Draws the distribution of cost over images, with other networks' fixed cost as lines.
+def draw_cost_histogram(costs: np.ndarray, references: Mapping[str, float]) -> figure.Figure:
+  """Draws the distribution of cost over images, and the fixed cost of other networks as lines.
 
   Args:
     costs: `[images]`, multiply-adds.
-    references: label -> multiply-adds.
+    references: name of a network -> its multiply-adds.
 
   Returns:
-    A figure in 10^9 multiply-adds (GMAC).
+    A figure; its axis is in 10^9 multiply-adds (GMAC).
   """
   plot = figure.Figure(figsize=(10, 3.2))
   axes = plot.subplots()
@@ -61,17 +63,17 @@ def cost_histogram(costs: np.ndarray, references: Mapping[str, float]) -> figure
   return plot
 
 
-def feature_grid(image: np.ndarray, branches: Mapping[str, np.ndarray],
-                 title: str) -> figure.Figure:
-  """Draws what each branch makes of an image: the mean magnitude over channels.
+def draw_feature_grid(image: np.ndarray, branches: Mapping[str, np.ndarray],
+                      title: str) -> figure.Figure:
+  """Draws the output of each branch for an image: the mean magnitude over channels.
 
   Args:
     image: uint8 `[height, width, 3]`.
     branches: name -> `[map_height, map_width, channels]`.
-    title: above the picture.
+    title: text above the picture.
 
   Returns:
-    A figure: the image, then one map per branch, all on one scale.
+    A figure of the image and one map per branch; all maps have one color scale.
   """
   maps = {name: np.mean(np.abs(value), axis=-1) for name, value in branches.items()}
   top = max(float(values.max()) for values in maps.values()) or 1.0
@@ -90,40 +92,40 @@ def feature_grid(image: np.ndarray, branches: Mapping[str, np.ndarray],
   return plot
 
 
-def spread(order: Sequence[int], count: int) -> Sequence[int]:
-  """Picks `count` of the given positions at equal distances, first and last included."""
-  count = min(count, len(order))
-  return [order[round(i)] for i in np.linspace(0, len(order) - 1, count)]
+def pick_evenly(items: Sequence[Item], count: int) -> List[Item]:
+  """Returns up to `count` of the items at equal distances, first and last included."""
+  count = min(count, len(items))
+  return [items[round(i)] for i in np.linspace(0, len(items) - 1, count)]
 
 
-def image_figures(image: np.ndarray, gates: Mapping[str, np.ndarray], executed: float,
-             maximum: Optional[float] = None, scale: Sequence[float] = (1.0, 1.0)
-             ) -> Dict[str, figure.Figure]:
-  """Draws what a network decided about one image, whatever kind of gates it has.
+def draw_decisions(image: np.ndarray, gates: Mapping[str, np.ndarray], executed: float,
+                   maximum: Optional[float] = None, scale: Sequence[float] = (1.0, 1.0)
+                   ) -> Dict[str, figure.Figure]:
+  """Draws what a network decided about one image: gates per position, or a route.
 
   Args:
     image: uint8 `[height, width, 3]`.
     gates: name -> value as on a routing tape, without the batch dimension.
     executed: multiply-adds of the routed parts for this image.
-    maximum: of the routed parts, every gate open; None: not known.
-    scale: pixels of the network's input for a pixel of the image, `(y, x)`.
+    maximum: multiply-adds of the routed parts with every gate open; None: not known.
+    scale: pixels of the network's input for one pixel of the image, `(y, x)`.
 
   Returns:
-    Name -> figure; of gates per position, one for each path; of a supernet, `route`.  Empty if
-    no gate is of these kinds.
+    Name -> figure: one for each path of gates per position, named as the path, and `route` for
+    a supernet.  Empty if no gate is of these kinds.
   """
   cost = f'{executed / _GIGA:.3g}' + (f' of {maximum / _GIGA:.3g}' if maximum else '')
-  is_supernet = bool(routes.paths_of(gates))
+  is_supernet = bool(routes.supernet_paths(gates))
   route = {'route': routes.draw_route(gates, executed, maximum)} if is_supernet else {}
   return route | {
-      path: gate_heatmaps.heatmaps(image, maps, scale, (
+      path: gate_heatmaps.draw_heatmaps(image, maps, scale, (
           f'{path} gates: {gate_heatmaps.open_share(maps):.0%} of positions open\n'
           f'routed parts: {cost} GMAC'))
       for path, maps in gate_heatmaps.by_path(gates).items()}
 
 
-def pixels(plot: figure.Figure, dots_per_inch: int = 80) -> np.ndarray:
-  """Renders a figure: uint8 `[height, width, 3]`."""
+def render(plot: figure.Figure, dots_per_inch: int = 80) -> np.ndarray:
+  """Renders a figure to pixels, uint8 `[height, width, 3]`."""
   canvas = backend_agg.FigureCanvasAgg(plot)
   plot.set_dpi(dots_per_inch)
   canvas.draw()

@@ -1,19 +1,19 @@
-"""Pictures of what accuracy costs."""
+"""Draws accuracy against cost."""
 from typing import Any, Mapping, Sequence
 
 from matplotlib import figure
 
 
-def accuracy_against_cost(points: Sequence[Mapping[str, Any]]) -> figure.Figure:
+def draw_tradeoff(points: Sequence[Mapping[str, Any]]) -> figure.Figure:
   """Draws average precision against multiply-adds.
 
   Args:
-    points: each with `model`, the name of a curve; `threshold` of its gates, or None; `ap`;
-      and `gmac_mean`, `gmac_min` and `gmac_max` per image.
+    points: mappings with `model`, the name of a curve; `threshold` of its gates, or None;
+      `ap`, in [0, 1]; and `gmac_mean`, `gmac_min` and `gmac_max`, 10^9 multiply-adds per image.
 
   Returns:
-    A figure: a line per model through its thresholds, which are written beside the points;
-    horizontal bars from the cheapest to the dearest image.
+    A figure with a line per model through its points; thresholds are written beside the points,
+    and horizontal bars reach from the cheapest to the dearest image.
   """
   plot = figure.Figure(figsize=(8, 5))
   axes = plot.subplots()

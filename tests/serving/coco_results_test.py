@@ -1,4 +1,4 @@
-"""From a SavedModel's outputs to COCO results, with numbers by hand."""
+"""COCO results of a detector's outputs, against numbers by hand."""
 import json
 
 import numpy as np
@@ -33,7 +33,7 @@ def test_offsets_are_added_before_scaling():
   assert found[0]['bbox'] == [24, 8, 32, 16]
 
 
-def test_normalized_boxes_are_parts_of_the_image():
+def test_normalized_boxes_are_shares_of_the_image():
   found = coco_results.detections(_outputs([[0.1, 0.25, 0.5, 1.5]]), 0, 1, True)
   np.testing.assert_allclose(found[0]['bbox'], [50, 10, 150, 40], atol=1e-3)
 
@@ -54,7 +54,7 @@ def test_masks_fill_their_half_of_the_box():
   expected = np.zeros_like(mask)
   expected[20:60, 20:90] = 1
   both = np.sum(mask & expected) / np.sum(mask | expected)
-  assert both > 0.93  # Model Garden pastes to a pixel or so
+  assert both > 0.93  # Model Garden pastes masks with an error of about a pixel.
   json.dumps(found)
 
 
@@ -71,7 +71,7 @@ def test_costs_and_gates():
 
 @pytest.fixture
 def truth(tmp_path):
-  """Two images with one object each; the second is empty of detections."""
+  """COCO annotations of two images with one object each."""
   path = tmp_path / 'truth.json'
   path.write_text(json.dumps({
       'images': [{'id': i, 'width': 100, 'height': 100, 'file_name': f'{i}.jpg'} for i in (1, 2)],
@@ -86,26 +86,26 @@ def test_average_precision(truth):
   hit = {'image_id': 1, 'category_id': 1, 'bbox': [10, 10, 40, 40], 'score': 0.9}
   results = coco_results.average_precision(truth, [hit], [1])
   assert results['ap'] == pytest.approx(1.0)
-  # Half of the objects found: precision 1 up to recall 0.5, which is 51 of 101 points.
+  # Half of the objects are found: precision is 1 up to recall 0.5, at 51 of 101 points.
   results = coco_results.average_precision(truth, [hit], [1, 2])
   assert results['ap'] == pytest.approx(51 / 101)
-  # IoU 40 * 30 / (40 * 50): right at thresholds 0.5, 0.55 and 0.6, three of ten.
+  # The IoU is 40 * 30 / (40 * 50), a match at three of ten thresholds: 0.5, 0.55 and 0.6.
   shifted = {**hit, 'bbox': [20, 10, 40, 40]}
   results = coco_results.average_precision(truth, [shifted], [1])
   assert results['ap50'] == pytest.approx(1.0) and results['ap75'] == 0
   assert results['ap'] == pytest.approx(0.3)
-  assert set(hit) == {'image_id', 'category_id', 'bbox', 'score'}  # left as they were
+  assert set(hit) == {'image_id', 'category_id', 'bbox', 'score'}  # The detections are not changed.
 
 
 def test_average_precision_without_any_detection(truth):
   assert coco_results.average_precision(truth, [], [1, 2])['ap'] == 0
 
 
-def test_masks_are_evaluated_where_both_have_them(truth):
+def test_masks_are_evaluated_if_annotations_and_detections_have_them(truth):
   outline = [[10, 10, 50, 10, 50, 50, 10, 50]]
   annotations = json.loads(truth.read_text(encoding='utf-8'))
   mask = np.zeros([100, 100], np.uint8, order='F')
-  mask[10:50, 10:30] = 1  # half of the object
+  mask[10:50, 10:30] = 1  # Half of the object.
   encoded = mask_lib.encode(mask)
   hit = {'image_id': 1, 'category_id': 1, 'bbox': [10, 10, 40, 40], 'score': 0.9,
          'segmentation': {**encoded, 'counts': encoded['counts'].decode()}}
@@ -115,4 +115,4 @@ def test_masks_are_evaluated_where_both_have_them(truth):
   truth.write_text(json.dumps(annotations), encoding='utf-8')
   results = coco_results.average_precision(truth, [hit], [1])
   assert results['ap'] == pytest.approx(1.0)
-  assert results['mask_ap'] == pytest.approx(0.1)  # IoU 0.5: one of ten thresholds
+  assert results['mask_ap'] == pytest.approx(0.1)  # IoU 0.5, a match at one of ten thresholds.

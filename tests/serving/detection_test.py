@@ -1,4 +1,4 @@
-"""The module that is exported: Model Garden's outputs, and the cost of each image."""
+"""The export module gives Model Garden's outputs, and the cost of each image."""
 import numpy as np
 from official.vision.serving import detection as model_garden_detection
 import pytest
@@ -6,14 +6,14 @@ import tensorflow as tf
 
 from official_ext.ops import routing
 from official_ext.serving import detection
-import small_detectors
 import mixed_detector
+import small_detectors
 
 pytestmark = pytest.mark.slow
 
 DYFPN = 'retinanet_dyfpn_efficientnetlite0_sample'
 FPN = 'retinanet_fpn_efficientnetlite0_sample'
-# C3..C5 of EfficientNet-Lite0 at 64 pixels: positions and channels.
+# Positions and channels of EfficientNet-Lite0's levels 3 to 5 for images of 64 pixels.
 MAPS = {'3': (8 * 8, 40), '4': (4 * 4, 112), '5': (2 * 2, 320)}
 BRANCHES_TAPS = 1 + 3 * 9 + 3 * 25
 FILTERS = 64
@@ -21,7 +21,7 @@ FILTERS = 64
 
 @pytest.fixture(scope='module')
 def mixed():
-  """A detector with mixed decisions, its module, and what that says about four images."""
+  """A detector with mixed decisions, its module, and the module's outputs for four images."""
   _, model, module = mixed_detector.build(DYFPN)
   return model, module, module.serve(tf.constant(mixed_detector.images()))
 
@@ -46,7 +46,7 @@ def test_the_cost_of_the_gates_alone_is_left_when_all_are_shut(mixed):
   np.testing.assert_allclose(module.cost.maximum - module.cost.minimum, routed, rtol=1e-6)
 
 
-def test_a_hidden_tape_sees_the_same_routing(mixed):
+def test_a_tape_around_the_model_records_the_same_routing(mixed):
   model, module, outputs = mixed
   inputs, _, info = module.preprocess(tf.constant(mixed_detector.images()))
   with routing.RoutingTape() as tape:
@@ -68,13 +68,14 @@ def test_gates_can_be_left_out(mixed):
 def test_a_network_without_routing_has_one_cost_and_model_gardens_outputs():
   config = small_detectors.small_experiment(FPN)
   _, model = small_detectors.small_task(FPN)
-  ours = detection.RoutedDetectionModule(config, model=model, input_image_size=[64, 64])
-  theirs = model_garden_detection.DetectionModule(
+  module = detection.RoutedDetectionModule(config, model=model, input_image_size=[64, 64])
+  original = model_garden_detection.DetectionModule(
       config, model=model, input_image_size=[64, 64], batch_size=None)
   images = tf.constant(mixed_detector.images(2))
-  expected, outputs = theirs.serve(images), ours.serve(images)
+  expected, outputs = original.serve(images), module.serve(images)
   assert set(outputs) - set(expected) == {'multiply_adds'}
-  np.testing.assert_array_equal(outputs['multiply_adds'], np.float32([ours.cost.static] * 2))
-  assert ours.cost.static == ours.cost.minimum == ours.cost.maximum == ours.cost.dense
+  np.testing.assert_array_equal(outputs['multiply_adds'], np.float32([module.cost.static] * 2))
+  cost = module.cost
+  assert cost.static == cost.minimum == cost.maximum == cost.dense
   for name, value in expected.items():
     np.testing.assert_array_equal(outputs[name], value)

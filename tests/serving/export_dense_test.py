@@ -1,4 +1,4 @@
-"""FCOS, ATSS and CADDet through the export command, loaded again."""
+"""Exports of FCOS, ATSS and CADDet answer as the models in memory."""
 import json
 from unittest import mock
 
@@ -10,14 +10,14 @@ import yaml
 
 from official_ext.modeling.backbones.caddet import conv_norm
 from official_ext.serving import detection
-from official_ext.serving import export_saved_model
 from official_ext.serving import detectors
-import small_detectors
+from official_ext.serving import export_saved_model
 import mixed_detector
+import small_detectors
 
 pytestmark = pytest.mark.slow
 
-# Sizes that the strides do not divide, for a decoder that takes them; padded ones.
+# Without padding, the strides do not divide the image size.
 UNPADDED = {'model': {'input_size': [50, 70, 3]}, 'train_data': {'parser': {'pad': False}}}
 CASES = [('fcos_dyfpn_efficientnetlite0_sample', (50, 70), UNPADDED),
          ('atss_fpn_efficientnetlite0_sample', (48, 80), {}),
@@ -35,7 +35,8 @@ def test_exported_answers_as_in_memory(tmp_path, name, size, task):
   kernel = next(v for v in model.head.variables if v.name.endswith('classes/kernel:0'))
   kernel.assign(tf.random.stateless_normal(kernel.shape, [1, 2], stddev=0.1))
   norms = [v for v in model.variables if '/norm/' in v.name]
-  for number, variable in enumerate(norms):  # Norms that do something; those of CADDet are folded.
+  # Norms of the identity would hide a mistake in folding, which CADDet's export does.
+  for number, variable in enumerate(norms):
     variable.assign(tf.random.stateless_uniform(variable.shape, [number, 0], 0.8, 1.2))
   tf.train.Checkpoint(model=model, **model.checkpoint_items).save(tmp_path / 'run' / 'ckpt')
   (tmp_path / 'small.yaml').write_text(yaml.safe_dump(small_detectors.SMALL), encoding='utf-8')

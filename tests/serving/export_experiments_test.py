@@ -1,4 +1,4 @@
-"""Two-stage detectors, and Model Garden's own experiments, through the export command."""
+"""Exports of two-stage detectors and of Model Garden's own experiments answer as the models."""
 import json
 
 import numpy as np
@@ -7,11 +7,11 @@ import pytest
 import tensorflow as tf
 import yaml
 
+from official_ext.serving import detectors
 from official_ext.serving import export_saved_model
 from official_ext.utils import experiment
-from official_ext.serving import detectors
-import small_detectors
 import mixed_detector
+import small_detectors
 
 pytestmark = pytest.mark.slow
 
@@ -52,7 +52,7 @@ def test_exported_answers_as_in_memory(tmp_path, options):
     np.testing.assert_allclose(outputs[name], expected[name], atol=1e-4, err_msg=name)
   np.testing.assert_allclose(outputs['detection_boxes'], expected['detection_boxes'], atol=1e-2)
 
-  # One image in a batch of two is filled up, and answers as it does in company.
+  # A single image is filled up to a batch of two, and has the same answer as in a full batch.
   alone = detector(images[1:])
   assert len(alone['multiply_adds']) == 1
   np.testing.assert_allclose(

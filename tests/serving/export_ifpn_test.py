@@ -1,4 +1,4 @@
-"""An exported detector with an implicit pyramid: equal answers, and images that stop early."""
+"""An exported detector with an implicit pyramid gives equal answers, and stops early."""
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -6,10 +6,10 @@ import yaml
 
 from official_ext.ops import fixed_point
 from official_ext.serving import detection
-from official_ext.serving import export_saved_model
 from official_ext.serving import detectors
-import small_detectors
+from official_ext.serving import export_saved_model
 import mixed_detector
+import small_detectors
 
 pytestmark = pytest.mark.slow
 
@@ -22,7 +22,7 @@ def _options(tolerance):
 
 
 def _median_residual(model, images):
-  """Returns the median over images of the residual after three evaluations."""
+  """Returns the median over the images of the residual after three evaluations."""
   module = detection.RoutedDetectionModule(
       small_detectors.small_experiment(IFPN, model=_options(0.0)), model=model,
       input_image_size=[64, 64])

@@ -1,4 +1,4 @@
-"""The export command: what was written answers as the model did, or nothing is written."""
+"""The export command writes a SavedModel that answers as the model does, or nothing."""
 import json
 import os
 import pathlib
@@ -14,12 +14,13 @@ import tensorflow as tf, tf_keras
 import yaml
 
 from official_ext.modeling.layers import routed
+from official_ext.serving import detection
+from official_ext.serving import detectors
 from official_ext.serving import export_saved_model
 from official_ext.utils import command_line
 from official_ext.utils import experiment
-from official_ext.serving import detectors
-import small_detectors
 import mixed_detector
+import small_detectors
 
 pytestmark = pytest.mark.slow
 
@@ -29,7 +30,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 class Exported:
-  """A trained-looking detector: in memory, as a checkpoint, and exported by the command."""
+  """A detector with mixed decisions: in memory, as a checkpoint, and exported by the command."""
 
   def __init__(self, folder: pathlib.Path):
     self.config, self.model, self.module = mixed_detector.build(DYFPN)
@@ -52,20 +53,20 @@ def exported(tmp_path_factory):
 
 
 def _assert_same(actual, expected):
-  """Compares outputs: costs and gates exactly, scores and boxes to rounding.
+  """Compares outputs: costs and gates exactly, scores and boxes up to rounding.
 
-  Detections whose scores are equal up to rounding may stand in either order.
+  Detections whose scores are equal up to rounding may be in any order.
   """
   assert set(actual) == set(expected)
   for name in set(expected) - {'detection_boxes', 'detection_classes'}:
     tolerance = 1e-5 if name == 'detection_scores' else 0
     np.testing.assert_allclose(actual[name], expected[name], atol=tolerance, rtol=0, err_msg=name)
   for image, score in enumerate(np.asarray(expected['detection_scores'])):
-    ours, theirs = (
+    found, wanted = (
         np.concatenate([outputs['detection_boxes'][image],
                         1e3 * np.asarray(outputs['detection_classes'])[image, :, None]], axis=-1)
         for outputs in (actual, expected))
-    same = np.abs(ours[:, None] - theirs).max(axis=-1) <= 1e-3
+    same = np.abs(found[:, None] - wanted).max(axis=-1) <= 1e-3
     same &= np.abs(score[:, None] - score) <= 2e-5
     rows, columns = optimize.linear_sum_assignment(-same.astype(int))
     assert same[rows, columns].all(), f'image {image}: detections {rows[~same[rows, columns]]}'
@@ -130,7 +131,7 @@ def test_what_is_written_beside_the_model(exported):
 
 
 def _lateral_convolutions(function):
-  """Counts convolutions of gated branches inside and outside of conditionals."""
+  """Counts the convolutions of gated branches: is inside a conditional -> number."""
   graph = function.graph.as_graph_def()
   library = {body.signature.name: body.node_def for body in graph.library.function}
   counts = {True: 0, False: 0}
@@ -154,7 +155,7 @@ def test_branches_run_only_inside_conditionals(exported):
 
 
 def test_masked_branches_are_seen_outside_of_conditionals(exported):
-  # The control of the test before: the same walk finds what is not skipped.
+  # The control of the test before: the same walk finds convolutions that are not skipped.
   routed.set_inference(exported.model, 'mask')
   try:
     function = tf.function(exported.module.serve).get_concrete_function(
@@ -196,8 +197,8 @@ def _half_written(error):
 
 @pytest.fixture
 def ready(exported, monkeypatch):
-  """Arguments for an export whose model is built already."""
-  monkeypatch.setattr(export_saved_model, 'build_module', lambda *_: exported.module)
+  """An export whose model is built already, to save time."""
+  monkeypatch.setattr(detection, 'build_module', lambda *_: exported.module)
   return exported
 
 
@@ -218,7 +219,7 @@ def test_a_full_disk_leaves_the_earlier_export(ready, tmp_path):
   target.mkdir()
   (target / 'export.json').write_text('{"earlier": true}', encoding='utf-8')
   kept = resource.getrlimit(resource.RLIMIT_FSIZE)
-  resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, kept[1]))  # the weights are larger
+  resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, kept[1]))  # The weights are larger.
   try:
     with pytest.raises(command_line.CommandError, match='free some space'):
       export_saved_model.main([*ready.arguments, f'--export_dir={target}'])
@@ -247,13 +248,13 @@ def test_a_saved_model_that_answers_otherwise_is_not_kept(ready, monkeypatch, tm
 def test_a_killed_export_leaves_nothing_under_its_name(exported, tmp_path):
   code = f"""
 import os, pathlib, signal, sys
-from official_ext.serving import export_saved_model
+from official_ext.serving import detection, export_saved_model
 def save(module, path, *unused):
   (pathlib.Path(path) / 'saved_model.pb').write_bytes(b'half')
   os.kill(os.getpid(), signal.SIGKILL)
 class Module:
   image_size, cost = (64, 64), None
-export_saved_model.save, export_saved_model.build_module = save, lambda *_: Module
+export_saved_model.save, detection.build_module = save, lambda *_: Module
 export_saved_model.main({[*exported.arguments, f'--export_dir={tmp_path}/new']!r})
 """
   process = subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=False)
@@ -278,7 +279,7 @@ def test_a_checkpoint_of_another_model_is_refused_in_one_sentence(exported, tmp_
 @pytest.mark.parametrize('arguments, sentence', [
     (['--checkpoint_path=nowhere/ckpt-1'], 'nowhere/ckpt-1: there is no such checkpoint'),
     (['--checkpoint_path=.'], 'a folder without a checkpoint'),
-    (['--experiment=resnet_imagenet'], 'exports RetinaNet, FCOS, ATSS and R-CNN tasks'),
+    (['--experiment=resnet_imagenet'], 'trains ImageClassificationTask; .* knows RetinaNet'),
     ([f'--export_dir={ROOT / "tests"}'], 'exists and was not written by this command'),
 ])
 def test_mistakes_cost_seconds(exported, tmp_path, monkeypatch, arguments, sentence):

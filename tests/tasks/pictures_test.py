@@ -32,11 +32,11 @@ def test_an_evaluation_draws_the_first_images(sample_records, monkeypatch):
   inputs = small_detectors.batch(task, f'{sample_records}/val-*.tfrecord', size=6, training=False)
   calls = []
 
-  def fake_figures(*args):
+  def draw_decisions(*args):
     calls.append(args)
     return {'depth': figure.Figure(figsize=(1, 2), facecolor=(0, 1, 0))}
 
-  monkeypatch.setattr(routing_figures, 'image_figures', fake_figures)
+  monkeypatch.setattr(routing_figures, 'draw_decisions', draw_decisions)
   logs = evaluate(task, model, [inputs, inputs])
   # `validation_outputs` are Model Garden's own pictures of boxes.
   assert {name for name in logs if name.startswith('image/')} == {

@@ -1,4 +1,4 @@
-"""Detectors with dynamic towers through every command: export, predict, report, profile."""
+"""Detectors with dynamic towers through all commands that export, run or report them."""
 import json
 import sys
 
@@ -8,19 +8,19 @@ import pytest
 import tensorflow as tf
 import yaml
 
+from official_ext.serving import detectors
 from official_ext.serving import export_saved_model
 from official_ext.tools import predict
 from official_ext.tools import profile
 from official_ext.tools import report
 from official_ext.tools import tradeoff
-from official_ext.serving import detectors
 import small_detectors
 
 pytestmark = pytest.mark.slow
 
 TOWER = {'type': 'dynamic', 'dynamic': {'num_blocks': 1}}
 HEAD = {'num_filters': 16, 'tower': TOWER}
-# Little to trace: every command does so several times.
+# A small network, because every command traces it several times.
 SMALL = {'max_level': 4, 'backbone': {'type': 'resnet', 'resnet': {'model_id': 10}},
          'decoder': {'fpn': {'num_filters': 16}}, 'head': HEAD}
 CASES = {'fcos': 'fcos_dynamichead_efficientnetlite0_sample',
@@ -28,7 +28,7 @@ CASES = {'fcos': 'fcos_dynamichead_efficientnetlite0_sample',
 
 
 def small_run(name, folder):
-  """Writes what a training leaves: a config, and a checkpoint whose gates decide both ways."""
+  """Writes the files of a training: a config, and a checkpoint whose gates are open and shut."""
   options = {'model': SMALL, 'init_checkpoint': None}
   config = small_detectors.small_experiment(name, **options)
   _, model = small_detectors.small_task(name, **options)

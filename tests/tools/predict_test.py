@@ -1,4 +1,4 @@
-"""The predict command: files, ids, boxes, costs, broken images."""
+"""The predict command: files, ids, boxes, costs and broken images."""
 import csv
 import json
 import pathlib
@@ -74,7 +74,7 @@ def saved_model(tmp_path_factory):
   return _save(tmp_path_factory.mktemp('detector') / 'any')
 
 
-# y1, x1, y2, x2 of the bright rectangle, by file.
+# File -> the bright rectangle, as y1, x1, y2, x2.
 RECTANGLES = {'a/one.png': (4, 6, 10, 30), 'a/two.png': (10, 2, 12, 8), 'b/three.png': (0, 0, 5, 5)}
 SIZES = {'a/one.png': (40, 60), 'a/two.png': (40, 60), 'b/three.png': (32, 20)}
 
@@ -129,7 +129,7 @@ def test_boxes_are_found_in_every_way_of_batching(tmp_path, images, options, bat
   saved = _save(tmp_path / 'saved', **options)
   written = _run(saved, images, tmp_path / 'out', f'--batch_size={batch_size}')
   assert _boxes_by_name(written) == RECTANGLES
-  assert len(written['predictions']) == 2 * len(RECTANGLES)  # low scores too, no padding
+  assert len(written['predictions']) == 2 * len(RECTANGLES)  # With low scores, without padding.
   assert {d['category_id'] for d in written['predictions'] if d['score'] > 0.5} == {2}
 
 
@@ -161,20 +161,20 @@ def test_boxes_above_the_threshold_are_drawn(tmp_path, saved_model):
 
   changed = changes(0.5)
   assert changed[98:100, 40:140].mean() > 0.9 and changed[60:100, 40:42].mean() > 0.9
-  assert changed[30:60].any()  # the label
+  assert changed[30:60].any()  # The label.
   assert not changed[102:].any() and not changed[64:96, 46:134].any()
   assert not changes(0.95).any()
 
 
 def test_gates_are_drawn_over_every_image(tmp_path, images, monkeypatch):
-  """The pictures get the maps of their image, and its size in the network."""
+  """Every picture shows the maps of its own image, at the scale of the network's input."""
   drawn = {}
 
-  def of_image(image, gates, executed, maximum, scale):
+  def draw_decisions(image, gates, executed, maximum, scale):
     drawn[image.shape[:2], executed] = gates, maximum, scale
     return {'depth': figure.Figure(figsize=(1, 1))}
 
-  monkeypatch.setattr(routing_figures, 'of_image', of_image)
+  monkeypatch.setattr(routing_figures, 'draw_decisions', draw_decisions)
   saved = _save(tmp_path / 'saved', has_maps=True)
   (saved / 'export.json').write_text(json.dumps({'gmac': {'static': 0.5, 'maximum': 2.0}}))
   _run(saved, images, tmp_path / 'out', '--gates', '--batch_size=2')

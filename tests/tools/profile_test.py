@@ -1,4 +1,4 @@
-"""Figures of a detector against counts by hand."""
+"""The profile command: figures of a detector against counts by hand."""
 import json
 import sys
 import types
@@ -10,16 +10,16 @@ import pytest
 import tensorflow as tf, tf_keras
 
 from official_ext import registry_imports
+from official_ext.modeling import network_cost
+from official_ext.serving import detectors
 from official_ext.tools import profile
 from official_ext.utils import command_line
-from official_ext.serving import detector_runs
 from official_ext.utils import experiment
-from official_ext.modeling import network_cost
 
 NAME = 'retinanet_{}_efficientnetlite0_sample'
 SMALL = ('task.model.head.num_convs=1,task.model.head.num_filters=8,'
          'task.model.detection_generator.pre_nms_top_k=10')
-# Of EfficientNet-Lite0's levels 3 to 5, times positions at 64 x 96 pixels.
+# The sum over EfficientNet-Lite0's levels 3 to 5, for images of 64 x 96 pixels.
 CHANNELS_TIMES_POSITIONS = 40 * 8 * 12 + 112 * 4 * 6 + 320 * 2 * 3
 
 
@@ -98,16 +98,16 @@ def test_figures_of_a_static_detector_are_all_equal(run):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('diagnose', [False, True])
-def test_measures_of_a_solver(run, capsys, diagnose):
+def test_metrics_of_a_solver(run, capsys, diagnose):
   figures = run(*['--diagnose'] * diagnose, decoder='ifpn',
                 override='task.model.decoder.ifpn.solver.inference_evaluations=3')
-  measures, gmac = figures['measures'], figures['gmac']
-  assert measures['ifpn/evaluations'] == 3
-  assert 0 < measures['ifpn/residual'] < 1
-  assert ('ifpn/spectral_radius' in measures) == diagnose
+  metrics, gmac = figures['metrics'], figures['gmac']
+  assert metrics['ifpn/evaluations'] == 3
+  assert 0 < metrics['ifpn/residual'] < 1
+  assert ('ifpn/spectral_radius' in metrics) == diagnose
   assert gmac['static'] < gmac['minimum'] == gmac['mean'] == pytest.approx(gmac['maximum'])
   printed = capsys.readouterr().out
-  assert f'ifpn/residual {measures["ifpn/residual"]:.3g}' in printed
+  assert f'ifpn/residual {metrics["ifpn/residual"]:.3g}' in printed
   assert ('ifpn/spectral_radius' in printed) == diagnose
 
 
@@ -121,9 +121,9 @@ def test_model_gardens_own_experiment():
 
 @pytest.mark.slow
 def test_published_bounds():
-  """DyFPN's tables fit 800 x 1135 pixels and 1000 proposals: 184.6 GMAC and, block B, 903.2.
+  """DyFPN's tables say 184.6 GMAC and, for block B, 903.2: 800 x 1135 pixels, 1000 proposals.
 
-  Block A's neck is counted in dyfpn_test.py.
+  The test of DyFPN counts the neck with block A.
   """
   params = experiment.resolve('fasterrcnn_dyfpn_resnet50_coco', params_override=(
       'task: {model: {input_size: [800, 1135, 3]}}'))
@@ -148,6 +148,16 @@ def test_images_of_records_and_of_files(tmp_path):
     np.testing.assert_array_equal(image, expected)
 
 
+@pytest.mark.parametrize('name', ['a.tif', 'a.webp', 'a.gif'])
+def test_images_of_all_suffixes_that_predict_takes(tmp_path, name):
+  pixels = np.zeros([6, 8, 3], np.uint8)
+  pixels[:, 4:] = 255
+  Image.fromarray(pixels).save(tmp_path / name, lossless=True)
+  images, total = profile._decoded_images(str(tmp_path), (1, 1))
+  assert total == 1
+  np.testing.assert_array_equal(next(images), pixels)
+
+
 def test_synthetic_image_is_always_the_same():
   first, second = (next(profile._decoded_images(None, (4, 6))[0]) for _ in range(2))
   assert first.shape == (4, 6, 3) and len(np.unique(first)) > 10
@@ -168,7 +178,7 @@ def test_data_that_are_not_there(data):
 
 
 def test_experiment_that_is_no_detector():
-  with pytest.raises(command_line.CommandError, match='ImageClassificationTask; profile knows'):
+  with pytest.raises(command_line.CommandError, match='trains ImageClassificationTask; '):
     profile.build_model(experiment.resolve('resnet_imagenet'), None)
 
 
@@ -201,43 +211,13 @@ def test_arguments_out_of_range(monkeypatch, capsys, arguments):
   assert arguments[0].split('=')[0] in capsys.readouterr().err
 
 
-def export(path, dtype, batch_size):
-  module = tf.Module()
-
-  @tf.function(input_signature=[tf.TensorSpec([batch_size, None, None, 3], dtype)])
-  def detect(inputs):
-    return {'detection_boxes': tf.reduce_sum(tf.cast(inputs, tf.float32), axis=[1, 2])}
-
-  tf.saved_model.save(module, str(path), signatures=detect)
-  return str(path)
-
-
-def test_timing_of_an_export(tmp_path):
-  images = [np.full([4, 5, 3], value, np.uint8) for value in range(3)]
-  exported = detector_runs.Exported(export(tmp_path / 'one', tf.uint8, 1))
-  seconds = detector_runs.latency(exported, images, batch_size=1, num_runs=4)
-  assert len(seconds) == 4 and min(seconds) > 0
-  with pytest.raises(command_line.CommandError, match='takes 1 images'):
-    detector_runs.latency(exported, images, batch_size=2, num_runs=1)
-
-
-def test_exports_that_cannot_be_timed(tmp_path):
-  with pytest.raises(command_line.CommandError, match='holds no SavedModel'):
-    detector_runs.Exported(str(tmp_path))
-  with pytest.raises(command_line.CommandError, match='takes float32, not images'):
-    detector_runs.Exported(export(tmp_path / 'floats', tf.float32, 1))
-
-
-def test_images_are_taken_in_turn():
-  seen = []
-
-  class Spy:
-    def seconds(self, images):
-      seen.append([int(image[0, 0, 0]) for image in images])
-      return float(len(seen))
-
-  images = [np.full([1, 1, 3], value, np.uint8) for value in range(3)]
-  seconds = detector_runs.latency(Spy(), images, batch_size=2, num_runs=3)
-  warm_up = len(seen) - 3
-  assert warm_up > 0 and seen[warm_up:] == [[0, 1], [2, 0], [1, 2]]
-  assert seconds == [warm_up + 1.0, warm_up + 2.0, warm_up + 3.0]
+@pytest.mark.parametrize('input_type, expected', [
+    ('image_tensor', None), ('image_bytes', 'takes image_bytes, not images: export it with')])
+def test_only_exports_that_take_images_are_timed(monkeypatch, input_type, expected):
+  saved = types.SimpleNamespace(input_type=input_type)
+  monkeypatch.setattr(detectors, 'SavedDetector', lambda path: saved)
+  if expected is None:
+    assert profile._load_saved_model('folder') is saved
+  else:
+    with pytest.raises(command_line.CommandError, match=f'--saved_model=folder {expected}'):
+      profile._load_saved_model('folder')

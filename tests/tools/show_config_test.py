@@ -1,4 +1,4 @@
-"""The list of experiments, and resolved configs that say what is wrong."""
+"""The show_config command lists experiments, prints one as YAML, and names mistakes in it."""
 import json
 import subprocess
 import sys
@@ -73,7 +73,7 @@ def test_printed_yaml_is_the_experiment(run, tmp_path):
   assert params.task.model.decoder.dyfpn.block == 'A'
   file = tmp_path / 'printed.yaml'
   file.write_text(printed, encoding='utf-8')
-  # What is printed can be given back as a file.
+  # The printed YAML can be used as a config file.
   as_json = run(f'--experiment={NAME}', f'--config_file={file}', '--json')
   assert json.loads(as_json) == params.as_dict()
 

@@ -1,4 +1,4 @@
-"""Restoring a checkpoint: completely, or with an error that names what does not fit."""
+"""A checkpoint is restored completely, or an error names what does not fit."""
 import numpy as np
 import pytest
 import tensorflow as tf, tf_keras
@@ -20,7 +20,7 @@ def _model(units=3, extra=False):
 
 
 def _save(model, folder):
-  """Saves a model as the trainer does: after a step of an optimizer, and its parts beside it."""
+  """Saves a model as the trainer does: after an optimizer's step, with its backbone beside it."""
   optimizer = tf_keras.optimizers.SGD(0.1, momentum=0.9)
   optimizer.apply_gradients((tf.ones_like(v), v) for v in model.trainable_variables)
   return tf.train.Checkpoint(

@@ -1,4 +1,4 @@
-"""Tests of official_ext.utils.command_line."""
+"""Commands end with one line and a status that says why; progress is told at fixed times."""
 import errno
 import io
 import os
@@ -19,7 +19,7 @@ def fail_with(error):
 
 
 class Clock:
-  """Stands in for `time.monotonic`."""
+  """Replaces `time.monotonic`."""
 
   def __init__(self, monkeypatch):
     self.now = 100.0

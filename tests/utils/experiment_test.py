@@ -1,4 +1,4 @@
-"""Experiments are resolved in order, strictly, and mistakes are answered in one sentence."""
+"""Overrides apply in order and strictly, and one sentence says what is wrong."""
 import subprocess
 import sys
 
@@ -9,7 +9,7 @@ from official_ext.utils import command_line
 from official_ext.utils import experiment
 
 NAME = 'retinanet_dyfpn_efficientnetlite0_sample'
-# A backbone that is built in a second, with levels 2 to 5.
+# A backbone that is built in a second; it has levels 2 to 5.
 SMALL = 'task: {model: {backbone: {type: resnet, resnet: {model_id: 18}}}}'
 
 

@@ -1,4 +1,4 @@
-"""Tests of official_ext.utils.files: whatever goes wrong, a final name is never half-written."""
+"""Files under their final names are never half-written, whatever goes wrong."""
 import os
 import pathlib
 import signal
@@ -12,7 +12,7 @@ import pytest
 from official_ext.utils import command_line
 from official_ext.utils import files
 
-# Writes half of each, says where, and waits to be ended.
+# Writes half of a file and of a folder, says so, and waits for a signal.
 WRITER = """
 import pathlib, sys, time
 from official_ext.utils import command_line, files
@@ -27,7 +27,7 @@ command_line.run(main)
 
 
 def write_and_end(tmp_path, signal_number) -> subprocess.Popen:
-  """Starts a process that writes `report.json` and `model`, and ends it half-way."""
+  """Starts a process that writes `report.json` and `model`, and ends it half-way by a signal."""
   process = subprocess.Popen(
       [sys.executable, '-c', WRITER, tmp_path / 'report.json', tmp_path / 'model'],
       stdout=subprocess.PIPE, text=True)
@@ -157,9 +157,9 @@ def test_kill_between_the_two_renames_is_mended(tmp_path):
 def test_temporaries_of_others_stay(tmp_path):
   dead = dead_process()
   others = {
-      f'.model.{socket.gethostname()}-1-new-0123abcd',  # a living process
-      f'.model.elsewhere-{dead}-new-0123abcd',  # another machine on a shared disk
-      f'.weights.{socket.gethostname()}-{dead}-new-0123abcd',  # for another path
+      f'.model.{socket.gethostname()}-1-new-0123abcd',  # A living process.
+      f'.model.elsewhere-{dead}-new-0123abcd',  # Another machine on a shared disk.
+      f'.weights.{socket.gethostname()}-{dead}-new-0123abcd',  # Another path.
       '.model.backup', 'model.old'}
   for name in others:
     (tmp_path / name).mkdir()

@@ -1,4 +1,4 @@
-"""A wrong file is named, with its field, before anything is built."""
+"""Errors name a wrong file and its field before anything is built."""
 import json
 import types
 

@@ -1,4 +1,4 @@
-"""Drawn boxes, masks and labels are where they should be; grids hold every image."""
+"""Boxes, masks and labels are drawn in their places; grids hold every image."""
 import numpy as np
 import pytest
 
@@ -14,7 +14,7 @@ def _image(height=60, width=80):
 def test_draws_the_outline_of_a_box_and_nothing_else():
   image = _image()
   drawn = boxes.draw_boxes(image, [[10, 20, 40, 60]], [''], colors=[(255, 0, 0)],
-                                   line_width=1)
+                           line_width=1)
   expected = _image()
   expected[10:40, 20:60] = (255, 0, 0)
   expected[11:39, 21:59] = _GRAY
@@ -26,7 +26,7 @@ def test_blends_masks_with_the_color_of_their_box():
   masks = np.zeros((1, 60, 80), bool)
   masks[0, 50:55, 5:9] = True
   drawn = boxes.draw_boxes(_image(), [[0, 0, 10, 10]], [''], masks=masks,
-                                   colors=[(200, 0, 100)])
+                           colors=[(200, 0, 100)])
   np.testing.assert_array_equal(np.unique(drawn[50:55, 5:9].reshape(-1, 3), axis=0),
                                 [[140, 60, 100]])
   assert (drawn[40:50] == _GRAY).all()
@@ -78,7 +78,7 @@ def test_fit_and_enlarge_give_the_factor_of_the_boxes():
 
 def test_grid_holds_every_image_in_order_on_white():
   images = [np.full((20 + 10 * number, 30, 3), 40 * number, np.uint8) for number in range(5)]
-  sheet = boxes.grid(images, columns=2)
+  sheet = boxes.draw_grid(images, columns=2)
   assert (sheet[0] == 255).all() and (sheet[:, -1] == 255).all()
   for number, image in enumerate(images):
     rows, columns = np.nonzero((sheet == 40 * number).all(axis=-1))
@@ -90,13 +90,13 @@ def test_grid_holds_every_image_in_order_on_white():
 
 def test_grid_titles_are_written_within_their_cell():
   images = [np.zeros((20, 60, 3), np.uint8)] * 2
-  sheet = boxes.grid(images, ['w' * 100, ''], columns=2)
+  sheet = boxes.draw_grid(images, ['w' * 100, ''], columns=2)
   dark = (sheet < 128).all(axis=-1)[:20]
   assert dark[:, :66].any() and not dark[:, 66:].any()
 
 
-def test_grid_refuses_nothing_and_other_numbers_of_titles():
+def test_grid_refuses_no_image_and_another_number_of_titles():
   with pytest.raises(ValueError, match='empty'):
-    boxes.grid([])
+    boxes.draw_grid([])
   with pytest.raises(ValueError, match='titles'):
-    boxes.grid([_image()], ['a', 'b'])
+    boxes.draw_grid([_image()], ['a', 'b'])

@@ -14,7 +14,7 @@ def random_gate(height, width, seed=0):
 
 @pytest.mark.parametrize('separator', '/_')
 def test_gates_are_sorted_by_path(separator):
-  """Names of a tape and of a SavedModel say the same; what decides per image is left out."""
+  """Names of a tape and of a SavedModel are read alike; gates per image are left out."""
   names = ['class_tower/block_0/depth_3', 'class_tower/block_0/finer_4',
            'box_tower/block_1/depth_3']
   gates = {name.replace('/', separator): random_gate(2, 3, seed) for seed, name in enumerate(names)}
@@ -33,10 +33,10 @@ def test_a_gate_per_position_with_another_name_is_refused():
 
 
 def test_every_map_lies_where_the_network_saw_it():
-  """Rows are levels, columns blocks in order; a position is `2**level` pixels of the input."""
+  """Rows are levels and columns are blocks; a position covers `2**level` pixels of the input."""
   maps = {(f'tower block {block}', level): random_gate(48 >> level, 80 >> level, block)[..., 0]
           for block in (10, 2) for level in (4, 3) if (block, level) != (2, 4)}
-  plot = gate_heatmaps.heatmaps(IMAGE, maps, scale=(2.0, 1.6), title='a title')
+  plot = gate_heatmaps.draw_heatmaps(IMAGE, maps, scale=(2.0, 1.6), title='a title')
   assert plot.get_suptitle() == 'a title'
   (first, second, _, last), color_bar = plot.axes[:4], plot.axes[4]
   assert [axis.get_title() for axis in (first, second)] == ['tower block 2', 'tower block 10']
@@ -54,7 +54,7 @@ def test_every_map_lies_where_the_network_saw_it():
     np.testing.assert_allclose(bottom + 0.5, rows * 2**key[1] / 2.0)
     np.testing.assert_allclose(right + 0.5, columns * 2**key[1] / 1.6)
     assert above.get_clim() == (0, 1)
-    # The picture ends where the image does, whatever the padding.
+    # The picture ends where the image ends, without the padding.
     assert axis.get_xlim() == (-0.5, 39.5) and axis.get_ylim() == (19.5, -0.5)
     assert [text.get_text() for text in axis.texts] == [f'{np.mean(maps[key] > 0):.0%}']
   assert color_bar.get_ylabel() == 'gate' and color_bar.get_ylim() == (0, 1)

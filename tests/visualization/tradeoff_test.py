@@ -1,4 +1,4 @@
-"""The picture of accuracy against cost shows the numbers that it was given."""
+"""The figure of accuracy against cost shows the values that it was given."""
 import numpy as np
 
 from official_ext.visualization import tradeoff
@@ -12,7 +12,7 @@ def point(model, threshold, ap, mean, low, high):
 def test_every_model_is_a_line_with_bars_from_the_cheapest_to_the_dearest_image():
   points = [point('dynamic', 0.0, 0.4, 3.0, 2.0, 5.0), point('dynamic', 0.3, 0.3, 2.5, 2.0, 2.75),
             point('fixed', None, 0.45, 6.0, 6.0, 6.0)]
-  axes, = tradeoff.accuracy_against_cost(points).axes
+  axes, = tradeoff.draw_tradeoff(points).axes
   dynamic, fixed = axes.containers
   np.testing.assert_array_equal(dynamic.lines[0].get_xydata(), [[3.0, 0.4], [2.5, 0.3]])
   np.testing.assert_array_equal(fixed.lines[0].get_xydata(), [[6.0, 0.45]])

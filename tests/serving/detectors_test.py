@@ -1,0 +1,140 @@
+"""The two detectors that commands run: their outputs, their timing, and their decisions."""
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from official_ext.serving import detectors
+from official_ext.serving import twin_costs
+from official_ext.utils import command_line
+import mixed_detector
+
+DYFPN = 'retinanet_dyfpn_efficientnetlite0_sample'
+
+
+def export(path, dtype=tf.uint8, batch_size=None):
+  """Writes a SavedModel with a detector's outputs, whose boxes are sums over pixels."""
+  module = tf.Module()
+
+  @tf.function(input_signature=[tf.TensorSpec([batch_size, None, None, 3], dtype)])
+  def detect(inputs):
+    boxes = tf.reduce_sum(tf.cast(inputs, tf.float32), axis=[1, 2])
+    return {'detection_boxes': boxes, **{
+        name: tf.identity(boxes) for name in (
+            'detection_scores', 'detection_classes', 'num_detections', 'image_info')}}
+
+  tf.saved_model.save(module, str(path), signatures=detect)
+  return path
+
+
+def test_a_saved_model_is_timed(tmp_path):
+  images = [np.full([4, 5, 3], value, np.uint8) for value in range(3)]
+  detector = detectors.SavedDetector(export(tmp_path / 'one', batch_size=1))
+  seconds = detectors.latency(detector, images, batch_size=1, num_runs=4)
+  assert len(seconds) == 4 and min(seconds) > 0
+  with pytest.raises(command_line.CommandError, match='takes 1 images'):
+    detectors.latency(detector, images, batch_size=2, num_runs=1)
+
+
+def test_images_of_different_sizes_are_no_batch_of_a_saved_model(tmp_path):
+  detector = detectors.SavedDetector(export(tmp_path))
+  images = [np.zeros([4, 5, 3], np.uint8), np.zeros([5, 4, 3], np.uint8)]
+  assert detector.seconds(images[:1]) > 0
+  with pytest.raises(command_line.CommandError, match='any number of images of one size'):
+    detector.seconds(images)
+
+
+def test_a_saved_model_that_takes_no_images_is_refused(tmp_path):
+  with pytest.raises(command_line.CommandError, match='has no file saved_model.pb'):
+    detectors.SavedDetector(tmp_path)
+  with pytest.raises(command_line.CommandError, match='takes float32, not images'):
+    detectors.SavedDetector(export(tmp_path / 'floats', tf.float32))
+
+
+def test_timed_images_are_taken_in_turn():
+  seen = []
+
+  class Spy:
+    def seconds(self, images):
+      seen.append([int(image[0, 0, 0]) for image in images])
+      return float(len(seen))
+
+  images = [np.full([1, 1, 3], value, np.uint8) for value in range(3)]
+  seconds = detectors.latency(Spy(), images, batch_size=2, num_runs=3)
+  warm_up = len(seen) - 3
+  assert warm_up > 0 and seen[warm_up:] == [[0, 1], [2, 0], [1, 2]]
+  assert seconds == [warm_up + 1.0, warm_up + 2.0, warm_up + 3.0]
+
+
+@pytest.fixture(scope='module')
+def mixed():
+  """The export module of a detector with mixed decisions."""
+  return mixed_detector.build(DYFPN)[2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('size', [(64, 64), (50, 91)])
+def test_a_detector_in_memory_answers_as_its_module(mixed, size):
+  detector, images = detectors.InMemoryDetector(mixed), mixed_detector.images(3, size)
+  outputs, expected = detector(images), mixed.serve(tf.constant(images))
+  assert set(outputs) == set(expected)
+  for name in ('detection_scores', 'multiply_adds', 'gate_dyfpn_4'):
+    np.testing.assert_allclose(outputs[name], expected[name], atol=1e-5, err_msg=name)
+  assert detector.description['gmac']['maximum'] == mixed.cost.maximum / 1e9
+  assert not detector.description['normalized_boxes']
+
+
+@pytest.mark.slow
+def test_decisions_are_those_of_the_outputs_and_images_may_differ_in_size(mixed):
+  detector = detectors.InMemoryDetector(mixed)
+  images = [mixed_detector.images(1, size)[0] for size in ((64, 64), (50, 91), (30, 20))]
+  record = detector.decisions(images)
+  for row, image in enumerate(images):
+    outputs = detector(image[None])
+    assert record.executed[row] == outputs['executed_multiply_adds'][0]
+    for name, gate in record.gates.items():
+      assert gate[row] == outputs['gate_' + name.replace('/', '_')][0]
+  assert record.maximum == mixed.cost.maximum - mixed.cost.static
+  assert detector.seconds(images) > 0
+
+
+@pytest.mark.slow
+def test_the_network_input_is_that_of_model_gardens_module(mixed):
+  images = mixed_detector.images(2, (50, 91))
+  inputs, info = mixed.network_inputs(images)
+  expected, _, expected_info = mixed.preprocess(tf.constant(images))
+  assert inputs.shape[1:3] == mixed.padded_size
+  np.testing.assert_array_equal(inputs, expected)
+  np.testing.assert_array_equal(info, expected_info)
+
+
+@pytest.mark.slow
+def test_a_gate_threshold_takes_effect_after_a_call():
+  head = {'num_filters': 16, 'tower': {'type': 'dynamic', 'dynamic': {'num_blocks': 1}}}
+  _, _, module = mixed_detector.build('retinanet_fpn_efficientnetlite0_sample', head=head)
+  detector, images = detectors.InMemoryDetector(module), mixed_detector.images(1)
+  assert detector.set_gate_threshold(0.0)
+  cost = detector(images)['multiply_adds'][0]
+  executed = detector.decisions(images).executed[0]
+  assert detector.set_gate_threshold(0.9999)
+  np.testing.assert_allclose(detector(images)['multiply_adds'], module.cost.minimum, rtol=1e-6)
+  assert module.cost.minimum * 1.01 < cost and detector.decisions(images).executed[0] < executed
+
+
+@pytest.mark.slow
+def test_a_detector_without_gates_has_no_threshold_and_no_decisions():
+  _, _, module = mixed_detector.build('retinanet_fpn_efficientnetlite0_sample')
+  detector = detectors.InMemoryDetector(module)
+  assert not detector.set_gate_threshold(0.5)
+  assert detector.decisions(mixed_detector.images(1)) is None
+  assert detector.seconds(mixed_detector.images(1)) > 0
+
+
+@pytest.mark.slow
+def test_twins_cost_the_same_without_gates_and_with_one_branch(mixed):
+  twins = twin_costs.count_twins(mixed)
+  gate_cost = mixed.cost.minimum - mixed.cost.static
+  assert twins['inception FPN'] == mixed.cost.maximum - gate_cost
+  # Positions times channels of the backbone's levels 3 to 5; every branch has 64 filters.
+  inputs = 8 * 8 * 40 + 4 * 4 * 112 + 2 * 2 * 320
+  branches = 1 + 3 * 9 + 3 * 25
+  assert twins['inception FPN'] - twins['FPN'] == inputs * 64 * (branches - 1)
