@@ -10,7 +10,7 @@ from pycocotools import coco as pycocotools_coco
 import pytest
 
 from official_ext.tools import make_sample_data
-from official_ext.datasets import coco
+from official_ext.datasets import masks as masks_lib
 from official_ext.utils import command_line
 
 
@@ -127,8 +127,8 @@ def test_polygons_give_back_any_mask_with_holes_and_several_parts():
   rng = np.random.default_rng(0)
   for _ in range(40):
     mask = rng.random(rng.integers(1, 16, 2)) < rng.random()
-    polygons = coco.mask_to_polygons(mask)
-    decoded = coco.decode_mask(polygons, *mask.shape) if polygons else np.zeros(mask.shape)
+    polygons = masks_lib.mask_to_polygons(mask)
+    decoded = masks_lib.decode_mask(polygons, *mask.shape) if polygons else np.zeros(mask.shape)
     np.testing.assert_array_equal(decoded, mask)
 
 
