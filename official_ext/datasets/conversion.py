@@ -100,7 +100,8 @@ class SplitConverter:
   def _clean_annotations(self, image: Entry, original_id: Any
                          ) -> tuple[list[Entry], list[np.ndarray]]:
     """Returns the valid annotations of an image and, with `include_masks`, their masks."""
-    annotations, masks = [], []
+    annotations: list[Entry] = []
+    masks: list[np.ndarray] = []
     for annotation in self._annotations.get(str(original_id), ()):
       try:
         cleaned, mask = self._clean_annotation(annotation, image)
@@ -124,10 +125,10 @@ class SplitConverter:
     if change:
       self._add('fixed', change, image['file_name'], f'annotation {annotation.get("id")}')
     area = annotation.get('area')
-    is_valid = isinstance(area, (int, float)) and area > 0 and not change
-    cleaned = dict(image_id=image['id'], category_id=category, bbox=box,
-                   iscrowd=int(bool(annotation.get('iscrowd'))),
-                   area=float(area) if is_valid else box[2] * box[3])
+    if change or not isinstance(area, (int, float)) or not area > 0:
+      area = box[2] * box[3]
+    cleaned: Entry = dict(image_id=image['id'], category_id=category, bbox=box,
+                          iscrowd=int(bool(annotation.get('iscrowd'))), area=float(area))
     if not self._include_masks:
       return cleaned, None
     mask = masks_lib.decode_mask(annotation.get('segmentation'), height, width)

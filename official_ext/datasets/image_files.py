@@ -160,7 +160,7 @@ def read_encoded(path: pathlib.Path, listed_size: tuple[Any, Any] = (None, None)
       if image.format in _ENCODINGS and image.mode in ('RGB', 'L') and not is_turned:
         return EncodedImage(content, _ENCODINGS[image.format], image.size, '')
       change = f'image was {image.format} {image.mode}: stored as PNG RGB'
-      pixels = image
+      pixels: Image.Image = image
       if is_turned:
         pixels, change = ImageOps.exif_transpose(image), 'image turned as its EXIF data say'
       pixels = _to_rgb(pixels)

@@ -2,6 +2,7 @@
 from collections.abc import Iterator
 import io
 import os
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -10,7 +11,7 @@ import tensorflow as tf
 from official.vision.dataloaders import tf_example_decoder
 from official_ext.datasets import findings
 
-Decoded = dict[str, np.ndarray]  # a record as `RecordDecoder` returns it
+Decoded = dict[str, Any]  # NumPy values of a record, as `RecordDecoder` returns them
 
 _KEYS = ('source_id', 'image', 'height', 'width', 'groundtruth_boxes', 'groundtruth_classes',
          'groundtruth_is_crowd', 'groundtruth_instance_masks_png')

@@ -1,5 +1,5 @@
 """Writes the TFRecord files of a split."""
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 import contextlib
 import pathlib
 
@@ -39,7 +39,7 @@ def write(examples: Iterable[tf.train.Example], folder: pathlib.Path, split: str
 
 
 @contextlib.contextmanager
-def _naming_parent(folder: pathlib.Path) -> Iterator[None]:
+def _naming_parent(folder: pathlib.Path) -> Generator[None, None, None]:
   """Turns TensorFlow's errors into a sentence that names the folder that holds `folder`."""
   try:
     yield

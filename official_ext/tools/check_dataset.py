@@ -87,9 +87,10 @@ def _pattern_source(pattern: str, annotation_file: str | None) -> record_checks.
   source = record_checks.Source('data', input_checks.matching_files(pattern, '--input_path'))
   if annotation_file:
     source.annotations = readers.load_annotations(pathlib.Path(annotation_file))
-    source.class_names = {entry.get('id'): str(entry.get('name'))
-                          for entry in source.annotations['categories']}
-    source.num_classes = max(source.class_names, default=0) + 1
+    names: dict[Any, str] = {entry.get('id'): str(entry.get('name'))
+                             for entry in source.annotations['categories']}
+    source.class_names = names
+    source.num_classes = max(names, default=0) + 1
   return source
 
 

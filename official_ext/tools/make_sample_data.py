@@ -4,6 +4,7 @@ from collections.abc import Sequence
 import importlib.util
 import json
 import pathlib
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -215,9 +216,9 @@ def compose(scans: Sequence[np.ndarray], photographs: Sequence[Image.Image], ima
     The image, uint8 `[image_size, image_size, 3]`, and for each digit its category (digit
     + 1) and the boolean mask `[image_size, image_size]` of its visible pixels.
   """
-  photograph = photographs[rng.integers(len(photographs))]
-  x = rng.integers(0, photograph.width - image_size, endpoint=True)
-  y = rng.integers(0, photograph.height - image_size, endpoint=True)
+  photograph = photographs[int(rng.integers(len(photographs)))]
+  x = int(rng.integers(0, photograph.width - image_size, endpoint=True))
+  y = int(rng.integers(0, photograph.height - image_size, endpoint=True))
   image = np.asarray(photograph.crop((x, y, x + image_size, y + image_size)), np.float32)
   if rng.random() < 0.5:
     image = image[:, ::-1]
@@ -226,7 +227,7 @@ def compose(scans: Sequence[np.ndarray], photographs: Sequence[Image.Image], ima
   masks: list[np.ndarray] = []
   areas: list[int] = []
   for height in _draw_heights(rng, image_size):
-    digit = rng.integers(10)
+    digit = int(rng.integers(10))
     opacity = render_scan(scans[digit][rng.integers(len(scans[digit]))], height, rng)
     inside = opacity > 0.5
     corner = _place(inside, masks, areas, image_size, rng)
@@ -239,7 +240,7 @@ def compose(scans: Sequence[np.ndarray], photographs: Sequence[Image.Image], ima
       mask[window] &= ~inside
     mask = np.zeros((image_size, image_size), bool)
     mask[window] = inside
-    categories.append(int(digit) + 1)
+    categories.append(digit + 1)
     masks.append(mask)
     areas.append(int(inside.sum()))
   return np.round(image).astype(np.uint8), list(zip(categories, masks))
@@ -252,7 +253,8 @@ def _write_split(folder: pathlib.Path, split: str, scans: Sequence[np.ndarray],
   num_images = {'train': args.num_train, 'val': args.num_val}[split]
   image_dir = folder / 'images' / split
   image_dir.mkdir(parents=True)
-  images, annotations = [], []
+  images: list[dict[str, Any]] = []
+  annotations: list[dict[str, Any]] = []
   for image_id in command_line.progress(range(1, num_images + 1), f'composing {split}'):
     # A generator for each image: with more images the first ones stay the same.
     rng = np.random.default_rng([args.seed, split == 'val', image_id])

@@ -6,7 +6,7 @@ import numpy as np
 from official.core import task_factory
 import pytest
 
-from official_ext import registry_imports  # pylint: disable=unused-import
+from official_ext import registry_imports
 from official_ext.tools import make_crops
 from official_ext.utils import command_line
 from official_ext.utils import experiment
