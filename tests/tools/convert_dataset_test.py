@@ -1,4 +1,4 @@
-"""Model Garden reads back what was in the data; every flaw is fixed, dropped or refused by name."""
+"""Model Garden decodes the content of the data set; each flaw is reported with its file."""
 import io
 import json
 import sys
@@ -36,7 +36,7 @@ def _findings(folder, outcome, split=None):
 
 
 def _assert_equal_to_coco(folder, annotation_file, split, num_masks):
-  """The records, the JSON beside them and the original JSON say the same."""
+  """Asserts that records, their annotation file and the original file have the same content."""
   records = _read(folder, split)
   original = pycocotools_coco.COCO(str(annotation_file))
   written = pycocotools_coco.COCO(str(folder / 'annotations' / f'{split}.json'))
@@ -194,7 +194,7 @@ def test_a_failure_half_way_leaves_the_earlier_result(tmp_path, monkeypatch):
   before = {path.name: path.read_bytes() for path in folder.glob('*.*')}
 
   class FullDisk:
-    """A writer on a disk without space."""
+    """Stands in for a TFRecord writer on a disk without space."""
 
     def __init__(self, path):
       del path
