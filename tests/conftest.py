@@ -1,18 +1,18 @@
-"""What all tests need: Keras 2, parsed flags, a fair share of the processor, real data if any."""
+"""Set-up for all tests: Keras 2, parsed flags, few threads for each worker, shared data sets."""
 import collections
 import os
 import pathlib
 import subprocess
 import sys
 
-# Model Garden's and absl's test modules read the command line, which is pytest's here.
+# Model Garden's and absl's test modules would read the options of pytest from sys.argv.
 sys.argv = sys.argv[:1]
 
 import official_ext  # noqa: E402, F401 (chooses Keras 2 before anything loads TensorFlow)
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 os.environ.setdefault('MPLBACKEND', 'Agg')
-# Most of what is compiled here runs once or twice: the compiler's own time is what counts.
+# Tests run most compiled functions once or twice, so XLA should compile fast.
 os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0 '
                       '--xla_llvm_disable_expensive_passes=true')
 _workers = int(os.environ.get('PYTEST_XDIST_WORKER_COUNT', '1'))
@@ -33,7 +33,7 @@ REAL_DATA = pathlib.Path(__file__).resolve().parents[2] / 'shared' / 'data'
 
 @pytest.fixture(scope='session')
 def real_data() -> pathlib.Path:
-  """The folder of real data sets beside the checkout; skips the test where there is none."""
+  """Returns the folder of real data sets beside the checkout; skips the test if it is missing."""
   if not REAL_DATA.is_dir():
     pytest.skip('needs the data sets of ../shared/data beside the checkout')
   return REAL_DATA
@@ -41,9 +41,10 @@ def real_data() -> pathlib.Path:
 
 @pytest.fixture(scope='module', autouse=True)
 def seed():
-  """Gives a file the random weights of its last run: a gate near its threshold may fall either way.
+  """Seeds the random weights of a test file, because a gate near its threshold may open or not.
 
-  Once for a file: seeding before each test would have TensorFlow compile again what tests share.
+  The scope is a file: a new seed for each test would make TensorFlow compile shared functions
+  again.
   """
   if 'tf_keras' in sys.modules:
     sys.modules['tf_keras'].utils.set_random_seed(1)
@@ -53,13 +54,13 @@ def pytest_collection_modifyitems(items):
   for item in items:
     if 'real_data' in getattr(item, 'fixturenames', ()):
       item.add_marker(pytest.mark.real_data)
-  # Files that take long come first, or one worker would be alone with the last of them.
+  # Slow files run first, so that no worker runs the last of them alone.
   slow = collections.Counter(item.path for item in items if item.get_closest_marker('slow'))
   items.sort(key=lambda item: -slow[item.path])
 
 
 def pytest_terminal_summary(terminalreporter):
-  """Says which real-data checks ran, so that a green run elsewhere is not taken for them."""
+  """Prints which real-data tests ran, because a run without the data is green as well."""
   ran, skipped = [], []
   for outcome, names in (('passed', ran), ('failed', ran), ('skipped', skipped)):
     for report in terminalreporter.stats.get(outcome, ()):
@@ -74,7 +75,7 @@ def pytest_terminal_summary(terminalreporter):
 
 @pytest.fixture(scope='session')
 def sample_records(tmp_path_factory) -> pathlib.Path:
-  """A folder of TFRecords of a small composed sample: 24 training and 12 validation images."""
+  """Returns a folder of TFRecords of a small sample: 24 training and 12 validation images."""
   folder = tmp_path_factory.mktemp('sample')
   commands = (
       ('make_sample_data', f'--output_dir={folder}/coco', '--num_train=24', '--num_val=12'),

@@ -1,12 +1,26 @@
 """Says what a model will see in TFRecords: counts, sizes, drawn samples, problems by file."""
+from __future__ import annotations
+
 import argparse
+from collections.abc import Mapping, Sequence
 import json
 import pathlib
 import sys
-from typing import Any, Dict, List
+from typing import Any, TYPE_CHECKING
 
+import numpy as np
+from PIL import Image
+
+from official_ext.datasets import findings as findings_lib
+from official_ext.datasets import readers
+from official_ext.datasets import record_folder
 from official_ext.utils import command_line
 from official_ext.utils import files
+from official_ext.visualization import boxes
+
+if TYPE_CHECKING:  # at run time imported in functions, because they load TensorFlow
+  from official_ext.datasets import record_checks
+  from official_ext.datasets import record_decoding
 
 _DESCRIPTION = """\
 Reads TFRecords as Model Garden does and says what a model will see: images, boxes of each
@@ -25,7 +39,7 @@ _CLASSES_SHOWN = 20
 _SIZES_SHOWN = 4
 
 
-def _parse_arguments():
+def _parse_arguments() -> argparse.Namespace:
   parser = argparse.ArgumentParser(
       prog='python -m official_ext.tools.check_dataset', description=_DESCRIPTION,
       epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
@@ -42,69 +56,56 @@ def _parse_arguments():
   return parser.parse_args()
 
 
-def _check_arguments(arguments) -> None:
-  if arguments.annotation_file and arguments.data:
+def _check_arguments(args: argparse.Namespace) -> None:
+  if args.annotation_file and args.data:
     raise command_line.CommandError(
         '--annotation_file goes with --input_path; --data brings its own.')
-  if arguments.num_samples < 1:
+  if args.num_samples < 1:
+    raise command_line.CommandError(f'--num_samples is {args.num_samples}; give at least 1.')
+  if args.output and not args.output.lower().endswith(('.png', '.jpg', '.jpeg')):
     raise command_line.CommandError(
-        f'--num_samples is {arguments.num_samples}; give at least 1.')
-  if arguments.output and not arguments.output.lower().endswith(('.png', '.jpg', '.jpeg')):
-    raise command_line.CommandError(
-        f'--output is {arguments.output}; its name must end in .png or .jpg.')
+        f'--output is {args.output}; its name must end in .png or .jpg.')
 
 
-def _data_sources(folder: pathlib.Path) -> List[Any]:
-  """The splits of a folder that convert_dataset wrote."""
+def _folder_sources(folder: pathlib.Path) -> list[record_checks.Source]:
+  """Returns the splits of a folder that convert_dataset wrote."""
   from official_ext.datasets import record_checks
-  from official_ext.datasets import readers
   from official_ext.utils import input_checks
-  path = folder / 'dataset.json'
-  try:
-    dataset = json.loads(path.read_text())
-    names = {int(key): name for key, name in dataset['class_names'].items()}
-    return [
-        record_checks.Source(
-            name, input_checks.matching_files(str(folder / split['file_pattern']), '--data'),
-            dataset['num_classes'], names,
-            readers.load_annotations(folder / split['annotation_file']))
-        for name, split in dataset['splits'].items()]
-  except OSError as error:
-    raise command_line.CommandError(
-        f'--data {folder} has no dataset.json: give a folder that convert_dataset wrote, or '
-        'use --input_path.') from error
-  except (ValueError, KeyError, TypeError, AttributeError) as error:
-    raise command_line.CommandError(
-        f'{path} is damaged ({error!r}): run convert_dataset again.') from error
+  dataset = record_folder.read(folder, alternative=', or use --input_path')
+  return [
+      record_checks.Source(
+          name, input_checks.matching_files(str(folder / split.file_pattern), '--data'),
+          dataset.num_classes, dataset.class_names,
+          readers.load_annotations(folder / split.annotation_file))
+      for name, split in dataset.splits.items()]
 
 
-def _pattern_source(arguments) -> List[Any]:
-  """The records of `--input_path` as one split."""
+def _pattern_source(pattern: str, annotation_file: str | None) -> record_checks.Source:
+  """Returns the records of `--input_path` as one split."""
   from official_ext.datasets import record_checks
-  from official_ext.datasets import readers
   from official_ext.utils import input_checks
-  paths = input_checks.matching_files(arguments.input_path, '--input_path')
-  source = record_checks.Source('data', paths)
-  if arguments.annotation_file:
-    source.annotations = readers.load_annotations(pathlib.Path(arguments.annotation_file))
-    source.class_names = {entry.get('id'): str(entry.get('name'))
-                          for entry in source.annotations['categories']}
-    source.num_classes = max(source.class_names, default=0) + 1
-  return [source]
+  source = record_checks.Source('data', input_checks.matching_files(pattern, '--input_path'))
+  if annotation_file:
+    source.annotations = readers.load_annotations(pathlib.Path(annotation_file))
+    names: dict[Any, str] = {entry.get('id'): str(entry.get('name'))
+                             for entry in source.annotations['categories']}
+    source.class_names = names
+    source.num_classes = max(names, default=0) + 1
+  return source
 
 
-def compare_with_experiment(name: str, summaries: Dict[str, Dict[str, Any]], num_classes: int,
-                            findings) -> None:
+def compare_with_experiment(name: str, summaries: Mapping[str, Mapping[str, Any]],
+                            num_classes: int, findings: findings_lib.Findings) -> None:
   """Reports where the defaults of an experiment do not fit the data.
 
   Args:
     name: of a registered experiment.
     summaries: of each split, from `SplitCheck.summary`.
-    num_classes: that the data need, background included.
-    findings: `coco.Findings`, told what does not fit.
+    num_classes: the number that the data need, background included.
+    findings: told what does not fit.
 
   Raises:
-    CommandError: no such experiment.
+    CommandError: no experiment has this name.
   """
   from official.core import exp_factory
   from official_ext import registry_imports
@@ -127,33 +128,40 @@ def compare_with_experiment(name: str, summaries: Dict[str, Dict[str, Any]], num
                    'masks', name)
 
 
-def draw_samples(checks, decoder, path: str) -> None:
+def _draw_sample(decoded: record_decoding.Decoded, class_names: Mapping[int, str]) -> np.ndarray:
+  """Returns the image of a record with its boxes, names and masks, uint8 `[height, width, 3]`."""
+  from official_ext.datasets import record_decoding
+  image, _ = boxes.fit(decoded['image'], _SAMPLE_SIDE)
+  size = np.array(image.shape[:2])
+  masks = record_decoding.decode_masks(decoded)
+  if masks is not None:
+    masks = np.stack([np.asarray(Image.fromarray(mask).resize(size[::-1])) for mask in masks])
+  class_ids = decoded['groundtruth_classes'].tolist()
+  return boxes.draw_boxes(
+      image, decoded['groundtruth_boxes'] * np.tile(size, 2),
+      [class_names.get(number, str(number)) for number in class_ids],
+      masks=masks, colors=[boxes.class_color(number) for number in class_ids])
+
+
+def draw_samples(checks: Sequence[record_checks.SplitCheck],
+                 decoder: record_decoding.RecordDecoder, path: str) -> None:
   """Draws the records that each split has kept, with boxes, names and masks.
 
   Args:
-    checks: `SplitCheck` of each split, after it has run.
-    decoder: a `RecordDecoder`.
+    checks: the check of each split, after it has run.
+    decoder: decodes the records.
     path: of the picture.
+
+  Raises:
+    CommandError: no record can be decoded.
   """
-  import numpy as np
-  from PIL import Image
-  from official_ext.datasets import record_checks
-  from official_ext.visualization import boxes
   pictures, titles = [], []
-  for check in checks:
-    for name, record in check.samples:
+  for split in checks:
+    for name, record in split.samples:
       decoded = decoder(record)
-      image, _ = boxes.fit(decoded['image'], _SAMPLE_SIDE)
-      size = np.array(image.shape[:2])
-      masks = record_checks.decode_masks(decoded)
-      if masks is not None:
-        masks = np.stack([np.asarray(Image.fromarray(mask).resize(size[::-1])) for mask in masks])
-      classes = decoded['groundtruth_classes'].tolist()
-      pictures.append(boxes.draw_boxes(
-          image, decoded['groundtruth_boxes'] * np.tile(size, 2),
-          [check.source.class_names.get(number, str(number)) for number in classes],
-          masks=masks, colors=[boxes.class_color(number) for number in classes]))
-      titles.append(f'{check.source.name}/{name}  boxes: {len(classes)}')
+      pictures.append(_draw_sample(decoded, split.source.class_names))
+      titles.append(f'{split.source.name}/{name}  '
+                    f'boxes: {len(decoded["groundtruth_classes"])}')
   if not pictures:
     raise command_line.CommandError(
         f'--output {path} was not written: no record can be decoded.')
@@ -162,12 +170,15 @@ def draw_samples(checks, decoder, path: str) -> None:
     Image.fromarray(sheet).save(temporary)
 
 
-def _say_summary(name: str, summary: Dict[str, Any]) -> None:
-  def most(counts, shown):
-    texts = [f'{key} {number}' for key, number in list(counts.items())[:shown]]
-    more = f', {len(counts) - shown} more' if len(counts) > shown else ''
-    return ', '.join(texts) + more
+def _first_counts(counts: Mapping[str, int], shown: int) -> str:
+  """Returns the first `shown` counts as text, and how many more there are."""
+  texts = [f'{key} {number}' for key, number in list(counts.items())[:shown]]
+  more = f', {len(counts) - shown} more' if len(counts) > shown else ''
+  return ', '.join(texts) + more
 
+
+def _say_summary(name: str, summary: Mapping[str, Any]) -> None:
+  """Prints the statistics of a split, from `SplitCheck.summary`."""
   per_image = summary['boxes_per_image']
   command_line.say(
       f'{name}: {summary["num_images"]} images, {summary["num_boxes"]} boxes '
@@ -175,8 +186,8 @@ def _say_summary(name: str, summary: Dict[str, Any]) -> None:
   command_line.say(f'  boxes per image    mean {per_image["mean"]}, max {per_image["max"]}; '
                    f'{summary["images_without_boxes"]} images without')
   by_number = dict(sorted(summary['boxes_per_class'].items(), key=lambda item: -item[1]))
-  command_line.say(f'  boxes per class    {most(by_number, _CLASSES_SHOWN)}')
-  command_line.say(f'  image sizes        {most(summary["image_sizes"], _SIZES_SHOWN)}')
+  command_line.say(f'  boxes per class    {_first_counts(by_number, _CLASSES_SHOWN)}')
+  command_line.say(f'  image sizes        {_first_counts(summary["image_sizes"], _SIZES_SHOWN)}')
   for key, label, form in (('box_side_pixels', 'sqrt(area), pixels', '{:.0f}'),
                            ('box_side_relative', 'sqrt(area) / image', '{:.3f}')):
     values = ', '.join(f'{percent} %: {form.format(value)}'
@@ -184,32 +195,42 @@ def _say_summary(name: str, summary: Dict[str, Any]) -> None:
     command_line.say(f'  {label} {values or "no boxes"}')
 
 
-def check(arguments) -> bool:
-  """Checks the data and tells the result; returns whether there is no problem."""
-  from official_ext.datasets import coco
-  from official_ext.datasets import record_checks
-  sources = (_data_sources(pathlib.Path(arguments.data)) if arguments.data
-             else _pattern_source(arguments))
-  findings = coco.Findings()
-  decoder = record_checks.RecordDecoder()
-  samples = -(-arguments.num_samples // len(sources)) if arguments.output else 0
-  checks = [record_checks.SplitCheck(source, findings, samples) for source in sources]
+def check(args: argparse.Namespace) -> bool:
+  """Checks the data and prints the result.
+
+  Args:
+    args: the command's arguments.
+
+  Returns:
+    Whether there is no problem.
+
+  Raises:
+    CommandError: there are no records, or an option does not fit them.
+  """
+  from official_ext.datasets import record_checks  # imported here because they load TensorFlow
+  from official_ext.datasets import record_decoding
+  sources = (_folder_sources(pathlib.Path(args.data)) if args.data
+             else [_pattern_source(args.input_path, args.annotation_file)])
+  findings = findings_lib.Findings()
+  decoder = record_decoding.RecordDecoder()
+  num_samples = -(-args.num_samples // len(sources)) if args.output else 0
+  checks = [record_checks.SplitCheck(source, findings, num_samples) for source in sources]
   for split in checks:
     split.run(decoder)
   record_checks.check_overlap(checks, findings)
   summaries = {split.source.name: split.summary() for split in checks}
-  if arguments.experiment:
+  if args.experiment:
     num_classes = max(split.num_classes_needed for split in checks)
-    compare_with_experiment(arguments.experiment, summaries, num_classes, findings)
+    compare_with_experiment(args.experiment, summaries, num_classes, findings)
   for name, summary in summaries.items():
     _say_summary(name, summary)
   findings.say()
-  if arguments.json:
-    with files.atomic_file(arguments.json) as temporary:
+  if args.json:
+    with files.atomic_file(args.json) as temporary:
       temporary.write_text(json.dumps(dict(splits=summaries, findings=findings.to_json()),
                                       indent=2))
-  if arguments.output:
-    draw_samples(checks, decoder, arguments.output)
+  if args.output:
+    draw_samples(checks, decoder, args.output)
   num_problems = findings.count('problem')
   command_line.say(f'{num_problems or "no"} problem{"" if num_problems == 1 else "s"}')
   return not num_problems
@@ -217,9 +238,9 @@ def check(arguments) -> bool:
 
 def main() -> None:
   """Runs the command; the exit status is 1 if there is a problem."""
-  arguments = _parse_arguments()
-  _check_arguments(arguments)
-  if not check(arguments):
+  args = _parse_arguments()
+  _check_arguments(args)
+  if not check(args):
     sys.exit(1)
 
 

@@ -1,15 +1,22 @@
 """Cuts the objects out of a converted detection data set, to pre-train a backbone on them."""
+from __future__ import annotations
+
 import argparse
+from collections.abc import Iterator, Mapping, Sequence
 import io
 import json
 import pathlib
-from typing import Any, Dict, Iterator, List, Tuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
+from official_ext.datasets import record_folder
 from official_ext.utils import command_line
 from official_ext.utils import files
+
+if TYPE_CHECKING:  # at run time imported in functions, because it takes seconds
+  import tensorflow as tf
 
 _DESCRIPTION = """\
 Cuts the objects out of a detection data set that convert_dataset wrote, a square around each,
@@ -47,8 +54,8 @@ def _parse_arguments() -> argparse.Namespace:
   return parser.parse_args()
 
 
-def crop(image: np.ndarray, box: Tuple[float, float, float, float], context: float) -> np.ndarray:
-  """Returns the square around a box; what lies beyond the image repeats its edge.
+def crop(image: np.ndarray, box: Sequence[float], context: float) -> np.ndarray:
+  """Returns the square around a box; pixels beyond the image repeat its edge.
 
   Args:
     image: uint8 `[height, width, 3]`.
@@ -66,92 +73,98 @@ def crop(image: np.ndarray, box: Tuple[float, float, float, float], context: flo
   return image[np.clip(rows, 0, height - 1)[:, None], np.clip(columns, 0, width - 1)]
 
 
-def _encoded(image: np.ndarray) -> bytes:
-  buffer = io.BytesIO()
-  Image.fromarray(image).save(buffer, 'JPEG', quality=_JPEG_QUALITY)
-  return buffer.getvalue()
+def crops(records: Sequence[str], min_size: float, context: float
+          ) -> Iterator[tuple[int, np.ndarray]]:
+  """Yields the class id and the crop of every object that is no crowd.
 
+  Args:
+    records: TFRecord files of a detection data set.
+    min_size: least longer side of an object in pixels.
+    context: side of the square, in longer sides of the object.
 
-def crops(records: List[str], min_size: float, context: float
-          ) -> Iterator[Tuple[int, np.ndarray]]:
-  """Yields the category and the crop of every object of TFRecords of a detection data set."""
-  import tensorflow as tf  # pylint: disable=g-import-not-at-top
-  from official.vision.dataloaders import tf_example_decoder  # pylint: disable=g-import-not-at-top
+  Yields:
+    The class id, at least 1, and the crop from `crop`.
+  """
+  import tensorflow as tf  # imported here because it takes seconds
+  from official.vision.dataloaders import tf_example_decoder
   decoder = tf_example_decoder.TfExampleDecoder()
-  for data in tf.data.TFRecordDataset(records).map(decoder.decode):
-    image = data['image'].numpy()
-    boxes = data['groundtruth_boxes'].numpy() * np.tile(image.shape[:2], 2)
-    labels, crowds = (data[f'groundtruth_{name}'].numpy() for name in ('classes', 'is_crowd'))
-    for box, label, is_crowd in zip(boxes, labels, crowds):
+  for decoded in tf.data.TFRecordDataset(records).map(decoder.decode):
+    image = decoded['image'].numpy()
+    boxes = decoded['groundtruth_boxes'].numpy() * np.tile(image.shape[:2], 2)
+    class_ids, crowds = (decoded[f'groundtruth_{name}'].numpy() for name in ('classes', 'is_crowd'))
+    for box, class_id, is_crowd in zip(boxes, class_ids, crowds):
       if not is_crowd and max(box[2] - box[0], box[3] - box[1]) >= min_size:
-        yield int(label), crop(image, tuple(box), context)
+        yield int(class_id), crop(image, box, context)
 
 
-def _write_split(name: str, records: List[str], numbers: Dict[int, int], folder: pathlib.Path,
-                 args: argparse.Namespace) -> Dict[int, int]:
-  """Writes the crops of a split; returns how many there are of each class."""
-  import tensorflow as tf  # pylint: disable=g-import-not-at-top
-  from official.vision.data import tfrecord_lib  # pylint: disable=g-import-not-at-top
-  counts = dict.fromkeys(numbers.values(), 0)
-  writers = [tf.io.TFRecordWriter(str(folder / f'{name}-{i:05d}-of-{_NUM_SHARDS:05d}.tfrecord'))
-             for i in range(_NUM_SHARDS)]
-  for index, (label, image) in enumerate(crops(records, args.min_size, args.context)):
-    number = numbers[label]
-    feature = {'image/encoded': tfrecord_lib.convert_to_feature(_encoded(image)),
-               'image/class/label': tfrecord_lib.convert_to_feature(number)}
-    writers[index % _NUM_SHARDS].write(
-        tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString())
-    counts[number] += 1
-  for writer in writers:
-    writer.close()
-  if not sum(counts.values()):
+def _example(image: np.ndarray, label: int) -> tf.train.Example:
+  """Returns an example of Model Garden's image classification; `label` counts from 0."""
+  import tensorflow as tf  # imported here because it takes seconds
+  from official.vision.data import tfrecord_lib
+  encoded = io.BytesIO()
+  Image.fromarray(image).save(encoded, 'JPEG', quality=_JPEG_QUALITY)
+  features = {'image/encoded': tfrecord_lib.convert_to_feature(encoded.getvalue()),
+              'image/class/label': tfrecord_lib.convert_to_feature(label)}
+  return tf.train.Example(features=tf.train.Features(feature=features))
+
+
+def _write_split(name: str, records: Sequence[str], labels: Mapping[int, int],
+                 folder: pathlib.Path, args: argparse.Namespace) -> list[int]:
+  """Writes the crops of a split; returns the number of crops of each label.
+
+  Args:
+    name: of the split.
+    records: TFRecord files of the split.
+    labels: class id -> label, from 0.
+    folder: to write into.
+    args: the command's arguments.
+  """
+  from official_ext.datasets import shards  # imported here because it loads TensorFlow
+  counts = [0] * len(labels)
+
+  def examples() -> Iterator[tf.train.Example]:
+    for class_id, image in crops(records, args.min_size, args.context):
+      counts[labels[class_id]] += 1
+      yield _example(image, labels[class_id])
+
+  shards.write(examples(), folder, name, _NUM_SHARDS)
+  if not sum(counts):
     raise command_line.CommandError(
         f'{args.data} has no object of {name} with a side of {args.min_size:g} pixels or more: '
         'give a smaller --min_size.')
   return counts
 
 
-def _overrides(output_dir: str, num_classes: int, count: int) -> str:
+def _overrides(output_dir: str, num_classes: int, num_train: int) -> str:
   """Returns the YAML that makes a classification experiment use the crops."""
-  return '\n'.join([
-      '# Makes a classification experiment use these crops: --config_file=<this file>',
-      'task:',
-      f'  model: {{num_classes: {num_classes}}}',
-      f'  evaluation: {{top_k: {min(5, num_classes)}}}',
-      f"  train_data: {{input_path: '{output_dir}/train-*.tfrecord'}}",
-      f"  validation_data: {{input_path: '{output_dir}/val-*.tfrecord'}}",
-      f'# Images to train on: {count}.',
-  ]) + '\n'
-
-
-def _read_dataset(folder: pathlib.Path) -> Dict[str, Any]:
-  try:
-    return json.loads((folder / 'dataset.json').read_text(encoding='utf-8'))
-  except (OSError, ValueError) as error:
-    raise command_line.CommandError(
-        f'--data={folder} holds no data set ({error}): convert it first '
-        '(python -m official_ext.tools.convert_dataset --help).') from error
+  text = record_folder.overrides('Makes a classification experiment use these crops', {
+      'model': f'{{num_classes: {num_classes}}}',
+      'evaluation': f'{{top_k: {min(5, num_classes)}}}',
+      'train_data': f'{{input_path: {record_folder.quoted_path(output_dir, "train-*.tfrecord")}}}',
+      'validation_data':
+          f'{{input_path: {record_folder.quoted_path(output_dir, "val-*.tfrecord")}}}'})
+  return f'{text}# Images to train on: {num_train}.\n'
 
 
 def main() -> None:
   """Runs the command."""
   args = _parse_arguments()
-  dataset = _read_dataset(args.data)
+  dataset = record_folder.read(args.data)
   files.check_own_output(args.output_dir, _MARKER)
-  names = {int(label): name for label, name in dataset['class_names'].items()}
-  numbers = {label: number for number, label in enumerate(sorted(names))}
-  counts = {}
+  class_ids = sorted(dataset.class_names)
+  labels = {class_id: label for label, class_id in enumerate(class_ids)}
   with files.atomic_directory(args.output_dir) as folder:
-    for split, description in dataset['splits'].items():
-      records = sorted(map(str, args.data.glob(description['file_pattern'])))
-      counts[split] = _write_split(split, records, numbers, folder, args)
+    counts = {
+        name: _write_split(name, sorted(map(str, args.data.glob(split.file_pattern))), labels,
+                           folder, args)
+        for name, split in dataset.splits.items()}
     (folder / 'overrides.yaml').write_text(
-        _overrides(args.output_dir, len(names), sum(counts['train'].values())))
+        _overrides(args.output_dir, len(class_ids), sum(counts['train'])))
     (folder / _MARKER).write_text(json.dumps(
-        {'class_names': [names[label] for label in sorted(names)],
-         'counts': {split: list(count.values()) for split, count in counts.items()}}, indent=2))
-  for split, count in counts.items():
-    command_line.say(f'{split}: {sum(count.values())} crops of {len(names)} classes')
+        {'class_names': [dataset.class_names[class_id] for class_id in class_ids],
+         'counts': counts}, indent=2))
+  for name, numbers in counts.items():
+    command_line.say(f'{name}: {sum(numbers)} crops of {len(class_ids)} classes')
   command_line.say(f'written to {args.output_dir}')
 
 

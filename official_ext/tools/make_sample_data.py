@@ -1,9 +1,13 @@
 """Composes a detection data set from what installed packages ship, without any download."""
 import argparse
+from collections.abc import Sequence
 import importlib.util
 import json
 import pathlib
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any
+
+import numpy as np
+from PIL import Image
 
 from official_ext.utils import command_line
 from official_ext.utils import files
@@ -25,27 +29,28 @@ example:
   python -m official_ext.tools.convert_dataset --input=sample --output_dir=sample_records
 """
 
-_MARKER = 'sample.json'  # tells our own folder, which may be replaced, from any other
+_MARKER = 'sample.json'  # only a folder that holds this file may be replaced
 _PHOTOGRAPHS = {
     'sklearn': ('datasets/images/china.jpg', 'datasets/images/flower.jpg'),
     'skimage': ('data/astronaut.png', 'data/brick.png', 'data/camera.png', 'data/chelsea.png',
                 'data/coffee.png', 'data/grass.png', 'data/gravel.png', 'data/ihc.png',
                 'data/motorcycle_left.png', 'data/rocket.jpg'),
 }
-_TRAIN_PART = 0.7  # of the scans of each digit, and of the width of each photograph
-_MIN_VISIBLE = 0.6  # of a digit that others lie on
-_CONTRAST = 110  # between the luminance of a digit and of what it lies on, in 0 to 255
+_TRAIN_SHARE = 0.7  # of the scans of each digit, and of the width of each photograph
+_MIN_VISIBLE = 0.6  # share of a digit that other digits must leave visible
+_CONTRAST = 110  # least difference in luminance (0 to 255) of a digit and its background
 
-# Share of the images; numbers of small and large digits; their heights / image size.
+# Share of the images; least and most small digits; least and most large digits; least and most
+# height of a large digit / image size.
 _SCENES = (
     (0.30, (0, 0), (1, 1), (0.1, 0.7)),
     (0.35, (0, 2), (1, 4), (0.15, 0.5)),
     (0.35, (7, 16), (0, 2), (0.25, 0.5)),
 )
-_SMALL = (0.09, 0.2)
+_SMALL = (0.09, 0.2)  # least and most height of a small digit / image size
 
 
-def _parse_arguments():
+def _parse_arguments() -> argparse.Namespace:
   parser = argparse.ArgumentParser(
       prog='python -m official_ext.tools.make_sample_data', description=_DESCRIPTION,
       epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
@@ -58,57 +63,56 @@ def _parse_arguments():
   return parser.parse_args()
 
 
-def _check_arguments(arguments):
+def _check_arguments(args: argparse.Namespace) -> None:
   for name in ('num_train', 'num_val'):
-    if getattr(arguments, name) < 1:
-      raise command_line.CommandError(
-          f'--{name} is {getattr(arguments, name)}; give at least 1.')
-  if not 64 <= arguments.image_size <= 1024:
-    raise command_line.CommandError(
-        f'--image_size is {arguments.image_size}; give 64 to 1024.')
-  if arguments.seed < 0:
-    raise command_line.CommandError(f'--seed is {arguments.seed}; give 0 or more.')
+    if getattr(args, name) < 1:
+      raise command_line.CommandError(f'--{name} is {getattr(args, name)}; give at least 1.')
+  if not 64 <= args.image_size <= 1024:
+    raise command_line.CommandError(f'--image_size is {args.image_size}; give 64 to 1024.')
+  if args.seed < 0:
+    raise command_line.CommandError(f'--seed is {args.seed}; give 0 or more.')
 
 
-def load_scans() -> Dict[str, List[Any]]:
-  """The digit scans, split so that none is in both parts.
+def load_scans() -> dict[str, list[np.ndarray]]:
+  """Loads the digit scans and splits them, so that no scan is in both splits.
 
   Returns:
     `train` and `val` -> a list by digit of float32 `[num_scans, 8, 8]` in [0, 1].
+
+  Raises:
+    CommandError: scikit-learn is not installed.
   """
-  import numpy as np
   try:
-    from sklearn import datasets
+    from sklearn import datasets  # imported here because it takes seconds
   except ImportError as error:
     raise command_line.CommandError(
         'the sample data needs scikit-learn: pip install scikit-learn scikit-image.') from error
   digits = datasets.load_digits()
-  scans = {'train': [], 'val': []}
+  scans: dict[str, list[np.ndarray]] = {'train': [], 'val': []}
   for digit in range(10):
-    of_digit = (digits.images[digits.target == digit] / 16).astype(np.float32)
-    first_val = round(_TRAIN_PART * len(of_digit))
-    scans['train'].append(of_digit[:first_val])
-    scans['val'].append(of_digit[first_val:])
+    images = (digits.images[digits.target == digit] / 16).astype(np.float32)
+    first_val = round(_TRAIN_SHARE * len(images))
+    scans['train'].append(images[:first_val])
+    scans['val'].append(images[first_val:])
   return scans
 
 
-def load_photographs(min_side: int) -> Dict[str, List[Any]]:
-  """The photographs, each cut into a part for training and one for validation.
+def load_photographs(min_side: int) -> dict[str, list[Image.Image]]:
+  """Loads the photographs and cuts each into a left part for training and a right one for val.
 
   Args:
-    min_side: every part is enlarged to at least this many pixels on its shorter side.
+    min_side: pixels that the shorter side of a part has at least; smaller parts are enlarged.
 
   Returns:
-    `train` and `val` -> a list of `PIL.Image` in RGB.
+    `train` and `val` -> the parts in RGB.
 
   Raises:
     CommandError: a package is not installed or ships other files.
   """
-  from PIL import Image
-  parts = {'train': [], 'val': []}
+  photographs: dict[str, list[Image.Image]] = {'train': [], 'val': []}
   for package, names in _PHOTOGRAPHS.items():
     spec = importlib.util.find_spec(package)
-    if spec is None:
+    if spec is None or not spec.submodule_search_locations:
       raise command_line.CommandError(
           f'the sample data needs {package}: pip install scikit-learn scikit-image.')
     for name in names:
@@ -118,45 +122,42 @@ def load_photographs(min_side: int) -> Dict[str, List[Any]]:
             f'{path} is missing: this version of {package} ships other photographs; '
             'use scikit-image 0.26 and scikit-learn 1.9.')
       image = Image.open(path).convert('RGB')
-      cut = round(_TRAIN_PART * image.width)
+      cut = round(_TRAIN_SHARE * image.width)
       for split, box in (('train', (0, 0, cut, image.height)),
                          ('val', (cut, 0, image.width, image.height))):
         part = image.crop(box)
         scale = max(1.0, min_side / min(part.size))
-        size = [round(side * scale) for side in part.size]
-        parts[split].append(part.resize(size, Image.Resampling.BICUBIC))
-  return parts
+        size = (round(part.width * scale), round(part.height * scale))
+        photographs[split].append(part.resize(size, Image.Resampling.BICUBIC))
+  return photographs
 
 
-def render_scan(scan, height: int, rng) -> Any:
+def render_scan(scan: np.ndarray, height: int, rng: np.random.Generator) -> np.ndarray:
   """Enlarges a scan smoothly, slightly turned and stretched.
 
   Args:
-    scan: `[8, 8]` in [0, 1].
-    height: about how many pixels the result is high.
-    rng: a `numpy.random.Generator`.
+    scan: float32 `[8, 8]` in [0, 1].
+    height: approximate height of the result in pixels.
+    rng: draws the turn and the stretch.
 
   Returns:
-    Opacity, float32 in [0, 1], `[about height, width]`.
+    Opacity, float32 `[about height, width]` in [0, 1].
   """
-  import numpy as np
-  from PIL import Image
   padded = Image.fromarray(np.pad(scan, 1))
   width = max(4, round(height * rng.uniform(0.8, 1.15)))
   enlarged = padded.resize((width * 10 // 8, height * 10 // 8), Image.Resampling.BICUBIC)
   turned = np.asarray(enlarged.rotate(rng.uniform(-15, 15), Image.Resampling.BICUBIC))
-  steepness = max(2.0, height / 12)  # edges of one or two pixels, however large the digit
+  steepness = max(2.0, height / 12)  # makes the edges of every digit one or two pixels wide
   opacity = np.clip((turned - 0.5) * steepness + 0.5, 0, 1).astype(np.float32)
   inside = opacity > 0.5
   rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
   return opacity[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
 
 
-def _contrasting_color(behind, rng):
-  """A random color [3] whose luminance differs from the mean of `behind` [pixels, 3]."""
-  import numpy as np
+def _contrasting_color(background: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+  """Returns a random color `[3]` whose luminance differs from the mean of `[pixels, 3]`."""
   weights = np.array([0.299, 0.587, 0.114])
-  luminance = float(behind.mean(axis=0) @ weights)
+  luminance = float(background.mean(axis=0) @ weights)
   for _ in range(100):
     color = rng.uniform(0, 255, 3)
     if abs(color @ weights - luminance) > _CONTRAST:
@@ -164,24 +165,35 @@ def _contrasting_color(behind, rng):
   return np.full(3, 255.0 if luminance < 128 else 0.0)
 
 
-def _draw_heights(rng, image_size: int) -> List[int]:
-  """Heights in pixels of the digits of one scene, large ones first."""
-  import numpy as np
+def _draw_heights(rng: np.random.Generator, image_size: int) -> list[int]:
+  """Draws the heights in pixels of the digits of one scene, large ones first."""
   shares = [scene[0] for scene in _SCENES]
   _, num_small, num_large, large = _SCENES[rng.choice(len(_SCENES), p=shares)]
-  heights = []
-  for count, (low, high) in ((num_small, _SMALL), (num_large, large)):
-    number = rng.integers(count[0], count[1], endpoint=True)
+  heights: list[float] = []
+  for (least, most), (low, high) in ((num_small, _SMALL), (num_large, large)):
+    number = rng.integers(least, most, endpoint=True)
     heights.extend(np.exp(rng.uniform(np.log(low), np.log(high), number)) * image_size)
   return sorted((max(12, round(height)) for height in heights), reverse=True)
 
 
-def _place(inside, masks: Sequence[Any], areas: Sequence[int], size: int, rng):
-  """The corner (y, x) where a digit leaves the others visible; None if none is found."""
+def _place(inside: np.ndarray, masks: Sequence[np.ndarray], areas: Sequence[int],
+           image_size: int, rng: np.random.Generator) -> tuple[int, int] | None:
+  """Draws a corner (y, x) where a digit leaves the others visible.
+
+  Args:
+    inside: bool `[height, width]` of the digit.
+    masks: bool `[image_size, image_size]` of what is visible of the other digits.
+    areas: pixels of each of the other digits when nothing lies on it.
+    image_size: width and height of the image in pixels.
+    rng: draws the corner.
+
+  Returns:
+    The corner; None if none is found in 20 draws.
+  """
   height, width = inside.shape
   for _ in range(20):
-    y, x = rng.integers(0, size - height, endpoint=True), rng.integers(
-        0, size - width, endpoint=True)
+    y = int(rng.integers(0, image_size - height, endpoint=True))
+    x = int(rng.integers(0, image_size - width, endpoint=True))
     window = (slice(y, y + height), slice(x, x + width))
     hidden = [(mask[window] & inside).sum() for mask in masks]
     if all(mask.sum() - number >= _MIN_VISIBLE * area
@@ -190,35 +202,36 @@ def _place(inside, masks: Sequence[Any], areas: Sequence[int], size: int, rng):
   return None
 
 
-def compose(scans: Sequence[Any], photographs: Sequence[Any], image_size: int,
-            rng) -> Tuple[Any, List[Tuple[int, Any]]]:
+def compose(scans: Sequence[np.ndarray], photographs: Sequence[Image.Image], image_size: int,
+            rng: np.random.Generator) -> tuple[np.ndarray, list[tuple[int, np.ndarray]]]:
   """Composes one image.
 
   Args:
-    scans: by digit, `[num_scans, 8, 8]` in [0, 1].
+    scans: by digit, float32 `[num_scans, 8, 8]` in [0, 1].
     photographs: RGB images of at least `image_size` on each side.
     image_size: width and height in pixels.
-    rng: a `numpy.random.Generator`; it alone decides.
+    rng: draws everything: equal generators give equal images.
 
   Returns:
     The image, uint8 `[image_size, image_size, 3]`, and for each digit its category (digit
-    + 1) and the boolean mask `[image_size, image_size]` of what is visible of it.
+    + 1) and the boolean mask `[image_size, image_size]` of its visible pixels.
   """
-  import numpy as np
-  photograph = photographs[rng.integers(len(photographs))]
-  x = rng.integers(0, photograph.width - image_size, endpoint=True)
-  y = rng.integers(0, photograph.height - image_size, endpoint=True)
+  photograph = photographs[int(rng.integers(len(photographs)))]
+  x = int(rng.integers(0, photograph.width - image_size, endpoint=True))
+  y = int(rng.integers(0, photograph.height - image_size, endpoint=True))
   image = np.asarray(photograph.crop((x, y, x + image_size, y + image_size)), np.float32)
   if rng.random() < 0.5:
     image = image[:, ::-1]
   image = image.copy()
-  categories, masks, areas = [], [], []
+  categories: list[int] = []
+  masks: list[np.ndarray] = []
+  areas: list[int] = []
   for height in _draw_heights(rng, image_size):
-    digit = rng.integers(10)
+    digit = int(rng.integers(10))
     opacity = render_scan(scans[digit][rng.integers(len(scans[digit]))], height, rng)
     inside = opacity > 0.5
     corner = _place(inside, masks, areas, image_size, rng)
-    if corner is None:  # a digit that would hide another is left out: nothing is unlabeled
+    if corner is None:  # this digit would hide another one, which must keep its label
       continue
     window = tuple(slice(start, start + side) for start, side in zip(corner, inside.shape))
     color = _contrasting_color(image[window][inside], rng)
@@ -227,34 +240,34 @@ def compose(scans: Sequence[Any], photographs: Sequence[Any], image_size: int,
       mask[window] &= ~inside
     mask = np.zeros((image_size, image_size), bool)
     mask[window] = inside
-    categories.append(int(digit) + 1)
+    categories.append(digit + 1)
     masks.append(mask)
     areas.append(int(inside.sum()))
   return np.round(image).astype(np.uint8), list(zip(categories, masks))
 
 
-def _write_split(folder: pathlib.Path, split: str, scans, photographs, arguments) -> int:
+def _write_split(folder: pathlib.Path, split: str, scans: Sequence[np.ndarray],
+                 photographs: Sequence[Image.Image], args: argparse.Namespace) -> int:
   """Writes the images and the annotations of one split; returns the number of digits."""
-  import numpy as np
-  from PIL import Image
-  from official_ext.datasets import coco
-  number = {'train': arguments.num_train, 'val': arguments.num_val}[split]
+  from official_ext.datasets import masks  # imported here because it loads SciPy
+  num_images = {'train': args.num_train, 'val': args.num_val}[split]
   image_dir = folder / 'images' / split
   image_dir.mkdir(parents=True)
-  images, annotations = [], []
-  for image_id in command_line.progress(range(1, number + 1), f'composing {split}'):
-    # One generator an image: asking for more images leaves the first ones as they are.
-    rng = np.random.default_rng([arguments.seed, split == 'val', image_id])
-    picture, objects = compose(scans[split], photographs[split], arguments.image_size, rng)
+  images: list[dict[str, Any]] = []
+  annotations: list[dict[str, Any]] = []
+  for image_id in command_line.progress(range(1, num_images + 1), f'composing {split}'):
+    # A generator for each image: with more images the first ones stay the same.
+    rng = np.random.default_rng([args.seed, split == 'val', image_id])
+    image, objects = compose(scans, photographs, args.image_size, rng)
     name = f'{image_id:06d}.jpg'
-    Image.fromarray(picture).save(image_dir / name, quality=90)
-    images.append(dict(id=image_id, file_name=name, width=arguments.image_size,
-                       height=arguments.image_size))
+    Image.fromarray(image).save(image_dir / name, quality=90)
+    images.append(dict(id=image_id, file_name=name, width=args.image_size,
+                       height=args.image_size))
     for category, mask in objects:
       annotations.append(dict(
           id=len(annotations) + 1, image_id=image_id, category_id=category, iscrowd=0,
-          area=int(mask.sum()), bbox=coco.tight_box(mask),
-          segmentation=coco.mask_to_polygons(mask)))
+          area=int(mask.sum()), bbox=masks.tight_box(mask),
+          segmentation=masks.mask_to_polygons(mask)))
   categories = [dict(id=digit + 1, name=str(digit), supercategory='digit')
                 for digit in range(10)]
   target = folder / 'annotations' / f'{split}.json'
@@ -266,18 +279,18 @@ def _write_split(folder: pathlib.Path, split: str, scans, photographs, arguments
 
 def main() -> None:
   """Runs the command."""
-  arguments = _parse_arguments()
-  _check_arguments(arguments)
-  files.check_own_output(arguments.output_dir, _MARKER)
-  scans, photographs = load_scans(), load_photographs(arguments.image_size)
-  options = {name: value for name, value in vars(arguments).items() if name != 'output_dir'}
-  with files.atomic_directory(arguments.output_dir) as folder:
+  args = _parse_arguments()
+  _check_arguments(args)
+  files.check_own_output(args.output_dir, _MARKER)
+  scans, photographs = load_scans(), load_photographs(args.image_size)
+  options = {name: value for name, value in vars(args).items() if name != 'output_dir'}
+  with files.atomic_directory(args.output_dir) as folder:
     (folder / _MARKER).write_text(json.dumps(options))
-    boxes = {split: _write_split(folder, split, scans, photographs, arguments)
-             for split in ('train', 'val')}
+    num_digits = {split: _write_split(folder, split, scans[split], photographs[split], args)
+                  for split in ('train', 'val')}
   command_line.say(
-      f'{arguments.output_dir}: {arguments.num_train} images with {boxes["train"]} digits to '
-      f'train on, {arguments.num_val} with {boxes["val"]} to validate on.')
+      f'{args.output_dir}: {args.num_train} images with {num_digits["train"]} digits to '
+      f'train on, {args.num_val} with {num_digits["val"]} to validate on.')
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""Counts equal those of the data; every kind of damage is found, named and sets the status."""
+"""Counts equal those of the data; every kind of damage is named and makes the exit status 1."""
 import io
 import json
 import sys
@@ -23,7 +23,7 @@ def _image_bytes(seed=0, size=(40, 30)):
 
 @pytest.fixture(name='records')
 def _records(tmp_path, monkeypatch):
-  """A converted set: train has 3 images with 2, 1 and 0 boxes, val 1 image with 1 box."""
+  """Converts a data set: train has 3 images with 2, 1 and 0 boxes, val 1 image with 1 box."""
   source = tmp_path / 'source'
   categories = [dict(id=1, name='cat'), dict(id=3, name='dog')]
   boxes = {'train': {1: [(1, [0, 0, 20, 15]), (3, [4, 4, 9, 16])], 2: [(1, [10, 10, 8, 8])],
@@ -74,7 +74,7 @@ def _write(path, examples):
 
 
 def _example(image_id=1, boxes=((0.1, 0.1, 0.5, 0.5),), classes=(1,), content=None, **more):
-  """A serialized example; boxes are ymin, xmin, ymax, xmax."""
+  """Returns a serialized example; boxes are ymin, xmin, ymax, xmax."""
   features = tfrecord_lib.image_info_to_feature_dict(
       30, 40, f'{image_id}.png', image_id, _image_bytes(image_id) if content is None else content,
       'png')

@@ -1,4 +1,4 @@
-"""Model Garden reads back what was in the data; every flaw is fixed, dropped or refused by name."""
+"""Model Garden decodes the content of the data set; each flaw is reported with its file."""
 import io
 import json
 import sys
@@ -6,16 +6,14 @@ import sys
 import numpy as np
 from PIL import Image
 from pycocotools import coco as pycocotools_coco
-from pycocotools import mask as mask_lib
 import pytest
 import tensorflow as tf
 
-from official.vision.dataloaders import tf_example_decoder
+import dataset_files
+from dataset_files import coco_annotation, coco_image, write_coco, write_image
 from official_ext.tools import convert_dataset
 from official_ext.tools import make_sample_data
 from official_ext.utils import command_line
-
-_RNG = np.random.default_rng(0)
 
 
 def _convert(monkeypatch, source, target, *options):
@@ -26,49 +24,19 @@ def _convert(monkeypatch, source, target, *options):
 
 
 def _read(folder, split):
-  """Image id -> what Model Garden's decoder gives for it."""
-  decoder = tf_example_decoder.TfExampleDecoder(include_mask=True)
-  files = sorted(str(path) for path in folder.glob(f'{split}-*.tfrecord'))
-  records = [decoder.decode(record) for record in tf.data.TFRecordDataset(files)]
-  result = {int(record['source_id'].numpy()): {key: value.numpy() for key, value in record.items()}
-            for record in records}
-  assert len(result) == len(records), 'an image id is there twice'
-  return result
+  """Returns image id -> what Model Garden's decoder gives for it."""
+  paths = sorted(str(path) for path in folder.glob(f'{split}-*.tfrecord'))
+  return dataset_files.decode(tf.data.TFRecordDataset(paths))
 
 
-def _findings(folder, outcome):
-  """Reason -> files with their details."""
+def _findings(folder, outcome, split=None):
+  """Returns reason -> files with their details, of all splits or of one."""
   report = json.loads((folder / 'report.json').read_text())
-  return {item['reason']: [' '.join((entry['file'], entry['detail'])).strip()
-                           for entry in item['items']]
-          for item in report['findings'] if item['outcome'] == outcome}
-
-
-def _write_image(path, size=(40, 30), mode='RGB', **options):
-  path.parent.mkdir(parents=True, exist_ok=True)
-  pixels = _RNG.integers(0, 255, (size[1], size[0], 3)).astype(np.uint8)
-  Image.fromarray(pixels).convert(mode).save(path, **options)
-
-
-def _annotation(number, image, box, category=1, **more):
-  return dict(id=number, image_id=image, bbox=box, category_id=category, **more)
-
-
-def _write_coco(folder, images, annotations, categories=None, splits=('train', 'val')):
-  categories = categories or [dict(id=1, name='cat'), dict(id=7, name='dog')]
-  for split in splits:
-    path = folder / 'annotations' / f'{split}.json'
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = dict(images=images, annotations=annotations, categories=categories)
-    path.write_text(json.dumps(content))
-
-
-def _entry(number, name, size=(40, 30)):
-  return dict(id=number, file_name=name, width=size[0], height=size[1])
+  return dataset_files.by_reason(report['findings'], outcome, split)
 
 
 def _assert_equal_to_coco(folder, annotation_file, split, num_masks):
-  """The records, the JSON beside them and the original JSON say the same."""
+  """Asserts that records, their annotation file and the original file have the same content."""
   records = _read(folder, split)
   original = pycocotools_coco.COCO(str(annotation_file))
   written = pycocotools_coco.COCO(str(folder / 'annotations' / f'{split}.json'))
@@ -131,18 +99,18 @@ def test_flaws_of_coco_data_are_mended_or_dropped_by_name(tmp_path, monkeypatch)
   source = tmp_path / 'data'
   images = source / 'images'
   for name in ('good.jpg', 'empty.png', 'wrong_size.jpg', 'crowd.jpg'):
-    _write_image(images / name)
-  _write_image(images / 'broken.jpg')
+    write_image(images / name)
+  write_image(images / 'broken.jpg')
   (images / 'broken.jpg').write_bytes((images / 'broken.jpg').read_bytes()[:-200])
-  entries = [_entry(3, 'good.jpg'), _entry(4, 'empty.png'), _entry(5, 'wrong_size.jpg', (80, 60)),
-             _entry(6, 'crowd.jpg'), _entry(7, 'broken.jpg'), _entry(8, 'missing.jpg'),
-             _entry(9, 'good.jpg')]
-  _write_coco(source, entries, [
-      _annotation(1, 3, [1, 2, 10, 11]), _annotation(2, 3, [30, 20, 20, 20], 7),
-      _annotation(3, 3, [50, 5, 5, 5]), _annotation(4, 3, [5, 5, 0, 5]),
-      _annotation(5, 3, [5, 5, 5, 5], 2), _annotation(6, 99, [5, 5, 5, 5]),
-      _annotation(7, 3, [5, 5, 5]), _annotation(8, 3, [5, 5, float('nan'), 5]),
-      _annotation(9, 5, [0, 0, 40, 30]), _annotation(10, 6, [1, 1, 9, 9], iscrowd=1)])
+  entries = [coco_image(3, 'good.jpg'), coco_image(4, 'empty.png'),
+             coco_image(5, 'wrong_size.jpg', (80, 60)), coco_image(6, 'crowd.jpg'),
+             coco_image(7, 'broken.jpg'), coco_image(8, 'missing.jpg'), coco_image(9, 'good.jpg')]
+  write_coco(source, entries, [
+      coco_annotation(1, 3, [1, 2, 10, 11]), coco_annotation(2, 3, [30, 20, 20, 20], 7),
+      coco_annotation(3, 3, [50, 5, 5, 5]), coco_annotation(4, 3, [5, 5, 0, 5]),
+      coco_annotation(5, 3, [5, 5, 5, 5], 2), coco_annotation(6, 99, [5, 5, 5, 5]),
+      coco_annotation(7, 3, [5, 5, 5]), coco_annotation(8, 3, [5, 5, float('nan'), 5]),
+      coco_annotation(9, 5, [0, 0, 40, 30]), coco_annotation(10, 6, [1, 1, 9, 9], iscrowd=1)])
   folder = _convert(monkeypatch, source, tmp_path / 'records')
   train = _read(folder, 'train')
   assert sorted(train) == [3, 4, 5, 6]
@@ -152,7 +120,8 @@ def test_flaws_of_coco_data_are_mended_or_dropped_by_name(tmp_path, monkeypatch)
   assert train[4]['groundtruth_boxes'].shape == (0, 4)
   assert (train[5]['width'], train[5]['height']) == (40, 30)
   assert train[6]['groundtruth_is_crowd'].tolist() == [True]
-  reasons = _findings(folder, 'dropped')
+  reasons = _findings(folder, 'dropped', 'train')
+  assert set(_findings(folder, 'dropped', 'val')) == set(reasons)
   assert set(reasons) == {
       'image is listed twice: only the first is kept', 'image file is missing',
       'image file is broken', 'annotation is for an image that is not listed',
@@ -162,163 +131,14 @@ def test_flaws_of_coco_data_are_mended_or_dropped_by_name(tmp_path, monkeypatch)
   assert reasons['image file is broken'][0].startswith('broken.jpg ')
   assert reasons['box has no area'] == ['good.jpg annotation 4']
   assert 'image id 99' in reasons['annotation is for an image that is not listed'][0]
-  fixed = _findings(folder, 'fixed')
+  fixed = _findings(folder, 'fixed', 'train')
   assert fixed['box reached over the edge of the image: clipped'] == ['good.jpg annotation 2']
   assert fixed['image size in the annotations is not that of the file'] == [
       'wrong_size.jpg 80 x 60, is 40 x 30']
-  assert _findings(folder, 'noted')['image has no boxes: kept'] == ['empty.png']
+  assert _findings(folder, 'noted', 'train')['image has no boxes: kept'] == ['empty.png']
   written = json.loads((folder / 'annotations' / 'train.json').read_text())
   assert [a['id'] for a in written['annotations']] == [1, 2, 3, 4]
   assert json.loads((folder / 'dataset.json').read_text())['num_classes'] == 8
-
-
-def test_ids_from_zero_and_names_as_ids_are_renumbered(tmp_path, monkeypatch):
-  _write_image(tmp_path / 'data' / 'images' / 'a.jpg')
-  _write_image(tmp_path / 'data' / 'images' / 'b.jpg')
-  _write_coco(tmp_path / 'data', [_entry('x', 'a.jpg'), _entry('y', 'b.jpg')],
-              [_annotation(1, 'y', [1, 1, 5, 5], 0), _annotation(2, 'x', [1, 1, 5, 5], 4)],
-              [dict(id=0, name='cat'), dict(id=4, name='dog')])
-  folder = _convert(monkeypatch, tmp_path / 'data', tmp_path / 'records')
-  train = _read(folder, 'train')
-  assert {key: record['groundtruth_classes'].tolist() for key, record in train.items()} == {
-      1: [5], 2: [1]}
-  assert len(_findings(folder, 'fixed')) == 2
-  assert json.loads((folder / 'dataset.json').read_text())['class_names'] == {
-      '1': 'cat', '5': 'dog'}
-
-
-def test_masks_as_run_lengths_and_missing_masks(tmp_path, monkeypatch):
-  _write_image(tmp_path / 'data' / 'images' / 'a.jpg')
-  mask = np.zeros((30, 40), np.uint8)
-  mask[5:15, 8:20] = 1
-  mask[8:10, 10:12] = 0
-  encoded = mask_lib.encode(np.asfortranarray(mask))
-  compressed = dict(size=encoded['size'], counts=encoded['counts'].decode())
-  runs = np.diff(np.flatnonzero(np.diff(mask.ravel('F'), prepend=1 - mask[0, 0],
-                                        append=2))).tolist()
-  box = [8, 5, 12, 10]
-  _write_coco(tmp_path / 'data', [_entry(1, 'a.jpg')], [
-      _annotation(1, 1, box, segmentation=compressed),
-      _annotation(2, 1, box, segmentation=dict(size=[30, 40], counts=runs)),
-      _annotation(3, 1, box, segmentation=[[8, 5, 20, 5, 20, 15, 8, 15]]),
-      _annotation(4, 1, box), _annotation(5, 1, box, segmentation=dict(size=[9, 9], counts=[81])),
-      _annotation(6, 1, box, segmentation=dict(size=[30, 40], counts=[1200]))])
-  folder = _convert(monkeypatch, tmp_path / 'data', tmp_path / 'records', '--include_masks')
-  masks = _read(folder, 'train')[1]['groundtruth_instance_masks']
-  filled = mask.copy()
-  filled[8:10, 10:12] = 1
-  np.testing.assert_array_equal(masks, [mask, mask, filled])
-  assert sorted(reason.split(' for size')[0] for reason in _findings(folder, 'dropped')) == [
-      'mask is empty', 'run lengths are', 'there is no mask']
-
-
-@pytest.mark.parametrize('mode, suffix, is_changed', [
-    ('RGB', 'jpg', False), ('L', 'jpg', False), ('RGB', 'png', False), ('L', 'png', False),
-    ('CMYK', 'jpg', True), ('P', 'png', True), ('RGBA', 'png', True), ('RGB', 'bmp', True),
-    ('RGB', 'webp', True), ('P', 'gif', True)])
-def test_images_of_every_kind_decode_to_what_a_viewer_shows(
-    tmp_path, monkeypatch, mode, suffix, is_changed):
-  name = f'a.{suffix}'
-  _write_image(tmp_path / 'data' / 'images' / name, mode=mode)
-  _write_coco(tmp_path / 'data', [_entry(1, name)], [_annotation(1, 1, [1, 1, 5, 5])])
-  folder = _convert(monkeypatch, tmp_path / 'data', tmp_path / 'records')
-  expected = np.asarray(Image.open(tmp_path / 'data' / 'images' / name).convert('RGB'), int)
-  # Two JPEG decoders round differently; anything that is stored as PNG is exact.
-  tolerance = 6 if suffix == 'jpg' and not is_changed else 0
-  assert np.abs(_read(folder, 'train')[1]['image'] - expected).max() <= tolerance
-  assert bool(_findings(folder, 'fixed')) == is_changed
-
-
-def test_sixteen_bit_images_and_turned_photographs(tmp_path, monkeypatch):
-  images = tmp_path / 'data' / 'images'
-  images.mkdir(parents=True)
-  gray = _RNG.integers(0, 256, (30, 40)).astype(np.uint16)
-  Image.fromarray(gray * 257).save(images / 'deep.png')
-  exif = Image.Exif()
-  exif[0x0112] = 6  # turn clockwise to show
-  _write_image(images / 'turned.jpg', exif=exif)
-  _write_coco(tmp_path / 'data', [_entry(1, 'deep.png'), _entry(2, 'turned.jpg', (30, 40))],
-              [_annotation(1, 2, [20, 30, 10, 10])])
-  folder = _convert(monkeypatch, tmp_path / 'data', tmp_path / 'records')
-  train = _read(folder, 'train')
-  np.testing.assert_array_equal(train[1]['image'], np.repeat(gray[..., None], 3, axis=-1))
-  turned = np.rot90(np.asarray(Image.open(images / 'turned.jpg')), -1)
-  np.testing.assert_array_equal(train[2]['image'], turned)
-  np.testing.assert_allclose(train[2]['groundtruth_boxes'], [[0.75, 2 / 3, 1, 1]], atol=1e-6)
-
-
-def _voc_object(name, corners, more=''):
-  keys = ('xmin', 'ymin', 'xmax', 'ymax')
-  box = ''.join(f'<{key}>{value}</{key}>' for key, value in zip(keys, corners))
-  return f'<object><name>{name}</name>{more}<bndbox>{box}</bndbox></object>'
-
-
-def _write_voc(folder, stem, objects, size=(40, 30)):
-  (folder / 'Annotations').mkdir(parents=True, exist_ok=True)
-  (folder / 'Annotations' / f'{stem}.xml').write_text(
-      f'<annotation><filename>old_name.jpg</filename><size><width>{size[0]}</width>'
-      f'<height>{size[1]}</height></size>{"".join(objects)}</annotation>')
-  _write_image(folder / 'JPEGImages' / f'{stem}.jpg')
-
-
-def test_pascal_voc(tmp_path, monkeypatch):
-  source = tmp_path / 'voc'
-  _write_voc(source, 'a', [_voc_object('dog', (4, 3, 20, 15)),
-                           _voc_object('cat', (1, 1, 9, 9), '<difficult>1</difficult>')])
-  _write_voc(source, 'b', [])
-  _write_voc(source, 'c', [_voc_object('cat', (0, 0, 40, 30))])
-  (source / 'Annotations' / 'd.xml').write_text('<annotation><object>')
-  lists = source / 'ImageSets' / 'Main'
-  lists.mkdir(parents=True)
-  (lists / 'train.txt').write_text('a\nb\nd\nnone\n')
-  (lists / 'val.txt').write_text('c 1\n')
-  folder = _convert(monkeypatch, source, tmp_path / 'records')
-  train = _read(folder, 'train')
-  np.testing.assert_allclose(train[1]['groundtruth_boxes'] * [30, 40, 30, 40],
-                             [[3, 4, 15, 20], [1, 1, 9, 9]], atol=1e-5)
-  assert train[1]['groundtruth_classes'].tolist() == [2, 1]
-  assert len(train[2]['groundtruth_classes']) == 0
-  assert _read(folder, 'val')[1]['groundtruth_classes'].tolist() == [1]
-  broken = _findings(folder, 'dropped')['annotation file is broken or missing']
-  assert [text.split()[0] for text in broken] == ['d.xml', 'none.xml']
-  assert _findings(folder, 'noted')['object marked difficult: kept'] == ['a.xml object 2']
-
-
-def test_csv_with_a_file_for_each_split(tmp_path, monkeypatch):
-  source = tmp_path / 'csv'
-  for name in ('a', 'b', 'c'):
-    _write_image(source / 'images' / f'{name}.jpg')
-  header = 'image,xmin,ymin,xmax,ymax,class\n'
-  (source / 'train.csv').write_text(
-      header + 'a.jpg,1,2,11,12,dog\na.jpg,x,2,11,12,dog\nb.jpg,,,,,\na.jpg,9,9,5,5,dog\n')
-  (source / 'val.csv').write_text(header + 'c.jpg,0,0,20,15,cat\n')
-  folder = _convert(monkeypatch, source, tmp_path / 'records')
-  train = _read(folder, 'train')
-  np.testing.assert_allclose(train[1]['groundtruth_boxes'] * [30, 40, 30, 40],
-                             [[2, 1, 12, 11]], atol=1e-5)
-  assert train[1]['groundtruth_classes'].tolist() == [2] and len(train) == 2
-  assert _findings(folder, 'dropped') == {
-      'box is not four numbers': ['a.jpg annotation train.csv line 3'],
-      'box has no area': ['a.jpg annotation train.csv line 5']}
-
-
-def test_a_fifth_is_held_out_the_same_every_time(tmp_path, monkeypatch):
-  source = tmp_path / 'csv'
-  rows = ['image,xmin,ymin,xmax,ymax,class']
-  for number in range(10):
-    _write_image(source / f'{number}.jpg')
-    rows.append(f'{number}.jpg,1,1,9,9,cat')
-  (source / 'all.csv').write_text('\n'.join(rows))
-  names = []
-  for target in ('one', 'two'):
-    folder = _convert(monkeypatch, source, tmp_path / target)
-    splits = [{image['file_name'] for image in json.loads(
-        (folder / 'annotations' / f'{split}.json').read_text())['images']}
-              for split in ('train', 'val')]
-    assert len(splits[0]) == 8 and len(splits[1]) == 2 and not splits[0] & splits[1]
-    assert any('held out' in reason for reason in _findings(folder, 'noted'))
-    names.append(splits)
-  assert names[0] == names[1]
 
 
 def _make_empty(folder):
@@ -346,11 +166,11 @@ def _make_bad_header(folder):
 
 
 def _make_no_usable_image(folder):
-  _write_coco(folder, [_entry(1, 'none.jpg')], [])
+  write_coco(folder, [coco_image(1, 'none.jpg')], [])
 
 
 def _make_two_names(folder):
-  _write_coco(folder, [], [], [dict(id=1, name='cat'), dict(id=1, name='dog')])
+  write_coco(folder, [], [], [dict(id=1, name='cat'), dict(id=1, name='dog')])
 
 
 @pytest.mark.parametrize('make, message', [
@@ -368,13 +188,13 @@ def test_refuses_in_one_sentence_and_leaves_nothing(tmp_path, monkeypatch, make,
 def test_a_failure_half_way_leaves_the_earlier_result(tmp_path, monkeypatch):
   source = tmp_path / 'data'
   for name in ('a', 'b'):
-    _write_image(source / 'images' / f'{name}.jpg')
-  _write_coco(source, [_entry(1, 'a.jpg'), _entry(2, 'b.jpg')], [])
+    write_image(source / 'images' / f'{name}.jpg')
+  write_coco(source, [coco_image(1, 'a.jpg'), coco_image(2, 'b.jpg')], [])
   folder = _convert(monkeypatch, source, tmp_path / 'records')
   before = {path.name: path.read_bytes() for path in folder.glob('*.*')}
 
   class FullDisk:
-    """A writer on a disk without space."""
+    """Stands in for a TFRecord writer on a disk without space."""
 
     def __init__(self, path):
       del path
@@ -390,8 +210,8 @@ def test_a_failure_half_way_leaves_the_earlier_result(tmp_path, monkeypatch):
 
 
 def test_never_replaces_the_input_or_a_folder_of_others(tmp_path, monkeypatch):
-  _write_image(tmp_path / 'data' / 'images' / 'a.jpg')
-  _write_coco(tmp_path / 'data', [_entry(1, 'a.jpg')], [])
+  write_image(tmp_path / 'data' / 'images' / 'a.jpg')
+  write_coco(tmp_path / 'data', [coco_image(1, 'a.jpg')], [])
   with pytest.raises(command_line.CommandError, match='holds --input'):
     _convert(monkeypatch, tmp_path / 'data', tmp_path)
   with pytest.raises(command_line.CommandError, match='not written by this command'):

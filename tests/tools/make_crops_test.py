@@ -1,4 +1,4 @@
-"""Crops show the objects they are named after, and a classification experiment reads them."""
+"""Each crop has the class of its object, and a classification experiment reads the crops."""
 import json
 import sys
 
@@ -6,7 +6,7 @@ import numpy as np
 from official.core import task_factory
 import pytest
 
-from official_ext import registry_imports  # pylint: disable=unused-import
+from official_ext import registry_imports
 from official_ext.tools import make_crops
 from official_ext.utils import command_line
 from official_ext.utils import experiment
@@ -17,7 +17,7 @@ IMAGE = np.arange(6 * 8 * 3, dtype=np.uint8).reshape(6, 8, 3)
 def test_a_crop_is_the_square_around_its_box():
   np.testing.assert_array_equal(make_crops.crop(IMAGE, (1, 2, 5, 6), 1.0), IMAGE[1:5, 2:6])
   np.testing.assert_array_equal(make_crops.crop(IMAGE, (2, 3, 4, 5), 2.0), IMAGE[1:5, 2:6])
-  # Longer than high: centered, and what lies beyond the image repeats its edge.
+  # A box that is wider than high is centered, and rows beyond the image repeat its edge.
   wide = make_crops.crop(IMAGE, (0, 1, 2, 7), 1.0)
   np.testing.assert_array_equal(wide, IMAGE[[0, 0, 0, 1, 2, 3], 1:7])
 

@@ -1,4 +1,4 @@
-"""The composed data set: the same bytes for the same options, true boxes and masks, split apart."""
+"""Equal options compose equal bytes; boxes and masks are true; no scan is in both splits."""
 import hashlib
 import io
 import json
@@ -10,7 +10,6 @@ from pycocotools import coco as pycocotools_coco
 import pytest
 
 from official_ext.tools import make_sample_data
-from official_ext.datasets import coco
 from official_ext.utils import command_line
 
 
@@ -85,8 +84,8 @@ def test_model_gardens_own_converter_reads_boxes_and_masks(tmp_path, monkeypatch
       np.testing.assert_array_equal(mask, data.annToMask(annotation))
 
 
-def test_scenes_compose_what_the_annotations_say():
-  """On a black ground without noise, what is bright is exactly what the masks cover."""
+def test_masks_cover_the_digits_that_are_drawn():
+  """On a black photograph the bright pixels are those that the masks cover."""
   scans = [np.pad(np.ones((1, 4, 4), np.float32), ((0, 0), (2, 2), (2, 2)))] * 10
   photograph = Image.new('RGB', (128, 128))
   for seed in range(5):
@@ -113,7 +112,7 @@ def test_no_scan_and_no_part_of_a_photograph_is_in_both_splits():
 
 
 def test_digits_can_be_told_apart():
-  """A plain classifier that learned on scans of train knows most scans of val."""
+  """A nearest-neighbor classifier of the scans of train knows most scans of val."""
   from sklearn import neighbors
   scans = make_sample_data.load_scans()
   flat = {split: np.concatenate(scans[split]).reshape(-1, 64) for split in scans}
@@ -121,15 +120,6 @@ def test_digits_can_be_told_apart():
             for split in scans}
   model = neighbors.KNeighborsClassifier(3).fit(flat['train'], labels['train'])
   assert model.score(flat['val'], labels['val']) > 0.9
-
-
-def test_polygons_give_back_any_mask_with_holes_and_several_parts():
-  rng = np.random.default_rng(0)
-  for _ in range(40):
-    mask = rng.random(rng.integers(1, 16, 2)) < rng.random()
-    polygons = coco.mask_to_polygons(mask)
-    decoded = coco.decode_mask(polygons, *mask.shape) if polygons else np.zeros(mask.shape)
-    np.testing.assert_array_equal(decoded, mask)
 
 
 @pytest.mark.parametrize('option', ['--num_train=0', '--num_val=-1', '--image_size=32',

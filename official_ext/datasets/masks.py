@@ -1,0 +1,138 @@
+"""COCO masks: polygons from a mask, a mask from polygons or run lengths, the box around a mask."""
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as mask_lib
+from scipy import ndimage
+
+from official_ext.datasets import findings
+
+Point = tuple[int, int]
+
+
+def _side_ends(region: np.ndarray) -> tuple[dict[Point, Point], dict[Point, Point]]:
+  """Finds the pixel sides between inside and outside, directed with the inside on the right.
+
+  Args:
+    region: bool `[height, width]`.
+
+  Returns:
+    The horizontal and the vertical sides, each as a dictionary start (x, y) -> end (x, y).
+  """
+  padded = np.pad(region.astype(np.int8), 1)
+  horizontal, vertical = {}, {}
+  for y, x in np.argwhere(np.diff(padded, axis=0)[:, 1:-1]):
+    if padded[y + 1, x + 1]:  # the pixel below the side is inside
+      horizontal[x, y] = (x + 1, y)
+    else:
+      horizontal[x + 1, y] = (x, y)
+  for y, x in np.argwhere(np.diff(padded, axis=1)[1:-1]):
+    if padded[y + 1, x + 1]:  # the pixel to the right of the side is inside
+      vertical[x, y + 1] = (x, y)
+    else:
+      vertical[x, y] = (x, y + 1)
+  return horizontal, vertical
+
+
+def _trace(region: np.ndarray) -> list[int]:
+  """Returns the outline `[x, y, x, y, ...]` of one 4-connected region without holes."""
+  horizontal, vertical = _side_ends(region)
+  point = start = min(horizontal)
+  outline: list[int] = []
+  is_horizontal = True
+  while True:
+    sides = horizontal if is_horizontal else vertical
+    outline.extend(point)
+    while point in sides:
+      point = sides[point]
+    is_horizontal = not is_horizontal
+    if point == start:
+      return [int(value) for value in outline]
+
+
+def mask_to_polygons(mask: np.ndarray) -> list[list[int]]:
+  """Returns polygons along pixel sides that pycocotools turns back into exactly this mask.
+
+  COCO polygons cannot have holes, and Model Garden's COCO converter reads only polygons for
+  single objects. A region with a hole is therefore cut in two through the hole.
+
+  Args:
+    mask: `[height, width]`, nonzero inside the object.
+
+  Returns:
+    Polygons `[x1, y1, x2, y2, ...]` in pixels; an empty list for an empty mask.
+  """
+  mask = np.asarray(mask, bool)
+  if not mask.any():
+    return []
+  left, top, width, height = tight_box(mask)
+  mask = mask[top:top + height, left:left + width]
+  holes, num_holes = ndimage.label(ndimage.binary_fill_holes(mask) & ~mask)
+  if num_holes:
+    columns = np.flatnonzero((holes == 1).any(axis=0))
+    cut = columns[len(columns) // 2] + 1
+    halves = [(mask[:, :cut], left), (mask[:, cut:], left + cut)]
+    outlines = [(outline, start) for half, start in halves for outline in mask_to_polygons(half)]
+  else:
+    labels, count = ndimage.label(mask)
+    outlines = [(_trace(labels == number), left) for number in range(1, count + 1)]
+  return [(np.reshape(outline, (-1, 2)) + [start, top]).ravel().tolist()
+          for outline, start in outlines]
+
+
+def decode_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
+  """Turns a COCO segmentation into a mask.
+
+  Args:
+    segmentation: polygons, or run lengths, compressed or not.
+    height: of the image in pixels.
+    width: of the image in pixels.
+
+  Returns:
+    uint8 `[height, width]`, 1 inside the object.
+
+  Raises:
+    UnusableError: the segmentation is missing, malformed or of another size.
+  """
+  try:
+    encoded = _encode(segmentation, height, width)
+  except findings.UnusableError:
+    raise
+  except ValueError as error:
+    raise findings.UnusableError('malformed segmentation', str(error)) from error
+  try:
+    return mask_lib.decode(encoded)
+  except (KeyError, TypeError, ValueError) as error:
+    raise findings.UnusableError('malformed run lengths', str(error)) from error
+
+
+def _encode(segmentation: Any, height: int, width: int) -> dict[str, Any]:
+  """Returns a segmentation as compressed run lengths."""
+  if isinstance(segmentation, dict):
+    if list(segmentation.get('size', ())) != [height, width]:
+      raise findings.UnusableError(f'run lengths are for size {segmentation.get("size")}, not for '
+                                   f'[{height}, {width}]')
+    if not isinstance(segmentation.get('counts'), list):
+      return segmentation
+    if sum(segmentation['counts']) != height * width:
+      raise findings.UnusableError('run lengths do not add up to the number of pixels')
+    return mask_lib.frPyObjects(segmentation, height, width)
+  polygons = [polygon for polygon in segmentation or ()
+              if isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0]
+  if not polygons:
+    raise findings.UnusableError('there is no mask')
+  return mask_lib.merge(mask_lib.frPyObjects(polygons, height, width))
+
+
+def tight_box(mask: np.ndarray) -> list[int]:
+  """Returns the COCO box `[x, y, width, height]` around the nonzero pixels of a mask.
+
+  Args:
+    mask: `[height, width]` with at least one nonzero pixel.
+
+  Returns:
+    The box in whole pixels.
+  """
+  rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+  x, y = int(columns[0]), int(rows[0])
+  return [x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y]

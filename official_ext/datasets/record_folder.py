@@ -1,0 +1,118 @@
+"""The folder of records that convert_dataset writes: its description, and YAML overrides.
+
+    train-00000-of-00004.tfrecord ... val-...  the records
+    annotations/train.json, val.json           the same boxes as COCO annotations
+    dataset.json                               `Dataset`: classes, counts, names of these files
+    overrides.yaml                             makes an experiment use the data
+    classes.txt                                a line 'id name' for each class
+"""
+from collections.abc import Mapping
+import dataclasses
+import json
+import os
+import pathlib
+
+from official_ext.utils import command_line
+
+MARKER = 'dataset.json'
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitRecords:
+  """The files of one split.
+
+  Attributes:
+    num_images: number of records.
+    num_boxes: number of boxes in all records.
+    file_pattern: pattern of the record files in the folder.
+    num_files: number of record files.
+    annotation_file: path of the COCO annotation file in the folder.
+  """
+  num_images: int
+  num_boxes: int
+  file_pattern: str
+  num_files: int
+  annotation_file: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+  """The content of dataset.json.
+
+  Attributes:
+    num_classes: highest class id + 1, as Model Garden counts classes (background included).
+    include_masks: whether the records have masks.
+    class_names: class id, at least 1 -> name.
+    splits: `train` and `val`.
+  """
+  num_classes: int
+  include_masks: bool
+  class_names: dict[int, str]
+  splits: dict[str, SplitRecords]
+
+
+def read(folder: pathlib.Path, alternative: str = '') -> Dataset:
+  """Reads dataset.json.
+
+  Args:
+    folder: a folder that convert_dataset wrote, the value of a command's `--data`.
+    alternative: ends the advice if there is no dataset.json, for example with another flag.
+
+  Returns:
+    The description of the folder.
+
+  Raises:
+    CommandError: the folder has no dataset.json, or the file is damaged.
+  """
+  path = folder / MARKER
+  try:
+    content = json.loads(path.read_text(encoding='utf-8'))
+    return Dataset(
+        content['num_classes'], content['include_masks'],
+        {int(number): name for number, name in content['class_names'].items()},
+        {name: SplitRecords(**{field.name: split[field.name]
+                               for field in dataclasses.fields(SplitRecords)})
+         for name, split in content['splits'].items()})
+  except OSError as error:
+    raise command_line.CommandError(
+        f'--data={folder} has no {MARKER} ({error.strerror}): give a folder that convert_dataset '
+        f'wrote{alternative} (python -m official_ext.tools.convert_dataset --help).') from error
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
+    raise command_line.CommandError(
+        f'{path} is damaged ({error!r}): run convert_dataset again.') from error
+
+
+def write(dataset: Dataset, folder: pathlib.Path, final_folder: str | os.PathLike) -> None:
+  """Writes dataset.json, overrides.yaml and classes.txt beside the records.
+
+  Args:
+    dataset: the description of the records.
+    folder: to write into.
+    final_folder: where `folder` will be in the end; the overrides name its files.
+  """
+  (folder / MARKER).write_text(json.dumps(dataclasses.asdict(dataset), indent=2))
+  (folder / 'classes.txt').write_text(
+      ''.join(f'{number} {name}\n' for number, name in dataset.class_names.items()))
+  train, val = dataset.splits['train'], dataset.splits['val']
+  (folder / 'overrides.yaml').write_text(overrides(
+      'Makes an experiment use this data set',
+      {'annotation_file': quoted_path(final_folder, val.annotation_file),
+       'model': f'{{num_classes: {dataset.num_classes}}}',
+       'train_data': f'{{input_path: {quoted_path(final_folder, train.file_pattern)}}}',
+       'validation_data': f'{{input_path: {quoted_path(final_folder, val.file_pattern)}}}'}))
+
+
+def quoted_path(folder: str | os.PathLike, name: str) -> str:
+  """Returns the path of a file in a folder as a YAML string."""
+  return f"'{os.fspath(folder)}/{name}'"
+
+
+def overrides(purpose: str, task_fields: Mapping[str, str]) -> str:
+  """Returns the YAML of a `--config_file` that sets fields of an experiment's task.
+
+  Args:
+    purpose: begins the comment in the first line.
+    task_fields: name of a field of the task -> its value as YAML.
+  """
+  return '\n'.join([f'# {purpose}: --config_file=<this file>', 'task:',
+                    *(f'  {name}: {value}' for name, value in task_fields.items())]) + '\n'

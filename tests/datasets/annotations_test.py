@@ -1,0 +1,123 @@
+"""Ids and boxes become valid, and every change is found under its reason."""
+import numpy as np
+import pytest
+
+from dataset_files import by_reason, coco_annotation, coco_image
+from official_ext.datasets import annotations
+from official_ext.datasets import findings as findings_lib
+from official_ext.utils import command_line
+
+
+def split(name='train', images=(), entries=(), categories=(), folders=()) -> annotations.Split:
+  return annotations.Split(name, f'{name}.json', list(images), list(entries), list(categories),
+                           list(folders))
+
+
+def categories(*pairs):
+  return [dict(id=number, name=name) for number, name in pairs]
+
+
+def test_the_first_folder_that_has_a_file_wins(tmp_path):
+  for folder in ('a', 'b'):
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / 'both').touch()
+  (tmp_path / 'b' / 'one').touch()
+  data = split(folders=[tmp_path / 'a', tmp_path / 'b'])
+  assert data.find_image('both') == tmp_path / 'a' / 'both'
+  assert data.find_image('one') == tmp_path / 'b' / 'one'
+  assert data.find_image('none') is None
+
+
+def test_categories_of_all_splits_are_merged():
+  findings = findings_lib.Findings()
+  merged = annotations.merge_categories(
+      {'train': split(categories=categories((7, 'dog'), (1, 'cat'))),
+       'val': split('val', categories=categories((9, 'cow'), (1, 'cat')))}, findings)
+  assert list(merged.names.items()) == [(1, 'cat'), (7, 'dog'), (9, 'cow')]
+  assert merged.num_classes == 10
+  assert merged.to_coco() == categories((1, 'cat'), (7, 'dog'), (9, 'cow'))
+  assert not findings.to_json()
+  assert [merged.record_id(value) for value in (7, 8, '7', 7.0, None, True)] == [
+      7, None, None, None, None, None]
+
+
+def test_category_ids_from_zero_are_raised():
+  findings = findings_lib.Findings()
+  merged = annotations.merge_categories(
+      {'train': split(categories=categories((0, 'cat'), (4, 'dog')))}, findings)
+  assert merged.names == {1: 'cat', 5: 'dog'}
+  assert [merged.record_id(value) for value in (0, 4, 5)] == [1, 5, None]
+  reason, = by_reason(findings.to_json(), 'fixed')
+  assert 'category ids began at 0' in reason
+
+
+@pytest.mark.parametrize('pairs, message', [
+    ([], 'train.json has no categories'), ([('1', 'cat')], "'1' of 'cat' is not a whole number"),
+    ([(-1, 'cat')], '-1'), ([(1, 'cat'), (1, 'dog')], "1 is both 'cat' and 'dog'")])
+def test_unusable_categories_are_refused(pairs, message):
+  with pytest.raises(command_line.CommandError, match=message):
+    annotations.merge_categories({'train': split(categories=categories(*pairs))},
+                                 findings_lib.Findings())
+
+
+def test_each_file_name_and_each_id_is_kept_once():
+  findings = findings_lib.Findings()
+  images = annotations.unique_images(split(images=[
+      coco_image(3, 'a.jpg'), coco_image(4, 'a.jpg'), coco_image(3, 'b.jpg'), dict(id=5),
+      dict(id=6, file_name='c.jpg')]), findings)
+  assert images == [annotations.ListedImage(3, 3, 'a.jpg', (40, 30)),
+                    annotations.ListedImage(6, 6, 'c.jpg', (None, None))]
+  assert by_reason(findings.to_json(), 'dropped') == {
+      'image is listed twice: only the first is kept': ['a.jpg'],
+      'image id is that of another image': ['b.jpg id 3'],
+      'image entry has no file_name': ['train.json id 5']}
+
+
+@pytest.mark.parametrize('ids', [('x', 7), (-1, 7), (2**63, 7), (1.5, 7), (None, 7)])
+def test_ids_that_are_no_int64_are_renumbered(ids):
+  findings = findings_lib.Findings()
+  images = annotations.unique_images(
+      split(images=[coco_image(number, f'{number}.jpg') for number in ids]), findings)
+  assert [(image.id, image.original_id) for image in images] == [(1, ids[0]), (2, ids[1])]
+  assert findings.count('fixed') == 1
+
+
+def test_annotations_are_grouped_by_the_original_id():
+  findings = findings_lib.Findings()
+  data = split(images=[coco_image('x', 'a.jpg'), coco_image('y', 'b.jpg')], entries=[
+      coco_annotation(1, 'y', [1, 1, 2, 2]), coco_annotation(2, 'z', [1, 1, 2, 2]),
+      coco_annotation(3, 'y', [1, 1, 2, 2])])
+  images = annotations.unique_images(data, findings)
+  groups = annotations.group_by_image(data, images, findings)
+  assert {key: [entry['id'] for entry in group] for key, group in groups.items()} == {'y': [1, 3]}
+  assert by_reason(findings.to_json(), 'dropped') == {
+      'annotation is for an image that is not listed': ['train.json annotation 2, image id z']}
+
+
+@pytest.mark.parametrize('box, expected', [
+    ([1, 2, 10, 11], [1, 2, 10, 11]), ([30, 20, 20, 20], [30, 20, 10, 10]),
+    ([-5, -5, 10, 10], [0, 0, 5, 5]), (['1', 2.5, 3, 4], [1, 2.5, 3, 4])])
+def test_a_box_is_clipped_to_its_image(box, expected):
+  cleaned, change = annotations.clean_box(box, 40, 30)
+  np.testing.assert_allclose(cleaned, expected)
+  is_same = expected == [float(value) for value in box]
+  assert change == ('' if is_same else 'box reached over the edge of the image: clipped')
+
+
+def test_start_and_length_never_exceed_the_image():
+  rng = np.random.default_rng(0)
+  for _ in range(1000):
+    x = rng.uniform(0, 40)
+    (start, _, length, _), _ = annotations.clean_box([x, 0, 40.0, 5], 40, 30)
+    assert start + length <= 40
+
+
+@pytest.mark.parametrize('box, reason', [
+    (None, 'box is not four numbers'), ([1, 2, 3], 'box is not four numbers'),
+    ([1, 2, 3, 'x'], 'box is not four numbers'), ([1, 2, float('nan'), 4], 'box is not finite'),
+    ([1, 2, float('inf'), 4], 'box is not finite'), ([1, 2, 0, 4], 'box has no area'),
+    ([1, 2, 3, -4], 'box has no area'), ([1, 2, 0.001, 4], 'box has no area'),
+    ([40, 2, 3, 4], 'box is outside the image'), ([1, -9, 3, 4], 'box is outside the image')])
+def test_a_box_that_cannot_be_used_is_refused(box, reason):
+  with pytest.raises(findings_lib.UnusableError, match=reason):
+    annotations.clean_box(box, 40, 30)

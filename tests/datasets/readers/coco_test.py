@@ -1,0 +1,77 @@
+"""COCO: annotation files are told apart by their names, and images are looked for beside them."""
+import json
+
+import pytest
+
+from dataset_files import by_reason, coco_annotation, coco_image
+from official_ext.datasets import findings as findings_lib
+from official_ext.datasets import readers
+from official_ext.utils import command_line
+
+CONTENT = dict(images=[coco_image(1, 'a.jpg')], annotations=[coco_annotation(1, 1, [1, 1, 2, 2])],
+               categories=[dict(id=1, name='cat')])
+
+
+def write(folder, *names, content=CONTENT):
+  for name in names:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def read(folder):
+  findings = findings_lib.Findings()
+  return readers.LAYOUTS['coco'].read(folder, findings), findings.to_json()
+
+
+def test_instances_are_preferred_to_captions(tmp_path):
+  write(tmp_path, *(f'annotations/{kind}_{split}2017.json'
+                    for kind in ('captions', 'instances') for split in ('train', 'val')))
+  splits, findings = read(tmp_path)
+  assert {name: split.source for name, split in splits.items()} == {
+      split: str(tmp_path / 'annotations' / f'instances_{split}2017.json')
+      for split in ('train', 'val')}
+  assert not findings
+  assert splits['train'].images == CONTENT['images']
+  assert splits['train'].annotations == CONTENT['annotations']
+  assert splits['train'].categories == CONTENT['categories']
+
+
+@pytest.mark.parametrize('place', ['images/train', 'images/train2017', 'train', 'train2017',
+                                   'images', '.', 'annotations'])
+def test_images_are_looked_for_in_the_usual_places(tmp_path, place):
+  write(tmp_path, 'annotations/instances_train2017.json')
+  image = tmp_path / place / 'a.jpg'
+  image.parent.mkdir(parents=True, exist_ok=True)
+  image.touch()
+  splits, _ = read(tmp_path)
+  assert splits['train'].find_image('a.jpg') == image
+
+
+def test_a_single_file_is_for_training_and_a_test_file_is_not_read(tmp_path):
+  write(tmp_path, 'boxes.json')
+  assert list(read(tmp_path)[0]) == ['train']
+  write(tmp_path, 'train.json', 'test.json')
+  splits, findings = read(tmp_path)
+  assert list(splits) == ['train']
+  assert by_reason(findings, 'noted') == {'annotation file is neither train nor val: not read': [
+      str(tmp_path / 'boxes.json'), str(tmp_path / 'test.json')]}
+
+
+def test_several_files_for_a_split_are_refused(tmp_path):
+  write(tmp_path, 'train_a.json', 'train_b.json')
+  with pytest.raises(command_line.CommandError, match=r'train: train_a\.json, train_b\.json'):
+    read(tmp_path)
+  (tmp_path / 'none').mkdir()
+  with pytest.raises(command_line.CommandError, match=r'has no annotations/\*\.json'):
+    read(tmp_path / 'none')
+
+
+@pytest.mark.parametrize('text, message', [
+    ('{', 'not a JSON file'), ('[]', '"images"'), ('{"images": [], "annotations": {}}',
+                                                   '"annotations"'),
+    ('{"images": [], "annotations": [], "categories": [1]}', '"categories"')])
+def test_files_of_another_kind_are_refused(tmp_path, text, message):
+  (tmp_path / 'train.json').write_text(text)
+  with pytest.raises(command_line.CommandError, match=f'train.json .*{message}'):
+    readers.load_annotations(tmp_path / 'train.json')

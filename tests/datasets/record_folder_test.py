@@ -1,0 +1,49 @@
+"""The description of a folder of records is read back, and damage is named."""
+import json
+
+import pytest
+import yaml
+
+from official_ext.datasets import record_folder
+from official_ext.utils import command_line
+
+
+def dataset() -> record_folder.Dataset:
+  split = record_folder.SplitRecords(5, 9, 'train-*.tfrecord', 2, 'annotations/train.json')
+  val = record_folder.SplitRecords(1, 0, 'val-*.tfrecord', 1, 'annotations/val.json')
+  return record_folder.Dataset(8, True, {1: 'cat', 7: 'dog'}, dict(train=split, val=val))
+
+
+def test_what_is_written_is_read_back(tmp_path):
+  record_folder.write(dataset(), tmp_path, '/final')
+  assert record_folder.read(tmp_path) == dataset()
+  assert json.loads((tmp_path / 'dataset.json').read_text())['class_names'] == {
+      '1': 'cat', '7': 'dog'}
+  assert (tmp_path / 'classes.txt').read_text() == '1 cat\n7 dog\n'
+
+
+def test_overrides_name_the_files_of_the_final_folder(tmp_path):
+  record_folder.write(dataset(), tmp_path, '/final')
+  text = (tmp_path / 'overrides.yaml').read_text()
+  assert text.startswith('# Makes an experiment use this data set: --config_file=<this file>\n')
+  assert yaml.safe_load(text) == dict(task=dict(
+      annotation_file='/final/annotations/val.json', model=dict(num_classes=8),
+      train_data=dict(input_path='/final/train-*.tfrecord'),
+      validation_data=dict(input_path='/final/val-*.tfrecord')))
+
+
+def test_a_folder_without_description_is_refused_with_advice(tmp_path):
+  with pytest.raises(command_line.CommandError, match='no dataset.json.*convert_dataset wrote, x'):
+    record_folder.read(tmp_path, alternative=', x')
+
+
+@pytest.mark.parametrize('change, message', [
+    (lambda content: '{', 'JSONDecodeError'), (lambda content: '[]', 'TypeError'),
+    (lambda content: json.dumps(dict(content, class_names={'a': 'cat'})), "'a'"),
+    (lambda content: json.dumps(dict(content, splits=dict(train={}))), 'num_images')])
+def test_a_damaged_description_is_named(tmp_path, change, message):
+  record_folder.write(dataset(), tmp_path, tmp_path)
+  path = tmp_path / 'dataset.json'
+  path.write_text(change(json.loads(path.read_text())))
+  with pytest.raises(command_line.CommandError, match=f'dataset.json is damaged .*{message}'):
+    record_folder.read(tmp_path)
