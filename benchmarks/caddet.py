@@ -1,28 +1,29 @@
-"""Measures exported supernets whose images take random paths against one that always runs whole.
+"""Times exported supernets whose images take random paths against one that always runs whole.
 
     .venv/bin/python benchmarks/caddet.py [--cases full] [--repeats 9] [--threads 1]
 
-Routers run as they always do; what they decide is replaced by gates that open with a given
-probability, drawn for every image and gate.  Time is a share of that of the same network with
-every path open, to be compared with its share of the multiply-adds; of that of a supernet without
-routers; and, for single images, of that of their paths alone, without routers or anything else
-that decides: parts of a network do not all have the same speed.
+Routers run as they always do; their decisions are replaced by gates that open with a given
+probability, drawn for every image and gate.  A time is divided by that of the same network with
+every path open, to be compared with its share of the multiply-adds; by that of a supernet without
+routers; and, for single images, by that of their paths alone, without routers or conditionals,
+because the parts of a network do not all have the same speed.
 Machines are noisy: only ratios within one run mean something.
 """
 import argparse
 import pathlib
 import tempfile
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, NamedTuple
+from collections.abc import Callable
 
 import official_ext  # noqa: F401 (chooses Keras 2)
 import numpy as np
 import tensorflow as tf
-import timing
 
 from official_ext.modeling.backbones import caddet
 from official_ext.modeling.backbones.caddet import conv_norm
 from official_ext.ops import routing
 from official_ext.utils import command_line
+from official_ext.utils import timing
 
 PROBABILITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 1.0)
 
@@ -31,8 +32,8 @@ _OPEN = 10.0  # The logit of a gate that is 1.
 
 class Case(NamedTuple):
   """A supernet and what it is run on."""
-  options: Dict[str, Any]
-  size: Tuple[int, int]
+  options: dict[str, Any]
+  size: tuple[int, int]
   batch: int
 
 
@@ -43,32 +44,38 @@ CASES = {
 
 
 class Exported(tf.Module):
-  """A supernet, and with routers the gates that it is told, one `[batch, paths]` per node."""
+  """A supernet, and the logits that replace its routers' decisions.
+
+  Attributes:
+    network: the supernet.
+    logits: of every node's paths, `[batch, paths]` each; empty without routers.
+  """
 
   def __init__(self, case: Case, routers: bool):
     super().__init__()
     self.network = caddet.CADDet(routers=routers, **case.options)
     self.network.build([None, None, None, 3])
-    self.logits: List[tf.Variable] = []
-    self._constants: Optional[List[np.ndarray]] = None
-    nodes = self.network._nodes if routers else ()  # pylint: disable=protected-access
+    self.logits: list[tf.Variable] = []
+    self._constants: list[np.ndarray] | None = None
+    nodes = self.network._nodes if routers else ()
     for number, node in enumerate(nodes):
       self.logits.append(tf.Variable(_OPEN * tf.ones([case.batch, len(node._paths)])))
-      # What the router itself finds is 0, but found all the same.
+      # The router still runs, and its own logits are 0.
       for variable in node._router._output.variables:
         variable.assign(tf.zeros_like(variable))
-      node.route = self._told(node.route, number)
+      node.route = self._forced(node.route, number)
 
-  def _told(self, route: Any, number: int) -> Any:
-    def told(features, present, training):
+  def _forced(self, route: Callable[..., tf.Tensor], number: int) -> Callable[..., tf.Tensor]:
+    """Returns a router that adds a node's logits to those of `route`, or gives constant ones."""
+    def forced(features, present, training):
       if self._constants:
-        # TensorFlow itself leaves out what constants shut.
+        # TensorFlow removes the branches that constants shut from the graph.
         return tf.constant(self._constants[number])
       return self.logits[number] + route(features, present, training)
-    return told
+    return forced
 
   def paths_alone(self, images: tf.Tensor) -> Callable[[], Any]:
-    """Returns a function that runs what the gates open now, without deciding anything."""
+    """Returns a function that runs the paths that are open now, as a graph without decisions."""
     self._constants = [logits.numpy() for logits in self.logits]
     function = tf.function(lambda x: self.network(x, training=False), autograph=False)
     concrete = function.get_concrete_function(tf.TensorSpec(images.shape))
@@ -76,7 +83,7 @@ class Exported(tf.Module):
     return lambda: concrete(images)['3'].numpy()
 
   @tf.function(autograph=False)
-  def run(self, images: tf.Tensor) -> Dict[str, tf.Tensor]:
+  def run(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
     """Returns the features, and `executed`, multiply-adds of every image."""
     with routing.RoutingTape() as tape:
       outputs = dict(self.network(images, training=False))
@@ -87,7 +94,7 @@ class Exported(tf.Module):
 
 
 def _export(case: Case, routers: bool, folder: pathlib.Path) -> Exported:
-  """Writes a SavedModel, and returns what was written."""
+  """Writes a supernet as a SavedModel, and returns it."""
   module = Exported(case, routers)
   conv_norm.fold_norms(module)  # As every export does.
   module.run.get_concrete_function(tf.TensorSpec([None, *case.size, 3]))
@@ -100,7 +107,7 @@ def benchmark(name: str, case: Case, repeats: int, folder: pathlib.Path) -> None
   total = caddet.CADDet(**case.options).costs(*case.size)
   module = _export(case, True, folder / name)
   _export(case, False, folder / f'{name}_plain')
-  # All gates of the second stay open.
+  # The gates of `whole` stay open.
   routed, whole, plain = (tf.saved_model.load(str(folder / path))
                           for path in (name, name, f'{name}_plain'))
   images = tf.random.stateless_normal([case.batch, *case.size, 3], [0, 1])
@@ -121,7 +128,7 @@ def benchmark(name: str, case: Case, repeats: int, folder: pathlib.Path) -> None
       functions['alone'] = module.paths_alone(images)
     seconds = timing.interleaved(functions, repeats)
     share = executed / total.total
-    time, no_routers, *alone = (float(np.median(seconds['routed'] / seconds[other]))
+    time, no_routers, *alone = (timing.median_ratio(seconds, 'routed', other)
                                 for other in functions if other != 'routed')
     command_line.say(f'  {probability:10.0%}  {share:13.3f}  {time:5.3f}  {time / share:5.3f}  '
                      f'{no_routers:13.3f}  {f"{alone[0]:.3f}" if alone else "-":>18}')
