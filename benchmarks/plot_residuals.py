@@ -15,6 +15,7 @@ from official.vision.ops import preprocess_ops
 import tensorflow as tf
 
 from official_ext import registry_imports
+from official_ext.modeling.decoders import ifpn
 from official_ext.ops import fixed_point
 from official_ext.utils import checkpoints
 from official_ext.utils import command_line
@@ -63,7 +64,7 @@ def main() -> None:
   params = experiment.resolve(args.experiment, params_override=args.params_override, lock=False)
   task = task_factory.get_task(params.task)
   model = task.build_model()
-  if not hasattr(model.decoder, 'function'):
+  if not isinstance(model.decoder, ifpn.ImplicitFPN):
     raise command_line.CommandError(f'--experiment={args.experiment} has no implicit pyramid.')
   if args.model_dir:
     checkpoints.restore(model, args.model_dir, flag='--model_dir')

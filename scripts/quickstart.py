@@ -71,8 +71,8 @@ class Steps:
           [sys.executable, '-m', f'official_ext.{module}', *arguments], env=environment,
           stderr=errors, check=False).returncode
     if status:
-      told = f'{log} ends with: {log.read_text().strip().splitlines()[-1]}. It' if log else 'It'
-      raise command_line.CommandError(f'the step {name!r} ended with status {status}. {told} can '
+      end = f'{log} ends with: {log.read_text().strip().splitlines()[-1]}. It' if log else 'It'
+      raise command_line.CommandError(f'the step {name!r} ended with status {status}. {end} can '
                                       'be repeated alone by the command above.')
     self.seconds[name] = round(time.monotonic() - start, 1)
 
