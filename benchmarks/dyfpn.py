@@ -111,13 +111,19 @@ def _train_step(task_config):
   return step
 
 
+def _shared_fields(values, known):
+  """Returns the nested fields of `values` that `known` has as well."""
+  return {
+      field: _shared_fields(value, known[field])
+      if isinstance(value, dict) and isinstance(known[field], dict) else value
+      for field, value in values.items() if field in known}
+
+
 def benchmark_training(repeats: int) -> None:
   """Prints the training step of our FPN experiment as a multiple of Model Garden's own."""
   routed = experiment.resolve('retinanet_fpn_efficientnetlite0_sample', lock=False)
   stock = exp_factory.get_exp_config('retinanet_resnetfpn_coco')
-  known = stock.task.as_dict()
-  stock.task.override(
-      {field: value for field, value in routed.task.as_dict().items() if field in known})
+  stock.task.override(_shared_fields(routed.task.as_dict(), stock.task.as_dict()))
   seconds = timing.interleaved(
       {'routed': _train_step(routed.task), 'stock': _train_step(stock.task)}, repeats)
   ratio = timing.median_ratio(seconds, 'routed', 'stock')
