@@ -28,7 +28,7 @@ setuptools.setup(
     packages=[*setuptools.find_packages(include=['official_ext', 'official_ext.*']),
               'official_ext.data'],
     package_dir={'official_ext.data': 'data'},
-    package_data={'official_ext.data': ['*/*']},
+    package_data={'official_ext': ['py.typed'], 'official_ext.data': ['*/*']},
     python_requires='>=3.11,<3.13',
     install_requires=[
         'absl-py',
@@ -47,5 +47,6 @@ setuptools.setup(
         'tf-keras~=2.20',
         'tf-models-official~=2.20.0',
     ],
-    extras_require={'dev': ['pytest', 'pytest-xdist', 'ruff>=0.9']},
+    extras_require={
+        'dev': ['mypy>=2.4,<3', 'pytest', 'pytest-xdist', 'ruff>=0.9', 'types-PyYAML']},
 )

@@ -12,18 +12,19 @@ Machines are noisy: compare only ratios within one run.
 import argparse
 import pathlib
 import tempfile
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, NamedTuple
+from collections.abc import Callable
 
 import official_ext  # noqa: F401 (chooses Keras 2)
 import numpy as np
 import tensorflow as tf
-import timing
 
 from official_ext.modeling.backbones import caddet
 from official_ext.modeling.backbones.caddet import conv_norm
 from official_ext.modeling.backbones.caddet import modes
 from official_ext.ops import routing
 from official_ext.utils import command_line
+from official_ext.utils import timing
 
 PROBABILITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 1.0)
 
@@ -32,8 +33,8 @@ _OPEN = 10.0  # The logit of a gate that is 1.
 
 class Case(NamedTuple):
   """A supernet and what it is run on."""
-  options: Dict[str, Any]
-  size: Tuple[int, int]
+  options: dict[str, Any]
+  size: tuple[int, int]
   batch: int
 
 
@@ -66,8 +67,8 @@ class Exported(tf.Module):
     super().__init__()
     self.network = caddet.CADDet(routers=routers, **case.options)
     self.network.build([None, None, None, 3])
-    self.logits: List[tf.Variable] = []
-    self.constants: Optional[List[np.ndarray]] = None
+    self.logits: list[tf.Variable] = []
+    self.constants: list[np.ndarray] | None = None
     if not routers:
       return
     for node in self.network._nodes:
@@ -86,7 +87,7 @@ class Exported(tf.Module):
     return lambda: concrete(images)['3'].numpy()
 
   @tf.function(autograph=False)
-  def run(self, images: tf.Tensor) -> Dict[str, tf.Tensor]:
+  def run(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
     """Returns the features, and in `executed` the multiply-adds of every image."""
     with routing.RoutingTape() as tape:
       outputs = dict(self.network(images, training=False))
@@ -97,7 +98,7 @@ class Exported(tf.Module):
 
 
 def _export(case: Case, routers: bool, folder: pathlib.Path) -> Exported:
-  """Writes a SavedModel, and returns what was written."""
+  """Writes a supernet as a SavedModel, and returns it."""
   module = Exported(case, routers)
   conv_norm.fold_norms(module)  # As every export does.
   module.run.get_concrete_function(tf.TensorSpec([None, *case.size, 3]))
@@ -110,7 +111,7 @@ def benchmark(name: str, case: Case, repeats: int, folder: pathlib.Path) -> None
   total = caddet.CADDet(**case.options).costs(*case.size)
   module = _export(case, True, folder / name)
   _export(case, False, folder / f'{name}_plain')
-  # All gates of the second stay open.
+  # The gates of `whole` stay open.
   routed, whole, plain = (tf.saved_model.load(str(folder / path))
                           for path in (name, name, f'{name}_plain'))
   images = tf.random.stateless_normal([case.batch, *case.size, 3], [0, 1])
@@ -131,7 +132,7 @@ def benchmark(name: str, case: Case, repeats: int, folder: pathlib.Path) -> None
       functions['alone'] = module.paths_alone(images)
     seconds = timing.interleaved(functions, repeats)
     share = executed / total.total
-    time, no_routers, *alone = (float(np.median(seconds['routed'] / seconds[other]))
+    time, no_routers, *alone = (timing.median_ratio(seconds, 'routed', other)
                                 for other in functions if other != 'routed')
     command_line.say(f'  {probability:10.0%}  {share:13.3f}  {time:5.3f}  {time / share:5.3f}  '
                      f'{no_routers:13.3f}  {f"{alone[0]:.3f}" if alone else "-":>18}')

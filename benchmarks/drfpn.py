@@ -1,69 +1,44 @@
-"""Measures DRFPN's sampling and neck: medians of ratios, interleaved in one run.
+"""Times DRFPN's sampling and neck: medians of ratios, interleaved in one run.
 
     .venv/bin/python benchmarks/drfpn.py [--image_size 320] [--repeats 15]
 
 Machines are noisy: only ratios within one run mean something.
 """
 import argparse
-import time
+import functools
 
 import official_ext  # noqa: F401 (chooses Keras 2)
-import numpy as np
+import graphs
 import tensorflow as tf
 
 from official_ext import registry_imports
 from official_ext.modeling.decoders import drfpn
 from official_ext.ops import sampling
 from official_ext.utils import command_line
+from official_ext.utils import timing
 
 CHANNELS = {'3': 512, '4': 1024, '5': 2048}
 
 
 def ratios(functions, base: str, repeats: int):
-  """Returns every function's median ratio to the time of `base`, called in turn.
-
-  A time is the best of three calls: some take less than a turn of the processor's scheduler.
-  """
-  seconds = {name: [] for name in functions}
-  for function in functions.values():
-    function()
-  for _ in range(repeats):
-    for name, function in functions.items():
-      calls = []
-      for _ in range(3):
-        start = time.perf_counter()
-        function()
-        calls.append(time.perf_counter() - start)
-      seconds[name].append(min(calls))
-  return {name: float(np.median(np.divide(values, seconds[base])))
-          for name, values in seconds.items()}
-
-
-def _with_gradient(function):
-  """Returns a function that computes the gradients of the sum of squares, too."""
-
-  def both(*args):
-    with tf.GradientTape() as tape:
-      tape.watch(args)
-      loss = tf.reduce_sum(tf.square(function(*args)))
-    return tape.gradient(loss, args, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-
-  return both
+  """Returns the time of every function as a multiple of that of `base`."""
+  # Some functions take less than a turn of the processor's scheduler.
+  seconds = timing.interleaved(functions, repeats, calls=3)
+  return {name: timing.median_ratio(seconds, name, base) for name in seconds}
 
 
 def _traced(function, *args, compiled=False):
-  concrete = tf.function(function, autograph=False, jit_compile=compiled).get_concrete_function(
-      *args)
-  return lambda: concrete(*args)
+  """Returns a call of the traced function with these arguments."""
+  return functools.partial(graphs.traced(function, *args, compiled=compiled), *args)
 
 
 def benchmark_sampling(batch: int, height: int, width: int, channels: int, repeats: int) -> None:
-  """Prints the time of sampling and resizing as shares of `tf.image.resize`.
+  """Prints the time of sampling and resizing as multiples of `tf.image.resize`.
 
   Args:
     batch: images.
     height: of the map that is sampled; the result is twice as high and wide.
-    width: likewise.
+    width: of the map.
     channels: of the map.
     repeats: interleaved repeats.
   """
@@ -80,7 +55,7 @@ def benchmark_sampling(batch: int, height: int, width: int, channels: int, repea
   command_line.say(f'\n{batch}x{height}x{width}x{channels} to {size[0]}x{size[1]}, as multiples of '
                    'tf.image.resize in a graph:')
   for title, wrap in (('forward', lambda function: function),
-                      ('forward and gradients', _with_gradient)):
+                      ('forward and gradients', graphs.with_gradients)):
     functions = {name: _traced(wrap(call), features, positions) for name, call in calls.items()}
     for name in ('sample_bilinear', 'resize_bilinear'):
       functions[f'{name}, compiled'] = _traced(
@@ -90,7 +65,7 @@ def benchmark_sampling(batch: int, height: int, width: int, channels: int, repea
 
 
 def benchmark_necks(image_size: int, repeats: int) -> None:
-  """Prints the time of DRFPN, with and without its context module, as multiples of FPN's.
+  """Prints the time of DRFPN, with and without its context module, as a multiple of FPN's.
 
   Args:
     image_size: side in pixels.
@@ -125,8 +100,8 @@ def benchmark_necks(image_size: int, repeats: int) -> None:
   for neck in necks.values():
     neck(features)
   for title, make in (('inference', inference), ('forward and gradients', training)):
-    measured = ratios({name: make(neck) for name, neck in necks.items()}, 'FPN', repeats)
-    for name, ratio in measured.items():
+    times = ratios({name: make(neck) for name, neck in necks.items()}, 'FPN', repeats)
+    for name, ratio in times.items():
       command_line.say(f'  {title}, {name}: {ratio:.2f}')
 
 

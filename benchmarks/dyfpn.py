@@ -1,4 +1,4 @@
-"""Measures DyFPN against plain necks: ratios of medians, interleaved in one run.
+"""Times DyFPN against plain necks: medians of ratios, interleaved in one run.
 
     .venv/bin/python benchmarks/dyfpn.py [--image_size 320] [--repeats 15]
 
@@ -11,7 +11,6 @@ import numpy as np
 from official.core import exp_factory
 from official.core import task_factory
 import tensorflow as tf, tf_keras
-import timing
 
 from official_ext import registry_imports
 from official_ext.modeling.decoders import dyfpn
@@ -20,6 +19,7 @@ from official_ext.ops import multiply_adds
 from official_ext.ops import routing
 from official_ext.utils import command_line
 from official_ext.utils import experiment
+from official_ext.utils import timing
 
 CHANNELS = {'3': 512, '4': 1024, '5': 2048}
 
@@ -37,12 +37,8 @@ class ForcedSelection(tf.Module):
     return gumbel_selection.Choice(gate, gate)
 
 
-def ratio(seconds, name: str, base: str) -> float:
-  """Returns the median over repeats of the ratio of two functions' times."""
-  return float(np.median(seconds[name] / seconds[base]))
-
-
 def _neck(network, features):
+  """Returns a call of the traced network, which is traced for any batch, with `features`."""
   network(features)
   specs = tf.nest.map_structure(lambda value: tf.TensorSpec([None, *value.shape[1:]]), features)
   traced = tf.function(lambda inputs: network(inputs, training=False), autograph=False)
@@ -51,7 +47,7 @@ def _neck(network, features):
 
 
 def benchmark_necks(image_size: int, batch: int, repeats: int) -> None:
-  """Prints the share of always-on time for shares of selected (image, level) pairs."""
+  """Prints the share of the always-on neck's time, for shares of selected (image, level) pairs."""
   features = {level: tf.random.stateless_normal(
       [batch, image_size >> int(level), image_size >> int(level), channels], [0, int(level)])
       for level, channels in CHANNELS.items()}
@@ -62,7 +58,7 @@ def benchmark_necks(image_size: int, batch: int, repeats: int) -> None:
       lambda: mask({level: value[:1] for level, value in features.items()}, training=False),
       autograph=False).get_concrete_function().graph)
   forced = ForcedSelection(batch)
-  skip._selection = mask._selection = forced  # pylint: disable=protected-access
+  skip._selection = mask._selection = forced
   functions = {
       'fpn': _neck(dyfpn.InceptionFPN(branches=['1x1'], **options), features),
       'always': _neck(mask, features),
@@ -80,31 +76,32 @@ def benchmark_necks(image_size: int, batch: int, repeats: int) -> None:
     record = tape.routing()
     executed = float(tf.reduce_mean(record.executed - record.dense)) + dense
     seconds = timing.interleaved(functions, repeats)
-    # A level's multiply-adds take longer where its map is small and its kernels are large.
+    # The time of the laterals that are needed: levels differ in the time of a multiply-add.
     selected = sum(part * seconds[level] for level, part in zip(
         features, np.mean(flat.reshape(batch, -1), axis=0)))
     seconds['selected'] = seconds['fpn'] + selected
     line = (f'  {np.mean(flat):4.0%} of pairs selected: '
-            f'{ratio(seconds, "dynamic", "always"):.3f} of always-on time, '
+            f'{timing.median_ratio(seconds, "dynamic", "always"):.3f} of always-on time, '
             f'{executed / dense:.3f} of its multiply-adds; FPN and the selected laterals alone '
-            f'take {ratio(seconds, "selected", "always"):.3f}')
+            f'take {timing.median_ratio(seconds, "selected", "always"):.3f}')
     if share == 0:
-      line += f'; {ratio(seconds, "dynamic", "fpn"):.3f} of the FPN neck\'s time'
+      line += f'; {timing.median_ratio(seconds, "dynamic", "fpn"):.3f} of the FPN neck\'s time'
     command_line.say(line)
 
 
 def _train_step(task_config):
+  """Returns a call of a RetinaNet task's training step on two images of noise."""
   task = task_factory.get_task(task_config)
   model = task.build_model()
   optimizer = tf_keras.optimizers.legacy.SGD(1e-3)
   metrics = task.build_metrics(training=True)
   data = tf.random.stateless_uniform([2, 256, 256, 3], [1, 2])
-  with_shapes = model(data, training=True)
+  outputs = model(data, training=True)
   labels = {
       'cls_targets': {level: tf.zeros([2, *value.shape[1:3], 9], tf.int32)
-                      for level, value in with_shapes['cls_outputs'].items()},
+                      for level, value in outputs['cls_outputs'].items()},
       'box_targets': {level: tf.zeros([2, *value.shape[1:3], 36])
-                      for level, value in with_shapes['box_outputs'].items()},
+                      for level, value in outputs['box_outputs'].items()},
   }
   anchors = sum(int(np.prod(t.shape[1:])) for t in labels['cls_targets'].values())
   labels['cls_weights'] = tf.ones([2, anchors])
@@ -114,17 +111,24 @@ def _train_step(task_config):
   return step
 
 
+def _shared_fields(values, known):
+  """Returns the nested fields of `values` that `known` has as well."""
+  return {
+      field: _shared_fields(value, known[field])
+      if isinstance(value, dict) and isinstance(known[field], dict) else value
+      for field, value in values.items() if field in known}
+
+
 def benchmark_training(repeats: int) -> None:
-  """Prints our FPN experiment's training step against Model Garden's own."""
-  ours = experiment.resolve('retinanet_fpn_efficientnetlite0_sample', lock=False)
-  theirs = exp_factory.get_exp_config('retinanet_resnetfpn_coco')
-  stock = ours.task.as_dict()
-  known = theirs.task.as_dict()
-  theirs.task.override({field: value for field, value in stock.items() if field in known})
+  """Prints the training step of our FPN experiment as a multiple of Model Garden's own."""
+  routed = experiment.resolve('retinanet_fpn_efficientnetlite0_sample', lock=False)
+  stock = exp_factory.get_exp_config('retinanet_resnetfpn_coco')
+  stock.task.override(_shared_fields(routed.task.as_dict(), stock.task.as_dict()))
   seconds = timing.interleaved(
-      {'ours': _train_step(ours.task), 'theirs': _train_step(theirs.task)}, repeats)
+      {'routed': _train_step(routed.task), 'stock': _train_step(stock.task)}, repeats)
+  ratio = timing.median_ratio(seconds, 'routed', 'stock')
   command_line.say('\ntraining step of retinanet_fpn_efficientnetlite0_sample: '
-                   f'{ratio(seconds, "ours", "theirs"):.3f} of Model Garden\'s own task')
+                   f"{ratio:.3f} of Model Garden's own task")
 
 
 def main() -> None:

@@ -12,38 +12,42 @@ import argparse
 import collections
 import json
 import pathlib
-from typing import Dict, List
 
 import official_ext  # noqa: F401 (chooses Keras 2)
 import numpy as np
 from PIL import Image
-import timing
 
 from official_ext import registry_imports
 from official_ext.utils import command_line
+from official_ext.utils import timing
 from official_ext.datasets import image_files
 from official_ext.serving import detectors
 
 _COMPARED = ('detection_boxes', 'detection_scores', 'multiply_adds')
 
 
-def by_crowd(images: image_files.ImageSet, annotation_file: pathlib.Path) -> Dict[int, int]:
+def count_objects(images: image_files.ImageSet, annotation_file: pathlib.Path) -> dict[int, int]:
   """Returns image id -> number of annotated objects, fewest first."""
   annotations = json.loads(annotation_file.read_text(encoding='utf-8'))['annotations']
   counts = collections.Counter(item['image_id'] for item in annotations)
   return dict(sorted(((image, counts[image]) for image in images.paths), key=lambda item: item[1]))
 
 
-def _read(path: pathlib.Path, size: List[int]) -> np.ndarray:
+def _read(path: pathlib.Path, size: list[int]) -> np.ndarray:
   """Returns an image as a batch, uint8 `[1, height, width, 3]`."""
   with Image.open(path) as image:
     return np.asarray(image.convert('RGB').resize(size[::-1]))[None]
 
 
-def difference(detectors, images: List[np.ndarray]) -> float:
+def difference(detectors, images: list[np.ndarray]) -> float:
   """Returns the largest absolute difference between the outputs of two detectors.
 
-  Multiply-adds count in 10^9; boxes in pixels of the resized image.
+  Args:
+    detectors: both.
+    images: uint8 `[1, height, width, 3]` each.
+
+  Returns:
+    The difference: of multiply-adds in 10^9, of boxes in pixels of the resized image.
   """
   largest = 0.0
   for image in images:
@@ -60,7 +64,8 @@ def main() -> None:
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--saved_model', required=True, type=pathlib.Path, metavar='DIR',
                       help='folder that export_saved_model wrote')
-  parser.add_argument('--experiment', required=True, metavar='NAME', help='that was trained')
+  parser.add_argument('--experiment', required=True, metavar='NAME',
+                      help='experiment of the training')
   parser.add_argument('--model_dir', required=True, type=pathlib.Path, metavar='DIR',
                       help='folder of the training')
   parser.add_argument('--images', required=True, type=pathlib.Path, metavar='FOLDER')
@@ -70,7 +75,7 @@ def main() -> None:
   parser.add_argument('--repeats', type=int, default=15, help='interleaved repeats (15)')
   args = parser.parse_args()
   found = image_files.assign_ids(image_files.find([args.images]), args.annotation_file)
-  objects = by_crowd(found, args.annotation_file)
+  objects = count_objects(found, args.annotation_file)
   if len(objects) < 2 * args.count:
     raise command_line.CommandError(
         f'--images={args.images} has {len(objects)} annotated images; --count={args.count} needs '
@@ -93,9 +98,8 @@ def main() -> None:
     command_line.say(
         f'{kind}: {np.mean([objects[image_id] for image_id in chosen]):.1f} objects, {gmac:.3f} '
         f'GMAC and {1000 * np.median(per_image[kind]):.1f} ms per image')
-  command_line.say(
-      f'an easy image takes {np.median(per_image["easy"] / per_image["crowded"]):.3f} of the time '
-      'of a crowded one')
+  ratio = timing.median_ratio(per_image, 'easy', 'crowded')
+  command_line.say(f'an easy image takes {ratio:.3f} of the time of a crowded one')
 
 
 if __name__ == '__main__':

@@ -1,24 +1,23 @@
-"""Measures i-FPN's solvers against two unrolled evaluations of the same map G.
+"""Times i-FPN's solvers against two unrolled evaluations of the same map G.
 
     .venv/bin/python benchmarks/fixed_point.py [--image_size 320] [--repeats 15]
 
 Training steps and inference are ratios of medians, interleaved in one run; machines are
-noisy, and only ratios within one run mean something.  Memory is the peak of what a
-process of its own holds above what it held before its first step.
+noisy, and only ratios within one run mean something.  Memory is the peak of
+a process of its own above what it held before its first step.
 """
 import argparse
 import pathlib
 import resource
 import subprocess
 import sys
-import time
 
 import official_ext  # noqa: F401 (chooses Keras 2)
-import numpy as np
 import tensorflow as tf, tf_keras
 
 from official_ext.modeling.decoders import ifpn
 from official_ext.utils import command_line
+from official_ext.utils import timing
 
 LEVELS = (3, 4, 5)
 
@@ -91,36 +90,28 @@ def inference(network, inputs, jit: bool = False):
                      jit_compile=jit)
 
 
-def interleaved(functions, repeats: int):
-  """Returns the ratio of every function's time to the first one's, a median over repeats."""
-  for function in functions.values():
-    function()
-  seconds = {name: [] for name in functions}
-  for _ in range(repeats):
-    for name, function in functions.items():
-      start = time.perf_counter()
-      tf.nest.map_structure(lambda x: x.numpy(), function())
-      seconds[name].append(time.perf_counter() - start)
-  base = np.array(next(iter(seconds.values())))
-  return {name: float(np.median(np.array(values) / base)) for name, values in seconds.items()}
+def _finished(function):
+  """Returns a function that runs `function` and waits for its tensors."""
+  return lambda: tf.nest.map_structure(lambda x: x.numpy(), function())
 
 
 def benchmark(title: str, build, cases, args, num_filters: int) -> None:
-  """Prints the time of every case as a multiple of the first case's."""
+  """Prints the time of every case as a multiple of that of two unrolled evaluations."""
   inputs = random_inputs(num_filters, args.image_size, args.batch)
-  functions = {name: build(make(num_filters, solver), inputs, jit=args.jit)
+  functions = {name: _finished(build(make(num_filters, solver), inputs, jit=args.jit))
                for name, solver in cases.items()}
   command_line.say(f'\n{title}, {num_filters} filters, {args.image_size} pixels, batch '
                    f'{args.batch}{", XLA" if args.jit else ""}, multiples of unroll 2:')
-  for name, ratio in interleaved(functions, args.repeats).items():
-    command_line.say(f'  {name:26}{ratio:6.2f}')
+  seconds = timing.interleaved(functions, args.repeats)
+  for name in cases:
+    command_line.say(f'  {name:26}{timing.median_ratio(seconds, name, "unroll 2"):6.2f}')
 
 
 def peak_memory(name: str, num_filters: int) -> float:
   """Returns the MB that the training step `name` adds to this process at its peak."""
   step = training_step(make(num_filters, TRAINING[name]), random_inputs(num_filters, 1024, 2))
   step.get_concrete_function()
-  # What is held now, not the peak of building, which may have been higher.
+  # The resident memory now; building the graph may have had a higher peak.
   pages = int(pathlib.Path('/proc/self/statm').read_text(encoding='ascii').split()[1])
   for _ in range(2):
     step()
@@ -129,7 +120,7 @@ def peak_memory(name: str, num_filters: int) -> float:
 
 
 def benchmark_memory(cases, num_filters: int) -> None:
-  """Prints the peak memory of every training step, each measured in its own process."""
+  """Prints the peak memory of every training step, each in a process of its own."""
   command_line.say(f'\nmemory of a training step, {num_filters} filters, 1024 pixels, batch 2:')
   base = None
   for name in cases:

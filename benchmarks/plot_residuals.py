@@ -2,8 +2,8 @@
 
     .venv/bin/python benchmarks/plot_residuals.py --images=FOLDER --output=FILE [--model_dir=DIR]
 
-The neck is that of --experiment, on features of the backbone that the package carries, or
-of a training's last checkpoint.
+The neck is that of --experiment.  Its weights, and the backbone's, are those of the last checkpoint
+in --model_dir; without it the neck is untrained and the backbone is the one in data/.
 """
 import argparse
 import pathlib
@@ -15,6 +15,7 @@ from official.vision.ops import preprocess_ops
 import tensorflow as tf
 
 from official_ext import registry_imports
+from official_ext.modeling.decoders import ifpn
 from official_ext.ops import fixed_point
 from official_ext.utils import checkpoints
 from official_ext.utils import command_line
@@ -29,20 +30,22 @@ def arguments() -> argparse.Namespace:
   parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--experiment', default='retinanet_ifpn_efficientnetlite0_sample',
+                      metavar='NAME',
                       help='default: retinanet_ifpn_efficientnetlite0_sample')
-  parser.add_argument('--images', type=pathlib.Path, default='runs/sample/coco/images',
+  parser.add_argument('--images', type=pathlib.Path, metavar='FOLDER',
+                      default=pathlib.Path('runs/sample/coco/images'),
                       help='folder of JPEG or PNG images; default: the composed sample')
-  parser.add_argument('--num_images', type=int, default=8, help='default 8')
+  parser.add_argument('--num_images', type=int, default=8, help='number of images (8)')
   parser.add_argument('--model_dir', type=pathlib.Path,
                       help='folder of a training; default: an untrained neck')
-  parser.add_argument('--evaluations', type=int, default=16, help='of each solver; default 16')
-  parser.add_argument('--params_override', help='as in training')
+  parser.add_argument('--evaluations', type=int, default=16, help='evaluations of each solver (16)')
+  parser.add_argument('--params_override', help='overrides of the experiment, as in training')
   parser.add_argument('--output', type=pathlib.Path, required=True, help='PNG file to write')
   return parser.parse_args()
 
 
 def load_images(folder: pathlib.Path, count: int, size) -> tf.Tensor:
-  """Returns float32 `[count, height, width, 3]` as the network gets them."""
+  """Returns normalized images of one size, float32 `[count, height, width, 3]`."""
   paths = sorted(path for path in folder.glob('*') if path.suffix in ('.jpg', '.jpeg', '.png'))
   if not paths:
     raise command_line.CommandError(f'--images={folder} holds no JPEG or PNG image.')
@@ -56,12 +59,12 @@ def load_images(folder: pathlib.Path, count: int, size) -> tf.Tensor:
 
 
 def main() -> None:
-  """Solves with every solver and draws."""
+  """Solves with every solver and draws the residuals."""
   args = arguments()
   params = experiment.resolve(args.experiment, params_override=args.params_override, lock=False)
   task = task_factory.get_task(params.task)
   model = task.build_model()
-  if not hasattr(model.decoder, 'function'):
+  if not isinstance(model.decoder, ifpn.ImplicitFPN):
     raise command_line.CommandError(f'--experiment={args.experiment} has no implicit pyramid.')
   if args.model_dir:
     checkpoints.restore(model, args.model_dir, flag='--model_dir')

@@ -1,15 +1,16 @@
-"""Measures sparse residual blocks against the fastest full one, interleaved in one run.
+"""Times sparse residual blocks against the best dense one, interleaved in one run.
 
     .venv/bin/python benchmarks/sparse_conv.py [--image_size 800 1344] [--repeats 9]
 
-Speed-ups are medians of ratios of times, above 1 where the sparse block is faster.  The full
-block computes all positions without masks, with the same group norm over all positions.
-Machines are noisy: only ratios within one run can be compared.
+Speed-ups are medians of ratios of times, above 1 where sparse is faster; the dense block
+has the same group norm, over all positions, and no masks.  Machines are noisy: only
+ratios within one run mean something.
 """
 import argparse
-import time
+import functools
 
 import official_ext  # noqa: F401 (chooses Keras 2)
+import graphs
 import numpy as np
 import tensorflow as tf
 
@@ -17,21 +18,22 @@ from official_ext.ops import group_norm
 from official_ext.ops import sparse_conv
 from official_ext.ops import tiled_conv
 from official_ext.utils import command_line
+from official_ext.utils import timing
 
 SHAPES = ('blobs', 'random')
 SHARES = (1.0, 0.8, 0.6, 0.4, 0.2, 0.1, 0.05, 0.0)
-LIST_ONLY = 1.0  # a break-even that no share of work exceeds
+LIST_ONLY = 1.0  # `dense_above` that never falls back: no share of the work is above it
 
 
 def make_gate(shape: str, share: float, batch: int, height: int, width: int) -> tf.Tensor:
   """Returns a gate, `[batch, height, width, 1]`, open at a share of the positions.
 
   Args:
-    shape: where positions are open: `random`, or `blobs`, around four points of each image.
-    share: share of open positions.
-    batch: number of images, each with a pattern of its own.
-    height: height of the map.
-    width: width of the map.
+    shape: `random`: anywhere; `blobs`: around four points of each image.
+    share: of open positions.
+    batch: images, each with a pattern of its own.
+    height: of the map.
+    width: of the map.
   """
   rng = np.random.default_rng(0)
   gate = np.zeros([batch, height * width], np.float32)
@@ -46,13 +48,13 @@ def make_gate(shape: str, share: float, batch: int, height: int, width: int) -> 
 
 
 def make_weights(channels: int) -> sparse_conv.ResidualWeights:
-  """Returns weights as they are at the start of a training."""
+  """Returns small random kernels, and norms as at the start of a training."""
   kernels = 0.01 * tf.random.stateless_normal([2, 3, 3, channels, channels], [0, 0])
   ones, zeros = tf.ones([channels]), tf.zeros([channels])
   return sparse_conv.ResidualWeights(kernels[0], ones, zeros, kernels[1], ones, zeros)
 
 
-def _full(x, gate, weights):
+def _dense(x, gate, weights):
   groups = group_norm.num_groups_of(x.shape[-1])
   hidden = tf.nn.conv2d(x, weights.kernel1, 1, 'SAME')
   hidden = tf.nn.relu(group_norm.group_norm(hidden, weights.gamma1, weights.beta1, groups))
@@ -60,58 +62,33 @@ def _full(x, gate, weights):
   return group_norm.group_norm(hidden, weights.gamma2, weights.beta2, groups) * gate
 
 
-def _sparse(break_even):
+def _sparse(dense_above):
   return lambda x, gate, weights: sparse_conv.residual_block(
-      x, gate, weights, group_norm.num_groups_of(x.shape[-1]), break_even=break_even)
+      x, gate, weights, group_norm.num_groups_of(x.shape[-1]), dense_above=dense_above)
 
 
-BLOCKS = {'full': _full, 'list': _sparse(LIST_ONLY), 'adaptive': _sparse(None)}
-
-
-def _with_gradient(function):
-  """Returns a function that gives the gradients of the sum of squares."""
-
-  def gradients(*args):
-    with tf.GradientTape() as tape:
-      tape.watch(args)
-      loss = tf.reduce_sum(tf.square(function(*args)))
-    return tape.gradient(loss, args, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-
-  return gradients
-
-
-def _traced(function, *args, compiled=False):
-  """Returns the function for arguments of these shapes."""
-  specs = tf.nest.map_structure(lambda value: tf.TensorSpec(value.shape, value.dtype), args)
-  concrete = tf.function(function, autograph=False, jit_compile=compiled).get_concrete_function(
-      *specs)
-  return lambda *values: concrete(*tf.nest.flatten(values))
+BLOCKS = {'dense': _dense, 'list': _sparse(LIST_ONLY),
+          'adaptive': _sparse(None)}
 
 
 def speed_ups(functions, args, repeats: int):
-  """Returns how many times faster than `full` each function is, called in turn."""
-  seconds = {name: [] for name in functions}
-  for function in functions.values():
-    function(*args)
-  for _ in range(repeats):
-    for name, function in functions.items():
-      start = time.perf_counter()
-      function(*args)
-      seconds[name].append(time.perf_counter() - start)
-  return {name: float(np.median(np.divide(seconds['full'], values)))
-          for name, values in seconds.items()}
+  """Returns how many times faster than `dense` each function is when called with `args`."""
+  seconds = timing.interleaved(
+      {name: functools.partial(function, *args) for name, function in functions.items()}, repeats)
+  return {name: timing.median_ratio(seconds, 'dense', name) for name in seconds}
 
 
 def work(gate: tf.Tensor) -> float:
-  """Returns the share of the full block's multiply-adds that a gate needs."""
+  """Returns the share of the dense block's multiply-adds that a gate needs."""
   needed = float(tf.reduce_sum(sparse_conv.residual_block_multiply_adds(gate, 1)))
   return needed / (18 * tf.size(gate).numpy())
 
 
-def _line(share, gate, measured) -> str:
+def _line(share, gate, faster) -> str:
+  """Returns a line of results: `faster` is what `speed_ups` returned."""
   needed = work(gate)
   ideal = f'{1 / needed:6.2f}' if needed else '     -'
-  numbers = '  '.join(f'{name} {measured[name]:6.2f}' for name in measured if name != 'full')
+  numbers = '  '.join(f'{name} {faster[name]:6.2f}' for name in faster if name != 'dense')
   return f'    {share:4.0%} open, {needed:5.1%} of the work, ideal {ideal}:  {numbers}'
 
 
@@ -119,29 +96,30 @@ def benchmark_block(batch: int, size, channels: int, shares, repeats: int, train
   """Prints speed-ups of the block over the share of open positions.
 
   Args:
-    batch: number of images.
+    batch: images.
     size: height and width of the map.
-    channels: channels of the map.
-    shares: shares of open positions.
-    repeats: number of interleaved repeats.
-    training: whether gradients of the map, the gate and the weights are computed too.
+    channels: of the map.
+    shares: of open positions.
+    repeats: interleaved repeats.
+    training: with gradients of the map, the gate and the weights.
 
   Returns:
-    `(work, speed-up of the list)` of every measurement.
+    `(work, speed-up of the list)` of every shape and share.
   """
   x = tf.random.stateless_normal([batch, *size, channels], [0, 1])
   weights, points = make_weights(channels), []
-  wrap = _with_gradient if training else lambda function: function
+  wrap = graphs.with_gradients if training else lambda function: function
   example = make_gate('random', 0, batch, *size)
-  functions = {name: _traced(wrap(block), x, example, weights) for name, block in BLOCKS.items()}
+  functions = {name: graphs.traced(wrap(block), x, example, weights)
+               for name, block in BLOCKS.items()}
   for shape in SHAPES:
     command_line.say(f'  block {batch}x{size[0]}x{size[1]}x{channels}, {shape}'
                      f'{", forward and gradients" if training else ""}:')
     for share in shares:
       gate = make_gate(shape, share, batch, *size)
-      measured = speed_ups(functions, (x, gate, weights), repeats)
-      points.append((work(gate), measured['list']))
-      command_line.say(_line(share, gate, measured))
+      faster = speed_ups(functions, (x, gate, weights), repeats)
+      points.append((work(gate), faster['list']))
+      command_line.say(_line(share, gate, faster))
   return points
 
 
@@ -150,41 +128,42 @@ def benchmark_convolution(size, channels: int, repeats: int) -> None:
   x = tf.random.stateless_normal([1, *size, channels], [0, 1])
   kernel = make_weights(channels).kernel1
   functions = {
-      'full': lambda x, kernel, mask: tf.nn.conv2d(x, kernel, 1, 'SAME'),
+      'dense': lambda x, kernel, mask: tf.nn.conv2d(x, kernel, 1, 'SAME'),
       'list': lambda x, kernel, mask: sparse_conv.sparse_conv2d(
-          x, kernel, mask, break_even=LIST_ONLY)}
+          x, kernel, mask, dense_above=LIST_ONLY)}
 
   def step(function):
-    return lambda x, kernel, mask: _with_gradient(lambda *args: function(*args, mask))(x, kernel)
+    return lambda x, kernel, mask: graphs.with_gradients(
+        lambda *args: function(*args, mask))(x, kernel)
 
-  functions = {name: _traced(step(function), x, kernel, make_gate('random', 0, 1, *size) > 0)
+  functions = {name: graphs.traced(step(function), x, kernel, make_gate('random', 0, 1, *size) > 0)
                for name, function in functions.items()}
   command_line.say(f'  convolution 1x{size[0]}x{size[1]}x{channels}, blobs, forward and gradients:')
   for share in (0.5, 0.2, 0.1):
     mask = make_gate('blobs', share, 1, *size) > 0
-    measured = speed_ups(functions, (x, kernel, mask), repeats)
+    faster = speed_ups(functions, (x, kernel, mask), repeats)
     command_line.say(
-        f'    {share:4.0%} open, ideal {1 / share:6.2f}:  list {measured["list"]:6.2f}')
+        f'    {share:4.0%} open, ideal {1 / share:6.2f}:  list {faster["list"]:6.2f}')
 
 
 def _needed_tiles(gate: tf.Tensor, tile_size: int) -> float:
-  """Returns the largest share of active tiles of an image."""
+  """Returns the largest share of active tiles that an image has."""
   first, _ = sparse_conv.active_positions(gate)
   tiles = tf.nn.max_pool2d(tf.cast(first, tf.float32), tile_size, tile_size, 'SAME')
   return float(tf.reduce_max(tf.reduce_mean(tiles, axis=[1, 2, 3])))
 
 
 def benchmark_tiles(size, channels: int, repeats: int) -> None:
-  """Prints speed-ups of compiled tiles over the compiled full block.
+  """Prints speed-ups of compiled tiles over the compiled block.
 
-  The capacity is a tenth larger than needed.
+  Tiles have a tenth more room than the gate needs.
   """
   x, weights = tf.random.stateless_normal([1, *size, channels], [0, 1]), make_weights(channels)
   groups = group_norm.num_groups_of(channels)
   command_line.say(f'  block 1x{size[0]}x{size[1]}x{channels}, blobs, compiled, by side of tiles:')
   for share in (0.2, 0.1, 0.05):
     gate = make_gate('blobs', share, 1, *size)
-    functions = {'full': _traced(_full, x, gate, weights, compiled=True)}
+    functions = {'dense': graphs.traced(_dense, x, gate, weights, compiled=True)}
     for side in (2, 4, 8):
       capacity = min(1.0, 1.1 * _needed_tiles(gate, side))
 
@@ -192,7 +171,7 @@ def benchmark_tiles(size, channels: int, repeats: int) -> None:
         return tiled_conv.tiled_residual_block(
             x, gate, weights, groups, capacity, tile_size=side)
 
-      functions[f'{side}'] = _traced(
+      functions[f'{side}'] = graphs.traced(
           lambda *args, tiled=tiled: tiled(*args), x, gate, weights, compiled=True)
     command_line.say(_line(share, gate, speed_ups(functions, (x, gate, weights), repeats)))
 
@@ -215,7 +194,8 @@ def benchmark_head(sizes, channels: int, repeats: int) -> None:
     return run
 
   gates = [make_gate('blobs', 0, 1, *size) for size in sizes]
-  functions = {name: _traced(head(block), maps, gates, weights) for name, block in BLOCKS.items()}
+  functions = {name: graphs.traced(head(block), maps, gates, weights)
+               for name, block in BLOCKS.items()}
   command_line.say(f'  head of four blocks on {len(sizes)} levels, {channels} channels, blobs:')
   for share in (0.5, 0.2, 0.1):
     gates = [make_gate('blobs', share, 1, *size) for size in sizes]
@@ -223,13 +203,10 @@ def benchmark_head(sizes, channels: int, repeats: int) -> None:
 
 
 def break_even(points) -> float:
-  """Returns the share of work at which the list takes the time of the full block.
+  """Returns the share of work at which the list takes as long as the dense block.
 
-  A line is fitted to the times of the list, which are a constant and a part that grows with the
-  work.
-
-  Args:
-    points: `(work, speed-up of the list)` of every measurement.
+  The time of the list is taken for a constant and a part that grows with the work: a line through
+  the points with more than 30 % of the work.
   """
   shares, ups = np.transpose([point for point in points if point[0] > 0.3])
   slope, constant = np.polyfit(shares, 1 / ups, 1)
@@ -247,13 +224,13 @@ def main() -> None:
   args = parser.parse_args()
   sizes = [tuple(-(-side // 2**level) for side in args.image_size) for level in range(3, 8)]
   channels, repeats = args.channels, args.repeats
-  command_line.say('Times faster than the full block:')
+  command_line.say('Times faster than dense:')
   for batch, size in ((1, sizes[0]), (4, sizes[1])):
     points = benchmark_block(batch, size, channels, SHARES, repeats, training=False)
     command_line.say(f'  break-even of the list, batch of {batch}: {break_even(points):.0%} of the '
                      'work')
-  command_line.say(f'  by default all positions are computed above {sparse_conv.BREAK_EVEN:.0%}, '
-                   'and never for a single image')
+  command_line.say(f'  the default falls back to dense above {sparse_conv.DENSE_ABOVE:.0%}, and '
+                   'never for a single image')
   few = (0.5, 0.2, 0.1)
   for size in sizes[1:]:
     benchmark_block(1, size, channels, few, repeats, training=False)

@@ -1,10 +1,10 @@
-r"""Makes one small mistake after the other in a copy of the package: a test must fail for each.
+r"""Makes small mistakes in copies of the package, one at a time: a test must fail for each.
 
     .venv/bin/python scripts/check_mutations.py                    all of `mutations.py`
-    .venv/bin/python scripts/check_mutations.py --only caddet      those in paths with this text
+    .venv/bin/python scripts/check_mutations.py --only caddet      those whose path has this text
 
-A test that fails must pass again without the mistake.  The checkout is not touched; all of them
-take about twenty minutes on two cores.  The exit status is 1 if a mistake was not noticed.
+The test that fails must pass again without the mistake.  The checkout is not touched; all mistakes
+take about twenty minutes on two cores.  The exit status is 1 if one was not noticed.
 """
 import argparse
 import concurrent.futures
@@ -16,7 +16,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from typing import List, Tuple
 
 import mutations
 
@@ -24,7 +23,7 @@ import official_ext  # noqa: F401 (chooses Keras 2)
 from official_ext.utils import command_line
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
-_PASSED, _FAILED = 0, 1  # of pytest; anything else means that no test ran as it should
+_PASSED, _FAILED = 0, 1  # pytest's exit status; with any other the tests did not run
 _FAILED_TEST = re.compile(r'^(?:FAILED|ERROR) (.+?)(?: - |$)', re.MULTILINE)
 
 
@@ -32,17 +31,18 @@ def _arguments() -> argparse.Namespace:
   parser = argparse.ArgumentParser(
       description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
       allow_abbrev=False)
-  parser.add_argument('--only', default='', metavar='TEXT', help='mutations whose path has this')
+  parser.add_argument('--only', default='', metavar='TEXT',
+                      help='only mutations whose path has this text')
   parser.add_argument('--workers', type=int, default=os.cpu_count() or 1, metavar='N',
                       help='mutations at once; default: one for each core')
   return parser.parse_args()
 
 
-def apply(mutation: mutations.Mutation, root: pathlib.Path) -> Tuple[pathlib.Path, str]:
-  """Writes the mistake below `root` and returns the file and what it was before.
+def apply(mutation: mutations.Mutation, root: pathlib.Path) -> tuple[pathlib.Path, str]:
+  """Makes the mistake below `root` and returns the file and its text before.
 
   Raises:
-    ValueError: the file does not have the text that changes, or more than once.
+    ValueError: the file has the text `mutation.old` never or more than once.
   """
   path = root / 'official_ext' / mutation.path
   text = path.read_text(encoding='utf-8')
@@ -54,23 +54,23 @@ def apply(mutation: mutations.Mutation, root: pathlib.Path) -> Tuple[pathlib.Pat
 
 
 def _copy(root: pathlib.Path) -> pathlib.Path:
-  """Copies what tests need to a new folder and returns it."""
+  """Copies all that tests need to a new folder and returns the folder."""
   root.mkdir()
-  for folder in ('official_ext', 'tests', 'scripts', 'configs', 'data'):
+  for folder in ('official_ext', 'tests', 'scripts', 'benchmarks', 'configs', 'data'):
     shutil.copytree(_ROOT / folder, root / folder)
   shutil.copy(_ROOT / 'pyproject.toml', root)
   return root
 
 
-def _pytest(root: pathlib.Path, what: str) -> 'subprocess.CompletedProcess[str]':
+def _pytest(root: pathlib.Path, tests: str) -> 'subprocess.CompletedProcess[str]':
   return subprocess.run(
-      [sys.executable, '-m', 'pytest', '-n0', '-x', '-q', '-p', 'no:cacheprovider', what],
+      [sys.executable, '-m', 'pytest', '-n0', '-x', '-q', '-p', 'no:cacheprovider', tests],
       cwd=root, capture_output=True, text=True, check=False,
       env={**os.environ, 'PYTHONPATH': str(root), 'PYTHONDONTWRITEBYTECODE': '1'})
 
 
 def _try(mutation: mutations.Mutation, copies: 'queue.Queue[pathlib.Path]') -> str:
-  """Returns what tests make of a mistake: `noticed`, or what is wrong."""
+  """Returns `noticed`, or why the tests did not notice a mistake."""
   root = copies.get()
   try:
     path, text = apply(mutation, root)
@@ -83,7 +83,7 @@ def _try(mutation: mutations.Mutation, copies: 'queue.Queue[pathlib.Path]') -> s
     failed = _FAILED_TEST.search(result.stdout)
     if result.returncode != _FAILED or not failed:
       return f'NO RESULT\n{result.stdout[-2000:]}'
-    # Without the mistake, or it says nothing.
+    # A test that fails without the mistake as well does not notice it.
     again = _pytest(root, failed[1])
     return 'noticed' if again.returncode == _PASSED else f'FAILS ANYWAY: {failed[1]}'
   finally:
@@ -91,14 +91,14 @@ def _try(mutation: mutations.Mutation, copies: 'queue.Queue[pathlib.Path]') -> s
 
 
 def main() -> None:
-  """Tries the mutations and says which were not noticed."""
+  """Tries the mutations and prints those that were not noticed."""
   arguments = _arguments()
   chosen = [one for one in mutations.MUTATIONS if arguments.only in one.path]
   if not chosen:
     sys.exit(f'--only={arguments.only}: no mutation is in such a path.')
-  wrong: List[str] = []
+  wrong: list[str] = []
   with tempfile.TemporaryDirectory() as folder:
-    copies: 'queue.Queue[pathlib.Path]' = queue.Queue()
+    copies: queue.Queue[pathlib.Path] = queue.Queue()
     for worker in range(arguments.workers):
       copies.put(_copy(pathlib.Path(folder) / str(worker)))
     with concurrent.futures.ThreadPoolExecutor(arguments.workers) as pool:
@@ -107,8 +107,8 @@ def main() -> None:
         if result != 'noticed':
           wrong.append(f'{mutation.path}: {mutation.old!r} -> {mutation.new!r}, '
                        f'{mutation.tests}: {result}')
-          print(f'\n{wrong[-1]}', flush=True)
-  print(f'{len(chosen) - len(wrong)} of {len(chosen)} mistakes are noticed.')
+          command_line.say(f'\n{wrong[-1]}')
+  command_line.say(f'{len(chosen) - len(wrong)} of {len(chosen)} mistakes are noticed.')
   sys.exit(bool(wrong))
 
 

@@ -1,9 +1,8 @@
 #!/usr/bin/env bash
-# Checks the style of all Python files; --fix mends what needs no decision, and BUILD.
+# Checks the style and the types of the Python files, and BUILD; --fix mends what needs no decision.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 scripts/setup.sh
-if [[ ${1:-} == --fix ]]; then
-  .venv/bin/python scripts/update_build.py
-fi
 .venv/bin/ruff check "$@" .
+.venv/bin/mypy
+scripts/check_build.sh

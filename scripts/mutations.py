@@ -1,15 +1,15 @@
-"""Small mistakes, each of which a test must notice: what `check_mutations.py` tries, one by one."""
-from typing import NamedTuple, Tuple
+"""The small mistakes that `check_mutations.py` makes; a test must notice each of them."""
+from typing import NamedTuple
 
 
 class Mutation(NamedTuple):
   """A mistake in one place.
 
   Attributes:
-    path: of the file, below `official_ext/`.
-    old: text that the file has once.
-    new: what stands there by mistake.
-    tests: the file of tests that must fail, below `tests/`.
+    path: path of the file, below `official_ext/`.
+    old: a text that occurs once in the file.
+    new: the mistake, which replaces `old`.
+    tests: path of the test file that must fail, below `tests/`.
   """
   path: str
   old: str
@@ -17,7 +17,8 @@ class Mutation(NamedTuple):
   tests: str
 
 
-def _in(path: str, tests: str, *pairs: Tuple[str, str]) -> Tuple[Mutation, ...]:
+def _in(path: str, tests: str, *pairs: tuple[str, str]) -> tuple[Mutation, ...]:
+  """Returns the mutations of one file: pairs of `old` and `new`; paths are without their ends."""
   return tuple(Mutation(f'{path}.py', old, new, f'{tests}_test.py') for old, new in pairs)
 
 

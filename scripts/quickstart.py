@@ -1,7 +1,7 @@
 """The main job: from a folder of images to a trained, evaluated, exported dynamic detector.
 
-Every step is one of the package's commands, printed before it runs, so that it can be
-repeated alone.  Takes nine to thirteen minutes on two cores.
+Every step is one of the package's commands and is printed before it runs, so that it can be
+repeated alone.  All steps take eight to thirteen minutes on two cores.
 """
 import argparse
 import contextlib
@@ -11,7 +11,6 @@ import pathlib
 import subprocess
 import sys
 import time
-from typing import Dict, Optional
 
 from official_ext.utils import command_line
 from official_ext.utils import files
@@ -35,20 +34,24 @@ def _arguments() -> argparse.Namespace:
 
 
 class Steps:
-  """Runs commands one after the other and keeps the time of each."""
+  """Runs commands one after the other and keeps the time of each.
+
+  Attributes:
+    seconds: name of a finished step -> its time.
+  """
 
   def __init__(self, total: int):
     self.seconds = {}
     self._total = total
 
-  def run(self, name: str, module: str, log: Optional[pathlib.Path] = None, **options) -> None:
+  def run(self, name: str, module: str, log: pathlib.Path | None = None, **options) -> None:
     """Runs `python -m official_ext.<module> --option=value ...`.
 
     Args:
-      name: of the step, in the report.
-      module: of the command.
-      log: file for what the command writes to standard error; None: shown.
-      **options: of the command.
+      name: name of the step in the report.
+      module: module of the command, below `official_ext`.
+      log: file that gets the command's standard error; None: it is shown.
+      **options: flags of the command; True gives a flag without a value.
 
     Raises:
       CommandError: the command failed.
@@ -68,16 +71,17 @@ class Steps:
           [sys.executable, '-m', f'official_ext.{module}', *arguments], env=environment,
           stderr=errors, check=False).returncode
     if status:
-      told = f'{log} ends with: {log.read_text().strip().splitlines()[-1]}. It' if log else 'It'
-      raise command_line.CommandError(f'the step {name!r} ended with status {status}. {told} can '
+      end = f'{log} ends with: {log.read_text().strip().splitlines()[-1]}. It' if log else 'It'
+      raise command_line.CommandError(f'the step {name!r} ended with status {status}. {end} can '
                                       'be repeated alone by the command above.')
     self.seconds[name] = round(time.monotonic() - start, 1)
 
 
-def _overrides(args: argparse.Namespace) -> Dict[str, str]:
+def _overrides(args: argparse.Namespace) -> dict[str, str]:
+  """Returns the trainer's flag `params_override`, if anything differs from the experiment."""
   overrides = []
   if args.data:
-    # Digits must not be mirrored; most other things may be.
+    # The experiment does not mirror, because the digits of its sample must not be.
     overrides.append('task.train_data.parser.aug_rand_hflip=true')
   if args.train_steps:
     overrides += [f'trainer.train_steps={args.train_steps}',
@@ -87,7 +91,7 @@ def _overrides(args: argparse.Namespace) -> Dict[str, str]:
 
 
 def _keep_previous(output: pathlib.Path) -> None:
-  """Moves what an earlier run wrote out of the way: a training would go on from it."""
+  """Renames the folder of an earlier run: a training would resume from its checkpoints."""
   if not output.exists():
     return
   number = 1

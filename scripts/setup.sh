@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Makes .venv in the checkout with everything the project needs; quick if it is up to date.
-# PYTHON=/path/to/python3.12 chooses the interpreter of a new one (3.11 or 3.12).
+# PYTHON=/path/to/python3.12 chooses the interpreter of a new .venv (3.11 or 3.12).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 readonly VENV=.venv
-readonly STAMP=$VENV/.official_ext_stamp     # what the finished .venv was made from
-readonly UNFINISHED=$VENV/.official_ext_unfinished   # there while packages are installed
+readonly STAMP=$VENV/.official_ext_stamp     # the fingerprint of a finished .venv
+readonly UNFINISHED=$VENV/.official_ext_unfinished   # exists while packages are installed
 readonly FITS='import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 13))'
 
 fail() {
@@ -14,7 +14,7 @@ fail() {
   exit 1
 }
 
-# The state .venv has to match: what is asked for, its interpreter, and where it lives.
+# Prints a checksum of all that .venv depends on: requirements, interpreter and folder.
 fingerprint() {
   {
     cat setup.py constraints.txt
@@ -23,23 +23,25 @@ fingerprint() {
   } | cksum
 }
 
+# Whether .venv is finished and up to date.
 is_current() {
   [[ -f $STAMP && ! -e $UNFINISHED ]] && [[ $(fingerprint 2>/dev/null) == "$(<"$STAMP")" ]]
 }
 
-# A .venv that can be brought up to date: finished once or made by hand, here, and working.
+# Whether .venv can be brought up to date: it is not half-made, its Python fits, and pip works.
 is_usable() {
   [[ ! -e $UNFINISHED ]] && "$VENV/bin/python" -c "$FITS" 2>/dev/null \
     && "$VENV/bin/pip" --version >/dev/null 2>&1
 }
 
+# Prints the path of an interpreter that fits, or fails.
 find_python() {
   local candidate path candidates=(python3.12 python3.11 python3)
   if [[ -n ${PYTHON:-} ]]; then
     candidates=("$PYTHON")
   fi
   for candidate in "${candidates[@]}"; do
-    # All of that name on the PATH: the first may be a version manager's stand-in.
+    # Tries every one on the PATH, because the first may be a version manager's stand-in.
     while IFS= read -r path; do
       if "$path" -c "$FITS" 2>/dev/null; then
         echo "$path"
@@ -55,7 +57,7 @@ if is_current; then
   exit 0
 fi
 
-# One setup at a time, where the system can say so.
+# flock lets one setup run at a time; some systems do not have it.
 exec 9<"scripts/setup.sh"
 if command -v flock >/dev/null && ! flock --nonblock 9; then
   echo 'Waiting for another setup of this checkout to finish.'
@@ -83,7 +85,7 @@ echo "Installing official_ext and what it needs into $VENV."
 touch "$UNFINISHED"
 if ! "$VENV/bin/python" -m pip install "${pip_options[@]}" \
     --editable '.[dev]' --constraint constraints.txt; then
-  # pip gave up in good order, so what is there can be completed later.
+  # pip ended by itself, so the next run can complete this .venv instead of making a new one.
   rm -f "$UNFINISHED"
   fail 'pip could not install the packages (the lines above say why): mend it and run this again.'
 fi

@@ -1,4 +1,4 @@
-"""Runs the test file that Bazel names; see BUILD."""
+"""Runs pytest on the file that a test target of BUILD names."""
 import sys
 
 import pytest

@@ -1,4 +1,4 @@
-"""The benchmarks import what stands beside them."""
+"""Puts the folder of the benchmarks on the path, as running one of them does."""
 import pathlib
 import sys
 

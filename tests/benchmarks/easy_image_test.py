@@ -1,4 +1,4 @@
-"""The benchmark of easy images: which they are, and how outputs are compared."""
+"""The benchmark of easy images: how they are chosen, and how outputs are compared."""
 import json
 
 import easy_image
@@ -12,7 +12,7 @@ def test_images_are_sorted_by_the_number_of_their_objects(tmp_path):
   path.write_text(json.dumps({'annotations': [
       {'image_id': image} for image in (3, 1, 3, 3, 7, 7)]}))
   images = image_files.ImageSet(dict.fromkeys((1, 2, 3, 7), path), {}, [], [])
-  objects = easy_image.by_crowd(images, path)
+  objects = easy_image.count_objects(images, path)
   assert list(objects.items()) == [(2, 0), (1, 1), (7, 2), (3, 3)]
 
 

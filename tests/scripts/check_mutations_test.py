@@ -1,4 +1,4 @@
-"""The mistakes that tests must notice: each can be made, and Python still reads the file."""
+"""The table of mistakes: each can be made, and the file is still valid Python."""
 import ast
 import pathlib
 
@@ -22,7 +22,7 @@ def test_a_mistake_can_be_made(mutation, tmp_path):
 
 
 @pytest.mark.parametrize('times', (0, 2))
-def test_text_that_is_not_there_once_is_refused(times, tmp_path):
+def test_text_that_does_not_occur_once_is_refused(times, tmp_path):
   path = tmp_path / 'official_ext' / 'one.py'
   path.parent.mkdir()
   path.write_text('a = 1\n' * times, encoding='utf-8')

@@ -1,4 +1,4 @@
-"""The scripts import what stands beside them."""
+"""Puts the folder of the scripts on the path, as running one of them does."""
 import pathlib
 import sys
 

@@ -1,4 +1,4 @@
-"""The main job end to end, with a few training steps."""
+"""The quickstart from images to the report, with a few training steps."""
 import json
 import os
 import pathlib

@@ -1,4 +1,4 @@
-"""The scripts that people run first: what they say when something is missing."""
+"""The shell scripts: what they say when something is missing, and how .venv is made."""
 import os
 import pathlib
 import shutil
@@ -13,7 +13,7 @@ SCRIPTS = [*sorted(CHECKOUT.glob('scripts/*.sh')), CHECKOUT / '.ci/run']
 
 @pytest.fixture
 def checkout(tmp_path) -> pathlib.Path:
-  """A checkout with nothing but what setup.sh reads."""
+  """A folder with only the files that setup.sh reads."""
   shutil.copytree(CHECKOUT / 'scripts', tmp_path / 'scripts')
   for name in ('setup.py', 'constraints.txt'):
     shutil.copy(CHECKOUT / name, tmp_path)
@@ -28,7 +28,7 @@ def setup(checkout, **environment):
 
 @pytest.fixture
 def finished(checkout) -> pathlib.Path:
-  """A checkout whose .venv was finished, by a pip that only writes down how it was called."""
+  """A checkout with a finished .venv, whose pip only writes its arguments to a file."""
   log = checkout / 'pip.log'
   python = checkout / 'python'
   python.write_text(f"""#!/bin/bash
@@ -54,6 +54,15 @@ def test_scripts_are_executable_and_strict(path):
   assert os.access(path, os.X_OK)
   assert 'set -euo pipefail' in path.read_text()
   subprocess.run(['bash', '-n', path], check=True)
+
+
+def test_build_check_says_that_there_is_no_bazel(tmp_path):
+  (tmp_path / 'dirname').symlink_to(shutil.which('dirname'))
+  process = subprocess.run(
+      [shutil.which('bash'), CHECKOUT / 'scripts/check_build.sh'], capture_output=True, text=True,
+      env={'PATH': str(tmp_path)}, check=False)
+  assert process.returncode == 0, process.stderr
+  assert process.stdout == 'BUILD was not checked: there is no bazel on this machine.\n'
 
 
 def test_says_that_no_python_fits_and_removes_nothing(checkout):

@@ -1,0 +1,34 @@
+"""Functions as TensorFlow graphs, and with their gradients: what several benchmarks time."""
+from typing import Any
+from collections.abc import Callable
+
+import tensorflow as tf
+
+
+def with_gradients(function: Callable[..., tf.Tensor]) -> Callable[..., Any]:
+  """Returns a function that computes the gradients of `sum(function(*args)**2)` to all `args`."""
+
+  def gradients(*args):
+    with tf.GradientTape() as tape:
+      tape.watch(args)
+      loss = tf.reduce_sum(tf.square(function(*args)))
+    return tape.gradient(loss, args, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+
+  return gradients
+
+
+def traced(function: Callable[..., Any], *args: Any, compiled: bool = False) -> Callable[..., Any]:
+  """Traces a function once, so that calls take no time for the choice of a graph.
+
+  Args:
+    function: of nested tensors.
+    *args: of the shapes and dtypes that it will be called with.
+    compiled: whether XLA compiles it.
+
+  Returns:
+    A function of arguments of these shapes and dtypes.
+  """
+  specs = tf.nest.map_structure(lambda value: tf.TensorSpec(value.shape, value.dtype), args)
+  concrete = tf.function(function, autograph=False, jit_compile=compiled).get_concrete_function(
+      *specs)
+  return lambda *values: concrete(*tf.nest.flatten(values))

@@ -1,0 +1,67 @@
+"""Trains several networks on one data set and tables their accuracy beside their cost.
+
+    .venv/bin/python scripts/compare.py necks --data=FOLDER --runs=fpn,fpn,fpn,drfpn,ifpn
+    .venv/bin/python scripts/compare.py heads --data=FOLDER
+    .venv/bin/python scripts/compare.py caddet --data=FOLDER --runs=none,fixed,dynamic
+
+All runs of a comparison are trained alike, with the schedule of its experiments; average precision
+is that of Model Garden's evaluation (pycocotools) of the last weights on the validation images.
+A run that is named several times is trained several times: its trainings differ in the order of
+the images, the initial weights and the augmentation.  A finished run is kept in the output folder,
+so the command can be repeated after an interruption, and with more runs.  The table is printed
+after every run and written to table.md and table.json in the output folder.
+"""
+import argparse
+import inspect
+import pathlib
+from collections.abc import Sequence
+
+from comparisons import caddet
+from comparisons import comparison
+from comparisons import heads
+from comparisons import necks
+
+from official_ext.utils import command_line
+
+COMPARISONS = {
+    'necks': necks.NeckComparison(),
+    'heads': heads.HeadComparison(),
+    'caddet': caddet.BudgetComparison(),
+}
+
+
+def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+  parser = argparse.ArgumentParser(
+      description=__doc__, allow_abbrev=False,
+      formatter_class=argparse.RawDescriptionHelpFormatter)
+  kinds = parser.add_subparsers(dest='kind', required=True, metavar='KIND',
+                                help=f'one of {", ".join(COMPARISONS)}; each has its own --help')
+  for kind, compared in COMPARISONS.items():
+    text = inspect.getdoc(compared)
+    sub = kinds.add_parser(kind, help=text.splitlines()[0], description=text, allow_abbrev=False,
+                           formatter_class=argparse.RawDescriptionHelpFormatter)
+    sub.add_argument('--data', type=pathlib.Path, required=True, metavar='FOLDER',
+                     help='data set in COCO, Pascal VOC or CSV layout')
+    sub.add_argument('--runs', default=','.join(compared.default_runs), metavar='A,B,...',
+                     help=f'any of {compared.allowed}; default: {", ".join(compared.default_runs)}')
+    sub.add_argument('--train_steps', type=int, metavar='N',
+                     help='default: what the experiments say')
+    output_dir = pathlib.Path('runs') / kind
+    sub.add_argument('--output_dir', type=pathlib.Path, default=output_dir, metavar='DIR',
+                     help=f'default: {output_dir}')
+    compared.add_arguments(sub)
+  return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+  """Trains what is not trained yet, and writes the table.
+
+  Args:
+    arguments: of the command line; None: those of the process.
+  """
+  args = _arguments(arguments)
+  comparison.run_all(COMPARISONS[args.kind], args.runs.split(','), args)
+
+
+if __name__ == '__main__':
+  command_line.run(main)

@@ -1,0 +1,200 @@
+"""A comparison of networks that are trained on one data set: its runs, and how they are made."""
+import abc
+import argparse
+import collections
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from typing import Any, NamedTuple
+from collections.abc import Sequence
+
+import official_ext  # noqa: F401 (chooses Keras 2)
+import numpy as np
+from tensorboard.backend.event_processing import event_accumulator
+import tensorflow as tf
+
+from official_ext import registry_imports
+from official_ext.utils import command_line
+from official_ext.utils import experiment
+from official_ext.utils import files
+
+Results = dict[str, list[dict[str, float]]]
+
+
+class Run(NamedTuple):
+  """A training by its experiment.
+
+  Attributes:
+    experiment: its registered name.
+    overrides: `field=value,field=value`, as `--params_override` takes them; may be empty.
+  """
+  experiment: str
+  overrides: str = ''
+
+
+class Training(NamedTuple):
+  """A finished training: its resolved experiment and its folder."""
+  params: Any
+  folder: pathlib.Path
+
+
+class Comparison(abc.ABC):
+  """What differs between comparisons: the runs, what is kept of a training, and the table.
+
+  Attributes:
+    default_runs: names of the runs, if the command line names none.
+    allowed: the names that exist, as errors and `--help` show them.
+  """
+  default_runs: Sequence[str]
+  allowed: str
+
+  def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that only this comparison has; here none."""
+    del parser
+
+  @abc.abstractmethod
+  def resolve(self, name: str, args: argparse.Namespace) -> Run | None:
+    """Returns the training that a name stands for; None: there is none of this name."""
+
+  @abc.abstractmethod
+  def summarize(self, params: Any, evaluation: dict[str, float]) -> dict[str, float]:
+    """Returns what the table needs of a training.
+
+    Args:
+      params: its resolved experiment.
+      evaluation: what its last evaluation logged, by name.
+    """
+
+  @abc.abstractmethod
+  def table(self, results: Results, milliseconds: dict[str, dict[str, float]]) -> str:
+    """Returns the results as a Markdown table, one row per name.
+
+    Args:
+      results: name -> what `summarize` returned for each of its trainings.
+      milliseconds: what `latencies` returned; empty as long as it has not been called.
+    """
+
+  def latencies(self, trainings: dict[str, Training], args: argparse.Namespace
+                ) -> dict[str, dict[str, float]]:
+    """Returns name -> part -> milliseconds per image; empty where nothing is timed."""
+    del trainings, args
+    return {}
+
+
+def run_overrides(train_steps: int | None, *more: str) -> str:
+  """Returns the `--params_override` of a run: mirrored images, its length, and what is its own."""
+  # The experiments do not mirror, because digits of the composed sample must not be.
+  texts = ['task.train_data.parser.aug_rand_hflip=true']
+  if train_steps:
+    texts += [f'trainer.train_steps={train_steps}',
+              f'trainer.validation_interval={train_steps}',
+              f'trainer.optimizer_config.learning_rate.cosine.decay_steps={train_steps}']
+  return ','.join(texts + [text for text in more if text])
+
+
+def command(module: str, **options: Any) -> None:
+  """Runs `python -m official_ext.<module> --option=value ...`; standard error is not shown.
+
+  Raises:
+    CommandError: it failed; the text has its last line on standard error.
+  """
+  arguments = [f'--{key}={value}' for key, value in options.items()]
+  result = subprocess.run(
+      [sys.executable, '-m', f'official_ext.{module}', *arguments], check=False, text=True,
+      stderr=subprocess.PIPE, env={**os.environ, 'TF_CPP_MIN_LOG_LEVEL': '2'})
+  if result.returncode:
+    raise command_line.CommandError(
+        f'official_ext.{module} {" ".join(arguments)} ended with status {result.returncode}: '
+        f'{(result.stderr.strip() or "no message").splitlines()[-1]}')
+
+
+def last_evaluation(model_dir: pathlib.Path) -> dict[str, float]:
+  """Returns what the trainer's last evaluation wrote for TensorBoard, by name."""
+  events = event_accumulator.EventAccumulator(
+      str(model_dir / 'validation'), size_guidance={event_accumulator.TENSORS: 0})
+  events.Reload()
+  return {name: float(tf.make_ndarray(events.Tensors(name)[-1].tensor_proto))
+          for name in events.Tags()['tensors']}
+
+
+def precision_columns(runs: Sequence[dict[str, float]]) -> str:
+  """Returns the columns `runs | AP | AP50` of a table: means, and the spread of AP if any."""
+  ap, ap50 = ([run[name] for run in runs] for name in ('AP', 'AP50'))
+  spread = f' ({min(ap):.3f} to {max(ap):.3f})' if len(runs) > 1 else ''
+  return f'{len(runs)} | {np.mean(ap):.3f}{spread} | {np.mean(ap50):.3f}'
+
+
+def _flags(run: Run, args: argparse.Namespace) -> dict[str, Any]:
+  """Returns the trainer's flags for a run."""
+  return {'experiment': run.experiment,
+          'config_file': args.output_dir / 'records' / 'overrides.yaml',
+          'params_override': run_overrides(args.train_steps, run.overrides)}
+
+
+def _params(run: Run, args: argparse.Namespace) -> Any:
+  """Returns the resolved experiment of a run."""
+  flags = _flags(run, args)
+  return experiment.resolve(
+      run.experiment, [str(flags['config_file'])], flags['params_override'], lock=False)
+
+
+def _train(compared: Comparison, run: Run, folder: pathlib.Path, args: argparse.Namespace
+           ) -> dict[str, float]:
+  """Trains and evaluates, and returns what the table needs."""
+  command('train', mode='train_and_eval', model_dir=folder, **_flags(run, args))
+  return compared.summarize(_params(run, args), last_evaluation(folder))
+
+
+def run_all(compared: Comparison, names: Sequence[str], args: argparse.Namespace) -> None:
+  """Converts the data, trains what has not been trained yet, times, and writes the table.
+
+  Args:
+    compared: the comparison.
+    names: of the runs; one that is named several times is trained several times.
+    args: of the command line: `data`, `output_dir`, `train_steps` and those of the comparison.
+
+  Raises:
+    CommandError: there is no run of some name.
+  """
+  runs = {name: compared.resolve(name, args) for name in names}
+  unknown = sorted(name for name, run in runs.items() if run is None)
+  if unknown:
+    raise command_line.CommandError(
+        f'--runs names {", ".join(unknown)}; allowed are {compared.allowed}.')
+  command('tools.convert_dataset', input=args.data, output_dir=args.output_dir / 'records')
+  counts: dict[str, int] = collections.Counter()
+  results: Results = collections.defaultdict(list)
+  for number, name in enumerate(names, 1):
+    counts[name] += 1
+    folder = args.output_dir / f'{name}-{counts[name]}'
+    kept = folder / 'result.json'
+    if not kept.is_file():
+      command_line.say(f'\n[{number}/{len(names)}] training {name} in {folder}')
+      _write(kept, json.dumps(_train(compared, runs[name], folder, args), indent=2))
+    results[name].append(json.loads(kept.read_text(encoding='utf-8')))
+    command_line.say(f'\n{compared.table(results, {})}')
+  _finish(compared, runs, results, args)
+
+
+def _finish(compared: Comparison, runs: dict[str, Run], results: Results,
+            args: argparse.Namespace) -> None:
+  """Times the first training of every name, where the comparison does, and writes the table."""
+  milliseconds = compared.latencies(
+      {name: Training(_params(run, args), args.output_dir / f'{name}-1')
+       for name, run in runs.items()}, args)
+  table = compared.table(results, milliseconds)
+  if milliseconds:
+    command_line.say(f'\n{table}')
+  _write(args.output_dir / 'table.md',
+         f'    .venv/bin/python scripts/compare.py {args.kind} --data={args.data} '
+         f'--runs={args.runs}\n\n{table}')
+  _write(args.output_dir / 'table.json',
+         json.dumps({'results': results, 'milliseconds': milliseconds}, indent=2))
+  command_line.say(f'Wrote {args.output_dir}/table.md')
+
+
+def _write(path: pathlib.Path, text: str) -> None:
+  with files.atomic_file(path) as temporary:
+    temporary.write_text(f'{text}\n', encoding='utf-8')

@@ -1,0 +1,211 @@
+"""Comparisons of trainings: their runs, what they read of a training, tables, what they refuse."""
+import argparse
+
+import compare
+from comparisons import caddet
+from comparisons import comparison
+from comparisons import heads
+from comparisons import necks
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from official_ext.utils import command_line
+from official_ext.utils import experiment
+from official_ext.modeling import network_cost
+
+ARGS = argparse.Namespace(train_steps=7, init_checkpoint=None, scale_bounds=None)
+
+
+def resolved(kind, name, **options):
+  """The run of a name, and the experiment that it trains."""
+  args = argparse.Namespace(**{**vars(ARGS), **options})
+  run = compare.COMPARISONS[kind].resolve(name, args)
+  return run, experiment.resolve(
+      run.experiment, params_override=comparison.run_overrides(args.train_steps, run.overrides))
+
+
+@pytest.mark.parametrize('kind, name', [
+    (kind, name) for kind, compared in compare.COMPARISONS.items()
+    for name in compared.default_runs])
+def test_every_run_is_an_experiment_that_resolves(kind, name):
+  _, params = resolved(kind, name)
+  assert params.trainer.train_steps == params.trainer.validation_interval == 7
+  assert params.task.train_data.parser.aug_rand_hflip
+
+
+@pytest.mark.parametrize('kind, names, text', [
+    ('necks', 'fpn,pafpn', '--runs names pafpn; allowed are fpn, '),
+    ('heads', 'fcos,pan', '--runs names pan; allowed are fcos, '),
+    ('heads', 'fcos_dynamic_,fcos', 'names fcos_dynamic_; .*, such as fcos_dynamic_0.4'),
+    ('heads', 'fcos_dynamic_x', '--runs names fcos_dynamic_x; allowed are fcos, '),
+    ('caddet', 'none,both,all', '--runs names all, both; allowed are none, '),
+])
+def test_an_unknown_run_is_refused(kind, names, text):
+  with pytest.raises(command_line.CommandError, match=text):
+    compare.main([kind, '--data=x', f'--runs={names}'])
+
+
+@pytest.mark.parametrize('neck', necks.NECKS)
+def test_neck_of_a_run(neck):
+  run, params = resolved('necks', neck)
+  decoder, overrides = necks.NECKS[neck]
+  assert run.experiment == f'retinanet_{decoder}_efficientnetlite0_sample'
+  assert params.task.model.decoder.type == decoder
+  assert not overrides or overrides.split('=')[0].startswith(f'task.model.decoder.{decoder}')
+
+
+@pytest.mark.parametrize('head', heads.HeadComparison.default_runs)
+def test_head_of_a_run(head):
+  _, params = resolved('heads', head)
+  tower = params.task.model.head.tower
+  if head in ('fcos', 'atss'):
+    assert (params.task.model.assigner, tower.plain.num_convs) == (head, 4)
+    return
+  assert (params.task.model.assigner, tower.dynamic.num_blocks) == ('fcos', 2)
+  is_fixed = head == 'fcos_fixed'
+  assert tower.dynamic.depth_step == tower.dynamic.scale_step == ('fixed' if is_fixed else 'gated')
+  expected = 0.0 if is_fixed else float(head.rpartition('_')[2])
+  assert params.task.budget.weight == expected
+
+
+@pytest.mark.parametrize('budget', caddet.BUDGETS)
+def test_budget_of_a_run(budget):
+  _, params = resolved('caddet', budget, train_steps=70, init_checkpoint='runs/pretraining',
+                       scale_bounds='20.0,50.0,60.0')
+  options = params.task.budget
+  assert (options.weight > 0) == (budget != 'none') and options.start_step == 7
+  assert (options.path_similarity.weight > 0) == (budget == 'dynamic_similarity')
+  assert budget == 'none' or options.kind == {'fixed': 'fixed', 'loss_aware': 'loss_aware'}.get(
+      budget, 'scale_aware')
+  assert options.scale_bounds == [20.0, 50.0, 60.0]
+  assert params.task.init_checkpoint == 'runs/pretraining'
+  _, params = resolved('caddet', budget, train_steps=None)
+  assert params.task.init_checkpoint is None
+
+
+def test_table_of_necks_gives_the_mean_and_the_spread_of_trainings():
+  def run(ap, low=1.0):
+    return {'AP': ap, 'AP50': 2 * ap, 'parameters': 2_500_000, 'gmac_minimum': low,
+            'gmac_maximum': 1.0}
+
+  results = {'fpn': [run(0.25), run(0.375)], 'dyfpn': [run(0.125, 0.5)]}
+  lines = necks.NeckComparison().table(results, {}).split('\n')
+  assert lines[2] == '| `fpn` | 2 | 0.312 (0.250 to 0.375) | 0.625 | 2.50 | 1.00 |'
+  assert lines[3] == '| `dyfpn` | 1 | 0.125 | 0.250 | 2.50 | 0.50 to 1.00 |'
+
+
+def test_table_of_heads_has_the_spread_over_images_and_the_times_that_are_known():
+  run = {'AP': 0.25, 'AP50': 0.5, 'gmac_mean': 0.3, 'gmac_min': 0.2, 'gmac_max': 0.45}
+  results = {'fcos': [{**run, 'gmac_min': 0.3, 'gmac_max': 0.3}],
+             'fcos_dynamic_0.1': [run, {**run, 'AP': 0.35}]}
+  rows = heads.HeadComparison().table(
+      results, {'fcos': {'head': 12.34, 'detector': 56.78}}).split('\n')
+  assert rows[2] == '| `fcos` | 1 | 0.250 | 0.500 | 0.300 | 12.3 | 56.8 |'
+  assert rows[3] == ('| `fcos_dynamic_0.1` | 2 | 0.300 (0.250 to 0.350) | 0.500 | '
+                     '0.300 (0.200 to 0.450) | - | - |')
+
+
+def test_table_of_budgets_gives_precision_and_the_spread_of_cost():
+  def run(ap, mean):
+    return {'AP': ap, 'AP50': 2 * ap, 'mean': mean, 'min': 0.1, 'max': 0.4, 'std': 0.0625,
+            'maximum': 0.5, 'weighted_mean': mean / 2, 'weighted_std': 0.03125}
+
+  lines = caddet.BudgetComparison().table({
+      'fixed': [run(0.25, 0.2)], 'dynamic': [run(0.25, 0.2), run(0.375, 0.3)]}, {}).split('\n')
+  assert lines[2] == (
+      '| `fixed` | 1 | 0.250 | 0.500 | 200.0 | 100.0 | 400.0 | 62.5 | 500.0 | 100.0 | 31.2 |')
+  assert lines[3] == ('| `dynamic` | 2 | 0.312 (0.250 to 0.375) | 0.625 | 250.0 | 100.0 | 400.0 | '
+                      '62.5 | 500.0 | 125.0 | 31.2 |')
+
+
+def test_cost_of_a_head_is_what_is_fixed_and_what_was_executed():
+  parts = {'backbone': 5 * 10**9, 'decoder': 10**9, 'head': 4 * 10**9}
+  # 3 of the head's 4 GMAC are routed.
+  cost = network_cost.NetworkCost(
+      static=7 * 10**9, minimum=8 * 10**9, maximum=10**10, dense=10**10, maximum_by_part=parts)
+  evaluation = {f'routing/gmac/executed/{name}': value
+                for name, value in (('mean', 1.5), ('min', 1.25), ('max', 2.0))}
+  assert heads.head_cost(cost, evaluation) == {
+      'gmac_mean': 2.5, 'gmac_min': 2.25, 'gmac_max': 3.0}
+  static = cost._replace(static=10**10, minimum=10**10)
+  assert heads.head_cost(static, {'AP': 0.5})['gmac_mean'] == 4.0
+
+
+def test_the_last_evaluation_counts(tmp_path):
+  writer = tf.summary.create_file_writer(str(tmp_path / 'validation'))
+  with writer.as_default():
+    for step, value in ((10, 0.5), (20, 0.75)):
+      tf.summary.scalar('AP', value, step)
+      tf.summary.scalar('AP50', value / 2, step)
+  writer.close()
+  np.testing.assert_equal(comparison.last_evaluation(tmp_path), {'AP': 0.75, 'AP50': 0.375})
+
+
+class Counting(comparison.Comparison):
+  """A comparison whose runs are of one experiment; a training's precision is their number."""
+  default_runs = ('a',)
+  allowed = 'a, b'
+
+  def __init__(self):
+    self.shown, self.timed = [], None
+
+  def resolve(self, name, args):
+    return comparison.Run('retinanet_fpn_efficientnetlite0_sample')
+
+  def summarize(self, params, evaluation):
+    return evaluation
+
+  def table(self, results, milliseconds):
+    self.shown.append({name: [run['AP'] for run in runs] for name, runs in results.items()})
+    return f'{self.shown[-1]} {milliseconds}'
+
+  def latencies(self, trainings, args):
+    self.timed = {name: training.folder.name for name, training in trainings.items()}
+    return {'a': {'head': 1.5}}
+
+
+def test_finished_runs_are_kept_and_others_are_made(tmp_path, monkeypatch):
+  """A name that is given twice is trained twice; the table is shown after every training."""
+  trained, converted = [], []
+
+  def command(module, **options):
+    if module == 'train':
+      trained.append(options['model_dir'].name)
+      assert options['config_file'] == tmp_path / 'records/overrides.yaml'
+    else:
+      converted.append((module, options['output_dir']))
+
+  monkeypatch.setattr(comparison, 'command', command)
+  monkeypatch.setattr(comparison, 'last_evaluation', lambda _: {'AP': float(len(trained))})
+  monkeypatch.setattr(comparison.experiment, 'resolve', lambda *args, **options: None)
+  args = argparse.Namespace(kind='necks', data='data', output_dir=tmp_path, train_steps=None)
+
+  def run(names):
+    compared = Counting()
+    args.runs = ','.join(names)
+    comparison.run_all(compared, names, args)
+    return compared
+
+  first = run(['a', 'b'])
+  assert trained == ['a-1', 'b-1'] and converted == [
+      ('tools.convert_dataset', tmp_path / 'records')]
+  whole = {'a': [1.0], 'b': [2.0]}
+  assert first.shown == [{'a': [1.0]}, whole, whole]
+  second = run(['a', 'a', 'b'])
+  assert second.shown[-1] == {'a': [1.0, 3.0], 'b': [2.0]}
+  assert trained == ['a-1', 'b-1', 'a-2']
+  assert second.timed == {'a': 'a-1', 'b': 'b-1'}
+  text = (tmp_path / 'table.md').read_text(encoding='utf-8')
+  assert 'compare.py necks --data=data --runs=a,a,b\n' in text and "{'head': 1.5}" in text
+
+
+def test_flags_of_a_comparison_stand_behind_its_name(capsys):
+  for kind, flags in (('heads', ('--images', '--repeats')),
+                      ('caddet', ('--init_checkpoint', '--scale_bounds')), ('necks', ())):
+    with pytest.raises(SystemExit):
+      compare.main([kind, '--help'])
+    text = capsys.readouterr().out
+    assert f'runs/{kind}' in text
+    for flag in ('--images', '--repeats', '--init_checkpoint', '--scale_bounds'):
+      assert (flag in text) == (flag in flags)
