@@ -10,10 +10,10 @@ conditionals, because the parts of a network do not all have the same speed.
 Machines are noisy: compare only ratios within one run.
 """
 import argparse
+from collections.abc import Callable
 import pathlib
 import tempfile
 from typing import Any, NamedTuple
-from collections.abc import Callable
 
 import official_ext  # noqa: F401 (chooses Keras 2)
 import numpy as np

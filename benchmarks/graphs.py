@@ -1,6 +1,6 @@
 """Functions as TensorFlow graphs, and with their gradients: what several benchmarks time."""
-from typing import Any
 from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 

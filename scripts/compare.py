@@ -12,9 +12,9 @@ so the command can be repeated after an interruption, and with more runs.  The t
 after every run and written to table.md and table.json in the output folder.
 """
 import argparse
+from collections.abc import Sequence
 import inspect
 import pathlib
-from collections.abc import Sequence
 
 from comparisons import caddet
 from comparisons import comparison

@@ -1,6 +1,7 @@
 """Describes a component to the checks, which themselves name none."""
+from collections.abc import Mapping, Sequence
 import dataclasses
-from typing import Any, Dict, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf, tf_keras
@@ -25,7 +26,7 @@ class Component:
     output_levels: levels of the result.
   """
   cls: type
-  options: Dict[str, Any]
+  options: dict[str, Any]
   channels: Mapping[str, int]
   trainable: int
   non_trainable: int

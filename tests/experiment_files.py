@@ -46,7 +46,7 @@ def check_command(path):
   return name
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def backbone_specs(as_json):
   config = exp_factory.get_exp_config('fasterrcnn_dyfpn_resnet50_coco').task.model
   config.backbone.override(json.loads(as_json))

@@ -4,13 +4,14 @@ A test calls `run_decoder_checks` with a `Component`, and `run_routed_checks` if
 `check_fresh_process` and `check_two_replicas` start processes of their own and are slow.
 Numbers against the paper's equations are the business of each component's own test.
 """
+from collections.abc import Mapping, Sequence
 import json
 import os
 import pathlib
 import re
 import subprocess
 import sys
-from typing import Any, Dict, Mapping, Sequence, Tuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -88,7 +89,7 @@ def check_sizes(part: Component, tmp_path) -> None:
   assert len(traces) == 1
 
 
-def _size_of(level, part, inputs) -> Tuple[int, ...]:
+def _size_of(level, part, inputs) -> tuple[int, ...]:
   if level in inputs:
     return inputs[level].shape[1:3]
   coarsest = max(part.channels, key=int)
@@ -275,7 +276,7 @@ def check_two_replicas(parts: Sequence[Mapping[str, Any]]) -> None:
     assert report['difference'] < 1e-6 * report['moved']
 
 
-def _float32(pyramid: Mapping[str, Any]) -> Dict[str, np.ndarray]:
+def _float32(pyramid: Mapping[str, Any]) -> dict[str, np.ndarray]:
   return {level: tf.cast(x, tf.float32).numpy() for level, x in pyramid.items()}
 
 

@@ -3,9 +3,10 @@
 An entry names the rows that must have a file, the schedule, and what a file of each row must
 resolve to: parameters of the decoder (or of one tower), and fields of the experiment.
 """
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import re
-from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Tuple
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,9 +24,9 @@ class Schedule:
   steps: int
   warmup: int
   rate: float
-  drops: Tuple[int, int]
+  drops: tuple[int, int]
 
-  def rates(self) -> Dict[int, float]:
+  def rates(self) -> dict[int, float]:
     """Returns the learning rate at the steps where it changes, and halfway through the warm-up."""
     first, second = self.drops
     return {
@@ -57,8 +58,8 @@ class Expected:
     same_as_experiment: the file changes nothing in the task of its experiment.
   """
   schedule: Schedule
-  parameters: Optional[int] = None
-  tower_parameters: Optional[int] = None
+  parameters: int | None = None
+  tower_parameters: int | None = None
   fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   same_as_experiment: bool = False
 
@@ -79,7 +80,7 @@ class Paper:
   expected: Callable[[str, str], Expected]
 
 
-def _backbone(name: str) -> Dict[str, Any]:
+def _backbone(name: str) -> dict[str, Any]:
   """Returns the fields that a name with `resnet50` or `resnet101` calls for."""
   depth = int(re.search(r'resnet(\d+)', name)[1])
   fields = {'model.backbone.resnet.model_id': depth, 'losses.l2_weight_decay': 1e-4}

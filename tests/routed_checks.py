@@ -1,6 +1,7 @@
 """The checks that every routed decoder passes; they name no component."""
+from collections.abc import Callable
 import dataclasses
-from typing import Any, Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf

@@ -13,7 +13,7 @@ Differs, in addition to what experiments.py and dense_experiments.py list:
   the class tower.  Ours has center sampling, GIoU loss, and center-ness from the box tower.
 """
 import functools
-from typing import Any, Dict
+from typing import Any
 
 from official.core import config_definitions as cfg
 from official.core import exp_factory
@@ -30,13 +30,13 @@ _BASELINES = {'mobilenet': ('MobileNetV1', 96), 'mobilenetv2': ('MobileNetV2', 2
 _NORM = {'norm_momentum': 0.9, 'norm_epsilon': 1e-5}
 
 
-def _budget(ratio: float = 0.05, start_step: int = 0, **options: Any) -> Dict[str, Any]:
+def _budget(ratio: float = 0.05, start_step: int = 0, **options: Any) -> dict[str, Any]:
   """Returns options of the global budget (section 3.2) and of path similarity (section 3.3)."""
   return {'weight': 1.0, 'kind': 'scale_aware', 'ratio': ratio, 'start_step': start_step,
           'path_similarity': {'weight': 1.0}, **options}
 
 
-def _coco(detector: str, backbone: Dict[str, Any], decoder: str, num_filters: int,
+def _coco(detector: str, backbone: dict[str, Any], decoder: str, num_filters: int,
           **task: Any) -> cfg.ExperimentConfig:
   """Returns a detector with this backbone and decoder (section 3.4) and the paper's schedule."""
   experiment = exp_factory.get_exp_config(f'{detector}_fpn_resnet50_coco')
@@ -66,7 +66,7 @@ def _baseline(detector: str, backbone: str) -> cfg.ExperimentConfig:
 # --- Pre-training -------------------------------------------------------------------------
 
 
-def _pretraining(task: Dict[str, Any], steps: int, epoch: int, learning_rate: float
+def _pretraining(task: dict[str, Any], steps: int, epoch: int, learning_rate: float
                  ) -> cfg.ExperimentConfig:
   """Returns image classification with SGD and cosine decay.
 

@@ -9,9 +9,10 @@ Then `decoder: {type: my_fpn, my_fpn: {num_filters: 128}}` works in every experi
 package.  `register_tower` does the same for `head.tower` of one-stage detectors, and
 `register_backbone` for `backbone`.
 """
+from collections.abc import Callable, Mapping
 import dataclasses
 import difflib
-from typing import Any, Callable, Dict, List, Mapping, Optional, Type
+from typing import Any
 
 from official.modeling import hyperparams
 from official.vision.configs import backbones
@@ -24,10 +25,10 @@ from official_ext.ops import checks
 
 environment.check()
 
-_BACKBONE_OPTIONS: Dict[str, Type[hyperparams.Config]] = {}
-_DECODER_OPTIONS: Dict[str, Type[hyperparams.Config]] = {}
-_TOWER_OPTIONS: Dict[str, Type[hyperparams.Config]] = {}
-_TOWERS: Dict[str, Type] = {}
+_BACKBONE_OPTIONS: dict[str, type[hyperparams.Config]] = {}
+_DECODER_OPTIONS: dict[str, type[hyperparams.Config]] = {}
+_TOWER_OPTIONS: dict[str, type[hyperparams.Config]] = {}
+_TOWERS: dict[str, type] = {}
 
 # Argument -> field, for arguments that do not come from the component's own options.
 _NORM_FIELDS = {name: f'model.norm_activation.{name}'
@@ -55,7 +56,7 @@ class _OpenOneOf(hyperparams.OneOfConfig):
       self.check(name)
     super()._override(override_dict, is_strict)
 
-  def as_dict(self) -> Dict[str, Any]:
+  def as_dict(self) -> dict[str, Any]:
     """Returns the type and the options of the chosen component."""
     if self.type is not None:
       self.check(self.type)
@@ -83,14 +84,14 @@ class DecoderConfig(_OpenOneOf, decoders.Decoder):
 @dataclasses.dataclass
 class TowerConfig(_OpenOneOf):
   """The choice of a tower, the layers before a head's predictors; `tower()` adds them."""
-  type: Optional[str] = None
+  type: str | None = None
 
   @staticmethod
   def check(name: str) -> None:
     _check('tower', name, sorted(_TOWER_OPTIONS))
 
 
-def _check(kind: str, name: str, names: List[str]) -> None:
+def _check(kind: str, name: str, names: list[str]) -> None:
   """Raises a ValueError, with a close name if there is one, if a name is not a known one."""
   if name not in names:
     close = difflib.get_close_matches(name, names, n=1)
@@ -100,7 +101,7 @@ def _check(kind: str, name: str, names: List[str]) -> None:
         'outside the package, give --import=my_package.my_module.')
 
 
-def _with_fields(cls: Type[_OpenOneOf], registered: Mapping[str, Type[hyperparams.Config]],
+def _with_fields(cls: type[_OpenOneOf], registered: Mapping[str, type[hyperparams.Config]],
                  options: Mapping[str, Any]) -> Any:
   """Returns a config of class `cls` with a field for every registered component."""
   fields = [(name, config, dataclasses.field(default_factory=config))
@@ -108,14 +109,14 @@ def _with_fields(cls: Type[_OpenOneOf], registered: Mapping[str, Type[hyperparam
   return dataclasses.make_dataclass(cls.__name__, fields, bases=(cls,))(**options)
 
 
-def _names(stock: Type[hyperparams.OneOfConfig],
-           registered: Mapping[str, Type[hyperparams.Config]]) -> List[str]:
+def _names(stock: type[hyperparams.OneOfConfig],
+           registered: Mapping[str, type[hyperparams.Config]]) -> list[str]:
   """Returns the names of Model Garden's components of one kind and of the registered ones."""
   fields = [field.name for field in dataclasses.fields(stock) if field.name != 'type']
   return sorted([*fields, *registered])
 
 
-def decoder_names() -> List[str]:
+def decoder_names() -> list[str]:
   """Returns the names that `decoder.type` may have."""
   return _names(decoders.Decoder, _DECODER_OPTIONS)
 
@@ -152,7 +153,7 @@ def tower(**options: Any) -> TowerConfig:
   return _with_fields(TowerConfig, _TOWER_OPTIONS, options)
 
 
-def register_backbone(name: str, options: Type[hyperparams.Config]) -> Callable[[Type], Type]:
+def register_backbone(name: str, options: type[hyperparams.Config]) -> Callable[[type], type]:
   """Registers a backbone class for `backbone.type: name` in Model Garden's factory.
 
   The class has `output_specs`, level -> shape, and maps images to `{level: features}`.  The
@@ -187,7 +188,7 @@ def register_backbone(name: str, options: Type[hyperparams.Config]) -> Callable[
   return register
 
 
-def register_decoder(name: str, options: Type[hyperparams.Config]) -> Callable[[Type], Type]:
+def register_decoder(name: str, options: type[hyperparams.Config]) -> Callable[[type], type]:
   """Registers a decoder class for `decoder.type: name` in Model Garden's factory.
 
   The factory raises a ValueError that names the field for each `checks.ArgumentError` of the
@@ -227,7 +228,7 @@ def register_decoder(name: str, options: Type[hyperparams.Config]) -> Callable[[
   return register
 
 
-def register_tower(name: str, options: Type[hyperparams.Config]) -> Callable[[Type], Type]:
+def register_tower(name: str, options: type[hyperparams.Config]) -> Callable[[type], type]:
   """Registers a layer for `head.tower.type: name`.
 
   `build_tower` calls `cls(num_filters=..., kernel_regularizer=..., name=..., dtype=...,
@@ -255,7 +256,7 @@ def register_tower(name: str, options: Type[hyperparams.Config]) -> Callable[[Ty
 
 
 def build_tower(tower_type: str, options: Mapping[str, Any], num_filters: int, name: str,
-                kernel_regularizer: Optional[Any] = None, dtype: Optional[Any] = None) -> Any:
+                kernel_regularizer: Any | None = None, dtype: Any | None = None) -> Any:
   """Makes a registered tower.
 
   Args:

@@ -1,6 +1,5 @@
 """Options of detectors: Model Garden's with registered components and a budget, and our own."""
 import dataclasses
-from typing import Optional
 
 from official.modeling import hyperparams
 from official.vision.configs import common
@@ -168,10 +167,10 @@ class DenseLossesConfig(hyperparams.Config):
 class DenseParserConfig(hyperparams.Config):
   """Options of augmentation and of the ground truth, as in Model Garden's RetinaNet."""
   aug_rand_hflip: bool = False
-  aug_rand_jpeg: Optional[common.RandJpegQuality] = None
+  aug_rand_jpeg: common.RandJpegQuality | None = None
   aug_scale_min: float = 1.0
   aug_scale_max: float = 1.0
-  aug_type: Optional[common.Augmentation] = None
+  aug_type: common.Augmentation | None = None
   skip_crowd_during_training: bool = True
   max_num_instances: int = 100
   pad: bool = True

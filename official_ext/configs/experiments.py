@@ -3,8 +3,9 @@
 Each starts from an experiment of Model Garden and overrides what its paper, or the small sample,
 does otherwise.  It runs by its name alone in a folder that has its data.
 """
+from collections.abc import Callable
 import functools
-from typing import Any, Callable, Dict
+from typing import Any
 
 from official.core import config_definitions as cfg
 from official.core import exp_factory
@@ -19,7 +20,7 @@ SAMPLE_CLASSES = 11
 _DECODERS = ('fpn', 'inception_fpn', 'dyfpn', 'drfpn')
 
 
-def _from_stock(name: str, task: Any, *overrides: Dict[str, Any]) -> cfg.ExperimentConfig:
+def _from_stock(name: str, task: Any, *overrides: dict[str, Any]) -> cfg.ExperimentConfig:
   """Returns one of Model Garden's experiments with our task and with overrides.
 
   Args:
@@ -35,9 +36,9 @@ def _from_stock(name: str, task: Any, *overrides: Dict[str, Any]) -> cfg.Experim
   return experiment
 
 
-def _schedule(steps: int, learning_rate: Dict[str, Any], warmup_steps: int,
+def _schedule(steps: int, learning_rate: dict[str, Any], warmup_steps: int,
               warmup_learning_rate: float, interval: int, validation_interval: int,
-              **optimizer: Any) -> Dict[str, Any]:
+              **optimizer: Any) -> dict[str, Any]:
   """Returns options of the trainer: SGD with momentum 0.9 and linear warm-up.
 
   Args:
@@ -97,7 +98,7 @@ _LEARNING_RATES = {'drfpn': 0.03}
 
 
 def coco_schedule(epochs: int = 12, batch_size: int = 8,
-                  learning_rate: float = 0.01) -> Dict[str, Any]:
+                  learning_rate: float = 0.01) -> dict[str, Any]:
   """Returns options of the "1x" schedule (12 epochs), or of one in the same proportions.
 
   Args:
@@ -115,7 +116,7 @@ def coco_schedule(epochs: int = 12, batch_size: int = 8,
       warmup_steps=500, warmup_learning_rate=1e-5, interval=epoch, validation_interval=epoch)}
 
 
-def _paper_schedule(decoder: str) -> Dict[str, Any]:
+def _paper_schedule(decoder: str) -> dict[str, Any]:
   return coco_schedule(batch_size=_BATCH_SIZES.get(decoder, 8),
                        learning_rate=_LEARNING_RATES.get(decoder, 0.01))
 
@@ -124,7 +125,7 @@ def _paper_schedule(decoder: str) -> Dict[str, Any]:
 FROZEN_NORM = {'task': {'model': {'backbone': {'resnet': {'bn_trainable': False}}}}}
 
 
-def coco_data(decoder: str) -> Dict[str, Any]:
+def coco_data(decoder: str) -> dict[str, Any]:
   """Returns options of the task: COCO's files, batch sizes, augmentation and weight decay.
 
   Args:
@@ -140,12 +141,12 @@ def coco_data(decoder: str) -> Dict[str, Any]:
   }
 
 
-def _paper_decoder(decoder: str) -> Dict[str, Any]:
+def _paper_decoder(decoder: str) -> dict[str, Any]:
   options = {} if decoder == 'fpn' else {'norm': 'none'}
   return {'type': decoder, decoder: options}
 
 
-def _budget(decoder: str, weight: float = 0.2, target: float = 0.5) -> Dict[str, Any]:
+def _budget(decoder: str, weight: float = 0.2, target: float = 0.5) -> dict[str, Any]:
   # DyFPN's Table 6, row I, prints a weight of 0.1.  The authors' code sums over the two images of
   # a GPU; this budget takes their mean.
   return {'budget': {'weight': weight, 'target': target}} if decoder == 'dyfpn' else {}
@@ -158,7 +159,7 @@ def _retinanet_coco(decoder: str) -> cfg.ExperimentConfig:
                      {'task': task}, FROZEN_NORM, _paper_schedule(decoder))
 
 
-def _two_stage_model(decoder: str) -> Dict[str, Any]:
+def _two_stage_model(decoder: str) -> dict[str, Any]:
   options = _paper_decoder(decoder)
   if decoder != 'fpn':
     options[decoder]['coarse_levels'] = 'max_pool'
@@ -189,7 +190,7 @@ def _cascadercnn_coco(decoder: str) -> cfg.ExperimentConfig:
 # --- The composed sample: a few minutes on a CPU ---------------------------------------
 
 
-def sample_override(decoder: str, steps: int = 500) -> Dict[str, Any]:
+def sample_override(decoder: str, steps: int = 500) -> dict[str, Any]:
   """Returns options of a short run on 256-pixel images, from the package's EfficientNet-Lite0.
 
   Args:
@@ -290,7 +291,7 @@ for _family, _build in _FAMILIES.items():
 # `configs/*/ifpn_resnet50_90k.yaml` has the paper's solver, Broyden with 15 steps.
 
 
-def schedule_90k() -> Dict[str, Any]:
+def schedule_90k() -> dict[str, Any]:
   """Returns options of 90k steps of 16 images; the rate falls to a tenth at 60k and at 80k."""
   return {
       'trainer': _schedule(

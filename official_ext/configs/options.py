@@ -1,6 +1,5 @@
 """Options that several components or tasks have: gates, fixed points and budgets."""
 import dataclasses
-from typing import List, Optional
 
 from official.modeling import hyperparams
 
@@ -30,9 +29,9 @@ class GateConfig(hyperparams.Config):
   type: str = 'channel'
   direction: str = 'upward'
   temperature: float = 1.0
-  initial_bias: Optional[List[float]] = None
+  initial_bias: list[float] | None = None
   evaluation: str = 'argmax'
-  random_probability: Optional[float] = None
+  random_probability: float | None = None
   seed: int = 0
 
 
@@ -115,7 +114,7 @@ class BudgetConfig(hyperparams.Config):
   reduction: str = 'mean'
   distance: str = 'squared'
   ratio: float = 0.05
-  scale_bounds: List[float] = dataclasses.field(default_factory=lambda: list(SCALE_BOUNDS))
+  scale_bounds: list[float] = dataclasses.field(default_factory=lambda: list(SCALE_BOUNDS))
   path_similarity: PathSimilarityConfig = dataclasses.field(
       default_factory=PathSimilarityConfig)
   start_step: int = 0

@@ -1,5 +1,6 @@
 """Parsers that give padded ground-truth boxes, instead of assigned anchors or beside them."""
-from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Tuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from official.common import dataset_fn
 from official.vision.dataloaders import input_reader
@@ -12,11 +13,11 @@ from official.vision.ops import anchor
 from official.vision.ops import preprocess_ops
 import tensorflow as tf
 
-Labels = Dict[str, Any]
+Labels = dict[str, Any]
 _PADDING = -1
 
 
-def _with_crowd(data: Mapping[str, tf.Tensor], is_crowd: tf.Tensor) -> Dict[str, tf.Tensor]:
+def _with_crowd(data: Mapping[str, tf.Tensor], is_crowd: tf.Tensor) -> dict[str, tf.Tensor]:
   """Returns an example with one more attribute of each box, `is_crowd`, int32.
 
   Model Garden's parser filters and permutes attributes together with their boxes.
@@ -45,7 +46,7 @@ class _BoxLabeler:
     del image_size
     return {}
 
-  def label_anchors(self, anchor_boxes, boxes, classes, attributes) -> Tuple[Any, ...]:
+  def label_anchors(self, anchor_boxes, boxes, classes, attributes) -> tuple[Any, ...]:
     """Returns what Model Garden's labeler does, with boxes in the place of anchors.
 
     Args:
@@ -80,16 +81,16 @@ class Parser(retinanet_input.Parser):
     super().__init__(list(output_size), min_level=None, max_level=max_level, num_scales=None,
                      aspect_ratios=None, anchor_size=None, **kwargs)
 
-  def _parse_train_data(self, data: Mapping[str, tf.Tensor]) -> Tuple[tf.Tensor, Labels]:
+  def _parse_train_data(self, data: Mapping[str, tf.Tensor]) -> tuple[tf.Tensor, Labels]:
     image, labels = self._parse(super()._parse_train_data, data, self._skip_crowd_during_training)
     return image, labels
 
-  def _parse_eval_data(self, data: Mapping[str, tf.Tensor]) -> Tuple[tf.Tensor, Labels]:
+  def _parse_eval_data(self, data: Mapping[str, tf.Tensor]) -> tuple[tf.Tensor, Labels]:
     image, labels = self._parse(super()._parse_eval_data, data, True)
     return image, labels
 
-  def _parse(self, parse: Callable[..., Tuple[tf.Tensor, Labels]],
-             data: Mapping[str, tf.Tensor], skip_crowd: bool) -> Tuple[tf.Tensor, Labels]:
+  def _parse(self, parse: Callable[..., tuple[tf.Tensor, Labels]],
+             data: Mapping[str, tf.Tensor], skip_crowd: bool) -> tuple[tf.Tensor, Labels]:
     """Parses an example with boxes in the place of anchors.
 
     Args:
@@ -131,9 +132,9 @@ class _AnchorLabeler(anchor.AnchorLabeler):
     """
     super().__init__(**kwargs)
     self._box_labeler = _BoxLabeler(max_num_instances)
-    self.boxes: Optional[tf.Tensor] = None
+    self.boxes: tf.Tensor | None = None
 
-  def label_anchors(self, anchor_boxes, boxes, classes, attributes) -> Tuple[Any, ...]:
+  def label_anchors(self, anchor_boxes, boxes, classes, attributes) -> tuple[Any, ...]:
     """Labels anchors as Model Garden does, which does not know the attribute `is_crowd`."""
     _, self.boxes, *_ = self._box_labeler.label_anchors(None, boxes, classes, attributes)
     others = {name: value for name, value in attributes.items() if name != 'is_crowd'}
@@ -143,14 +144,14 @@ class _AnchorLabeler(anchor.AnchorLabeler):
 class AnchorParser(retinanet_input.Parser):
   """Model Garden's RetinaNet parser, with the `boxes` of `Parser` as one more label."""
 
-  def _parse_train_data(self, data: Mapping[str, tf.Tensor]) -> Tuple[tf.Tensor, Labels]:
+  def _parse_train_data(self, data: Mapping[str, tf.Tensor]) -> tuple[tf.Tensor, Labels]:
     return self._parse(super()._parse_train_data, data)
 
-  def _parse_eval_data(self, data: Mapping[str, tf.Tensor]) -> Tuple[tf.Tensor, Labels]:
+  def _parse_eval_data(self, data: Mapping[str, tf.Tensor]) -> tuple[tf.Tensor, Labels]:
     return self._parse(super()._parse_eval_data, data)
 
-  def _parse(self, parse: Callable[..., Tuple[tf.Tensor, Labels]],
-             data: Mapping[str, tf.Tensor]) -> Tuple[tf.Tensor, Labels]:
+  def _parse(self, parse: Callable[..., tuple[tf.Tensor, Labels]],
+             data: Mapping[str, tf.Tensor]) -> tuple[tf.Tensor, Labels]:
     """Parses an example, and adds its boxes to the labels of Model Garden's method `parse`."""
     labeler = _AnchorLabeler(
         self._max_num_instances, match_threshold=self._match_threshold,
@@ -161,7 +162,7 @@ class AnchorParser(retinanet_input.Parser):
     return image, {**labels, 'boxes': labeler.boxes}
 
 
-def options(params: Any) -> Dict[str, Any]:
+def options(params: Any) -> dict[str, Any]:
   """Returns the fields of a parser's config as arguments of the parser.
 
   Model Garden's tasks do not read `num_channels` and `aug_policy` either.
@@ -185,7 +186,7 @@ def _decoder(params: Any) -> Any:
 
 
 def read(params: Any, parser: retinanet_input.Parser,
-         context: Optional[tf.distribute.InputContext] = None) -> tf.data.Dataset:
+         context: tf.distribute.InputContext | None = None) -> tf.data.Dataset:
   """Reads batches.
 
   Args:

@@ -1,5 +1,6 @@
 """The losses that a budget adds to those of a detection task."""
-from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional, Sequence, Tuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import tensorflow as tf, tf_keras
 
@@ -24,8 +25,8 @@ class Step(NamedTuple):
     image_size: `(height, width)` of the network's input, in pixels.
     number: int64 scalar, the number of the training step; None in evaluation.
   """
-  image_size: Tuple[int, int]
-  number: Optional[tf.Tensor] = None
+  image_size: tuple[int, int]
+  number: tf.Tensor | None = None
 
   @property
   def is_training(self) -> bool:
@@ -41,8 +42,8 @@ class Terms(NamedTuple):
     target: float32 `[batch]`, the wanted cost in multiply-adds; None if the target is the same
       share of what gates can save for all images.
   """
-  losses: Dict[str, tf.Tensor]
-  target: Optional[tf.Tensor] = None
+  losses: dict[str, tf.Tensor]
+  target: tf.Tensor | None = None
 
 
 def needs_objects(config: options.BudgetConfig) -> bool:
@@ -139,8 +140,8 @@ class BudgetLosses:
     """
     check(config)
     self._config = config
-    self._backbone: Optional[routed.RoutedLayer] = None
-    self._history: Optional[tf.Variable] = None
+    self._backbone: routed.RoutedLayer | None = None
+    self._history: tf.Variable | None = None
 
   @property
   def names(self) -> Sequence[str]:

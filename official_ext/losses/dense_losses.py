@@ -3,7 +3,8 @@
 Reference: Zhi Tian, Chunhua Shen, Hao Chen, Tong He, FCOS: Fully Convolutional One-Stage Object
 Detection, https://arxiv.org/abs/1904.01355, section 3, and the authors' code.
 """
-from typing import Any, Mapping, NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from official.vision.losses import focal_loss
 import tensorflow as tf

@@ -4,8 +4,8 @@ Reference: Junyi Feng et al., Learning to Generate Content-Aware Dynamic Detecto
 https://arxiv.org/abs/2012.04265, section 3.2, and the budgets in its Table 1.  Costs and targets
 are shares of C_tot, the cost of the network with every path open.
 """
+from collections.abc import Sequence
 import math
-from typing import Sequence
 
 import tensorflow as tf
 

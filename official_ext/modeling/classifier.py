@@ -1,5 +1,6 @@
 """Image classification from all maps of a backbone, to pre-train backbones that return several."""
-from typing import Any, Dict, Mapping, Optional
+from collections.abc import Mapping
+from typing import Any
 
 from official.vision.modeling import backbones
 from official.vision.modeling import classification_model
@@ -13,7 +14,7 @@ class _Averages(tf_keras.layers.Layer):
     super().__init__(**kwargs)
     self.backbone = backbone
 
-  def call(self, images: tf.Tensor, training: Optional[bool] = None) -> Dict[str, tf.Tensor]:
+  def call(self, images: tf.Tensor, training: bool | None = None) -> dict[str, tf.Tensor]:
     """Averages the maps of the backbone.
 
     Args:
@@ -55,7 +56,7 @@ class Classifier(classification_model.ClassificationModel):
 
 
 def build_classifier(input_specs: tf_keras.layers.InputSpec, model_config: Any,
-                     l2_regularizer: Optional[Any] = None) -> Classifier:
+                     l2_regularizer: Any | None = None) -> Classifier:
   """Builds the classifier of a `configs.classifiers.ClassifierConfig`.
 
   Args:

@@ -1,5 +1,6 @@
 """One-stage detectors: FCOS, ATSS and similar ones; RetinaNet with any registered towers."""
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from collections.abc import Mapping
+from typing import Any
 
 from official.vision.modeling import backbones
 from official.vision.modeling import retinanet_model
@@ -14,7 +15,7 @@ from official_ext.ops import checks
 Levels = Mapping[str, tf.Tensor]
 
 
-def finest_first(levels: Levels) -> List[tf.Tensor]:
+def finest_first(levels: Levels) -> list[tf.Tensor]:
   """Returns the maps of all levels, finest first."""
   return [levels[level] for level in sorted(levels, key=int)]
 
@@ -77,7 +78,7 @@ class DetectionGenerator(tf_keras.layers.Layer):
         'nms_iou_threshold': nms_iou_threshold, 'max_num_detections': max_num_detections}
 
   def call(self, class_logits: Levels, boxes: tf.Tensor, centerness_logits: Levels,
-           image_shape: Optional[tf.Tensor] = None) -> Dict[str, tf.Tensor]:
+           image_shape: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
     """Makes detections of predictions.
 
     Args:
@@ -109,7 +110,7 @@ class DetectionGenerator(tf_keras.layers.Layer):
             'detection_classes': tf.cast(classes, tf.int32) + 1, 'num_detections': count}
 
   def _candidates(self, logits: tf.Tensor, boxes: tf.Tensor, centerness: tf.Tensor
-                  ) -> Tuple[tf.Tensor, tf.Tensor]:
+                  ) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the best pairs of a level.
 
     Args:
@@ -132,7 +133,7 @@ class DetectionGenerator(tf_keras.layers.Layer):
     return (score[..., None] * tf.one_hot(label, num_classes),
             tf.gather(boxes, location, batch_dims=1))
 
-  def get_config(self) -> Dict[str, Any]:
+  def get_config(self) -> dict[str, Any]:
     return {**super().get_config(), **self._options}
 
 
@@ -143,7 +144,7 @@ class DenseDetector(retinanet_model.RetinaNetModel):
   items.
   """
 
-  def __init__(self, backbone: tf_keras.Model, decoder: Optional[tf_keras.layers.Layer],
+  def __init__(self, backbone: tf_keras.Model, decoder: tf_keras.layers.Layer | None,
                head: dense_head.DenseHead, detection_generator: DetectionGenerator,
                assigner: str = 'fcos', anchor_size: float = 8.0, **kwargs):
     """Initializes the detector.
@@ -167,9 +168,9 @@ class DenseDetector(retinanet_model.RetinaNetModel):
         'anchor_size': anchor_size}
     self._assigner = assigners.assigner(assigner, anchor_size)
 
-  def call(self, images: tf.Tensor, image_shape: Optional[tf.Tensor] = None,
-           anchor_boxes: Optional[Levels] = None, output_intermediate_features: bool = False,
-           training: Optional[bool] = None) -> Dict[str, Any]:
+  def call(self, images: tf.Tensor, image_shape: tf.Tensor | None = None,
+           anchor_boxes: Levels | None = None, output_intermediate_features: bool = False,
+           training: bool | None = None) -> dict[str, Any]:
     """Predicts, and makes detections unless the call trains.
 
     Args:
@@ -203,7 +204,7 @@ class DenseDetector(retinanet_model.RetinaNetModel):
 
 
 def build_dense_detector(input_specs: tf_keras.layers.InputSpec, model_config: Any,
-                         l2_regularizer: Optional[Any] = None) -> DenseDetector:
+                         l2_regularizer: Any | None = None) -> DenseDetector:
   """Builds the detector of a `configs.detectors.DenseDetectorConfig`.
 
   Args:
@@ -234,7 +235,7 @@ def build_dense_detector(input_specs: tf_keras.layers.InputSpec, model_config: A
   return model
 
 
-def _head_options(model_config: Any, l2_regularizer: Optional[Any]) -> Dict[str, Any]:
+def _head_options(model_config: Any, l2_regularizer: Any | None) -> dict[str, Any]:
   """Returns the arguments that all heads with towers have."""
   head = model_config.head
   return {
@@ -255,7 +256,7 @@ def _check_stock_options(head: Any) -> None:
 
 
 def with_towers(model: retinanet_model.RetinaNetModel, model_config: Any,
-                l2_regularizer: Optional[Any] = None) -> retinanet_model.RetinaNetModel:
+                l2_regularizer: Any | None = None) -> retinanet_model.RetinaNetModel:
   """Returns a RetinaNet with the backbone and decoder of another one and a head with towers.
 
   Args:

@@ -3,7 +3,8 @@
 The cost of an image is `static + executed`: the multiply-adds of the unrouted parts, counted once
 on the graph that computes every branch, plus those that a routing tape recorded.
 """
-from typing import Any, Callable, Dict, NamedTuple, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import tensorflow as tf, tf_keras
 
@@ -28,7 +29,7 @@ class NetworkCost(NamedTuple):
   minimum: int
   maximum: int
   dense: int
-  maximum_by_part: Dict[str, int]
+  maximum_by_part: dict[str, int]
 
 
 def whole_network_cost(model: tf_keras.Model, image_size: Sequence[int]) -> NetworkCost:

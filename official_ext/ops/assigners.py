@@ -5,8 +5,9 @@ them.  Boxes are `[y1, x1, y2, x2]` and points `[y, x]`, in pixels of the networ
 row of the ground truth is an object if its class is above 0 and its box has an area; padding
 (class -1) and empty boxes are assigned to no location.
 """
+from collections.abc import Callable, Sequence
 import functools
-from typing import Callable, NamedTuple, Sequence, Tuple
+from typing import NamedTuple
 
 import numpy as np
 from official.vision.ops import box_ops
@@ -33,10 +34,10 @@ class Locations(NamedTuple):
   """
   points: np.ndarray
   strides: np.ndarray
-  counts: Tuple[int, ...]
+  counts: tuple[int, ...]
 
 
-def locations(sizes: Sequence[Tuple[int, int]], min_level: int) -> Locations:
+def locations(sizes: Sequence[tuple[int, int]], min_level: int) -> Locations:
   """Returns the centers of the cells of every level's grid.
 
   Args:
@@ -229,7 +230,7 @@ def fcos_matches(at: Locations, boxes: tf.Tensor, classes: tf.Tensor) -> tf.Tens
   return _best(is_match, -areas(boxes))
 
 
-def _size_ranges(at: Locations) -> Tuple[np.ndarray, np.ndarray]:
+def _size_ranges(at: Locations) -> tuple[np.ndarray, np.ndarray]:
   """Returns the smallest and the largest allowed distance of each location, `[locations]`."""
   low = np.where(at.strides == at.strides[0], -1, at.strides * (_REACH / 2))
   high = np.where(at.strides == at.strides[-1], np.inf, at.strides * _REACH)

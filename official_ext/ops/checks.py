@@ -1,6 +1,7 @@
 """Checks of arguments, with errors that name the argument."""
+from collections.abc import Iterable, Iterator, Mapping
 import contextlib
-from typing import Any, Iterable, Iterator, Mapping
+from typing import Any
 
 _NOWHERE_ELSE: Mapping[str, str] = {}
 

@@ -1,5 +1,6 @@
 """Run a branch only for the images of a batch that selected it."""
-from typing import Any, Callable, List, NamedTuple, Optional
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -15,7 +16,7 @@ class Selection(NamedTuple):
   case: tf.Tensor
 
 
-def select(images: tf.Tensor) -> List[Selection]:
+def select(images: tf.Tensor) -> list[Selection]:
   """Returns several selections at once: a graph runs few large operations faster than many small.
 
   Args:
@@ -31,7 +32,7 @@ def select(images: tf.Tensor) -> List[Selection]:
 
 
 def run_selected(branch: Callable[[Any], Any], inputs: Any, selection: Selection, base: Any,
-                 replace: bool = False, before: Optional[Callable[[Any], Any]] = None) -> Any:
+                 replace: bool = False, before: Callable[[Any], Any] | None = None) -> Any:
   """Runs a branch for the selected images of a batch and puts its results into `base`.
 
   If all images are selected, the branch runs on the whole batch without a gather.  If some are,

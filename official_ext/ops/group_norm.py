@@ -7,7 +7,7 @@ combined into groups.  The second sum is of squared distances from the mean, whi
 sum: E[x^2] - E[x]^2 needs as many operations, but in float32 it loses a digit of the variance
 for every factor of three between mean and deviation.
 """
-from typing import Callable, Optional, Tuple
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -20,7 +20,7 @@ def num_groups_of(channels: int) -> int:
 
 
 def group_norm(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, num_groups: int,
-               epsilon: float = 1e-5, mask: Optional[tf.Tensor] = None) -> tf.Tensor:
+               epsilon: float = 1e-5, mask: tf.Tensor | None = None) -> tf.Tensor:
   """Normalizes every group of channels of every image.
 
   Statistics are float32 (float64 for float64 input), per image and group, over all positions or
@@ -151,7 +151,7 @@ def _normalize(x: tf.Tensor, positions: tf.Tensor, total: Callable[[tf.Tensor], 
 
 
 def _scale_and_shift(mean: tf.Tensor, variance: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor,
-                     num_groups: int, epsilon: float) -> Tuple[tf.Tensor, tf.Tensor]:
+                     num_groups: int, epsilon: float) -> tuple[tf.Tensor, tf.Tensor]:
   """Returns the scale and shift that normalize, from the statistics of each channel.
 
   Args:

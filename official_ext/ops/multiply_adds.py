@@ -4,8 +4,8 @@ A multiply-add is a multiplication with the addition that follows it, which pape
 as two FLOPs.  Additions of biases, normalization, activations, pooling and interpolation are
 not counted, as is usual for detectors.
 """
+from collections.abc import Callable, Sequence
 import math
-from typing import Callable, Dict, List, Sequence
 
 import tensorflow as tf
 
@@ -84,7 +84,7 @@ def _einsum(op):
   return math.prod(sizes.values()) if len(labels) > 1 else 0
 
 
-_COUNTERS: Dict[str, Callable[[tf.Operation], int]] = {
+_COUNTERS: dict[str, Callable[[tf.Operation], int]] = {
     'Conv2D': _conv2d,
     'DepthwiseConv2dNative': _depthwise_conv2d,
     'Conv2DBackpropInput': _transposed_conv2d,
@@ -94,7 +94,7 @@ _COUNTERS: Dict[str, Callable[[tf.Operation], int]] = {
 }
 
 
-def _bodies(op: tf.Operation) -> List[str]:
+def _bodies(op: tf.Operation) -> list[str]:
   """Returns the names of the functions that an operation calls, without a loop's condition."""
   names = []
   for attribute in ('f', 'body', 'then_branch', 'else_branch', 'branches'):

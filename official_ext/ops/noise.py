@@ -1,12 +1,13 @@
 """Random numbers that differ between replicas and are drawn again by a resumed run."""
+from collections.abc import Sequence
 import zlib
-from typing import Any, Sequence, Union
+from typing import Any
 
 import tensorflow as tf
 
 
 def uniform_steps(name: str, seed: int, count: tf.Tensor,
-                  shape: Union[tf.Tensor, Sequence[Any]]) -> tf.Tensor:
+                  shape: tf.Tensor | Sequence[Any]) -> tf.Tensor:
   """Draws integers from 0 to 2**23 - 1 with equal probability.
 
   They are made of random bits, because floats drawn directly differ under XLA.

@@ -7,9 +7,10 @@
 While a tape is open in this thread and in this graph, routed layers record their gates and costs
 on it, as operations do on a `tf.GradientTape`.  Without a tape they record nothing.
 """
+from collections.abc import Mapping, Sequence
 import threading
 import types
-from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence, Type, TypeVar
+from typing import NamedTuple, TypeVar
 
 import tensorflow as tf
 
@@ -46,7 +47,7 @@ class Routing(NamedTuple):
   maximum: tf.Tensor
   dense: tf.Tensor
   metrics: Mapping[str, tf.Tensor] = types.MappingProxyType({})
-  soft_cost: Optional[tf.Tensor] = None
+  soft_cost: tf.Tensor | None = None
 
 
 def is_per_position(gate: tf.Tensor) -> bool:
@@ -61,13 +62,13 @@ class _OpenTapes(threading.local):
   """The tapes that are open in a thread, innermost last."""
 
   def __init__(self):
-    self.tapes: List['RoutingTape'] = []
+    self.tapes: list[RoutingTape] = []
 
 
 _open = _OpenTapes()
 
 
-def _graph() -> Optional[tf.Graph]:
+def _graph() -> tf.Graph | None:
   return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
 
 
@@ -92,8 +93,8 @@ class RoutingTape:
     """
     self.sample_gates = sample_gates
     self.diagnose = diagnose
-    self._records: Dict[str, Routing] = {}
-    self._graph: Optional[tf.Graph] = None
+    self._records: dict[str, Routing] = {}
+    self._graph: tf.Graph | None = None
 
   def __enter__(self: Tape) -> Tape:
     self._graph = _graph()
@@ -105,7 +106,7 @@ class RoutingTape:
     _open.tapes.remove(self)
 
   @classmethod
-  def current(cls: Type[Tape]) -> Optional[Tape]:
+  def current(cls: type[Tape]) -> Tape | None:
     """Returns the innermost open tape of this thread that is of this class, or None."""
     return next((tape for tape in reversed(_open.tapes) if isinstance(tape, cls)), None)
 
@@ -134,7 +135,7 @@ class RoutingTape:
     """Returns what each layer recorded, by name."""
     return dict(self._records)
 
-  def routing(self) -> Optional[Routing]:
+  def routing(self) -> Routing | None:
     """Returns the sum over all layers, gates under `layer/gate`; None if nothing was routed."""
     if not self._records:
       return None

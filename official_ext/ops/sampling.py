@@ -1,5 +1,4 @@
 """Resizing of feature maps to a target size, and sampling of them at any positions."""
-from typing import Union
 
 import tensorflow as tf
 
@@ -10,7 +9,7 @@ PADDINGS = ('zeros', 'border')
 RESIZE_SCOPE = 'resize_bilinear'
 
 
-def _nearest_indices(size_in: Union[int, tf.Tensor], size_out: Union[int, tf.Tensor]) -> tf.Tensor:
+def _nearest_indices(size_in: int | tf.Tensor, size_out: int | tf.Tensor) -> tf.Tensor:
   return tf.range(size_out) * size_in // size_out
 
 

@@ -8,8 +8,9 @@ returns the same; it is for XLA and TPU, as is `tiled_conv`, which skips with st
 
 Values at skipped positions are never used; they may be NaN.
 """
+from collections.abc import Callable, Sequence
 import functools
-from typing import Callable, NamedTuple, Optional, Sequence, Tuple
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -54,7 +55,7 @@ def dilate(mask: tf.Tensor) -> tf.Tensor:
   return tf.nn.max_pool2d(tf.cast(mask, tf.float32), 3, 1, 'SAME') > 0
 
 
-def active_positions(gate: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:
+def active_positions(gate: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
   """Returns where a residual block computes its first and its second convolution.
 
   Args:
@@ -85,7 +86,7 @@ def residual_block_multiply_adds(gate: tf.Tensor, channels: int) -> tf.Tensor:
 
 
 def sparse_conv2d(x: tf.Tensor, kernel: tf.Tensor, mask: tf.Tensor, mode: str = 'skip',
-                  break_even: Optional[float] = None) -> tf.Tensor:
+                  break_even: float | None = None) -> tf.Tensor:
   """Convolves with stride 1 at the active positions; the others are 0.
 
   Args:
@@ -117,7 +118,7 @@ def sparse_conv2d(x: tf.Tensor, kernel: tf.Tensor, mask: tf.Tensor, mode: str = 
 
 
 def residual_block(x: tf.Tensor, gate: tf.Tensor, weights: ResidualWeights, num_groups: int,
-                   mode: str = 'skip', break_even: Optional[float] = None) -> tf.Tensor:
+                   mode: str = 'skip', break_even: float | None = None) -> tf.Tensor:
   """Computes the gated branch of a dynamic residual block, with group norms (GN).
 
       gate * GN(conv(ReLU(GN(conv(x)))))
@@ -171,7 +172,7 @@ def residual_block(x: tf.Tensor, gate: tf.Tensor, weights: ResidualWeights, num_
 
 
 def _compute_cheaper(compute_listed: Callable[[], tf.Tensor], compute_all: Callable[[], tf.Tensor],
-                     masks: Sequence[tf.Tensor], break_even: Optional[float]) -> tf.Tensor:
+                     masks: Sequence[tf.Tensor], break_even: float | None) -> tf.Tensor:
   """Computes all positions if the share of active ones, over all masks, is above `break_even`."""
   if break_even is None:
     break_even = tf.where(tf.shape(masks[0])[0] > 1, BREAK_EVEN, 1.0)
@@ -246,7 +247,7 @@ def _table_from_map(x: tf.Tensor, kernel_size: Sequence[int]) -> tf.Tensor:
 
 
 def _table_from_rows(rows: tf.Tensor, source: _Pixels, target: _Pixels
-                     ) -> Tuple[tf.Tensor, _Pixels]:
+                     ) -> tuple[tf.Tensor, _Pixels]:
   """Returns a table of the rows of `source` after a row of zeros, and `target` with taps in it.
 
   Args:

@@ -4,7 +4,7 @@ XLA needs static shapes, so a capacity fixes the number of tiles that are comput
 tiles are active, results equal those of `sparse_conv`; otherwise the least active tiles are
 dropped and counted.
 """
-from typing import List, NamedTuple, Tuple
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -70,7 +70,7 @@ def tiled_residual_block(x: tf.Tensor, gate: tf.Tensor, weights: sparse_conv.Res
   return TiledResult(tiles.put_back(hidden) * tf.cast(gate, x.dtype), dropped)
 
 
-def _choose_tiles(mask: tf.Tensor, capacity: float, size: int) -> Tuple['_Tiles', tf.Tensor]:
+def _choose_tiles(mask: tf.Tensor, capacity: float, size: int) -> tuple['_Tiles', tf.Tensor]:
   """Returns the tiles with most active positions, and the number of other active tiles.
 
   Args:
@@ -89,7 +89,7 @@ def _choose_tiles(mask: tf.Tensor, capacity: float, size: int) -> Tuple['_Tiles'
   return _Tiles(index, tf.shape(mask)[1:3], height, width, size), dropped
 
 
-def _to_whole_tiles(x: tf.Tensor, size: int, border: int = 0) -> List[List]:
+def _to_whole_tiles(x: tf.Tensor, size: int, border: int = 0) -> list[list]:
   """Returns paddings, for `tf.pad`, that make the sides of maps multiples of the tile's side."""
   height, width = tf.unstack(-tf.shape(x)[1:3] % size)
   return [[0, 0], [border, height + border], [border, width + border], [0, 0]]
@@ -158,7 +158,7 @@ class _Tiles(NamedTuple):
     rows = tf.zeros_like(self.index[:, :1, None]) + tf.range(height)[:, None]
     return tf.gather(*self._find(values, rows, tf.range(width)), batch_dims=1)
 
-  def _positions(self, border: int) -> Tuple[tf.Tensor, tf.Tensor]:
+  def _positions(self, border: int) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns rows `[batch, tiles, side, 1]` and columns `[batch, tiles, 1, side]` in the map."""
     offsets = tf.range(-border, self.size + border)
     rows = (self.index // self.width)[..., None] * self.size + offsets
@@ -177,7 +177,7 @@ class _Tiles(NamedTuple):
         tf.gather(_flatten(maps), places, batch_dims=1), [-1, side, side, maps.shape[-1]])
 
   def _find(self, values: tf.Tensor, rows: tf.Tensor, columns: tf.Tensor
-            ) -> Tuple[tf.Tensor, tf.Tensor]:
+            ) -> tuple[tf.Tensor, tf.Tensor]:
     """Finds positions of the map among listed values.
 
     Args:

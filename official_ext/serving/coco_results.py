@@ -1,7 +1,8 @@
 """Turns the outputs of a detector into COCO's results format, and evaluates them."""
+from collections.abc import Sequence
 import contextlib
 import io
-from typing import Any, Dict, List, Sequence
+from typing import Any
 
 import numpy as np
 from official.vision.ops import mask_ops
@@ -14,7 +15,7 @@ from official_ext.utils import files
 _STATISTICS = ('ap', 'ap50', 'ap75', 'ap_small', 'ap_medium', 'ap_large')
 
 
-def original_boxes(outputs: Dict[str, np.ndarray], row: int, normalized: bool) -> np.ndarray:
+def original_boxes(outputs: dict[str, np.ndarray], row: int, normalized: bool) -> np.ndarray:
   """Returns boxes in pixels of the image before it was resized.
 
   Args:
@@ -34,8 +35,8 @@ def original_boxes(outputs: Dict[str, np.ndarray], row: int, normalized: bool) -
   return np.clip(boxes, 0, size)
 
 
-def detections(outputs: Dict[str, np.ndarray], row: int, image_id: int,
-               normalized: bool) -> List[Dict[str, Any]]:
+def detections(outputs: dict[str, np.ndarray], row: int, image_id: int,
+               normalized: bool) -> list[dict[str, Any]]:
   """Returns the detections of one image in COCO's results format, best first.
 
   Args:
@@ -57,7 +58,7 @@ def detections(outputs: Dict[str, np.ndarray], row: int, image_id: int,
   return found
 
 
-def add_masks(found: List[Dict[str, Any]], masks: np.ndarray, height: int, width: int) -> None:
+def add_masks(found: list[dict[str, Any]], masks: np.ndarray, height: int, width: int) -> None:
   """Adds `segmentation` to detections.
 
   Args:
@@ -73,15 +74,15 @@ def add_masks(found: List[Dict[str, Any]], masks: np.ndarray, height: int, width
     detection['segmentation'] = {**encoded, 'counts': encoded['counts'].decode()}
 
 
-def gates(outputs: Dict[str, np.ndarray], row: int) -> Dict[str, np.ndarray]:
+def gates(outputs: dict[str, np.ndarray], row: int) -> dict[str, np.ndarray]:
   """Returns name -> value for the gates of one image."""
   return {name.removeprefix('gate_'): value[row]
           for name, value in sorted(outputs.items()) if name.startswith('gate_')}
 
 
-def cost_entry(outputs: Dict[str, np.ndarray], row: int) -> Dict[str, Any]:
+def cost_entry(outputs: dict[str, np.ndarray], row: int) -> dict[str, Any]:
   """Returns cost and gates of one image; a gate per position becomes its share of open ones."""
-  entry: Dict[str, Any] = {
+  entry: dict[str, Any] = {
       name: float(outputs[name][row])
       for name in ('multiply_adds', 'executed_multiply_adds') if name in outputs}
   decided = gates(outputs, row)
@@ -91,8 +92,8 @@ def cost_entry(outputs: Dict[str, np.ndarray], row: int) -> Dict[str, Any]:
   return entry
 
 
-def average_precision(annotation_file: files.PathLike, predictions: List[Dict[str, Any]],
-                      image_ids: Sequence[int]) -> Dict[str, float]:
+def average_precision(annotation_file: files.PathLike, predictions: list[dict[str, Any]],
+                      image_ids: Sequence[int]) -> dict[str, float]:
   """Evaluates detections with pycocotools.
 
   Args:
@@ -121,7 +122,7 @@ def average_precision(annotation_file: files.PathLike, predictions: List[Dict[st
   return results
 
 
-def _kinds(truth: coco.COCO, predictions: List[Dict[str, Any]]) -> Dict[str, str]:
+def _kinds(truth: coco.COCO, predictions: list[dict[str, Any]]) -> dict[str, str]:
   """Returns the kinds of results that can be evaluated, each with the prefix of its names."""
   objects = [*truth.anns.values(), *predictions]
   has_masks = predictions and all('segmentation' in item for item in objects)

@@ -1,5 +1,6 @@
 """The module that is exported: it detects objects and says what each image cost."""
-from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from official.core import config_definitions
@@ -32,7 +33,7 @@ class RoutedDetectionModule(detection.DetectionModule):
   """
 
   def __init__(self, params: config_definitions.ExperimentConfig, *, model: tf_keras.Model,
-               input_image_size: Sequence[int], batch_size: Optional[int] = None,
+               input_image_size: Sequence[int], batch_size: int | None = None,
                input_type: str = 'image_tensor', output_gates: bool = True):
     """Initializes the module.
 
@@ -52,7 +53,7 @@ class RoutedDetectionModule(detection.DetectionModule):
     self.cost = network_cost.whole_network_cost(model, self.padded_size)
 
   @property
-  def description(self) -> Dict[str, Any]:
+  def description(self) -> dict[str, Any]:
     """What users of the outputs need to know, as `export.json` holds it."""
     return {
         'input_type': self._input_type,
@@ -65,7 +66,7 @@ class RoutedDetectionModule(detection.DetectionModule):
             ('maximum', self.cost.maximum))},
     }
 
-  def network_inputs(self, images: Sequence[np.ndarray]) -> Tuple[tf.Tensor, tf.Tensor]:
+  def network_inputs(self, images: Sequence[np.ndarray]) -> tuple[tf.Tensor, tf.Tensor]:
     """Normalizes, resizes and pads images as `serve` does.
 
     Args:
@@ -124,7 +125,7 @@ def check_detector(task_config: Any) -> None:
 
 
 def build_model(params: config_definitions.ExperimentConfig,
-                checkpoint_path: Optional[files.PathLike] = None,
+                checkpoint_path: files.PathLike | None = None,
                 flag: str = '--checkpoint_path') -> tf_keras.Model:
   """Builds the model of a detection experiment, and restores it if a checkpoint is given.
 
@@ -149,8 +150,8 @@ def build_model(params: config_definitions.ExperimentConfig,
 
 
 def build_module(params: config_definitions.ExperimentConfig, checkpoint_path: files.PathLike,
-                 input_type: str = 'image_tensor', image_size: Optional[Sequence[int]] = None,
-                 batch_size: Optional[int] = None, output_gates: bool = True,
+                 input_type: str = 'image_tensor', image_size: Sequence[int] | None = None,
+                 batch_size: int | None = None, output_gates: bool = True,
                  flag: str = '--checkpoint_path') -> RoutedDetectionModule:
   """Builds and restores the model of an experiment, folds its norms, and wraps it for export.
 

@@ -1,9 +1,10 @@
 """The detectors that commands run: a SavedModel, and a model in memory."""
+from collections.abc import Callable, Mapping, Sequence
 import itertools
 import json
 import pathlib
 import time
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Union
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -62,7 +63,7 @@ class SavedDetector:
     given = 'image_bytes' if spec.dtype == tf.string else 'image_tensor'
     self.input_type = self.description.get('input_type', given)
 
-  def __call__(self, images: np.ndarray) -> Dict[str, np.ndarray]:
+  def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
     """Detects objects.
 
     Args:
@@ -143,7 +144,7 @@ class InMemoryDetector:
     self._make_functions()
     return any(has_threshold)
 
-  def __call__(self, images: np.ndarray) -> Dict[str, np.ndarray]:
+  def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
     """Detects objects.
 
     Args:
@@ -164,7 +165,7 @@ class InMemoryDetector:
     inputs, info = self.module.network_inputs(images)
     return _seconds(len(images), lambda: self._detect(inputs, info[:, 1]))
 
-  def decisions(self, images: Sequence[np.ndarray]) -> Optional[routing.Routing]:
+  def decisions(self, images: Sequence[np.ndarray]) -> routing.Routing | None:
     """Returns what the network decided about each image, and its metrics.
 
     Args:
@@ -181,7 +182,7 @@ class InMemoryDetector:
     return tf.nest.map_structure(
         lambda value: None if value is None else value.numpy(), record)
 
-  def _run_network(self, inputs: tf.Tensor, image_shape: tf.Tensor) -> Dict[str, tf.Tensor]:
+  def _run_network(self, inputs: tf.Tensor, image_shape: tf.Tensor) -> dict[str, tf.Tensor]:
     with routing.RoutingTape() as tape:
       outputs = self.module.model(inputs, image_shape=image_shape, training=False)
     record = tape.routing()
@@ -189,13 +190,13 @@ class InMemoryDetector:
     return {'detection_boxes': outputs['detection_boxes'],
             'executed': record.executed if record else tf.zeros_like(image_shape[:, 0])}
 
-  def _record(self, inputs: tf.Tensor, image_shape: tf.Tensor) -> Optional[routing.Routing]:
+  def _record(self, inputs: tf.Tensor, image_shape: tf.Tensor) -> routing.Routing | None:
     with routing.RoutingTape(diagnose=self._diagnose) as tape:
       self.module.model(inputs, image_shape=image_shape, training=False)
     return tape.routing()
 
 
-Detector = Union[SavedDetector, InMemoryDetector]
+Detector = SavedDetector | InMemoryDetector
 
 
 def restore(experiment_name: str, model_dir: files.PathLike) -> InMemoryDetector:
@@ -218,7 +219,7 @@ def restore(experiment_name: str, model_dir: files.PathLike) -> InMemoryDetector
 
 
 def latency(detector: Detector, images: Sequence[np.ndarray], batch_size: int,
-            num_runs: int) -> List[float]:
+            num_runs: int) -> list[float]:
   """Times a detector after a warm-up.
 
   Args:
@@ -259,7 +260,7 @@ def _load(path: pathlib.Path) -> Any:
         f'--saved_model={path} cannot be loaded ({text}): export it again.') from error
 
 
-def _read_description(path: pathlib.Path) -> Dict[str, Any]:
+def _read_description(path: pathlib.Path) -> dict[str, Any]:
   try:
     return json.loads((path / _DESCRIPTION).read_text(encoding='utf-8'))
   except FileNotFoundError:

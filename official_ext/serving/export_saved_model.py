@@ -1,8 +1,9 @@
 """Exports a trained detector as a SavedModel, and checks what was written."""
 import argparse
+from collections.abc import Mapping, Sequence
 import json
 import time
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -37,7 +38,7 @@ _COMPARED = ('detection_scores', 'detection_boxes', 'detection_masks', 'raw_boxe
              'decoded_boxes', 'decoded_box_scores', 'multiply_adds', 'executed_multiply_adds')
 
 
-def _parse_arguments(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
+def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
   parser = argparse.ArgumentParser(
       prog='python -m official_ext.serving.export_saved_model', description=_DESCRIPTION,
       epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
@@ -58,7 +59,7 @@ def _parse_arguments(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
   return parser.parse_args(arguments)
 
 
-def example_batches(size: Sequence[int], batch_size: int) -> List[np.ndarray]:
+def example_batches(size: Sequence[int], batch_size: int) -> list[np.ndarray]:
   """Makes images with structure at several scales; every call makes the same ones.
 
   Args:
@@ -81,14 +82,14 @@ def example_batches(size: Sequence[int], batch_size: int) -> List[np.ndarray]:
           for shape in ((height, width), (height * 3 // 4 + 1, width * 5 // 4 + 1))]
 
 
-def largest_differences(expected: Mapping[str, Any], actual: Mapping[str, Any]) -> Dict[str, float]:
+def largest_differences(expected: Mapping[str, Any], actual: Mapping[str, Any]) -> dict[str, float]:
   """Returns the largest absolute difference of each compared output, or NaN if one is NaN."""
   return {name: float(np.max(np.abs(np.asarray(expected[name]) - np.asarray(actual[name]))))
           for name in _COMPARED if name in expected}
 
 
 def save(module: Any, export_dir: files.PathLike, input_type: str, image_size: Sequence[int],
-         batch_size: Optional[int] = None) -> Dict[str, float]:
+         batch_size: int | None = None) -> dict[str, float]:
   """Writes a module as a SavedModel, loads it again and compares the two.
 
   Args:
@@ -145,7 +146,7 @@ def without_local_paths(value: Any) -> Any:
   return None if isinstance(value, str) and value.startswith('/') else value
 
 
-def export(params: Any, args: argparse.Namespace) -> Dict[str, Any]:
+def export(params: Any, args: argparse.Namespace) -> dict[str, Any]:
   """Exports an experiment.
 
   Args:
@@ -183,7 +184,7 @@ def export(params: Any, args: argparse.Namespace) -> Dict[str, Any]:
   return description
 
 
-def main(arguments: Optional[Sequence[str]] = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
   """Exports a detector; `arguments` replace those of the command line."""
   args = _parse_arguments(arguments)
   command_line.say('Loading TensorFlow and building the model ...')

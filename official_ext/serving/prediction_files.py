@@ -2,7 +2,7 @@
 import collections
 import json
 import pathlib
-from typing import Any, Dict, List
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -54,7 +54,7 @@ class Predictions:
     self.costs = sorted(read_json(folder / 'costs.json')['images'],
                         key=lambda cost: cost['multiply_adds'])
 
-  def gates(self) -> Dict[str, np.ndarray]:
+  def gates(self) -> dict[str, np.ndarray]:
     """Returns gate -> `[images]`; empty if nothing is routed."""
     gates = {}
     for name in self.costs[0].get('gates', {}):
@@ -75,7 +75,7 @@ class Predictions:
                  if path.is_file()), None) or next(self._images.rglob(pathlib.Path(name).name))
     return np.asarray(Image.open(path).convert('RGB'))
 
-  def pair(self, image_id: int, threshold: float = 0.4) -> List[np.ndarray]:
+  def pair(self, image_id: int, threshold: float = 0.4) -> list[np.ndarray]:
     """Draws the ground truth and the detections of an image.
 
     Args:
@@ -96,13 +96,13 @@ class Predictions:
     return [draw(truth), draw(found, scores=[d['score'] for d in found])]
 
 
-def _corners(objects: List[Dict[str, Any]]) -> np.ndarray:
+def _corners(objects: list[dict[str, Any]]) -> np.ndarray:
   """Returns boxes `[objects, 4]`, `[y1, x1, y2, x2]`, of annotations or detections."""
   corners = [[y, x, y + h, x + w] for x, y, w, h in (item['bbox'] for item in objects)]
   return np.array(corners).reshape(-1, 4)
 
 
-def _by_image(objects: List[Dict[str, Any]]) -> Dict[int, List[Dict[str, Any]]]:
+def _by_image(objects: list[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:
   grouped = collections.defaultdict(list)
   for item in objects:
     grouped[item['image_id']].append(item)

@@ -1,6 +1,6 @@
 """Switches off a graph optimizer of TensorFlow that makes single images slow."""
+from collections.abc import Iterator
 import contextlib
-from typing import Iterator
 
 import tensorflow as tf
 

@@ -1,5 +1,5 @@
 """Counts the multiply-adds of a routed detector whose parts would always run."""
-from typing import Any, Dict
+from typing import Any
 
 from official.core import task_factory
 
@@ -7,7 +7,7 @@ from official_ext.modeling import network_cost
 from official_ext.serving import detection
 
 
-def count_twins(module: detection.RoutedDetectionModule) -> Dict[str, int]:
+def count_twins(module: detection.RoutedDetectionModule) -> dict[str, int]:
   """Counts the twins of a detector: the same detector with other parts, which always run.
 
   A detector with a dynamic head has two twins: one with the same head without gates, and one
@@ -39,7 +39,7 @@ def count_twins(module: detection.RoutedDetectionModule) -> Dict[str, int]:
           for name, kinds in branches.items()}
 
 
-def _cost(module: detection.RoutedDetectionModule, override: Dict[str, Any]) -> int:
+def _cost(module: detection.RoutedDetectionModule, override: dict[str, Any]) -> int:
   """Returns the multiply-adds of the detector after an override of its model's options."""
   task_config = module.params.task.replace()
   task_config.model.override(override)

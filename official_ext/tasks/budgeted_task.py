@@ -1,5 +1,6 @@
 """The interface by which a budget gets to know the objects of a detection task."""
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import tensorflow as tf
 

@@ -1,5 +1,6 @@
 """The task of FCOS and ATSS: their model, their labels and losses, Model Garden's evaluation."""
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from collections.abc import Mapping
+from typing import Any
 
 from official.core import task_factory
 from official.vision.tasks import retinanet
@@ -31,7 +32,7 @@ class DenseTask(retinanet.RetinaNetTask, budgeted_task.BudgetedTask):
     return model
 
   def build_inputs(self, params: detectors.DenseDataConfig,
-                   input_context: Optional[tf.distribute.InputContext] = None) -> tf.data.Dataset:
+                   input_context: tf.distribute.InputContext | None = None) -> tf.data.Dataset:
     """Reads images and padded boxes."""
     model = self.task_config.model
     parser = dense_input.Parser(model.input_size[:2], model.max_level, dtype=params.dtype,
@@ -39,7 +40,7 @@ class DenseTask(retinanet.RetinaNetTask, budgeted_task.BudgetedTask):
     return dense_input.read(params, parser, input_context)
 
   def build_losses(self, outputs: Mapping[str, Any], labels: Mapping[str, Any],
-                   aux_losses: Optional[List[tf.Tensor]] = None) -> Tuple[tf.Tensor, ...]:
+                   aux_losses: list[tf.Tensor] | None = None) -> tuple[tf.Tensor, ...]:
     """Returns the total, class, box and model loss, which Model Garden's steps expect.
 
     The model loss is the sum of the class loss, the weighted box loss and the center-ness loss.
@@ -55,7 +56,7 @@ class DenseTask(retinanet.RetinaNetTask, budgeted_task.BudgetedTask):
     """Returns the model loss of each image as if it were a batch of its own."""
     return self._model_loss(dense_losses.image_losses(outputs, labels, *self._loss_options()))
 
-  def _loss_options(self) -> Tuple[assigners.Assigner, float, float]:
+  def _loss_options(self) -> tuple[assigners.Assigner, float, float]:
     """Returns the assigner, and alpha and gamma of the focal loss."""
     model, losses = self.task_config.model, self.task_config.losses
     return (assigners.assigner(model.assigner, model.anchor.anchor_size),
@@ -65,8 +66,8 @@ class DenseTask(retinanet.RetinaNetTask, budgeted_task.BudgetedTask):
     weight = self.task_config.losses.box_loss_weight
     return losses.classes + weight * losses.boxes + losses.centerness
 
-  def validation_step(self, inputs: Tuple[tf.Tensor, Mapping[str, Any]], model: tf_keras.Model,
-                      metrics: Optional[List[Any]] = None) -> Dict[str, Any]:
+  def validation_step(self, inputs: tuple[tf.Tensor, Mapping[str, Any]], model: tf_keras.Model,
+                      metrics: list[Any] | None = None) -> dict[str, Any]:
     """Runs Model Garden's validation step, which passes `anchor_boxes` of the labels on."""
     images, labels = inputs
     return super().validation_step((images, {**labels, 'anchor_boxes': None}), model, metrics)

@@ -1,8 +1,9 @@
 """The state of an evaluation under a routing tape, from one validation step to the next."""
 import collections
+from collections.abc import Iterator
 import contextlib
 import copy
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any
 
 import numpy as np
 
@@ -25,9 +26,9 @@ class EvaluationState:
       num_sampled_runs: how often every step is repeated with sampled gates.
     """
     self.model_garden: Any = None
-    self.values: Dict[str, List[np.ndarray]] = collections.defaultdict(list)
-    self.picture_inputs: Optional[Dict[str, Any]] = None
-    self.sampled: List[Any] = [None] * num_sampled_runs
+    self.values: dict[str, list[np.ndarray]] = collections.defaultdict(list)
+    self.picture_inputs: dict[str, Any] | None = None
+    self.sampled: list[Any] = [None] * num_sampled_runs
     self._task = task
     self._evaluators = [copy.copy(task.coco_metric) for _ in range(num_sampled_runs)]
     for evaluator in self._evaluators:

@@ -1,5 +1,6 @@
 """Starting a detector from a checkpoint: whole modules, with a report of what was loaded."""
-from typing import Any, List, Mapping, Sequence, Union
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from absl import logging
 import tensorflow as tf
@@ -11,7 +12,7 @@ class InitializationError(ValueError):
   """`task.init_checkpoint` cannot be read or does not fit the model."""
 
 
-def load(items: Mapping[str, Any], path: str, modules: Union[str, Sequence[str]]) -> None:
+def load(items: Mapping[str, Any], path: str, modules: str | Sequence[str]) -> None:
   """Loads modules completely or not at all, and logs what was loaded.
 
   The one exception are the `router_variables` of routed layers: if the checkpoint has none of
@@ -54,7 +55,7 @@ def load(items: Mapping[str, Any], path: str, modules: Union[str, Sequence[str]]
     logging.info('%s: start from random weights.', ', '.join(left))
 
 
-def _modules(item: Any) -> List[tf.Module]:
+def _modules(item: Any) -> list[tf.Module]:
   """Returns the modules of a checkpoint item, which may be a module or a nest of modules."""
   return tf.nest.flatten(item)
 

@@ -1,5 +1,6 @@
 """The task of RetinaNet, with registered towers and with the losses of single images."""
-from typing import Any, Mapping, Optional
+from collections.abc import Mapping
+from typing import Any
 
 from official.core import task_factory
 from official.vision.losses import focal_loss
@@ -30,7 +31,7 @@ class TowerRetinaNetTask(retinanet.RetinaNetTask, budgeted_task.BudgetedTask):
         model, config.model, convolutions.l2_regularizer(config.losses.l2_weight_decay))
 
   def build_inputs(self, params: Any,
-                   input_context: Optional[tf.distribute.InputContext] = None) -> tf.data.Dataset:
+                   input_context: tf.distribute.InputContext | None = None) -> tf.data.Dataset:
     """Reads Model Garden's inputs, and `boxes` beside them if the budget depends on objects."""
     if not budgets.needs_objects(self.task_config.budget):
       return super().build_inputs(params, input_context)

@@ -3,7 +3,8 @@
 `train_step` and `validation_step` of Model Garden run unchanged inside the tape.  The budget
 enters as auxiliary losses.  Cost and gates are logged beside Model Garden's own values.
 """
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf, tf_keras
@@ -73,7 +74,7 @@ class RoutedTask(budgeted_task.BudgetedTask):
       initialization.load(model.checkpoint_items, self.task_config.init_checkpoint,
                           self.task_config.init_checkpoint_modules)
 
-  def build_losses(self, outputs: Any, labels: Any, aux_losses: Optional[Any] = None) -> Any:
+  def build_losses(self, outputs: Any, labels: Any, aux_losses: Any | None = None) -> Any:
     """Builds Model Garden's losses with those of the budget among the auxiliary losses.
 
     The budget needs a `StepTape`, which is open during a step; without one it adds nothing.
@@ -86,7 +87,7 @@ class RoutedTask(budgeted_task.BudgetedTask):
       aux_losses = [*(aux_losses or []), *tape.terms.losses.values()]
     return super().build_losses(outputs=outputs, labels=labels, aux_losses=aux_losses)
 
-  def build_metrics(self, training: bool = True) -> List[tf_keras.metrics.Metric]:
+  def build_metrics(self, training: bool = True) -> list[tf_keras.metrics.Metric]:
     """Adds cost, budget and gates to the Keras metrics of training, once the model is built."""
     metrics = super().build_metrics(training=training)
     if not training:
@@ -95,7 +96,7 @@ class RoutedTask(budgeted_task.BudgetedTask):
                       for name in self._routed_names]
 
   def train_step(self, inputs: Any, model: tf_keras.Model, optimizer: Any,
-                 metrics: Optional[List[Any]] = None) -> Mapping[str, Any]:
+                 metrics: list[Any] | None = None) -> Mapping[str, Any]:
     """Runs Model Garden's training step under a tape."""
     routing_means = [metric for metric in metrics or []
                      if isinstance(metric, routing_logs.RoutingKerasMean)]
@@ -115,7 +116,7 @@ class RoutedTask(budgeted_task.BudgetedTask):
     return logs
 
   def validation_step(self, inputs: Any, model: tf_keras.Model,
-                      metrics: Optional[List[Any]] = None) -> Dict[str, Any]:
+                      metrics: list[Any] | None = None) -> dict[str, Any]:
     """Runs Model Garden's validation step under a tape, and again with sampled gates."""
     step = _step(inputs)
     with step_tape.StepTape(step, diagnose=self.task_config.diagnose_routing) as tape:
@@ -145,7 +146,7 @@ class RoutedTask(budgeted_task.BudgetedTask):
     config = self.task_config
     return config.sampled_evaluation_runs if config.use_coco_metrics else 0
 
-  def _gmac(self, tape: step_tape.StepTape) -> Dict[str, tf.Tensor]:
+  def _gmac(self, tape: step_tape.StepTape) -> dict[str, tf.Tensor]:
     """Returns the cost of a step; `target` is `[batch]` if the budget has one per image."""
     summary = routing_logs.cost_summary(tape.routing(), self.task_config.budget.target)
     if tape.terms and tape.terms.target is not None:
@@ -169,7 +170,7 @@ class RoutedTask(budgeted_task.BudgetedTask):
     return state
 
   def reduce_aggregated_logs(self, aggregated_logs: evaluation_state.EvaluationState,
-                             global_step: Optional[Any] = None) -> Dict[str, Any]:
+                             global_step: Any | None = None) -> dict[str, Any]:
     """Adds cost, open ratios and the results with sampled gates to the evaluation's logs."""
     logs = super().reduce_aggregated_logs(aggregated_logs.model_garden, global_step)
     values = {name: np.concatenate(batches) for name, batches in aggregated_logs.values.items()}
@@ -189,14 +190,14 @@ class RoutedTask(budgeted_task.BudgetedTask):
     return logs
 
 
-def _step(inputs: Any, number: Optional[tf.Tensor] = None) -> budgets.Step:
+def _step(inputs: Any, number: tf.Tensor | None = None) -> budgets.Step:
   """Returns what is known of the step that gets `inputs`, `(images, labels)`."""
   height, width = inputs[0].shape[1:3]
   return budgets.Step((height, width), number)
 
 
 def _complete_record(tape: routing.RoutingTape,
-                     model: tf_keras.Model) -> Optional[routing.Routing]:
+                     model: tf_keras.Model) -> routing.Routing | None:
   """Returns what a tape holds after checking that every routed layer is on it."""
   routed.check_complete(tape, model)
   return tape.routing()

@@ -1,5 +1,6 @@
 """Logs about routing in training and evaluation, and the warnings that belong to them."""
-from typing import Any, Dict, Mapping, Optional, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from absl import logging
 import numpy as np
@@ -17,7 +18,7 @@ _NUM_PICTURES = 4
 _DRIFT = 0.1
 
 
-def cost_summary(record: routing.Routing, target: float) -> Dict[str, tf.Tensor]:
+def cost_summary(record: routing.Routing, target: float) -> dict[str, tf.Tensor]:
   """Returns cost in 10^9 multiply-adds (GMAC) per image, by name.
 
   Args:
@@ -42,7 +43,7 @@ def cost_names() -> Sequence[str]:
   return ('executed', 'expected', 'target', 'minimum', 'maximum')
 
 
-def open_ratios(record: routing.Routing) -> Dict[str, tf.Tensor]:
+def open_ratios(record: routing.Routing) -> dict[str, tf.Tensor]:
   """Returns by the name of each gate how far it is open for each image.
 
   Returns:
@@ -55,7 +56,7 @@ def open_ratios(record: routing.Routing) -> Dict[str, tf.Tensor]:
   }
 
 
-def _flat(name: str, values: np.ndarray) -> Dict[str, float]:
+def _flat(name: str, values: np.ndarray) -> dict[str, float]:
   """Returns the mean over images of one gate: one value, or one per path of a choice."""
   mean = np.mean(values, axis=0)
   if mean.ndim == 0:
@@ -64,7 +65,7 @@ def _flat(name: str, values: np.ndarray) -> Dict[str, float]:
 
 
 def evaluation_logs(values: Mapping[str, np.ndarray], limits: Mapping[str, routed.Limit],
-                    samples_gates: bool) -> Dict[str, Any]:
+                    samples_gates: bool) -> dict[str, Any]:
   """Returns the logs of an evaluation about cost, gates and metrics, and warns of what is odd.
 
   Warnings are about metrics above their limit, gates that never change, and executed cost that
@@ -105,7 +106,7 @@ class RoutingKerasMean(tf_keras.metrics.Mean):
   training loop is above the limit.
   """
 
-  def __init__(self, name: str, limit: Optional[routed.Limit] = None):
+  def __init__(self, name: str, limit: routed.Limit | None = None):
     """Initializes the metric.
 
     Args:
@@ -125,7 +126,7 @@ class RoutingKerasMean(tf_keras.metrics.Mean):
     super().reset_state()
 
 
-def warn_beyond(limit: Optional[routed.Limit], name: str, value: float) -> bool:
+def warn_beyond(limit: routed.Limit | None, name: str, value: float) -> bool:
   """Warns of a metric that is above its limit or is not a number, and returns whether it did."""
   if limit is None or value <= limit[0]:
     return False
@@ -133,7 +134,7 @@ def warn_beyond(limit: Optional[routed.Limit], name: str, value: float) -> bool:
   return True
 
 
-def first_replica(values: Mapping[str, Any]) -> Dict[str, Any]:
+def first_replica(values: Mapping[str, Any]) -> dict[str, Any]:
   """Returns the NumPy arrays of the first replica.
 
   Args:
@@ -144,7 +145,7 @@ def first_replica(values: Mapping[str, Any]) -> Dict[str, Any]:
 
 
 def pictures(images: np.ndarray, gates: Mapping[str, np.ndarray], executed: np.ndarray,
-             maximum: np.ndarray) -> Dict[str, np.ndarray]:
+             maximum: np.ndarray) -> dict[str, np.ndarray]:
   """Draws what was decided about the first images of a batch.
 
   Args:
@@ -167,7 +168,7 @@ def pictures(images: np.ndarray, gates: Mapping[str, np.ndarray], executed: np.n
   return drawn
 
 
-def _scale_pictures(values: Mapping[str, np.ndarray]) -> Dict[str, np.ndarray]:
+def _scale_pictures(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   """Returns pictures of routes beside the scales of objects, uint8 `[1, height, width, 3]`."""
   gates = {name: value for name, value in values.items() if name.startswith('gate/')}
   plots = routes.draw_scale_relations(

@@ -1,5 +1,5 @@
 """The routing tape of one step of a task."""
-from typing import Any, Optional
+from typing import Any
 
 from official_ext.losses import budgets
 from official_ext.ops import routing
@@ -27,4 +27,4 @@ class StepTape(routing.RoutingTape):
     """
     super().__init__(**options)
     self.step = step
-    self.terms: Optional[budgets.Terms] = None
+    self.terms: budgets.Terms | None = None

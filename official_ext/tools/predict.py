@@ -1,10 +1,11 @@
 """Runs an exported detector on images: drawn boxes, COCO results, cost of every image."""
 import argparse
+from collections.abc import Iterator, Sequence
 import csv
 import json
 import pathlib
 import time
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -38,7 +39,7 @@ _NAMED = 3
 _MARKER = 'predictions.json'
 
 
-def _parse_arguments(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
+def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
   parser = argparse.ArgumentParser(
       prog='python -m official_ext.tools.predict', description=_DESCRIPTION, epilog=_EPILOG,
       formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
@@ -67,8 +68,8 @@ def _parse_arguments(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
   return args
 
 
-def _batches(images: Dict[int, pathlib.Path], size: int, skipped: Dict[str, str]
-             ) -> Iterator[List[Tuple[int, np.ndarray]]]:
+def _batches(images: dict[int, pathlib.Path], size: int, skipped: dict[str, str]
+             ) -> Iterator[list[tuple[int, np.ndarray]]]:
   """Yields ids and images in batches of one shape.
 
   Args:
@@ -76,7 +77,7 @@ def _batches(images: Dict[int, pathlib.Path], size: int, skipped: Dict[str, str]
     size: largest number of images in a batch.
     skipped: file -> reason; files that cannot be read are added.
   """
-  batch: List[Tuple[int, np.ndarray]] = []
+  batch: list[tuple[int, np.ndarray]] = []
   for image_id, path in command_line.progress(images.items(), 'predicting', len(images)):
     try:
       image = image_files.read(path)
@@ -91,7 +92,7 @@ def _batches(images: Dict[int, pathlib.Path], size: int, skipped: Dict[str, str]
     yield batch
 
 
-def _draw(image: np.ndarray, found: List[Dict[str, Any]], names: Dict[int, str],
+def _draw(image: np.ndarray, found: list[dict[str, Any]], names: dict[int, str],
           path: pathlib.Path) -> None:
   from official_ext.visualization import boxes
   corners = np.array([[y, x, y + h, x + w] for x, y, w, h in (d['bbox'] for d in found)])
@@ -105,8 +106,8 @@ def _draw(image: np.ndarray, found: List[Dict[str, Any]], names: Dict[int, str],
   Image.fromarray(drawn).save(path, quality=92)
 
 
-def _draw_gates(image: np.ndarray, outputs: Dict[str, np.ndarray], row: int,
-                description: Dict[str, Any], stem: pathlib.Path) -> None:
+def _draw_gates(image: np.ndarray, outputs: dict[str, np.ndarray], row: int,
+                description: dict[str, Any], stem: pathlib.Path) -> None:
   """Writes `<stem>_<picture>.png` for every picture of the decisions about an image."""
   from official_ext.serving import coco_results
   from official_ext.visualization import routing_figures
@@ -127,7 +128,7 @@ def _draw_gates(image: np.ndarray, outputs: Dict[str, np.ndarray], row: int,
 
 def predict(detector: Any, images: image_files.ImageSet, args: argparse.Namespace,
             folder: pathlib.Path
-            ) -> Tuple[List[Dict[str, Any]], List[Dict[str, Any]], Dict[str, str]]:
+            ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, str]]:
   """Runs a detector on every image that can be read, and draws.
 
   Args:
@@ -165,7 +166,7 @@ def predict(detector: Any, images: image_files.ImageSet, args: argparse.Namespac
   return predictions, costs, skipped
 
 
-def _write_csv(costs: Sequence[Dict[str, Any]], path: pathlib.Path) -> None:
+def _write_csv(costs: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
   """Writes one line per image, with one column per gate."""
   rows = []
   for cost in costs:
@@ -232,7 +233,7 @@ def run(images: image_files.ImageSet, args: argparse.Namespace, folder: pathlib.
                    f'{args.score_threshold:g}: {shown}{_cost_summary(costs)}.')
 
 
-def _cost_summary(costs: Sequence[Dict[str, Any]]) -> str:
+def _cost_summary(costs: Sequence[dict[str, Any]]) -> str:
   if 'multiply_adds' not in costs[0]:
     return ''
   gmac = [cost['multiply_adds'] / 1e9 for cost in costs]
@@ -240,7 +241,7 @@ def _cost_summary(costs: Sequence[Dict[str, Any]]) -> str:
           f'{max(gmac):.3f})')
 
 
-def main(arguments: Optional[Sequence[str]] = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
   """Predicts; `arguments` replace those of the command line."""
   args = _parse_arguments(arguments)
   images = image_files.assign_ids(image_files.find(args.images), args.annotation_file)

@@ -5,11 +5,12 @@ no gate can save, `minimum` and `maximum` are with every gate shut and open, `me
 over --data.  The network always runs in float32.
 """
 import argparse
+from collections.abc import Iterable, Iterator, Sequence
 import io
 import itertools
 import json
 import pathlib
-from typing import Any, Dict, Iterable, Iterator, Optional, Sequence, Tuple
+from typing import Any
 
 from official_ext.utils import argument_types
 from official_ext.utils import command_line
@@ -50,7 +51,7 @@ def _arguments() -> argparse.Namespace:
   return parser.parse_args()
 
 
-def count_parameters(model: Any) -> Dict[str, int]:
+def count_parameters(model: Any) -> dict[str, int]:
   """Counts the parameters of a detector as papers do.
 
   Frozen parameters and the affine part of batch norm are counted.  Variables that training never
@@ -77,7 +78,7 @@ def count_parameters(model: Any) -> Dict[str, int]:
   return {**counts, 'head': total - sum(counts.values()), 'total': total}
 
 
-def build_model(params: Any, checkpoint_path: Optional[str]) -> Any:
+def build_model(params: Any, checkpoint_path: str | None) -> Any:
   """Builds the detector of an experiment, with trained weights if a checkpoint is given.
 
   Args:
@@ -93,7 +94,7 @@ def build_model(params: Any, checkpoint_path: Optional[str]) -> Any:
   return detection.build_model(params, checkpoint_path)
 
 
-def _encoded_images(data: str) -> Tuple[Iterator[Tuple[str, bytes]], int]:
+def _encoded_images(data: str) -> tuple[Iterator[tuple[str, bytes]], int]:
   """Returns names and contents of the images of a folder or glob, and how many there are."""
   from official_ext.datasets import image_files
   from official_ext.utils import input_checks
@@ -137,7 +138,7 @@ def _decode(name: str, content: bytes) -> Any:
     ) from error
 
 
-def _decoded_images(data: Optional[str], size: Sequence[int]) -> Tuple[Iterator[Any], int]:
+def _decoded_images(data: str | None, size: Sequence[int]) -> tuple[Iterator[Any], int]:
   """Returns uint8 images `[height, width, 3]` and how many; one synthetic image without data."""
   import numpy as np
   if not data:
@@ -148,7 +149,7 @@ def _decoded_images(data: Optional[str], size: Sequence[int]) -> Tuple[Iterator[
   return (_decode(name, content) for name, content in encoded), total
 
 
-def _mean_metrics(detector: Any, images: Iterable[Any], batch_size: int) -> Dict[str, float]:
+def _mean_metrics(detector: Any, images: Iterable[Any], batch_size: int) -> dict[str, float]:
   """Returns the mean over images of `executed`, in multiply-adds, and of all metrics."""
   import numpy as np
   images, records = iter(images), []
@@ -160,7 +161,7 @@ def _mean_metrics(detector: Any, images: Iterable[Any], batch_size: int) -> Dict
 
 
 def _latency(detector: Any, images: Sequence[Any], arguments: argparse.Namespace
-             ) -> Dict[str, float]:
+             ) -> dict[str, float]:
   """Returns the percentiles `p50` and `p95` of a detector's latency, in milliseconds."""
   import numpy as np
 
@@ -197,7 +198,7 @@ def _load_saved_model(path: str) -> Any:
   return detector
 
 
-def profile(arguments: argparse.Namespace) -> Dict[str, Any]:
+def profile(arguments: argparse.Namespace) -> dict[str, Any]:
   """Builds, counts and runs a detector.
 
   Args:
@@ -237,7 +238,7 @@ def profile(arguments: argparse.Namespace) -> Dict[str, Any]:
   }
 
 
-def _say(figures: Dict[str, Any], arguments: argparse.Namespace) -> None:
+def _say(figures: dict[str, Any], arguments: argparse.Namespace) -> None:
   """Prints the figures as a table."""
   height, width = figures['image_size']
   command_line.say(f'{figures["experiment"]}, images of {height} x {width} pixels, float32')

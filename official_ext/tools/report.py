@@ -1,8 +1,9 @@
 """Writes report.html and report.json about a trained, exported detector and its predictions."""
 import argparse
+from collections.abc import Sequence
 import json
 import pathlib
-from typing import Any, Dict, Sequence
+from typing import Any
 
 from matplotlib import figure
 import numpy as np
@@ -50,8 +51,8 @@ def _arguments() -> argparse.Namespace:
   return parser.parse_args()
 
 
-def _write_results(page: html_page.HtmlPage, results: Dict[str, Any],
-                   twins: Dict[str, int]) -> None:
+def _write_results(page: html_page.HtmlPage, results: dict[str, Any],
+                   twins: dict[str, int]) -> None:
   page.heading('Results')
   page.text(f'AP {results["ap"]:.3f}, AP50 {results["ap50"]:.3f}: pycocotools, from the exported '
             'SavedModel. Cost is that of the whole network, in 10^9 multiply-adds (GMAC) per '
@@ -67,7 +68,7 @@ def _write_results(page: html_page.HtmlPage, results: Dict[str, Any],
 
 
 def _write_routing(page: html_page.HtmlPage, predictions: _Predictions,
-                   twins: Dict[str, int]) -> None:
+                   twins: dict[str, int]) -> None:
   costs = np.array([cost['multiply_adds'] for cost in predictions.costs])
   page.heading('What each image cost')
   page.figure(routing_figures.draw_cost_histogram(costs, twins), 'Distribution over the images.')
@@ -105,7 +106,7 @@ def _write_decisions(page: html_page.HtmlPage, detector: Any, predictions: _Pred
       page.figure(plot, f'{cost["file"]}, {name}: gray is shut.')
 
 
-def _draw_decisions(detector: Any, image: np.ndarray) -> Dict[str, figure.Figure]:
+def _draw_decisions(detector: Any, image: np.ndarray) -> dict[str, figure.Figure]:
   record = detector.decisions([image])
   if record is None:
     return {}
@@ -166,7 +167,7 @@ def _write_branches(page: html_page.HtmlPage, detector: Any, predictions: _Predi
                 f'Branches of level {level}.')
 
 
-def _branch_features(detector: Any, image: np.ndarray) -> Dict[str, Dict[str, np.ndarray]]:
+def _branch_features(detector: Any, image: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
   """Returns level -> branch -> `[height, width, filters]` of an inception FPN for one image."""
   model = detector.module.model
   options = detector.module.params.task.model.decoder.get()

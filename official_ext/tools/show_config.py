@@ -1,7 +1,7 @@
 """Lists the experiments, or prints one as YAML with all overrides applied and checked."""
 import argparse
 import json
-from typing import Any, Dict, List
+from typing import Any
 
 import yaml
 
@@ -49,7 +49,7 @@ def _type(model: Any, field: str) -> str:
   return f'{options.type} {size}'.strip()
 
 
-def describe(name: str) -> Dict[str, str]:
+def describe(name: str) -> dict[str, str]:
   """Returns `name`, `detector`, `decoder` and `backbone` of an experiment."""
   task = experiment.resolve(name).task
   model = getattr(task, 'model', None)
@@ -62,7 +62,7 @@ def _is_from_model_garden(name: str) -> bool:
 
 
 def _list(show_all: bool, as_json: bool) -> None:
-  groups: Dict[str, List[Dict[str, str]]] = {'official_ext': [], 'Model Garden': []}
+  groups: dict[str, list[dict[str, str]]] = {'official_ext': [], 'Model Garden': []}
   for name in experiment.names():
     group = 'Model Garden' if _is_from_model_garden(name) else 'official_ext'
     if show_all or group == 'official_ext':

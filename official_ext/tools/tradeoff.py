@@ -5,10 +5,11 @@ precision by pycocotools, and the multiply-adds of the whole network for each im
 that decide per position, `--thresholds` shuts those up to a threshold, without another training.
 """
 import argparse
+from collections.abc import Sequence
 import json
 import pathlib
 import types
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any
 
 from official_ext.tools import predict
 from official_ext.utils import argument_types
@@ -24,7 +25,7 @@ _EPILOG = """example:
 _MARKER = 'tradeoff.json'
 
 
-def _parse_arguments(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
+def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
   parser = argparse.ArgumentParser(
       prog='python -m official_ext.tools.tradeoff', description=__doc__, epilog=_EPILOG,
       formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
@@ -47,7 +48,7 @@ def _parse_arguments(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
 
 
 def evaluate(detector: Any, images: image_files.ImageSet, annotation_file: pathlib.Path
-             ) -> Dict[str, float]:
+             ) -> dict[str, float]:
   """Evaluates a detector.
 
   Args:
@@ -76,7 +77,7 @@ def evaluate(detector: Any, images: image_files.ImageSet, annotation_file: pathl
           'gmac_min': min(gmac), 'gmac_max': max(gmac)}
 
 
-def points(args: argparse.Namespace, images: image_files.ImageSet) -> List[Dict[str, Any]]:
+def points(args: argparse.Namespace, images: image_files.ImageSet) -> list[dict[str, Any]]:
   """Evaluates every training at every threshold, or once if no gate has a threshold.
 
   Args:
@@ -100,14 +101,14 @@ def points(args: argparse.Namespace, images: image_files.ImageSet) -> List[Dict[
   return found
 
 
-def _say(point: Dict[str, Any]) -> None:
+def _say(point: dict[str, Any]) -> None:
   at = '' if point['threshold'] is None else f' at threshold {point["threshold"]:g}'
   command_line.say(
       f'{point["model"]}{at}: AP {point["ap"]:.3f}, AP50 {point["ap50"]:.3f}; GMAC per image: '
       f'mean {point["gmac_mean"]:.3f}, {point["gmac_min"]:.3f} to {point["gmac_max"]:.3f}')
 
 
-def main(arguments: Optional[Sequence[str]] = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
   """Evaluates and draws; `arguments` replace those of the command line."""
   args = _parse_arguments(arguments)
   files.check_own_output(args.output_dir, _MARKER)

@@ -1,7 +1,8 @@
 """Types of command-line arguments for `argparse`, with errors that say what is allowed."""
 import argparse
+from collections.abc import Callable
 import re
-from typing import Callable, List, Tuple, TypeVar
+from typing import TypeVar
 
 Value = TypeVar('Value')
 
@@ -36,7 +37,7 @@ def threshold(text: str) -> float:
   return value
 
 
-def image_size(text: str) -> Tuple[int, int]:
+def image_size(text: str) -> tuple[int, int]:
   """Returns height and width in pixels of a text such as `256,320`."""
   if not re.fullmatch(r'[0-9]+,[0-9]+', text):
     raise argparse.ArgumentTypeError(f'{text!r} is not height,width such as 256,320')
@@ -44,14 +45,14 @@ def image_size(text: str) -> Tuple[int, int]:
   return height, width
 
 
-def list_of(parse: Callable[[str], Value]) -> Callable[[str], List[Value]]:
+def list_of(parse: Callable[[str], Value]) -> Callable[[str], list[Value]]:
   """Returns a type of arguments that are several values with commas between them.
 
   Args:
     parse: turns the text of one value into the value; a function of this module.
   """
 
-  def parse_list(text: str) -> List[Value]:
+  def parse_list(text: str) -> list[Value]:
     return [parse(part) for part in text.split(',')]
 
   return parse_list

@@ -1,6 +1,6 @@
 """Restores a whole model from a checkpoint, or says what does not fit."""
+from collections.abc import Iterator
 import os
-from typing import Dict, Iterator, List
 
 import tensorflow as tf, tf_keras
 from tensorflow.core.protobuf import trackable_object_graph_pb2
@@ -71,7 +71,7 @@ def restore(model: tf_keras.Model, path: files.PathLike, flag: str = '--checkpoi
   return checkpoint
 
 
-def _misfits(root: tf.train.Checkpoint, checkpoint: str) -> List[str]:
+def _misfits(root: tf.train.Checkpoint, checkpoint: str) -> list[str]:
   """Describes which variables only the model of `root` or only a checkpoint has."""
   reader = tf.train.load_checkpoint(checkpoint)
   shapes = reader.get_variable_to_shape_map()
@@ -104,7 +104,7 @@ def _misfits(root: tf.train.Checkpoint, checkpoint: str) -> List[str]:
 
 def _model_nodes(nodes) -> Iterator[int]:
   """Yields the node numbers of a checkpoint's `model` and of everything in it."""
-  children: Dict[str, int] = {child.local_name: child.node_id for child in nodes[0].children}
+  children: dict[str, int] = {child.local_name: child.node_id for child in nodes[0].children}
   to_visit = [children['model']] if 'model' in children else []
   seen = set(to_visit)
   while to_visit:

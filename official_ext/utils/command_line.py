@@ -1,10 +1,11 @@
 """Errors that people can act on, progress, and plain output, for all commands."""
+from collections.abc import Callable, Iterable, Iterator
 import errno
 import os
 import signal
 import sys
 import time
-from typing import Any, Callable, Iterable, Iterator, Optional, TypeVar
+from typing import Any, TypeVar
 
 # TensorFlow's log shows only errors beside a command's own lines.
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
@@ -76,7 +77,7 @@ def duration(seconds: float) -> str:
   return f'{hours}:{minutes:02d}:{seconds:02d}' if hours else f'{minutes}:{seconds:02d}'
 
 
-def progress(items: Iterable[Item], label: str, total: Optional[int] = None) -> Iterator[Item]:
+def progress(items: Iterable[Item], label: str, total: int | None = None) -> Iterator[Item]:
   """Yields items, and writes progress and the time left to standard error.
 
   A terminal shows one line that is rewritten; any other output gets a line every ten seconds.

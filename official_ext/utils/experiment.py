@@ -4,17 +4,18 @@ This module imports TensorFlow and Model Garden only inside functions, so that a
 its arguments at once.
 """
 import argparse
+from collections.abc import Iterable, Sequence
 import difflib
 import importlib
 import os
-from typing import Any, Dict, Iterable, List, Optional, Sequence
+from typing import Any
 
 import yaml
 
 from official_ext.utils import command_line
 
 
-def names() -> List[str]:
+def names() -> list[str]:
   """Returns the names of all registered experiments."""
   from official.core import exp_factory
   return sorted(exp_factory._REGISTERED_CONFIGS)
@@ -53,7 +54,7 @@ def import_modules(modules: Iterable[str]) -> None:
       raise command_line.CommandError(f'--import={module}: {error}.') from error
 
 
-def _checked_mapping(text: str, source: str) -> Dict[str, Any]:
+def _checked_mapping(text: str, source: str) -> dict[str, Any]:
   """Parses YAML; raises a CommandError that names the source unless it is a mapping."""
   try:
     parsed = yaml.safe_load(text)
@@ -99,7 +100,7 @@ def _override_by_text(experiment: Any, text: str) -> None:
     _override(experiment, text, source)
 
 
-def resolve(name: str, config_files: Sequence[str] = (), params_override: Optional[str] = '',
+def resolve(name: str, config_files: Sequence[str] = (), params_override: str | None = '',
             lock: bool = True) -> Any:
   """Returns an experiment with its overrides, validated.
 
@@ -137,7 +138,7 @@ def resolve(name: str, config_files: Sequence[str] = (), params_override: Option
   return experiment
 
 
-def build_decoder(model: Any, l2_regularizer: Optional[Any] = None) -> Any:
+def build_decoder(model: Any, l2_regularizer: Any | None = None) -> Any:
   """Builds the backbone and the decoder of a detector, to see whether their options fit.
 
   Args:

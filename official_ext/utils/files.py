@@ -5,17 +5,17 @@ SIGTERM leaves nothing behind.  A process that cannot clean up, because of SIGKI
 leaves its temporary file.  The next write of the same path removes it if the process that its
 name says is gone, and puts back a folder that was only moved aside.
 """
+from collections.abc import Iterator
 import contextlib
 import os
 import pathlib
 import secrets
 import shutil
 import socket
-from typing import Iterator, Union
 
 from official_ext.utils import command_line
 
-PathLike = Union[str, os.PathLike]
+PathLike = str | os.PathLike[str]
 
 _ASIDE = 'replaced'
 

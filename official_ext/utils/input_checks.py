@@ -1,6 +1,6 @@
 """Checks the files of a task before anything is built, so that a mistake costs seconds."""
 import json
-from typing import Any, List
+from typing import Any
 
 import tensorflow as tf
 
@@ -9,7 +9,7 @@ from official_ext.utils import command_line
 _NAMED = 3
 
 
-def matching_files(pattern: str, field: str) -> List[str]:
+def matching_files(pattern: str, field: str) -> list[str]:
   """Returns the files that match a pattern.
 
   Args:
@@ -27,7 +27,7 @@ def matching_files(pattern: str, field: str) -> List[str]:
   return files
 
 
-def check_records(pattern: str, field: str) -> List[str]:
+def check_records(pattern: str, field: str) -> list[str]:
   """Returns the files that match a pattern, which must all be TFRecord files.
 
   Args:
@@ -48,14 +48,14 @@ def check_records(pattern: str, field: str) -> List[str]:
   return files
 
 
-def _record_image_ids(files: List[str]) -> List[str]:
+def _record_image_ids(files: list[str]) -> list[str]:
   spec = {'image/source_id': tf.io.FixedLenFeature([], tf.string, '')}
   records = tf.data.TFRecordDataset(files).batch(64)
   ids = [tf.io.parse_example(batch, spec)['image/source_id'].numpy() for batch in records]
   return [image_id.decode() for batch in ids for image_id in batch]
 
 
-def check_annotations(annotation_file: str, files: List[str]) -> None:
+def check_annotations(annotation_file: str, files: list[str]) -> None:
   """Checks that an annotation file describes all images of record files.
 
   Args:

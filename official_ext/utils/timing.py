@@ -1,7 +1,7 @@
 """Times functions on a noisy machine: calls them in turn and compares them by medians."""
+from collections.abc import Callable, Hashable, Mapping
 import time
 from typing import Any, TypeVar
-from collections.abc import Callable, Hashable, Mapping
 
 import numpy as np
 

@@ -1,13 +1,13 @@
 """Draws boxes, masks and labels on images, and grids of images, with NumPy and Pillow alone."""
+from collections.abc import Sequence
 import colorsys
-from typing import List, Optional, Sequence, Tuple
 
 import numpy as np
 from PIL import Image
 from PIL import ImageDraw
 from PIL import ImageFont
 
-Color = Tuple[int, int, int]
+Color = tuple[int, int, int]
 
 _MASK_OPACITY = 0.4
 _TITLE_HEIGHT = 22
@@ -29,7 +29,7 @@ def class_color(class_id: int) -> Color:
   return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def enlarge(image: np.ndarray, min_side: int) -> Tuple[np.ndarray, int]:
+def enlarge(image: np.ndarray, min_side: int) -> tuple[np.ndarray, int]:
   """Enlarges a small image by a whole factor, so that drawn text stays legible.
 
   Args:
@@ -43,7 +43,7 @@ def enlarge(image: np.ndarray, min_side: int) -> Tuple[np.ndarray, int]:
   return fit(image, factor * max(image.shape[:2]))[0] if factor > 1 else image, factor
 
 
-def fit(image: np.ndarray, side: int) -> Tuple[np.ndarray, float]:
+def fit(image: np.ndarray, side: int) -> tuple[np.ndarray, float]:
   """Scales an image before boxes are drawn on it, so that text and lines stay legible.
 
   Args:
@@ -66,8 +66,8 @@ def _text_color(background: Color) -> Color:
 
 
 def _draw_label(draw: ImageDraw.ImageDraw, text: str, box: Sequence[float], color: Color,
-                font: ImageFont.ImageFont, size: Tuple[int, int],
-                taken: List[Tuple[float, ...]]) -> None:
+                font: ImageFont.ImageFont, size: tuple[int, int],
+                taken: list[tuple[float, ...]]) -> None:
   """Writes `text` above the box, or inside it if there is no room above.
 
   A label that would cover one of the labels `taken` is left out: the color of the box says the
@@ -95,9 +95,9 @@ def _blend_masks(image: np.ndarray, masks: np.ndarray, colors: Sequence[Color]) 
 def draw_boxes(image: np.ndarray,
                boxes: np.ndarray,
                labels: Sequence[str],
-               scores: Optional[Sequence[float]] = None,
-               masks: Optional[np.ndarray] = None,
-               colors: Optional[Sequence[Color]] = None,
+               scores: Sequence[float] | None = None,
+               masks: np.ndarray | None = None,
+               colors: Sequence[Color] | None = None,
                font_size: int = 12,
                line_width: int = 2) -> np.ndarray:
   """Draws boxes with their labels, and masks if there are any.
@@ -157,8 +157,8 @@ def _fit_text(text: str, width: int, font: ImageFont.ImageFont) -> str:
 
 
 def draw_grid(images: Sequence[np.ndarray],
-              titles: Optional[Sequence[str]] = None,
-              columns: Optional[int] = None) -> np.ndarray:
+              titles: Sequence[str] | None = None,
+              columns: int | None = None) -> np.ndarray:
   """Lays images out in rows and columns on white; every image keeps its size.
 
   Args:

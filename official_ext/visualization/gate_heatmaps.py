@@ -1,6 +1,6 @@
 """Draws gates that decide per position as heatmaps over the image."""
+from collections.abc import Mapping, Sequence
 import re
-from typing import Dict, List, Mapping, Sequence, Tuple
 
 from matplotlib import figure
 import numpy as np
@@ -10,10 +10,10 @@ _MAX_ASPECT = 2.5
 # Names have `/` between their parts on a routing tape, and `_` in the outputs of a SavedModel.
 _NAME = re.compile(r'(?P<column>.+)[/_](?P<path>[a-z]+)_(?P<level>\d+)')
 
-Maps = Dict[Tuple[str, int], np.ndarray]
+Maps = dict[tuple[str, int], np.ndarray]
 
 
-def by_path(gates: Mapping[str, np.ndarray]) -> Dict[str, Maps]:
+def by_path(gates: Mapping[str, np.ndarray]) -> dict[str, Maps]:
   """Sorts the gates of one image that decide per position.
 
   Args:
@@ -26,7 +26,7 @@ def by_path(gates: Mapping[str, np.ndarray]) -> Dict[str, Maps]:
   Raises:
     ValueError: the name of a gate per position has another form.
   """
-  paths: Dict[str, Maps] = {}
+  paths: dict[str, Maps] = {}
   for name, gate in gates.items():
     if np.ndim(gate) != 3:
       continue
@@ -87,7 +87,7 @@ def open_share(maps: Maps) -> float:
       gate.size for gate in maps.values())
 
 
-def _draw_map(axis, gate: np.ndarray, stride: np.ndarray, size: Tuple[int, int]):
+def _draw_map(axis, gate: np.ndarray, stride: np.ndarray, size: tuple[int, int]):
   """Draws a map over the image on an axis; returns the Matplotlib image, for the color bar."""
   bottom, right = gate.shape * stride
   drawn = axis.imshow(
@@ -100,6 +100,6 @@ def _draw_map(axis, gate: np.ndarray, stride: np.ndarray, size: Tuple[int, int])
   return drawn
 
 
-def _natural(name: str) -> List[object]:
+def _natural(name: str) -> list[object]:
   """Returns a key that sorts `block 10` after `block 9`."""
   return [int(part) if part.isdigit() else part for part in re.split(r'(\d+)', name)]

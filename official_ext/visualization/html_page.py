@@ -1,8 +1,9 @@
 """Writes a self-contained HTML page of texts, tables and pictures."""
 import base64
+from collections.abc import Sequence
 import html
 import io
-from typing import Any, List, Sequence
+from typing import Any
 
 from matplotlib import figure
 import numpy as np
@@ -23,7 +24,7 @@ class HtmlPage:
 
   def __init__(self, title: str):
     self._title = title
-    self._sections: List[str] = []
+    self._sections: list[str] = []
 
   def heading(self, text: str) -> None:
     """Starts a section."""

@@ -1,5 +1,5 @@
 """Draws how fast fixed-point solvers converge."""
-from typing import Mapping
+from collections.abc import Mapping
 
 from matplotlib import figure
 import numpy as np

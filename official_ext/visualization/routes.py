@@ -3,8 +3,9 @@
 Reference: Junyi Feng et al., Learning to Generate Content-Aware Dynamic Detectors,
 https://arxiv.org/abs/2012.04265, Figure 7.
 """
+from collections.abc import Mapping, Sequence
 import re
-from typing import Dict, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import NamedTuple
 
 from matplotlib import figure
 import numpy as np
@@ -15,8 +16,8 @@ _SCALE_CHANGES = {'up': -1, 'keep': 0, 'down': 1}
 _NAME = re.compile(r'(?:.*[/_])?layer_(\d+)[/_]scale_(\d+)[/_](up|keep|down)')
 _RUNS, _PASSES, _SHUT = '#d1495b', '#edae49', '#d8dee4'
 
-Node = Tuple[int, int]
-Paths = Dict[Node, Dict[str, float]]
+Node = tuple[int, int]
+Paths = dict[Node, dict[str, float]]
 
 
 class Route(NamedTuple):
@@ -29,7 +30,7 @@ class Route(NamedTuple):
   """
   running: Sequence[Node]
   passed: Sequence[Node]
-  edges: Mapping[Tuple[int, int, str], float]
+  edges: Mapping[tuple[int, int, str], float]
 
 
 def supernet_paths(gates: Mapping[str, np.ndarray]) -> Paths:
@@ -68,7 +69,7 @@ def follow_route(paths: Mapping[Node, Mapping[str, float]]) -> Route:
 
 
 def draw_route(gates: Mapping[str, float], executed: float,
-               maximum: Optional[float] = None) -> figure.Figure:
+               maximum: float | None = None) -> figure.Figure:
   """Draws the route of one image: layers from left to right, the finest scale on top.
 
   Args:
@@ -112,7 +113,7 @@ def draw_route(gates: Mapping[str, float], executed: float,
   return plot
 
 
-def _title(route: Route, executed: float, maximum: Optional[float]) -> str:
+def _title(route: Route, executed: float, maximum: float | None) -> str:
   share = f', {executed / maximum:.0%} of {maximum / _GIGA:.3f}' if maximum else ''
   return (f'{executed / _GIGA:.3f} GMAC{share}; {len(route.running)} nodes run, '
           f'{len(route.passed)} hand on')
@@ -169,7 +170,7 @@ def draw_similarity_by_scales(paths: np.ndarray, scales: np.ndarray) -> figure.F
 
 
 def draw_scale_relations(gates: Mapping[str, np.ndarray], costs: np.ndarray, presence: np.ndarray
-                         ) -> Dict[str, figure.Figure]:
+                         ) -> dict[str, figure.Figure]:
   """Draws how cost and routes depend on the scales of objects.
 
   Args:

@@ -1,5 +1,6 @@
 """Draws what routed networks decided, what that cost, and what branches compute."""
-from typing import Dict, List, Mapping, Optional, Sequence, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 from matplotlib import figure
 from matplotlib.backends import backend_agg
@@ -92,15 +93,15 @@ def draw_feature_grid(image: np.ndarray, branches: Mapping[str, np.ndarray],
   return plot
 
 
-def pick_evenly(items: Sequence[Item], count: int) -> List[Item]:
+def pick_evenly(items: Sequence[Item], count: int) -> list[Item]:
   """Returns up to `count` of the items at equal distances, first and last included."""
   count = min(count, len(items))
   return [items[round(i)] for i in np.linspace(0, len(items) - 1, count)]
 
 
 def draw_decisions(image: np.ndarray, gates: Mapping[str, np.ndarray], executed: float,
-                   maximum: Optional[float] = None, scale: Sequence[float] = (1.0, 1.0)
-                   ) -> Dict[str, figure.Figure]:
+                   maximum: float | None = None, scale: Sequence[float] = (1.0, 1.0)
+                   ) -> dict[str, figure.Figure]:
   """Draws what a network decided about one image: gates per position, or a route.
 
   Args:

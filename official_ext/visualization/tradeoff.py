@@ -1,5 +1,6 @@
 """Draws accuracy against cost."""
-from typing import Any, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from matplotlib import figure
 

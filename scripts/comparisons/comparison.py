@@ -2,13 +2,13 @@
 import abc
 import argparse
 import collections
+from collections.abc import Sequence
 import json
 import os
 import pathlib
 import subprocess
 import sys
 from typing import Any, NamedTuple
-from collections.abc import Sequence
 
 import official_ext  # noqa: F401 (chooses Keras 2)
 import numpy as np

@@ -1,8 +1,8 @@
 """Heads side by side: FCOS and ATSS of the composed sample's experiments, on other data."""
 import argparse
+from collections.abc import Callable
 import re
 from typing import Any
-from collections.abc import Callable
 
 from comparisons import comparison
 import numpy as np

@@ -30,7 +30,7 @@ def expected(path):
   return paper_of(path).expected(path.parent.name, path.stem)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def resolved(path):
   return experiment_files.resolve(path)
 

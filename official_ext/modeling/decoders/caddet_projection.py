@@ -4,7 +4,6 @@ Reference: Junyi Feng et al., Learning to Generate Content-Aware Dynamic Detecto
 https://arxiv.org/abs/2012.04265, section 3.4.
 """
 import dataclasses
-from typing import Optional
 
 from official.modeling import hyperparams
 import tf_keras
@@ -49,5 +48,5 @@ class CADDetProjection(pyramid.PyramidDecoder):
   def coarser_conv(self, level: str) -> convolutions.Conv2D:
     return self.conv(3, f'coarser_{level}', strides=2, symmetric_padding=True)
 
-  def build_pyramid(self, inputs: pyramid.Features, training: Optional[bool]) -> pyramid.Features:
+  def build_pyramid(self, inputs: pyramid.Features, training: bool | None) -> pyramid.Features:
     return {level: projection(inputs[level]) for level, projection in self._projections.items()}

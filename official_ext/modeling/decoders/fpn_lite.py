@@ -5,7 +5,6 @@ https://arxiv.org/abs/2012.04265, which uses it with MobileNet and MobileNetV2 (
 an ablation, with CADDet (Table 3).
 """
 import dataclasses
-from typing import Optional
 
 from official.modeling import hyperparams
 import tf_keras
@@ -57,6 +56,6 @@ class FPNLite(pyramid.PyramidDecoder):
   def coarser_conv(self, level: str) -> convolutions.Conv2D:
     return self.conv(3, f'coarser_{level}', strides=2, symmetric_padding=True)
 
-  def build_pyramid(self, inputs: pyramid.Features, training: Optional[bool]) -> pyramid.Features:
+  def build_pyramid(self, inputs: pyramid.Features, training: bool | None) -> pyramid.Features:
     return self.top_down({level: lateral(inputs[level])
                           for level, lateral in self._laterals.items()})

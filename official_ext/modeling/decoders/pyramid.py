@@ -5,7 +5,8 @@ A decoder maps the backbone's `{level: features}` to `{level: features}` for `mi
 backbone has, in `build_pyramid`.  The base class adds output convolutions, coarser levels and
 batch norm, as Model Garden's FPN does.
 """
-from typing import Any, Dict, List, Mapping, Optional
+from collections.abc import Mapping
+from typing import Any
 
 import tensorflow as tf, tf_keras
 
@@ -13,7 +14,7 @@ from official_ext.modeling.layers import convolutions
 from official_ext.ops import checks
 from official_ext.ops import sampling
 
-Features = Dict[str, tf.Tensor]
+Features = dict[str, tf.Tensor]
 
 
 class PyramidDecoder(convolutions.ConvBlock):
@@ -98,7 +99,7 @@ class PyramidDecoder(convolutions.ConvBlock):
     self._backbone_levels = [str(level) for level in needed]
     self._coarser_levels = [str(level) for level in range(given[-1] + 1, self._max_level + 1)]
 
-  def conv(self, kernel_size: int, name: str, filters: Optional[int] = None,
+  def conv(self, kernel_size: int, name: str, filters: int | None = None,
            **options: Any) -> tf_keras.layers.Layer:
     """Makes a convolution as `ConvBlock.conv` does.
 
@@ -134,17 +135,17 @@ class PyramidDecoder(convolutions.ConvBlock):
           for level in self._backbone_levels + self._coarser_levels}
 
   @property
-  def backbone_levels(self) -> List[str]:
+  def backbone_levels(self) -> list[str]:
     """Levels of the result that the backbone has, finest first."""
     return self._backbone_levels
 
   @property
-  def input_channels(self) -> Dict[str, int]:
+  def input_channels(self) -> dict[str, int]:
     """Level -> channels of the backbone's output, for `backbone_levels`."""
     return {level: self._input_specs[level][-1] for level in self._backbone_levels}
 
   @property
-  def output_specs(self) -> Dict[str, tf.TensorShape]:
+  def output_specs(self) -> dict[str, tf.TensorShape]:
     """Level -> shape of the result."""
     specs = {}
     for level in self._backbone_levels:
@@ -155,7 +156,7 @@ class PyramidDecoder(convolutions.ConvBlock):
       specs[level] = tf.TensorShape(shape)
     return specs
 
-  def build_pyramid(self, inputs: Features, training: Optional[bool]) -> Features:
+  def build_pyramid(self, inputs: Features, training: bool | None) -> Features:
     """Computes the levels that the backbone has, before the output convolutions, if any.
 
     Args:
@@ -177,7 +178,7 @@ class PyramidDecoder(convolutions.ConvBlock):
         merged[level] += sampling.resize_nearest(coarser, laterals[level])
     return merged
 
-  def call(self, inputs: Mapping[str, tf.Tensor], training: Optional[bool] = None) -> Features:
+  def call(self, inputs: Mapping[str, tf.Tensor], training: bool | None = None) -> Features:
     """Maps the backbone's levels to the pyramid.
 
     Args:
@@ -214,7 +215,7 @@ class PyramidDecoder(convolutions.ConvBlock):
                          'expected [batch, height, width, channels].')
     return {level: inputs[level] for level in self._backbone_levels}
 
-  def finish(self, features: Features, training: Optional[bool]) -> Features:
+  def finish(self, features: Features, training: bool | None) -> Features:
     """Applies the output convolutions, adds coarser levels and normalizes every level.
 
     Args:
@@ -241,7 +242,7 @@ class PyramidDecoder(convolutions.ConvBlock):
       outputs[level] = norm(outputs[level], training=training)
     return outputs
 
-  def get_config(self) -> Dict[str, Any]:
+  def get_config(self) -> dict[str, Any]:
     return {
         **super().get_config(),
         'input_specs': {level: list(shape) for level, shape in self._input_specs.items()},

@@ -1,8 +1,9 @@
 """Heads of one-stage detectors: two registered towers, and predictors that follow them."""
+from collections.abc import Mapping
 import dataclasses
 import math
 import types
-from typing import Any, Dict, Mapping, Optional, Tuple
+from typing import Any
 
 from official.modeling import hyperparams
 import tensorflow as tf, tf_keras
@@ -12,7 +13,7 @@ from official_ext.modeling.layers import convolutions
 from official_ext.modeling.layers import norms
 from official_ext.ops import checks
 
-Features = Dict[str, tf.Tensor]
+Features = dict[str, tf.Tensor]
 
 _NORMAL = {'class_name': 'RandomNormal', 'config': {'stddev': 0.01}}
 
@@ -61,7 +62,7 @@ class PlainTower(convolutions.ConvBlock):
     self._norms = [norms.GroupNorm(group_size=None, name=f'norm_{i}', dtype=self.dtype_policy)
                    for i in range(num_convs if norm == 'group_norm' else 0)]
 
-  def call(self, features: Mapping[str, tf.Tensor], training: Optional[bool] = None) -> Features:
+  def call(self, features: Mapping[str, tf.Tensor], training: bool | None = None) -> Features:
     """Runs the convolutions on every level.
 
     Args:
@@ -82,7 +83,7 @@ class PlainTower(convolutions.ConvBlock):
       x = tf.nn.relu(x)
     return x
 
-  def get_config(self) -> Dict[str, Any]:
+  def get_config(self) -> dict[str, Any]:
     return {**super().get_config(), 'num_filters': self._num_filters,
             'num_convs': self._num_convs, 'norm': self._norm}
 
@@ -92,7 +93,7 @@ class _TowerHead(convolutions.ConvBlock):
 
   def __init__(self, num_classes: int, min_level: int = 3, max_level: int = 7,
                num_filters: int = 256, tower: str = 'plain',
-               tower_options: Optional[Mapping[str, Any]] = None,
+               tower_options: Mapping[str, Any] | None = None,
                prior_probability: float = 0.01, kernel_initializer: Any = _NORMAL, **kwargs):
     """Initializes the head.
 
@@ -128,8 +129,8 @@ class _TowerHead(convolutions.ConvBlock):
     bias = tf_keras.initializers.Constant(-math.log((1 - prior) / prior))
     return self.conv(3, 'classes', filters, bias_initializer=bias)
 
-  def run_towers(self, features: Mapping[str, tf.Tensor], training: Optional[bool]
-                 ) -> Tuple[Features, Features]:
+  def run_towers(self, features: Mapping[str, tf.Tensor], training: bool | None
+                 ) -> tuple[Features, Features]:
     """Runs the towers.
 
     Args:
@@ -157,7 +158,7 @@ class _TowerHead(convolutions.ConvBlock):
     """Casts outputs to the dtype of variables, which is float32 under mixed precision."""
     return tf.cast(outputs, self.variable_dtype)
 
-  def get_config(self) -> Dict[str, Any]:
+  def get_config(self) -> dict[str, Any]:
     return {**super().get_config(), **self._options, 'tower_options': dict(self._tower_options)}
 
 
@@ -200,8 +201,8 @@ class DenseHead(_TowerHead):
                                   experimental_autocast=False)
     super().build(input_shape)
 
-  def call(self, features: Mapping[str, tf.Tensor], training: Optional[bool] = None
-           ) -> Tuple[Features, Features, Dict[str, Features]]:
+  def call(self, features: Mapping[str, tf.Tensor], training: bool | None = None
+           ) -> tuple[Features, Features, dict[str, Features]]:
     """Predicts classes and boxes.
 
     Args:
@@ -232,7 +233,7 @@ class DenseHead(_TowerHead):
     boxes *= self.scales[self._levels.index(level)]
     return boxes if self._box_coding == 'deltas' else tf.nn.relu(boxes) * 2**int(level)
 
-  def get_config(self) -> Dict[str, Any]:
+  def get_config(self) -> dict[str, Any]:
     return {**super().get_config(), 'box_coding': self._box_coding}
 
 
@@ -260,8 +261,8 @@ class AnchorHead(_TowerHead):
     self._classes = self.class_conv(num_anchors * num_classes)
     self._boxes = self.conv(3, 'boxes', num_anchors * 4)
 
-  def call(self, features: Mapping[str, tf.Tensor], training: Optional[bool] = None
-           ) -> Tuple[Features, Features, Dict[str, Features]]:
+  def call(self, features: Mapping[str, tf.Tensor], training: bool | None = None
+           ) -> tuple[Features, Features, dict[str, Features]]:
     """Predicts classes and boxes.
 
     Args:
@@ -282,5 +283,5 @@ class AnchorHead(_TowerHead):
     boxes = {level: self.in_variable_dtype(self._boxes(x)) for level, x in box_features.items()}
     return classes, boxes, {}
 
-  def get_config(self) -> Dict[str, Any]:
+  def get_config(self) -> dict[str, Any]:
     return {**super().get_config(), 'num_anchors': self._num_anchors}

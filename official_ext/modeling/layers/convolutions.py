@@ -1,7 +1,8 @@
 """Convolutions that several networks share, and helpers to build them."""
+from collections.abc import Sequence
 import functools
 import math
-from typing import Any, Dict, Optional, Sequence
+from typing import Any
 
 import tensorflow as tf, tf_keras
 
@@ -57,11 +58,11 @@ class Conv2D(tf_keras.layers.Conv2D):
     return (inputs.shape[0] in (None, 1) and self.strides == (1, 1) and is_centered
             and None not in patches and math.prod(patches) > _MANY_BYTES)
 
-  def get_config(self) -> Dict[str, Any]:
+  def get_config(self) -> dict[str, Any]:
     return {**super().get_config(), 'symmetric_padding': self._symmetric_padding}
 
 
-def l2_regularizer(weight_decay: float) -> Optional[tf_keras.regularizers.Regularizer]:
+def l2_regularizer(weight_decay: float) -> tf_keras.regularizers.Regularizer | None:
   """Returns the regularizer of kernels, or None if the weight decay is 0.
 
   Args:
@@ -110,7 +111,7 @@ def dilation_has_gradient(dtype: tf.DType) -> bool:
     return tf.executing_eagerly() and _differentiates_dilation(tf.as_dtype(dtype))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _differentiates_dilation(dtype: tf.DType) -> bool:
   # The gradient operations are called directly, because no gradient tape records in
   # `tf.init_scope`.
@@ -150,7 +151,7 @@ class ConvBlock(tf_keras.layers.Layer):
   """Base of layers whose convolutions have common initializers and regularizers."""
 
   def __init__(self, kernel_initializer: Any = 'glorot_uniform',
-               kernel_regularizer: Optional[Any] = None, bias_regularizer: Optional[Any] = None,
+               kernel_regularizer: Any | None = None, bias_regularizer: Any | None = None,
                **kwargs):
     """Initializes the layer.
 
@@ -185,7 +186,7 @@ class ConvBlock(tf_keras.layers.Layer):
         'kernel_regularizer': self._kernel_regularizer,
         'bias_regularizer': self._bias_regularizer, **options})
 
-  def get_config(self) -> Dict[str, Any]:
+  def get_config(self) -> dict[str, Any]:
     return {
         **super().get_config(),
         'kernel_initializer': tf_keras.initializers.serialize(self._kernel_initializer),

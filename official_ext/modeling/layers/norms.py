@@ -1,5 +1,5 @@
 """Normalization that several networks share: group norm, and batch norms with own statistics."""
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf, tf_keras
 
@@ -19,7 +19,7 @@ class NormWeights(NamedTuple):
   """
   scale: tf.Tensor
   shift: tf.Tensor
-  seen: Optional[List[tf.Tensor]] = None
+  seen: list[tf.Tensor] | None = None
 
 
 @tf_keras.utils.register_keras_serializable(package='official_ext')
@@ -33,7 +33,7 @@ class GroupNorm(prepared.PreparedLayer):
   """
 
   def __init__(self, epsilon: float = 1e-5, initial_scale: float = 1.0,
-               group_size: Optional[int] = 8, **kwargs):
+               group_size: int | None = 8, **kwargs):
     """Initializes the layer.
 
     Args:
@@ -70,12 +70,12 @@ class GroupNorm(prepared.PreparedLayer):
     return group_norm.group_norm(
         features, weights.scale, weights.shift, num_groups, self._epsilon)
 
-  def get_config(self) -> Dict[str, Any]:
+  def get_config(self) -> dict[str, Any]:
     return {**super().get_config(), 'epsilon': self._epsilon,
             'initial_scale': self._initial_scale, 'group_size': self._group_size}
 
 
-def check_group_size(argument: str, channels: int, group_size: Optional[int] = 8) -> None:
+def check_group_size(argument: str, channels: int, group_size: int | None = 8) -> None:
   """Checks that groups divide the channels that a `GroupNorm` gets.
 
   Args:
@@ -118,11 +118,11 @@ class _AveragingNorm(tf_keras.layers.Layer):
         'moving_variance', [channels], initializer='ones', **moving)
     super().build(input_shape)
 
-  def frozen(self) -> Tuple[tf.Tensor, tf.Tensor]:
+  def frozen(self) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the scale and shift `[channels]` by which the moving averages normalize."""
     return self._scale_and_shift(self.moving_mean, self.moving_variance)
 
-  def _scale_and_shift(self, mean: tf.Tensor, variance: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:
+  def _scale_and_shift(self, mean: tf.Tensor, variance: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     scale = self.gamma * tf.math.rsqrt(variance + self._epsilon)
     return scale, self.beta - mean * scale
 
@@ -131,18 +131,18 @@ class _AveragingNorm(tf_keras.layers.Layer):
     for variable, now in ((self.moving_mean, mean), (self.moving_variance, variance)):
       variable.assign_sub((variable - tf.stop_gradient(now)) * (1 - self._momentum))
 
-  def get_config(self) -> Dict[str, Any]:
+  def get_config(self) -> dict[str, Any]:
     return {**super().get_config(), 'momentum': self._momentum, 'epsilon': self._epsilon}
 
 
-def _sums(features: tf.Tensor, dtype: tf.DType) -> List[tf.Tensor]:
+def _sums(features: tf.Tensor, dtype: tf.DType) -> list[tf.Tensor]:
   """Returns the sums of values and of their squares over positions, both `[batch, channels]`."""
   features = tf.cast(features, dtype)
   return [tf.reduce_sum(values, [1, 2]) for values in (features, tf.square(features))]
 
 
 def _mean_and_variance(total: tf.Tensor, squares: tf.Tensor,
-                       count: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:
+                       count: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
   """Returns mean and variance from sums of `count` values and of their squares."""
   mean, square = total / count, squares / count
   # Rounding may make the difference of two nearly equal numbers negative.
@@ -194,7 +194,7 @@ class FrozenBatchNorm(_AveragingNorm, prepared.PreparedLayer):
     """Moves the averages by all features that `run` got with weights that `watch` returned."""
     self._move_averages(*_mean_and_variance(*tf.unstack(tf.add_n(weights.seen))))
 
-  def get_config(self) -> Dict[str, Any]:
+  def get_config(self) -> dict[str, Any]:
     return {**super().get_config(), 'initial_scale': self._initial_scale}
 
 
@@ -227,8 +227,8 @@ class PresenceNorm(_AveragingNorm):
     self._synchronized = synchronized
     self.is_folded = False
 
-  def call(self, features: tf.Tensor, present: Optional[tf.Tensor] = None,
-           training: Optional[bool] = None) -> tf.Tensor:
+  def call(self, features: tf.Tensor, present: tf.Tensor | None = None,
+           training: bool | None = None) -> tf.Tensor:
     """Normalizes.
 
     Args:
@@ -247,7 +247,7 @@ class PresenceNorm(_AveragingNorm):
       scale, shift = self.frozen()
     return features * tf.cast(scale, features.dtype) + tf.cast(shift, features.dtype)
 
-  def uses_batch(self, training: Optional[bool]) -> bool:
+  def uses_batch(self, training: bool | None) -> bool:
     """Returns whether statistics are those of the batch, and not moving averages."""
     return bool(training) and self.trainable and not self.is_folded
 
@@ -268,8 +268,8 @@ class PresenceNorm(_AveragingNorm):
     self.is_folded = True
     return scale
 
-  def _batch_statistics(self, features: tf.Tensor, present: Optional[tf.Tensor]
-                        ) -> Tuple[tf.Tensor, tf.Tensor]:
+  def _batch_statistics(self, features: tf.Tensor, present: tf.Tensor | None
+                        ) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns mean and variance over present images, or the moving ones if there is none."""
     size, channels = tf.shape(features), features.shape[-1]
     if present is None:
@@ -287,5 +287,5 @@ class PresenceNorm(_AveragingNorm):
     return (tf.where(count > 0, mean, self.moving_mean),
             tf.where(count > 0, variance, self.moving_variance))
 
-  def get_config(self) -> Dict[str, Any]:
+  def get_config(self) -> dict[str, Any]:
     return {**super().get_config(), 'synchronized': self._synchronized}

@@ -2,8 +2,9 @@
 
 Tasks, losses, profiling and serving use routed layers by these two classes alone.
 """
+from collections.abc import Iterator, Mapping
 import contextlib
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
+from typing import Any
 
 import tensorflow as tf, tf_keras
 
@@ -11,7 +12,7 @@ from official_ext.ops import checks
 from official_ext.ops import routing
 
 # The value above which a task warns, and the reason that the warning gives.
-Limit = Tuple[float, str]
+Limit = tuple[float, str]
 
 
 class RoutedLayer(tf_keras.layers.Layer):
@@ -37,12 +38,12 @@ class RoutedLayer(tf_keras.layers.Layer):
     return True
 
   @property
-  def gate_names(self) -> List[str]:
+  def gate_names(self) -> list[str]:
     """Names of the gates that the built layer records."""
     return []
 
   @property
-  def metric_names(self) -> List[str]:
+  def metric_names(self) -> list[str]:
     """Names of the per-image metrics that the layer records in training."""
     return []
 
@@ -52,7 +53,7 @@ class RoutedLayer(tf_keras.layers.Layer):
     return {}
 
   @property
-  def router_variables(self) -> List[tf.Variable]:
+  def router_variables(self) -> list[tf.Variable]:
     """Variables that a checkpoint of the same layer without routing does not have.
 
     A task may start from such a checkpoint; these variables then keep their initial values.
@@ -82,8 +83,8 @@ class RoutedLayer(tf_keras.layers.Layer):
 
   def record(self, *, gates: Mapping[str, tf.Tensor], executed: tf.Tensor, expected: tf.Tensor,
              minimum: tf.Tensor, maximum: tf.Tensor, dense: tf.Tensor,
-             metrics: Optional[Mapping[str, tf.Tensor]] = None,
-             soft_cost: Optional[tf.Tensor] = None) -> None:
+             metrics: Mapping[str, tf.Tensor] | None = None,
+             soft_cost: tf.Tensor | None = None) -> None:
     """Records what one call did, if a routing tape is open; costs are cast to float32.
 
     Args:
@@ -123,7 +124,7 @@ class SkippingLayer(RoutedLayer):
     inference_modes: allowed values of `inference`.
   """
 
-  inference_modes: Tuple[str, ...] = ('skip', 'mask')
+  inference_modes: tuple[str, ...] = ('skip', 'mask')
 
   def __init__(self, inference: str = 'skip', **kwargs):
     """Initializes the layer.
@@ -149,15 +150,15 @@ class SkippingLayer(RoutedLayer):
     checks.check_one_of('inference', inference, self.inference_modes)
     self._inference = inference
 
-  def skips(self, training: Optional[bool]) -> bool:
+  def skips(self, training: bool | None) -> bool:
     """Returns whether a call computes only what is selected."""
     return not training and self._inference == 'skip'
 
-  def get_config(self) -> Dict[str, Any]:
+  def get_config(self) -> dict[str, Any]:
     return {**super().get_config(), 'inference': self._inference}
 
 
-def routed_layers(model: tf.Module) -> List[RoutedLayer]:
+def routed_layers(model: tf.Module) -> list[RoutedLayer]:
   """Returns the layers of a model that route, the model itself included."""
   modules = (model, *model.submodules)
   return [module for module in modules if isinstance(module, RoutedLayer) and module.is_routed]

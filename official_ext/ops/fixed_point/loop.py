@@ -3,14 +3,15 @@
 The rules of `update_rules` compute the next iterate; `solving` has the public functions and the
 gradients.
 """
-from typing import Callable, List, NamedTuple, Optional
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf, tf_keras  # noqa: F401
 
 from official_ext.ops.fixed_point import update_rules
 
-Levels = List[tf.Tensor]
+Levels = list[tf.Tensor]
 Function = Callable[[Levels], Levels]
 
 # With a fixed budget there is no tolerance: an image whose residual is at most this has converged.
@@ -97,8 +98,8 @@ class Iteration:
     self._keep_best = solver != 'unroll'
     self._output_dtypes = self._dtypes
 
-  def run(self, initial: Levels, known: Optional[Levels] = None,
-          roll_after: Optional[int] = None) -> Progress:
+  def run(self, initial: Levels, known: Levels | None = None,
+          roll_after: int | None = None) -> Progress:
     """Iterates.
 
     Args:
@@ -175,7 +176,7 @@ class Iteration:
     rounding = max(ROUNDING[dtype] for dtype in self._dtypes + self._output_dtypes)
     return max(self._tolerance, rounding)
 
-  def _advance(self, progress: Progress, is_first, known: Optional[Levels] = None,
+  def _advance(self, progress: Progress, is_first, known: Levels | None = None,
                is_last: bool = False) -> Progress:
     """Evaluates f once and moves every image that has not stopped."""
     x, active, count = progress.x, progress.active, progress.evaluations

@@ -7,7 +7,6 @@ images apart.  The solver's iterates are not kept for back-propagation: at x = f
 function theorem gives the gradient from f at the solution alone (S. Bai, J. Z. Kolter,
 V. Koltun, "Deep equilibrium models", https://arxiv.org/abs/1909.01377).
 """
-from typing import List, Tuple
 
 import numpy as np
 import tensorflow as tf, tf_keras  # noqa: F401
@@ -16,7 +15,7 @@ from official_ext.ops import checks
 from official_ext.ops.fixed_point import loop
 from official_ext.ops.fixed_point import update_rules
 
-Levels = List[tf.Tensor]
+Levels = list[tf.Tensor]
 Function = loop.Function
 Solution = loop.Solution
 
@@ -73,7 +72,7 @@ def solve_with_gradient(
     function: Function, initial: Levels, *, solver: str = 'anderson', max_evaluations: int = 5,
     tolerance: float = 0.0, memory: int = 5, gradient: str = 'implicit',
     backward_evaluations: int = 3, phantom_steps: int = 3, phantom_damping: float = 1.0,
-    training: bool = True) -> Tuple[Levels, Solution]:
+    training: bool = True) -> tuple[Levels, Solution]:
   """Returns f at the solution P* of x = f(x), differentiable in all that f closes over.
 
   In training f is evaluated once more, at a constant P*, and only that evaluation is

@@ -13,12 +13,12 @@ which every rule ignores).
 Arguments of `step`: the iterate x, f = f(x), q = Q(x) = f(x) - x, and `squared` = |Q(x)|^2 of
 every image, `[batch]`.
 """
-from typing import List, NamedTuple, Tuple
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf, tf_keras  # noqa: F401
 
-Levels = List[tf.Tensor]
+Levels = list[tf.Tensor]
 
 
 def dot(a: Levels, b: Levels) -> tf.Tensor:
@@ -32,7 +32,7 @@ def scale(coefficients: tf.Tensor, level: tf.Tensor) -> tf.Tensor:
   return tf.reshape(coefficients, [-1] + [1] * (level.shape.rank - 1)) * level
 
 
-def combine(coefficients: tf.Tensor, states: List[Levels]) -> Levels:
+def combine(coefficients: tf.Tensor, states: list[Levels]) -> Levels:
   """Returns the sum of states, weighted by coefficients `[batch, states]`."""
   weights = tf.unstack(coefficients, num=len(states), axis=1)
   return [tf.add_n([scale(w, x) for w, x in zip(weights, levels)]) for levels in zip(*states)]
@@ -54,20 +54,20 @@ def _append(gram: tf.Tensor, row: tf.Tensor, corner: tf.Tensor) -> tf.Tensor:
 class Plain:
   """Plain iteration, x' = f(x)."""
 
-  def start(self, x: Levels, room: bool) -> Tuple:
+  def start(self, x: Levels, room: bool) -> tuple:
     del x, room
     return ()
 
-  def step(self, history: Tuple, x: Levels, f: Levels, q: Levels,
-           squared: tf.Tensor) -> Tuple[Levels, Tuple]:
+  def step(self, history: tuple, x: Levels, f: Levels, q: Levels,
+           squared: tf.Tensor) -> tuple[Levels, tuple]:
     del x, q, squared
     return f, history
 
 
 class AndersonHistory(NamedTuple):
   """The last iterates, oldest first: f(x_i), Q(x_i), and the Gram matrix of the Q(x_i)."""
-  f: List[Levels]
-  q: List[Levels]
+  f: list[Levels]
+  q: list[Levels]
   gram: tf.Tensor
 
 
@@ -96,7 +96,7 @@ class Anderson:
     return AndersonHistory([zeros] * count, [zeros] * count, gram)
 
   def step(self, history: AndersonHistory, x: Levels, f: Levels, q: Levels,
-           squared: tf.Tensor) -> Tuple[Levels, AndersonHistory]:
+           squared: tf.Tensor) -> tuple[Levels, AndersonHistory]:
     del x
     drop = max(len(history.f) + 1 - self.memory, 0)
     past = AndersonHistory(history.f[drop:], history.q[drop:], history.gram[:, drop:, drop:])
@@ -137,7 +137,7 @@ class Anderson:
 
 class BroydenHistory(NamedTuple):
   """All steps, oldest first, their Gram matrix, and 1 or 0 for updates that are used or not."""
-  steps: List[Levels]
+  steps: list[Levels]
   gram: tf.Tensor
   used: tf.Tensor
 
@@ -172,7 +172,7 @@ class Broyden:
         [zeros] * count, tf.zeros([batch, count, count], dtype), tf.zeros([batch, count], dtype))
 
   def step(self, history: BroydenHistory, x: Levels, f: Levels, q: Levels,
-           squared: tf.Tensor) -> Tuple[Levels, BroydenHistory]:
+           squared: tf.Tensor) -> tuple[Levels, BroydenHistory]:
     drop = max(len(history.steps) + 1 - self.memory, 0)
     if not history.steps:
       one = tf.ones_like(squared)[:, None]
@@ -189,7 +189,7 @@ class Broyden:
     return [level + change for level, change in zip(x, step)], history
 
   def _coefficients(self, history: BroydenHistory, products: tf.Tensor,
-                    squared: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:
+                    squared: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the coefficients of Q and of all steps but the first in the next step.
 
     With c_j = s_j^T (Q + sum of c_i s_{i+1}, i < j) / |s_j|^2 the inverse before its

@@ -16,8 +16,9 @@ One image goes through one layer like this:
 
 After the last layer the maps are the result, and `CADDet` records gates and cost (wiring.py).
 """
+from collections.abc import Sequence
 import dataclasses
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any
 
 from official.modeling import hyperparams
 import tensorflow as tf, tf_keras
@@ -42,7 +43,7 @@ STATISTICS = ('present', 'all')
 class CADDetConfig(hyperparams.Config):
   """Options of `CADDet`; see its arguments."""
   num_layers: int = 16
-  channels: List[int] = dataclasses.field(default_factory=lambda: [64, 128, 256, 512])
+  channels: list[int] = dataclasses.field(default_factory=lambda: [64, 128, 256, 512])
   routers: bool = True
   router_norm: str = 'batch'
   bn_statistics: str = 'present'
@@ -80,7 +81,7 @@ class CADDet(routed.SkippingLayer):
                use_sync_bn: bool = False,
                norm_momentum: float = 0.9,
                norm_epsilon: float = 1e-5,
-               kernel_regularizer: Optional[Any] = None,
+               kernel_regularizer: Any | None = None,
                **kwargs):
     """Initializes the backbone.
 
@@ -124,7 +125,7 @@ class CADDet(routed.SkippingLayer):
                   for i in (1, 2, 3)]
     self._nodes = [self._node(spec, shared) for spec in self._specs]
 
-  def _node(self, spec: wiring.NodeSpec, shared: Dict[str, Any]) -> node.SupernetNode:
+  def _node(self, spec: wiring.NodeSpec, shared: dict[str, Any]) -> node.SupernetNode:
     """Returns the node of a spec; `shared` has the options of all convolutions."""
     paths = {path: self._channels[scale] for path, scale in spec.targets.items()}
     return node.SupernetNode(
@@ -143,19 +144,19 @@ class CADDet(routed.SkippingLayer):
     return self._has_routers
 
   @property
-  def gate_names(self) -> List[str]:
+  def gate_names(self) -> list[str]:
     """Names of the gates that the layer records, by layer, scale and path in this order."""
     return [f'layer_{spec.layer:02}/scale_{spec.scale}/{path}'
             for spec in self._specs for path in spec.paths]
 
   @property
-  def router_variables(self) -> List[tf.Variable]:
+  def router_variables(self) -> list[tf.Variable]:
     """Variables of the routers, which pre-training does not have."""
     return [variable for layer in self.submodules if isinstance(layer, router.PathRouter)
             for variable in layer.variables]
 
   @property
-  def output_specs(self) -> Dict[str, tf.TensorShape]:
+  def output_specs(self) -> dict[str, tf.TensorShape]:
     """Level -> shape of the result."""
     batch, *size, _ = self._image_shape
     levels = range(FINEST_LEVEL, FINEST_LEVEL + len(self._channels))
@@ -176,7 +177,7 @@ class CADDet(routed.SkippingLayer):
     """
     return self._cost_model.costs(height, width)
 
-  def call(self, images: tf.Tensor, training: Optional[bool] = None) -> Dict[str, tf.Tensor]:
+  def call(self, images: tf.Tensor, training: bool | None = None) -> dict[str, tf.Tensor]:
     """Maps images to features.
 
     Args:
@@ -199,7 +200,7 @@ class CADDet(routed.SkippingLayer):
       self._record(features, progress.decided)
     return {str(FINEST_LEVEL + scale): features for scale, features in progress.maps.items()}
 
-  def _mode(self, training: Optional[bool]) -> modes.Mode:
+  def _mode(self, training: bool | None) -> modes.Mode:
     """Returns how a call runs the layers."""
     if not self.is_routed:
       return modes.AllPaths(training)
@@ -225,7 +226,7 @@ class CADDet(routed.SkippingLayer):
         gates=dict(zip(self.gate_names, columns)), executed=use.executed, expected=use.expected,
         minimum=use.minimum, maximum=use.maximum, dense=use.maximum, soft_cost=use.soft_cost)
 
-  def get_config(self) -> Dict[str, Any]:
+  def get_config(self) -> dict[str, Any]:
     return {
         **super().get_config(),
         'input_specs': list(self._image_shape),

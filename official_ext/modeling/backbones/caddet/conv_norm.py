@@ -1,6 +1,7 @@
 """1x1 and separable convolutions followed by a norm, which inference folds into the kernel."""
+from collections.abc import Mapping
 import math
-from typing import Any, Dict, Mapping, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 import tensorflow as tf, tf_keras
 
@@ -23,7 +24,7 @@ class FoldedWeights(NamedTuple):
   """
   kernel: tf.Tensor
   shift: tf.Tensor
-  depthwise: Optional[tf.Tensor] = None
+  depthwise: tf.Tensor | None = None
 
 
 def kaiming() -> tf_keras.initializers.Initializer:
@@ -40,8 +41,8 @@ class PointwiseConvNorm(prepared.PreparedLayer):
   """
 
   def __init__(self, filters: int, strides: int = 1, relu: bool = True,
-               norm_options: Optional[Mapping[str, Any]] = None,
-               kernel_regularizer: Optional[Any] = None, **kwargs):
+               norm_options: Mapping[str, Any] | None = None,
+               kernel_regularizer: Any | None = None, **kwargs):
     """Initializes the layer.
 
     Args:
@@ -67,8 +68,8 @@ class PointwiseConvNorm(prepared.PreparedLayer):
     convolutions.build_in_scope([self._norm], [[None, None, None, self._filters]])
     super().build(input_shape)
 
-  def call(self, features: tf.Tensor, present: Optional[tf.Tensor] = None,
-           training: Optional[bool] = None) -> tf.Tensor:
+  def call(self, features: tf.Tensor, present: tf.Tensor | None = None,
+           training: bool | None = None) -> tf.Tensor:
     """Convolves and normalizes.
 
     Args:
@@ -107,11 +108,11 @@ class PointwiseConvNorm(prepared.PreparedLayer):
     """Multiplies the kernel by the norm's scale for an export; the norm is frozen from then on."""
     self._pointwise.assign(self._pointwise * self._norm.fold())
 
-  def _depthwise_kernel(self, dtype: tf.DType) -> Optional[tf.Tensor]:
+  def _depthwise_kernel(self, dtype: tf.DType) -> tf.Tensor | None:
     """Returns the depthwise kernel, or None without one."""
     del dtype
 
-  def _sample(self, features: tf.Tensor, depthwise: Optional[tf.Tensor]) -> tf.Tensor:
+  def _sample(self, features: tf.Tensor, depthwise: tf.Tensor | None) -> tf.Tensor:
     """Returns the features that the 1x1 convolution multiplies.
 
     Args:
@@ -124,7 +125,7 @@ class PointwiseConvNorm(prepared.PreparedLayer):
     # Takes every second pixel; a slice with strides is many times slower.
     return tf.nn.avg_pool2d(features, 1, self._strides, 'SAME')
 
-  def get_config(self) -> Dict[str, Any]:
+  def get_config(self) -> dict[str, Any]:
     return {
         **super().get_config(),
         'filters': self._filters,
@@ -167,7 +168,7 @@ def fold_norms(module: tf.Module) -> None:
       layer.fold_norm()
 
 
-def _product(features: tf.Tensor, kernel: tf.Tensor, bias: Optional[tf.Tensor] = None,
+def _product(features: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None = None,
              relu: bool = False) -> tf.Tensor:
   """Computes a 1x1 convolution as a matrix product.
 

@@ -1,5 +1,6 @@
 """What the nodes of one layer decide for the images of a batch, as pure functions of logits."""
-from typing import NamedTuple, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf

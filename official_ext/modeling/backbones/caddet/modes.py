@@ -9,7 +9,8 @@ Each mode runs the routers, cells and paths of one layer in `run_layer`:
 
 `Mask` and `Skip` give the same numbers.
 """
-from typing import Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -34,16 +35,16 @@ class Progress(NamedTuple):
     selected: `present` as one selection per node; only `Skip` makes them.
     decided: what each layer so far decided; empty without routers.
   """
-  maps: Dict[int, tf.Tensor]
-  present: Optional[tf.Tensor] = None
+  maps: dict[int, tf.Tensor]
+  present: tf.Tensor | None = None
   selected: Sequence[conditional.Selection] = ()
-  decided: Tuple[decisions.LayerDecisions, ...] = ()
+  decided: tuple[decisions.LayerDecisions, ...] = ()
 
 
 class AllPaths:
   """Runs every cell and every path for every image; there are no routers."""
 
-  def __init__(self, training: Optional[bool]):
+  def __init__(self, training: bool | None):
     """Initializes the mode.
 
     Args:
@@ -86,7 +87,7 @@ class Mask:
   convolution would run in `Skip`.
   """
 
-  def __init__(self, training: Optional[bool], hard: bool = False,
+  def __init__(self, training: bool | None, hard: bool = False,
                counts_all_images: bool = False):
     """Initializes the mode.
 
@@ -140,7 +141,7 @@ class Mask:
     cell = node(features, self._counted(running), training=self._training)
     return tf.where(running[:, None, None, None], cell, features)
 
-  def _counted(self, images: tf.Tensor) -> Optional[tf.Tensor]:
+  def _counted(self, images: tf.Tensor) -> tf.Tensor | None:
     """Returns the images that batch norm counts: these, or None for all."""
     return None if self._counts_all_images else images
 
@@ -194,7 +195,7 @@ class Skip:
         before=router.pool_quarters)
 
   def _run_cell(self, node: node_lib.SupernetNode, features: tf.Tensor, keep_weight: tf.Tensor,
-                running: conditional.Selection) -> Tuple[tf.Tensor, tf.Tensor]:
+                running: conditional.Selection) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns what leaves a node, and what of it stays at this scale, times its weight."""
     weights = node.prepare(features.dtype)
 
@@ -219,12 +220,12 @@ class Skip:
     return conditional.run_selected(run, (left, weight), leaving, base)
 
 
-Mode = Union[AllPaths, Mask, Skip]
+Mode = AllPaths | Mask | Skip
 
 
 def _add_transitions(
     nodes: Nodes, kept: Mapping[wiring.NodeSpec, tf.Tensor],
-    add_path: Callable[[wiring.NodeSpec, str, tf.Tensor], tf.Tensor]) -> Dict[int, tf.Tensor]:
+    add_path: Callable[[wiring.NodeSpec, str, tf.Tensor], tf.Tensor]) -> dict[int, tf.Tensor]:
   """Returns the maps that reach the next layer, by scale.
 
   Args:
@@ -243,9 +244,9 @@ def _add_transitions(
   return maps
 
 
-def _select(nodes: Nodes, decided: decisions.LayerDecisions) -> Tuple[
-    Dict[wiring.NodeSpec, conditional.Selection],
-    Dict[Tuple[wiring.NodeSpec, str], conditional.Selection], List[conditional.Selection]]:
+def _select(nodes: Nodes, decided: decisions.LayerDecisions) -> tuple[
+    dict[wiring.NodeSpec, conditional.Selection],
+    dict[tuple[wiring.NodeSpec, str], conditional.Selection], list[conditional.Selection]]:
   """Returns all selections of a layer, made at once.
 
   Args:
@@ -263,14 +264,14 @@ def _select(nodes: Nodes, decided: decisions.LayerDecisions) -> Tuple[
 
 
 def _weights(nodes: Nodes, decided: decisions.LayerDecisions, progress: Progress
-             ) -> Dict[Tuple[wiring.NodeSpec, str], tf.Tensor]:
+             ) -> dict[tuple[wiring.NodeSpec, str], tf.Tensor]:
   """Returns `weights` by node and path, `[batch, 1, 1, 1]` each, in the dtype of the maps."""
   weights = tf.cast(decided.weights, progress.maps[0].dtype)
   columns = tf.unstack(_columns(weights)[:, None, None, None], axis=4)
   return dict(zip(_paths(nodes), columns))
 
 
-def _paths(nodes: Nodes) -> List[Tuple[wiring.NodeSpec, str]]:
+def _paths(nodes: Nodes) -> list[tuple[wiring.NodeSpec, str]]:
   """Returns the pairs of node and path that `_columns` has columns of."""
   return [(spec, path) for spec in nodes for path in wiring.PATHS]
 

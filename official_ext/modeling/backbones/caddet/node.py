@@ -1,5 +1,6 @@
 """The node of a multi-scale supernet: its cell, its router and its paths to other scales."""
-from typing import Any, Dict, List, Mapping, Optional
+from collections.abc import Mapping
+from typing import Any
 
 import tensorflow as tf, tf_keras
 
@@ -25,8 +26,8 @@ class SupernetNode(prepared.PreparedLayer):
   """
 
   def __init__(self, channels: int, paths: Mapping[str, int], has_router: bool = True,
-               router_norm: str = 'batch', norm_options: Optional[Mapping[str, Any]] = None,
-               kernel_regularizer: Optional[Any] = None, **kwargs):
+               router_norm: str = 'batch', norm_options: Mapping[str, Any] | None = None,
+               kernel_regularizer: Any | None = None, **kwargs):
     """Initializes the node.
 
     Args:
@@ -72,12 +73,12 @@ class SupernetNode(prepared.PreparedLayer):
     return self._paths
 
   @property
-  def path_router(self) -> Optional[router.PathRouter]:
+  def path_router(self) -> router.PathRouter | None:
     """The router, or None if the node has none."""
     return self._router
 
-  def call(self, features: tf.Tensor, present: Optional[tf.Tensor] = None,
-           training: Optional[bool] = None) -> tf.Tensor:
+  def call(self, features: tf.Tensor, present: tf.Tensor | None = None,
+           training: bool | None = None) -> tf.Tensor:
     """Runs the cell.
 
     Args:
@@ -92,17 +93,17 @@ class SupernetNode(prepared.PreparedLayer):
     hidden = first(features, present, training=training)
     return tf.nn.relu(second(hidden, present, training=training) + features)
 
-  def prepare(self, dtype: tf.DType) -> List[conv_norm.FoldedWeights]:
+  def prepare(self, dtype: tf.DType) -> list[conv_norm.FoldedWeights]:
     """Returns the weights of the cell's convolutions at inference; see `PreparedLayer`."""
     return [conv.prepare(dtype) for conv in self._convs]
 
-  def run(self, weights: List[conv_norm.FoldedWeights], features: tf.Tensor) -> tf.Tensor:
+  def run(self, weights: list[conv_norm.FoldedWeights], features: tf.Tensor) -> tf.Tensor:
     """Runs the cell as at inference, with weights that `prepare` returned."""
     first, second = self._convs
     hidden = first.run(weights[0], features)
     return tf.nn.relu(second.run(weights[1], hidden) + features)
 
-  def get_config(self) -> Dict[str, Any]:
+  def get_config(self) -> dict[str, Any]:
     return {
         **super().get_config(),
         'channels': self._channels,

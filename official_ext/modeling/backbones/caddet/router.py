@@ -1,6 +1,7 @@
 """The router of a supernet's node: a small network that returns one logit per gate."""
+from collections.abc import Mapping
 import math
-from typing import Any, Dict, Mapping, Optional
+from typing import Any
 
 import tensorflow as tf, tf_keras
 
@@ -70,8 +71,8 @@ class PathRouter(prepared.PreparedLayer):
   """
 
   def __init__(self, units: int, num_paths: int, norm: str = 'batch',
-               norm_options: Optional[Mapping[str, Any]] = None,
-               kernel_regularizer: Optional[Any] = None, **kwargs):
+               norm_options: Mapping[str, Any] | None = None,
+               kernel_regularizer: Any | None = None, **kwargs):
     """Initializes the router.
 
     Args:
@@ -111,8 +112,8 @@ class PathRouter(prepared.PreparedLayer):
       convolutions.build_in_scope([self._norm], [[None, 2, 2, self._units]])
     super().build(input_shape)
 
-  def call(self, pooled: tf.Tensor, present: Optional[tf.Tensor] = None,
-           training: Optional[bool] = None) -> tf.Tensor:
+  def call(self, pooled: tf.Tensor, present: tf.Tensor | None = None,
+           training: bool | None = None) -> tf.Tensor:
     """Computes the logits of the gates, see `decisions.decide`.
 
     Args:
@@ -128,7 +129,7 @@ class PathRouter(prepared.PreparedLayer):
     return self._logits(
         self._hidden(tf.cast(pooled, self.dtype), present, training=training))
 
-  def prepare(self, dtype: tf.DType) -> Optional[conv_norm.FoldedWeights]:
+  def prepare(self, dtype: tf.DType) -> conv_norm.FoldedWeights | None:
     """Returns the weights of inference; None with group norm, which has nothing to fold.
 
     Args:
@@ -137,7 +138,7 @@ class PathRouter(prepared.PreparedLayer):
     del dtype
     return self._hidden.prepare(self.dtype) if self._norm_type == 'batch' else None
 
-  def run(self, weights: Optional[conv_norm.FoldedWeights], pooled: tf.Tensor) -> tf.Tensor:
+  def run(self, weights: conv_norm.FoldedWeights | None, pooled: tf.Tensor) -> tf.Tensor:
     """Computes what `call` returns at inference, with weights that `prepare` returned."""
     pooled = tf.cast(pooled, self.dtype)
     if self._norm_type == 'group':
@@ -148,7 +149,7 @@ class PathRouter(prepared.PreparedLayer):
     """Maps `[batch, 2, 2, units]` to logits `[batch, num_paths]`."""
     return tf.cast(self._output(tf.reduce_mean(hidden, [1, 2])), tf.float32)
 
-  def get_config(self) -> Dict[str, Any]:
+  def get_config(self) -> dict[str, Any]:
     return {
         **super().get_config(),
         'units': self._units,

@@ -3,7 +3,8 @@
 Reference: Junyi Feng et al., Learning to Generate Content-Aware Dynamic Detectors (CADDet),
 https://arxiv.org/abs/2012.04265, sections 3.1 and 3.2.
 """
-from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -25,15 +26,15 @@ class NodeSpec(NamedTuple):
   """
   layer: int
   scale: int
-  paths: Tuple[str, ...]
+  paths: tuple[str, ...]
 
   @property
-  def targets(self) -> Dict[str, int]:
+  def targets(self) -> dict[str, int]:
     """Path -> the scale of the next layer that it leads to."""
     return {path: self.scale + SCALE_CHANGES[path] for path in self.paths}
 
 
-def wire(num_layers: int, num_scales: int) -> List[NodeSpec]:
+def wire(num_layers: int, num_scales: int) -> list[NodeSpec]:
   """Returns the nodes of a supernet, layer by layer and finest scale first.
 
   Layer 0 is the entry node at the finest scale.  Every layer adds a scale until all exist.
@@ -142,7 +143,7 @@ class CostModel:
     channels = self._channels[node.scale]
     return 4 * channels * (channels // 2) + len(node.paths) * (channels // 2)
 
-  def _paths(self, node: NodeSpec, pixels: Sequence[Any]) -> Dict[str, Any]:
+  def _paths(self, node: NodeSpec, pixels: Sequence[Any]) -> dict[str, Any]:
     """Returns path -> multiply-adds; `keep` is free.
 
     Args:
@@ -204,7 +205,7 @@ class CostModel:
         'maximum': tf.reduce_sum(cells) + tf.reduce_sum(paths) + tf.reduce_sum(routers)}
     return NetworkUse(**{name: tf.cast(cost, tf.float32) for name, cost in costs.items()})
 
-  def _pixels(self, finest: tf.Tensor) -> List[tf.Tensor]:
+  def _pixels(self, finest: tf.Tensor) -> list[tf.Tensor]:
     """Returns height times width of every scale, float64 scalars."""
     size, pixels = tf.shape(finest)[1:3], []
     for _ in self._channels:

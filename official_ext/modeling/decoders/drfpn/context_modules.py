@@ -2,7 +2,8 @@
 
 Each maps `[batch, height, width, channels]` to a map of the same height and width.
 """
-from typing import Any, Dict, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf, tf_keras
 
@@ -74,7 +75,7 @@ class PyramidPooling(convolutions.ConvBlock):
     return tf.concat(
         [features, *(sampling.resize_bilinear(x, features) for x in pooled)], axis=-1)
 
-  def get_config(self) -> Dict[str, Any]:
+  def get_config(self) -> dict[str, Any]:
     return {**super().get_config(), 'filters': self._filters, 'bins': list(self._bins)}
 
 
@@ -122,7 +123,7 @@ class NonLocal(convolutions.ConvBlock):
     return features + self._output(
         tf.reshape(mean, [size[0], size[1], size[2], self._filters]))
 
-  def get_config(self) -> Dict[str, Any]:
+  def get_config(self) -> dict[str, Any]:
     return {**super().get_config(), 'filters': self._filters}
 
 
@@ -163,6 +164,6 @@ class DenseASPP(convolutions.ConvBlock):
       results.append(dilated(reduce(tf.concat([features, *results], axis=-1))))
     return tf.concat(results, axis=-1)
 
-  def get_config(self) -> Dict[str, Any]:
+  def get_config(self) -> dict[str, Any]:
     return {**super().get_config(), 'filters': self._filters, 'bottleneck': self._bottleneck,
             'rates': list(self._rates)}

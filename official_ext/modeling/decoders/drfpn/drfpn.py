@@ -4,7 +4,7 @@ Reference: Jialiang Ma, Bin Chen, Dual Refinement Feature Pyramid Networks for O
 Detection, https://arxiv.org/abs/2012.01733.
 """
 import dataclasses
-from typing import Any, Dict, Optional
+from typing import Any
 
 from official.modeling import hyperparams
 import tf_keras
@@ -107,7 +107,7 @@ class DRFPN(pyramid.PyramidDecoder):
     self._build_top_down()
     self._build_bottom_up()
 
-  def conv(self, kernel_size: int, name: str, filters: Optional[int] = None,
+  def conv(self, kernel_size: int, name: str, filters: int | None = None,
            **options: Any) -> tf_keras.layers.Layer:
     """Makes a convolution of the pyramid; strided ones are padded as PyTorch pads."""
     symmetric = options.get('strides', 1) != 1
@@ -179,7 +179,7 @@ class DRFPN(pyramid.PyramidDecoder):
       self._bottom_up = {
           level: self._refinement(kind, 'up', f'bottom_up_{level}') for level in levels[1:]}
 
-  def build_pyramid(self, inputs: pyramid.Features, training: Optional[bool]) -> pyramid.Features:
+  def build_pyramid(self, inputs: pyramid.Features, training: bool | None) -> pyramid.Features:
     coarsest = self._backbone_levels[-1]
     if self._context is not None:
       inputs = {**inputs, coarsest: self._context(inputs[coarsest])}
@@ -217,7 +217,7 @@ class DRFPN(pyramid.PyramidDecoder):
             self._bottom_up[level]((source, features[level])))
     return outputs
 
-  def get_config(self) -> Dict[str, Any]:
+  def get_config(self) -> dict[str, Any]:
     return {**super().get_config(), **self._options}
 
 

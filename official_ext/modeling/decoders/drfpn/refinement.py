@@ -7,7 +7,7 @@ level, on the way up the finer one.
 Reference: Jialiang Ma, Bin Chen, Dual Refinement Feature Pyramid Networks for Object
 Detection, https://arxiv.org/abs/2012.01733.
 """
-from typing import Any, Dict, Tuple
+from typing import Any
 
 import tensorflow as tf, tf_keras
 
@@ -15,7 +15,7 @@ from official_ext.modeling.layers import convolutions
 from official_ext.ops import checks
 from official_ext.ops import sampling
 
-Pair = Tuple[tf.Tensor, tf.Tensor]
+Pair = tuple[tf.Tensor, tf.Tensor]
 
 CONTEXTS = ('source', 'target', 'add', 'cat')
 ACTIVATIONS = ('sigmoid', 'linear')
@@ -39,7 +39,7 @@ class _Refinement(convolutions.ConvBlock):
       return self.conv(3, name, filters)
     return self.conv(3, name, filters, strides=2, symmetric_padding=True)
 
-  def get_config(self) -> Dict[str, Any]:
+  def get_config(self) -> dict[str, Any]:
     return {**super().get_config(), 'filters': self._filters, 'direction': self._direction,
             'context': self._context, 'activation': self._activation}
 
@@ -170,7 +170,7 @@ class SpatialRefinementBlock(_Refinement):
       sampled *= tf_keras.activations.get(self._activation)(weight)
     return self._output(sampled + resized + self._base(source, target))
 
-  def get_config(self) -> Dict[str, Any]:
+  def get_config(self) -> dict[str, Any]:
     return {**super().get_config(), 'compressed_filters': self._compressed_filters,
             'use_offset': self._use_offset, 'use_weight': self._use_weight,
             'padding': self._padding}
@@ -296,11 +296,11 @@ class SpatialChannelRefinementBlock(SpatialRefinementBlock):
   def _base(self, source: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
     return self._target_conv(target) * self._channel_weights((source, target))
 
-  def get_config(self) -> Dict[str, Any]:
+  def get_config(self) -> dict[str, Any]:
     return {**super().get_config(), 'channel_context': self._channel_context}
 
 
-def _shared_options(block: _Refinement) -> Dict[str, Any]:
+def _shared_options(block: _Refinement) -> dict[str, Any]:
   """Returns the arguments that a block passes on to a layer inside it."""
   config = _Refinement.get_config(block)
   del config['name'], config['trainable']

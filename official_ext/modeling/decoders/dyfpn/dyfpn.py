@@ -3,8 +3,9 @@
 Reference: Mingjian Zhu, Kai Han, Changbin Yu, Yunhe Wang, Dynamic Feature Pyramid
 Networks for Object Detection, https://arxiv.org/abs/2012.00779.
 """
+from collections.abc import Mapping
 import dataclasses
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any
 
 import tensorflow as tf, tf_keras
 
@@ -20,7 +21,7 @@ from official_ext.ops import checks
 from official_ext.ops import conditional
 from official_ext.ops import multiply_adds
 
-Selections = List[conditional.Selection]
+Selections = list[conditional.Selection]
 
 
 @dataclasses.dataclass
@@ -51,7 +52,7 @@ class DyFPN(routed.SkippingLayer, inception_fpn.InceptionFPN):
 
   samples_gates = True
 
-  def __init__(self, block: str = 'B', gate: Optional[Mapping[str, Any]] = None, **kwargs):
+  def __init__(self, block: str = 'B', gate: Mapping[str, Any] | None = None, **kwargs):
     """Initializes the decoder.
 
     Args:
@@ -69,7 +70,7 @@ class DyFPN(routed.SkippingLayer, inception_fpn.InceptionFPN):
     with checks.naming_record('gate'):
       self._build_gate()
 
-  def _build_laterals(self) -> Dict[str, inception_fpn.InceptionLateral]:
+  def _build_laterals(self) -> dict[str, inception_fpn.InceptionLateral]:
     self._skips = {}
     if self._block == 'B':
       self._skips = {level: self.conv(1, f'skip_{level}') for level in self.backbone_levels}
@@ -90,7 +91,7 @@ class DyFPN(routed.SkippingLayer, inception_fpn.InceptionFPN):
         num_paths=len(self._branches) if self._block == 'A' else 2, **gate_options)
 
   @property
-  def gate_names(self) -> List[str]:
+  def gate_names(self) -> list[str]:
     return self.backbone_levels
 
   def build(self, input_shape: Mapping[str, tf.TensorShape]) -> None:
@@ -98,7 +99,7 @@ class DyFPN(routed.SkippingLayer, inception_fpn.InceptionFPN):
       convolutions.build_in_scope([self.laterals[level]], [input_shape[level]])
     super().build(input_shape)
 
-  def build_pyramid(self, inputs: pyramid.Features, training: Optional[bool]) -> pyramid.Features:
+  def build_pyramid(self, inputs: pyramid.Features, training: bool | None) -> pyramid.Features:
     choice = self._selection(self.gate(inputs), training=training)
     # In block B path 0 is the skip convolution alone, which always runs.
     gate = choice.gate if self._block == 'A' else choice.gate[..., 1:]
@@ -111,7 +112,7 @@ class DyFPN(routed.SkippingLayer, inception_fpn.InceptionFPN):
     return self.top_down(laterals)
 
   def _run_block_a(self, level: str, features: tf.Tensor, gate: tf.Tensor,
-                   selections: Optional[Selections]) -> tf.Tensor:
+                   selections: Selections | None) -> tf.Tensor:
     """Returns the sum over branches of gate times branch (section 3.2.1, block A).
 
     Args:
@@ -134,7 +135,7 @@ class DyFPN(routed.SkippingLayer, inception_fpn.InceptionFPN):
     return tf.add_n([weights[..., path, None] * conv(features) for path, conv in enumerate(convs)])
 
   def _run_block_b(self, level: str, features: tf.Tensor, gate: tf.Tensor,
-                   selections: Optional[Selections]) -> tf.Tensor:
+                   selections: Selections | None) -> tf.Tensor:
     """Returns 1x1 skip plus gate times the sum of all branches (section 3.2.1, block B).
 
     Args:
@@ -183,7 +184,7 @@ class DyFPN(routed.SkippingLayer, inception_fpn.InceptionFPN):
       costs['dense'] += dense
     self.record(gates=recorded, **costs)
 
-  def get_config(self) -> Dict[str, Any]:
+  def get_config(self) -> dict[str, Any]:
     return {
         **super().get_config(),
         'block': self._block,
@@ -191,7 +192,7 @@ class DyFPN(routed.SkippingLayer, inception_fpn.InceptionFPN):
     }
 
 
-def _select(gate: tf.Tensor) -> List[Selections]:
+def _select(gate: tf.Tensor) -> list[Selections]:
   """Returns the selections of each level; `gate` is float32 `[batch, levels, branches]`."""
   levels, branches = gate.shape[1:]
   flat = conditional.select(tf.reshape(gate > 0, [-1, levels * branches]))

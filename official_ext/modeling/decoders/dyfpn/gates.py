@@ -4,7 +4,8 @@ They map the backbone's features to logits `[batch, levels, paths]`, from which
 `gumbel_selection` makes choices.  All values after pooling are float32 under any precision
 policy, because low precision flips decisions.
 """
-from typing import Any, Dict, List, Mapping, Optional
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf, tf_keras
@@ -15,7 +16,7 @@ DIRECTIONS = ('upward', 'downward')
 TYPES = ('channel', 'recurrent', 'random')
 
 
-def _linear(units: int, fan_in: int, name: str, bias: Optional[List[float]] = None,
+def _linear(units: int, fan_in: int, name: str, bias: list[float] | None = None,
             **options) -> tf_keras.layers.Dense:
   """Makes a float32 `Dense` layer that starts uniform in +-1 / sqrt(fan_in), like the bias."""
   limit = 1 / np.sqrt(fan_in)
@@ -40,7 +41,7 @@ class _PyramidGate(tf_keras.layers.Layer):
     self._channels = dict(channels)
     self._num_paths = num_paths
 
-  def get_config(self) -> Dict[str, Any]:
+  def get_config(self) -> dict[str, Any]:
     return {**super().get_config(), 'channels': dict(self._channels), 'num_paths': self._num_paths}
 
 
@@ -49,8 +50,8 @@ class ChannelGate(_PyramidGate):
   """The "CNN gate": pooling and two `Dense` layers, separate for each level (section 3.2.2)."""
 
   def __init__(self, channels: Mapping[str, int], num_paths: int,
-               initial_bias: Optional[List[float]] = None,
-               kernel_regularizer: Optional[Any] = None, **kwargs):
+               initial_bias: list[float] | None = None,
+               kernel_regularizer: Any | None = None, **kwargs):
     """Initializes the gate.
 
     Args:
@@ -83,7 +84,7 @@ class ChannelGate(_PyramidGate):
     """Returns the multiply-adds of the gate for one image."""
     return float(sum(c * (c // 4) + (c // 4) * self._num_paths for c in self._channels.values()))
 
-  def get_config(self) -> Dict[str, Any]:
+  def get_config(self) -> dict[str, Any]:
     return {
         **super().get_config(),
         'initial_bias': self._initial_bias and list(self._initial_bias),
@@ -101,8 +102,8 @@ class RecurrentGate(_PyramidGate):
   UNITS = 16
 
   def __init__(self, channels: Mapping[str, int], num_paths: int, direction: str = 'upward',
-               initial_bias: Optional[List[float]] = None,
-               kernel_regularizer: Optional[Any] = None, **kwargs):
+               initial_bias: list[float] | None = None,
+               kernel_regularizer: Any | None = None, **kwargs):
     """Initializes the gate.
 
     Args:
@@ -153,7 +154,7 @@ class RecurrentGate(_PyramidGate):
     step = 2 * 3 * self.UNITS**2 + self.UNITS * self._num_paths
     return float(sum(c * self.UNITS + step for c in self._channels.values()))
 
-  def get_config(self) -> Dict[str, Any]:
+  def get_config(self) -> dict[str, Any]:
     return {
         **super().get_config(),
         'direction': self._direction,
@@ -167,7 +168,7 @@ class RandomSignal(_PyramidGate):
   """Fixed probabilities instead of a gate, the same for every image (Table 5)."""
 
   def __init__(self, channels: Mapping[str, int], num_paths: int,
-               probability: Optional[float] = None, **kwargs):
+               probability: float | None = None, **kwargs):
     """Initializes the signal.
 
     Args:
@@ -196,20 +197,20 @@ class RandomSignal(_PyramidGate):
     """Returns 0, because nothing is computed."""
     return 0.0
 
-  def get_config(self) -> Dict[str, Any]:
+  def get_config(self) -> dict[str, Any]:
     return {**super().get_config(), 'probability': self._probability}
 
 
-def _check_probability(argument: str, probability: Optional[float]) -> None:
+def _check_probability(argument: str, probability: float | None) -> None:
   if probability is not None and not 0 < probability < 1:
     raise checks.ArgumentError(
         argument, f'{argument} is {probability}; it must lie between 0 and 1.')
 
 
 def build_gate(type: str, channels: Mapping[str, int], num_paths: int,
-               direction: str = 'upward', random_probability: Optional[float] = None,
-               initial_bias: Optional[List[float]] = None,
-               kernel_regularizer: Optional[Any] = None,
+               direction: str = 'upward', random_probability: float | None = None,
+               initial_bias: list[float] | None = None,
+               kernel_regularizer: Any | None = None,
                name: str = 'gate') -> tf_keras.layers.Layer:
   """Builds a gate network; the arguments are those of `options.GateConfig`.
 

@@ -2,7 +2,7 @@
 
 Choices are float32 under any precision policy, because low precision draws infinite noise.
 """
-from typing import Any, Dict, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 import tensorflow as tf, tf_keras
 
@@ -81,7 +81,7 @@ class GumbelSelection(tf_keras.layers.Layer):
     tape = routing.RoutingTape.current()
     return self._always_draws or (tape is not None and tape.sample_gates)
 
-  def call(self, logits: tf.Tensor, training: Optional[bool] = None) -> Choice:
+  def call(self, logits: tf.Tensor, training: bool | None = None) -> Choice:
     """Chooses a path.
 
     Args:
@@ -107,7 +107,7 @@ class GumbelSelection(tf_keras.layers.Layer):
   def _one_hot(self, logits: tf.Tensor) -> tf.Tensor:
     return tf.one_hot(tf.argmax(logits, axis=-1), logits.shape[-1])
 
-  def get_config(self) -> Dict[str, Any]:
+  def get_config(self) -> dict[str, Any]:
     return {
         **super().get_config(),
         'temperature': self._temperature,

@@ -3,9 +3,10 @@
 Reference: Mingjian Zhu, Kai Han, Changbin Yu, Yunhe Wang, Dynamic Feature Pyramid
 Networks for Object Detection, https://arxiv.org/abs/2012.00779, section 3.1.
 """
+from collections.abc import Sequence
 import dataclasses
 import re
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any
 
 from official.modeling import hyperparams
 import tensorflow as tf, tf_keras
@@ -18,7 +19,7 @@ from official_ext.ops import checks
 ALL_BRANCHES = ('1x1', '3x3', '3x3d2', '3x3d3', '5x5', '5x5d2', '5x5d3')
 
 
-def parse_branch(branch: str) -> Tuple[int, int]:
+def parse_branch(branch: str) -> tuple[int, int]:
   """Returns kernel size and dilation rate of a branch such as `5x5d2`."""
   match = re.fullmatch(r'([1-9]\d*)x\1(?:d([1-9]\d*))?', branch)
   if not match or int(match[1]) % 2 == 0:
@@ -32,7 +33,7 @@ def parse_branch(branch: str) -> Tuple[int, int]:
 class InceptionFPNConfig(hyperparams.Config):
   """Options of `InceptionFPN`; see its arguments."""
   num_filters: int = 256
-  branches: List[str] = dataclasses.field(default_factory=lambda: list(ALL_BRANCHES))
+  branches: list[str] = dataclasses.field(default_factory=lambda: list(ALL_BRANCHES))
   branch_init_scale: float = 1.0
   norm: str = 'batch_norm'
   coarse_levels: str = 'conv'
@@ -43,8 +44,8 @@ class InceptionLateral(tf_keras.layers.Layer):
   """The sum of parallel convolutions of one map (DyFPN, eq. 3)."""
 
   def __init__(self, filters: int, branches: Sequence[str],
-               kernel_initializers: Sequence[Any], kernel_regularizer: Optional[Any] = None,
-               bias_regularizer: Optional[Any] = None, **kwargs):
+               kernel_initializers: Sequence[Any], kernel_regularizer: Any | None = None,
+               bias_regularizer: Any | None = None, **kwargs):
     """Initializes the layer.
 
     Args:
@@ -69,7 +70,7 @@ class InceptionLateral(tf_keras.layers.Layer):
           dtype=self.dtype_policy, name=f'conv_{branch}'))
 
   @property
-  def taps(self) -> List[int]:
+  def taps(self) -> list[int]:
     """Kernel height times kernel width of each branch."""
     return [parse_branch(branch)[0]**2 for branch in self._branches]
 
@@ -77,14 +78,14 @@ class InceptionLateral(tf_keras.layers.Layer):
     convolutions.build_in_scope(self.convs, [input_shape] * len(self.convs))
     super().build(input_shape)
 
-  def branch_outputs(self, inputs: tf.Tensor) -> List[tf.Tensor]:
+  def branch_outputs(self, inputs: tf.Tensor) -> list[tf.Tensor]:
     """Returns the result of each branch, for pictures of what a level sees."""
     return [conv(inputs) for conv in self.convs]
 
   def call(self, inputs: tf.Tensor) -> tf.Tensor:
     return tf.add_n(self.branch_outputs(inputs))
 
-  def get_config(self) -> Dict[str, Any]:
+  def get_config(self) -> dict[str, Any]:
     first = self.convs[0]
     return {
         **super().get_config(),
@@ -134,7 +135,7 @@ class InceptionFPN(pyramid.PyramidDecoder):
     self._branch_init_scale = branch_init_scale
     self.laterals = self._build_laterals()
 
-  def _build_laterals(self) -> Dict[str, InceptionLateral]:
+  def _build_laterals(self) -> dict[str, InceptionLateral]:
     """Makes the branches of every level."""
     return {level: self._lateral(level, first_scale=1.0) for level in self.backbone_levels}
 
@@ -146,10 +147,10 @@ class InceptionFPN(pyramid.PyramidDecoder):
         self._num_filters, self._branches, initializers, self._kernel_regularizer,
         self._bias_regularizer, dtype=self.dtype_policy, name=f'lateral_{level}')
 
-  def build_pyramid(self, inputs: pyramid.Features, training: Optional[bool]) -> pyramid.Features:
+  def build_pyramid(self, inputs: pyramid.Features, training: bool | None) -> pyramid.Features:
     return self.top_down({level: self.laterals[level](inputs[level]) for level in inputs})
 
-  def get_config(self) -> Dict[str, Any]:
+  def get_config(self) -> dict[str, Any]:
     return {
         **super().get_config(),
         'branches': list(self._branches),

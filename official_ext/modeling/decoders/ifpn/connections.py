@@ -7,8 +7,9 @@ Reference: Tiancai Wang, Xiangyu Zhang, Jian Sun, Implicit Feature Pyramid Netwo
 Object Detection, https://arxiv.org/abs/2012.13563, Table 4; the docstring of each connection has
 the reference of its own.
 """
+from collections.abc import Callable, Sequence
 import dataclasses
-from typing import Any, Callable, Dict, List, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -44,7 +45,7 @@ class Connection(prepared.PreparedLayer):
   def __init__(self, pieces: PieceFactory, **kwargs):
     super().__init__(**kwargs)
     self._pieces = pieces
-    self._part_layers: Dict[str, prepared.PreparedLayer] = {}
+    self._part_layers: dict[str, prepared.PreparedLayer] = {}
 
   def _add(self, layer: prepared.PreparedLayer) -> Any:
     self._part_layers[layer.name] = layer
@@ -63,28 +64,28 @@ class Connection(prepared.PreparedLayer):
     convolutions.build_in_scope(layers, [shape] * len(layers))
     super().build(input_shape)
 
-  def prepare(self, dtype: tf.DType) -> Dict[str, Any]:
+  def prepare(self, dtype: tf.DType) -> dict[str, Any]:
     """Returns the weights of every piece, by its name."""
     return {name: layer.prepare(dtype) for name, layer in self._part_layers.items()}
 
-  def watch(self, weights: Dict[str, Any]) -> Dict[str, Any]:
+  def watch(self, weights: dict[str, Any]) -> dict[str, Any]:
     """Returns the same weights, with which batch norms also keep what `update` needs."""
     return {**weights, **{name: layer.watch(weights[name]) for name, layer in self._averaging()}}
 
-  def update(self, weights: Dict[str, Any]) -> None:
+  def update(self, weights: dict[str, Any]) -> None:
     """Moves the averages of batch norms by what `run` saw with weights that `watch` returned."""
     for name, layer in self._averaging():
       layer.update(weights[name])
 
-  def _averaging(self) -> List[Any]:
+  def _averaging(self) -> list[Any]:
     """Returns names and layers of the pieces that are, or may contain, batch norms."""
     return [(name, layer) for name, layer in self._part_layers.items()
             if isinstance(layer, (norms.FrozenBatchNorm, Connection))]
 
-  def _run_piece(self, weights: Dict[str, Any], name: str, features: tf.Tensor) -> tf.Tensor:
+  def _run_piece(self, weights: dict[str, Any], name: str, features: tf.Tensor) -> tf.Tensor:
     return self._part_layers[name].run(weights[name], features)
 
-  def _chain(self, weights: Dict[str, Any], names: Sequence[str],
+  def _chain(self, weights: dict[str, Any], names: Sequence[str],
              features: tf.Tensor) -> tf.Tensor:
     """Runs pieces one after the other."""
     for name in names:
@@ -94,7 +95,7 @@ class Connection(prepared.PreparedLayer):
   def _cost(self, names: Sequence[str], size: tf.Tensor) -> tf.Tensor:
     return weight_norm.chain_multiply_adds([self._part_layers[name] for name in names], size)
 
-  def run(self, weights: Dict[str, Any], features: Any) -> Any:
+  def run(self, weights: dict[str, Any], features: Any) -> Any:
     """Maps levels `[batch, height, width, num_filters]` to the same shapes."""
     raise NotImplementedError
 
@@ -141,10 +142,10 @@ class NoConnection(Connection):
     super().__init__(pieces, **kwargs)
     self._norm('norm', is_output=True)
 
-  def run(self, weights: Dict[str, Any], features: List[tf.Tensor]) -> List[tf.Tensor]:
+  def run(self, weights: dict[str, Any], features: list[tf.Tensor]) -> list[tf.Tensor]:
     return [self._run_piece(weights, 'norm', level) for level in features]
 
-  def multiply_adds(self, sizes: List[tf.Tensor]) -> tf.Tensor:
+  def multiply_adds(self, sizes: list[tf.Tensor]) -> tf.Tensor:
     return tf.constant(0.0, tf.float64)
 
 
@@ -182,7 +183,7 @@ class PyramidConnection(Connection):
         for i in range(self._num_levels) for step, kind in kinds.items()
         if 0 <= i + step < self._num_levels}
 
-  def run(self, weights: Dict[str, Any], features: List[tf.Tensor]) -> List[tf.Tensor]:
+  def run(self, weights: dict[str, Any], features: list[tf.Tensor]) -> list[tf.Tensor]:
     summands = [[] for _ in features]
     for (i, j), name in self._names().items():
       outputs = self._run_piece(weights, name, features[j])
@@ -191,7 +192,7 @@ class PyramidConnection(Connection):
       summands[i].append(same_size(outputs, features[i]) if j < i else outputs)
     return [self._run_piece(weights, 'norm', tf.add_n(outputs)) for outputs in summands]
 
-  def multiply_adds(self, sizes: List[tf.Tensor]) -> tf.Tensor:
+  def multiply_adds(self, sizes: list[tf.Tensor]) -> tf.Tensor:
     return tf.add_n([self._cost([name], sizes[j]) for (_, j), name in self._names().items()])
 
 
@@ -218,11 +219,11 @@ class DenseConnection(Connection):
     self._norm('norm', is_output=True)
 
   @staticmethod
-  def _names(i: int, j: int) -> List[str]:
+  def _names(i: int, j: int) -> list[str]:
     """Returns the convolutions from level j to level i: one for each halving, or one 1x1."""
     return [f'{j}_to_{i}_{step}' for step in range(max(i - j, 1))]
 
-  def run(self, weights: Dict[str, Any], features: List[tf.Tensor]) -> List[tf.Tensor]:
+  def run(self, weights: dict[str, Any], features: list[tf.Tensor]) -> list[tf.Tensor]:
     results = []
     for i, target in enumerate(features):
       summands = []
@@ -237,7 +238,7 @@ class DenseConnection(Connection):
       results.append(self._run_piece(weights, 'norm', tf.add_n(summands)))
     return results
 
-  def multiply_adds(self, sizes: List[tf.Tensor]) -> tf.Tensor:
+  def multiply_adds(self, sizes: list[tf.Tensor]) -> tf.Tensor:
     return tf.add_n([
         self._cost(self._names(i, j), sizes[j])
         for i, j in np.ndindex(self._num_levels, self._num_levels)])

@@ -2,7 +2,8 @@
 
 Their nodes end in norms, so no norm is added at the end.
 """
-from typing import Any, Dict, List, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Any
 
 from official.vision.modeling.decoders import nasfpn
 import tensorflow as tf
@@ -46,7 +47,7 @@ class BiFPNConnection(connections.Connection):
       self._norm(f'{name}_norm', is_output=name.startswith('out'))
 
   @staticmethod
-  def _graph(num_levels: int) -> List[Tuple[str, int, List[Tuple[str, int]]]]:
+  def _graph(num_levels: int) -> list[tuple[str, int, list[tuple[str, int]]]]:
     """Returns the nodes in the order of computation: name, level, names and levels of inputs."""
     last = num_levels - 1
     nodes = []
@@ -66,7 +67,7 @@ class BiFPNConnection(connections.Connection):
         for name, _, fused in self._nodes}
     super().build(input_shape)
 
-  def prepare(self, dtype: tf.DType) -> Dict[str, Any]:
+  def prepare(self, dtype: tf.DType) -> dict[str, Any]:
     weights = super().prepare(dtype)
     for name, variable in self._fusion.items():
       positive = tf.nn.relu(variable)
@@ -74,7 +75,7 @@ class BiFPNConnection(connections.Connection):
       weights[f'{name}_weights'] = tf.cast(share, dtype)
     return weights
 
-  def run(self, weights: Dict[str, Any], features: List[tf.Tensor]) -> List[tf.Tensor]:
+  def run(self, weights: dict[str, Any], features: list[tf.Tensor]) -> list[tf.Tensor]:
     maps = {f'in_{level}': one for level, one in enumerate(features)}
     for name, level, fused in self._nodes:
       target = features[level]
@@ -86,7 +87,7 @@ class BiFPNConnection(connections.Connection):
           weights, [f'{name}_depthwise', f'{name}_pointwise', f'{name}_norm'], tf.nn.silu(node))
     return [maps[f'out_{level}'] for level in range(len(features))]
 
-  def multiply_adds(self, sizes: List[tf.Tensor]) -> tf.Tensor:
+  def multiply_adds(self, sizes: list[tf.Tensor]) -> tf.Tensor:
     return tf.add_n([
         self._cost([f'{name}_depthwise', f'{name}_pointwise'], sizes[level])
         for name, level, _ in self._nodes])
@@ -170,7 +171,7 @@ class NASFPNConnection(connections.Connection):
     self._levels = levels
     return cells
 
-  def run(self, weights: Dict[str, Any], features: List[tf.Tensor]) -> List[tf.Tensor]:
+  def run(self, weights: dict[str, Any], features: list[tf.Tensor]) -> list[tf.Tensor]:
     maps, outputs = list(features), {}
     for index, (level, combine, inputs, is_output) in enumerate(self._cells):
       resized = [_to_level(maps[i], self._levels[i], level, features[level]) for i in inputs]
@@ -186,7 +187,7 @@ class NASFPNConnection(connections.Connection):
         outputs[level] = maps[-1]
     return [outputs[level] for level in range(len(features))]
 
-  def multiply_adds(self, sizes: List[tf.Tensor]) -> tf.Tensor:
+  def multiply_adds(self, sizes: list[tf.Tensor]) -> tf.Tensor:
     return tf.add_n([
         self._cost([f'cell_{index}'], sizes[level])
         for index, (level, *_) in enumerate(self._cells)])

@@ -3,9 +3,10 @@
 Reference: Tiancai Wang, Xiangyu Zhang, Jian Sun, Implicit Feature Pyramid Network for
 Object Detection, https://arxiv.org/abs/2012.13563.
 """
+from collections.abc import Mapping
 import dataclasses
 import functools
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any
 
 from official.modeling import hyperparams
 import tensorflow as tf, tf_keras
@@ -24,7 +25,7 @@ from official_ext.ops import checks
 from official_ext.ops import fixed_point
 from official_ext.ops import routing
 
-Levels = List[tf.Tensor]
+Levels = list[tf.Tensor]
 
 
 @dataclasses.dataclass
@@ -73,7 +74,7 @@ class ImplicitFPN(routed.RoutedLayer, pyramid.PyramidDecoder):
   * The paper prints no dropout rate; 0.02 is ours.
   """
 
-  def __init__(self, input_specs: Mapping[str, Any], solver: Optional[Mapping[str, Any]] = None,
+  def __init__(self, input_specs: Mapping[str, Any], solver: Mapping[str, Any] | None = None,
                residual: bool = True, cross_scale: str = 'pyramid', shared: bool = True,
                injection: str = 'sum', block_norm: str = 'group_norm',
                output_norm_scale: float = 0.3, normalize_basis: bool = False,
@@ -144,12 +145,12 @@ class ImplicitFPN(routed.RoutedLayer, pyramid.PyramidDecoder):
     return self._solver['training_evaluations'] > 0
 
   @property
-  def levels(self) -> List[str]:
+  def levels(self) -> list[str]:
     """All levels of the pyramid, finest first."""
     return self._backbone_levels + self._coarser_levels
 
   @property
-  def metric_names(self) -> List[str]:
+  def metric_names(self) -> list[str]:
     solved = ['residual', 'evaluations'] if self._is_implicit else []
     return solved + [f'basis_std/{level}' for level in self.levels]
 
@@ -191,11 +192,11 @@ class ImplicitFPN(routed.RoutedLayer, pyramid.PyramidDecoder):
     convolutions.build_in_scope(layers, [shape] * len(layers))
     super().build(input_shape)
 
-  def build_pyramid(self, inputs: pyramid.Features, training: Optional[bool]) -> pyramid.Features:
+  def build_pyramid(self, inputs: pyramid.Features, training: bool | None) -> pyramid.Features:
     return inputs
 
   def basis(self, inputs: Mapping[str, tf.Tensor],
-            training: Optional[bool] = None) -> pyramid.Features:
+            training: bool | None = None) -> pyramid.Features:
     """Returns B, `{level: [batch, height, width, num_filters]}`.
 
     Args:
@@ -216,8 +217,8 @@ class ImplicitFPN(routed.RoutedLayer, pyramid.PyramidDecoder):
     return solve.ImplicitSolve(
         self.map, self._solver, [basis[level] for level in self.levels], None, False).function
 
-  def call(self, inputs: Mapping[str, tf.Tensor], training: Optional[bool] = None,
-           initial: Optional[Mapping[str, tf.Tensor]] = None) -> pyramid.Features:
+  def call(self, inputs: Mapping[str, tf.Tensor], training: bool | None = None,
+           initial: Mapping[str, tf.Tensor] | None = None) -> pyramid.Features:
     """Maps the backbone's levels to the pyramid.
 
     Args:
@@ -247,7 +248,7 @@ class ImplicitFPN(routed.RoutedLayer, pyramid.PyramidDecoder):
     self._record(basis, problem, result, training)
     return dict(zip(self.levels, result.outputs))
 
-  def _start(self, basis: Levels, initial: Optional[Mapping[str, tf.Tensor]]) -> Levels:
+  def _start(self, basis: Levels, initial: Mapping[str, tf.Tensor] | None) -> Levels:
     if initial is None:
       return [tf.zeros_like(level) for level in basis]
     missing = sorted(set(self.levels) - set(initial))
@@ -263,8 +264,8 @@ class ImplicitFPN(routed.RoutedLayer, pyramid.PyramidDecoder):
     masks = self._masks.draw(tf.shape(basis[0])[0])
     return step, masks if self._options['dropout'] else None
 
-  def _record(self, basis: Levels, problem: Optional[solve.ImplicitSolve] = None,
-              result: Optional[solve.SolveResult] = None, training: Optional[bool] = None) -> None:
+  def _record(self, basis: Levels, problem: solve.ImplicitSolve | None = None,
+              result: solve.SolveResult | None = None, training: bool | None = None) -> None:
     """Records cost and metrics, which are computed only if a routing tape is open."""
     tape = routing.RoutingTape.current()
     if tape is None:
@@ -283,5 +284,5 @@ class ImplicitFPN(routed.RoutedLayer, pyramid.PyramidDecoder):
         gates={}, executed=executed, expected=executed, minimum=cost.minimum,
         maximum=cost.maximum, dense=cost.dense, metrics=metrics)
 
-  def get_config(self) -> Dict[str, Any]:
+  def get_config(self) -> dict[str, Any]:
     return {**super().get_config(), 'solver': dict(self._solver), **self._options}

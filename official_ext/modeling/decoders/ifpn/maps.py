@@ -3,8 +3,9 @@
 Reference: Tiancai Wang, Xiangyu Zhang, Jian Sun, Implicit Feature Pyramid Network for
 Object Detection, https://arxiv.org/abs/2012.13563, section 3.2.2 and Figure 4.
 """
+from collections.abc import Sequence
 import functools
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf, tf_keras
@@ -24,7 +25,7 @@ CONNECTIONS = {
     'nasfpn': fusion_connections.NASFPNConnection,
 }
 
-Masks = Optional[Sequence[tf.Tensor]]
+Masks = Sequence[tf.Tensor] | None
 
 
 class MapInputs(NamedTuple):
@@ -36,8 +37,8 @@ class MapInputs(NamedTuple):
     masks: `[batch, 1, 1, num_filters]` for each level, by which channel dropout multiplies, or
       None.
   """
-  state: List[tf.Tensor]
-  basis: List[tf.Tensor]
+  state: list[tf.Tensor]
+  basis: list[tf.Tensor]
   masks: Masks = None
 
 
@@ -56,8 +57,8 @@ class ResidualBlock(connections.Connection):
       self._conv(f'conv_{number}', use_bias=False)
       self._norm(f'norm_{number}')
 
-  def run(self, weights: Dict[str, Any], features: tf.Tensor,
-          mask: Optional[tf.Tensor] = None) -> tf.Tensor:
+  def run(self, weights: dict[str, Any], features: tf.Tensor,
+          mask: tf.Tensor | None = None) -> tf.Tensor:
     """Maps `[batch, height, width, num_filters]` to the same shape.
 
     Args:
@@ -103,7 +104,7 @@ class ResidualMap(connections.Connection):
     self._connection = self._add(
         connection(pieces, num_levels, name='cross_scale', dtype=self.dtype))
 
-  def run(self, weights: Dict[str, Any], features: MapInputs) -> List[tf.Tensor]:
+  def run(self, weights: dict[str, Any], features: MapInputs) -> list[tf.Tensor]:
     """Returns G(P + B), levels in the shapes of the state."""
     levels = [p + b for p, b in zip(features.state, features.basis)]
     if self._blocks:
@@ -112,7 +113,7 @@ class ResidualMap(connections.Connection):
                 for block, level, mask in zip(self._blocks, levels, masks)]
     return self._connection.run(weights[self._connection.name], levels)
 
-  def multiply_adds(self, sizes: List[tf.Tensor]) -> tf.Tensor:
+  def multiply_adds(self, sizes: list[tf.Tensor]) -> tf.Tensor:
     blocks = [block.multiply_adds(size) for block, size in zip(self._blocks, sizes)]
     return tf.add_n([*blocks, self._connection.multiply_adds(sizes)])
 
@@ -150,7 +151,7 @@ class InjectedMap(connections.Connection):
       self._norm(f'output_norm_{i}', is_output=True)
 
   @staticmethod
-  def _names(i: int, j: int) -> List[Tuple[str, str]]:
+  def _names(i: int, j: int) -> list[tuple[str, str]]:
     """Returns convolutions and norms from level j to i: a pair per halving, or one with a 1x1."""
     steps = range(max(i - j, 1) if i != j else 0)
     return [(f'fuse_{j}_to_{i}_{step}', f'fuse_{j}_to_{i}_norm_{step}') for step in steps]
@@ -164,7 +165,7 @@ class InjectedMap(connections.Connection):
     hidden = self._run_piece(weights, f'{name}_norm_2', hidden + basis)
     return self._run_piece(weights, f'{name}_norm_3', activation(hidden + state))
 
-  def run(self, weights: Dict[str, Any], features: MapInputs) -> List[tf.Tensor]:
+  def run(self, weights: dict[str, Any], features: MapInputs) -> list[tf.Tensor]:
     """Returns G(P; B), levels in the shapes of the state."""
     state, basis, masks = features
     masks = masks or [None] * len(state)
@@ -185,7 +186,7 @@ class InjectedMap(connections.Connection):
       return sampling.resize_nearest(features, target)
     return connections.same_size(features, target) if j < i else features
 
-  def multiply_adds(self, sizes: List[tf.Tensor]) -> tf.Tensor:
+  def multiply_adds(self, sizes: list[tf.Tensor]) -> tf.Tensor:
     costs = [self._cost([name for name, _ in self._names(i, j)], sizes[j])
              for i, j in np.ndindex(self._num_levels, self._num_levels)]
     for i, size in enumerate(sizes):
@@ -247,7 +248,7 @@ class ChannelDropout(tf_keras.layers.Layer):
     """Returns the number of training steps so far, int64."""
     return self._counter.read_value()
 
-  def draw(self, batch: tf.Tensor) -> List[tf.Tensor]:
+  def draw(self, batch: tf.Tensor) -> list[tf.Tensor]:
     """Draws the masks of a training step and increments the counter.
 
     Args:
@@ -262,10 +263,10 @@ class ChannelDropout(tf_keras.layers.Layer):
     kept = tf.cast(uniform >= self._rate, tf.float32) / (1 - self._rate)
     return tf.unstack(kept, num=self._num_levels)
 
-  def call(self, inputs: tf.Tensor) -> List[tf.Tensor]:
+  def call(self, inputs: tf.Tensor) -> list[tf.Tensor]:
     """Returns `draw` for the batch size of the input."""
     return self.draw(tf.shape(inputs)[0])
 
-  def get_config(self) -> Dict[str, Any]:
+  def get_config(self) -> dict[str, Any]:
     return {**super().get_config(), 'rate': self._rate, 'num_levels': self._num_levels,
             'num_filters': self._num_filters, 'seed': self._seed}

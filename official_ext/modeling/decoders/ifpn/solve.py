@@ -1,5 +1,6 @@
 """One solve of an implicit network: by which method, with which gradient, at which cost."""
-from typing import Any, List, Mapping, NamedTuple, Optional
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -8,7 +9,7 @@ from official_ext.modeling.decoders.ifpn import maps
 from official_ext.ops import checks
 from official_ext.ops import fixed_point
 
-Levels = List[tf.Tensor]
+Levels = list[tf.Tensor]
 
 _SOLVER_ARGUMENTS = ('solver', 'tolerance', 'memory', 'gradient', 'backward_evaluations',
                      'phantom_steps', 'phantom_damping')
@@ -91,7 +92,7 @@ class ImplicitSolve:
   """Solves P = G(P; B) once."""
 
   def __init__(self, network: connections.Connection, options: Mapping[str, Any], basis: Levels,
-               masks: maps.Masks, training: Optional[bool]):
+               masks: maps.Masks, training: bool | None):
     """Prepares the weights of the map once, for all evaluations of the solve.
 
     Args:
@@ -128,7 +129,7 @@ class ImplicitSolve:
       return 0
     return options['phantom_steps'] if options['gradient'] == 'phantom' else 1
 
-  def run(self, initial: Levels, step: Optional[tf.Tensor] = None) -> SolveResult:
+  def run(self, initial: Levels, step: tf.Tensor | None = None) -> SolveResult:
     """Solves.
 
     Args:

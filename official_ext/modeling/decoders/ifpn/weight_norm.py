@@ -3,8 +3,9 @@
 Variables have the dtype of the layer, float32 or float64, and `prepare` casts the normalized
 kernel: norms are never computed in low precision.
 """
+from collections.abc import Sequence
 import random
-from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf, tf_keras
 
@@ -20,7 +21,7 @@ class NormalizedWeights(NamedTuple):
     bias: `[filters]`, or None.
   """
   kernel: tf.Tensor
-  bias: Optional[tf.Tensor]
+  bias: tf.Tensor | None
 
 
 def padded_conv2d(features: tf.Tensor, kernel: tf.Tensor, stride: int = 1,
@@ -62,8 +63,8 @@ class WeightNormConv2D(prepared.PreparedLayer):
 
   def __init__(self, filters: int, kernel_size: int = 3, strides: int = 1,
                use_bias: bool = True, depthwise: bool = False,
-               kernel_initializer: Any = None, kernel_regularizer: Optional[Any] = None,
-               bias_regularizer: Optional[Any] = None, **kwargs):
+               kernel_initializer: Any = None, kernel_regularizer: Any | None = None,
+               bias_regularizer: Any | None = None, **kwargs):
     """Initializes the layer.
 
     Args:
@@ -123,7 +124,7 @@ class WeightNormConv2D(prepared.PreparedLayer):
     outputs = padded_conv2d(features, weights.kernel, self._strides, self._depthwise)
     return outputs if weights.bias is None else outputs + weights.bias
 
-  def multiply_adds(self, size: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:
+  def multiply_adds(self, size: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the cost of one image, and the size of the result.
 
     Args:
@@ -136,7 +137,7 @@ class WeightNormConv2D(prepared.PreparedLayer):
     taps = self._kernel_size**2 * (1 if self._depthwise else self.kernel.shape[2])
     return tf.cast(tf.reduce_prod(size), tf.float64) * float(taps * self._filters), size
 
-  def get_config(self) -> Dict[str, Any]:
+  def get_config(self) -> dict[str, Any]:
     return {
         **super().get_config(),
         'filters': self._filters,

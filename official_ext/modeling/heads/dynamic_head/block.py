@@ -3,7 +3,8 @@
 Reference: Lin Song et al., Fine-Grained Dynamic Head for Object Detection,
 https://arxiv.org/abs/2012.03519, sections 2.2 (structure and gates) and 2.3 (budget).
 """
-from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import tensorflow as tf, tf_keras
 
@@ -14,8 +15,8 @@ from official_ext.ops import checks
 from official_ext.ops import sparse_conv
 
 # Path, and the level that it leaves.
-GateKey = Tuple[str, str]
-Gates = Dict[GateKey, tf.Tensor]
+GateKey = tuple[str, str]
+Gates = dict[GateKey, tf.Tensor]
 
 STEP_KINDS = ('gated', 'fixed', 'absent')
 # The paths that leave a position: to the next coarser level, to the next finer one, and the
@@ -49,7 +50,7 @@ class BlockResult(NamedTuple):
     gates: `(path, level that it leaves)` -> `[batch, height, width, 1]`.
     dropped_tiles: int32 `[batch]`, active tiles that were not computed, summed over levels.
   """
-  outputs: Dict[str, tf.Tensor]
+  outputs: dict[str, tf.Tensor]
   gates: Gates
   dropped_tiles: tf.Tensor
 
@@ -61,7 +62,7 @@ def sum_costs(costs: Iterable[BlockCost]) -> BlockCost:
                       for field in BlockCost._fields})
 
 
-def _existing(paths: Sequence[str], level: str, levels: Sequence[str]) -> List[str]:
+def _existing(paths: Sequence[str], level: str, levels: Sequence[str]) -> list[str]:
   """Returns those of the paths that leave a level: the coarsest has no `coarser`, for example."""
   neighbors = steps.neighbor_levels(level, levels)
   return [path for path in paths if path == 'depth' or path in neighbors]
@@ -95,7 +96,7 @@ class DynamicBlock(tf_keras.layers.Layer):
 
   def __init__(self, scale_step: str = 'gated', depth_step: str = 'gated',
                activation: str = 'tanh', tau: float = 1.5, coarse: bool = False,
-               kernel_regularizer: Optional[Any] = None, **kwargs):
+               kernel_regularizer: Any | None = None, **kwargs):
     """Initializes the block.
 
     Args:
@@ -149,7 +150,7 @@ class DynamicBlock(tf_keras.layers.Layer):
     convolutions.build_in_scope(list(self.gates.values()), [shape] * len(self.gates))
     super().build(input_shape)
 
-  def gate_keys(self, levels: Sequence[str]) -> List[GateKey]:
+  def gate_keys(self, levels: Sequence[str]) -> list[GateKey]:
     """Returns path and level of all gates.
 
     Args:
@@ -235,7 +236,7 @@ class DynamicBlock(tf_keras.layers.Layer):
     return BlockCost(fixed=fixed, gated=gated, executed=executed, budget=budget,
                      full_budget=full_budget)
 
-  def get_config(self) -> Dict[str, Any]:
+  def get_config(self) -> dict[str, Any]:
     return {
         **super().get_config(), **self._options,
         'kernel_regularizer': tf_keras.regularizers.serialize(self._kernel_regularizer),

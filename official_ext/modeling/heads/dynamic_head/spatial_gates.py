@@ -6,8 +6,9 @@ Where the gate is 0, the path that it multiplies need not be computed.
 Reference: Lin Song et al., Fine-Grained Dynamic Head for Object Detection,
 https://arxiv.org/abs/2012.03519, section 2.2.
 """
+from collections.abc import Sequence
 import math
-from typing import Any, Dict, Optional, Sequence
+from typing import Any
 
 import tensorflow as tf, tf_keras
 
@@ -66,7 +67,7 @@ class SpatialGate(tf_keras.layers.Layer):
   """
 
   def __init__(self, num_paths: int = 1, activation: str = 'tanh', tau: float = 1.5,
-               coarse: bool = False, kernel_regularizer: Optional[Any] = None, **kwargs):
+               coarse: bool = False, kernel_regularizer: Any | None = None, **kwargs):
     """Initializes the gate.
 
     Args:
@@ -97,7 +98,7 @@ class SpatialGate(tf_keras.layers.Layer):
     convolutions.build_in_scope([self.conv], [input_shape])
     super().build(input_shape)
 
-  def call(self, features: tf.Tensor, paths: Optional[Sequence[int]] = None,
+  def call(self, features: tf.Tensor, paths: Sequence[int] | None = None,
            threshold: float = 0.0) -> tf.Tensor:
     """Computes the gates of every position of a map.
 
@@ -123,7 +124,7 @@ class SpatialGate(tf_keras.layers.Layer):
       return restricted_tanh(logits, self._tau)
     return tf.sigmoid(logits) if self._activation == 'sigmoid' else tf.nn.softmax(logits)
 
-  def get_config(self) -> Dict[str, Any]:
+  def get_config(self) -> dict[str, Any]:
     return {
         **super().get_config(),
         'num_paths': self._num_paths,

@@ -4,7 +4,8 @@ Reference: Lin Song et al., Fine-Grained Dynamic Head for Object Detection,
 https://arxiv.org/abs/2012.03519, section 2.2.  Kernels start from a normal distribution of
 deviation 0.01, and the epsilon of group norm is 1e-5, as in the reference's code.
 """
-from typing import Any, Dict, Mapping, NamedTuple, Optional, Sequence, Tuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import tensorflow as tf, tf_keras
 
@@ -34,7 +35,7 @@ class RunOptions(NamedTuple):
 DEFAULT_OPTIONS = RunOptions()
 
 
-def neighbor_levels(level: str, levels: Sequence[str]) -> Dict[str, str]:
+def neighbor_levels(level: str, levels: Sequence[str]) -> dict[str, str]:
   """Returns the neighbors of a level, by the path to them.
 
   Args:
@@ -53,7 +54,7 @@ def neighbor_levels(level: str, levels: Sequence[str]) -> Dict[str, str]:
 class _StepLayer(tf_keras.layers.Layer):
   """Base of the steps: initializers and regularizers of their weights."""
 
-  def __init__(self, kernel_regularizer: Optional[Any] = None, **kwargs):
+  def __init__(self, kernel_regularizer: Any | None = None, **kwargs):
     """Initializes the layer.
 
     Args:
@@ -83,7 +84,7 @@ class _StepLayer(tf_keras.layers.Layer):
     return self.add_weight(
         name, [channels], initializer=initializer, experimental_autocast=autocast)
 
-  def get_config(self) -> Dict[str, Any]:
+  def get_config(self) -> dict[str, Any]:
     return {
         **super().get_config(),
         'kernel_regularizer': tf_keras.regularizers.serialize(self._kernel_regularizer),
@@ -135,7 +136,7 @@ class ScaleStep(_StepLayer):
     super().build(input_shape)
 
   def call(self, features: Mapping[str, tf.Tensor],
-           gates: Optional[Mapping[Tuple[str, str], tf.Tensor]] = None) -> Dict[str, tf.Tensor]:
+           gates: Mapping[tuple[str, str], tf.Tensor] | None = None) -> dict[str, tf.Tensor]:
     """Exchanges features between neighbors.
 
     Args:
@@ -168,7 +169,7 @@ class ScaleStep(_StepLayer):
     return group_norm.group_norm(
         message + weights['bias'], weights['gamma'], weights['beta'], self.num_groups)
 
-  def get_config(self) -> Dict[str, Any]:
+  def get_config(self) -> dict[str, Any]:
     return {**super().get_config(), 'is_gated': self._is_gated}
 
 
@@ -203,7 +204,7 @@ class DepthStep(_StepLayer):
     self.residual_weights = weights
     super().build(input_shape)
 
-  def call(self, features: tf.Tensor, gate: Optional[tf.Tensor] = None,
+  def call(self, features: tf.Tensor, gate: tf.Tensor | None = None,
            options: RunOptions = DEFAULT_OPTIONS) -> tiled_conv.TiledResult:
     """Runs the step on one level.
 
@@ -231,7 +232,7 @@ class DepthStep(_StepLayer):
           features, gate, weights, self.num_groups, options.mode)
     return tiled_conv.TiledResult(tf.nn.relu(features + residual), dropped)
 
-  def _run_full(self, features: tf.Tensor, gate: Optional[tf.Tensor],
+  def _run_full(self, features: tf.Tensor, gate: tf.Tensor | None,
                 weights: sparse_conv.ResidualWeights) -> tf.Tensor:
     """Computes the residual branch at all positions, with norms over all of them."""
     hidden = self._normalized(features, weights.kernel1, weights.gamma1, weights.beta1)

@@ -3,8 +3,9 @@
 Reference: Lin Song et al., Fine-Grained Dynamic Head for Object Detection,
 https://arxiv.org/abs/2012.03519.
 """
+from collections.abc import Mapping, Sequence
 import dataclasses
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any
 
 from official.modeling import hyperparams
 import tensorflow as tf, tf_keras
@@ -17,7 +18,7 @@ from official_ext.modeling.layers import routed
 from official_ext.ops import checks
 from official_ext.ops import routing
 
-Features = Dict[str, tf.Tensor]
+Features = dict[str, tf.Tensor]
 
 NORM_POSITIONS = ('active', 'all')
 TRAINING_MODES = ('mask', 'skip')
@@ -65,7 +66,7 @@ class DynamicTower(routed.SkippingLayer):
                depth_step: str = 'gated', activation: str = 'tanh', tau: float = 1.5,
                coarse: bool = False, norm_positions: str = 'active',
                training_mode: str = 'mask', tile_capacity: float = 1.0,
-               gate_threshold: float = 0.0, kernel_regularizer: Optional[Any] = None, **kwargs):
+               gate_threshold: float = 0.0, kernel_regularizer: Any | None = None, **kwargs):
     """Initializes the tower.
 
     Args:
@@ -114,20 +115,20 @@ class DynamicTower(routed.SkippingLayer):
         block.DynamicBlock(
             **self._block_options, kernel_regularizer=self._kernel_regularizer,
             dtype=self.dtype_policy, name=f'block_{number}') for number in range(num_blocks)]
-    self._levels: Tuple[str, ...] = ()
+    self._levels: tuple[str, ...] = ()
 
   @property
   def is_routed(self) -> bool:
     return 'gated' in (self._block_options['scale_step'], self._block_options['depth_step'])
 
   @property
-  def gate_names(self) -> List[str]:
+  def gate_names(self) -> list[str]:
     """Names of the gates that the built tower records."""
     return [self._gate_name(number, *key) for number, one_block in enumerate(self.blocks)
             for key in one_block.gate_keys(self._levels)]
 
   @property
-  def metric_names(self) -> List[str]:
+  def metric_names(self) -> list[str]:
     return ['dropped_tiles'] if self.inference == 'tiles' else []
 
   @property
@@ -154,7 +155,7 @@ class DynamicTower(routed.SkippingLayer):
     convolutions.build_in_scope(self.blocks, [shapes] * len(self.blocks))
     super().build(input_shape)
 
-  def call(self, features: Mapping[str, tf.Tensor], training: Optional[bool] = None) -> Features:
+  def call(self, features: Mapping[str, tf.Tensor], training: bool | None = None) -> Features:
     """Runs all blocks on all levels.
 
     Args:
@@ -211,7 +212,7 @@ class DynamicTower(routed.SkippingLayer):
         expected=cost.fixed + cost.gated * tf.math.divide_no_nan(cost.budget, cost.full_budget),
         minimum=cost.fixed, maximum=everything, dense=everything)
 
-  def get_config(self) -> Dict[str, Any]:
+  def get_config(self) -> dict[str, Any]:
     return {
         **super().get_config(),
         'num_filters': self._num_filters,
