@@ -166,7 +166,7 @@ MUTATIONS = (
     *_in('losses/budgets', 'losses/budgets',
          ('>= config.start_step, tf.float32)', '<= config.start_step, tf.float32)'),
          ('losses = tf.stop_gradient(image_losses())', 'losses = 0 * image_losses()')),
-    # What is counted.
+    # Counts of multiply-adds.
     *_in('ops/multiply_adds', 'ops/multiply_adds',
          ('(kept[0] if kept else op)', 'op'),
          ("0 if op.get_attr('transpose_a') else 1", '1')),

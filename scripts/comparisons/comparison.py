@@ -41,7 +41,7 @@ class Training(NamedTuple):
 
 
 class Comparison(abc.ABC):
-  """What differs between comparisons: the runs, what is kept of a training, and the table.
+  """The part of a comparison that is its own: its runs, the results it keeps, and its table.
 
   Attributes:
     default_runs: names of the runs, if the command line names none.

@@ -1,0 +1,63 @@
+"""Every benchmark, on the smallest case that has all of its parts, runs and prints its ratios."""
+import importlib
+import pathlib
+import re
+import sys
+
+import pytest
+
+FOLDER = pathlib.Path(__file__).resolve().parents[2] / 'benchmarks'
+
+
+@pytest.mark.parametrize('path', sorted(FOLDER.glob('*.py')), ids=lambda path: path.name)
+def test_benchmark_can_be_imported_and_says_its_command(path):
+  module = importlib.import_module(path.stem)
+  assert not hasattr(module, 'main') or f'benchmarks/{path.name}' in module.__doc__
+
+
+def ratios(capsys) -> list[str]:
+  return re.findall(r'\d+\.\d+', capsys.readouterr().out)
+
+
+@pytest.mark.slow
+def test_drfpn(capsys):
+  drfpn = importlib.import_module('drfpn')
+  drfpn.benchmark_sampling(1, 4, 4, 2, repeats=1)
+  drfpn.benchmark_necks(32, repeats=1)
+  assert len(ratios(capsys)) == 2 * 5 + 2 * 3
+
+
+@pytest.mark.slow
+def test_dyfpn(capsys):
+  importlib.import_module('dyfpn').benchmark_necks(32, 1, repeats=1)
+  assert len(ratios(capsys)) == 4 * 3 + 1
+
+
+@pytest.mark.slow
+def test_fixed_point(capsys, monkeypatch):
+  monkeypatch.setattr(sys, 'argv', [
+      'fixed_point.py', '--image_size=32', '--filters', '8', '--repeats=1', '--cases',
+      'Anderson 4'])
+  fixed_point = importlib.import_module('fixed_point')
+  monkeypatch.setattr(fixed_point, 'benchmark_memory', lambda cases, num_filters: None)
+  fixed_point.main()
+  assert len(ratios(capsys)) == 1 + 2
+
+
+@pytest.mark.slow
+def test_sparse_conv(capsys):
+  sparse_conv = importlib.import_module('sparse_conv')
+  points = sparse_conv.benchmark_block(1, (8, 12), 32, (1.0, 0.5), repeats=1, training=False)
+  assert len(points) == 4 and sparse_conv.break_even(points)
+  sparse_conv.benchmark_convolution((8, 12), 32, repeats=1)
+  sparse_conv.benchmark_tiles((8, 12), 32, repeats=1)
+  sparse_conv.benchmark_head([(8, 12), (4, 6)], 32, repeats=1)
+  assert ratios(capsys)
+
+
+@pytest.mark.slow
+def test_caddet(capsys, tmp_path):
+  caddet = importlib.import_module('caddet')
+  case = caddet.Case({'num_layers': 3, 'channels': [8, 8, 8, 8]}, (64, 64), 1)
+  caddet.benchmark('tiny', case, 1, tmp_path)
+  assert len(ratios(capsys)) == len(caddet.PROBABILITIES) * 5
