@@ -171,7 +171,7 @@ MUTATIONS = (
          ('(kept[0] if kept else op)', 'op'),
          ("0 if op.get_attr('transpose_a') else 1", '1')),
     *_in('modeling/network_cost', 'modeling/network_cost',
-         ('count.total - count.dense + count.maximum for', 'count.total for'),
+         ('count.total - count.all_branches + count.maximum for', 'count.total for'),
          ('minimum=static + whole.minimum', 'minimum=static + whole.maximum')),
     # One-stage detectors.
     *_in('modeling/dense_detector', 'modeling/dense_detector',

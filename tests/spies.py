@@ -57,7 +57,7 @@ class OperationSpy:
 
 def costs_of(record):
   """The costs of a routing record, in the order of its fields."""
-  return [record.executed, record.expected, record.minimum, record.maximum, record.dense]
+  return [record.executed, record.expected, record.minimum, record.maximum, record.all_branches]
 
 
 SOFT = (0.75, 0.0625)

@@ -22,13 +22,13 @@ class NetworkCost(NamedTuple):
     static: the unrouted parts; the cost of an image is this plus `Routing.executed`.
     minimum: the whole network, every gate shut.
     maximum: the whole network, every gate open; for a choice, the most expensive path.
-    dense: the whole network with every branch, as the training graph computes it.
+    all_branches: the whole network with every branch, as the training graph computes it.
     maximum_by_part: `maximum` of `backbone`, `decoder` and `head`, which add up to it.
   """
   static: int
   minimum: int
   maximum: int
-  dense: int
+  all_branches: int
   maximum_by_part: dict[str, int]
 
 
@@ -65,14 +65,14 @@ def whole_network_cost(model: tf_keras.Model, image_size: Sequence[int]) -> Netw
   with routed.inference_as(model, 'mask'):
     counts = [_count(call, height, width) for call in (backbone, features, detect)]
   # Each call includes the parts before: backbone; backbone and decoder; the whole network.
-  maxima = [count.total - count.dense + count.maximum for count in counts]
+  maxima = [count.total - count.all_branches + count.maximum for count in counts]
   by_part = dict(zip(PARTS, (end - start for start, end in zip([0, *maxima], maxima))))
   whole = counts[-1]
-  static = whole.total - whole.dense
+  static = whole.total - whole.all_branches
   return NetworkCost(
       static=static, minimum=static + whole.minimum, maximum=static + whole.maximum,
       # The graph holds the body of a loop once, so that its total may be below the maximum.
-      dense=max(whole.total, static + whole.maximum), maximum_by_part=by_part)
+      all_branches=max(whole.total, static + whole.maximum), maximum_by_part=by_part)
 
 
 class _Count(NamedTuple):
@@ -82,12 +82,12 @@ class _Count(NamedTuple):
     total: all operations of the graph that computes every branch.
     minimum: the routed layers, every gate shut.
     maximum: the routed layers, every gate open.
-    dense: the routed layers, as they are counted in `total`.
+    all_branches: the routed layers, as they are counted in `total`.
   """
   total: int
   minimum: int
   maximum: int
-  dense: int
+  all_branches: int
 
 
 def _count(call: Callable[[tf.Tensor], Any], height: int, width: int) -> _Count:
@@ -98,7 +98,7 @@ def _count(call: Callable[[tf.Tensor], Any], height: int, width: int) -> _Count:
       call(images)
     record, zero = tape.routing(), tf.constant(0.0)
     return {name: getattr(record, name) if record else zero
-            for name in ('minimum', 'maximum', 'dense')}
+            for name in ('minimum', 'maximum', 'all_branches')}
 
   function = tf.function(bounds, autograph=False).get_concrete_function(
       tf.TensorSpec([1, height, width, 3], tf.float32))

@@ -32,9 +32,9 @@ class Routing(NamedTuple):
     minimum: float32 scalar, the cost with every gate shut.
     maximum: float32 scalar, the cost with every gate open; a choice counts with its most
       expensive path.
-    dense: float32 scalar, the cost that is counted on the graph that computes every branch.  It
-      equals `maximum` except for paths that exclude each other, and for loops, whose body the
-      graph has once.
+    all_branches: float32 scalar, the cost that is counted on the graph that computes every
+      branch.  It equals `maximum` except for paths that exclude each other, and for loops, whose
+      body the graph has once.
     metrics: name -> float32 `[batch]`, further values of each image, such as the residual of a
       solver.
     soft_cost: float32 `[batch]`, the cost with every part weighted by its soft gate (C_net of
@@ -45,7 +45,7 @@ class Routing(NamedTuple):
   expected: tf.Tensor
   minimum: tf.Tensor
   maximum: tf.Tensor
-  dense: tf.Tensor
+  all_branches: tf.Tensor
   metrics: Mapping[str, tf.Tensor] = types.MappingProxyType({})
   soft_cost: tf.Tensor | None = None
 
@@ -55,7 +55,7 @@ def is_per_position(gate: tf.Tensor) -> bool:
   return gate.shape.rank == 4
 
 
-_COSTS = ('executed', 'expected', 'minimum', 'maximum', 'dense')
+_COSTS = ('executed', 'expected', 'minimum', 'maximum', 'all_branches')
 
 
 class _OpenTapes(threading.local):

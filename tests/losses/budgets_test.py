@@ -41,7 +41,7 @@ class Backbone(routed.RoutedLayer):
     return routing.Routing(
         gates={f'caddet/{k}': gate for k, gate in enumerate(tf.unstack(self.gates, axis=1))},
         executed=zero, expected=self.cost, minimum=tf.constant(0.0), maximum=tf.constant(TOTAL),
-        dense=tf.constant(TOTAL), soft_cost=self.cost)
+        all_branches=tf.constant(TOTAL), soft_cost=self.cost)
 
 
 class Detector(tf_keras.Model):

@@ -42,7 +42,7 @@ def test_dyfpn_by_hand(block):
   assert cost.static == near(cost.maximum_by_part['backbone'] + skips + outputs + _head())
   assert cost.minimum == near(cost.static + gates + smallest)
   assert cost.maximum == near(cost.static + gates + largest)
-  assert cost.dense == cost.maximum_by_part['backbone'] + (
+  assert cost.all_branches == cost.maximum_by_part['backbone'] + (
       skips + every_branch + outputs + gates + _head())
   assert sum(cost.maximum_by_part.values()) == cost.maximum
 
@@ -62,7 +62,7 @@ def test_ifpn_by_hand(tolerance):
   assert decoder == pytest.approx(basis + 5 * evaluation, rel=1e-6)
   head = cost.maximum_by_part['head']
   assert cost.static == pytest.approx(cost.maximum_by_part['backbone'] + basis + head, rel=1e-6)
-  assert cost.maximum == cost.dense == pytest.approx(cost.static + 5 * evaluation, rel=1e-6)
+  assert cost.maximum == cost.all_branches == pytest.approx(cost.static + 5 * evaluation, rel=1e-6)
   least = 1 if tolerance else 5
   assert cost.minimum == pytest.approx(cost.static + least * evaluation, rel=1e-6)
 

@@ -119,7 +119,7 @@ def _fixed_cost(adapter, layer, inputs):
   def traced(features):
     with routing.RoutingTape() as tape:
       outputs = adapter.call(layer, features, training=True)
-    return outputs, tape.routing().dense
+    return outputs, tape.routing().all_branches
 
   function = traced.get_concrete_function(tf.nest.map_structure(tf.convert_to_tensor, one))
   flat = tf.nest.flatten(tf.nest.map_structure(tf.convert_to_tensor, one))
@@ -138,7 +138,7 @@ def test_cost_is_that_of_the_operations_that_ran(gated, size):
   assert spy.multiply_adds == count * fixed + np.sum(np.asarray(record.executed, np.float64))
   with _inference(layer, 'mask'), spies.OperationSpy() as spy:
     adapter.run(layer, inputs)
-  assert spy.multiply_adds == count * (fixed + float(record.dense))
+  assert spy.multiply_adds == count * (fixed + float(record.all_branches))
   assert np.all((record.executed >= record.minimum) & (record.executed <= record.maximum))
 
 

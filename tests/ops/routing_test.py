@@ -14,7 +14,7 @@ def _fields(gate=(1.0, 0.0), cost=10.0, fixed=1.0, names=('gate',)):
   return dict(
       gates=dict.fromkeys(names, gate), executed=fixed + gate * cost,
       expected=fixed + gate * cost / 2, minimum=tf.constant(fixed),
-      maximum=tf.constant(fixed + cost), dense=tf.constant(fixed + 2 * cost))
+      maximum=tf.constant(fixed + cost), all_branches=tf.constant(fixed + 2 * cost))
 
 
 def _record(name, **fields):
@@ -48,7 +48,7 @@ def test_merges_layers():
   np.testing.assert_array_equal(merged.gates['head/gate'], [0, 0.25])
   np.testing.assert_array_equal(merged.executed, [1 + 10 + 2, 1 + 2 + 2])
   np.testing.assert_array_equal(merged.expected, [1 + 5 + 2, 1 + 2 + 1])
-  assert (float(merged.minimum), float(merged.maximum), float(merged.dense)) == (3, 21, 39)
+  assert (float(merged.minimum), float(merged.maximum), float(merged.all_branches)) == (3, 21, 39)
   np.testing.assert_array_equal(tape.records()['head'].executed, [2, 4])
 
 
@@ -214,7 +214,7 @@ def test_all_open_costs_exactly_the_maximum(in_graph):
         maximum = own[layer] + costs[layer]
         executed = own[layer] + gates[layer] * costs[layer]
         _record(f'part_{layer}', gates={}, executed=executed, expected=executed,
-                minimum=own[layer], maximum=maximum, dense=maximum)
+                minimum=own[layer], maximum=maximum, all_branches=maximum)
     return tape.routing()
 
   run = tf.function(record, autograph=False) if in_graph else record

@@ -123,7 +123,8 @@ def test_cost_of_a_head_is_what_is_fixed_and_what_was_executed():
   parts = {'backbone': 5 * 10**9, 'decoder': 10**9, 'head': 4 * 10**9}
   # 3 of the head's 4 GMAC are routed.
   cost = network_cost.NetworkCost(
-      static=7 * 10**9, minimum=8 * 10**9, maximum=10**10, dense=10**10, maximum_by_part=parts)
+      static=7 * 10**9, minimum=8 * 10**9, maximum=10**10, all_branches=10**10,
+      maximum_by_part=parts)
   evaluation = {f'routing/gmac/executed/{name}': value
                 for name, value in (('mean', 1.5), ('min', 1.25), ('max', 2.0))}
   assert heads.head_cost(cost, evaluation) == {

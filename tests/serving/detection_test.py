@@ -76,6 +76,6 @@ def test_a_network_without_routing_has_one_cost_and_model_gardens_outputs():
   assert set(outputs) - set(expected) == {'multiply_adds'}
   np.testing.assert_array_equal(outputs['multiply_adds'], np.float32([module.cost.static] * 2))
   cost = module.cost
-  assert cost.static == cost.minimum == cost.maximum == cost.dense
+  assert cost.static == cost.minimum == cost.maximum == cost.all_branches
   for name, value in expected.items():
     np.testing.assert_array_equal(outputs[name], value)

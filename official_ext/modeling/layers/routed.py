@@ -82,7 +82,7 @@ class RoutedLayer(tf_keras.layers.Layer):
     raise NotImplementedError(f'{self.name} has no soft cost.')
 
   def record(self, *, gates: Mapping[str, tf.Tensor], executed: tf.Tensor, expected: tf.Tensor,
-             minimum: tf.Tensor, maximum: tf.Tensor, dense: tf.Tensor,
+             minimum: tf.Tensor, maximum: tf.Tensor, all_branches: tf.Tensor,
              metrics: Mapping[str, tf.Tensor] | None = None,
              soft_cost: tf.Tensor | None = None) -> None:
     """Records what one call did, if a routing tape is open; costs are cast to float32.
@@ -93,7 +93,7 @@ class RoutedLayer(tf_keras.layers.Layer):
       expected: multiply-adds `[batch]`.
       minimum: multiply-adds, scalar.
       maximum: multiply-adds, scalar.
-      dense: multiply-adds, scalar.
+      all_branches: multiply-adds, scalar.
       metrics: name -> float32 `[batch]`; names are those of `metric_names`, and more under a
         tape that diagnoses.
       soft_cost: multiply-adds `[batch]`; None without soft gates.
@@ -102,7 +102,7 @@ class RoutedLayer(tf_keras.layers.Layer):
     if tape is None:
       return
     costs = {'executed': executed, 'expected': expected, 'minimum': minimum, 'maximum': maximum,
-             'dense': dense}
+             'all_branches': all_branches}
     if soft_cost is not None:
       costs['soft_cost'] = soft_cost
     tape.record(self.name, routing.Routing(

@@ -11,7 +11,7 @@ def _fields(gate):
   cost = tf.cast(gate, tf.float64)
   one = tf.constant(1.0, tf.float64)
   return {'gates': {'gate': gate}, 'executed': cost, 'expected': cost, 'minimum': 0 * one,
-          'maximum': one, 'dense': one}
+          'maximum': one, 'all_branches': one}
 
 
 class GateLayer(routed.SkippingLayer):
@@ -36,7 +36,7 @@ def test_a_layer_records_in_float32_and_only_under_a_tape():
   with routing.RoutingTape() as tape:
     layer(gate)
   record = tape.records()['solver']
-  costs = (record.executed, record.expected, record.minimum, record.maximum, record.dense)
+  costs = (record.executed, record.expected, record.minimum, record.maximum, record.all_branches)
   assert {cost.dtype for cost in (*costs, record.soft_cost)} == {tf.float32}
   np.testing.assert_array_equal(record.metrics['steps'], gate)
 

@@ -224,7 +224,7 @@ class CADDet(routed.SkippingLayer):
         tf.reshape(gates, [-1, len(existing)]), axis=1), existing) if exists]
     self.record(
         gates=dict(zip(self.gate_names, columns)), executed=use.executed, expected=use.expected,
-        minimum=use.minimum, maximum=use.maximum, dense=use.maximum, soft_cost=use.soft_cost)
+        minimum=use.minimum, maximum=use.maximum, all_branches=use.maximum, soft_cost=use.soft_cost)
 
   def get_config(self) -> dict[str, Any]:
     return {

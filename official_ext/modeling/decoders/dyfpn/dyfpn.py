@@ -169,19 +169,20 @@ class DyFPN(routed.SkippingLayer, inception_fpn.InceptionFPN):
     own = exact(self.gate.multiply_adds())
     executed = own + exact(tf.zeros_like(gate[:, 0, 0]))
     costs = {
-        'executed': executed, 'expected': executed, 'minimum': own, 'maximum': own, 'dense': own}
+        'executed': executed, 'expected': executed, 'minimum': own, 'maximum': own,
+        'all_branches': own}
     recorded = {}
     for index, (level, features) in enumerate(inputs.items()):
       branches = exact(
           multiply_adds.conv2d_cost(features, self.laterals[level].taps, self._num_filters))
-      dense = tf.reduce_sum(branches)
-      paths = branches if self._block == 'A' else tf.stack([tf.zeros_like(dense), dense])
+      everything = tf.reduce_sum(branches)
+      paths = branches if self._block == 'A' else tf.stack([0 * everything, everything])
       recorded[level] = gate[:, index] if self._block == 'A' else gate[:, index, 1]
       costs['executed'] += tf.reduce_sum(exact(gate[:, index]) * paths, axis=-1)
       costs['expected'] += tf.reduce_sum(exact(expected[:, index]) * paths, axis=-1)
       costs['minimum'] += tf.reduce_min(paths)
       costs['maximum'] += tf.reduce_max(paths)
-      costs['dense'] += dense
+      costs['all_branches'] += everything
     self.record(gates=recorded, **costs)
 
   def get_config(self) -> dict[str, Any]:

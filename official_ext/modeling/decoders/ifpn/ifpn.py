@@ -282,7 +282,7 @@ class ImplicitFPN(routed.RoutedLayer, pyramid.PyramidDecoder):
         metrics['spectral_radius'] = fixed_point.spectral_radius(problem.function, result.state)
     self.record(
         gates={}, executed=executed, expected=executed, minimum=cost.minimum,
-        maximum=cost.maximum, dense=cost.dense, metrics=metrics)
+        maximum=cost.maximum, all_branches=cost.all_branches, metrics=metrics)
 
   def get_config(self) -> dict[str, Any]:
     return {**super().get_config(), 'solver': dict(self._solver), **self._options}

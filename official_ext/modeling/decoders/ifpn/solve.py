@@ -40,12 +40,12 @@ class SolveCost(NamedTuple):
     evaluation: one evaluation of the map.
     minimum: all evaluations of an image that stops as early as it can.
     maximum: all evaluations of an image that never stops early.
-    dense: the map as often as it stands in the graph; a loop's body counts once.
+    all_branches: the map as often as it stands in the graph; a loop's body counts once.
   """
   evaluation: tf.Tensor
   minimum: tf.Tensor
   maximum: tf.Tensor
-  dense: tf.Tensor
+  all_branches: tf.Tensor
 
 
 def check_options(options: Mapping[str, Any], known: Mapping[str, Any]) -> None:

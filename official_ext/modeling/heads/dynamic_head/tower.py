@@ -210,7 +210,7 @@ class DynamicTower(routed.SkippingLayer):
         metrics={name: tf.cast(dropped, tf.float32) for name in self.metric_names},
         executed=executed,
         expected=cost.fixed + cost.gated * tf.math.divide_no_nan(cost.budget, cost.full_budget),
-        minimum=cost.fixed, maximum=everything, dense=everything)
+        minimum=cost.fixed, maximum=everything, all_branches=everything)
 
   def get_config(self) -> dict[str, Any]:
     return {

@@ -28,7 +28,7 @@ def test_detectors_run_on_the_supernet(name):
   cost, own = network_cost.whole_network_cost(model, (64, 64)), model.backbone.costs(64, 64)
   assert cost.maximum_by_part['backbone'] == own.total
   assert cost.maximum - cost.static == own.total - own.stem
-  assert cost.dense == cost.maximum > cost.minimum
+  assert cost.all_branches == cost.maximum > cost.minimum
 
 
 def test_a_misspelt_backbone_is_refused():

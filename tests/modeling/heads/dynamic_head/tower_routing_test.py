@@ -26,7 +26,7 @@ def test_cost_equals_numpy(options):
     routed.set_inference(tower, inference)
     _, record = dynamic_towers.run(tower, inputs)
     np.testing.assert_allclose(record.executed, executed, 1e-7)
-    np.testing.assert_allclose([record.minimum, record.maximum, record.dense],
+    np.testing.assert_allclose([record.minimum, record.maximum, record.all_branches],
                                [minimum, maximum, maximum], 1e-7)
     np.testing.assert_allclose(record.expected, minimum + ratio * (maximum - minimum), 1e-6)
     np.testing.assert_allclose(
