@@ -49,7 +49,8 @@ class _TimeLeft(python_logging.Filter):
     """
     super().__init__()
     self._train_steps = train_steps
-    self._start = None  # The first step that was logged, and the time of that in seconds.
+    # The first step that was logged, and the time of that in seconds.
+    self._start: tuple[int, float] | None = None
 
   def filter(self, record: python_logging.LogRecord) -> bool:
     match = re.match(r'(train| eval) \| step: +(\d+) \|', record.getMessage())

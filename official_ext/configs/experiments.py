@@ -199,7 +199,7 @@ def sample_override(decoder: str, steps: int = 500) -> dict[str, Any]:
   """
   data = {'global_batch_size': 8, 'dtype': 'float32', 'shuffle_buffer_size': 256}
   parser = {'aug_rand_hflip': False, 'aug_scale_min': 0.8, 'aug_scale_max': 1.2}
-  options = {'num_filters': 64}
+  options: dict[str, Any] = {'num_filters': 64}
   if decoder in ('inception_fpn', 'dyfpn'):
     options['branch_init_scale'] = 0.01
   if decoder == 'ifpn':
@@ -270,7 +270,7 @@ def _fasterrcnn_sample(decoder: str) -> cfg.ExperimentConfig:
                      {'task': {'model': model, 'losses': {'l2_weight_decay': 4e-5}}})
 
 
-_FAMILIES = {
+_FAMILIES: dict[str, Callable[[str], cfg.ExperimentConfig]] = {
     'retinanet_{}_resnet50_coco': _retinanet_coco,
     'fasterrcnn_{}_resnet50_coco': _rcnn_coco,
     'maskrcnn_{}_resnet50_coco': functools.partial(_rcnn_coco, stock='maskrcnn_resnetfpn_coco'),

@@ -201,7 +201,7 @@ class BudgetLosses:
     if config.weight and config.kind == 'share':
       losses['budget'] = is_on * config.weight * budget_loss(
           record, config.target, config.reduction, config.distance)
-    elif config.weight:
+    elif self._backbone is not None and record.soft_cost is not None:
       total = float(self._backbone.total_cost(*step.image_size))
       share = self._target(step, labels, image_losses)
       target = share * total * tf.ones_like(record.executed)
@@ -223,7 +223,7 @@ class BudgetLosses:
     losses = tf.stop_gradient(image_losses())
     target = scale_budget.loss_target(losses, self._history, config.ratio,
                                       len(config.scale_bounds) + 1)
-    if step.is_training:
+    if step.is_training and self._history is not None:
       gathered = path_similarity.gather_replicas(losses)
       self._history.assign(scale_budget.remember(self._history, gathered))
     return target

@@ -72,7 +72,7 @@ def _batch_matmul(op):
 def _einsum(op):
   """Counts one multiply-add for each combination of the indices."""
   labels = op.get_attr('equation').decode().split('->')[0].split(',')
-  sizes = {}
+  sizes: dict[str, int] = {}
   for label, tensor in zip(labels, op.inputs):
     _elements(tensor.shape, op)
     if '.' in label:

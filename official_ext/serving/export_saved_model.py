@@ -74,8 +74,8 @@ def example_batches(size: Sequence[int], batch_size: int) -> list[np.ndarray]:
 
   def make_image(rows, columns):
     layers = [
-        Image.fromarray(random.integers(0, 256, [cells, cells, 3], np.uint8)).resize(
-            (columns, rows), Image.Resampling.NEAREST) for cells in (3, 9, 27)]
+        np.asarray(Image.fromarray(random.integers(0, 256, [cells, cells, 3], np.uint8)).resize(
+            (columns, rows), Image.Resampling.NEAREST)) for cells in (3, 9, 27)]
     return np.mean(layers, axis=0).astype(np.uint8)
 
   return [np.stack([make_image(*shape) for _ in range(batch_size)])
@@ -121,7 +121,7 @@ def save(module: Any, export_dir: files.PathLike, input_type: str, image_size: S
         f'the SavedModel could not be written ({text}): free some space or choose a folder on '
         'another disk.') from error
   saved = tf.saved_model.load(str(export_dir)).signatures['serving_default']
-  differences = {}
+  differences: dict[str, float] = {}
   for images in example_batches(image_size, batch_size or 2):
     inputs = input_types.encode(images, input_type)
     found = largest_differences(signatures['serving_default'](inputs), saved(inputs=inputs))

@@ -56,7 +56,7 @@ class Predictions:
 
   def gates(self) -> dict[str, np.ndarray]:
     """Returns gate -> `[images]`; empty if nothing is routed."""
-    gates = {}
+    gates: dict[str, np.ndarray] = {}
     for name in self.costs[0].get('gates', {}):
       values = np.array([cost['gates'][name] for cost in self.costs])
       # A choice between paths becomes one entry per path.

@@ -2,10 +2,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+from official.core import base_task
 import tensorflow as tf
 
 
-class BudgetedTask:
+class BudgetedTask(base_task.Task):
   """Base of detection tasks that says what their budget may depend on.
 
   `RoutedTask` derives from it, and so does a detection task that knows the objects of an image.

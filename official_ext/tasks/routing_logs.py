@@ -79,7 +79,8 @@ def evaluation_logs(values: Mapping[str, np.ndarray], limits: Mapping[str, route
   Returns:
     Numbers, and pictures as uint8 `[1, height, width, 3]`, under `routing/` and `image/`.
   """
-  logs = {f'routing/gmac/{name}/{statistic}': float(getattr(np, statistic)(values[f'gmac/{name}']))
+  logs: dict[str, Any] = {
+      f'routing/gmac/{name}/{statistic}': float(getattr(np, statistic)(values[f'gmac/{name}']))
           for name in ('executed', 'expected') for statistic in ('mean', 'min', 'max', 'std')}
   for name in ('target', 'minimum', 'maximum'):
     logs[f'routing/gmac/{name}'] = float(np.mean(values[f'gmac/{name}']))
@@ -114,7 +115,8 @@ class RoutingKerasMean(tf_keras.metrics.Mean):
       limit: the value above which to warn, and the reason; None for no warning.
     """
     super().__init__(name, dtype=tf.float32)
-    self._limit, self._average = limit, None
+    self._limit = limit
+    self._average: float | None = None
 
   def reset_state(self) -> None:
     """Starts a new mean; the trainer calls it at the end of each training loop."""
@@ -162,7 +164,8 @@ def pictures(images: np.ndarray, gates: Mapping[str, np.ndarray], executed: np.n
   drawn = {}
   for number, image in enumerate(pixels[:_NUM_PICTURES].astype(np.uint8)):
     plots = routing_figures.draw_decisions(
-        image, {name: gate[number] for name, gate in gates.items()}, executed[number], maximum)
+        image, {name: gate[number] for name, gate in gates.items()}, float(executed[number]),
+        float(maximum))
     drawn.update({f'image/gates/{number}/{name}': routing_figures.render(plot)[None]
                   for name, plot in plots.items()})
   return drawn
@@ -190,7 +193,7 @@ def _warn_of_drift(logs: Mapping[str, float]) -> None:
 
 def _warn_of_constant_gates(values: Mapping[str, np.ndarray]) -> None:
   """Warns of gates that decided the same for every image."""
-  constant = {'open': [], 'shut': []}
+  constant: dict[str, list[str]] = {'open': [], 'shut': []}
   for name, gate in values.items():
     if not name.startswith('gate/'):
       continue

@@ -142,7 +142,9 @@ def predict(detector: Any, images: image_files.ImageSet, args: argparse.Namespac
     reason.
   """
   from official_ext.serving import coco_results
-  predictions, costs, skipped = [], [], {}
+  predictions: list[dict[str, Any]] = []
+  costs: list[dict[str, Any]] = []
+  skipped: dict[str, str] = {}
   normalized = detector.description.get('normalized_boxes', False)
   size = detector.batch_size or args.batch_size
   for batch in _batches(images.paths, size, skipped):

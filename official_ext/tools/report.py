@@ -60,7 +60,7 @@ def _write_results(page: html_page.HtmlPage, results: dict[str, Any],
   rows = [('this detector, mean', results['gmac_mean']), ('cheapest image', results['gmac_min']),
           ('dearest image', results['gmac_max']),
           *((f'with {name}, always on', value / _GIGA) for name, value in twins.items())]
-  reference = max(twins, key=twins.get)
+  reference = max(twins, key=lambda name: twins[name])
   page.table(['network', 'GMAC per image', f'of {reference}'], [
       (name, f'{value:.3f}', f'{value * _GIGA / twins[reference]:.0%}') for name, value in rows])
   page.text('The reloaded SavedModel differs from the model in memory by at most '
@@ -150,7 +150,7 @@ def _scales_present(detector: Any, objects: np.ndarray, size: Sequence[float]) -
   module = detector.module
   scale = min(target / side for target, side in zip(module.image_size, size))
   return scale_budget.scales_present(
-      np.float32(objects * scale)[None], module.params.task.budget.scale_bounds).numpy()
+      np.asarray(objects * scale, np.float32)[None], module.params.task.budget.scale_bounds).numpy()
 
 
 def _write_branches(page: html_page.HtmlPage, detector: Any, predictions: _Predictions) -> None:

@@ -42,7 +42,7 @@ def _detector(task: Any) -> str:
 
 def _type(model: Any, field: str) -> str:
   """Returns the type, and the size if there is one, of a backbone or decoder; else ''."""
-  options = getattr(model, field, None)
+  options: Any = getattr(model, field, None)
   if not getattr(options, 'type', None):
     return ''
   size = getattr(options.get(), 'model_id', '')
@@ -73,10 +73,10 @@ def _list(show_all: bool, as_json: bool) -> None:
     return
   columns = ('name', 'detector', 'decoder', 'backbone')
   widths = [max(len(row[column]) for row in rows) for column in columns]
-  for title, group in groups.items():
-    if group:
+  for title, described in groups.items():
+    if described:
       command_line.say(f'Experiments of {title}:')
-    for row in group:
+    for row in described:
       cells = (row[column].ljust(width) for column, width in zip(columns, widths))
       command_line.say(f'  {"  ".join(cells)}'.rstrip())
 

@@ -8,7 +8,6 @@ import argparse
 from collections.abc import Sequence
 import json
 import pathlib
-import types
 from typing import Any
 
 from official_ext.tools import predict
@@ -66,7 +65,7 @@ def evaluate(detector: Any, images: image_files.ImageSet, annotation_file: pathl
   import numpy as np
 
   from official_ext.serving import coco_results
-  options = types.SimpleNamespace(batch_size=1, draw=False, gates=False)
+  options = argparse.Namespace(batch_size=1, draw=False, gates=False)
   predictions, costs, skipped = predict.predict(detector, images, options, pathlib.Path())
   if skipped:
     file, reason = next(iter(skipped.items()))

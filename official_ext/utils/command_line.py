@@ -1,6 +1,7 @@
 """Errors that people can act on, progress, and plain output, for all commands."""
 from collections.abc import Callable, Iterable, Iterator
 import errno
+import operator
 import os
 import signal
 import sys
@@ -90,7 +91,8 @@ def progress(items: Iterable[Item], label: str, total: int | None = None) -> Ite
   Yields:
     The items, unchanged.
   """
-  total = len(items) if total is None else total
+  if total is None:
+    total = operator.length_hint(items)
   start = last = time.monotonic()
   overwrite = sys.stderr.isatty()
   for done, item in enumerate(items, 1):

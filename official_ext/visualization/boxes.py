@@ -8,6 +8,7 @@ from PIL import ImageDraw
 from PIL import ImageFont
 
 Color = tuple[int, int, int]
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 _MASK_OPACITY = 0.4
 _TITLE_HEIGHT = 22
@@ -66,7 +67,7 @@ def _text_color(background: Color) -> Color:
 
 
 def _draw_label(draw: ImageDraw.ImageDraw, text: str, box: Sequence[float], color: Color,
-                font: ImageFont.ImageFont, size: tuple[int, int],
+                font: Font, size: tuple[int, int],
                 taken: list[tuple[float, ...]]) -> None:
   """Writes `text` above the box, or inside it if there is no room above.
 
@@ -139,15 +140,15 @@ def draw_boxes(image: np.ndarray,
   for (y1, x1, y2, x2), color in zip(boxes, colors):
     right, bottom = max(x2 - 1, x1), max(y2 - 1, y1)  # A box ends before pixel x2.
     draw.rectangle((x1, y1, right, bottom), outline=color, width=line_width)
-  taken = []
+  taken: list[tuple[float, ...]] = []
   for number, (box, label) in enumerate(zip(boxes, labels)):
     text = label if scores is None else f'{label} {100 * scores[number]:.0f}'.strip()
     if text:
-      _draw_label(draw, text, box, colors[number], font, picture.size, taken)
+      _draw_label(draw, text, box.tolist(), colors[number], font, picture.size, taken)
   return np.asarray(picture)
 
 
-def _fit_text(text: str, width: int, font: ImageFont.ImageFont) -> str:
+def _fit_text(text: str, width: int, font: Font) -> str:
   """Cuts the end of `text` so that it is at most `width` pixels wide."""
   if font.getlength(text) <= width:
     return text

@@ -5,7 +5,7 @@ https://arxiv.org/abs/2012.04265, Figure 7.
 """
 from collections.abc import Mapping, Sequence
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from matplotlib import figure
 import numpy as np
@@ -17,7 +17,6 @@ _NAME = re.compile(r'(?:.*[/_])?layer_(\d+)[/_]scale_(\d+)[/_](up|keep|down)')
 _RUNS, _PASSES, _SHUT = '#d1495b', '#edae49', '#d8dee4'
 
 Node = tuple[int, int]
-Paths = dict[Node, dict[str, float]]
 
 
 class Route(NamedTuple):
@@ -33,7 +32,7 @@ class Route(NamedTuple):
   edges: Mapping[tuple[int, int, str], float]
 
 
-def supernet_paths(gates: Mapping[str, np.ndarray]) -> Paths:
+def supernet_paths(gates: Mapping[str, Any]) -> dict[Node, dict[str, Any]]:
   """Returns the gates of a supernet by node and path.
 
   Args:
@@ -42,7 +41,7 @@ def supernet_paths(gates: Mapping[str, np.ndarray]) -> Paths:
   Returns:
     Node -> path -> value, without the gates that are not named as a supernet's.
   """
-  paths: Paths = {}
+  paths: dict[Node, dict[str, Any]] = {}
   for name, gate in gates.items():
     match = _NAME.fullmatch(name)
     if match:
@@ -56,7 +55,9 @@ def follow_route(paths: Mapping[Node, Mapping[str, float]]) -> Route:
   Args:
     paths: node -> path -> gate, as `supernet_paths` returns them; a shut gate is 0.
   """
-  present, running, passed, edges = {min(paths)}, [], [], {}
+  present, edges = {min(paths)}, {}
+  running: list[Node] = []
+  passed: list[Node] = []
   for (layer, scale), gates in paths.items():
     if (layer, scale) not in present:
       continue

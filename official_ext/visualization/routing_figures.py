@@ -51,8 +51,8 @@ def draw_cost_histogram(costs: np.ndarray, references: Mapping[str, float]) -> f
   plot = figure.Figure(figsize=(10, 3.2))
   axes = plot.subplots()
   values = np.asarray(costs) / _GIGA
-  span = [min(values.min(), *(v / _GIGA for v in references.values())),
-          max(values.max(), *(v / _GIGA for v in references.values()))]
+  span = (min(values.min(), *(v / _GIGA for v in references.values())),
+          max(values.max(), *(v / _GIGA for v in references.values())))
   axes.hist(values, bins=40, range=span, color='#2a788e')
   for index, (label, value) in enumerate(references.items()):
     axes.axvline(value / _GIGA, color=f'C{index + 1}', linestyle='--',

@@ -112,7 +112,7 @@ class _TowerHead(convolutions.ConvBlock):
       ValueError: no tower of this name is registered, or it refuses its options.
     """
     super().__init__(kernel_initializer=kernel_initializer, **kwargs)
-    self._options = {
+    self._options: dict[str, Any] = {
         'num_classes': num_classes, 'min_level': min_level, 'max_level': max_level,
         'num_filters': num_filters, 'tower': tower, 'prior_probability': prior_probability}
     # Keras replaces dictionaries that are attributes by wrappers; `get_config` needs plain ones.

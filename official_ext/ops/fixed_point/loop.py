@@ -89,11 +89,12 @@ class Iteration:
     self._algebra = tf.float64 if tf.float64 in self._dtypes else tf.float32
     self._max_evaluations = max_evaluations
     self._tolerance = tolerance
-    self._rule = {
+    rules: dict[str, Callable[[], update_rules.UpdateRule]] = {
         'anderson': lambda: update_rules.Anderson(memory),
         'broyden': lambda: update_rules.Broyden(max_evaluations),
         'unroll': update_rules.Plain,
-    }[solver]()
+    }
+    self._rule = rules[solver]()
     # A model that was trained on T applications gets T applications, not the best of them.
     self._keep_best = solver != 'unroll'
     self._output_dtypes = self._dtypes

@@ -13,7 +13,7 @@ which every rule ignores).
 Arguments of `step`: the iterate x, f = f(x), q = Q(x) = f(x) - x, and `squared` = |Q(x)|^2 of
 every image, `[batch]`.
 """
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import tensorflow as tf, tf_keras  # noqa: F401
@@ -49,6 +49,30 @@ def _append(gram: tf.Tensor, row: tf.Tensor, corner: tf.Tensor) -> tf.Tensor:
   top = tf.concat([gram, row[:, :, None]], axis=2)
   bottom = tf.concat([row, corner[:, None]], axis=1)
   return tf.concat([top, bottom[:, None]], axis=1)
+
+
+class UpdateRule(Protocol):
+  """The interface of a rule that computes the next iterate from the history of a solver."""
+
+  def start(self, x: Levels, room: bool) -> Any:
+    """Returns the history of a solver that has evaluated nothing.
+
+    Args:
+      x: the first iterate.
+      room: whether the history has its final size from the start, as a TensorFlow loop needs.
+    """
+
+  def step(self, history: Any, x: Levels, f: Levels, q: Levels,
+           squared: tf.Tensor) -> tuple[Levels, Any]:
+    """Returns the next iterate and the history that includes this evaluation.
+
+    Args:
+      history: what `start` or the last `step` returned.
+      x: the iterate.
+      f: f(x).
+      q: Q(x) = f(x) - x.
+      squared: `[batch]`, |Q(x)|^2.
+    """
 
 
 class Plain:

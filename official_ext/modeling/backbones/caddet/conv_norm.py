@@ -111,6 +111,7 @@ class PointwiseConvNorm(prepared.PreparedLayer):
   def _depthwise_kernel(self, dtype: tf.DType) -> tf.Tensor | None:
     """Returns the depthwise kernel, or None without one."""
     del dtype
+    return None
 
   def _sample(self, features: tf.Tensor, depthwise: tf.Tensor | None) -> tf.Tensor:
     """Returns the features that the 1x1 convolution multiplies.

@@ -73,7 +73,7 @@ class SupernetNode(prepared.PreparedLayer):
     return self._paths
 
   @property
-  def path_router(self) -> router.PathRouter | None:
+  def path_router(self) -> router.PathRouter:
     """The router, or None if the node has none."""
     return self._router
 

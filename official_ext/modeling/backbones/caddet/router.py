@@ -141,7 +141,7 @@ class PathRouter(prepared.PreparedLayer):
   def run(self, weights: conv_norm.FoldedWeights | None, pooled: tf.Tensor) -> tf.Tensor:
     """Computes what `call` returns at inference, with weights that `prepare` returned."""
     pooled = tf.cast(pooled, self.dtype)
-    if self._norm_type == 'group':
+    if weights is None:  # Group norm has nothing to fold.
       return self._logits(tf.nn.relu(self._norm(self._hidden(pooled))))
     return self._logits(self._hidden.run(weights, pooled))
 

@@ -159,7 +159,7 @@ class DenseASPP(convolutions.ConvBlock):
 
   def call(self, features: tf.Tensor) -> tf.Tensor:
     """Returns the results of all branches, `[batch, height, width, len(rates) * filters]`."""
-    results = []
+    results: list[tf.Tensor] = []
     for reduce, dilated in zip(self._reduce, self._dilated):
       results.append(dilated(reduce(tf.concat([features, *results], axis=-1))))
     return tf.concat(results, axis=-1)

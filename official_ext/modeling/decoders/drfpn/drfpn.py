@@ -95,7 +95,7 @@ class DRFPN(pyramid.PyramidDecoder):
     Raises:
       ArgumentError: an unknown option.
     """
-    options = {
+    options: dict[str, Any] = {
         'top_down': top_down, 'bottom_up': bottom_up, 'context': context,
         'srb_context': srb_context, 'crb_context': crb_context, 'use_offset': use_offset,
         'use_weight': use_weight, 'weight_activation': weight_activation, 'padding': padding}

@@ -184,7 +184,7 @@ class PyramidConnection(Connection):
         if 0 <= i + step < self._num_levels}
 
   def run(self, weights: dict[str, Any], features: list[tf.Tensor]) -> list[tf.Tensor]:
-    summands = [[] for _ in features]
+    summands: list[list[tf.Tensor]] = [[] for _ in features]
     for (i, j), name in self._names().items():
       outputs = self._run_piece(weights, name, features[j])
       if j > i:

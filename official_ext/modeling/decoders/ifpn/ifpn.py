@@ -106,7 +106,7 @@ class ImplicitFPN(routed.RoutedLayer, pyramid.PyramidDecoder):
     """
     super().__init__(input_specs=input_specs, norm=norm, **kwargs)
     self._solver = {**options.SolverConfig().as_dict(), **(solver or {})}
-    self._options = {
+    self._options: dict[str, Any] = {
         'residual': residual, 'cross_scale': cross_scale, 'shared': shared,
         'injection': injection, 'block_norm': block_norm, 'output_norm_scale': output_norm_scale,
         'normalize_basis': normalize_basis, 'dropout': dropout}
@@ -119,7 +119,8 @@ class ImplicitFPN(routed.RoutedLayer, pyramid.PyramidDecoder):
     if dropout or self._solver['warmup_unroll_steps']:
       self._masks = maps.ChannelDropout(
           dropout, len(self.levels), self._num_filters, name=f'{self.name}_dropout')
-    self.map = self._build_map(variables) if self._is_implicit else None
+    self.map: connections.Connection | None = (
+        self._build_map(variables) if self._is_implicit else None)
 
   def _check_options(self) -> None:
     given = self._options
@@ -213,7 +214,12 @@ class ImplicitFPN(routed.RoutedLayer, pyramid.PyramidDecoder):
 
     Args:
       basis: B, which the method `basis` returns.
+
+    Raises:
+      ValueError: the pyramid is the basis alone (`unroll` with 0 evaluations).
     """
+    if self.map is None:
+      raise ValueError(f'{self.name} has no map: its solver evaluates 0 times.')
     return solve.ImplicitSolve(
         self.map, self._solver, [basis[level] for level in self.levels], None, False).function
 
@@ -237,7 +243,7 @@ class ImplicitFPN(routed.RoutedLayer, pyramid.PyramidDecoder):
       ValueError: a level is missing or is not of rank 4.
     """
     basis = list(self.basis(inputs, training).values())
-    if not self._is_implicit:
+    if self.map is None:
       self._record(basis)
       return dict(zip(self.levels, basis))
     step, masks = self._begin_step(basis, training)
@@ -274,7 +280,7 @@ class ImplicitFPN(routed.RoutedLayer, pyramid.PyramidDecoder):
                for level, features in zip(self.levels, basis)}
     cost = solve.SolveCost(*[tf.constant(0.0, tf.float64)] * 4)
     executed = tf.zeros(tf.shape(basis[0])[:1], tf.float64)
-    if problem is not None:
+    if problem is not None and result is not None:
       cost = problem.cost()
       executed = cost.evaluation * tf.cast(problem.evaluations(result), tf.float64)
       metrics.update(residual=result.residual, evaluations=result.steps)

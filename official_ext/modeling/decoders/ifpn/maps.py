@@ -3,7 +3,7 @@
 Reference: Tiancai Wang, Xiangyu Zhang, Jian Sun, Implicit Feature Pyramid Network for
 Object Detection, https://arxiv.org/abs/2012.13563, section 3.2.2 and Figure 4.
 """
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import functools
 from typing import Any, NamedTuple
 
@@ -93,7 +93,7 @@ class ResidualMap(connections.Connection):
       **kwargs: arguments of `tf_keras.layers.Layer`.
     """
     super().__init__(pieces, **kwargs)
-    connection = CONNECTIONS[cross_scale_type]
+    connection: Callable[..., connections.Connection] = CONNECTIONS[cross_scale_type]
     if cross_scale_type == 'pyramid':
       connection = functools.partial(connection, is_shared=is_shared)
     self._blocks = []

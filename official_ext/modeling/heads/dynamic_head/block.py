@@ -50,7 +50,7 @@ class BlockResult(NamedTuple):
     gates: `(path, level that it leaves)` -> `[batch, height, width, 1]`.
     dropped_tiles: int32 `[batch]`, active tiles that were not computed, summed over levels.
   """
-  outputs: dict[str, tf.Tensor]
+  outputs: Mapping[str, tf.Tensor]
   gates: Gates
   dropped_tiles: tf.Tensor
 

@@ -148,11 +148,11 @@ class ScaleStep(_StepLayer):
     Returns:
       `{level: [batch, height, width, channels]}`, of the shapes of `features`.
     """
-    received = {level: [] for level in features}
+    received: dict[str, list[tf.Tensor]] = {level: [] for level in features}
     for source, own in features.items():
       for path, target in neighbor_levels(source, list(features)).items():
         message = self._message(path, own)
-        if self._is_gated:
+        if gates is not None and self._is_gated:
           message *= tf.cast(gates[path, source], message.dtype)
         received[target].append(sampling.resize_bilinear(message, features[target]))
     outputs = {}

@@ -109,7 +109,7 @@ class DynamicTower(routed.SkippingLayer):
     self._training_mode, self._tile_capacity = training_mode, tile_capacity
     self.gate_threshold = gate_threshold
     self._kernel_regularizer = tf_keras.regularizers.get(kernel_regularizer)
-    self._block_options = {'scale_step': scale_step, 'depth_step': depth_step,
+    self._block_options: dict[str, Any] = {'scale_step': scale_step, 'depth_step': depth_step,
                            'activation': activation, 'tau': tau, 'coarse': coarse}
     self.blocks = [
         block.DynamicBlock(
