@@ -294,8 +294,9 @@ def test_a_random_signal_is_drawn_at_inference_and_after_export(probability, tmp
   module = tf.Module()
   module.layer, module.serve = layer, serve
   tf.saved_model.save(module, str(tmp_path / 'exported'))
+  restored = tf.saved_model.load(str(tmp_path / 'exported'))
   inputs = part.inputs((8, 8), batch=500)
-  for call in (serve, tf.saved_model.load(str(tmp_path / 'exported')).serve):
+  for call in (serve, restored.serve):
     draws = np.stack([call(inputs), call(inputs)])
     assert np.any(draws[0] != draws[1])
     # 3000 draws: three standard deviations of a share of 1/2 are 0.03.
