@@ -3,10 +3,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from official_ext.serving import detection
 from official_ext.serving import detectors
 from official_ext.serving import twin_costs
 from official_ext.utils import command_line
 import mixed_detector
+import small_detectors
 
 DYFPN = 'retinanet_dyfpn_efficientnetlite0_sample'
 
@@ -109,15 +111,25 @@ def test_the_network_input_is_that_of_model_gardens_module(mixed):
 
 @pytest.mark.slow
 def test_a_gate_threshold_takes_effect_after_a_call():
-  head = {'num_filters': 16, 'tower': {'type': 'dynamic', 'dynamic': {'num_blocks': 1}}}
-  _, _, module = mixed_detector.build('retinanet_fpn_efficientnetlite0_sample', head=head)
+  options = {'init_checkpoint': None, 'model': {
+      'max_level': 4, 'backbone': {'type': 'resnet', 'resnet': {'model_id': 10}},
+      'decoder': {'fpn': {'num_filters': 16}},
+      'head': {'num_filters': 16, 'tower': {'type': 'dynamic', 'dynamic': {'num_blocks': 1}}}}}
+  name = 'fcos_dynamichead_efficientnetlite0_sample'
+  module = detection.RoutedDetectionModule(
+      small_detectors.small_experiment(name, **options), input_image_size=[64, 64],
+      model=small_detectors.small_task(name, **options)[1])
+  for seed, variable in enumerate(module.model.head.trainable_variables):
+    if 'gate' in variable.name:
+      variable.assign(0.1 * tf.random.stateless_normal(variable.shape, [1, seed]))
   detector, images = detectors.InMemoryDetector(module), mixed_detector.images(1)
   assert detector.set_gate_threshold(0.0)
-  cost = detector(images)['multiply_adds'][0]
-  executed = detector.decisions(images).executed[0]
+  record, cost = detector.decisions(images), detector(images)['multiply_adds'][0]
+  assert 1.01 * record.minimum < record.executed[0] < 0.99 * record.maximum
+  np.testing.assert_allclose(cost, module.cost.static + record.executed[0], rtol=1e-6)
   assert detector.set_gate_threshold(0.9999)
+  np.testing.assert_allclose(detector.decisions(images).executed, record.minimum, rtol=1e-6)
   np.testing.assert_allclose(detector(images)['multiply_adds'], module.cost.minimum, rtol=1e-6)
-  assert module.cost.minimum * 1.01 < cost and detector.decisions(images).executed[0] < executed
 
 
 @pytest.mark.slow
@@ -130,11 +142,12 @@ def test_a_detector_without_gates_has_no_threshold_and_no_decisions():
 
 
 @pytest.mark.slow
-def test_twins_cost_the_same_without_gates_and_with_one_branch(mixed):
+def test_twins_have_no_gates_and_the_same_branches_or_one(mixed):
   twins = twin_costs.count_twins(mixed)
   gate_cost = mixed.cost.minimum - mixed.cost.static
-  assert twins['inception FPN'] == mixed.cost.maximum - gate_cost
-  # Positions times channels of the backbone's levels 3 to 5; every branch has 64 filters.
-  inputs = 8 * 8 * 40 + 4 * 4 * 112 + 2 * 2 * 320
+  # One 1x1 convolution: positions times channels of the backbone's levels 3 to 5, 64 filters.
+  pointwise = (8 * 8 * 40 + 4 * 4 * 112 + 2 * 2 * 320) * 64
+  # DyFPN has, beside its branches, a 1x1 convolution that always runs.
+  assert twins['inception FPN'] == mixed.cost.maximum - gate_cost - pointwise
   branches = 1 + 3 * 9 + 3 * 25
-  assert twins['inception FPN'] - twins['FPN'] == inputs * 64 * (branches - 1)
+  assert twins['inception FPN'] - twins['FPN'] == (branches - 1) * pointwise
