@@ -13,12 +13,14 @@ class ArgumentError(ValueError):
   config adds the field to change, see `naming_field`.
 
   Attributes:
-    argument: name of the argument; `gate.type` for a field of a record that is an argument.
+    argument: name of the argument; `gate.type` for a field of a record that is an argument; empty
+      if only the message is known.
   """
 
-  def __init__(self, argument: str, message: str):
-    super().__init__(message)
-    self.argument = argument
+  def __init__(self, argument: str, message: str = ''):
+    # Keras rebuilds an exception that leaves `call` from its message alone.
+    super().__init__(message or argument)
+    self.argument = argument if message else ''
 
 
 def check_one_of(argument: str, value: Any, allowed: Iterable[Any]) -> None:
@@ -80,5 +82,5 @@ def naming_field(prefix: str, elsewhere: Mapping[str, str] = _NOWHERE_ELSE) -> I
   try:
     yield
   except ArgumentError as error:
-    field = elsewhere.get(error.argument, f'{prefix}.{error.argument}')
+    field = elsewhere.get(error.argument, f'{prefix}.{error.argument}'.rstrip('.'))
     raise ValueError(f'{error} Change {field}.') from error

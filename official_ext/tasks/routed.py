@@ -137,7 +137,7 @@ class RoutedTask(budgeted_task.BudgetedTask):
     for _ in range(self._sampled_runs):
       with step_tape.StepTape(step, sample_gates=True) as tape:
         sampled = super().validation_step(inputs, model)
-      logs['sampled'].append((sampled, tape.routing().executed / _GIGA))
+      logs['sampled'].append((sampled, self._gmac(tape)['executed']))
     return logs
 
   @property
@@ -148,7 +148,10 @@ class RoutedTask(budgeted_task.BudgetedTask):
 
   def _gmac(self, tape: step_tape.StepTape) -> dict[str, tf.Tensor]:
     """Returns the cost of a step; `target` is `[batch]` if the budget has one per image."""
-    summary = routing_logs.cost_summary(tape.routing(), self.task_config.budget.target)
+    record = tape.routing()
+    if record is None:
+      raise ValueError('Nothing in the model recorded its routing.')
+    summary = routing_logs.cost_summary(record, self.task_config.budget.target)
     if tape.terms and tape.terms.target is not None:
       summary['target'] = tape.terms.target / _GIGA
     return summary

@@ -1,6 +1,6 @@
 """Draws what routed networks decided, what that cost, and what branches compute."""
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from matplotlib import figure
 from matplotlib.backends import backend_agg
@@ -99,7 +99,7 @@ def pick_evenly(items: Sequence[Item], count: int) -> list[Item]:
   return [items[round(i)] for i in np.linspace(0, len(items) - 1, count)]
 
 
-def draw_decisions(image: np.ndarray, gates: Mapping[str, np.ndarray], executed: float,
+def draw_decisions(image: np.ndarray, gates: Mapping[str, Any], executed: float,
                    maximum: float | None = None, scale: Sequence[float] = (1.0, 1.0)
                    ) -> dict[str, figure.Figure]:
   """Draws what a network decided about one image: gates per position, or a route.

@@ -74,7 +74,13 @@ class SupernetNode(prepared.PreparedLayer):
 
   @property
   def path_router(self) -> router.PathRouter:
-    """The router, or None if the node has none."""
+    """The router of a node that has one.
+
+    Raises:
+      ValueError: the node has none.
+    """
+    if self._router is None:
+      raise ValueError(f'{self.name} was made without a router.')
     return self._router
 
   def call(self, features: tf.Tensor, present: tf.Tensor | None = None,
