@@ -71,9 +71,11 @@ class SupernetNode(prepared.PreparedLayer):
     """Path -> number of channels of the scale that it leads to."""
     return self._paths
 
-  @property
-  def path_router(self) -> Optional[router.PathRouter]:
-    """The router, or None if the node has none."""
+  def get_router(self) -> Optional[router.PathRouter]:
+    """Returns the router, or None if the node has none.
+
+    Not a property: `.keras` files would then have the router under a second name.
+    """
     return self._router
 
   def call(self, features: tf.Tensor, present: Optional[tf.Tensor] = None,
