@@ -187,10 +187,11 @@ class Skip:
   def route(self, node: node_lib.SupernetNode, features: tf.Tensor,
             present: conditional.Selection) -> tf.Tensor:
     """See `Mask`; the logits of images that are not present are 0."""
-    weights = node.get_router().prepare(features.dtype)
+    path_router = node.get_router()
+    weights = path_router.prepare(features.dtype)
     shut = tf.zeros([tf.shape(features)[0], len(node.paths)])
     return conditional.run_selected(
-        lambda pooled: node.get_router().run(weights, pooled), features, present, shut, replace=True,
+        lambda pooled: path_router.run(weights, pooled), features, present, shut, replace=True,
         before=router.pool_quarters)
 
   def _run_cell(self, node: node_lib.SupernetNode, features: tf.Tensor, keep_weight: tf.Tensor,
