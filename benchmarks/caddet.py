@@ -74,7 +74,7 @@ class Exported(tf.Module):
     for node in self.network._nodes:
       self.logits.append(tf.Variable(_OPEN * tf.ones([case.batch, len(node.paths)])))
       # The routers still run; their own logits are 0.
-      for variable in node.path_router._output.variables:
+      for variable in node.get_router()._output.variables:
         variable.assign(tf.zeros_like(variable))
     self.network._mode = lambda training: _GivenLogits(self)
 

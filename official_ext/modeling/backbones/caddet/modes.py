@@ -132,7 +132,7 @@ class Mask:
       features: `[batch, height, width, channels]`, what reaches the node.
       present: boolean `[batch]`, the images that are present.
     """
-    return node.path_router(
+    return node.get_router()(
         router.pool_quarters(features), self._counted(present), training=self._training)
 
   def _run_cell(self, node: node_lib.SupernetNode, features: tf.Tensor, running: tf.Tensor
@@ -188,10 +188,11 @@ class Skip:
   def route(self, node: node_lib.SupernetNode, features: tf.Tensor,
             present: conditional.Selection) -> tf.Tensor:
     """See `Mask`; the logits of images that are not present are 0."""
-    weights = node.path_router.prepare(features.dtype)
+    path_router = node.get_router()
+    weights = path_router.prepare(features.dtype)
     shut = tf.zeros([tf.shape(features)[0], len(node.paths)])
     return conditional.run_selected(
-        lambda pooled: node.path_router.run(weights, pooled), features, present, shut, replace=True,
+        lambda pooled: path_router.run(weights, pooled), features, present, shut, replace=True,
         before=router.pool_quarters)
 
   def _run_cell(self, node: node_lib.SupernetNode, features: tf.Tensor, keep_weight: tf.Tensor,

@@ -72,9 +72,10 @@ class SupernetNode(prepared.PreparedLayer):
     """Path -> number of channels of the scale that it leads to."""
     return self._paths
 
-  @property
-  def path_router(self) -> router.PathRouter:
-    """The router of a node that has one.
+  def get_router(self) -> router.PathRouter:
+    """Returns the router of a node that has one.
+
+    Not a property: `.keras` files would then have the router under a second name.
 
     Raises:
       ValueError: the node has none.
