@@ -1,7 +1,8 @@
-"""The checks that every layer, decoder and routed decoder passes; it names no component.
+"""The checks that every layer and decoder passes; it names no component.
 
-A test calls `run_decoder_checks` with a `Component`, and `run_routed_checks` if it routes;
-`check_fresh_process` and `check_two_replicas` start processes of their own and are slow.
+A test calls `run_decoder_checks` with a `Component`; a decoder that routes has its checks in
+tests/modeling/routed_networks_test.py as well.  `check_fresh_process` and `check_two_replicas`
+start processes of their own and are slow.
 Numbers against the paper's equations are the business of each component's own test.
 """
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,6 @@ import tensorflow as tf, tf_keras
 
 from component import Component
 from component import same
-from routed_checks import run_routed_checks  # noqa: F401 (one module to import from)
 import spies
 
 TESTS = pathlib.Path(__file__).resolve().parent

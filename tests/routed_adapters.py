@@ -3,6 +3,7 @@ from collections.abc import Mapping, Sequence
 import contextlib
 import itertools
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import tensorflow as tf
@@ -10,6 +11,7 @@ import tensorflow as tf
 from official_ext.modeling.decoders import dyfpn
 from official_ext.modeling.decoders import ifpn
 from official_ext.ops import routing
+from official_ext.ops import sparse_conv
 import dynamic_towers
 import reference
 import spies
@@ -67,10 +69,20 @@ class Adapter:
     """Returns a context in which these images leave something out."""
     return contextlib.nullcontext()
 
+  def always_skips(self) -> Any:
+    """Returns a context in which `skip` never runs everything because that is faster."""
+    return contextlib.nullcontext()
+
   def run(self, layer, inputs, training=False) -> tuple[Outputs, routing.Routing]:
+    """Returns the outputs as arrays, and the record of the call."""
+    outputs, record = self.run_tensors(layer, inputs, training)
+    return {level: np.asarray(x) for level, x in outputs.items()}, record
+
+  def run_tensors(self, layer, inputs, training=False):
+    """Returns the outputs, through which a gradient flows, and the record of the call."""
     with routing.RoutingTape() as tape:
       outputs = self.call(layer, inputs, training)
-    return {level: np.asarray(x) for level, x in outputs.items()}, tape.routing()
+    return outputs, tape.routing()
 
   def take(self, inputs, rows) -> Any:
     """Returns some of the images."""
@@ -87,40 +99,42 @@ def poison(variables) -> int:
   return len(variables)
 
 
+def dyfpn_patterns(block: str) -> np.ndarray:
+  """Returns hard gates `[patterns, levels, paths]`, the cheapest first, the most expensive last."""
+  if block == 'B':
+    return np.array([np.eye(2)[list(bits)] for bits in itertools.product([0, 1], repeat=3)])
+  chosen = [*([path] * 3 for path in range(6)), [6, 0, 3], [1, 5, 2], [4, 6, 0], [6, 6, 6]]
+  return np.array([np.eye(7)[paths] for paths in chosen])
+
+
 class DyFPNAdapter(Adapter):
   """DyFPN with forced gates: the inputs are features and hard gates `[batch, levels, paths]`."""
 
   CHANNELS = {'3': 6, '4': 5, '5': 7}
 
-  def __init__(self, block: str):
+  def __init__(self, block: str, gate: str = 'random'):
     self._block = block
+    self._gate = {'type': gate}
     self.convolutions_outside = {'A': 4, 'B': 7}[block]  # outputs, a coarser level, skips
 
   def make(self):
     layer = dyfpn.DyFPN(
         input_specs={level: [None, None, None, depth] for level, depth in self.CHANNELS.items()},
         min_level=3, max_level=6, num_filters=4, norm='none', block=self._block,
-        gate={'type': 'random'}, name='part')
+        gate=self._gate, name='part')
     layer(reference.pyramid_inputs(self.CHANNELS, batch=1))
     spies.randomize(layer)
     return layer
 
-  def _patterns(self):
-    """Returns the cheapest pattern first, and the most expensive last."""
-    if self._block == 'B':
-      return np.array([np.eye(2)[list(bits)] for bits in itertools.product([0, 1], repeat=3)])
-    chosen = [[0, 0, 0], [1, 5, 2], [3, 3, 3], [6, 0, 3], [4, 6, 0], [6, 6, 6]]
-    return np.array([np.eye(7)[paths] for paths in chosen])
-
   def inputs(self, size=None):
-    gates = self._patterns().astype(np.float32)
+    gates = dyfpn_patterns(self._block).astype(np.float32)
     features = reference.pyramid_inputs(self.CHANNELS, size or self.sizes[0], len(gates))
     return tf.nest.map_structure(np.asarray, dict(features)), gates
 
   def signature(self):
     features = {level: tf.TensorSpec([None, None, None, depth])
                 for level, depth in self.CHANNELS.items()}
-    return features, tf.TensorSpec([None, *self._patterns().shape[1:]])
+    return features, tf.TensorSpec([None, *dyfpn_patterns(self._block).shape[1:]])
 
   def call(self, layer, inputs, training=False):
     features, gates = inputs
@@ -134,7 +148,8 @@ class DyFPNAdapter(Adapter):
 
     def forced(self, layer, inputs, training=False):
       features, gates = inputs
-      return original(self, layer, (features, 0 * gates + self._patterns()[row]), training)
+      gates = 0 * gates + dyfpn_patterns(self._block)[row]
+      return original(self, layer, (features, gates), training)
 
     DyFPNAdapter.call = forced
     try:
@@ -150,7 +165,7 @@ class DyFPNAdapter(Adapter):
     return poison([v for v in layer.trainable_variables if v.ref() not in used])
 
   def poisoned_rows(self):
-    return range(len(self._patterns()) - 1) if self._block == 'B' else (0, 1, 3)
+    return range(7) if self._block == 'B' else (0, 3, 6)
 
 
 class CADDetAdapter(Adapter):
@@ -225,6 +240,9 @@ class DynamicTowerAdapter(Adapter):
     del layer
     return dynamic_towers.forced_gates(
         lambda name, features: np.full([*features.shape[:3], 1], float(is_open)))
+
+  def always_skips(self):
+    return mock.patch.object(sparse_conv, 'BREAK_EVEN', 1.0)
 
   def poison(self, layer, inputs, row):
     assert row == self._SHUT

@@ -8,6 +8,7 @@ from official_ext.modeling.backbones import caddet
 from official_ext.modeling.backbones.caddet import router
 from official_ext.modeling.layers import routed
 from official_ext.ops import routing
+import caddet_reference
 import spies
 
 CHANNELS = (4, 8, 16)
@@ -84,3 +85,22 @@ def same(first, second, tolerance=1e-5):
   assert sorted(first) == sorted(second)
   for level in first:
     np.testing.assert_allclose(first[level], second[level], tolerance, tolerance, err_msg=level)
+
+
+def needed_parts(record, row):
+  """Returns the names of the parts that an image runs, from its gates alone."""
+  gates, parts, present = gates_of(record), set(), {(0, 0)}
+  for name in gates:
+    layer, scale, path = name.split('/')
+    layer, scale = int(layer[6:]), int(scale[6:])
+    node = f'layer_{layer:02}_scale_{scale}'
+    if (layer, scale) not in present:
+      continue
+    own = [other for other in gates if other.startswith(name[:name.rindex('/') + 1])]
+    runs = any(gates[other][row] > 0 for other in own)
+    parts.add(f'{node}/router')
+    if gates[name][row] > 0 or (path == 'keep' and not runs):
+      present.add((layer + 1, scale + caddet_reference.SCALE_CHANGES[path]))
+    if gates[name][row] > 0:
+      parts |= {f'{node}/separable_1', f'{node}/separable_2', f'{node}/{path}'}
+  return parts

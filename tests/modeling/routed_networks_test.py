@@ -90,8 +90,9 @@ def test_an_empty_batch_runs(network):
   inputs = adapter.inputs()
   outputs, record = adapter.run(layer, adapter.take(inputs, np.arange(0)))
   expected, _ = adapter.run(layer, adapter.take(inputs, [0]))
-  assert {level: x.shape[1:] for level, x in outputs.items()} == {
-      level: x.shape[1:] for level, x in expected.items()}
+  # Heights and widths may differ: TensorFlow's convolutions of no images ignore strides.
+  assert {level: (len(x), x.shape[-1]) for level, x in outputs.items()} == {
+      level: (0, x.shape[-1]) for level, x in expected.items()}
   assert record.executed.shape == (0,)
 
 
@@ -133,7 +134,7 @@ def test_cost_is_that_of_the_operations_that_ran(gated, size):
   count = adapter.batch(inputs)
   with _kept_weights(layer):
     fixed = _fixed_cost(adapter, layer, inputs)
-  with spies.OperationSpy() as spy:
+  with adapter.always_skips(), spies.OperationSpy() as spy:
     _, record = adapter.run(layer, inputs)
   assert spy.multiply_adds == count * fixed + np.sum(np.asarray(record.executed, np.float64))
   with _inference(layer, 'mask'), spies.OperationSpy() as spy:

@@ -1,5 +1,4 @@
-"""Inception FPN and DyFPN: the common checks, the paper's numbers and its equations in NumPy."""
-import contextlib
+"""Inception FPN and DyFPN: the common checks and the paper's equations in NumPy."""
 import itertools
 
 import numpy as np
@@ -14,7 +13,7 @@ from official_ext.ops import routing
 import component
 import harness
 import reference
-import routed_checks
+import routed_adapters
 import spies
 
 CHANNELS = {'3': 6, '4': 5, '5': 7}
@@ -54,14 +53,6 @@ def _gate_weights(kind, paths):
   return 16 * (6 + 5 + 7 + 3) + 3 * 16 * (16 + 16 + 2) + 17 * paths
 
 
-def _gate_cost(kind, paths):
-  if kind == 'random':
-    return 0
-  if kind == 'channel':
-    return sum(c * (c // 4) + (c // 4) * paths for c in CHANNELS.values())
-  return sum(16 * c for c in CHANNELS.values()) + 3 * (2 * 3 * 16 * 16 + 16 * paths)
-
-
 def _inception(branches=tuple(KERNELS)):
   return component.Component(
       dyfpn.InceptionFPN, {**OPTIONS, 'branches': list(branches), 'branch_init_scale': 0.5},
@@ -81,33 +72,6 @@ def _dyfpn(block, kind, branches=tuple(KERNELS), **options):
           'gate': ('gate.type', {'type': 'spatial'})})
 
 
-def _patterns(block):
-  """Returns hard gates `[patterns, levels, paths]`, the cheapest first, the dearest last."""
-  if block == 'B':
-    return np.array([np.eye(2)[list(bits)] for bits in itertools.product([0, 1], repeat=3)])
-  alike = [np.eye(7)[[path] * 3] for path in range(6)]
-  mixed = [np.eye(7)[list(paths)] for paths in ([6, 0, 3], [1, 5, 2], [4, 6, 0])]
-  return np.array([*alike, *mixed, np.eye(7)[[6] * 3]])
-
-
-def _cost(pattern, inputs):
-  total = 0
-  for gate, (level, depth) in zip(pattern, CHANNELS.items()):
-    each = np.prod(inputs[level].shape[1:3]) * depth * 4
-    taps = np.array([size**2 for size, _ in KERNELS.values()])
-    total += each * np.sum(gate * taps if len(gate) == 7 else gate[1] * taps)
-  return total
-
-
-def _routed(block, kind):
-  return routed_checks.Routed(
-      _dyfpn(block, kind, norm='none'), _patterns(block), _cost,
-      _gate_cost(kind, 7 if block == 'A' else 2), branch_convs=21)
-
-
-ROUTED = (('A', 'channel'), ('B', 'upward'))
-# Each block and each kind of gate occurs.
-OTHERS = (('A', 'downward'), ('B', 'random'), ('B', 'channel'))
 SOME = (('A', 'channel'), ('A', 'random'), ('B', 'downward'))
 FEW = ('1x1', '3x3d3', '5x5')
 FAST = [_inception(FEW), _dyfpn('B', 'channel', FEW)]
@@ -137,19 +101,6 @@ def test_decoder_with_every_kind_of_gate(block, kind, tmp_path, monkeypatch):
     monkeypatch.setattr(gumbel_selection.GumbelSelection, '_gumbel',
                         lambda self, shape: tf.zeros(shape))
   harness.run_decoder_checks(_dyfpn(block, kind, FEW), tmp_path)
-
-
-@pytest.mark.parametrize(
-    'check', _each(routed_checks.ROUTED_CHECKS, [routed_checks.check_export]))
-@pytest.mark.parametrize('block, kind', ROUTED)
-def test_routed(block, kind, check, tmp_path):
-  check(_routed(block, kind), tmp_path)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('block, kind', OTHERS)
-def test_routed_with_every_kind_of_gate(block, kind, tmp_path):
-  harness.run_routed_checks(_routed(block, kind), tmp_path)
 
 
 @pytest.mark.slow
@@ -206,7 +157,7 @@ def test_equals_numpy(block, size):
   if block == 'inception':
     part, patterns = _inception(), np.zeros([2, 3, 2])
   else:
-    part, patterns = _dyfpn(block, 'random'), _patterns(block)
+    part, patterns = _dyfpn(block, 'random'), routed_adapters.dyfpn_patterns(block)
   layer = part.make(norm='none', dtype='float64')
   inputs = part.inputs(size, len(patterns), dtype=np.float64)
   expected = _expected(layer, inputs, block, patterns)
@@ -218,7 +169,7 @@ def test_equals_numpy(block, size):
 @pytest.mark.parametrize('block', ['A', 'B'])
 def test_training_multiplies_by_the_sampled_gate_and_learns_through_it(block):
   """The gradient of a gate is the inner product of its branch with the incoming gradient."""
-  part, patterns = _dyfpn(block, 'random'), _patterns(block)
+  part, patterns = _dyfpn(block, 'random'), routed_adapters.dyfpn_patterns(block)
   layer = part.make(norm='none', dtype='float64')
   inputs = part.inputs((16, 24), len(patterns), dtype=np.float64)
   gate = tf.Variable(patterns, dtype=tf.float32)
@@ -267,7 +218,7 @@ def test_images_of_one_batch_decide_for_themselves(inference):
 
 
 def test_convolutions_receive_the_selected_images_only():
-  part, patterns = _dyfpn('B', 'random', norm='none'), _patterns('B')
+  part, patterns = _dyfpn('B', 'random', norm='none'), routed_adapters.dyfpn_patterns('B')
   layer, inputs = part.make(), part.inputs(batch=8)
   with spies.forced_gates(patterns), spies.OperationSpy() as spy:
     layer(inputs)
@@ -301,88 +252,6 @@ def test_a_random_signal_is_drawn_at_inference_and_after_export(probability, tmp
     assert np.any(draws[0] != draws[1])
     # 3000 draws: three standard deviations of a share of 1/2 are 0.03.
     np.testing.assert_allclose(draws.mean(), probability or 0.5, atol=0.03)
-
-
-RESNET = {'2': 256, '3': 512, '4': 1024, '5': 2048}
-
-
-def _paper_size(cls, forced=None, **options):
-  """Builds a network of the paper's size in a graph, where it takes no memory.
-
-  Args:
-    cls: the decoder.
-    forced: hard gates `[1, levels, paths]`, or None.
-    **options: of the decoder.
-
-  Returns:
-    The decoder, and executed, minimum and maximum multiply-adds without those of the gate.
-  """
-  with tf.Graph().as_default() as graph:
-    inputs = {level: tf.zeros([1, 800 // 2**int(level), 1216 // 2**int(level), depth])
-              for level, depth in RESNET.items()}
-    layer = cls(input_specs={level: x.shape for level, x in inputs.items()}, min_level=2,
-                max_level=6, norm='none', coarse_levels='max_pool', **options)
-    force = contextlib.nullcontext() if forced is None else spies.forced_gates(forced)
-    with force, routing.RoutingTape() as tape:
-      layer(inputs)
-    if forced is None:
-      return layer, None
-    record = tape.routing()
-    with tf.compat.v1.Session(graph=graph) as session:
-      costs = session.run([record.executed[0], record.minimum, record.maximum])
-  return layer, np.array(costs, np.float64) - layer.gate.multiply_adds()
-
-
-@pytest.mark.parametrize('cls, options, weights', [
-    (dyfpn.InceptionFPN, {'branches': ['1x1']}, 3_344_384),
-    (dyfpn.InceptionFPN, {}, 103_620_608),
-    (dyfpn.DyFPN, {'block': 'A', 'gate': GATES['channel']}, 105_020_956),
-    (dyfpn.DyFPN, {'block': 'A', 'gate': GATES['upward']}, 103_683_863),
-    (dyfpn.DyFPN, {'block': 'B', 'gate': GATES['channel']}, 106_000_200),
-    (dyfpn.DyFPN, {'block': 'B', 'gate': GATES['downward']}, 104_667_842),
-])
-def test_number_of_weights_with_resnet50(cls, options, weights):
-  layer, _ = _paper_size(cls, **options)
-  assert sum(v.shape.num_elements() for v in layer.trainable_variables) == weights
-
-
-@pytest.mark.parametrize('level, gmac', [(0, 410.41), (1, 205.21), (2, 102.60), (3, 51.30)])
-def test_cost_of_block_b_at_the_papers_size(level, gmac):
-  gate = np.eye(2)[(np.arange(4) == level).astype(int)]
-  _, (executed, minimum, maximum) = _paper_size(dyfpn.DyFPN, gate[None], block='B')
-  np.testing.assert_allclose(executed / 1e9, gmac, atol=0.006)
-  np.testing.assert_allclose(minimum, 0, atol=1)
-  np.testing.assert_allclose(maximum / 1e9, 410.41 + 205.21 + 102.60 + 51.30, atol=0.02)
-
-
-def test_cost_of_block_a_at_the_papers_size():
-  gate = np.eye(7)[[4, 1, 0, 6]]
-  _, (executed, minimum, maximum) = _paper_size(dyfpn.DyFPN, gate[None], block='A')
-  np.testing.assert_allclose(maximum / 1e9, 186.78, atol=0.006)
-  np.testing.assert_allclose(minimum / 1e9, 7.47, atol=0.006)
-  one = 200 * 304 * 256 * 256  # one tap at level 2; each next level costs half as much
-  np.testing.assert_allclose(executed, one * (25 + 9 / 2 + 1 / 4 + 25 / 8), 1e-6)
-
-
-@pytest.mark.parametrize('in_graph', [False, True])
-@pytest.mark.parametrize('block, path', [('A', 6), ('B', 1)])
-def test_all_open_costs_exactly_the_maximum_at_any_size(block, path, in_graph):
-  """Only the costs are computed, from the shapes of up to 1000 random sizes."""
-  layer = _dyfpn(block, 'channel', norm='none').make()
-  gate = tf.constant(np.eye(7 if block == 'A' else 2)[[[path] * 3]], tf.float32)
-  signature = [{level: tf.TensorSpec([1, None, None, depth]) for level, depth in CHANNELS.items()}]
-
-  def costs(inputs):
-    with routing.RoutingTape() as tape:
-      layer._record(inputs, gate, gate)
-    return tape.routing().executed[0], tape.routing().maximum
-
-  run = tf.function(costs, autograph=False, input_signature=signature) if in_graph else costs
-  rng = np.random.default_rng(0)
-  for size in rng.integers(8, 2000, [1000 if in_graph else 50, 2]):
-    executed, maximum = run({
-        level: tf.zeros([1, *(size // 2**int(level)), depth]) for level, depth in CHANNELS.items()})
-    assert float(executed) == float(maximum)
 
 
 @pytest.mark.parametrize('block, kind, expected', [

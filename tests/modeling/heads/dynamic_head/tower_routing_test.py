@@ -53,16 +53,6 @@ def test_budget_of_a_few_positions_by_hand():
       [9 * CHANNELS * 12 + 5 * large, 9 * CHANNELS * 12, 9 * CHANNELS * 12 + 24 * large])
 
 
-@pytest.mark.parametrize('value, bound', [(1.0, 'maximum'), (0.0, 'minimum')])
-def test_cost_of_all_open_and_all_shut(value, bound):
-  inputs = dynamic_towers.features()
-  tower = dynamic_towers.make(inputs)
-  with dynamic_towers.forced_gates(lambda name, features: np.full([*features.shape[:3], 1], value)):
-    _, record = dynamic_towers.run(tower, inputs)
-  for cost in (record.executed, record.expected):
-    np.testing.assert_array_equal(cost, [float(getattr(record, bound))] * 2)
-
-
 @pytest.mark.parametrize('options, saves', [
     ({'norm_positions': 'all'}, True), ({'activation': 'softmax'}, False),
     ({'depth_step': 'fixed'}, False)])
@@ -133,39 +123,6 @@ def test_tiles_without_room_are_counted():
   np.testing.assert_array_equal(trained.metrics['tower/dropped_tiles'], [0, 0, 0])
   assert tower.metric_names == ['dropped_tiles'] == list(tower.metric_limits)
   assert dynamic_towers.make(inputs).metric_names == []
-
-
-def test_an_image_does_not_depend_on_the_others_of_its_batch():
-  inputs = dynamic_towers.features(batch=5)
-  tower = dynamic_towers.make(inputs)
-  together, record = dynamic_towers.run(tower, inputs)
-  order = [3, 0, 4, 1, 2]
-  shuffled, _ = dynamic_towers.run(tower, {level: x[order] for level, x in inputs.items()})
-  dynamic_towers.same(shuffled, {level: tf.gather(x, order) for level, x in together.items()})
-  for image in range(5):
-    alone, own = dynamic_towers.run(tower, {level: x[[image]] for level, x in inputs.items()})
-    dynamic_towers.same(alone, {level: x[image:image + 1] for level, x in together.items()})
-    np.testing.assert_array_equal(own.executed[0], record.executed[image])
-
-
-@pytest.mark.parametrize('inference', ['skip', 'mask'])
-def test_unused_weights_may_be_nan(inference):
-  """Weights become NaN: an image that does not use them keeps its outputs, others become NaN."""
-  inputs = dynamic_towers.features(batch=3)
-  tower = dynamic_towers.make(inputs, inference=inference)
-
-  def decide(name, features):
-    return dynamic_towers.random_gates(name, features, shut=[1] if name == 'depth_gate' else [])
-
-  with dynamic_towers.forced_gates(decide):
-    healthy = tower(inputs)
-    for block in tower.blocks:
-      for variable in block.depth.variables:
-        variable.assign(np.full(variable.shape, np.nan))
-    poisoned = tower(inputs)
-  dynamic_towers.same({level: x[1] for level, x in poisoned.items()},
-        {level: x[1] for level, x in healthy.items()})
-  assert np.any(np.isnan(poisoned['3'][0])) and np.any(np.isnan(poisoned['3'][2]))
 
 
 def test_gradients_of_both_training_modes_agree():
