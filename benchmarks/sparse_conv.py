@@ -22,7 +22,7 @@ from official_ext.utils import timing
 
 SHAPES = ('blobs', 'random')
 SHARES = (1.0, 0.8, 0.6, 0.4, 0.2, 0.1, 0.05, 0.0)
-LIST_ONLY = 1.0  # `dense_above` that never falls back: no share of the work is above it
+LIST_ONLY = 1.0  # `break_even` that never falls back: no share of the work is above it
 
 
 def make_gate(shape: str, share: float, batch: int, height: int, width: int) -> tf.Tensor:
@@ -62,9 +62,9 @@ def _dense(x, gate, weights):
   return group_norm.group_norm(hidden, weights.gamma2, weights.beta2, groups) * gate
 
 
-def _sparse(dense_above):
+def _sparse(break_even):
   return lambda x, gate, weights: sparse_conv.residual_block(
-      x, gate, weights, group_norm.num_groups_of(x.shape[-1]), dense_above=dense_above)
+      x, gate, weights, group_norm.num_groups_of(x.shape[-1]), break_even=break_even)
 
 
 BLOCKS = {'dense': _dense, 'list': _sparse(LIST_ONLY),
@@ -130,7 +130,7 @@ def benchmark_convolution(size, channels: int, repeats: int) -> None:
   functions = {
       'dense': lambda x, kernel, mask: tf.nn.conv2d(x, kernel, 1, 'SAME'),
       'list': lambda x, kernel, mask: sparse_conv.sparse_conv2d(
-          x, kernel, mask, dense_above=LIST_ONLY)}
+          x, kernel, mask, break_even=LIST_ONLY)}
 
   def step(function):
     return lambda x, kernel, mask: graphs.with_gradients(
@@ -229,7 +229,7 @@ def main() -> None:
     points = benchmark_block(batch, size, channels, SHARES, repeats, training=False)
     command_line.say(f'  break-even of the list, batch of {batch}: {break_even(points):.0%} of the '
                      'work')
-  command_line.say(f'  the default falls back to dense above {sparse_conv.DENSE_ABOVE:.0%}, and '
+  command_line.say(f'  the default falls back to dense above {sparse_conv.BREAK_EVEN:.0%}, and '
                    'never for a single image')
   few = (0.5, 0.2, 0.1)
   for size in sizes[1:]:
