@@ -48,7 +48,7 @@ CADDET_EPOCH = 118287 // 16
 
 @dataclasses.dataclass(frozen=True)
 class Expected:
-  """What the YAML file of a row must resolve to.
+  """The values that the YAML file of a row must resolve to.
 
   Attributes:
     schedule: the training schedule.

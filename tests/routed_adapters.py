@@ -21,7 +21,7 @@ Outputs = dict[str, np.ndarray]
 
 
 class Adapter:
-  """What the checks need of a routed network; subclasses say how it is made and run.
+  """Makes and runs one routed network for the checks; each subclass knows one kind of network.
 
   Attributes:
     inference_modes: the modes that must agree; empty: the network always runs in the same way.

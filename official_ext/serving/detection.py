@@ -54,7 +54,7 @@ class RoutedDetectionModule(detection.DetectionModule):
 
   @property
   def description(self) -> dict[str, Any]:
-    """What users of the outputs need to know, as `export.json` holds it."""
+    """The contents of `export.json`: it tells users how to read the outputs."""
     return {
         'input_type': self._input_type,
         'input_image_size': list(self.image_size),

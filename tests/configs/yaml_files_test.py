@@ -26,7 +26,7 @@ def paper_of(path):
 
 
 def expected(path):
-  """What a file must resolve to."""
+  """The values that a file must resolve to."""
   return paper_of(path).expected(path.parent.name, path.stem)
 
 

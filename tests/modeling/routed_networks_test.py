@@ -1,4 +1,4 @@
-"""What every routed network promises: skipping changes no number, and cost is what ran."""
+"""Checks of every routed network: skipping changes no number, and cost is that of what ran."""
 import contextlib
 
 import numpy as np

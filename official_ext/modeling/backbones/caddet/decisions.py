@@ -1,4 +1,4 @@
-"""What the nodes of one layer decide for the images of a batch, as pure functions of logits."""
+"""The decisions of the nodes of one layer for the images of a batch: pure functions of logits."""
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ _IS_KEEP = np.array([path == 'keep' for path in wiring.PATHS])
 
 
 class LayerDecisions(NamedTuple):
-  """What the nodes of one layer do.
+  """The decisions of the nodes of one layer.
 
   `nodes` are those of the layer, finest scale first; `paths` are all of `wiring.PATHS`.  A path
   that a node does not have is shut for every image.
