@@ -26,7 +26,7 @@ TESTS = pathlib.Path(__file__).resolve().parent
 
 
 def check_config(part: Component, tmp_path) -> None:
-  """L1: plain JSON, complete, and equal after a round trip."""
+  """Plain JSON, complete, and equal after a round trip."""
   del tmp_path
   layer = part.make()
   config = layer.get_config()
@@ -46,7 +46,7 @@ def check_config(part: Component, tmp_path) -> None:
 
 
 def check_saving(part: Component, tmp_path) -> None:
-  """L2: `.keras` keeps the numbers; another process is asked by `check_fresh_process`."""
+  """`.keras` keeps the numbers; another process is asked by `check_fresh_process`."""
   model = part.model(part.make())
   path = str(tmp_path / 'model.keras')
   model.save(path)
@@ -55,7 +55,7 @@ def check_saving(part: Component, tmp_path) -> None:
 
 
 def check_call_modes(part: Component, tmp_path) -> None:
-  """L3, L9: symbolic, eager and traced calls agree, and repeat bit for bit."""
+  """Symbolic, eager and traced calls agree, and repeat bit for bit."""
   del tmp_path
   layer, inputs = part.make(), part.inputs()
   eager = layer(inputs, training=False)
@@ -68,7 +68,7 @@ def check_call_modes(part: Component, tmp_path) -> None:
 
 
 def check_sizes(part: Component, tmp_path) -> None:
-  """L4, L5: any batch and image size, in one trace."""
+  """Any batch and image size, in one trace."""
   del tmp_path
   layer = part.make()
   traces = []
@@ -102,7 +102,7 @@ def _count(variables) -> int:
 
 
 def check_weights(part: Component, tmp_path) -> None:
-  """L6: exact number of weights, and names that do not move."""
+  """Exact number of weights, and names that do not move."""
   del tmp_path
   layer = part.make()
   assert _count(layer.trainable_variables) == part.trainable
@@ -117,7 +117,7 @@ def _loss(outputs) -> tf.Tensor:
 
 
 def check_training_step(part: Component, tmp_path) -> None:
-  """L7: every weight has a finite gradient and moves."""
+  """Every weight has a finite gradient and moves."""
   del tmp_path
   _train_one_step(part, part.make(norm='none'), part.idle)
   # Batch norm takes away what a bias before it adds.
@@ -141,7 +141,7 @@ def _train_one_step(part: Component, layer: tf_keras.layers.Layer, idle: str) ->
 
 
 def check_precision(part: Component, tmp_path) -> None:
-  """L8: the policy decides the dtypes of outputs and variables; numbers stay near float32's."""
+  """The policy decides the dtypes of outputs and variables; numbers stay near float32's."""
   del tmp_path
   expected = part.make()(part.inputs(size=(16, 16)), training=False)
   for policy, output, variable, tolerance in [
@@ -160,7 +160,7 @@ def check_precision(part: Component, tmp_path) -> None:
 
 
 def check_wrong_input(part: Component, tmp_path) -> None:
-  """L11: a ValueError names what is wrong."""
+  """A ValueError names what is wrong."""
   del tmp_path
   layer, inputs = part.make(), part.inputs()
   levels = sorted(part.channels)
@@ -177,7 +177,7 @@ def check_wrong_input(part: Component, tmp_path) -> None:
 
 
 def check_freezing(part: Component, tmp_path) -> None:
-  """L12: `trainable = False` freezes moving averages; every kernel is regularized once."""
+  """`trainable = False` freezes moving averages; every kernel is regularized once."""
   del tmp_path
   layer, inputs = part.make(norm='batch_norm'), part.inputs()
   moving = [v for v in layer.variables if 'moving' in v.name]
@@ -205,7 +205,7 @@ DECODER_CHECKS = (
 
 
 def run_decoder_checks(part: Component, tmp_path: pathlib.Path) -> None:
-  """Runs L1 to L12 except the numbers (L10) on a decoder."""
+  """Runs `DECODER_CHECKS` on a decoder."""
   for check in DECODER_CHECKS:
     check(part, tmp_path)
   layer = part.make()
@@ -216,7 +216,7 @@ def run_decoder_checks(part: Component, tmp_path: pathlib.Path) -> None:
 
 def run_layer_checks(layer_class: type, options: Mapping[str, Any], inputs: Any,
                      trainable: int, tolerance: float = 1e-6) -> None:
-  """Runs L1, L3, L6, L7 and L9 on a layer that is no decoder: gates, blocks.
+  """Runs the checks of config, calls, weights and learning on a layer that is no decoder.
 
   Args:
     layer_class: the class.
@@ -251,7 +251,7 @@ def run_layer_checks(layer_class: type, options: Mapping[str, Any], inputs: Any,
 
 
 def check_fresh_process(parts: Sequence[Component], tmp_path: pathlib.Path) -> None:
-  """L2: another process, which knows only `registry_imports`, loads the same numbers."""
+  """Another process, which knows only `registry_imports`, loads the same numbers."""
   for number, part in enumerate(parts):
     model, inputs = part.model(part.make()), part.inputs()
     model.save(tmp_path / f'{number}.keras')
@@ -261,7 +261,7 @@ def check_fresh_process(parts: Sequence[Component], tmp_path: pathlib.Path) -> N
 
 
 def check_two_replicas(parts: Sequence[Mapping[str, Any]]) -> None:
-  """L13: one step of two replicas equals one of a single device with the joint batch.
+  """One step of two replicas equals one of a single device with the joint batch.
 
   Args:
     parts: per component `cls` (`module:Class`), `options` and `channels`; gates, if any,

@@ -192,13 +192,13 @@ class CADDet(routed.SkippingLayer):
     for conv in self._stem:
       features = conv(features, training=training)
     mode = self._mode(training)
-    progress = mode.enter(features)
+    state = mode.enter(features)
     for layer in range(self._num_layers + 1):
       nodes = {spec: node for spec, node in zip(self._specs, self._nodes) if spec.layer == layer}
-      progress = mode.run_layer(nodes, progress)
+      state = mode.run_layer(nodes, state)
     if self.is_routed:
-      self._record(features, progress.decided)
-    return {str(FINEST_LEVEL + scale): features for scale, features in progress.maps.items()}
+      self._record(features, state.decided)
+    return {str(FINEST_LEVEL + scale): features for scale, features in state.maps.items()}
 
   def _mode(self, training: bool | None) -> modes.Mode:
     """Returns how a call runs the layers."""

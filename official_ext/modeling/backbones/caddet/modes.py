@@ -24,7 +24,7 @@ from official_ext.ops import conditional
 Nodes = Mapping[wiring.NodeSpec, node_lib.SupernetNode]
 
 
-class Progress(NamedTuple):
+class LayerState(NamedTuple):
   """How far the images of a batch have come.
 
   Attributes:
@@ -52,32 +52,32 @@ class AllPaths:
     """
     self._training = training
 
-  def enter(self, features: tf.Tensor) -> Progress:
-    """Returns the progress of images that stand at the entry node.
+  def enter(self, features: tf.Tensor) -> LayerState:
+    """Returns the state of images that stand at the entry node.
 
     Args:
       features: `[batch, height, width, channels]` of the stem.
     """
-    return Progress({0: features})
+    return LayerState({0: features})
 
-  def run_layer(self, nodes: Nodes, progress: Progress) -> Progress:
+  def run_layer(self, nodes: Nodes, state: LayerState) -> LayerState:
     """Runs the nodes of one layer.
 
     Args:
       nodes: the nodes of the layer, finest scale first.
-      progress: what the layer before returned.
+      state: what the layer before returned.
 
     Returns:
-      The progress behind this layer.
+      The state behind this layer.
     """
-    cells = {spec: node(progress.maps[spec.scale], training=self._training)
+    cells = {spec: node(state.maps[spec.scale], training=self._training)
              for spec, node in nodes.items()}
 
     def add_path(spec, path, base):
       features = nodes[spec].transitions[path](cells[spec], training=self._training)
       return base + node_lib.match_size(path, features, base)
 
-    return Progress(_add_transitions(nodes, cells, add_path))
+    return LayerState(_add_transitions(nodes, cells, add_path))
 
 
 class Mask:
@@ -98,20 +98,20 @@ class Mask:
     """
     self._training, self._hard, self._counts_all_images = training, hard, counts_all_images
 
-  def enter(self, features: tf.Tensor) -> Progress:
+  def enter(self, features: tf.Tensor) -> LayerState:
     """See `AllPaths`."""
-    return Progress({0: features}, decisions.enter(tf.shape(features)[0]))
+    return LayerState({0: features}, decisions.enter(tf.shape(features)[0]))
 
-  def run_layer(self, nodes: Nodes, progress: Progress) -> Progress:
+  def run_layer(self, nodes: Nodes, state: LayerState) -> LayerState:
     """See `AllPaths`."""
-    present = tf.unstack(progress.present, axis=1)
-    logits = [self.route(node, progress.maps[spec.scale], images)
+    present = tf.unstack(state.present, axis=1)
+    logits = [self.route(node, state.maps[spec.scale], images)
               for (spec, node), images in zip(nodes.items(), present)]
-    decided = decisions.decide(list(nodes), logits, progress.present, self._hard)
+    decided = decisions.decide(list(nodes), logits, state.present, self._hard)
     running = dict(zip(nodes, tf.unstack(decided.running, axis=1)))
     leaving = dict(zip(_paths(nodes), tf.unstack(_columns(decided.leaving), axis=1)))
-    weights = _weights(nodes, decided, progress)
-    left = {spec: self._run_cell(node, progress.maps[spec.scale], running[spec])
+    weights = _weights(nodes, decided, state)
+    left = {spec: self._run_cell(node, state.maps[spec.scale], running[spec])
             for spec, node in nodes.items()}
     kept = {spec: features * weights[spec, 'keep'] for spec, features in left.items()}
 
@@ -120,8 +120,8 @@ class Mask:
           left[spec], self._counted(leaving[spec, path]), training=self._training)
       return base + node_lib.match_size(path, features * weights[spec, path], base)
 
-    return Progress(_add_transitions(nodes, kept, add_path), decided.next_present,
-                    decided=(*progress.decided, decided))
+    return LayerState(_add_transitions(nodes, kept, add_path), decided.next_present,
+                    decided=(*state.decided, decided))
 
   def route(self, node: node_lib.SupernetNode, features: tf.Tensor, present: tf.Tensor
             ) -> tf.Tensor:
@@ -161,29 +161,29 @@ class Skip:
     """
     self._hard = hard
 
-  def enter(self, features: tf.Tensor) -> Progress:
+  def enter(self, features: tf.Tensor) -> LayerState:
     """See `AllPaths`."""
     present = decisions.enter(tf.shape(features)[0])
-    return Progress({0: features}, present, conditional.select(present))
+    return LayerState({0: features}, present, conditional.select(present))
 
-  def run_layer(self, nodes: Nodes, progress: Progress) -> Progress:
+  def run_layer(self, nodes: Nodes, state: LayerState) -> LayerState:
     """See `AllPaths`."""
-    logits = [self.route(node, progress.maps[spec.scale], selection)
-              for (spec, node), selection in zip(nodes.items(), progress.selected)]
-    decided = decisions.decide(list(nodes), logits, progress.present, self._hard)
+    logits = [self.route(node, state.maps[spec.scale], selection)
+              for (spec, node), selection in zip(nodes.items(), state.selected)]
+    decided = decisions.decide(list(nodes), logits, state.present, self._hard)
     running, leaving, next_selected = _select(nodes, decided)
-    weights = _weights(nodes, decided, progress)
+    weights = _weights(nodes, decided, state)
     left, kept = {}, {}
     for spec, node in nodes.items():
       left[spec], kept[spec] = self._run_cell(
-          node, progress.maps[spec.scale], weights[spec, 'keep'], running[spec])
+          node, state.maps[spec.scale], weights[spec, 'keep'], running[spec])
 
     def add_path(spec, path, base):
       return self._add_path(path, nodes[spec].transitions[path], left[spec], weights[spec, path],
                             leaving[spec, path], base)
 
-    return Progress(_add_transitions(nodes, kept, add_path), decided.next_present, next_selected,
-                    (*progress.decided, decided))
+    return LayerState(_add_transitions(nodes, kept, add_path), decided.next_present, next_selected,
+                    (*state.decided, decided))
 
   def route(self, node: node_lib.SupernetNode, features: tf.Tensor,
             present: conditional.Selection) -> tf.Tensor:
@@ -264,10 +264,10 @@ def _select(nodes: Nodes, decided: decisions.LayerDecisions) -> tuple[
           dict(zip(_paths(nodes), selections[first_path:first_next])), selections[first_next:])
 
 
-def _weights(nodes: Nodes, decided: decisions.LayerDecisions, progress: Progress
+def _weights(nodes: Nodes, decided: decisions.LayerDecisions, state: LayerState
              ) -> dict[tuple[wiring.NodeSpec, str], tf.Tensor]:
   """Returns `weights` by node and path, `[batch, 1, 1, 1]` each, in the dtype of the maps."""
-  weights = tf.cast(decided.weights, progress.maps[0].dtype)
+  weights = tf.cast(decided.weights, state.maps[0].dtype)
   columns = tf.unstack(_columns(weights)[:, None, None, None], axis=4)
   return dict(zip(_paths(nodes), columns))
 

@@ -40,8 +40,8 @@ def test_one_selection_per_node_path_and_next_node(batch):
 
 def test_weights_are_those_of_node_and_path():
   decided = _decided(4)
-  progress = modes.Progress({0: tf.zeros([4, 2, 2, 3], tf.float64)})
-  for (spec, path), weight in modes._weights(NODES, decided, progress).items():
+  state = modes.LayerState({0: tf.zeros([4, 2, 2, 3], tf.float64)})
+  for (spec, path), weight in modes._weights(NODES, decided, state).items():
     assert (weight.shape, weight.dtype) == ((4, 1, 1, 1), tf.float64)
     np.testing.assert_array_equal(
         weight[:, 0, 0, 0],
