@@ -192,8 +192,8 @@ class Iteration:
     better = active & (residual < progress.residual) & ~(squared > start)
     best_x, best_f = x, f
     if is_first is not True and self._keep_best:
-      best_x = update_rules.select(better, x, progress.best_x)
-      best_f = update_rules.select(better, f, progress.best_f)
+      best_x = update_rules.choose(better, x, progress.best_x)
+      best_f = update_rules.choose(better, f, progress.best_f)
     going = active & ~failed
     if self._tolerance:
       going &= residual > self._reachable_tolerance()
@@ -203,7 +203,7 @@ class Iteration:
       # Rounded to the dtype in which f gets it, so that f(x) - x belongs to the same x.
       moved = [tf.cast(tf.cast(level, dtype), self._algebra)
                for level, dtype in zip(moved, self._dtypes)]
-      x = update_rules.select(going, moved, x) if self._tolerance else moved
+      x = update_rules.choose(going, moved, x) if self._tolerance else moved
     rest = tf.range(self._max_evaluations)[:, None] >= count
     return Progress(
         x=x, history=history, best_x=best_x, best_f=best_f,

@@ -38,7 +38,7 @@ def combine(coefficients: tf.Tensor, states: list[Levels]) -> Levels:
   return [tf.add_n([scale(w, x) for w, x in zip(weights, levels)]) for levels in zip(*states)]
 
 
-def select(condition: tf.Tensor, chosen: Levels, others: Levels) -> Levels:
+def choose(condition: tf.Tensor, chosen: Levels, others: Levels) -> Levels:
   """Takes whole images from `chosen` where the `[batch]` condition is True."""
   # This operation copies rows; `tf.where` would broadcast the condition to every element.
   return [tf.raw_ops.Select(condition=condition, x=x, y=y) for x, y in zip(chosen, others)]
