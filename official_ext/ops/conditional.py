@@ -61,15 +61,19 @@ def run_selected(branch: Callable[[Any], Any], inputs: Any, selection: Selection
   def shared() -> Any:
     return before(inputs) if before else inputs
 
-  def run_all() -> Any:
-    results = branch(shared())
-    return results if replace else tf.nest.map_structure(tf.add, base, results)
+  def put(rows: tf.Tensor, results: Any) -> Any:
+    scatter = tf.tensor_scatter_nd_update if replace else tf.tensor_scatter_nd_add
+    return tf.nest.map_structure(lambda x, result: scatter(x, rows, result), base, results)
 
   def run_some() -> Any:
     rows = tf.where(selection.images)
-    taken = tf.nest.map_structure(lambda x: tf.gather(x, rows[:, 0]), shared())
-    put = tf.tensor_scatter_nd_update if replace else tf.tensor_scatter_nd_add
-    return tf.nest.map_structure(lambda x, result: put(x, rows, result), base, branch(taken))
+    return put(rows, branch(tf.nest.map_structure(lambda x: tf.gather(x, rows[:, 0]), shared())))
+
+  def run_all() -> Any:
+    results = branch(shared())
+    # Grappler would merge tf.add with sums inside the branch, in one exported graph and not in
+    # another: a sum in another order has another rounding.
+    return results if replace else put(tf.where(selection.images), results)
 
   if selection.images.shape[0] == 1:
     return tf.cond(selection.case > 0, run_all, lambda: base)
