@@ -37,8 +37,8 @@ def _loss(layer, inputs, share):
     outputs = layer(inputs, training=True)
   loss = tf.add_n([tf.reduce_mean(tf.square(x)) for x in outputs.values()])
   if tape.routing():
-    loss += budgets.budget_loss(tape.routing(), 0.3)
-  return loss * share
+    loss += tf.cast(budgets.budget_loss(tape.routing(), 0.3), loss.dtype)
+  return loss * tf.cast(share, loss.dtype)
 
 
 def _step(layer, optimizer, inputs, share):

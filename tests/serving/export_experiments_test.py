@@ -48,9 +48,11 @@ def test_exported_answers_as_in_memory(tmp_path, options):
   assert ('detection_masks' in outputs) == bool(options)
   assert len(set(outputs['multiply_adds'])) == 2
   np.testing.assert_array_equal(outputs['multiply_adds'], expected['multiply_adds'])
-  for name in set(outputs) & {'detection_scores', 'detection_masks'}:
-    np.testing.assert_allclose(outputs[name], expected[name], atol=1e-4, err_msg=name)
+  np.testing.assert_allclose(outputs['detection_scores'], expected['detection_scores'], atol=1e-4)
   np.testing.assert_allclose(outputs['detection_boxes'], expected['detection_boxes'], atol=1e-2)
+  if options:
+    # A mask is predicted from the features below its box, which may be 1e-2 pixels beside.
+    np.testing.assert_allclose(outputs['detection_masks'], expected['detection_masks'], atol=1e-3)
 
   # A single image is filled up to a batch of two, and has the same answer as in a full batch.
   alone = detector(images[1:])
