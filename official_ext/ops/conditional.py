@@ -71,8 +71,8 @@ def run_selected(branch: Callable[[Any], Any], inputs: Any, selection: Selection
 
   def run_all() -> Any:
     results = branch(shared())
-    # Grappler would merge tf.add with sums inside the branch, in one exported graph and not in
-    # another: a sum in another order has another rounding.
+    # Not tf.add: Grappler merges it with sums inside the branch, in some graphs and not in others,
+    # so that an exported detector would round otherwise than the model in memory.
     return results if replace else put(tf.where(selection.images), results)
 
   if selection.images.shape[0] == 1:
