@@ -43,16 +43,16 @@ def test_exported_answers_as_in_memory(tmp_path, options):
   assert (detector.batch_size, detector.input_type) == (2, 'image_bytes')
 
   images = mixed_detector.images(2)
-  expected, outputs = module.serve(tf.constant(images)), detector(images)
+  # As a graph: operations that run one by one are not fused, and round differently.
+  expected = tf.function(module.serve, autograph=False)(tf.constant(images))
+  outputs = detector(images)
   assert set(expected) - set(outputs) == {f'gate_dyfpn_{level}' for level in '2345'}
   assert ('detection_masks' in outputs) == bool(options)
   assert len(set(outputs['multiply_adds'])) == 2
   np.testing.assert_array_equal(outputs['multiply_adds'], expected['multiply_adds'])
-  np.testing.assert_allclose(outputs['detection_scores'], expected['detection_scores'], atol=1e-4)
+  for name in set(outputs) & {'detection_scores', 'detection_masks'}:
+    np.testing.assert_allclose(outputs[name], expected[name], atol=1e-4, err_msg=name)
   np.testing.assert_allclose(outputs['detection_boxes'], expected['detection_boxes'], atol=1e-2)
-  if options:
-    # A mask is predicted from the features below its box, which may be 1e-2 pixels beside.
-    np.testing.assert_allclose(outputs['detection_masks'], expected['detection_masks'], atol=1e-3)
 
   # A single image is filled up to a batch of two, and has the same answer as in a full batch.
   alone = detector(images[1:])
