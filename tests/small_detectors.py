@@ -42,6 +42,16 @@ def batch(detection_task, records: str, size: int = 4, training: bool = True):
   return next(iter(detection_task.build_inputs(data)))
 
 
+def traced_step(detection_task, model, optimizer, metrics=None):
+  """Returns the training step as a graph, for `step(inputs)`.
+
+  The optimizer makes its slots first: TensorFlow traces a function twice that makes variables.
+  """
+  optimizer._create_all_weights(model.trainable_variables)
+  return tf.function(
+      lambda inputs: detection_task.train_step(inputs, model, optimizer, metrics))
+
+
 def set_gate_bias(model: tf.Module, shift: float) -> None:
   """Sets the last bias of a channel gate; a positive shift opens block B, a negative shuts it."""
   for variable in model.decoder.gate.trainable_variables:

@@ -105,9 +105,9 @@ def test_every_neck_and_detector_can_overfit_ten_real_photographs(name, sample_r
   schedule = tf_keras.optimizers.schedules.CosineDecay(0.02, steps - 20, warmup_target=0.04,
                                                        warmup_steps=20)
   optimizer = tf_keras.optimizers.legacy.SGD(schedule, momentum=0.9, clipnorm=10.0)
-  step = tf.function(lambda: task.train_step((images, labels), model, optimizer))
+  step = small_detectors.traced_step(task, model, optimizer)
   for _ in range(steps):
-    step()
+    step((images, labels))
   inputs = small_detectors.batch(task, records, size=10, training=False)
   assert _average_precision_50(model, inputs, tmp_path) > 0.9
 

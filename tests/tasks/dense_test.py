@@ -17,7 +17,7 @@ def small(name, records, **task):
 
 def overfit(task, model, inputs, steps):
   optimizer, metrics = tf_keras.optimizers.legacy.SGD(0.01, 0.9), task.build_metrics()
-  step = tf.function(lambda inputs: task.train_step(inputs, model, optimizer, metrics))
+  step = small_detectors.traced_step(task, model, optimizer, metrics)
   losses = []
   for _ in range(steps):
     losses.append(float(step(inputs)['loss']))

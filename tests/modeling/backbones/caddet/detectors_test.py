@@ -45,6 +45,7 @@ def test_a_training_step_of_fcos():
             'classes': tf.constant([[1], [2]])}
   inputs = tf.constant(random.normal(size=[2, 64, 64, 3]), tf.float32), labels
   optimizer = tf_keras.optimizers.SGD(0.01)
+  optimizer.build(model.trainable_variables)
   step = tf.function(lambda: task.train_step(inputs, model, optimizer), autograph=False)
   before = {v.name: v.numpy() for v in model.backbone.trainable_variables}
   losses = [float(step()['loss']) for _ in range(3)]
