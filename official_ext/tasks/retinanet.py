@@ -12,6 +12,7 @@ from official_ext.configs import detectors
 from official_ext.dataloaders import dense_input
 from official_ext.losses import budgets
 from official_ext.modeling import dense_detector
+from official_ext.modeling import float32_layers
 from official_ext.modeling.layers import convolutions
 from official_ext.tasks import budgeted_task
 from official_ext.tasks import routed
@@ -25,10 +26,10 @@ class TowerRetinaNetTask(retinanet.RetinaNetTask, budgeted_task.BudgetedTask):
   def build_model(self) -> tf_keras.Model:
     """Builds Model Garden's model, and replaces its head if the config names a tower."""
     model, config = super().build_model(), self.task_config
-    if not config.model.head.tower.type:
-      return model
-    return dense_detector.with_towers(
-        model, config.model, convolutions.l2_regularizer(config.losses.l2_weight_decay))
+    if config.model.head.tower.type:
+      model = dense_detector.with_towers(
+          model, config.model, convolutions.l2_regularizer(config.losses.l2_weight_decay))
+    return float32_layers.float32_retinanet(model, config.model.input_size)
 
   def build_inputs(self, params: Any,
                    input_context: tf.distribute.InputContext | None = None) -> tf.data.Dataset:

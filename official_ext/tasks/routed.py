@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf, tf_keras
 
 from official_ext.losses import budgets
+from official_ext.modeling import float32_layers
 from official_ext.modeling.layers import routed
 from official_ext.ops import checks
 from official_ext.ops import routing
@@ -79,6 +80,8 @@ class RoutedTask(budgeted_task.BudgetedTask):
 
     The budget needs a `StepTape`, which is open during a step; without one it adds nothing.
     """
+    # Model Garden casts to float32 in training only.
+    outputs = float32_layers.to_float32(outputs)
     tape = step_tape.StepTape.current()
     record = tape.routing() if tape else None
     if tape and record:
