@@ -23,7 +23,7 @@ def to_float32(values: Any) -> Any:
   return tf.nest.map_structure(cast, values)
 
 
-class _Float32:
+class _Float32(tf_keras.layers.Layer):
   """First base of a layer that gets and computes float32."""
 
   def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -33,7 +33,7 @@ class _Float32:
 
 def _in_float32(layer: Layer) -> Layer:
   """Returns a layer without variables, made again so that it computes in float32."""
-  kind = type(f'Float32{type(layer).__name__}', (_Float32, type(layer)), {})
+  kind: Any = type(f'Float32{type(layer).__name__}', (_Float32, type(layer)), {})
   return kind.from_config({**layer.get_config(), 'dtype': 'float32'})
 
 

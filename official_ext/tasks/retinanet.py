@@ -3,6 +3,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from official.core import task_factory
+from official.vision.dataloaders import retinanet_input
 from official.vision.losses import focal_loss
 from official.vision.losses import loss_utils
 from official.vision.tasks import retinanet
@@ -34,10 +35,11 @@ class TowerRetinaNetTask(retinanet.RetinaNetTask, budgeted_task.BudgetedTask):
   def build_inputs(self, params: Any,
                    input_context: tf.distribute.InputContext | None = None) -> tf.data.Dataset:
     """Reads Model Garden's inputs, and `boxes` beside them if the budget depends on objects."""
-    if not budgets.needs_objects(self.task_config.budget):
+    model, needs_objects = self.task_config.model, budgets.needs_objects(self.task_config.budget)
+    if not needs_objects and (model.head.attribute_heads or not params.is_training):
       return super().build_inputs(params, input_context)
-    model = self.task_config.model
-    parser = dense_input.AnchorParser(
+    kind = dense_input.AnchorParser if needs_objects else retinanet_input.Parser
+    parser = kind(
         output_size=model.input_size[:2], min_level=model.min_level, max_level=model.max_level,
         dtype=params.dtype,
         box_coder_weights=model.detection_generator.box_coder_weights,

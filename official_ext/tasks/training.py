@@ -17,6 +17,7 @@ import orbit
 import tensorflow as tf
 
 from official_ext.tasks import initialization
+from official_ext.tasks import last_batch
 from official_ext.utils import checkpoints
 from official_ext.utils import command_line
 from official_ext.utils import input_checks
@@ -167,10 +168,23 @@ def run(flags: Any) -> None:
 
 def _loss_message(runner: _Runner, watch: _LossWatch, model_dir: str) -> str:
   """Returns why a training ended whose loss was not allowed, and what to do."""
-  step = int(runner.trainer.global_step.numpy())
+  step, names = _last_images(runner)
   checkpoint = tf.train.latest_checkpoint(model_dir)
   kept = f'the checkpoint of before is {checkpoint}' if checkpoint else 'no checkpoint was written'
-  return (f'the training loss is {watch.loss:g} at step {step}, with learning rate '
+  images = f' of the images {", ".join(names)}' if names else ''
+  return (f'the training loss is {watch.loss:g} at step {step}{images}, with learning rate '
           f'{watch.learning_rate:g}; {kept}. Try a tenth of the learning rate, a longer warm-up or '
           'trainer.optimizer_config.optimizer.*.clipnorm, runtime.mixed_precision_dtype=float32, '
           'and look at the data with python -m official_ext.tools.check_dataset.')
+
+
+def _last_images(runner: _Runner) -> tuple[int, list[str]]:
+  """Returns the step that spoiled the loss, or else the last one, and the names of its images."""
+  last_step = int(runner.trainer.global_step.numpy())
+  batch, data = getattr(runner.trainer.task, 'last_batch', None), runner.params.task.train_data
+  if batch is None or not input_checks.is_pattern_of_records(data):
+    return last_step, []
+  with runner.strategy.scope():
+    step, hashes = batch.read()
+  files = input_checks.matching_files(data.input_path, 'task.train_data.input_path')
+  return step or last_step, last_batch.image_names(hashes, files)

@@ -172,9 +172,10 @@ def _check_input_size(task: Any) -> None:
   Model Garden's readers pad images to multiples of the coarsest level's stride.  Its backbones
   are functional models of Keras, which take images of exactly one size.
   """
-  model, parser = getattr(task, 'model', None), getattr(task.train_data, 'parser', None)
+  model: Any = getattr(task, 'model', None)
   size, max_level = getattr(model, 'input_size', None), getattr(model, 'max_level', None)
-  pads = getattr(parser, 'pad', True)
+  pads = any(getattr(getattr(data, 'parser', None), 'pad', True)
+             for data in (task.train_data, task.validation_data))
   is_detection = hasattr(task, 'annotation_file')
   if (not (is_detection and size and max_level and pads)
       or model.backbone.type in _BACKBONES_OF_ANY_SIZE):

@@ -190,14 +190,15 @@ def _splits(task: Any, mode: str) -> list[str]:
   """Returns those of the fields `train_data` and `validation_data` whose records `mode` reads."""
   names = [name for part, name in (('train', 'train_data'), ('eval', 'validation_data'))
            if part in mode]
-  return [name for name in names if _is_pattern_of_records(getattr(task, name))]
+  return [name for name in names if is_pattern_of_records(getattr(task, name))]
 
 
 def _field(split: str) -> str:
   return f'task.{split}.input_path'
 
 
-def _is_pattern_of_records(data: Any) -> bool:
+def is_pattern_of_records(data: Any) -> bool:
+  """Returns whether a data config reads TFRecord files that a pattern names."""
   path = getattr(data, 'input_path', None)
   return isinstance(path, str) and bool(path) and getattr(data, 'file_type', '') == 'tfrecord'
 

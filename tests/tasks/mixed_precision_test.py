@@ -18,7 +18,7 @@ DETECTORS = {
     'atss_dynamic_head': (SAMPLE.format('atss_dynamichead'), {}),
     'fcos_caddet': ('fcos_caddet_sample', {}),
     'faster_rcnn': (SAMPLE.format('fasterrcnn_dyfpn'), {}),
-    'mask_rcnn': (SAMPLE.format('fasterrcnn_fpn'), {'include_mask': True}),
+    'mask_rcnn': ('maskrcnn_fpn_resnet50_coco', {'num_classes': 3}),
     'cascade_rcnn': (SAMPLE.format('fasterrcnn_fpn'), {
         'roi_sampler': {'cascade_iou_thresholds': [0.6]},
         'detection_head': {'class_agnostic_bbox_pred': True, 'cascade_class_ensemble': True}}),
@@ -47,7 +47,8 @@ def _one_step_of_each(name, options, records):
   """Returns the losses of a training step, and the loss and results of an evaluation before it."""
   tf_keras.utils.set_random_seed(3)
   task, model = small_detectors.small_task(
-      name, model=options, annotation_file=None, init_checkpoint=None)
+      name, model=options, annotation_file=None, init_checkpoint=None,
+      validation_data={'input_path': records})
   task.build_metrics(training=False)
   batch = small_detectors.batch(task, records, 2, training=False)
   evaluation = task.validation_step(batch, model)
