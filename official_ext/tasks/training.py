@@ -111,13 +111,13 @@ def _runner(params: Any, strategy: tf.distribute.Strategy, flags: Any, watch: _L
             ) -> _Runner:
   """Builds the task, the model and what trains or evaluates it."""
   model_dir = flags.model_dir
-  with strategy.scope():
-    task = task_factory.get_task(params.task, logging_dir=model_dir)
   if strategy.extended.should_checkpoint:
     if 'train' in flags.mode:
       train_utils.serialize_config(params, model_dir)
   else:
     model_dir = _private_folder(model_dir, params.trainer.best_checkpoint_export_subdir)
+  with strategy.scope():
+    task = task_factory.get_task(params.task, logging_dir=model_dir)
   runner = _Runner(
       strategy, task, flags.mode, params, model_dir, train_actions=[watch],
       eval_summary_manager=summary_manager.maybe_build_eval_summary_manager(params, model_dir),
@@ -158,11 +158,18 @@ def run(flags: Any) -> None:
     if not str(error).startswith(_LOSS_ERROR):
       raise
     raise command_line.CommandError(_loss_message(runner, watch, flags.model_dir)) from error
-  except tf.errors.InvalidArgumentError as error:
+  except (tf.errors.InvalidArgumentError, tf.errors.DataLossError) as error:
     problem = input_checks.problem_of_all_records(params.task, flags.mode)
     if not problem:
       raise
     raise command_line.CommandError(problem) from error
+  except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+      raise
+    raise command_line.CommandError(
+        'another worker has ended or cannot be reached: start all workers again, with the same '
+        f'--model_dir, to go on from its last checkpoint ({str(error).splitlines()[0]}).'
+    ) from error
   train_utils.save_gin_config(flags.mode, runner.model_dir)
 
 

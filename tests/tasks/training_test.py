@@ -63,7 +63,7 @@ def test_life_of_a_run(tmp_path):
   assert weight(folder) == (pytest.approx(2.05078125), 4)
 
   message = error_of(run(folder, 'trainer.train_steps=8,trainer.optimizer_config.learning_rate.'
-                         'constant.learning_rate=1e30'))
+                         'polynomial.end_learning_rate=1.0e+30'))
   assert re.search(r'loss is (nan|inf) at step 6, with learning rate 1e\+30; .*ckpt-4', message)
   assert 'check_dataset' in message
   assert weight(folder) == (pytest.approx(2.05078125), 4)
