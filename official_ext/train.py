@@ -4,22 +4,26 @@ r"""Trains and evaluates: Model Garden's trainer and flags, with our experiments
       --mode=train_and_eval --model_dir=runs/dyfpn
 
 All experiments of Model Garden's vision package run too.  The same command continues a stopped
-run from its last checkpoint.
+run from its last checkpoint.  On several hosts, run it on each with TensorFlow's environment
+variable `TF_CONFIG`, `runtime.distribution_strategy=multi_worker_mirrored` and one --model_dir on
+a disk that all share; if one stops, start all again.
 """
 import logging as python_logging
 import os
 import re
 import time
+from typing import Any
 
 from absl import app
 from absl import flags
 from absl import logging
 from official.common import flags as model_garden_flags
-from official.vision import train
+from official.vision import train  # noqa: F401 (defines a flag)
+import tensorflow as tf
 import yaml
 
 from official_ext import registry_imports
-from official_ext.tasks import initialization
+from official_ext.tasks import training
 from official_ext.utils import command_line
 from official_ext.utils import experiment
 from official_ext.utils import input_checks
@@ -65,39 +69,68 @@ class _TimeLeft(python_logging.Filter):
     return True
 
 
-def _check_model_dir(params, model_dir: str) -> None:
-  """Checks that a folder does not hold a run of another model.
+def _has_checkpoint(model_dir: str) -> bool:
+  return tf.train.latest_checkpoint(model_dir) is not None
+
+
+def _check_model_dir(params: Any, model_dir: str, mode: str) -> None:
+  """Checks that a folder holds what a mode needs, and no run of another model.
+
+  A folder without a checkpoint counts as empty, because a start that failed leaves its
+  `params.yaml` behind.
 
   Args:
     params: the resolved experiment.
     model_dir: folder of the run, which need not exist.
+    mode: Model Garden's `--mode`.
 
   Raises:
-    CommandError: `params.yaml` in the folder has another `task.model`.
+    CommandError: `params.yaml` in the folder has another `task.model`, or there is no checkpoint
+      to evaluate.
   """
   path = os.path.join(model_dir, 'params.yaml')
-  if not os.path.exists(path):
-    return
-  with open(path, encoding='utf-8') as file:
-    previous = yaml.safe_load(file)
-  model = params.task.model.as_dict() if hasattr(params.task, 'model') else None
-  if previous.get('task', {}).get('model') != model:
+  if not _has_checkpoint(model_dir):
+    _check_evaluation_without_checkpoint(params, model_dir, mode)
+  elif os.path.exists(path):
+    with open(path, encoding='utf-8') as file:
+      previous = yaml.safe_load(file)
+    model = params.task.model.as_dict() if hasattr(params.task, 'model') else None
+    if previous.get('task', {}).get('model') != model:
+      raise command_line.CommandError(
+          f'--model_dir={model_dir} holds a run of another model (its params.yaml differs in '
+          'task.model): choose another folder, or give the same experiment and overrides.')
+
+
+def _check_evaluation_without_checkpoint(params: Any, model_dir: str, mode: str) -> None:
+  """Refuses to evaluate random weights, and says that a continuous evaluation waits.
+
+  Raises:
+    CommandError: the mode evaluates at once, and no complete model is loaded.
+  """
+  if mode == 'continuous_eval':
+    timeout = params.trainer.continuous_eval_timeout
+    command_line.say(
+        f'--model_dir={model_dir} has no checkpoint yet: continuous_eval waits for one'
+        f'{f", at most {timeout} s" if timeout else ""}.')
+  # `task.init_checkpoint` may give a whole model, which can be evaluated without training.
+  elif mode == 'eval' and not (getattr(params.task, 'init_checkpoint', None)
+                               and 'all' in getattr(params.task, 'init_checkpoint_modules', 'all')):
+    what = 'has no checkpoint' if os.path.isdir(model_dir) else 'does not exist'
     raise command_line.CommandError(
-        f'--model_dir={model_dir} holds a run of another model (its params.yaml differs in '
-        'task.model): choose another folder, or give the same experiment and overrides.')
+        f'--model_dir={model_dir} {what}: --mode=eval evaluates the latest checkpoint of a '
+        'training, so give the --model_dir of one; to evaluate another checkpoint, set '
+        'task.init_checkpoint to it and task.init_checkpoint_modules to all.')
 
 
 def main(_) -> None:
   """Checks the input, then runs Model Garden's trainer."""
   experiment.import_modules(FLAGS['import'].value)
   params = experiment.resolve(FLAGS.experiment, FLAGS.config_file or [], FLAGS.params_override)
-  _check_model_dir(params, FLAGS.model_dir)
+  experiment.check_training(params)
+  _check_model_dir(params, FLAGS.model_dir, FLAGS.mode)
   input_checks.check_task(params.task, FLAGS.mode)
   logging.get_absl_logger().addFilter(_TimeLeft(params.trainer.train_steps))
-  try:
-    train.main(_)
-  except initialization.InitializationError as error:
-    raise command_line.CommandError(str(error)) from error
+  training.run(FLAGS)
 
 
 if __name__ == '__main__':

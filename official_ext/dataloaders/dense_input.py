@@ -14,7 +14,15 @@ from official.vision.ops import preprocess_ops
 import tensorflow as tf
 
 Labels = dict[str, Any]
+# The label of a training image that tells which image it is.
+IMAGE_HASH = 'image_hash'
+_HASHES = 2 ** 62
 _PADDING = -1
+
+
+def image_hash(source_id: tf.Tensor) -> tf.Tensor:
+  """Returns hashes of `image/source_id`, int64, because TPUs take no text."""
+  return tf.strings.to_hash_bucket_fast(source_id, _HASHES)
 
 
 def _with_crowd(data: Mapping[str, tf.Tensor], is_crowd: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -174,31 +182,43 @@ def options(params: Any) -> dict[str, Any]:
           if name not in ('num_channels', 'aug_policy')}
 
 
-def _decoder(params: Any) -> Any:
+def _decoder(params: Any, include_mask: bool) -> Any:
   """Returns the decoder of examples that a data config describes."""
   if params.tfds_name:
     return tfds_factory.get_detection_decoder(params.tfds_name)
   config = params.decoder.get()
+  options = {name: getattr(config, name)
+             for name in ('regenerate_source_id', 'mask_binarize_threshold')}
   if params.decoder.type == 'simple_decoder':
-    return tf_example_decoder.TfExampleDecoder(regenerate_source_id=config.regenerate_source_id)
+    return tf_example_decoder.TfExampleDecoder(include_mask, **options)
   return tf_example_label_map_decoder.TfExampleDecoderLabelMap(
-      label_map=config.label_map, regenerate_source_id=config.regenerate_source_id)
+      config.label_map, include_mask=include_mask, **options)
 
 
-def read(params: Any, parser: retinanet_input.Parser,
-         context: tf.distribute.InputContext | None = None) -> tf.data.Dataset:
+def read(params: Any, parser: Any, context: tf.distribute.InputContext | None = None,
+         include_mask: bool = False) -> tf.data.Dataset:
   """Reads batches.
 
   Args:
-    params: data config of Model Garden's RetinaNet, or a `DenseDataConfig`.
+    params: data config of a detector of Model Garden, or a `DenseDataConfig`.
     parser: turns an example into an image and its labels.
     context: says which part of the data this host reads; None for all.
+    include_mask: whether masks are decoded.
 
   Returns:
-    A dataset of images `[batch, height, width, 3]` and labels, as the parser gives them.
+    A dataset of images `[batch, height, width, 3]` and labels, as the parser gives them; in
+    training with `IMAGE_HASH`.
   """
+  parse = parser.parse_fn(params.is_training)
+
+  def parse_and_name(data):
+    image, labels = parse(data)
+    if params.is_training and 'source_id' in data:
+      labels = {**labels, IMAGE_HASH: image_hash(tf.strings.as_string(data['source_id']))}
+    return image, labels
+
   reader = input_reader_factory.input_reader_generator(
       params, dataset_fn=dataset_fn.pick_dataset_fn(params.file_type),
-      decoder_fn=_decoder(params).decode, combine_fn=input_reader.create_combine_fn(params),
-      parser_fn=parser.parse_fn(params.is_training))
+      decoder_fn=_decoder(params, include_mask).decode,
+      combine_fn=input_reader.create_combine_fn(params), parser_fn=parse_and_name)
   return reader.read(input_context=context)

@@ -3,6 +3,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from official.core import task_factory
+from official.vision.dataloaders import retinanet_input
 from official.vision.losses import focal_loss
 from official.vision.losses import loss_utils
 from official.vision.tasks import retinanet
@@ -12,6 +13,7 @@ from official_ext.configs import detectors
 from official_ext.dataloaders import dense_input
 from official_ext.losses import budgets
 from official_ext.modeling import dense_detector
+from official_ext.modeling import float32_layers
 from official_ext.modeling.layers import convolutions
 from official_ext.tasks import budgeted_task
 from official_ext.tasks import routed
@@ -25,18 +27,19 @@ class TowerRetinaNetTask(retinanet.RetinaNetTask, budgeted_task.BudgetedTask):
   def build_model(self) -> tf_keras.Model:
     """Builds Model Garden's model, and replaces its head if the config names a tower."""
     model, config = super().build_model(), self.task_config
-    if not config.model.head.tower.type:
-      return model
-    return dense_detector.with_towers(
-        model, config.model, convolutions.l2_regularizer(config.losses.l2_weight_decay))
+    if config.model.head.tower.type:
+      model = dense_detector.with_towers(
+          model, config.model, convolutions.l2_regularizer(config.losses.l2_weight_decay))
+    return float32_layers.float32_retinanet(model, config.model.input_size)
 
   def build_inputs(self, params: Any,
                    input_context: tf.distribute.InputContext | None = None) -> tf.data.Dataset:
     """Reads Model Garden's inputs, and `boxes` beside them if the budget depends on objects."""
-    if not budgets.needs_objects(self.task_config.budget):
+    model, needs_objects = self.task_config.model, budgets.needs_objects(self.task_config.budget)
+    if not needs_objects and (model.head.attribute_heads or not params.is_training):
       return super().build_inputs(params, input_context)
-    model = self.task_config.model
-    parser = dense_input.AnchorParser(
+    kind = dense_input.AnchorParser if needs_objects else retinanet_input.Parser
+    parser = kind(
         output_size=model.input_size[:2], min_level=model.min_level, max_level=model.max_level,
         dtype=params.dtype,
         box_coder_weights=model.detection_generator.box_coder_weights,

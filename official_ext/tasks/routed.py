@@ -9,13 +9,16 @@ from typing import Any
 import numpy as np
 import tensorflow as tf, tf_keras
 
+from official_ext.dataloaders import dense_input
 from official_ext.losses import budgets
+from official_ext.modeling import float32_layers
 from official_ext.modeling.layers import routed
 from official_ext.ops import checks
 from official_ext.ops import routing
 from official_ext.tasks import budgeted_task
 from official_ext.tasks import evaluation_state
 from official_ext.tasks import initialization
+from official_ext.tasks import last_batch as last_batch_lib
 from official_ext.tasks import routing_logs
 from official_ext.tasks import step_tape
 
@@ -25,6 +28,8 @@ _GIGA = 1e9
 class RoutedTask(budgeted_task.BudgetedTask):
   """Mixin that gives a detection task a routing tape; the first base of such a task."""
 
+  # The images of the last training step; None before `build_metrics`.
+  last_batch: last_batch_lib.LastBatch | None = None
   _routed_names: Sequence[str] = ()
   _limits: Mapping[str, routed.Limit] = {}
   _samples_gates = False
@@ -79,6 +84,8 @@ class RoutedTask(budgeted_task.BudgetedTask):
 
     The budget needs a `StepTape`, which is open during a step; without one it adds nothing.
     """
+    # Model Garden casts to float32 in training only.
+    outputs = float32_layers.to_float32(outputs)
     tape = step_tape.StepTape.current()
     record = tape.routing() if tape else None
     if tape and record:
@@ -92,6 +99,9 @@ class RoutedTask(budgeted_task.BudgetedTask):
     metrics = super().build_metrics(training=training)
     if not training:
       return metrics
+    self.last_batch = last_batch_lib.LastBatch(
+        self.task_config.train_data.global_batch_size
+        // tf.distribute.get_strategy().num_replicas_in_sync)
     return metrics + [routing_logs.RoutingKerasMean(f'routing/{name}', self._limits.get(name))
                       for name in self._routed_names]
 
@@ -104,6 +114,9 @@ class RoutedTask(budgeted_task.BudgetedTask):
                      if not isinstance(metric, routing_logs.RoutingKerasMean)]
     with step_tape.StepTape(_step(inputs, optimizer.iterations)) as tape:
       logs = super().train_step(inputs, model, optimizer, other_metrics)
+    if self.last_batch and dense_input.IMAGE_HASH in inputs[1]:
+      self.last_batch.update(inputs[1][dense_input.IMAGE_HASH], logs[self.loss],
+                             optimizer.iterations)
     record = _complete_record(tape, model)
     if record:
       kinds = {'loss': tape.terms.losses if tape.terms else {}, 'gmac': self._gmac(tape),

@@ -84,6 +84,7 @@ def _list(show_all: bool, as_json: bool) -> None:
 def _show(arguments: argparse.Namespace) -> None:
   params = experiment.resolve(
       arguments.experiment, arguments.config_file, arguments.params_override)
+  experiment.check_training(params)
   model = getattr(params.task, 'model', None)
   if getattr(model, 'backbone', None) and getattr(model, 'decoder', None):
     experiment.build_decoder(model)

@@ -7,12 +7,19 @@ import argparse
 from collections.abc import Iterable, Sequence
 import difflib
 import importlib
+import itertools
 import os
 from typing import Any
 
 import yaml
 
 from official_ext.utils import command_line
+
+# What `runtime.mixed_precision_dtype` may be, and names of the same in Keras and elsewhere.
+_PRECISIONS = ('float32', 'bfloat16', 'float16')
+_KERAS_PRECISIONS = {'fp16': 'float16', 'half': 'float16', 'bf16': 'bfloat16', 'fp32': 'float32'}
+# Backbones that are no functional models of Keras.
+_BACKBONES_OF_ANY_SIZE = ('caddet',)
 
 
 def names() -> list[str]:
@@ -136,6 +143,55 @@ def resolve(name: str, config_files: Sequence[str] = (), params_override: str | 
   if lock:
     experiment.lock()
   return experiment
+
+
+def check_training(params: Any) -> None:
+  """Checks options with which a model could be built but not trained.
+
+  Args:
+    params: a resolved experiment.
+
+  Raises:
+    CommandError: a precision that Model Garden does not have, or an input size to which the
+      reader of the data does not keep.
+  """
+  precision = params.runtime.mixed_precision_dtype
+  if precision and precision not in _PRECISIONS:
+    close = next((name for name in _PRECISIONS if str(precision).endswith(f'_{name}')),
+                 _KERAS_PRECISIONS.get(precision))
+    hint = f'; did you mean {close}?' if close else '.'
+    raise command_line.CommandError(
+        f'runtime.mixed_precision_dtype is {precision!r}; allowed are '
+        f'{", ".join(_PRECISIONS)} and null{hint}')
+  _check_input_size(params.task)
+
+
+def _check_input_size(task: Any) -> None:
+  """Checks that the size of the images after padding is the size that the model is built for.
+
+  Model Garden's readers pad images to multiples of the coarsest level's stride.  Its backbones
+  are functional models of Keras, which take images of exactly one size.
+  """
+  model: Any = getattr(task, 'model', None)
+  size, max_level = getattr(model, 'input_size', None), getattr(model, 'max_level', None)
+  pads = any(getattr(getattr(data, 'parser', None), 'pad', True)
+             for data in (task.train_data, task.validation_data))
+  is_detection = hasattr(task, 'annotation_file')
+  if (not (is_detection and size and max_level and pads)
+      or model.backbone.type in _BACKBONES_OF_ANY_SIZE):
+    return
+  stride = 2 ** max_level
+  sides = [side for side in size[:2] if side]
+  if all(side % stride == 0 for side in sides):
+    return
+  nearest = [sorted({max(stride, side // stride * stride), -(-side // stride) * stride})
+             for side in sides]
+  listed = ' or '.join(f'[{height},{width},{size[-1]}]'
+                       for height, width in itertools.product(*nearest))
+  raise command_line.CommandError(
+      f'task.model.input_size is {list(size)}; height and width must be multiples of {stride}, '
+      f'the stride of task.model.max_level={max_level}. The nearest sizes are {listed}; a smaller '
+      'max_level allows smaller steps.')
 
 
 def build_decoder(model: Any, l2_regularizer: Any | None = None) -> Any:

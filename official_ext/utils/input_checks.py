@@ -1,12 +1,26 @@
-"""Checks the files of a task before anything is built, so that a mistake costs seconds."""
+"""Checks the files of a task before anything is built, so that a mistake costs seconds.
+
+Nothing here runs a TensorFlow operation: strategies of several hosts must be made before the
+first one.
+"""
+from collections.abc import Iterable, Sequence
+import itertools
 import json
+import sys
 from typing import Any
 
+from google.protobuf import message
 import tensorflow as tf
 
+from official_ext.datasets import example_checks
+from official_ext.datasets import findings
+from official_ext.datasets import record_checks
+from official_ext.datasets import record_decoding
 from official_ext.utils import command_line
 
 _NAMED = 3
+# Number of records of a split to look at before a start: about a second.
+_LOOKED_AT = 1000
 
 
 def matching_files(pattern: str, field: str) -> list[str]:
@@ -40,27 +54,20 @@ def check_records(pattern: str, field: str) -> list[str]:
   files = matching_files(pattern, field)
   for file in files:
     try:
-      next(iter(tf.data.TFRecordDataset(file)), None)
-    except tf.errors.DataLossError:
+      next(record_decoding.records_in_order(file), None)
+    except findings.UnusableError:
       raise command_line.CommandError(
           f'{field} is {pattern!r}, which matches {file}, not a TFRecord file or a damaged one: '
           'narrow the pattern, for example to train-*.tfrecord.') from None
   return files
 
 
-def _record_image_ids(files: list[str]) -> list[str]:
-  spec = {'image/source_id': tf.io.FixedLenFeature([], tf.string, '')}
-  records = tf.data.TFRecordDataset(files).batch(64)
-  ids = [tf.io.parse_example(batch, spec)['image/source_id'].numpy() for batch in records]
-  return [image_id.decode() for batch in ids for image_id in batch]
-
-
-def check_annotations(annotation_file: str, files: list[str]) -> None:
-  """Checks that an annotation file describes all images of record files.
+def check_annotations(annotation_file: str, image_ids: Sequence[str]) -> None:
+  """Checks that an annotation file describes all images of the records.
 
   Args:
     annotation_file: COCO JSON that evaluation reads.
-    files: TFRecord files of the validation data.
+    image_ids: `image/source_id` of the validation data.
 
   Raises:
     CommandError: the file is missing or no COCO JSON, or lacks an image.
@@ -76,12 +83,87 @@ def check_annotations(annotation_file: str, files: list[str]) -> None:
       raise command_line.CommandError(
           f'task.annotation_file {annotation_file!r} is not a COCO annotation file: {error}.'
       ) from error
-  unknown = [image_id for image_id in _record_image_ids(files) if image_id not in known]
+  unknown = [image_id for image_id in image_ids if image_id not in known]
   if unknown:
     raise command_line.CommandError(
         f'task.annotation_file {annotation_file!r} does not have {len(unknown)} images of the '
         f'validation records, such as ids {", ".join(unknown[:_NAMED])}: write both with '
         'one run of convert_dataset.')
+
+
+def _check_unique(ids: Sequence[tuple[str, str]], field: str) -> None:
+  """Checks that no two images have one id; evaluation would take them for one image.
+
+  Args:
+    ids: id and file name of each image.
+    field: name of the config field that gave the records.
+
+  Raises:
+    CommandError: names the id and two of its images.
+  """
+  names: dict[str, str] = {}
+  for identifier, name in ids:
+    if identifier in names:
+      images = ' and '.join(filter(None, (names[identifier], name)))
+      raise command_line.CommandError(
+          f'{field}: two images have the image/source_id {identifier!r}'
+          f'{f" ({images})" if images else ""}, so that evaluation would take them for one: give '
+          'each image an id of its own.')
+    if identifier:
+      names[identifier] = name
+
+
+def _reads_ids(data: Any) -> bool:
+  """Returns whether `image/source_id` of the records is read, or made anew from the image."""
+  decoder = getattr(data, 'decoder', None)
+  return not (decoder and getattr(decoder.get(), 'regenerate_source_id', False))
+
+
+def _records_problem(task: Any, split: str, files: Sequence[str], limit: int) -> str | None:
+  """Returns the first problem of the records of a split, of which at most `limit` are read."""
+  data, model = getattr(task, split), task.model
+  decoder, parser = getattr(data, 'decoder', None), getattr(data, 'parser', None)
+  # A label map gives classes their numbers by name.
+  maps_labels = getattr(decoder, 'type', '') == 'label_map_decoder'
+  keeps_shape = getattr(parser, 'keep_aspect_ratio', True) and len(model.input_size) > 1
+  is_training = split == 'train_data'
+  found = record_checks.first_problem(
+      files, getattr(model, 'include_mask', False), None if maps_labels else model.num_classes,
+      limit,
+      # Training takes any text as an id, and one image as often as it is there.
+      needs_ids=_reads_ids(data) and not is_training,
+      input_size=model.input_size[:2] if keeps_shape else None,
+      smallest_scale=getattr(parser, 'aug_scale_min', 1.0) if is_training else 1.0)
+  if found is None and _reads_ids(data):
+    found = _file_without_ids(files)
+  return f'{_field(split)}: {found}' if found else None
+
+
+def _file_without_ids(files: Iterable[str]) -> str | None:
+  """Returns that the first record of a file lacks an id, which Model Garden always reads."""
+  for file in files:
+    for record in itertools.islice(record_decoding.records_in_order(file), 1):
+      if 'image/source_id' not in tf.train.Example.FromString(record).features.feature:
+        return (f'{file}: record has no image/source_id: set regenerate_source_id of the '
+                "experiment's decoder, or convert the data anew.")
+  return None
+
+
+def _image_ids(files: Iterable[str]) -> list[tuple[str, str]]:
+  """Returns id and file name of every image; both may be empty.
+
+  Raises:
+    CommandError: a file is damaged.
+  """
+  ids = []
+  for file in files:
+    try:
+      for record in record_decoding.records_in_order(file):
+        features = tf.train.Example.FromString(record).features.feature
+        ids.append((example_checks.image_id(features), example_checks.image_name(features)))
+    except (findings.UnusableError, message.DecodeError) as error:
+      raise command_line.CommandError(f'{file}: {error}: convert the data again.') from error
+  return ids
 
 
 def check_task(task: Any, mode: str) -> None:
@@ -94,14 +176,60 @@ def check_task(task: Any, mode: str) -> None:
   Raises:
     CommandError: names the field and what is wrong with its files.
   """
+  for split in _splits(task, mode):
+    files = _check_split(task, split)
+    if (split == 'validation_data' and _is_detection(task)
+        and _reads_ids(task.validation_data)):
+      ids = _image_ids(files)
+      _check_unique(ids, _field(split))
+      if task.annotation_file:
+        check_annotations(task.annotation_file, [identifier for identifier, _ in ids])
 
-  def is_local_pattern(data):
-    path = getattr(data, 'input_path', None)
-    return isinstance(path, str) and path and getattr(data, 'file_type', '') == 'tfrecord'
 
-  if 'train' in mode and is_local_pattern(task.train_data):
-    check_records(task.train_data.input_path, 'task.train_data.input_path')
-  if 'eval' in mode and is_local_pattern(task.validation_data):
-    files = check_records(task.validation_data.input_path, 'task.validation_data.input_path')
-    if getattr(task, 'annotation_file', None):
-      check_annotations(task.annotation_file, files)
+def _splits(task: Any, mode: str) -> list[str]:
+  """Returns those of the fields `train_data` and `validation_data` whose records `mode` reads."""
+  names = [name for part, name in (('train', 'train_data'), ('eval', 'validation_data'))
+           if part in mode]
+  return [name for name in names if is_pattern_of_records(getattr(task, name))]
+
+
+def _field(split: str) -> str:
+  return f'task.{split}.input_path'
+
+
+def is_pattern_of_records(data: Any) -> bool:
+  """Returns whether a data config reads TFRecord files that a pattern names."""
+  path = getattr(data, 'input_path', None)
+  return isinstance(path, str) and bool(path) and getattr(data, 'file_type', '') == 'tfrecord'
+
+
+def _is_detection(task: Any) -> bool:
+  return hasattr(task, 'annotation_file') and hasattr(task, 'model')
+
+
+def _check_split(task: Any, split: str) -> list[str]:
+  """Checks the records of `train_data` or `validation_data`, and returns their files."""
+  files = check_records(getattr(task, split).input_path, _field(split))
+  if _is_detection(task):
+    found = _records_problem(task, split, files, _LOOKED_AT)
+    if found:
+      raise command_line.CommandError(found)
+  return files
+
+
+def problem_of_all_records(task: Any, mode: str) -> str | None:
+  """Looks at every record that `mode` reads, to explain an error that has happened.
+
+  Args:
+    task: the task's config.
+    mode: Model Garden's `--mode`.
+
+  Returns:
+    The first problem, with its field and image; None if no record has one.
+  """
+  for split in _splits(task, mode) if _is_detection(task) else []:
+    files = matching_files(getattr(task, split).input_path, _field(split))
+    found = _records_problem(task, split, files, sys.maxsize)
+    if found:
+      return found
+  return None

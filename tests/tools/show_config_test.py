@@ -88,6 +88,8 @@ def test_experiment_without_decoder(run):
     ('task.model.min_level=7', 'min_level is 7 and max_level 6'),
     ('task.model.min_level=1', r'the backbone gives levels \[2, 3, 4, 5\]'),
     ('task.model.decoder.dyfpn.norm=group', "norm is 'group'"),
+    ('runtime.mixed_precision_dtype=mixed_float16', 'did you mean float16'),
+    ('task.model.input_size=[480,650,3]', r'input_size is \[480, 650, 3\].*multiples of 64'),
 ])
 def test_mistakes_are_named(run, override, expected):
   with pytest.raises(command_line.CommandError, match=expected):

@@ -12,6 +12,8 @@ NAME = 'retinanet_dyfpn_efficientnetlite0_sample'
 # A backbone that is built in a second; it has levels 2 to 5.
 SMALL = 'task: {model: {backbone: {type: resnet, resnet: {model_id: 18}}}}'
 
+SAMPLE = 'fcos_fpn_efficientnetlite0_sample'
+
 
 def write(path, text):
   path.write_text(text, encoding='utf-8')
@@ -123,3 +125,30 @@ def test_reading_arguments_loads_nothing_heavy():
           'experiment.add_arguments(argparse.ArgumentParser()); '
           'sys.exit(sum(name in sys.modules for name in ("tensorflow", "official", "numpy")))')
   assert subprocess.run([sys.executable, '-c', code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize('name, override, said', [
+    (SAMPLE, 'runtime.mixed_precision_dtype=mixed_float16',
+     "'mixed_float16'; allowed are float32, bfloat16, float16 and null; did you mean float16"),
+    (SAMPLE, 'runtime.mixed_precision_dtype=mixed_bfloat16', 'did you mean bfloat16'),
+    (SAMPLE, 'runtime.mixed_precision_dtype=fp16', 'did you mean float16'),
+    (SAMPLE, 'runtime.mixed_precision_dtype=int8', 'allowed are .* and null[.]'),
+    (SAMPLE, 'runtime.mixed_precision_dtype=float16', None),
+    (SAMPLE, 'runtime.mixed_precision_dtype=null', None),
+    (SAMPLE, 'task.model.max_level=6,task.model.input_size=[480,640,3]',
+     r'multiples of 64, .*max_level=6. The nearest sizes are \[448,640,3\] or \[512,640,3\]'),
+    (SAMPLE, 'task.model.max_level=6,task.model.input_size=[40,100,3]',
+     r'are \[64,64,3\] or \[64,128,3\];'),
+    (SAMPLE, 'task.model.max_level=5,task.model.input_size=[480,640,3]', None),
+    # Neither the reader without padding nor this backbone needs it.
+    (SAMPLE, 'task: {model: {max_level: 6, input_size: [480, 640, 3]}, train_data: {parser: '
+     '{pad: false}}, validation_data: {parser: {pad: false}}}', None),
+    ('fcos_caddet_sample', 'task.model.input_size=[75,101,3]', None),
+])
+def test_options_that_cannot_be_trained(name, override, said):
+  params = experiment.resolve(name, params_override=override)
+  if said is None:
+    experiment.check_training(params)
+  else:
+    with pytest.raises(command_line.CommandError, match=said):
+      experiment.check_training(params)

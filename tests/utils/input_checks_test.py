@@ -3,19 +3,15 @@ import json
 import types
 
 import pytest
-import tensorflow as tf
+import record_files
 
 from official_ext.utils import command_line
 from official_ext.utils import input_checks
 
 
 def write_records(path, image_ids):
-  with tf.io.TFRecordWriter(str(path)) as writer:
-    for image_id in image_ids:
-      feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[str(image_id).encode()]))
-      writer.write(tf.train.Example(features=tf.train.Features(
-          feature={'image/source_id': feature})).SerializeToString())
-  return str(path)
+  return record_files.write(
+      path, [record_files.example(source_id=[str(i).encode()]) for i in image_ids])
 
 
 def write_annotations(path, image_ids):
@@ -53,14 +49,14 @@ def test_cut_record(tmp_path):
 
 
 def test_annotations_of_the_same_images(tmp_path):
-  files = [write_records(tmp_path / 'a', [1, 2]), write_records(tmp_path / 'b', [3])]
-  input_checks.check_annotations(write_annotations(tmp_path / 'a.json', [3, 2, 1, 9]), files)
+  input_checks.check_annotations(
+      write_annotations(tmp_path / 'a.json', [3, 2, 1, 9]), ['1', '2', '3'])
 
 
 def test_annotations_of_other_images(tmp_path):
-  files = [write_records(tmp_path / 'a', [1, 2]), write_records(tmp_path / 'b', [7])]
   with fails('does not have 2 images .* ids 2, 7: write both with one run of convert_dataset'):
-    input_checks.check_annotations(write_annotations(tmp_path / 'a.json', [1]), files)
+    input_checks.check_annotations(
+        write_annotations(tmp_path / 'a.json', [1]), ['1', '2', '7'])
 
 
 @pytest.mark.parametrize('text', ['not json', '[]', '{}', '{"images": [{}]}'])
@@ -76,19 +72,26 @@ def test_missing_annotations(tmp_path):
     input_checks.check_annotations(str(tmp_path / 'a.json'), [])
 
 
-def test_only_what_the_mode_reads_is_checked(tmp_path):
+def detection_task(train, validation, annotation_file=None, **model):
+  """Returns what the checks read of a detection task."""
+
   def data(path):
     return types.SimpleNamespace(input_path=str(path), file_type='tfrecord')
 
+  return types.SimpleNamespace(
+      train_data=data(train), validation_data=data(validation), annotation_file=annotation_file,
+      model=types.SimpleNamespace(num_classes=3, input_size=[64, 64, 3], **model))
+
+
+def test_only_what_the_mode_reads_is_checked(tmp_path):
   good, bad = write_records(tmp_path / 'good', [1]), tmp_path / 'absent'
   annotations = write_annotations(tmp_path / 'a.json', [1])
-  task = types.SimpleNamespace(
-      train_data=data(good), validation_data=data(bad), annotation_file=annotations)
+  task = detection_task(good, bad, annotations)
   input_checks.check_task(task, 'train')
   for mode in ('eval', 'train_and_eval', 'continuous_eval'):
     with fails('task.validation_data.input_path'):
       input_checks.check_task(task, mode)
-  task.train_data, task.validation_data = data(bad), data(good)
+  task = detection_task(bad, good, annotations)
   input_checks.check_task(task, 'eval')
   with fails('task.train_data.input_path'):
     input_checks.check_task(task, 'train_and_eval')
@@ -97,6 +100,39 @@ def test_only_what_the_mode_reads_is_checked(tmp_path):
     input_checks.check_task(task, 'eval')
   task.annotation_file = None
   input_checks.check_task(task, 'eval')
+
+
+def test_records_that_a_task_cannot_use_are_found_at_the_start(tmp_path):
+  good = write_records(tmp_path / 'good', [1])
+  text = write_records(tmp_path / 'text', ['a.jpg'])
+  input_checks.check_task(detection_task(text, good), 'train_and_eval')
+  with fails("validation_data.input_path: text record 1 cat.png: .*whole number.*'a.jpg'"):
+    input_checks.check_task(detection_task(good, text), 'train_and_eval')
+  with fails('train_data.input_path: good record 1 cat.png: record has no masks'):
+    input_checks.check_task(detection_task(good, good, include_mask=True), 'train')
+  twice = write_records(tmp_path / 'twice', [3, 4, 3])
+  input_checks.check_task(detection_task(twice, good), 'train_and_eval')
+  with fails('validation_data.input_path: twice record 3 cat.png: image id is there twice'):
+    input_checks.check_task(detection_task(good, twice), 'eval')
+  no_id = record_files.write(tmp_path / 'none', [record_files.example(source_id=None)])
+  with fails('train_data.input_path: .*none: record has no image/source_id'):
+    input_checks.check_task(detection_task(no_id, good), 'train')
+
+
+def test_ids_that_are_there_twice_are_found_in_all_records(tmp_path, monkeypatch):
+  monkeypatch.setattr(input_checks, '_LOOKED_AT', 2)
+  twice = write_records(tmp_path / 'twice', [3, 4, 3])
+  with fails("two images have the image/source_id '3' .cat.png and cat.png"):
+    input_checks.check_task(detection_task(twice, twice), 'eval')
+
+
+def test_a_late_record_is_found_after_an_error(tmp_path, monkeypatch):
+  records = [record_files.example()] * 3 + [record_files.example(object__class__label=[1, 9])]
+  task = detection_task(record_files.write(tmp_path / 'late', records), tmp_path / 'absent')
+  monkeypatch.setattr(input_checks, '_LOOKED_AT', 3)
+  input_checks.check_task(task, 'train')
+  found = input_checks.problem_of_all_records(task, 'train')
+  assert 'late record 4 cat.png: class id is not in 1 to num_classes - 1 = 2' in found
 
 
 def test_data_that_are_no_local_records_are_left_alone():

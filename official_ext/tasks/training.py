@@ -1,0 +1,197 @@
+"""Model Garden's training and evaluation: on several hosts, and with a sentence at a bad end."""
+import atexit
+import math
+import os
+import shutil
+import tempfile
+from typing import Any
+
+import gin
+from official.common import distribute_utils
+from official.core import task_factory
+from official.core import train_lib
+from official.core import train_utils
+from official.modeling import performance
+from official.vision.utils import summary_manager
+import orbit
+import tensorflow as tf
+
+from official_ext.tasks import initialization
+from official_ext.tasks import last_batch
+from official_ext.utils import checkpoints
+from official_ext.utils import command_line
+from official_ext.utils import input_checks
+
+# How Model Garden's error begins when the loss of a loop of steps is not allowed.
+_LOSS_ERROR = 'The loss value is'
+
+
+class _Runner(train_lib.OrbitExperimentRunner):
+  """Model Garden's runner, in which every worker goes on from the checkpoint of the first one.
+
+  Model Garden's own gives each other worker an empty folder, from which it would start with
+  random weights again after a stop.
+  """
+
+  def _maybe_build_checkpoint_manager(self) -> tf.train.CheckpointManager:
+    if self.strategy.extended.should_checkpoint:
+      return super()._maybe_build_checkpoint_manager()
+    trainer = self.params.trainer
+    return tf.train.CheckpointManager(
+        self.trainer.checkpoint, directory=self.model_dir, max_to_keep=trainer.max_to_keep,
+        step_counter=self.trainer.global_step, checkpoint_interval=trainer.checkpoint_interval,
+        init_fn=self.trainer.initialize)
+
+
+class _LossWatch:
+  """Looks at the loss and the weights after each loop of steps, before they are saved.
+
+  It is an action of Orbit's controller.  Model Garden's own action, which comes after it, ends the
+  training or goes back to a checkpoint (`trainer.recovery_max_trials`) if the loss is NaN.
+
+  Attributes:
+    loss: the loss of the last loop; None before the first one.
+    learning_rate: that of the last loop.
+  """
+
+  def __init__(self):
+    self.loss: float | None = None
+    self.learning_rate: float | None = None
+    self.model: Any = None
+
+  def __call__(self, output: Any) -> None:
+    """Reads the output of a loop, and sets its loss to NaN if a weight has become infinite or NaN.
+
+    The loss of a step is that of the weights before the step, so it may be the last one that is
+    finite.
+
+    Args:
+      output: `training_loss` and `learning_rate` of the loop, and other values.
+    """
+    if not all(bool(tf.reduce_all(tf.math.is_finite(weight)))
+               for weight in self.model.trainable_variables):
+      output['training_loss'] = tf.constant(math.nan)
+    self.loss = float(orbit.utils.get_value(output['training_loss']))
+    self.learning_rate = float(orbit.utils.get_value(output['learning_rate']))
+
+
+def _private_folder(model_dir: str, best_subfolder: str) -> str:
+  """Returns a temporary folder with the latest checkpoint of a run, for a worker's own files.
+
+  Args:
+    model_dir: folder of the run.
+    best_subfolder: its folder with the best checkpoint; empty without one.
+  """
+  folder = tempfile.mkdtemp()
+  atexit.register(shutil.rmtree, folder, ignore_errors=True)
+  latest = tf.train.latest_checkpoint(model_dir)
+  if latest:
+    name = os.path.basename(latest)
+    for file in tf.io.gfile.listdir(model_dir):
+      if file.startswith(f'{name}.'):
+        tf.io.gfile.copy(os.path.join(model_dir, file), os.path.join(folder, file))
+    tf.compat.v1.train.update_checkpoint_state(folder, os.path.join(folder, name))
+  # All workers must find the same results better than the best before: all save together.
+  best = os.path.join(best_subfolder, 'info.json')
+  if best_subfolder and tf.io.gfile.exists(os.path.join(model_dir, best)):
+    tf.io.gfile.makedirs(os.path.join(folder, best_subfolder))
+    tf.io.gfile.copy(os.path.join(model_dir, best), os.path.join(folder, best))
+  return folder
+
+
+def _strategy(params: Any) -> tf.distribute.Strategy:
+  """Returns the strategy of an experiment; nothing may have run an operation before."""
+  runtime = params.runtime
+  return distribute_utils.get_distribution_strategy(
+      distribution_strategy=runtime.distribution_strategy,
+      all_reduce_alg=runtime.all_reduce_alg, num_gpus=runtime.num_gpus, tpu_address=runtime.tpu)
+
+
+def _runner(params: Any, strategy: tf.distribute.Strategy, flags: Any, watch: _LossWatch
+            ) -> _Runner:
+  """Builds the task, the model and what trains or evaluates it."""
+  model_dir = flags.model_dir
+  if strategy.extended.should_checkpoint:
+    if 'train' in flags.mode:
+      train_utils.serialize_config(params, model_dir)
+  else:
+    model_dir = _private_folder(model_dir, params.trainer.best_checkpoint_export_subdir)
+  with strategy.scope():
+    task = task_factory.get_task(params.task, logging_dir=model_dir)
+  runner = _Runner(
+      strategy, task, flags.mode, params, model_dir, train_actions=[watch],
+      eval_summary_manager=summary_manager.maybe_build_eval_summary_manager(params, model_dir),
+      enable_async_checkpointing=flags.enable_async_checkpointing)
+  watch.model = runner.trainer.model
+  return runner
+
+
+def run(flags: Any) -> None:
+  """Trains or evaluates as Model Garden's command does.
+
+  Args:
+    flags: parsed flags of Model Garden's command.
+
+  Raises:
+    CommandError: the start fits no checkpoint, the loss became NaN, or a record cannot be used.
+  """
+  gin.parse_config_files_and_bindings(flags.gin_file, flags.gin_params)
+  params = train_utils.parse_configuration(flags, lock_return=False)
+  if params.runtime.mixed_precision_dtype:
+    performance.set_mixed_precision_policy(params.runtime.mixed_precision_dtype)
+  strategy = _strategy(params)
+  if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+    # Each worker computes the metrics of the images that it has seen, so it must see all.
+    params.task.validation_data.sharding = False
+  params.lock()
+  watch = _LossWatch()
+  try:
+    runner = _runner(params, strategy, flags, watch)
+    if flags.mode == 'eval' and tf.train.latest_checkpoint(flags.model_dir):
+      # The controller takes a checkpoint of another model without a word.
+      with strategy.scope():
+        checkpoints.restore(runner.trainer.model, flags.model_dir, '--model_dir')
+    runner.run()
+  except initialization.InitializationError as error:
+    raise command_line.CommandError(str(error)) from error
+  except RuntimeError as error:
+    if not str(error).startswith(_LOSS_ERROR):
+      raise
+    raise command_line.CommandError(_loss_message(runner, watch, flags.model_dir)) from error
+  except (tf.errors.InvalidArgumentError, tf.errors.DataLossError) as error:
+    problem = input_checks.problem_of_all_records(params.task, flags.mode)
+    if not problem:
+      raise
+    raise command_line.CommandError(problem) from error
+  except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+      raise
+    raise command_line.CommandError(
+        'another worker has ended or cannot be reached: start all workers again, with the same '
+        f'--model_dir, to go on from its last checkpoint ({str(error).splitlines()[0]}).'
+    ) from error
+  train_utils.save_gin_config(flags.mode, runner.model_dir)
+
+
+def _loss_message(runner: _Runner, watch: _LossWatch, model_dir: str) -> str:
+  """Returns why a training ended whose loss was not allowed, and what to do."""
+  step, names = _last_images(runner)
+  checkpoint = tf.train.latest_checkpoint(model_dir)
+  kept = f'the checkpoint of before is {checkpoint}' if checkpoint else 'no checkpoint was written'
+  images = f' of the images {", ".join(names)}' if names else ''
+  return (f'the training loss is {watch.loss:g} at step {step}{images}, with learning rate '
+          f'{watch.learning_rate:g}; {kept}. Try a tenth of the learning rate, a longer warm-up or '
+          'trainer.optimizer_config.optimizer.*.clipnorm, runtime.mixed_precision_dtype=float32, '
+          'and look at the data with python -m official_ext.tools.check_dataset.')
+
+
+def _last_images(runner: _Runner) -> tuple[int, list[str]]:
+  """Returns the step that spoiled the loss, or else the last one, and the names of its images."""
+  last_step = int(runner.trainer.global_step.numpy())
+  batch, data = getattr(runner.trainer.task, 'last_batch', None), runner.params.task.train_data
+  if batch is None or not input_checks.is_pattern_of_records(data):
+    return last_step, []
+  with runner.strategy.scope():
+    step, hashes = batch.read()
+  files = input_checks.matching_files(data.input_path, 'task.train_data.input_path')
+  return step or last_step, last_batch.image_names(hashes, files)

@@ -1,0 +1,95 @@
+"""Every kind of detector trains and evaluates in half precision, with float32 boxes and losses."""
+import numpy as np
+import pytest
+import record_files
+import small_detectors
+import tensorflow as tf, tf_keras
+
+from official_ext.modeling import float32_layers
+
+SAMPLE = '{}_efficientnetlite0_sample'
+# Detector -> its experiment and further options of the model.
+DETECTORS = {
+    'retinanet': (SAMPLE.format('retinanet_fpn'), {}),
+    'retinanet_dyfpn': (SAMPLE.format('retinanet_dyfpn'), {}),
+    'retinanet_drfpn': (SAMPLE.format('retinanet_drfpn'), {}),
+    'retinanet_ifpn': (SAMPLE.format('retinanet_ifpn'), {}),
+    'fcos': (SAMPLE.format('fcos_fpn'), {}),
+    'atss_dynamic_head': (SAMPLE.format('atss_dynamichead'), {}),
+    'fcos_caddet': ('fcos_caddet_sample', {}),
+    'faster_rcnn': (SAMPLE.format('fasterrcnn_dyfpn'), {}),
+    'mask_rcnn': ('maskrcnn_fpn_resnet50_coco', {'num_classes': 3}),
+    'cascade_rcnn': (SAMPLE.format('fasterrcnn_fpn'), {
+        'roi_sampler': {'cascade_iou_thresholds': [0.6]},
+        'detection_head': {'class_agnostic_bbox_pred': True, 'cascade_class_ensemble': True}}),
+}
+_TWO_STAGES = ('faster_rcnn', 'mask_rcnn', 'cascade_rcnn')
+
+
+@pytest.fixture
+def policy():
+  """Sets the global precision policy, and float32 again at the end."""
+  yield tf_keras.mixed_precision.set_global_policy
+  tf_keras.mixed_precision.set_global_policy('float32')
+
+
+@pytest.fixture(scope='module')
+def records(tmp_path_factory):
+  """Returns a file of two images with masks, one of them brighter on its right half."""
+  mask = record_files.image_bytes((96, 96))
+  return record_files.write(tmp_path_factory.mktemp('records') / 'a.tfrecord', [
+      record_files.example(
+          source_id=[str(number).encode()], encoded=[record_files.image_bytes((96, 96))],
+          height=[96], width=[96], object__mask=[mask, mask]) for number in (1, 2)])
+
+
+def _one_step_of_each(name, options, records):
+  """Returns the losses of a training step, and the loss and results of an evaluation before it."""
+  tf_keras.utils.set_random_seed(3)
+  task, model = small_detectors.small_task(
+      name, model=options, annotation_file=None, init_checkpoint=None,
+      validation_data={'input_path': records})
+  task.build_metrics(training=False)
+  batch = small_detectors.batch(task, records, 2, training=False)
+  evaluation = task.validation_step(batch, model)
+  state = task.aggregate_logs(
+      None, tf.nest.map_structure(lambda value: (value,), evaluation))
+  assert np.isfinite(task.reduce_aggregated_logs(state)['AP'])
+  optimizer = tf_keras.optimizers.legacy.SGD(1e-3)
+  if tf_keras.mixed_precision.global_policy().name == 'mixed_float16':
+    optimizer = tf_keras.mixed_precision.LossScaleOptimizer(optimizer)
+  logs = task.train_step(small_detectors.batch(task, records, 2), model, optimizer)
+  return logs, evaluation[task.loss], evaluation['coco_metric'][1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('precision', ['mixed_bfloat16', 'mixed_float16'])
+@pytest.mark.parametrize('detector', DETECTORS)
+def test_training_and_evaluation(detector, precision, policy, records):
+  name, options = DETECTORS[detector]
+  if precision == 'mixed_float16' and detector not in ('retinanet', 'fcos', 'mask_rcnn'):
+    pytest.skip('the same code as bfloat16')
+  _, expected, _ = _one_step_of_each(name, options, records)
+  policy(precision)
+  logs, loss, results = _one_step_of_each(name, options, records)
+  assert all(np.isfinite(float(value)) and value.dtype == tf.float32
+             for key, value in logs.items() if key.endswith('loss'))
+  if detector not in _TWO_STAGES:
+    assert loss.dtype == tf.float32 and float(loss) == pytest.approx(float(expected), rel=0.1)
+  boxes, scores = results['detection_boxes'], results['detection_scores']
+  assert boxes.dtype == scores.dtype == tf.float32
+  assert np.all(np.isfinite(boxes.numpy())) and np.all(np.isfinite(scores.numpy()))
+  # Boxes that were ever in half precision would have few digits.
+  half = tf.float16 if precision == 'mixed_float16' else tf.bfloat16
+  inside = (boxes > 1.0) & (boxes < 63.0)
+  if tf.reduce_any(inside):
+    assert tf.reduce_any(tf.boolean_mask(boxes != tf.cast(tf.cast(boxes, half), tf.float32),
+                                         inside))
+
+
+def test_to_float32_leaves_everything_else():
+  values = {'half': tf.constant(1.5, tf.bfloat16), 'whole': tf.constant(2), 'none': None,
+            'flag': True}
+  found = float32_layers.to_float32(values)
+  assert found['half'].dtype == tf.float32 and float(found['half']) == 1.5
+  assert found['whole'] is values['whole'] and found['none'] is None and found['flag'] is True
