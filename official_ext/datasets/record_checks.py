@@ -3,21 +3,19 @@ import collections
 from collections.abc import Iterator, Sequence
 import dataclasses
 import hashlib
-import io
+import itertools
 import random
 from typing import Any
 
-import numpy as np
-from PIL import Image
+from google.protobuf import message
 import tensorflow as tf
 
 from official_ext.datasets import annotations as annotations_lib
+from official_ext.datasets import example_checks
 from official_ext.datasets import findings as findings_lib
 from official_ext.datasets import record_decoding
 from official_ext.datasets import record_statistics
 from official_ext.utils import command_line
-
-_TOLERANCE = 1e-5  # of normalized coordinates
 
 
 @dataclasses.dataclass
@@ -67,15 +65,12 @@ class RandomSample:
       self.items[place] = item
 
 
-def _box_problem(boxes: np.ndarray) -> str:
-  """Returns what is wrong with normalized boxes `[num_boxes, 4]`; empty if nothing is."""
-  if not np.isfinite(boxes).all():
-    return 'box is not finite'
-  if (boxes < -_TOLERANCE).any() or (boxes > 1 + _TOLERANCE).any():
-    return 'box is outside the image'
-  if (boxes[:, 2:] <= boxes[:, :2]).any():
-    return 'box has no area'
-  return ''
+def _features(record: bytes) -> example_checks.Features:
+  """Returns the features of a serialized example; raises UnusableError if it is none."""
+  try:
+    return tf.train.Example.FromString(record).features.feature
+  except message.DecodeError as error:
+    raise findings_lib.UnusableError('record is no tf.train.Example', str(error)) from error
 
 
 class SplitCheck:
@@ -87,17 +82,22 @@ class SplitCheck:
     digests: SHA-256 of an image file -> the record that holds it.
   """
 
-  def __init__(self, source: Source, findings: findings_lib.Findings, num_samples: int):
+  def __init__(self, source: Source, findings: findings_lib.Findings, num_samples: int,
+               needs: example_checks.Needs = example_checks.Needs()):
     """Initializes the check.
 
     Args:
       source: the records.
       findings: told every problem.
       num_samples: how many records to keep for drawing.
+      needs: of the experiment; without `num_classes`, that of the source holds.
     """
     self.source = source
     self.digests: dict[str, str] = {}
     self._findings = findings
+    self._needs = (needs if needs.num_classes else
+                   dataclasses.replace(needs, num_classes=source.num_classes))
+    self._ids: dict[str, list[str]] = collections.defaultdict(list)  # image id -> records
     self._sample = RandomSample(num_samples)
     self._statistics = record_statistics.SplitStatistics()
 
@@ -123,18 +123,11 @@ class SplitCheck:
     total = sum(record_decoding.count_records(path) for path in self.source.files)
     for path, number, record in command_line.progress(
         self._records(), f'reading {self.source.name}', max(total, 1)):
-      features = tf.train.Example.FromString(record).features.feature
-      name = b''.join(features['image/filename'].bytes_list.value).decode(errors='replace')
-      where = record_decoding.describe(path, number, name)
       try:
-        decoded = decoder(record)
-      except ValueError as error:
-        self._add('record cannot be decoded', where, str(error))
-        continue
-      self._sample.offer((name or where, record))
-      self._check_duplicate(b''.join(features['image/encoded'].bytes_list.value), where)
-      self._check_record(decoded, where)
-      self._statistics.add(decoded)
+        self._check_record(record, decoder, path, number)
+      except findings_lib.UnusableError as error:
+        self._add(error.reason, record_decoding.describe(path, number, ''), error.detail)
+    self._check_ids()
     self._compare_with_annotations()
 
   def _add(self, reason: str, file: str, detail: str = '') -> None:
@@ -157,57 +150,47 @@ class SplitCheck:
       self._findings.add(self.source.name, 'noted', 'image is there twice', where)
     self.digests[digest] = where
 
-  def _check_record(self, decoded: record_decoding.Decoded, where: str) -> None:
-    """Checks the image, its id, boxes, classes and masks."""
-    self._check_image(decoded, where)
-    boxes, classes = decoded['groundtruth_boxes'], decoded['groundtruth_classes']
-    problem = _box_problem(boxes)
-    if problem:
-      self._add(problem, where)
-    if len(classes) != len(boxes):
-      self._add('record has not one class for each box', where)
-    self._check_classes({int(class_id) for class_id in classes}, where)
-    self._check_masks(decoded, where)
+  def _check_record(self, record: bytes, decoder: record_decoding.RecordDecoder, path: str,
+                    number: int) -> None:
+    """Checks and counts one record; raises UnusableError if it is no example."""
+    features = _features(record)
+    name = example_checks.image_name(features)
+    where = record_decoding.describe(path, number, name)
+    problems = list(example_checks.problems(features, self._needs))
+    for problem in problems:
+      self._add(problem.reason, where, problem.detail)
+    try:
+      decoded = decoder(record)
+    except ValueError as error:
+      if not any(problem.is_fatal for problem in problems):
+        self._add('record cannot be decoded', where, str(error))
+      return
+    self._check_class_names(decoded, where)
+    self._sample.offer((name or where, record))
+    self._check_duplicate(b''.join(features['image/encoded'].bytes_list.value), where)
+    self._ids[decoded['source_id'].decode(errors='replace')].append(where)
+    self._statistics.add(decoded)
 
-  def _check_image(self, decoded: record_decoding.Decoded, where: str) -> None:
-    """Checks the size of the image and its id."""
-    image = decoded['image']
-    size = (int(decoded['width']), int(decoded['height']))
-    if image.ndim != 3:
-      self._add('image is an animation, not one picture', where)
-    elif size != image.shape[1::-1]:
-      self._add('image size is not what the record says', where)
-    source_id = decoded['source_id'].decode(errors='replace')
-    if source_id in self._statistics.num_boxes_by_id:
-      self._add('image id is there twice', where, f'id {source_id}')
-    if not source_id.isdigit():
-      self._add('image id is not a whole number, which evaluation needs', where,
-                f'id {source_id!r}')
-
-  def _check_classes(self, class_ids: set[int], where: str) -> None:
-    """Checks that class ids are in range and have names."""
-    limit = self.source.num_classes or np.iinfo(np.int64).max
-    wrong = sorted(class_id for class_id in class_ids if not 0 < class_id < limit)
-    if wrong:
-      self._add(f'class id is not in 1 to num_classes - 1 = {limit - 1}'
-                if self.source.num_classes else 'class id is below 1', where, f'ids {wrong}')
-    unnamed = class_ids - set(self.source.class_names) - set(wrong)
+  def _check_class_names(self, decoded: record_decoding.Decoded, where: str) -> None:
+    """Checks that class ids have names."""
+    limit = self.source.num_classes or 2**31
+    class_ids = {int(class_id) for class_id in decoded['groundtruth_classes']}
+    unnamed = sorted(class_id for class_id in class_ids - set(self.source.class_names)
+                     if 0 < class_id < limit)
     if self.source.class_names and unnamed:
-      self._add('class id has no name', where, f'ids {sorted(unnamed)}')
+      self._add('class id has no name', where, f'ids {unnamed}')
 
-  def _check_masks(self, decoded: record_decoding.Decoded, where: str) -> None:
-    """Checks the number and the sizes of the masks."""
-    masks = decoded['groundtruth_instance_masks_png']
-    size = (int(decoded['width']), int(decoded['height']))
-    if len(masks) not in (0, len(decoded['groundtruth_boxes'])):
-      self._add('record has not one mask for each box', where)
-    for number, mask in enumerate(masks, 1):
-      try:
-        with Image.open(io.BytesIO(mask)) as image:
-          if image.size != size:
-            self._add("mask is not of the image's size", where, f'mask {number}')
-      except OSError:
-        self._add('mask is broken', where, f'mask {number}')
+  def _check_ids(self) -> None:
+    """Checks that no two records have the same image id, or says that all have the same."""
+    num_records = sum(map(len, self._ids.values()))
+    if len(self._ids) == 1 and num_records > 1:
+      (source_id, records), = self._ids.items()
+      self._add('all records have the same image id, so evaluation takes them for one image',
+                records[0], f'id {source_id}, {num_records} records')
+      return
+    for source_id, records in self._ids.items():
+      for where in records[1:]:
+        self._add('image id is there twice', where, f'id {source_id}')
 
   def _compare_with_annotations(self) -> None:
     """Compares image ids and numbers of boxes with the annotation file, if there is one."""
@@ -240,3 +223,67 @@ def check_overlap(checks: Sequence[SplitCheck], findings: findings_lib.Findings)
       for digest in sorted(set(check.digests) & set(other.digests)):
         findings.add(other.source.name, 'problem', f'image is in {check.source.name} as well',
                      other.digests[digest], f'= {check.digests[digest]}')
+
+
+def _first_problem_of_file(path: str, limit: int, needs: example_checks.Needs,
+                           ids: dict[str, str]) -> str | None:
+  """Returns a sentence about the first fatal problem of the first records of a file, or None.
+
+  Args:
+    path: of the file.
+    limit: how many records to read.
+    needs: of the experiment.
+    ids: image id -> the record that has it; those of this file are added.
+  """
+  where = path
+  try:
+    for number, record in enumerate(
+        itertools.islice(record_decoding.records_in_order(path), limit), 1):
+      where = record_decoding.describe(path, number, '')
+      features = _features(record)
+      where = record_decoding.describe(path, number, example_checks.image_name(features))
+      for problem in example_checks.problems(features, needs):
+        if problem.is_fatal:
+          return _sentence(where, problem.reason, problem.detail)
+      image_id = example_checks.image_id(features)
+      if needs.source_id and image_id and image_id in ids:
+        return _sentence(where, 'image id is there twice', f'id {image_id}, also {ids[image_id]}')
+      ids[image_id] = where
+      where = path
+  except findings_lib.UnusableError as error:
+    return _sentence(where, error.reason, error.detail)
+  return None
+
+
+def first_problem(files: Sequence[str], include_mask: bool, num_classes: int | None,
+                  limit: int = 200, *, needs_ids: bool = True,
+                  input_size: Sequence[int] | None = None, smallest_scale: float = 1.0
+                  ) -> str | None:
+  """Looks at some records for what makes a training or an evaluation fail.
+
+  No TensorFlow operation runs, so this may be called before a distribution strategy is made.
+
+  Args:
+    files: TFRecord files; the first records of each are read.
+    include_mask: whether the model needs a mask for each box.
+    num_classes: of the model, background included; None if it is unknown.
+    limit: how many records to read in all.
+    needs_ids: whether `image/source_id` is read: True unless `regenerate_source_id` is set.
+    input_size: (height, width) in pixels to which the images are resized; None if unknown.
+    smallest_scale: the smallest random scale of that resize, `aug_scale_min` of the parser.
+
+  Returns:
+    One sentence about the first problem, or None.
+  """
+  needs = example_checks.Needs(include_mask, num_classes, needs_ids, input_size, smallest_scale)
+  share = max(1, limit // max(len(files), 1))
+  ids: dict[str, str] = {}
+  for path in files[:limit]:
+    problem = _first_problem_of_file(path, share, needs, ids)
+    if problem:
+      return problem
+  return None if ids else 'the files have no records.'
+
+
+def _sentence(where: str, reason: str, detail: str) -> str:
+  return f'{where}: {reason}{f" ({detail})" if detail else ""}; check_dataset lists all problems.'

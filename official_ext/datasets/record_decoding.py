@@ -29,6 +29,35 @@ def count_records(path: str) -> int:
   return count
 
 
+def records_in_order(path: str) -> Iterator[bytes]:
+  """Yields the records of a file without a TensorFlow operation and without their checksums.
+
+  `read_records` compares checksums as well, but starts TensorFlow's devices.
+
+  Args:
+    path: a TFRecord file.
+
+  Raises:
+    UnusableError: the file is no TFRecord file, or ends within a record. It comes after the
+      records that can be read.
+  """
+  position = count = 0
+  with tf.io.gfile.GFile(path, 'rb') as file:
+    size = file.size()
+    while position < size:
+      file.seek(position)
+      length = int.from_bytes(file.read(8), 'little')
+      position += length + 16  # a length and two checksums of four bytes
+      if position > size:
+        raise findings.UnusableError(
+            'file is truncated or damaged' if count else
+            'file is no TFRecord file, or a damaged one: narrow the pattern',
+            f'after {count} records' if count else '')
+      file.seek(position - length - 4)
+      yield file.read(length)
+      count += 1
+
+
 def read_records(path: str) -> Iterator[bytes]:
   """Yields the records of a file.
 
@@ -79,13 +108,24 @@ class RecordDecoder:
       The decoder's entries `_KEYS`; boxes are `[num_boxes, 4]` normalized, masks PNG bytes.
 
     Raises:
-      ValueError: the record cannot be decoded; the text is TensorFlow's reason.
+      ValueError: the record cannot be decoded; the text is TensorFlow's whole reason.
     """
     try:
       return {key: value.numpy() for key, value in self._decode(tf.constant(record)).items()}
     except tf.errors.OpError as error:
-      lines = [line.strip() for line in str(error.message).splitlines() if line.strip()]
-      raise ValueError(lines[0] if len(lines) == 1 else lines[1]) from error
+      raise ValueError(_reason(str(error.message))) from error
+
+
+def _reason(message: str) -> str:
+  """Returns the lines of TensorFlow's message that tell the reason, joined to one.
+
+  Around them stand the words "Graph execution error", names of nodes and the Python source of
+  each node, which say nothing about the record.
+  """
+  lines = [' '.join(line.split()) for line in message.splitlines()]
+  noise = ('Graph execution error', 'Detected at node', 'File "', 'Stack trace', '[[')
+  kept = [line for line in lines if line and not line.startswith(noise)]
+  return ' '.join(dict.fromkeys(kept or lines))
 
 
 def decode_masks(decoded: Decoded) -> np.ndarray | None:

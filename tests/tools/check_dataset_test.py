@@ -139,7 +139,8 @@ def test_json_among_the_files_and_truncated_files_are_named(records, tmp_path, m
 
 
 @pytest.mark.parametrize('arguments, reason', [
-    (dict(classes=(0,)), 'class id is below 1'),
+    (dict(classes=(0,)),
+     'class id is below 1: 0 stands for background, so raise all ids by one'),
     (dict(boxes=((0.1, 0.1, 1.2, 0.5),)), 'box is outside the image'),
     (dict(boxes=((0.5, 0.1, 0.5, 0.5),)), 'box has no area'),
     (dict(boxes=((0.5, 0.1, float('nan'), 0.5),)), 'box is not finite'),
@@ -147,7 +148,7 @@ def test_json_among_the_files_and_truncated_files_are_named(records, tmp_path, m
     (dict(image_id='abc'), 'image id is not a whole number, which evaluation needs'),
     (dict(content=_image_bytes(1, (44, 30))), 'image size is not what the record says'),
     (dict(content=_image_bytes(1)[:-40]), 'record cannot be decoded'),
-    (dict(content=b'text'), 'record cannot be decoded'),
+    (dict(content=b'text'), 'image cannot be decoded'),
     ({'image/object/mask': tfrecord_lib.convert_to_feature([b'x'])}, 'mask is broken'),
     ({'image/object/mask': tfrecord_lib.convert_to_feature([_image_bytes(0, (9, 9))])},
      "mask is not of the image's size"),
