@@ -88,25 +88,41 @@ class BoxForms:
     """Returns another reading that explains the boxes, and the evidence; None if there is none."""
     if self.num_boxes < _MIN_BOXES:
       return None
-    for counts, number, what in (
-        (self._polygons, self._num_polygons, 'agree with their polygons'),
-        (self._areas, self._num_areas, 'agree with their area')):
-      # Both are witnesses only if most boxes have them, and one reading agrees with them.
-      name = max(counts, key=lambda name: counts[name])
-      if number * 2 > self.num_boxes and counts[name] >= _RIGHT * number:
-        if counts[_EXPECTED] >= counts[name] / 2:
-          return None
-        return name, self._evidence(counts, number, name, what)
-    name = max(self._inside, key=lambda name: self._inside[name])
-    is_better = (self._inside[name] >= _RIGHT * self.num_boxes and
-                 self._inside[_EXPECTED] <= _WRONG * self.num_boxes)
+    readings = self._agreeing(self._polygons, self._num_polygons)
+    what = 'agree with their polygons'
+    if not readings:
+      # An area does not tell which side comes first, nor a center from a corner.
+      readings, what = self._agreeing(self._areas, self._num_areas), 'agree with their area'
+      if not readings or _EXPECTED in readings:
+        readings, what = readings or list(_READINGS), 'lie in their image'
+    name = max(readings, key=lambda name: self._inside[name])
+    if what == 'lie in their image':
+      is_better = (self._inside[name] >= _RIGHT * self.num_boxes and
+                   self._inside[_EXPECTED] <= _WRONG * self.num_boxes)
+    else:
+      is_better = _EXPECTED not in readings
     if not is_better:
       return None
-    return name, self._evidence(self._inside, self.num_boxes, name, 'lie in their image')
+    return name, (f'of {self.num_boxes} boxes {self._inside[name]} lie in their image if read so, '
+                  f'{self._inside[_EXPECTED]} as {_EXPECTED}; read so they {what}')
 
-  def _evidence(self, counts: dict[str, int], number: int, name: str, what: str) -> str:
-    return (f'of {number} boxes {counts[name]} {what} if read so, {counts[_EXPECTED]} as '
-            f'{_EXPECTED}')
+  def _agreeing(self, counts: dict[str, int], number: int) -> list[str]:
+    """Returns the readings that a witness confirms.
+
+    Args:
+      counts: how many boxes agree with the witness, by reading.
+      number: how many boxes have the witness.
+
+    Returns:
+      The readings with which nearly all boxes agree, and the expected one if half of them do;
+      none if most boxes have no witness, or no reading agrees.
+    """
+    agreeing = [name for name in _READINGS if counts[name] >= _RIGHT * number]
+    if number * 2 <= self.num_boxes or not agreeing:
+      return []
+    if _EXPECTED not in agreeing and counts[_EXPECTED] * 2 >= number:
+      agreeing.insert(0, _EXPECTED)
+    return agreeing
 
 
 def _agree(corners: Corners, polygon_box: Sequence[float]) -> bool:

@@ -10,15 +10,13 @@ import tensorflow as tf
 
 from official.vision.data import create_coco_tf_record
 from official.vision.data import tfrecord_lib
+from official_ext.datasets import annotation_cleaning
 from official_ext.datasets import annotations as annotations_lib
 from official_ext.datasets import doubts
 from official_ext.datasets import findings as findings_lib
 from official_ext.datasets import image_files
 from official_ext.datasets import image_sizes
-from official_ext.datasets import masks as masks_lib
-from official_ext.datasets import numbers
 from official_ext.datasets import record_folder
-from official_ext.datasets import segmentations
 from official_ext.datasets import shards
 from official_ext.utils import command_line
 
@@ -54,7 +52,7 @@ class SplitConverter:
   """
 
   def __init__(self, split: annotations_lib.Split, categories: annotations_lib.Categories,
-               include_masks: bool, findings: findings_lib.Findings,
+               include_masks: bool, findings: findings_lib.Findings, *,
                keep_images_that_lost_labels: bool = False):
     """Initializes the converter.
 
@@ -70,8 +68,9 @@ class SplitConverter:
     self._split = split
     self._keep_images_that_lost_labels = keep_images_that_lost_labels
     self.tally = doubts.SplitTally(split, categories)
+    self._cleaner = annotation_cleaning.AnnotationCleaner(
+        split.name, categories, include_masks, findings, self.tally)
     self._categories = categories
-    self._include_masks = include_masks
     self._findings = findings
     self._images = annotations_lib.unique_images(split, findings)
     self._annotations = annotations_lib.group_by_image(split, self._images, findings)
@@ -141,7 +140,7 @@ class SplitConverter:
     num_lost = 0
     for annotation in self._annotations.get(str(original_id), ()):
       try:
-        cleaned, mask = self._clean_annotation(annotation, image)
+        cleaned, mask = self._cleaner.clean(annotation, image.entry, image.factor)
       except findings_lib.UnusableError as error:
         num_lost += error.reason != annotations_lib.NO_AREA
         self._add('dropped', error.reason, image.entry['file_name'],
@@ -152,73 +151,6 @@ class SplitConverter:
       if mask is not None:
         masks.append(mask)
     return annotations, masks, num_lost
-
-  def _clean_annotation(self, annotation: Entry, image: _Image
-                        ) -> tuple[Entry, np.ndarray | None]:
-    """Returns a valid annotation and its mask; raises UnusableError if there is none."""
-    segmentation, flaw = self._segmentation(annotation, image)
-    box, is_clipped = self._box(annotation, segmentation, image)
-    category = self._categories.record_id(annotation.get('category_id'))
-    if category is None:
-      raise findings_lib.UnusableError('category is unknown',
-                                       f'id {annotation.get("category_id")!r}')
-    area = _area(annotation)
-    area = box[2] * box[3] if is_clipped or area is None else area * image.factor**2
-    cleaned: Entry = dict(image_id=image.entry['id'], category_id=category, bbox=box,
-                          iscrowd=int(bool(annotation.get('iscrowd'))), area=float(area))
-    if not self._include_masks:
-      return cleaned, None
-    if flaw:
-      raise flaw
-    width, height = image.size
-    mask = masks_lib.decode_mask(segmentation, height, width)
-    if not mask.any():
-      raise findings_lib.UnusableError('mask is empty')
-    cleaned['segmentation'] = segmentation
-    if is_clipped:
-      cleaned['area'] = float(mask.sum())
-    return cleaned, mask
-
-  def _segmentation(self, annotation: Entry, image: _Image
-                    ) -> tuple[segmentations.Segmentation | None,
-                               findings_lib.UnusableError | None]:
-    """Returns the segmentation in the coordinates of the file, or None and what is wrong with it.
-
-    Without masks it is read where it is needed only: in place of a missing box, and beside the
-    boxes that `doubts` looks at.
-    """
-    is_needed = (self._include_masks or annotation.get('bbox') in (None, []) or
-                 self.tally.wants_boxes)
-    if not is_needed:
-      return None, None
-    width, height = image.size
-    try:
-      segmentation, change = segmentations.normalize(
-          annotation.get('segmentation'), height, width, image.factor)
-    except findings_lib.UnusableError as error:
-      return None, error
-    if change and self._include_masks:
-      self._add('fixed', change, image.entry['file_name'], f'annotation {annotation.get("id")}')
-    return segmentation, None
-
-  def _box(self, annotation: Entry, segmentation: segmentations.Segmentation | None,
-           image: _Image) -> tuple[list[float], bool]:
-    """Returns the box of an annotation in the file, and whether it was clipped."""
-    width, height = image.size
-    name, detail = image.entry['file_name'], f'annotation {annotation.get("id")}'
-    polygon_box = segmentations.bounds(segmentation) if isinstance(segmentation, list) else None
-    if annotation.get('bbox') in (None, []) and polygon_box:
-      self._add('fixed', 'annotation has no box: that around its polygon taken', name, detail)
-      box, change = annotations_lib.clean_box(polygon_box, width, height)
-      return box, change == annotations_lib.CLIPPED
-    values, _ = annotations_lib.read_box(annotation.get('bbox'))
-    self.tally.add_box(values, image.size, image.factor, _area(annotation), polygon_box)
-    box, change = annotations_lib.clean_box(annotation['bbox'], width, height, image.factor)
-    if change:
-      self._add('fixed', change, name, detail)
-    lengths = [value * image.factor for value in values[2:]]
-    self.tally.num_clipped += max(lengths[0] - box[2], lengths[1] - box[3]) > 1
-    return box, change == annotations_lib.CLIPPED
 
   def _example(self, image: _Image, annotations: list[Entry], masks: list[np.ndarray]
                ) -> tf.train.Example:
@@ -252,15 +184,6 @@ class SplitConverter:
     for annotation in annotations:
       if annotation['iscrowd']:
         self._add('noted', 'crowd box: kept as such', name)
-
-
-def _area(annotation: Entry) -> float | None:
-  """Returns the area of an annotation; None if it has none that is positive and finite."""
-  try:
-    area = numbers.to_float(annotation.get('area'))
-  except ValueError:
-    return None
-  return area if 0 < area < float('inf') else None
 
 
 def write_split(converter: SplitConverter, name: str, folder: pathlib.Path, num_shards: int

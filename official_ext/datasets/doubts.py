@@ -46,6 +46,7 @@ class SplitTally:
     found: category id in the records, None if unknown -> number of annotations.
     kept: category id in the records -> number of boxes in the records.
     num_images: number of images in the records.
+    num_crowds: number of boxes in the records that stand for a crowd.
     num_clipped: number of boxes that reached more than a pixel over the edge of their image.
     digests: SHA-256 of an image -> its file name.
     twins: (file name, file name) of equal images.
@@ -63,7 +64,7 @@ class SplitTally:
     self.found: collections.Counter[int | None] = collections.Counter(
         categories.record_id(entry.get('category_id')) for entry in split.annotations)
     self.kept: collections.Counter[int] = collections.Counter()
-    self.num_images = self.num_clipped = 0
+    self.num_images = self.num_crowds = self.num_clipped = 0
     self.digests: dict[str, str] = {}
     self.twins: list[tuple[str, str]] = []
     self.long_images: list[tuple[str, str]] = []
@@ -118,6 +119,7 @@ class SplitTally:
     """
     self.num_images += 1
     self.kept.update(entry['category_id'] for entry in annotations)
+    self.num_crowds += sum(entry['iscrowd'] for entry in annotations)
     if digest in self.digests:
       self.twins.append((name, self.digests[digest]))
     self.digests.setdefault(digest, name)
@@ -166,6 +168,10 @@ def _tell_losses(name: str, tally: SplitTally, categories: annotations_lib.Categ
                  findings: findings_lib.Findings, outcome: findings_lib.Outcome) -> None:
   """Tells a split or a class that has boxes in the data set and none in the records."""
   source, num_found = tally.split.source, sum(tally.found.values())
+  num_kept = sum(tally.kept.values())
+  if tally.num_crowds * 2 > num_kept:
+    findings.add(name, 'doubt', 'most boxes are crowds, of which a detector learns nothing: look '
+                 'at iscrowd', source, f'{tally.num_crowds} of {num_kept}')
   if not num_found:
     findings.add(name, 'doubt', 'split has no boxes at all', source)
   elif not tally.kept:
@@ -179,7 +185,7 @@ def _tell_losses(name: str, tally: SplitTally, categories: annotations_lib.Categ
 
 
 def _tell_shares(name: str, tally: SplitTally, findings: findings_lib.Findings) -> None:
-  """Tells how much is lost or changed if it is more than a little."""
+  """Tells how much is lost or changed if it is more than a little, but not all."""
   num_boxes, num_kept = sum(tally.found.values()), sum(tally.kept.values())
   num_listed = len(tally.split.images)
   for count, total, what in (
@@ -187,7 +193,7 @@ def _tell_shares(name: str, tally: SplitTally, findings: findings_lib.Findings) 
       (num_listed - tally.num_images, num_listed, 'images are not in the records'),
       (tally.num_clipped, num_boxes, 'boxes reached over the edge of their image: are they for '
        'other sizes?')):
-    if count > _FEW * total:
+    if _FEW * total < count < total:
       findings.add(name, 'doubt', f'more than {_FEW:.0%} of the {what}', tally.split.source,
                    f'{count} of {total}')
 

@@ -19,12 +19,12 @@ _LABEL = 'image/object/class/label'
 _MASK = 'image/object/mask'
 _IMAGE = 'image/encoded'
 _ID = 'image/source_id'
-# The lists of values that Model Garden's decoder asks for, by the name of the feature.
+# The lists of values that Model Garden's decoder asks for, by feature name.
 _KINDS = {
     _IMAGE: 'bytes', _ID: 'bytes', 'image/height': 'int64', 'image/width': 'int64',
     **dict.fromkeys(_COORDINATES, 'float'), _LABEL: 'int64', 'image/object/area': 'float',
     'image/object/is_crowd': 'int64', _MASK: 'bytes'}
-_DECODABLE = ('JPEG', 'MPO', 'PNG', 'GIF', 'BMP', 'WEBP')  # Pillow's names of what TensorFlow decodes
+_DECODABLE = ('JPEG', 'MPO', 'PNG', 'GIF', 'BMP', 'WEBP')  # by TensorFlow; names of Pillow
 
 Features = Mapping[str, Any]  # `tf.train.Example().features.feature`
 
@@ -60,6 +60,23 @@ class Needs:
   source_id: bool = True
   input_size: Sequence[int] | None = None
   smallest_scale: float = 1.0
+
+  @classmethod
+  def of_task(cls, task: Any, is_training: bool) -> 'Needs':
+    """Returns what a detection task needs.
+
+    Args:
+      task: the task config of an experiment.
+      is_training: whether the records are for training or for evaluation.
+    """
+    data = task.train_data if is_training else task.validation_data
+    decoder = data.decoder.get() if hasattr(data.decoder, 'get') else data.decoder
+    return cls(
+        masks=bool(getattr(task.model, 'include_mask', False)),
+        num_classes=task.model.num_classes,
+        source_id=not getattr(decoder, 'regenerate_source_id', False),
+        input_size=tuple(task.model.input_size[:2]) or None,
+        smallest_scale=getattr(data.parser, 'aug_scale_min', 1.0) if is_training else 1.0)
 
 
 def _values(features: Features, name: str) -> Sequence[Any]:

@@ -19,4 +19,4 @@ def to_float(value: Any) -> float:
   try:
     return float(value)
   except OverflowError:
-    return float('inf') if value > 0 else float('-inf')
+    return float('-inf') if isinstance(value, int) and value < 0 else float('inf')

@@ -83,20 +83,20 @@ class SplitCheck:
   """
 
   def __init__(self, source: Source, findings: findings_lib.Findings, num_samples: int,
-               needs: example_checks.Needs = example_checks.Needs()):
+               needs: example_checks.Needs | None = None):
     """Initializes the check.
 
     Args:
       source: the records.
       findings: told every problem.
       num_samples: how many records to keep for drawing.
-      needs: of the experiment; without `num_classes`, that of the source holds.
+      needs: of the experiment; None if it is unknown.
     """
     self.source = source
     self.digests: dict[str, str] = {}
     self._findings = findings
-    self._needs = (needs if needs.num_classes else
-                   dataclasses.replace(needs, num_classes=source.num_classes))
+    self._needs = dataclasses.replace(needs or example_checks.Needs(),
+                                      num_classes=source.num_classes)
     self._ids: dict[str, list[str]] = collections.defaultdict(list)  # image id -> records
     self._sample = RandomSample(num_samples)
     self._statistics = record_statistics.SplitStatistics()

@@ -89,8 +89,9 @@ def _write_records(splits: annotations.Splits, categories: annotations.Categorie
   from official_ext.datasets import doubts
   written, tallies = {}, {}
   for name, split in splits.items():
-    converter = conversion.SplitConverter(split, categories, args.include_masks, findings,
-                                          args.keep_images_that_lost_labels)
+    converter = conversion.SplitConverter(
+        split, categories, args.include_masks, findings,
+        keep_images_that_lost_labels=args.keep_images_that_lost_labels)
     written[name] = conversion.write_split(converter, name, folder, args.num_shards)
     tallies[name] = converter.tally
   allowed = doubts.Permissions(losses=args.allow_losses, box_forms=args.trust_boxes)
