@@ -11,10 +11,10 @@ from typing import Any
 
 from official_ext.datasets import annotations as annotations_lib
 from official_ext.datasets import box_forms
+from official_ext.datasets import example_checks
 from official_ext.datasets import findings as findings_lib
 
 _FEW = 0.05  # share of boxes or images of which the loss is told
-_LONG = 100  # sides with this ratio leave 5 pixels of 512, 0 at a random scale of 0.1
 _ENOUGH = 20_000  # boxes that are read in every way they may be meant
 _CHANCE = math.log(1e-6)  # natural logarithm of what is too unlikely to be chance
 
@@ -22,8 +22,6 @@ _NORMALIZED = ('boxes are in parts of the image (0 to 1), not in pixels: multipl
                'the width of the image, y and height by its height')
 _UNSCALED = ('boxes were scaled to the size of their files, but fit the files as they are: if they '
              'are right so, take width and height out of the annotations')
-_LONG_IMAGE = (f'image is more than {_LONG} times as long as wide, so that a resize leaves little '
-               'or nothing of it: cut it into tiles')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +121,7 @@ class SplitTally:
     if digest in self.digests:
       self.twins.append((name, self.digests[digest]))
     self.digests.setdefault(digest, name)
-    if max(size) > _LONG * min(size):
+    if example_checks.is_long(size):
       self.long_images.append((name, f'{size[0]} x {size[1]}'))
 
   def form_problems(self) -> list[tuple[str, str]]:
@@ -159,7 +157,7 @@ def tell(tallies: Mapping[str, SplitTally], categories: annotations_lib.Categori
     for file, other in tally.twins:
       findings.add(name, 'doubt', 'picture is there twice, under two names', file, f'= {other}')
     for file, size in tally.long_images:
-      findings.add(name, 'doubt', _LONG_IMAGE, file, size)
+      findings.add(name, 'doubt', example_checks.LONG_IMAGE, file, size)
   _tell_overlap(tallies, findings)
   _tell_names(tallies, categories, findings)
 

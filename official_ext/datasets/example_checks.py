@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 _TOLERANCE = 1e-5  # of normalized coordinates
+_LONG = 100  # sides with this ratio leave 5 pixels of 512, none at a random scale of 0.1
 _PIXELS = 2.0  # normalized coordinates above this are pixels, no box a little over the edge
 
 _COORDINATES = tuple(f'image/object/bbox/{side}' for side in ('ymin', 'xmin', 'ymax', 'xmax'))
@@ -25,6 +26,9 @@ _KINDS = {
     **dict.fromkeys(_COORDINATES, 'float'), _LABEL: 'int64', 'image/object/area': 'float',
     'image/object/is_crowd': 'int64', _MASK: 'bytes'}
 _DECODABLE = ('JPEG', 'MPO', 'PNG', 'GIF', 'BMP', 'WEBP')  # by TensorFlow; names of Pillow
+
+LONG_IMAGE = (f'image is more than {_LONG} times as long as wide, so that a resize leaves little '
+              'or nothing of it: cut it into tiles')
 
 Features = Mapping[str, Any]  # `tf.train.Example().features.feature`
 
@@ -141,10 +145,15 @@ def _image_problems(features: Features, needs: Needs) -> Iterator[Problem]:
   if -1 not in said and said != size:
     yield Problem('image size is not what the record says',
                   f'{said[0]} x {said[1]}, is {size[0]} x {size[1]}', is_fatal=False)
-  yield from shape_problems(size, needs)
+  yield from _shape_problems(size, needs)
 
 
-def shape_problems(size: Sequence[int], needs: Needs) -> Iterator[Problem]:
+def is_long(size: Sequence[int]) -> bool:
+  """Returns whether the sides (width, height) of an image differ so much as `LONG_IMAGE` says."""
+  return max(size) > _LONG * min(size)
+
+
+def _shape_problems(size: Sequence[int], needs: Needs) -> Iterator[Problem]:
   """Finds an image that has no pixels left when an experiment resizes it.
 
   Args:

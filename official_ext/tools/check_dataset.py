@@ -227,15 +227,17 @@ def check(args: argparse.Namespace) -> bool:
              else [_pattern_source(args.input_path, args.annotation_file)])
   task = _task(args)
   findings = findings_lib.Findings()
-  decoder = record_decoding.RecordDecoder()
+  needs = [example_checks.Needs.of_task(task, source.name == 'train') if task else
+           example_checks.Needs() for source in sources]
+  decoder = record_decoding.RecordDecoder(
+      regenerate_source_id=not all(need.source_id for need in needs))
   num_samples = -(-args.num_samples // len(sources)) if args.output else 0
-  checks = [record_checks.SplitCheck(
-      source, findings, num_samples,
-      example_checks.Needs.of_task(task, source.name == 'train') if task else None)
-            for source in sources]
+  checks = [record_checks.SplitCheck(source, findings, num_samples, need)
+            for source, need in zip(sources, needs)]
   for split in checks:
     split.run(decoder)
   record_checks.check_overlap(checks, findings)
+  record_checks.check_classes(checks, findings)
   summaries = {split.source.name: split.summary() for split in checks}
   if task:
     num_classes = max(split.num_classes_needed for split in checks)

@@ -195,11 +195,21 @@ def test_records_of_other_tools_say_what_they_lack(tmp_path, monkeypatch):
   assert status == 1 and list(problems) == [
       "record has no image/source_id: set regenerate_source_id of the experiment's decoder, or "
       'convert the data anew']
+  data = dict(decoder=dict(simple_decoder=dict(regenerate_source_id=True)))
+  (tmp_path / 'ids.yaml').write_text(json.dumps(dict(task=dict(
+      model=dict(num_classes=2), train_data=data, validation_data=data))))
+  status, report, problems = _check(
+      monkeypatch, tmp_path, f'--input_path={roboflow}', f'--config_file={tmp_path}/ids.yaml',
+      '--experiment=retinanet_resnetfpn_coco')
+  assert status == 0 and report['splits']['data']['num_images'] == 2
   same = _write(tmp_path / 'same', [changed(number, source_id=b'0') for number in (1, 2, 3)])
   _, _, problems = _check(monkeypatch, tmp_path, f'--input_path={same}')
   assert problems == {
       'all records have the same image id, so evaluation takes them for one image': [
           'same record 1 1.png id 0, 3 records']}
+  tiny = _write(tmp_path / 'tiny', [_example(1, boxes=((0.1 / 30, 0.1 / 40, 0.5 / 30, 0.5 / 40),))])
+  _, _, problems = _check(monkeypatch, tmp_path, f'--input_path={tiny}')
+  assert list(problems.values()) == [['data 1 of 1']] and 'first pixel' in next(iter(problems))
   other = _write(tmp_path / 'other', [b'no example', _example(4)])
   _, report, problems = _check(monkeypatch, tmp_path, f'--input_path={other}')
   assert list(problems) == ['record is no tf.train.Example']
