@@ -16,7 +16,8 @@ from official_ext.datasets import findings as findings_lib
 
 _FEW = 0.05  # share of boxes or images of which the loss is told
 _ENOUGH = 20_000  # boxes that are read in every way they may be meant
-_CHANCE = math.log(1e-6)  # natural logarithm of what is too unlikely to be chance
+_MANY = 0.1  # share of boxes outside of their image that is no carelessness at its edges
+_LOG_CHANCE = math.log(1e-6)  # of what is too unlikely to be chance
 
 _NORMALIZED = ('boxes are in parts of the image (0 to 1), not in pixels: multiply x and width by '
                'the width of the image, y and height by its height')
@@ -68,9 +69,10 @@ class SplitTally:
     self.long_images: list[tuple[str, str]] = []
     self._forms = box_forms.BoxForms()
     self._num_normalized = 0
-    # Of boxes that were scaled: how many, how many fit the file unscaled, how likely all would.
-    self._num_scaled = self._num_fitting = 0
-    self._chance = 0.0
+    # Of boxes that were scaled: how many, how many fit the file unscaled, how many do not fit the
+    # size in the annotations, and how likely all would fit a smaller file by chance.
+    self._num_scaled = self._num_fitting = self._num_outside = 0
+    self._log_chance = 0.0
 
   @property
   def wants_boxes(self) -> bool:
@@ -102,8 +104,9 @@ class SplitTally:
       fits_listed = x + width <= listed_size[0] + 1 and y + height <= listed_size[1] + 1
       self._num_scaled += 1
       self._num_fitting += fits_file
+      self._num_outside += not fits_listed
       # A box somewhere in the larger image lies in its first part about so often.
-      self._chance += 2 * math.log(min(factor, 1)) if fits_listed else _CHANCE / 2
+      self._log_chance += 2 * math.log(min(factor, 1))
 
   def add_image(self, name: str, size: tuple[int, int], digest: str,
                 annotations: Sequence[annotations_lib.Entry]) -> None:
@@ -133,7 +136,9 @@ class SplitTally:
     better = self._forms.better_reading()
     if better:
       problems.append((f'boxes look like {better[0]}, not like [x, y, width, height]', better[1]))
-    if self._num_scaled and self._num_fitting == self._num_scaled and self._chance < _CHANCE:
+    is_unlikely = (self._log_chance < _LOG_CHANCE or
+                   self._num_outside > max(1, _MANY * self._num_scaled))
+    if self._num_fitting == self._num_scaled and is_unlikely:
       problems.append((_UNSCALED, f'all {self._num_scaled} boxes of resized images'))
     return problems
 

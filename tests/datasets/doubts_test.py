@@ -121,6 +121,17 @@ def test_boxes_that_fit_the_resized_file_already_are_a_problem(tmp_path):
   assert 'fit the files as they are' in reason
 
 
+@pytest.mark.parametrize('num_outside, is_problem', [(0, False), (2, False), (12, True)])
+def test_sizes_of_enlarged_files_are_doubted_if_many_boxes_are_outside_of_them(
+    num_outside, is_problem):
+  split = annotations_lib.Split('train', 'train.json', [], [], [], [])
+  tally = doubts.SplitTally(split, None)
+  for number in range(40):
+    box = [300, 200, 100, 100] if number < num_outside else [100, 100, 50, 60]
+    tally.add_box(box, (640, 480), 2.0, None, None)
+  assert any('fit the files' in reason for reason, _ in tally.form_problems()) == is_problem
+
+
 def corners(x, y, width, height):
   return [x, y, x + width, y + height]
 
