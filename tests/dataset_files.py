@@ -83,14 +83,14 @@ class Converted(NamedTuple):
   findings: list[dict[str, Any]]
 
 
-def convert(folder: pathlib.Path, include_masks: bool = False) -> Converted:
-  """Reads and converts a data set in memory."""
+def convert(folder: pathlib.Path, include_masks: bool = False, **options) -> Converted:
+  """Reads and converts a data set in memory; `options` go to `SplitConverter`."""
   findings = findings_lib.Findings()
   splits = readers.read(folder, readers.detect_format(folder), findings)
   categories = annotations_lib.merge_categories(splits, findings)
   records, coco = {}, {}
   for name, split in splits.items():
-    converter = conversion.SplitConverter(split, categories, include_masks, findings)
+    converter = conversion.SplitConverter(split, categories, include_masks, findings, **options)
     records[name] = decode(example.SerializeToString() for example in converter.convert())
     coco[name] = converter.coco
   return Converted(records, coco, categories, findings.to_json())

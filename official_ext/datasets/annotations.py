@@ -8,15 +8,24 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import math
 import pathlib
+import posixpath
 from typing import Any
 
+from official_ext.datasets import box_forms
 from official_ext.datasets import findings as findings_lib
+from official_ext.datasets import numbers
 from official_ext.utils import command_line
 
 Entry = dict[str, Any]  # an image, an annotation or a category of a COCO annotation file
 
 # The shortest side of a box in pixels: a shorter one has equal ends in float32 coordinates.
 _MIN_SIDE = 0.01
+NO_AREA = 'box has no area'
+CLIPPED = 'box reached over the edge of the image: clipped'
+_SAME_NAME = ('image is listed several times: all are dropped, because their labels cannot be told '
+              'apart')
+_SAME_ID = ('image id is that of another image too: both are dropped, because their labels cannot '
+            'be told apart')
 _SHIFTED = 'category ids began at 0, which stands for background: all raised by one'
 _RENUMBERED = 'image ids were not whole numbers: renumbered from 1'
 
@@ -127,8 +136,26 @@ class ListedImage:
   size: tuple[Any, Any]
 
 
+def _merge_equal_entries(split: Split, findings: findings_lib.Findings) -> list[Entry]:
+  """Returns the image entries that have a file name, those that say the same only once."""
+  merged: dict[tuple[str, ...], Entry] = {}
+  for image in split.images:
+    name = image.get('file_name')
+    if not isinstance(name, str) or not name:
+      findings.add(split.name, 'dropped', 'image entry has no file_name', split.source,
+                   f'id {image.get("id")}')
+      continue
+    key = (name, *(str(image.get(field)) for field in ('id', 'width', 'height')))
+    if key in merged:
+      findings.add(split.name, 'fixed', 'image is listed twice with the same id: taken once', name)
+    merged.setdefault(key, image)
+  return list(merged.values())
+
+
 def unique_images(split: Split, findings: findings_lib.Findings) -> list[ListedImage]:
   """Returns the images of a split, each file name and each id once.
+
+  Entries that share a name or an id are all dropped: nothing says which labels belong to which.
 
   Args:
     split: the split as it was read.
@@ -138,20 +165,20 @@ def unique_images(split: Split, findings: findings_lib.Findings) -> list[ListedI
     The images in the order of the split. If every id is a whole number that Model Garden can
     read as int64, the images keep their ids; otherwise they are numbered from 1.
   """
-  kept, names, ids = [], set(), set()
-  for image in split.images:
-    name = image.get('file_name')
-    if not isinstance(name, str) or not name:
-      findings.add(split.name, 'dropped', 'image entry has no file_name', split.source,
-                   f'id {image.get("id")}')
-    elif name in names:
-      findings.add(split.name, 'dropped', 'image is listed twice: only the first is kept', name)
-    elif str(image.get('id')) in ids:
-      findings.add(split.name, 'dropped', 'image id is that of another image', name,
-                   f'id {image.get("id")}')
+  kept = []
+  entries = _merge_equal_entries(split, findings)
+  names = collections.Counter(posixpath.normpath(image['file_name']) for image in entries)
+  same_id = collections.defaultdict(list)
+  for image in entries:
+    same_id[str(image.get('id'))].append(image['file_name'])
+  for image in entries:
+    name, number = image['file_name'], image.get('id')
+    if names[posixpath.normpath(name)] > 1:
+      findings.add(split.name, 'dropped', _SAME_NAME, name, f'id {number}')
+    elif len(same_id[str(number)]) > 1:
+      others = [other for other in same_id[str(number)] if other != name]
+      findings.add(split.name, 'dropped', _SAME_ID, name, f'id {number}, also of {others[0]}')
     else:
-      names.add(name)
-      ids.add(str(image.get('id')))
       kept.append(image)
   is_numbered = all(type(image.get('id')) is int and 0 <= image['id'] < 2**63 for image in kept)
   if not is_numbered:
@@ -176,12 +203,15 @@ def group_by_image(split: Split, images: Sequence[ListedImage],
   """
   groups = collections.defaultdict(list)
   known = {str(image.original_id) for image in images}
+  listed = {str(image.get('id')) for image in split.images}
   for annotation in split.annotations:
     image_id = str(annotation.get('image_id'))
     if image_id in known:
       groups[image_id].append(annotation)
     else:
-      findings.add(split.name, 'dropped', 'annotation is for an image that is not listed',
+      reason = ('annotation is for an image entry that is dropped' if image_id in listed else
+                'annotation is for an image that is not listed')
+      findings.add(split.name, 'dropped', reason,
                    split.source, f'annotation {annotation.get("id")}, image id {image_id}')
   return dict(groups)
 
@@ -197,33 +227,64 @@ def _clip(start: float, length: float, limit: int) -> tuple[float, float]:
   return start, length
 
 
-def clean_box(box: Any, width: int, height: int) -> tuple[list[float], str]:
+def read_box(box: Any) -> tuple[list[float], bool]:
+  """Reads the four numbers of a COCO box.
+
+  Args:
+    box: should be `[x, y, width, height]`; numbers may be text.
+
+  Returns:
+    The numbers, and whether one of them was text.
+
+  Raises:
+    UnusableError: the box is anything else, or a number is not finite.
+  """
+  if not isinstance(box, (list, tuple)) or len(box) != 4:
+    raise findings_lib.UnusableError('box is not four numbers', _short(box))
+  try:
+    values = [numbers.to_float(value) for value in box]
+  except ValueError as error:
+    raise findings_lib.UnusableError('box is not four numbers', _short(box)) from error
+  if not all(map(math.isfinite, values)):
+    raise findings_lib.UnusableError('box is not finite', _short(box))
+  return values, any(isinstance(value, str) for value in box)
+
+
+def _short(value: Any) -> str:
+  """Returns a value as text of at most 60 characters."""
+  text = repr(value)
+  return text if len(text) <= 60 else f'{text[:57]}...'
+
+
+def clean_box(box: Any, width: int, height: int, factor: float = 1.0) -> tuple[list[float], str]:
   """Clips a COCO box to its image.
 
   Args:
     box: should be `[x, y, width, height]` in pixels; anything else raises.
     width: of the image in pixels.
     height: of the image in pixels.
+    factor: by which the box is scaled first, because the image was resized after its annotation.
 
   Returns:
-    The box, and what was changed (empty if nothing).
+    The box, and what was changed apart from the scale (empty if nothing).
 
   Raises:
     UnusableError: no valid box is left.
   """
-  try:
-    x, y, box_width, box_height = (float(value) for value in box)
-  except (TypeError, ValueError) as error:
-    raise findings_lib.UnusableError('box is not four numbers') from error
-  if not all(math.isfinite(value) for value in (x, y, box_width, box_height)):
-    raise findings_lib.UnusableError('box is not finite')
+  values, is_text = read_box(box)
+  x, y, box_width, box_height = scaled = [value * factor for value in values]
+  if min(box_width, box_height) < 0:
+    raise findings_lib.UnusableError('box has a negative width or height', _short(box))
+  if box_forms.is_normalized(values, width, height):
+    raise findings_lib.UnusableError('box is in parts of the image (0 to 1), not in pixels',
+                                     _short(box))
   if box_width < _MIN_SIDE or box_height < _MIN_SIDE:
-    raise findings_lib.UnusableError('box has no area')
+    raise findings_lib.UnusableError(NO_AREA)
   clipped_x, clipped_width = _clip(x, box_width, width)
   clipped_y, clipped_height = _clip(y, box_height, height)
   if clipped_width < _MIN_SIDE or clipped_height < _MIN_SIDE:
-    raise findings_lib.UnusableError('box is outside the image')
+    raise findings_lib.UnusableError('box is outside the image', _short(box))
   cleaned = [clipped_x, clipped_y, clipped_width, clipped_height]
-  is_same = all(math.isclose(new, old, rel_tol=0, abs_tol=1e-6)
-                for new, old in zip(cleaned, (x, y, box_width, box_height)))
-  return cleaned, '' if is_same else 'box reached over the edge of the image: clipped'
+  if not all(math.isclose(new, old, rel_tol=0, abs_tol=1e-6) for new, old in zip(cleaned, scaled)):
+    return cleaned, CLIPPED
+  return cleaned, 'box was text: read as numbers' if is_text else ''

@@ -1,5 +1,6 @@
 """Turns annotations as they were read into checked `tf.train.Example`s and COCO annotations."""
 from collections.abc import Iterator
+import hashlib
 import json
 import pathlib
 from typing import Any, NamedTuple
@@ -9,10 +10,12 @@ import tensorflow as tf
 
 from official.vision.data import create_coco_tf_record
 from official.vision.data import tfrecord_lib
+from official_ext.datasets import annotation_cleaning
 from official_ext.datasets import annotations as annotations_lib
+from official_ext.datasets import doubts
 from official_ext.datasets import findings as findings_lib
 from official_ext.datasets import image_files
-from official_ext.datasets import masks as masks_lib
+from official_ext.datasets import image_sizes
 from official_ext.datasets import record_folder
 from official_ext.datasets import shards
 from official_ext.utils import command_line
@@ -23,9 +26,21 @@ Entry = annotations_lib.Entry
 
 
 class _Image(NamedTuple):
-  """An image that was read: `entry` is its COCO entry with the size of the file."""
+  """An image that was read.
+
+  Attributes:
+    entry: its COCO entry with the size of the file.
+    encoded: its content.
+    factor: from coordinates of the annotations to those of the file.
+  """
   entry: Entry
   encoded: image_files.EncodedImage
+  factor: float
+
+  @property
+  def size(self) -> tuple[int, int]:
+    """(width, height) of the file in pixels."""
+    return self.encoded.size
 
 
 class SplitConverter:
@@ -33,10 +48,12 @@ class SplitConverter:
 
   Attributes:
     coco: COCO annotations of the examples that `convert` has yielded so far.
+    tally: counts for `doubts.tell`.
   """
 
   def __init__(self, split: annotations_lib.Split, categories: annotations_lib.Categories,
-               include_masks: bool, findings: findings_lib.Findings):
+               include_masks: bool, findings: findings_lib.Findings, *,
+               keep_images_that_lost_labels: bool = False):
     """Initializes the converter.
 
     Args:
@@ -44,10 +61,16 @@ class SplitConverter:
       categories: of all splits, from `annotations.merge_categories`.
       include_masks: whether to write masks; an object without a mask is dropped.
       findings: told everything that is fixed or dropped.
+      keep_images_that_lost_labels: whether an image is written though an annotation of it is
+        dropped; the detector is then taught that there is nothing in its place. Annotations
+        without area never count: there is nothing to lose.
     """
     self._split = split
+    self._keep_images_that_lost_labels = keep_images_that_lost_labels
+    self.tally = doubts.SplitTally(split, categories)
+    self._cleaner = annotation_cleaning.AnnotationCleaner(
+        split.name, categories, include_masks, findings, self.tally)
     self._categories = categories
-    self._include_masks = include_masks
     self._findings = findings
     self._images = annotations_lib.unique_images(split, findings)
     self._annotations = annotations_lib.group_by_image(split, self._images, findings)
@@ -71,11 +94,17 @@ class SplitConverter:
       except findings_lib.UnusableError as error:
         self._add('dropped', error.reason, listed.file_name, error.detail)
         continue
-      annotations, masks = self._clean_annotations(image.entry, listed.original_id)
-      self._note(image.entry, annotations)
+      annotations, masks, num_lost = self._clean_annotations(image, listed.original_id)
+      if num_lost and not self._keep_images_that_lost_labels:
+        self._add('dropped', 'image lost labels: left out', listed.file_name,
+                  f'{num_lost} of {num_lost + len(annotations)}')
+        continue
+      self._note(image.entry, annotations, num_lost)
       example = self._example(image, annotations, masks)
       self.coco['images'].append(image.entry)
       self.coco['annotations'].extend(annotations)
+      self.tally.add_image(listed.file_name, image.size,
+                           hashlib.sha256(image.encoded.content).hexdigest(), annotations)
       yield example
 
   def _add(self, outcome: findings_lib.Outcome, reason: str, file: str, detail: str = '') -> None:
@@ -92,58 +121,42 @@ class SplitConverter:
     width, height = encoded.size
     if encoded.change:
       self._add('fixed', encoded.change, name)
-    if all(listed.size) and listed.size != encoded.size:
-      self._add('fixed', 'image size in the annotations is not that of the file', name,
-                f'{listed.size[0]} x {listed.size[1]}, is {width} x {height}')
-    return _Image(dict(id=listed.id, file_name=name, width=width, height=height), encoded)
+    factor = image_sizes.scale(listed.size, encoded.size)
+    change, detail = image_sizes.change(listed.size, encoded.size, factor)
+    if change:
+      self._add('fixed', change, name, detail)
+    return _Image(dict(id=listed.id, file_name=name, width=width, height=height), encoded, factor)
 
-  def _clean_annotations(self, image: Entry, original_id: Any
-                         ) -> tuple[list[Entry], list[np.ndarray]]:
-    """Returns the valid annotations of an image and, with `include_masks`, their masks."""
+  def _clean_annotations(self, image: _Image, original_id: Any
+                         ) -> tuple[list[Entry], list[np.ndarray], int]:
+    """Cleans the annotations of an image.
+
+    Returns:
+      The valid annotations; with `include_masks` their masks; how many objects of the image have
+      lost their annotation.
+    """
     annotations: list[Entry] = []
     masks: list[np.ndarray] = []
+    num_lost = 0
     for annotation in self._annotations.get(str(original_id), ()):
       try:
-        cleaned, mask = self._clean_annotation(annotation, image)
+        cleaned, mask = self._cleaner.clean(annotation, image.entry, image.factor)
       except findings_lib.UnusableError as error:
-        self._add('dropped', error.reason, image['file_name'],
+        num_lost += error.reason != annotations_lib.NO_AREA
+        self._add('dropped', error.reason, image.entry['file_name'],
                   f'annotation {annotation.get("id")} {error.detail}'.strip())
         continue
       cleaned['id'] = len(self.coco['annotations']) + len(annotations) + 1
       annotations.append(cleaned)
       if mask is not None:
         masks.append(mask)
-    return annotations, masks
-
-  def _clean_annotation(self, annotation: Entry, image: Entry) -> tuple[Entry, np.ndarray | None]:
-    """Returns a valid annotation and its mask; raises UnusableError if there is none."""
-    category = self._categories.record_id(annotation.get('category_id'))
-    if category is None:
-      raise findings_lib.UnusableError('category is unknown')
-    width, height = image['width'], image['height']
-    box, change = annotations_lib.clean_box(annotation.get('bbox'), width, height)
-    if change:
-      self._add('fixed', change, image['file_name'], f'annotation {annotation.get("id")}')
-    area = annotation.get('area')
-    if change or not isinstance(area, (int, float)) or not area > 0:
-      area = box[2] * box[3]
-    cleaned: Entry = dict(image_id=image['id'], category_id=category, bbox=box,
-                          iscrowd=int(bool(annotation.get('iscrowd'))), area=float(area))
-    if not self._include_masks:
-      return cleaned, None
-    mask = masks_lib.decode_mask(annotation.get('segmentation'), height, width)
-    if not mask.any():
-      raise findings_lib.UnusableError('mask is empty')
-    cleaned['segmentation'] = annotation['segmentation']
-    if change:
-      cleaned['area'] = float(mask.sum())
-    return cleaned, mask
+    return annotations, masks, num_lost
 
   def _example(self, image: _Image, annotations: list[Entry], masks: list[np.ndarray]
                ) -> tf.train.Example:
     """Returns the example of one image in Model Garden's form."""
-    entry, encoded = image
-    width, height = encoded.size
+    entry, encoded = image.entry, image.encoded
+    width, height = image.size
     features = tfrecord_lib.image_info_to_feature_dict(
         height, width, entry['file_name'], entry['id'], encoded.content, encoded.encoding)
     if annotations:
@@ -157,10 +170,13 @@ class SplitConverter:
             [tfrecord_lib.encode_mask_as_png(mask) for mask in masks])
     return tf.train.Example(features=tf.train.Features(feature=features))
 
-  def _note(self, image: Entry, annotations: list[Entry]) -> None:
+  def _note(self, image: Entry, annotations: list[Entry], num_lost: int) -> None:
     """Notes what is valid and may surprise: no boxes, more than the parser keeps, crowds."""
     name = image['file_name']
-    if not annotations:
+    if num_lost:
+      self._add('noted', 'image lost labels: kept', name,
+                f'{num_lost} of {num_lost + len(annotations)}')
+    elif not annotations:
       self._add('noted', 'image has no boxes: kept', name)
     if len(annotations) > MAX_BOXES:
       self._add('noted', f"image has more than {MAX_BOXES} boxes, the default of the parser's "

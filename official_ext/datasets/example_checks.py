@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 _TOLERANCE = 1e-5  # of normalized coordinates
+_LONG = 100  # sides with this ratio leave 5 pixels of 512, none at a random scale of 0.1
 _PIXELS = 2.0  # normalized coordinates above this are pixels, no box a little over the edge
 
 _COORDINATES = tuple(f'image/object/bbox/{side}' for side in ('ymin', 'xmin', 'ymax', 'xmax'))
@@ -19,12 +20,15 @@ _LABEL = 'image/object/class/label'
 _MASK = 'image/object/mask'
 _IMAGE = 'image/encoded'
 _ID = 'image/source_id'
-# The lists of values that Model Garden's decoder asks for, by the name of the feature.
+# The lists of values that Model Garden's decoder asks for, by feature name.
 _KINDS = {
     _IMAGE: 'bytes', _ID: 'bytes', 'image/height': 'int64', 'image/width': 'int64',
     **dict.fromkeys(_COORDINATES, 'float'), _LABEL: 'int64', 'image/object/area': 'float',
     'image/object/is_crowd': 'int64', _MASK: 'bytes'}
-_DECODABLE = ('JPEG', 'MPO', 'PNG', 'GIF', 'BMP', 'WEBP')  # Pillow's names of what TensorFlow decodes
+_DECODABLE = ('JPEG', 'MPO', 'PNG', 'GIF', 'BMP', 'WEBP')  # by TensorFlow; names of Pillow
+
+LONG_IMAGE = (f'image is more than {_LONG} times as long as wide, so that a resize leaves little '
+              'or nothing of it: cut it into tiles')
 
 Features = Mapping[str, Any]  # `tf.train.Example().features.feature`
 
@@ -60,6 +64,23 @@ class Needs:
   source_id: bool = True
   input_size: Sequence[int] | None = None
   smallest_scale: float = 1.0
+
+  @classmethod
+  def of_task(cls, task: Any, is_training: bool) -> 'Needs':
+    """Returns what a detection task needs.
+
+    Args:
+      task: the task config of an experiment.
+      is_training: whether the records are for training or for evaluation.
+    """
+    data = task.train_data if is_training else task.validation_data
+    decoder = data.decoder.get() if hasattr(data.decoder, 'get') else data.decoder
+    return cls(
+        masks=bool(getattr(task.model, 'include_mask', False)),
+        num_classes=task.model.num_classes,
+        source_id=not getattr(decoder, 'regenerate_source_id', False),
+        input_size=tuple(task.model.input_size[:2]) or None,
+        smallest_scale=getattr(data.parser, 'aug_scale_min', 1.0) if is_training else 1.0)
 
 
 def _values(features: Features, name: str) -> Sequence[Any]:
@@ -124,10 +145,15 @@ def _image_problems(features: Features, needs: Needs) -> Iterator[Problem]:
   if -1 not in said and said != size:
     yield Problem('image size is not what the record says',
                   f'{said[0]} x {said[1]}, is {size[0]} x {size[1]}', is_fatal=False)
-  yield from shape_problems(size, needs)
+  yield from _shape_problems(size, needs)
 
 
-def shape_problems(size: Sequence[int], needs: Needs) -> Iterator[Problem]:
+def is_long(size: Sequence[int]) -> bool:
+  """Returns whether the sides (width, height) of an image differ so much as `LONG_IMAGE` says."""
+  return max(size) > _LONG * min(size)
+
+
+def _shape_problems(size: Sequence[int], needs: Needs) -> Iterator[Problem]:
   """Finds an image that has no pixels left when an experiment resizes it.
 
   Args:

@@ -1,10 +1,11 @@
-"""Findings: what was fixed, dropped, noted or is wrong in a data set, by reason and by file."""
+"""Findings: what was fixed, dropped, is doubtful or wrong in a data set, by reason and by file."""
 import collections
-from typing import Any, Literal
+from typing import Any, get_args, Literal
 
 from official_ext.utils import command_line
 
-Outcome = Literal['fixed', 'dropped', 'noted', 'problem']
+Outcome = Literal['fixed', 'noted', 'dropped', 'doubt', 'problem']
+_BY_WEIGHT = get_args(Outcome)
 
 
 class UnusableError(ValueError):
@@ -34,7 +35,7 @@ class Findings:
 
     Args:
       split: `train`, `val` or `all`.
-      outcome: `fixed`, `dropped`, `noted` or `problem`.
+      outcome: `fixed`, `noted`, `dropped`, `doubt` (may be right: look) or `problem`.
       reason: one sentence, the same for all findings of its kind.
       file: the file that has the flaw.
       detail: the place in the file, for example the annotation id.
@@ -51,12 +52,14 @@ class Findings:
             for (split, outcome, reason), items in self._items.items()]
 
   def say(self, shown: int = 3) -> None:
-    """Prints a line for each reason: the number of findings and the first files.
+    """Prints a line for each reason, the gravest last: the number and the first files.
 
     Args:
       shown: how many files to name in a line.
     """
-    for (split, outcome, reason), items in sorted(self._items.items()):
+    by_weight = sorted(self._items.items(), key=lambda entry: (
+        _BY_WEIGHT.index(entry[0][1]), entry[0][0], entry[0][2]))
+    for (split, outcome, reason), items in by_weight:
       names = list(dict.fromkeys(
           ' '.join(filter(None, (item['file'], item['detail']))) for item in items))
       more = f' and {len(names) - shown} more' if len(names) > shown else ''

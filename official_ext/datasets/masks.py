@@ -5,7 +5,7 @@ import numpy as np
 from pycocotools import mask as mask_lib
 from scipy import ndimage
 
-from official_ext.datasets import findings
+from official_ext.datasets import segmentations
 
 Point = tuple[int, int]
 
@@ -84,7 +84,8 @@ def decode_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
   """Turns a COCO segmentation into a mask.
 
   Args:
-    segmentation: polygons, or run lengths, compressed or not.
+    segmentation: polygons, or run lengths, compressed or not, in any form that
+      `segmentations.normalize` reads.
     height: of the image in pixels.
     width: of the image in pixels.
 
@@ -92,36 +93,14 @@ def decode_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
     uint8 `[height, width]`, 1 inside the object.
 
   Raises:
-    UnusableError: the segmentation is missing, malformed or of another size.
+    UnusableError: from `segmentations.normalize`, before pycocotools sees anything.
   """
-  try:
-    encoded = _encode(segmentation, height, width)
-  except findings.UnusableError:
-    raise
-  except ValueError as error:
-    raise findings.UnusableError('malformed segmentation', str(error)) from error
-  try:
-    return mask_lib.decode(encoded)
-  except (KeyError, TypeError, ValueError) as error:
-    raise findings.UnusableError('malformed run lengths', str(error)) from error
-
-
-def _encode(segmentation: Any, height: int, width: int) -> dict[str, Any]:
-  """Returns a segmentation as compressed run lengths."""
-  if isinstance(segmentation, dict):
-    if list(segmentation.get('size', ())) != [height, width]:
-      raise findings.UnusableError(f'run lengths are for size {segmentation.get("size")}, not for '
-                                   f'[{height}, {width}]')
-    if not isinstance(segmentation.get('counts'), list):
-      return segmentation
-    if sum(segmentation['counts']) != height * width:
-      raise findings.UnusableError('run lengths do not add up to the number of pixels')
-    return mask_lib.frPyObjects(segmentation, height, width)
-  polygons = [polygon for polygon in segmentation or ()
-              if isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0]
-  if not polygons:
-    raise findings.UnusableError('there is no mask')
-  return mask_lib.merge(mask_lib.frPyObjects(polygons, height, width))
+  normal, _ = segmentations.normalize(segmentation, height, width)
+  if isinstance(normal, list):
+    return mask_lib.decode(mask_lib.merge(mask_lib.frPyObjects(normal, height, width)))
+  if isinstance(normal['counts'], list):
+    normal = mask_lib.frPyObjects(normal, height, width)
+  return mask_lib.decode(normal)
 
 
 def tight_box(mask: np.ndarray) -> list[int]:

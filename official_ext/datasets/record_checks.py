@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 import dataclasses
 import hashlib
 import itertools
-import random
 from typing import Any
 
 from google.protobuf import message
@@ -13,6 +12,7 @@ import tensorflow as tf
 from official_ext.datasets import annotations as annotations_lib
 from official_ext.datasets import example_checks
 from official_ext.datasets import findings as findings_lib
+from official_ext.datasets import random_sample
 from official_ext.datasets import record_decoding
 from official_ext.datasets import record_statistics
 from official_ext.utils import command_line
@@ -36,35 +36,6 @@ class Source:
   annotations: dict[str, list[annotations_lib.Entry]] | None = None
 
 
-class RandomSample:
-  """Keeps a few of the items that it is given, each with the same chance.
-
-  Attributes:
-    items: the items that are kept.
-  """
-
-  def __init__(self, size: int):
-    """Initializes the sample.
-
-    Args:
-      size: how many items to keep.
-    """
-    self.items: list[Any] = []
-    self._size = size
-    self._num_offered = 0
-    self._random = random.Random(0)
-
-  def offer(self, item: Any) -> None:
-    """Keeps the item or leaves it out (reservoir sampling: the total need not be known)."""
-    self._num_offered += 1
-    if len(self.items) < self._size:
-      self.items.append(item)
-      return
-    place = self._random.randrange(self._num_offered)
-    if place < self._size:
-      self.items[place] = item
-
-
 def _features(record: bytes) -> example_checks.Features:
   """Returns the features of a serialized example; raises UnusableError if it is none."""
   try:
@@ -80,26 +51,27 @@ class SplitCheck:
     source: the records.
     samples: (image name, record) of a few records, for drawing.
     digests: SHA-256 of an image file -> the record that holds it.
+    statistics: of the records that can be decoded.
   """
 
   def __init__(self, source: Source, findings: findings_lib.Findings, num_samples: int,
-               needs: example_checks.Needs = example_checks.Needs()):
+               needs: example_checks.Needs | None = None):
     """Initializes the check.
 
     Args:
       source: the records.
       findings: told every problem.
       num_samples: how many records to keep for drawing.
-      needs: of the experiment; without `num_classes`, that of the source holds.
+      needs: of the experiment; None if it is unknown.
     """
     self.source = source
     self.digests: dict[str, str] = {}
     self._findings = findings
-    self._needs = (needs if needs.num_classes else
-                   dataclasses.replace(needs, num_classes=source.num_classes))
+    self._needs = dataclasses.replace(needs or example_checks.Needs(),
+                                      num_classes=source.num_classes)
     self._ids: dict[str, list[str]] = collections.defaultdict(list)  # image id -> records
-    self._sample = RandomSample(num_samples)
-    self._statistics = record_statistics.SplitStatistics()
+    self._sample = random_sample.RandomSample(num_samples)
+    self.statistics = record_statistics.SplitStatistics()
 
   @property
   def samples(self) -> list[tuple[str, bytes]]:
@@ -108,11 +80,11 @@ class SplitCheck:
   @property
   def num_classes_needed(self) -> int:
     """Highest class id that is named or used, + 1."""
-    return max(self.source.num_classes or 0, self._statistics.max_class_id + 1)
+    return max(self.source.num_classes or 0, self.statistics.max_class_id + 1)
 
   def summary(self) -> dict[str, Any]:
     """Returns counts and sizes as plain JSON types, from `SplitStatistics.summary`."""
-    return self._statistics.summary(self.source.class_names)
+    return self.statistics.summary(self.source.class_names)
 
   def run(self, decoder: record_decoding.RecordDecoder) -> None:
     """Reads all records, with progress on standard error.
@@ -128,6 +100,7 @@ class SplitCheck:
       except findings_lib.UnusableError as error:
         self._add(error.reason, record_decoding.describe(path, number, ''), error.detail)
     self._check_ids()
+    self._check_boxes()
     self._compare_with_annotations()
 
   def _add(self, reason: str, file: str, detail: str = '') -> None:
@@ -166,10 +139,14 @@ class SplitCheck:
         self._add('record cannot be decoded', where, str(error))
       return
     self._check_class_names(decoded, where)
+    size = (int(decoded['width']), int(decoded['height']))
+    if min(size) > 0 and example_checks.is_long(size):
+      self._findings.add(self.source.name, 'doubt', example_checks.LONG_IMAGE, where,
+                         f'{size[0]} x {size[1]}')
     self._sample.offer((name or where, record))
     self._check_duplicate(b''.join(features['image/encoded'].bytes_list.value), where)
     self._ids[decoded['source_id'].decode(errors='replace')].append(where)
-    self._statistics.add(decoded)
+    self.statistics.add(decoded)
 
   def _check_class_names(self, decoded: record_decoding.Decoded, where: str) -> None:
     """Checks that class ids have names."""
@@ -192,12 +169,21 @@ class SplitCheck:
       for where in records[1:]:
         self._add('image id is there twice', where, f'id {source_id}')
 
+  def _check_boxes(self) -> None:
+    """Checks that there are boxes, and that they are not all in the first pixel."""
+    num_boxes, num_tiny = self.statistics.num_boxes, self.statistics.num_tiny_boxes
+    if num_tiny * 2 > num_boxes:
+      self._add('boxes lie in the first pixel of their image: were they divided by its size twice?',
+                self.source.name, f'{num_tiny} of {num_boxes}')
+    if self._ids and not num_boxes:
+      self._findings.add(self.source.name, 'doubt', 'split has no boxes at all', self.source.name)
+
   def _compare_with_annotations(self) -> None:
     """Compares image ids and numbers of boxes with the annotation file, if there is one."""
     annotations = self.source.annotations
     if annotations is None:
       return
-    num_boxes = self._statistics.num_boxes_by_id
+    num_boxes = self.statistics.num_boxes_by_id
     listed_boxes = collections.Counter(
         str(entry.get('image_id')) for entry in annotations['annotations'])
     listed = {str(entry.get('id')) for entry in annotations['images']}
@@ -223,6 +209,22 @@ def check_overlap(checks: Sequence[SplitCheck], findings: findings_lib.Findings)
       for digest in sorted(set(check.digests) & set(other.digests)):
         findings.add(other.source.name, 'problem', f'image is in {check.source.name} as well',
                      other.digests[digest], f'= {check.digests[digest]}')
+
+
+def check_classes(checks: Sequence[SplitCheck], findings: findings_lib.Findings) -> None:
+  """Reports classes that have boxes in another split, but not in `train`.
+
+  Args:
+    checks: the check of each split, after it has run.
+    findings: told every such class.
+  """
+  train = next((check for check in checks if check.source.name == 'train'), None)
+  if train is None or not train.statistics.class_ids:
+    return
+  for check in checks:
+    for number in sorted(check.statistics.class_ids - train.statistics.class_ids):
+      findings.add(check.source.name, 'doubt', 'class has no box in train: it cannot be learned',
+                   check.source.name, repr(check.source.class_names.get(number, number)))
 
 
 def _first_problem_of_file(path: str, limit: int, needs: example_checks.Needs,

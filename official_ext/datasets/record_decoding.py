@@ -87,8 +87,15 @@ def read_records(path: str) -> Iterator[bytes]:
 class RecordDecoder:
   """Model Garden's `TfExampleDecoder`, one record at a time."""
 
-  def __init__(self):
-    decoder = tf_example_decoder.TfExampleDecoder(include_mask=True)
+  def __init__(self, regenerate_source_id: bool = False):
+    """Initializes the decoder.
+
+    Args:
+      regenerate_source_id: whether image ids are made from the images, as the field of this name
+        of an experiment's decoder says.
+    """
+    decoder = tf_example_decoder.TfExampleDecoder(
+        include_mask=True, regenerate_source_id=regenerate_source_id)
 
     @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
     def decode(record):

@@ -22,6 +22,7 @@ class SplitStatistics:
 
   Attributes:
     num_boxes_by_id: image id -> number of boxes.
+    num_tiny_boxes: boxes that lie in the first pixel of their image.
   """
 
   def __init__(self):
@@ -31,12 +32,22 @@ class SplitStatistics:
     self._boxes_per_image: list[int] = []
     self._sides: list[np.ndarray] = []
     self._relative_sides: list[np.ndarray] = []
-    self._num_crowd = self._num_masks = 0
+    self.num_tiny_boxes = self._num_crowd = self._num_masks = 0
 
   @property
   def max_class_id(self) -> int:
     """The highest class id of a box, 0 without boxes."""
     return max(self._boxes_per_class, default=0)
+
+  @property
+  def num_boxes(self) -> int:
+    """The number of boxes of all records."""
+    return sum(self._boxes_per_image)
+
+  @property
+  def class_ids(self) -> set[int]:
+    """The classes that have boxes."""
+    return set(self._boxes_per_class)
 
   def add(self, decoded: record_decoding.Decoded) -> None:
     """Counts one record.
@@ -52,6 +63,7 @@ class SplitStatistics:
     self._image_sizes[width, height] += 1
     self._num_crowd += int(decoded['groundtruth_is_crowd'].sum())
     self._num_masks += len(decoded['groundtruth_instance_masks_png'])
+    self.num_tiny_boxes += int((boxes * (height, width, height, width) <= 1.001).all(axis=1).sum())
     extent = np.maximum(boxes[:, 2:] - boxes[:, :2], 0)
     self._sides.append(np.sqrt((extent * (height, width)).prod(axis=1)))
     self._relative_sides.append(np.sqrt(extent.prod(axis=1)))
@@ -70,7 +82,7 @@ class SplitStatistics:
     per_image = self._boxes_per_image or [0]
     class_ids = sorted({*class_names, *self._boxes_per_class})
     return dict(
-        num_images=len(self._boxes_per_image), num_boxes=sum(self._boxes_per_image),
+        num_images=len(self._boxes_per_image), num_boxes=self.num_boxes,
         num_masks=self._num_masks, num_crowd=self._num_crowd,
         images_without_boxes=self._boxes_per_image.count(0),
         boxes_per_image=dict(mean=round(float(np.mean(per_image)), 2), max=max(per_image)),

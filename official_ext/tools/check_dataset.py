@@ -15,6 +15,7 @@ from official_ext.datasets import findings as findings_lib
 from official_ext.datasets import readers
 from official_ext.datasets import record_folder
 from official_ext.utils import command_line
+from official_ext.utils import experiment
 from official_ext.utils import files
 from official_ext.visualization import boxes
 
@@ -24,14 +25,18 @@ if TYPE_CHECKING:  # at run time imported in functions, because they load Tensor
 
 _DESCRIPTION = """\
 Reads TFRecords as Model Garden does and says what a model will see: images, boxes of each
-class, their sizes, and every problem with the file that has it.  The exit status is 1 if
-there is a problem.
+class, their sizes, and every problem with the file that has it: records that cannot be decoded,
+odd ids, classes, boxes and masks, images in two splits.  With --experiment (and its overrides) also
+what does not fit it: masks, classes, numbers of boxes, images that its resize leaves empty, image
+ids.  The exit status is 1 if there is a problem.
 """
 _EPILOG = """\
 examples:
   python -m official_ext.tools.check_dataset --data=my_records --output=samples.png
   python -m official_ext.tools.check_dataset --input_path='my_records/val-*.tfrecord' \\
     --annotation_file=my_records/annotations/val.json
+  python -m official_ext.tools.check_dataset --data=my_records \\
+    --experiment=retinanet_dyfpn_resnet50_coco --config_file=my_records/overrides.yaml
 """
 
 _SAMPLE_SIDE = 480  # pixels of the longer side of a drawn image
@@ -52,7 +57,7 @@ def _parse_arguments() -> argparse.Namespace:
   parser.add_argument('--json', help='file for the same report as JSON')
   parser.add_argument('--num_samples', type=int, default=12,
                       help='how many images to draw (12)')
-  parser.add_argument('--experiment', help='also compare with the defaults of this experiment')
+  experiment.add_arguments(parser, required=False)
   return parser.parse_args()
 
 
@@ -60,6 +65,9 @@ def _check_arguments(args: argparse.Namespace) -> None:
   if args.annotation_file and args.data:
     raise command_line.CommandError(
         '--annotation_file goes with --input_path; --data brings its own.')
+  if not args.experiment and (args.config_file or args.params_override):
+    raise command_line.CommandError(
+        '--config_file and --params_override change an experiment: give --experiment too.')
   if args.num_samples < 1:
     raise command_line.CommandError(f'--num_samples is {args.num_samples}; give at least 1.')
   if args.output and not args.output.lower().endswith(('.png', '.jpg', '.jpeg')):
@@ -94,38 +102,43 @@ def _pattern_source(pattern: str, annotation_file: str | None) -> record_checks.
   return source
 
 
-def compare_with_experiment(name: str, summaries: Mapping[str, Mapping[str, Any]],
-                            num_classes: int, findings: findings_lib.Findings) -> None:
-  """Reports where the defaults of an experiment do not fit the data.
+def _task(args: argparse.Namespace) -> Any:
+  """Returns the task config of `--experiment` with its overrides; None without it.
+
+  Raises:
+    CommandError: it cannot be resolved, or is no detector's.
+  """
+  if not args.experiment:
+    return None
+  from official_ext import registry_imports
+  experiment.import_modules(args.imports)
+  task = experiment.resolve(args.experiment, args.config_file, args.params_override).task
+  if not hasattr(getattr(task.train_data, 'parser', None), 'max_num_instances'):
+    raise command_line.CommandError(
+        f'--experiment={args.experiment} reads no boxes: give that of a detector.')
+  return task
+
+
+def compare_with_task(task: Any, name: str, summaries: Mapping[str, Mapping[str, Any]],
+                      num_classes: int, findings: findings_lib.Findings) -> None:
+  """Reports where an experiment does not fit all records together.
 
   Args:
-    name: of a registered experiment.
+    task: its task config.
+    name: of the experiment.
     summaries: of each split, from `SplitCheck.summary`.
     num_classes: the number that the data need, background included.
     findings: told what does not fit.
-
-  Raises:
-    CommandError: no experiment has this name.
   """
-  from official.core import exp_factory
-  from official_ext import registry_imports
-  try:
-    task = exp_factory.get_exp_config(name).task
-  except (KeyError, LookupError) as error:
-    raise command_line.CommandError(
-        f'--experiment {name!r} is not registered; see python -m '
-        'official_ext.tools.show_config --help.') from error
-  if task.model.num_classes < num_classes:
-    findings.add('all', 'problem', f'task.model.num_classes is {task.model.num_classes}, the '
-                 f'data need {num_classes}', name)
+  if task.model.num_classes != num_classes:
+    findings.add('all', 'problem' if task.model.num_classes < num_classes else 'noted',
+                 f'task.model.num_classes is {task.model.num_classes}, the data need '
+                 f'{num_classes}', name)
   limit = task.train_data.parser.max_num_instances
   for split, summary in summaries.items():
     if summary['boxes_per_image']['max'] > limit:
       findings.add(split, 'problem', f'task.train_data.parser.max_num_instances is {limit}, '
                    f'images have up to {summary["boxes_per_image"]["max"]} boxes', name)
-    if getattr(task.model, 'include_mask', False) and not summary['num_masks']:
-      findings.add(split, 'problem', 'task.model.include_mask is true, the records have no '
-                   'masks', name)
 
 
 def _draw_sample(decoded: record_decoding.Decoded, class_names: Mapping[int, str]) -> np.ndarray:
@@ -207,21 +220,28 @@ def check(args: argparse.Namespace) -> bool:
   Raises:
     CommandError: there are no records, or an option does not fit them.
   """
+  from official_ext.datasets import example_checks
   from official_ext.datasets import record_checks  # imported here because they load TensorFlow
   from official_ext.datasets import record_decoding
   sources = (_folder_sources(pathlib.Path(args.data)) if args.data
              else [_pattern_source(args.input_path, args.annotation_file)])
+  task = _task(args)
   findings = findings_lib.Findings()
-  decoder = record_decoding.RecordDecoder()
+  needs = [example_checks.Needs.of_task(task, source.name == 'train') if task else
+           example_checks.Needs() for source in sources]
+  decoder = record_decoding.RecordDecoder(
+      regenerate_source_id=not all(need.source_id for need in needs))
   num_samples = -(-args.num_samples // len(sources)) if args.output else 0
-  checks = [record_checks.SplitCheck(source, findings, num_samples) for source in sources]
+  checks = [record_checks.SplitCheck(source, findings, num_samples, need)
+            for source, need in zip(sources, needs)]
   for split in checks:
     split.run(decoder)
   record_checks.check_overlap(checks, findings)
+  record_checks.check_classes(checks, findings)
   summaries = {split.source.name: split.summary() for split in checks}
-  if args.experiment:
+  if task:
     num_classes = max(split.num_classes_needed for split in checks)
-    compare_with_experiment(args.experiment, summaries, num_classes, findings)
+    compare_with_task(task, args.experiment, summaries, num_classes, findings)
   for name, summary in summaries.items():
     _say_summary(name, summary)
   findings.say()

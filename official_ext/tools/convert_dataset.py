@@ -4,6 +4,7 @@ from collections.abc import Mapping
 import dataclasses
 import json
 import pathlib
+import sys
 
 from official_ext.datasets import annotations
 from official_ext.datasets import findings as findings_lib
@@ -25,6 +26,11 @@ Read from --input:
         image,xmin,ymin,xmax,ymax,class (pixels; a row with only image has no boxes);
         images in images/SPLIT, images or beside
 Without a val split, 20 % of the images are held out; the same ones every time.
+
+Left out and told: images whose labels cannot be trusted (two entries with one id or name, a
+file of another shape than annotated) and images of which an annotation had to be dropped.
+Boxes of images that were only resized are scaled.  The exit status is 1, with the records
+written, if a class or a split lost all its boxes or boxes look as if they had another form.
 
 Written to --output_dir:
   train-00000-of-00004.tfrecord ... val-...  the records
@@ -55,6 +61,14 @@ def _parse_arguments() -> argparse.Namespace:
                       help='write instance masks too; an object without one is dropped')
   parser.add_argument('--num_shards', type=int, default=4,
                       help='record files for each split; never more than images (4)')
+  parser.add_argument('--keep_images_that_lost_labels', action='store_true',
+                      help='write images of which an annotation is dropped; without it they are '
+                      'left out, because they would teach that there is nothing')
+  parser.add_argument('--allow_losses', action='store_true',
+                      help='status 0 although a class or a split lost all its boxes')
+  parser.add_argument('--trust_boxes', action='store_true',
+                      help='status 0 although boxes look like corners, y first, parts of the '
+                      'image or such')
   return parser.parse_args()
 
 
@@ -72,10 +86,17 @@ def _write_records(splits: annotations.Splits, categories: annotations.Categorie
                    ) -> record_folder.Dataset:
   """Writes the records of all splits and their description into a temporary folder."""
   from official_ext.datasets import conversion  # imported here because it loads TensorFlow
-  written = {}
+  from official_ext.datasets import doubts
+  written, tallies = {}, {}
   for name, split in splits.items():
-    converter = conversion.SplitConverter(split, categories, args.include_masks, findings)
+    converter = conversion.SplitConverter(
+        split, categories, args.include_masks, findings,
+        keep_images_that_lost_labels=args.keep_images_that_lost_labels)
     written[name] = conversion.write_split(converter, name, folder, args.num_shards)
+    tallies[name] = converter.tally
+  allowed = doubts.Permissions(losses=args.allow_losses, box_forms=args.trust_boxes)
+  doubts.tell(tallies, categories, findings, allowed)
+  for name, split in splits.items():
     if not written[name].num_images:
       findings.say()
       raise command_line.CommandError(
@@ -86,11 +107,14 @@ def _write_records(splits: annotations.Splits, categories: annotations.Categorie
   return dataset
 
 
-def convert(args: argparse.Namespace) -> None:
+def convert(args: argparse.Namespace) -> bool:
   """Converts a data set and prints a summary.
 
   Args:
     args: the command's arguments.
+
+  Returns:
+    Whether no problem was found: the records are written in any case.
 
   Raises:
     CommandError: the data set cannot be read or has no usable image, or the records cannot be
@@ -120,6 +144,12 @@ def convert(args: argparse.Namespace) -> None:
   _say_splits(dataset, found)
   findings.say()
   command_line.say(f'written to {args.output_dir}; all findings are in report.json there')
+  num_problems = findings.count('problem')
+  if num_problems:
+    command_line.say(
+        f'{num_problems} problem{"" if num_problems == 1 else "s"}: look at the data before '
+        f'training (check_dataset --data={args.output_dir} --output=samples.png)')
+  return not num_problems
 
 
 def _say_splits(dataset: record_folder.Dataset, found: Mapping[str, Mapping[str, int]]) -> None:
@@ -130,10 +160,11 @@ def _say_splits(dataset: record_folder.Dataset, found: Mapping[str, Mapping[str,
 
 
 def main() -> None:
-  """Runs the command."""
+  """Runs the command; the exit status is 1 if there is a problem."""
   args = _parse_arguments()
   _check_arguments(args)
-  convert(args)
+  if not convert(args):
+    sys.exit(1)
 
 
 if __name__ == '__main__':

@@ -60,17 +60,22 @@ def test_unusable_categories_are_refused(pairs, message):
                                  findings_lib.Findings())
 
 
-def test_each_file_name_and_each_id_is_kept_once():
+def test_of_images_that_share_a_name_or_an_id_none_is_kept():
   findings = findings_lib.Findings()
   images = annotations.unique_images(split(images=[
-      coco_image(3, 'a.jpg'), coco_image(4, 'a.jpg'), coco_image(3, 'b.jpg'), dict(id=5),
-      dict(id=6, file_name='c.jpg')]), findings)
-  assert images == [annotations.ListedImage(3, 3, 'a.jpg', (40, 30)),
-                    annotations.ListedImage(6, 6, 'c.jpg', (None, None))]
+      coco_image(3, 'a.jpg'), coco_image(4, './a.jpg'), coco_image(7, 'b.jpg'), dict(id=5),
+      dict(id=6, file_name='c.jpg'), coco_image(7, 'd.jpg'), coco_image(9, 'e.jpg'),
+      coco_image(9, 'e.jpg')]), findings)
+  assert images == [annotations.ListedImage(6, 6, 'c.jpg', (None, None)),
+                    annotations.ListedImage(9, 9, 'e.jpg', (40, 30))]
   assert by_reason(findings.to_json(), 'dropped') == {
-      'image is listed twice: only the first is kept': ['a.jpg'],
-      'image id is that of another image': ['b.jpg id 3'],
+      'image is listed several times: all are dropped, because their labels cannot be told apart':
+          ['a.jpg id 3', './a.jpg id 4'],
+      'image id is that of another image too: both are dropped, because their labels cannot be '
+      'told apart': ['b.jpg id 7, also of d.jpg', 'd.jpg id 7, also of b.jpg'],
       'image entry has no file_name': ['train.json id 5']}
+  assert by_reason(findings.to_json(), 'fixed') == {
+      'image is listed twice with the same id: taken once': ['e.jpg']}
 
 
 @pytest.mark.parametrize('ids', [('x', 7), (-1, 7), (2**63, 7), (1.5, 7), (None, 7)])
@@ -94,14 +99,17 @@ def test_annotations_are_grouped_by_the_original_id():
       'annotation is for an image that is not listed': ['train.json annotation 2, image id z']}
 
 
-@pytest.mark.parametrize('box, expected', [
-    ([1, 2, 10, 11], [1, 2, 10, 11]), ([30, 20, 20, 20], [30, 20, 10, 10]),
-    ([-5, -5, 10, 10], [0, 0, 5, 5]), (['1', 2.5, 3, 4], [1, 2.5, 3, 4])])
-def test_a_box_is_clipped_to_its_image(box, expected):
-  cleaned, change = annotations.clean_box(box, 40, 30)
+@pytest.mark.parametrize('box, factor, expected, change', [
+    ([1, 2, 10, 11], 1, [1, 2, 10, 11], ''),
+    ([30, 20, 20, 20], 1, [30, 20, 10, 10], annotations.CLIPPED),
+    ([-5, -5, 10, 10], 1, [0, 0, 5, 5], annotations.CLIPPED),
+    (['1', 2.5, 3, ' 4 '], 1, [1, 2.5, 3, 4], 'box was text: read as numbers'),
+    ([20, 10, 40, 8], 0.5, [10, 5, 20, 4], ''),
+    ([10, 5, 15, 4], 2, [20, 10, 20, 8], annotations.CLIPPED)])
+def test_a_box_is_scaled_and_clipped_to_its_image(box, factor, expected, change):
+  cleaned, said = annotations.clean_box(box, 40, 30, factor)
   np.testing.assert_allclose(cleaned, expected)
-  is_same = expected == [float(value) for value in box]
-  assert change == ('' if is_same else 'box reached over the edge of the image: clipped')
+  assert said == change
 
 
 def test_start_and_length_never_exceed_the_image():
@@ -116,7 +124,12 @@ def test_start_and_length_never_exceed_the_image():
     (None, 'box is not four numbers'), ([1, 2, 3], 'box is not four numbers'),
     ([1, 2, 3, 'x'], 'box is not four numbers'), ([1, 2, float('nan'), 4], 'box is not finite'),
     ([1, 2, float('inf'), 4], 'box is not finite'), ([1, 2, 0, 4], 'box has no area'),
-    ([1, 2, 3, -4], 'box has no area'), ([1, 2, 0.001, 4], 'box has no area'),
+    ([1, 2, 3, -4], 'negative width or height'), ([1, 2, 0.001, 4], 'box has no area'),
+    ([10**400, 2, 3, 4], 'box is not finite'), ([1, 2, -10**400, 4], 'box is not finite'),
+    ([True, 2, 3, 4], 'box is not four numbers'), ([[1, 2, 3, 4]], 'box is not four numbers'),
+    ([[1], [2], [3], [4]], 'box is not four numbers'), ('1234', 'box is not four numbers'),
+    (dict(x=1, y=2, w=3, h=4), 'box is not four numbers'), (7, 'box is not four numbers'),
+    ([0.25, 0.5, 0.5, 0.5], r'box is in parts of the image \(0 to 1\), not in pixels'),
     ([40, 2, 3, 4], 'box is outside the image'), ([1, -9, 3, 4], 'box is outside the image')])
 def test_a_box_that_cannot_be_used_is_refused(box, reason):
   with pytest.raises(findings_lib.UnusableError, match=reason):

@@ -42,7 +42,7 @@ def test_masks_as_run_lengths_and_missing_masks(tmp_path):
       coco_annotation(4, 1, box),
       coco_annotation(5, 1, box, segmentation=dict(size=[9, 9], counts=[81])),
       coco_annotation(6, 1, box, segmentation=dict(size=[30, 40], counts=[1200]))])
-  converted = convert(tmp_path, include_masks=True)
+  converted = convert(tmp_path, include_masks=True, keep_images_that_lost_labels=True)
   masks = converted.records['train'][1]['groundtruth_instance_masks']
   filled = mask.copy()
   filled[8:10, 10:12] = 1

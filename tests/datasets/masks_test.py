@@ -40,12 +40,7 @@ def test_polygons_and_both_kinds_of_run_lengths_give_the_same_mask():
     np.testing.assert_array_equal(masks.decode_mask(segmentation, 4, 5), mask)
 
 
-@pytest.mark.parametrize('segmentation, reason', [
-    (None, 'there is no mask'), ([], 'there is no mask'), ([[1, 2, 3, 4]], 'there is no mask'),
-    ([[1, 2, 3, 4, 5]], 'there is no mask'), ([[1, 2, 3, 4, 5, 'x']], 'malformed segmentation'),
-    (dict(size=[5, 4], counts=[20]), r'run lengths are for size \[5, 4\], not for \[4, 5\]'),
-    (dict(size=[4, 5], counts=[3, 4]), 'run lengths do not add up'),
-    (dict(size=[4, 5]), 'malformed run lengths'), (dict(counts='x'), 'run lengths are for size')])
-def test_malformed_segmentations_are_refused(segmentation, reason):
-  with pytest.raises(findings.UnusableError, match=reason):
-    masks.decode_mask(segmentation, 4, 5)
+def test_malformed_segmentations_never_reach_pycocotools():
+  for segmentation in (None, [[1, 2, float('nan'), 4, 5, 6]], dict(size=[4, 5], counts='garbage')):
+    with pytest.raises(findings.UnusableError):
+      masks.decode_mask(segmentation, 4, 5)

@@ -1,32 +1,8 @@
-"""The sample of records is fair; overlaps name both records. Commands test all other checks."""
-import collections
+"""Overlaps name both records; classes that train lacks are told. Commands test other checks."""
+import numpy as np
 
 from official_ext.datasets import findings as findings_lib
 from official_ext.datasets import record_checks
-
-
-def test_a_sample_keeps_all_items_or_as_many_as_it_may():
-  sample = record_checks.RandomSample(3)
-  for item in range(2):
-    sample.offer(item)
-  assert sample.items == [0, 1]
-  for item in range(2, 50):
-    sample.offer(item)
-  assert len(set(sample.items)) == 3
-  empty = record_checks.RandomSample(0)
-  empty.offer(1)
-  assert empty.items == []
-
-
-def test_items_are_kept_with_about_the_same_chance():
-  # Samples have equal seeds, so the items are shifted to draw independent ones.
-  kept = collections.Counter()
-  for shift in range(100):
-    sample = record_checks.RandomSample(20)
-    for item in range(100):
-      sample.offer((item + shift) % 100)
-    kept.update(sample.items)
-  assert len(kept) == 100 and set(kept.values()) == {20}
 
 
 def test_equal_images_of_two_splits_are_found():
@@ -39,3 +15,17 @@ def test_equal_images_of_two_splits_are_found():
   item, = findings.to_json()
   assert (item['split'], item['reason']) == ('val', 'image is in train as well')
   assert item['items'] == [dict(file='val record 7', detail='= train record 2')]
+
+
+def test_classes_that_train_lacks_are_told():
+  findings = findings_lib.Findings()
+  checks = [record_checks.SplitCheck(record_checks.Source(name, [], class_names={7: 'dog'}),
+                                     findings, 0) for name in ('train', 'val')]
+  for check, classes in zip(checks, ([1], [1, 7])):
+    check.statistics.add(dict(
+        source_id=b'1', width=40, height=30, groundtruth_boxes=np.tile([0, 0, 1, 1], (2, 1)),
+        groundtruth_classes=np.array(classes), groundtruth_is_crowd=np.zeros(2),
+        groundtruth_instance_masks_png=[]))
+  record_checks.check_classes(checks, findings)
+  item, = findings.to_json()
+  assert (item['split'], item['outcome'], item['items'][0]['detail']) == ('val', 'doubt', "'dog'")

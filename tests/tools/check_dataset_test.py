@@ -180,6 +180,42 @@ def test_ids_and_boxes_that_the_annotation_file_does_not_have(records, tmp_path,
       'image id of the annotation file is not in the records': ['id 3']}
 
 
+def test_records_of_other_tools_say_what_they_lack(tmp_path, monkeypatch):
+  """As the TF1 Object Detection API, Roboflow and careless scripts write them."""
+  def changed(number, *removed, **values):
+    example = tf.train.Example.FromString(_example(number))
+    for key in removed:
+      del example.features.feature[f'image/{key}']
+    for key, value in values.items():
+      example.features.feature[f'image/{key}'].bytes_list.value[:] = [value]
+    return example.SerializeToString()
+
+  roboflow = _write(tmp_path / 'roboflow', [changed(number, 'source_id') for number in (1, 2)])
+  status, _, problems = _check(monkeypatch, tmp_path, f'--input_path={roboflow}')
+  assert status == 1 and list(problems) == [
+      "record has no image/source_id: set regenerate_source_id of the experiment's decoder, or "
+      'convert the data anew']
+  data = dict(decoder=dict(simple_decoder=dict(regenerate_source_id=True)))
+  (tmp_path / 'ids.yaml').write_text(json.dumps(dict(task=dict(
+      model=dict(num_classes=2), train_data=data, validation_data=data))))
+  status, report, problems = _check(
+      monkeypatch, tmp_path, f'--input_path={roboflow}', f'--config_file={tmp_path}/ids.yaml',
+      '--experiment=retinanet_resnetfpn_coco')
+  assert status == 0 and report['splits']['data']['num_images'] == 2
+  same = _write(tmp_path / 'same', [changed(number, source_id=b'0') for number in (1, 2, 3)])
+  _, _, problems = _check(monkeypatch, tmp_path, f'--input_path={same}')
+  assert problems == {
+      'all records have the same image id, so evaluation takes them for one image': [
+          'same record 1 1.png id 0, 3 records']}
+  tiny = _write(tmp_path / 'tiny', [_example(1, boxes=((0.1 / 30, 0.1 / 40, 0.5 / 30, 0.5 / 40),))])
+  _, _, problems = _check(monkeypatch, tmp_path, f'--input_path={tiny}')
+  assert list(problems.values()) == [['data 1 of 1']] and 'first pixel' in next(iter(problems))
+  other = _write(tmp_path / 'other', [b'no example', _example(4)])
+  _, report, problems = _check(monkeypatch, tmp_path, f'--input_path={other}')
+  assert list(problems) == ['record is no tf.train.Example']
+  assert report['splits']['data']['num_images'] == 1
+
+
 def test_images_in_both_splits_are_found(records, tmp_path, monkeypatch):
   val = records / 'val-00000-of-00001.tfrecord'
   train = [record.numpy() for record in
@@ -199,6 +235,24 @@ def test_experiment_that_does_not_fit_the_data(records, tmp_path, monkeypatch):
                                '--experiment=retinanet_resnetfpn_coco')
   assert status == 1
   assert list(problems) == ['task.model.num_classes is 91, the data need 200']
+  path.write_text(path.read_text().replace('"num_classes": 200', '"num_classes": 4'))
+  options = [f'--data={records}', '--experiment=retinanet_resnetfpn_coco']
+  status, report, problems = _check(
+      monkeypatch, tmp_path, *options, '--params_override=task.model.num_classes=4')
+  assert status == 0 and not report['findings']
+  (tmp_path / 'small.yaml').write_text(
+      'task: {model: {num_classes: 4, input_size: [64, 64, 3]}, train_data: {parser: '
+      '{max_num_instances: 1, aug_scale_min: 0.01}}}')
+  status, _, problems = _check(monkeypatch, tmp_path, *options,
+                               f'--config_file={tmp_path}/small.yaml')
+  assert status == 1 and {reason: len(items) for reason, items in problems.items()} == {
+      'image is so long that nothing is left of it at 64 x 64: cut it into tiles': 3,
+      'task.train_data.parser.max_num_instances is 1, images have up to 2 boxes': 1}
+  records_without_masks = _write(tmp_path / 'a.tfrecord', [_example(7)])
+  _, _, problems = _check(monkeypatch, tmp_path, f'--input_path={records_without_masks}',
+                          '--experiment=maskrcnn_resnetfpn_coco')
+  assert list(problems) == [
+      'record has no masks, which the model needs: convert the data with --include_masks']
   with pytest.raises(command_line.CommandError, match='nonsense'):
     _check(monkeypatch, tmp_path, f'--data={records}', '--experiment=nonsense')
 
@@ -206,6 +260,7 @@ def test_experiment_that_does_not_fit_the_data(records, tmp_path, monkeypatch):
 @pytest.mark.parametrize('options, name', [
     (['--annotation_file=x', '--data=y'], '--annotation_file'),
     (['--data=y', '--num_samples=0'], '--num_samples'),
+    (['--data=y', '--config_file=z'], 'give --experiment too'),
     (['--data=y', '--output=x.txt'], '--output')])
 def test_wrong_options_are_named(tmp_path, monkeypatch, options, name):
   with pytest.raises(command_line.CommandError, match=name):

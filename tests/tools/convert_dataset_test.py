@@ -104,14 +104,14 @@ def test_flaws_of_coco_data_are_mended_or_dropped_by_name(tmp_path, monkeypatch)
   (images / 'broken.jpg').write_bytes((images / 'broken.jpg').read_bytes()[:-200])
   entries = [coco_image(3, 'good.jpg'), coco_image(4, 'empty.png'),
              coco_image(5, 'wrong_size.jpg', (80, 60)), coco_image(6, 'crowd.jpg'),
-             coco_image(7, 'broken.jpg'), coco_image(8, 'missing.jpg'), coco_image(9, 'good.jpg')]
+             coco_image(7, 'broken.jpg'), coco_image(8, 'missing.jpg')]
   write_coco(source, entries, [
       coco_annotation(1, 3, [1, 2, 10, 11]), coco_annotation(2, 3, [30, 20, 20, 20], 7),
       coco_annotation(3, 3, [50, 5, 5, 5]), coco_annotation(4, 3, [5, 5, 0, 5]),
       coco_annotation(5, 3, [5, 5, 5, 5], 2), coco_annotation(6, 99, [5, 5, 5, 5]),
       coco_annotation(7, 3, [5, 5, 5]), coco_annotation(8, 3, [5, 5, float('nan'), 5]),
       coco_annotation(9, 5, [0, 0, 40, 30]), coco_annotation(10, 6, [1, 1, 9, 9], iscrowd=1)])
-  folder = _convert(monkeypatch, source, tmp_path / 'records')
+  folder = _convert(monkeypatch, source, tmp_path / 'records', '--keep_images_that_lost_labels')
   train = _read(folder, 'train')
   assert sorted(train) == [3, 4, 5, 6]
   np.testing.assert_allclose(train[3]['groundtruth_boxes'] * [30, 40, 30, 40],
@@ -119,11 +119,12 @@ def test_flaws_of_coco_data_are_mended_or_dropped_by_name(tmp_path, monkeypatch)
   assert train[3]['groundtruth_classes'].tolist() == [1, 7]
   assert train[4]['groundtruth_boxes'].shape == (0, 4)
   assert (train[5]['width'], train[5]['height']) == (40, 30)
+  np.testing.assert_allclose(train[5]['groundtruth_boxes'], [[0, 0, 0.5, 0.5]])
   assert train[6]['groundtruth_is_crowd'].tolist() == [True]
   reasons = _findings(folder, 'dropped', 'train')
   assert set(_findings(folder, 'dropped', 'val')) == set(reasons)
   assert set(reasons) == {
-      'image is listed twice: only the first is kept', 'image file is missing',
+      'image file is missing',
       'image file is broken', 'annotation is for an image that is not listed',
       'box has no area', 'box is outside the image', 'box is not four numbers',
       'box is not finite', 'category is unknown'}
@@ -133,9 +134,11 @@ def test_flaws_of_coco_data_are_mended_or_dropped_by_name(tmp_path, monkeypatch)
   assert 'image id 99' in reasons['annotation is for an image that is not listed'][0]
   fixed = _findings(folder, 'fixed', 'train')
   assert fixed['box reached over the edge of the image: clipped'] == ['good.jpg annotation 2']
-  assert fixed['image size in the annotations is not that of the file'] == [
-      'wrong_size.jpg 80 x 60, is 40 x 30']
-  assert _findings(folder, 'noted', 'train')['image has no boxes: kept'] == ['empty.png']
+  assert fixed['image size in the annotations is not that of the file: boxes scaled by the same '
+               'factor'] == ['wrong_size.jpg 80 x 60, is 40 x 30: times 0.5']
+  noted = _findings(folder, 'noted', 'train')
+  assert noted['image has no boxes: kept'] == ['empty.png']
+  assert noted['image lost labels: kept'] == ['good.jpg 4 of 6']
   written = json.loads((folder / 'annotations' / 'train.json').read_text())
   assert [a['id'] for a in written['annotations']] == [1, 2, 3, 4]
   assert json.loads((folder / 'dataset.json').read_text())['num_classes'] == 8

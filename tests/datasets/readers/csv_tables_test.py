@@ -20,7 +20,7 @@ def test_csv_with_a_file_for_each_split(tmp_path):
   (tmp_path / 'train.csv').write_text(
       f'{HEADER}\na.jpg,1,2,11,12,dog\na.jpg,x,2,11,12,dog\nb.jpg,,,,,\na.jpg,9,9,5,5,dog\n')
   (tmp_path / 'val.csv').write_text(f'{HEADER}\nc.jpg,0,0,20,15,cat\n')
-  converted = convert(tmp_path)
+  converted = convert(tmp_path, keep_images_that_lost_labels=True)
   train = converted.records['train']
   np.testing.assert_allclose(train[1]['groundtruth_boxes'] * [30, 40, 30, 40],
                              [[2, 1, 12, 11]], atol=1e-5)

@@ -1,0 +1,167 @@
+"""COCO segmentations in one form: checked polygons or run lengths, before pycocotools reads them.
+
+pycocotools trusts its input: for a vertex that is not a number it asks for all memory, and
+malformed run lengths make it write beyond its arrays.
+"""
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from official_ext.datasets import findings
+from official_ext.datasets import numbers
+
+Segmentation = list[list[float]] | dict[str, Any]
+
+# pycocotools walks along outlines in fifths of a pixel and keeps every step: this many are 160 MB.
+_MAX_STEPS = 10_000_000
+_MAX_DIGITS = 8  # of a compressed run length, five bits each
+
+_NO_MASK = 'there is no mask'
+_MALFORMED = 'malformed segmentation'
+
+
+def normalize(segmentation: Any, height: int, width: int, factor: float = 1.0
+              ) -> tuple[Segmentation, str]:
+  """Checks a segmentation and brings it into COCO's form.
+
+  Args:
+    segmentation: polygons, as lists of numbers or of points, or run lengths.
+    height: of the image in pixels.
+    width: of the image in pixels.
+    factor: by which polygons are scaled, because the image was resized after its annotation.
+
+  Returns:
+    Polygons `[[x1, y1, x2, y2, ...], ...]` or `{size, counts}`, and what was changed (empty if
+    nothing).
+
+  Raises:
+    UnusableError: the segmentation is missing, malformed, of another size, not finite, or a
+      vertex is farther outside than the image is long.
+  """
+  if isinstance(segmentation, dict):
+    if factor != 1.0:
+      raise findings.UnusableError('run lengths cannot be scaled to the size of the file')
+    return _run_lengths(segmentation, height, width), ''
+  if not isinstance(segmentation, (list, tuple)) or not segmentation:
+    raise findings.UnusableError(_NO_MASK)
+  outlines, change = _outlines(segmentation)
+  polygons = []
+  for outline in outlines:
+    polygon, is_text = _polygon(outline, height, width, factor)
+    change = 'polygon coordinates were text: read as numbers' if is_text else change
+    if polygon.size >= 6:  # fewer than three points surround nothing
+      polygons.append(polygon)
+  if not polygons:
+    raise findings.UnusableError(_NO_MASK)
+  _check_length(polygons)
+  if len(polygons) < len(outlines) and not change:
+    change = 'parts of a polygon had fewer than three points: left out'
+  return [polygon.tolist() for polygon in polygons], change
+
+
+def bounds(segmentation: list[list[float]]) -> list[float]:
+  """Returns the COCO box `[x, y, width, height]` around polygons from `normalize`."""
+  points = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in segmentation])
+  start, end = points.min(axis=0), points.max(axis=0)
+  return [*start.tolist(), *(end - start).tolist()]
+
+
+def _is_flat(values: Any) -> bool:
+  return isinstance(values, (list, tuple)) and not any(
+      isinstance(value, (list, tuple, dict)) for value in values)
+
+
+def _is_points(values: Any) -> bool:
+  return isinstance(values, (list, tuple)) and len(values) > 2 and all(
+      _is_flat(value) and len(value) == 2 for value in values)
+
+
+def _outlines(segmentation: Sequence[Any]) -> tuple[list[list[Any]], str]:
+  """Returns the flat coordinates of each polygon, and how the form was changed."""
+  if _is_flat(segmentation):
+    return [list(segmentation)], 'polygon was not in a list of polygons: taken as the only one'
+  if _is_points(segmentation):
+    segmentation = [segmentation]
+  outlines, change = [], ''
+  for outline in segmentation:
+    if _is_points(outline):
+      outline = [value for point in outline for value in point]
+      change = 'polygon was a list of points: written as a list of coordinates'
+    elif not _is_flat(outline):
+      raise findings.UnusableError(_MALFORMED, f'polygon {str(outline)[:60]}')
+    outlines.append(list(outline))
+  return outlines, change
+
+
+def _polygon(outline: list[Any], height: int, width: int, factor: float
+             ) -> tuple[np.ndarray, bool]:
+  """Returns the scaled coordinates of a polygon, and whether they were text."""
+  try:
+    polygon = np.array([numbers.to_float(value) for value in outline]) * factor
+  except ValueError as error:
+    raise findings.UnusableError(_MALFORMED, str(error)) from error
+  if polygon.size % 2:
+    raise findings.UnusableError(_MALFORMED, f'polygon has {polygon.size} coordinates')
+  points = polygon.reshape(-1, 2)
+  finite = np.isfinite(points).all(axis=1)
+  if not finite.all():
+    raise findings.UnusableError('polygon is not finite', f'vertex {np.argmin(finite) + 1}')
+  size = np.array([width, height])
+  near = ((points >= -size) & (points <= 2 * size)).all(axis=1)
+  if not near.all():
+    vertex = int(np.argmin(near))
+    raise findings.UnusableError('polygon reaches far outside the image',
+                                 f'vertex {vertex + 1} at {points[vertex].tolist()}')
+  return polygon, any(isinstance(value, str) for value in outline)
+
+
+def _check_length(polygons: Sequence[np.ndarray]) -> None:
+  """Raises UnusableError if the outlines are too long for pycocotools."""
+  steps = 0.0
+  for polygon in polygons:
+    points = polygon.reshape(-1, 2)
+    steps += len(points) + 5 * np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum()
+  if steps > _MAX_STEPS:
+    raise findings.UnusableError('polygon is too long',
+                                 f'{steps / 5:.0f} pixels, {_MAX_STEPS // 5} are allowed')
+
+
+def _run_lengths(segmentation: dict[str, Any], height: int, width: int) -> dict[str, Any]:
+  """Returns checked run lengths; those that are compressed stay so."""
+  size = segmentation.get('size')
+  if not isinstance(size, (list, tuple)) or list(size) != [height, width]:
+    raise findings.UnusableError(f'run lengths are for size {size}, not for [{height}, {width}]')
+  counts = segmentation.get('counts')
+  if isinstance(counts, bytes):
+    counts = counts.decode('ascii', 'replace')
+  runs = _decompress(counts) if isinstance(counts, str) else counts
+  if not isinstance(runs, list) or not all(type(run) is int and run >= 0 for run in runs):
+    raise findings.UnusableError('malformed run lengths', 'they must be whole numbers >= 0')
+  if sum(runs) != height * width:
+    raise findings.UnusableError('run lengths do not add up to the number of pixels')
+  return dict(size=[height, width], counts=counts)
+
+
+def _decompress(text: str) -> list[int]:
+  """Reads compressed run lengths.
+
+  A character stands for six bits: five of a number, the lowest first, and whether more follow.
+  The last five bits bring the sign. From the fourth on, a number is the difference from the run
+  two places before.
+  """
+  runs: list[int] = []
+  value = digits = 0
+  for character in text:
+    code = ord(character) - ord('0')
+    if not 0 <= code < 64 or digits == _MAX_DIGITS:
+      raise findings.UnusableError('malformed run lengths', f'character {character!r}')
+    value |= (code & 31) << (5 * digits)
+    digits += 1
+    if not code & 32:
+      value -= (code & 16) << (5 * digits - 4)
+      runs.append(value + runs[-2] if len(runs) > 2 else value)
+      value = digits = 0
+  if digits:
+    raise findings.UnusableError('malformed run lengths', 'they end within a number')
+  return runs
