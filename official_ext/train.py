@@ -19,6 +19,7 @@ from official.vision import train
 import yaml
 
 from official_ext import registry_imports
+from official_ext.datasets import category_files
 from official_ext.tasks import initialization
 from official_ext.utils import command_line
 from official_ext.utils import experiment
@@ -93,6 +94,8 @@ def main(_) -> None:
   params = experiment.resolve(FLAGS.experiment, FLAGS.config_file or [], FLAGS.params_override)
   _check_model_dir(params, FLAGS.model_dir)
   input_checks.check_task(params.task, FLAGS.mode)
+  if 'train' in FLAGS.mode:
+    category_files.save_for_training(params.task, FLAGS.model_dir)
   logging.get_absl_logger().addFilter(_TimeLeft(params.trainer.train_steps))
   try:
     train.main(_)

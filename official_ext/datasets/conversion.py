@@ -10,9 +10,11 @@ import tensorflow as tf
 from official.vision.data import create_coco_tf_record
 from official.vision.data import tfrecord_lib
 from official_ext.datasets import annotations as annotations_lib
+from official_ext.datasets import categories as categories_lib
 from official_ext.datasets import findings as findings_lib
 from official_ext.datasets import image_files
 from official_ext.datasets import masks as masks_lib
+from official_ext.datasets import normal_values
 from official_ext.datasets import record_folder
 from official_ext.datasets import shards
 from official_ext.utils import command_line
@@ -35,13 +37,13 @@ class SplitConverter:
     coco: COCO annotations of the examples that `convert` has yielded so far.
   """
 
-  def __init__(self, split: annotations_lib.Split, categories: annotations_lib.Categories,
+  def __init__(self, split: annotations_lib.Split, categories: categories_lib.Categories,
                include_masks: bool, findings: findings_lib.Findings):
     """Initializes the converter.
 
     Args:
       split: the split as it was read.
-      categories: of all splits, from `annotations.merge_categories`.
+      categories: of all splits, from `categories.merge`.
       include_masks: whether to write masks; an object without a mask is dropped.
       findings: told everything that is fixed or dropped.
     """
@@ -95,14 +97,17 @@ class SplitConverter:
     if all(listed.size) and listed.size != encoded.size:
       self._add('fixed', 'image size in the annotations is not that of the file', name,
                 f'{listed.size[0]} x {listed.size[1]}, is {width} x {height}')
-    return _Image(dict(id=listed.id, file_name=name, width=width, height=height), encoded)
+    entry = dict(id=listed.id, file_name=name, width=width, height=height)
+    if listed.id != listed.original_id:
+      entry['original_id'] = listed.original_id
+    return _Image(entry, encoded)
 
   def _clean_annotations(self, image: Entry, original_id: Any
                          ) -> tuple[list[Entry], list[np.ndarray]]:
     """Returns the valid annotations of an image and, with `include_masks`, their masks."""
     annotations: list[Entry] = []
     masks: list[np.ndarray] = []
-    for annotation in self._annotations.get(str(original_id), ()):
+    for annotation in self._annotations.get(normal_values.known_id(original_id), ()):
       try:
         cleaned, mask = self._clean_annotation(annotation, image)
       except findings_lib.UnusableError as error:
@@ -117,18 +122,17 @@ class SplitConverter:
 
   def _clean_annotation(self, annotation: Entry, image: Entry) -> tuple[Entry, np.ndarray | None]:
     """Returns a valid annotation and its mask; raises UnusableError if there is none."""
-    category = self._categories.record_id(annotation.get('category_id'))
+    category = self._categories.record_id(annotation.get('category_id'), self._split.name)
     if category is None:
       raise findings_lib.UnusableError('category is unknown')
     width, height = image['width'], image['height']
     box, change = annotations_lib.clean_box(annotation.get('bbox'), width, height)
     if change:
       self._add('fixed', change, image['file_name'], f'annotation {annotation.get("id")}')
-    area = annotation.get('area')
-    if change or not isinstance(area, (int, float)) or not area > 0:
-      area = box[2] * box[3]
+    area = None if change else normal_values.positive(annotation.get('area'))
     cleaned: Entry = dict(image_id=image['id'], category_id=category, bbox=box,
-                          iscrowd=int(bool(annotation.get('iscrowd'))), area=float(area))
+                          iscrowd=int(normal_values.is_set(annotation.get('iscrowd'))),
+                          area=area or box[2] * box[3])
     if not self._include_masks:
       return cleaned, None
     mask = masks_lib.decode_mask(annotation.get('segmentation'), height, width)

@@ -6,6 +6,7 @@ import json
 import pathlib
 
 from official_ext.datasets import annotations
+from official_ext.datasets import categories as categories_lib
 from official_ext.datasets import findings as findings_lib
 from official_ext.datasets import readers
 from official_ext.datasets import record_folder
@@ -67,7 +68,7 @@ def _check_arguments(args: argparse.Namespace) -> None:
         f'--output_dir {target} holds --input, which it would replace: give another folder.')
 
 
-def _write_records(splits: annotations.Splits, categories: annotations.Categories,
+def _write_records(splits: annotations.Splits, categories: categories_lib.Categories,
                    folder: pathlib.Path, args: argparse.Namespace, findings: findings_lib.Findings
                    ) -> record_folder.Dataset:
   """Writes the records of all splits and their description into a temporary folder."""
@@ -81,7 +82,7 @@ def _write_records(splits: annotations.Splits, categories: annotations.Categorie
       raise command_line.CommandError(
           f'no image of {name} in {split.source} can be used; the reasons are above.')
   dataset = record_folder.Dataset(categories.num_classes, args.include_masks, categories.names,
-                                  written)
+                                  written, categories.original_ids)
   record_folder.write(dataset, folder, args.output_dir)
   return dataset
 
@@ -102,7 +103,7 @@ def convert(args: argparse.Namespace) -> None:
   detected = readers.detect_format(source)
   layout = detected if args.format == 'auto' else args.format
   splits = readers.read(source, layout, findings)
-  categories = annotations.merge_categories(splits, findings)
+  categories = categories_lib.merge(splits, findings)
   found = {name: dict(images=len(split.images), boxes=len(split.annotations))
            for name, split in splits.items()}
   if not args.include_masks and any(annotation.get('segmentation') for split in splits.values()
