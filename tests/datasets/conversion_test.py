@@ -9,6 +9,7 @@ import pytest
 
 from dataset_files import by_reason, coco_annotation, coco_image, convert, write_coco, write_image
 from official_ext.datasets import annotations
+from official_ext.datasets import categories as categories_lib
 from official_ext.datasets import conversion
 from official_ext.datasets import findings as findings_lib
 
@@ -120,7 +121,7 @@ def test_a_split_is_written_with_its_annotation_file(tmp_path):
       'train', 'source', [coco_image(number, f'{number}.jpg') for number in range(4)],
       [coco_annotation(1, 2, [1, 1, 5, 5])], [dict(id=1, name='cat')], [tmp_path])
   findings = findings_lib.Findings()
-  categories = annotations.merge_categories({'train': split}, findings)
+  categories = categories_lib.merge({'train': split}, findings)
   converter = conversion.SplitConverter(split, categories, False, findings)
   assert len(converter) == 4
   written = conversion.write_split(converter, 'train', tmp_path, num_shards=8)
