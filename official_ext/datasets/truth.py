@@ -127,7 +127,11 @@ class Truth:
         del annotation['segmentation']
       else:
         annotation['segmentation'] = encoded[annotation['id']]
-    listed = [{'id': image.id, 'file_name': image.file_name} for image in self.images]
+    listed = []
+    for image in self.images:
+      width, height = _size(image)
+      listed.append(
+          {'id': image.id, 'file_name': image.file_name, 'width': width, 'height': height})
     return ({'info': {}, 'images': listed, 'annotations': found,
              'categories': self.categories.to_coco()}, images, categories)
 
@@ -135,11 +139,17 @@ class Truth:
     """Returns annotation id -> run lengths, or None if an annotation has no mask."""
     encoded = {}
     for image in self.images:
-      width, height = (normal_values.positive(side) or 0 for side in image.size)
+      width, height = _size(image)
       for annotation in self.annotations[image.original_id]:
         try:
-          mask = masks.decode_mask(annotation['segmentation'], int(height), int(width))
+          mask = masks.decode_mask(annotation['segmentation'], height, width)
         except findings_lib.UnusableError:
           return None
         encoded[annotation['id']] = mask_lib.encode(np.asfortranarray(mask))
     return encoded
+
+
+def _size(image: annotations_lib.ListedImage) -> tuple[int, int]:
+  """Returns width and height of an image in pixels as the file gives them; 0 if it does not."""
+  width, height = (int(normal_values.positive(side) or 0) for side in image.size)
+  return width, height
