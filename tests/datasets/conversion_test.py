@@ -14,6 +14,23 @@ from official_ext.datasets import conversion
 from official_ext.datasets import findings as findings_lib
 
 
+def test_splits_may_have_other_ids_for_the_same_names(tmp_path):
+  write_image(tmp_path / 'images' / 'a.jpg')
+  for split, ids in (('train', ('1', 0)), ('val', (0, 1))):
+    write_coco(tmp_path, [coco_image(7.0, 'a.jpg')], [
+        coco_annotation(1, '7', [1, 1, 5, 5], ids[0]),
+        coco_annotation(2, 7, [1, 1, 9, 5], float(ids[1]), iscrowd='0', area='12')],
+               [dict(id=ids[0], name='cat'), dict(id=ids[1], name='dog')], [split])
+  converted = convert(tmp_path)
+  names = converted.categories.names
+  for split in ('train', 'val'):
+    assert [names[number] for number in converted.records[split][7]['groundtruth_classes']] == [
+        'cat', 'dog']
+    assert not converted.records[split][7]['groundtruth_is_crowd'].any()
+    assert converted.coco[split]['annotations'][1]['area'] == 12
+  assert converted.categories.original_ids == {1: 0, 2: '1'} and names == {1: 'dog', 2: 'cat'}
+
+
 def test_ids_from_zero_and_names_as_ids_are_renumbered(tmp_path):
   write_image(tmp_path / 'images' / 'a.jpg')
   write_image(tmp_path / 'images' / 'b.jpg')
@@ -22,9 +39,15 @@ def test_ids_from_zero_and_names_as_ids_are_renumbered(tmp_path):
              [dict(id=0, name='cat'), dict(id=4, name='dog')])
   converted = convert(tmp_path)
   assert {key: record['groundtruth_classes'].tolist()
-          for key, record in converted.records['train'].items()} == {1: [5], 2: [1]}
+          for key, record in converted.records['train'].items()} == {1: [2], 2: [1]}
   assert len(by_reason(converted.findings, 'fixed')) == 2
-  assert converted.categories.names == {1: 'cat', 5: 'dog'}
+  assert converted.categories.names == {1: 'cat', 2: 'dog'}
+  assert converted.categories.original_ids == {1: 0, 2: 4}
+  for split in ('train', 'val'):
+    assert converted.coco[split]['categories'] == [
+        dict(id=1, name='cat', original_id=0), dict(id=2, name='dog', original_id=4)]
+    assert [(image['id'], image['original_id']) for image in converted.coco[split]['images']] == [
+        (1, 'x'), (2, 'y')]
 
 
 def test_masks_as_run_lengths_and_missing_masks(tmp_path):
