@@ -24,7 +24,7 @@ class ColoredDetector(tf.Module):
 
   def get_inference_signatures(self, keys):
     """Returns the signature under the name that `keys` gives, as an export module does."""
-    return {name: self._function for name in keys.values()}
+    return dict.fromkeys(keys.values(), self._function)
 
   def _detect(self, images):
     found = [self._find(images, color) for color in COLORS.values()]

@@ -32,9 +32,14 @@ Written to --output_dir:
   annotations/train.json, val.json           the same boxes as COCO annotations
   classes.txt                                a line 'id name' for each class
   dataset.json                               num_classes as Model Garden counts it (highest
-                                             id + 1), names, counts, file patterns
+                                             id + 1), names, original_ids, counts, file patterns
   overrides.yaml                             --config_file that makes an experiment use the data
   report.json                                what was fixed, dropped or noted, file by file
+
+Category ids that are whole numbers from 1 to at most twice their count + 10 stay as they are (so
+the 80 classes of COCO keep num_classes 91); any others are packed to 1..N.  1, 1.0 and "1" are
+the same id.  The annotation files hold the ids of the data set as original_id, training and export
+carry them along with the names, and predict gives them back.  Splits are matched by class name.
 """
 _EPILOG = """\
 example:

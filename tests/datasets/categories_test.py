@@ -5,6 +5,7 @@ from dataset_files import by_reason
 from official_ext.datasets import annotations
 from official_ext.datasets import categories
 from official_ext.datasets import findings as findings_lib
+from official_ext.datasets import normal_values
 from official_ext.utils import command_line
 
 
@@ -49,7 +50,7 @@ def test_odd_ids_are_packed_and_given_back(ids, in_records):
   assert {merged.names[number] for number in in_records} == {'red', 'green'}
   assert merged.names[in_records[0]] == 'red'
   assert [merged.original_ids[number] for number in in_records] == list(ids)
-  is_kept = [float(value) if str(value)[0].isdigit() else value for value in ids] == list(in_records)
+  is_kept = [normal_values.normal_id(value) for value in ids] == list(in_records)
   assert len(by_reason(findings.to_json(), 'fixed', 'train')) == (not is_kept)
   again = categories.from_coco(merged.to_coco())
   assert again.to_coco() == merged.to_coco()
