@@ -3,6 +3,7 @@ import collections
 from collections.abc import Iterator, Mapping, Sequence
 import pathlib
 import re
+import types
 from typing import NamedTuple
 import unicodedata
 from urllib import parse
@@ -25,10 +26,12 @@ class ImageSet(NamedTuple):
     paths: image id -> file.
     unknown: files that the annotation file does not have.
     absent: file names of the annotation file that were not among the images.
+    entries: image id -> its entry in the annotation file; empty without one.
   """
   paths: dict[Id, pathlib.Path]
   unknown: list[pathlib.Path]
   absent: list[str]
+  entries: Mapping[Id, truth_lib.Entry] = types.MappingProxyType({})
 
 
 def assign(found: Sequence[pathlib.Path], truth: truth_lib.Truth | None) -> ImageSet:
@@ -69,7 +72,7 @@ def assign(found: Sequence[pathlib.Path], truth: truth_lib.Truth | None) -> Imag
     raise command_line.CommandError(
         f'--annotation_file={truth.path} has none of the {len(found)} images, such as '
         f'{found[0]}: its file names are like {", ".join(absent[:3]) or "nothing"}.')
-  return ImageSet(paths, unknown, absent)
+  return ImageSet(paths, unknown, absent, truth.image_entries)
 
 
 def _parts(name: str) -> Parts:

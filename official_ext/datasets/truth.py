@@ -30,7 +30,9 @@ class Truth:
   Attributes:
     path: the file.
     images: its images, each file name and each id once.
+    image_entries: image id -> its entry in the file.
     categories: its classes; `original_id` is the id in the file.
+    entries: their entries in the file.
     annotations: image id -> annotations in the order of the file, with a number as `id`, `bbox`,
       `area`, `iscrowd` and the `segmentation` of the file.
     findings: what of the file cannot be used.
@@ -55,6 +57,10 @@ class Truth:
     split = annotations_lib.Split('val', str(path), content['images'], content['annotations'],
                                   content['categories'], [])
     self.images = annotations_lib.unique_images(split, self.findings)
+    by_id = {normal_values.normal_id(entry.get('id')): entry for entry in content['images']}
+    self.image_entries: dict[Id, Entry] = {
+        image.original_id: by_id[normal_values.normal_id(image.original_id)]
+        for image in self.images}
     self.entries: list[Entry] = content['categories']
     self.categories = categories_lib.UNKNOWN
     if self.entries:
@@ -92,7 +98,7 @@ class Truth:
   def _complete(self, annotation: Entry, image: annotations_lib.ListedImage) -> Entry | None:
     """Returns an annotation with all fields that evaluation reads, or None if it has no box."""
     number = self.categories.record_id(annotation.get('category_id'), 'val')
-    box = normal_values.box(annotation.get('bbox'))
+    box = normal_values.box(annotation.get('bbox')) or _box_of_mask(annotation, image)
     where = f'annotation {annotation.get("id")}'
     if number is None:
       self.findings.add('val', 'dropped', 'category is unknown', image.file_name, where)
@@ -147,6 +153,18 @@ class Truth:
           return None
         encoded[annotation['id']] = mask_lib.encode(np.asfortranarray(mask))
     return encoded
+
+
+def _box_of_mask(annotation: Entry, image: annotations_lib.ListedImage) -> list[float] | None:
+  """Returns the box around the mask of an annotation without a box; None if it has none."""
+  if annotation.get('bbox'):
+    return None
+  width, height = _size(image)
+  try:
+    mask = masks.decode_mask(annotation.get('segmentation'), height, width)
+  except findings_lib.UnusableError:
+    return None
+  return [float(value) for value in masks.tight_box(mask)] if mask.any() else None
 
 
 def _size(image: annotations_lib.ListedImage) -> tuple[int, int]:

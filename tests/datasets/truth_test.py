@@ -108,12 +108,15 @@ def test_ids_are_kept_as_the_file_has_them(data, tmp_path):
 
 def test_what_cannot_be_used_is_told(tmp_path):
   content = dict(
-      images=[dict(id=1, file_name='a.jpg'), dict(id=2)], categories=[dict(id=1, name='cat')],
+      images=[dict(id=1, file_name='a.jpg', width=20, height=10), dict(id=2)],
+      categories=[dict(id=1, name='cat')],
       annotations=[dict(id=1, image_id=1, category_id=1, bbox=[1, 2, 3]),
                    dict(id=2, image_id=1, category_id=2, bbox=[1, 2, 3, 4]),
                    dict(id=3, image_id=1, category_id=1, bbox=[1, 2, -3, 4]),
                    dict(id=4, image_id=7, category_id=1, bbox=[1, 2, 3, 4]),
-                   dict(id=5, image_id=1, category_id=1, bbox=[-1, 2, 300, 4])])
+                   dict(id=5, image_id=1, category_id=1, bbox=[-1, 2, 300, 4]),
+                   dict(id=6, image_id=1, category_id=1, bbox=None,
+                        segmentation=[[2, 1, 8, 1, 8, 5, 2, 5]])])
   truth = truth_lib.Truth(write(tmp_path, content))
   path = str(tmp_path / 'truth.json')
   assert truth.dropped() == {
@@ -121,7 +124,8 @@ def test_what_cannot_be_used_is_told(tmp_path):
       'annotation is for an image that is not listed': [f'{path} annotation 4, image id 7'],
       'box is not four numbers with a size': ['a.jpg annotation 1', 'a.jpg annotation 3'],
       'category is unknown': ['a.jpg annotation 2']}
-  (kept,) = truth.annotations[1]
+  kept, from_mask = truth.annotations[1]
+  assert from_mask['bbox'] == [2, 1, 6, 4]
   assert (kept['bbox'], kept['area'], kept['iscrowd'], kept['id']) == ([-1, 2, 300, 4], 1200, 0, 1)
 
 
