@@ -3,10 +3,8 @@
 It is a JSON list of COCO category entries: `id` is the number of the class in the network,
 `original_id` the category id in the user's own data.
 """
-from collections.abc import Iterator
 import json
 import os
-import pathlib
 from typing import Any
 
 from absl import logging
@@ -81,8 +79,8 @@ def of_training(checkpoint_path: str | os.PathLike, task: Any) -> categories_lib
   Returns:
     The classes; none if no file tells them.
   """
-  for path in _places(pathlib.Path(checkpoint_path)):
-    if path.is_file():
+  for path in _places(os.fspath(checkpoint_path)):
+    if tf.io.gfile.exists(path):
       try:
         return _that_fit(read(path), task, path)
       except (ValueError, TypeError) as error:
@@ -122,8 +120,8 @@ def _that_fit(categories: categories_lib.Categories, task: Any, path: str | os.P
   return categories
 
 
-def _places(path: pathlib.Path) -> Iterator[pathlib.Path]:
-  """Yields where the file of a checkpoint may be; the best checkpoint has a folder of its own."""
-  folder = path if path.is_dir() else path.parent
-  yield folder / NAME
-  yield folder.parent / NAME
+def _places(checkpoint_path: str) -> list[str]:
+  """Returns where the file may be; the best checkpoint has a folder of its own."""
+  path = checkpoint_path.rstrip('/')
+  folder = path if tf.io.gfile.isdir(path) else os.path.dirname(path)
+  return [os.path.join(folder, NAME), os.path.join(os.path.dirname(folder), NAME)]
