@@ -31,7 +31,7 @@ def test_an_image_gets_the_id_of_the_entry_that_its_path_ends_in(tmp_path):
 @pytest.mark.parametrize('name', [
     'sub\\b ü.jpg', 'SUB/B Ü.JPG', ' ./sub/b ü.jpg ', 'sub/b%20%C3%BC.jpg',
     unicodedata.normalize('NFD', 'sub/b ü.jpg'), 'C:\\pictures\\b ü.jpg', '/mount/x/b ü.jpg',
-    'https://host/x/b%20%C3%BC.jpg?size=2'])
+    'https://host/x/b%20%C3%BC.jpg?size=2', 'sub/b ü.PNG', 'b ü'])
 def test_names_that_are_written_otherwise(tmp_path, name):
   found = [pathlib.Path('/data/sub/b ü.jpg'), pathlib.Path('/data/sub/c.jpg')]
   images = image_ids.assign(found, truth(tmp_path, **{name: 3}))
@@ -44,6 +44,14 @@ def test_the_last_part_alone_is_not_enough_if_it_may_be_another_image(tmp_path, 
   found += [pathlib.Path('/data/test/b.jpg')] * (name[0] == '/')
   images = image_ids.assign(found, truth(tmp_path, **{name: 3, 'a.jpg': 1}))
   assert images.paths == {1: found[1]} and images.absent == [name]
+
+
+def test_an_exact_name_wins_over_another_suffix(tmp_path):
+  found = [pathlib.Path('/data/b.png'), pathlib.Path('/data/b.jpg'), pathlib.Path('/data/C.jpg'),
+           pathlib.Path('/data/d.jpg'), pathlib.Path('/data/d.png')]
+  images = image_ids.assign(found, truth(tmp_path, **{'b.jpg': 1, 'c.jpg': 2, 'd.bmp': 3}))
+  assert images.paths == {1: found[1], 2: found[2]}
+  assert images.unknown == [found[0], *found[3:]] and images.absent == ['d.bmp']
 
 
 def test_annotation_files_that_do_not_fit_are_refused(tmp_path):
