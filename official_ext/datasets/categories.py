@@ -209,9 +209,11 @@ def merge(splits: Mapping[str, annotations.Split], findings: findings_lib.Findin
   if any(numbers[key] != original for key, original in originals.items()):
     for name, split in splits.items():
       findings.add(name, 'fixed', _PACKED, split.source)
+  # An id that a split does not list is that of the others.
+  of_all = {original: numbers[key] for key, original in originals.items()}
   return Categories(
       [Category(number, key[0], written[key]) for key, number in numbers.items()],
-      {name: {number: numbers[key] for number, key in of_split.items()}
+      {name: {**of_all, **{number: numbers[key] for number, key in of_split.items()}}
        for name, of_split in found.items()})
 
 

@@ -66,10 +66,17 @@ def test_splits_with_other_ids_for_the_same_names_are_matched_by_name():
       'val.json green: 1, before 2', 'val.json red: 2, before 1']]
 
 
+def test_a_split_may_leave_out_categories():
+  merged, _ = merge([(5, 'red'), (6, 'green')], [])
+  assert [merged.record_id(number, 'val') for number in (5, 6)] == [5, 6]
+  merged, _ = merge([(0, 'red'), (1, 'green')], [(1, 'green')])
+  assert [merged.record_id(number, 'val') for number in (0, 1)] == [1, 2]
+
+
 def test_a_name_that_repeats_is_several_classes():
   merged, _ = merge([(1, 'part'), (2, 'part'), (3, 'whole')], [(2, 'part'), (3, 'whole')])
   assert merged.names == {1: 'part', 2: 'part', 3: 'whole'}
-  assert merged.record_id(2, 'val') == 2 and merged.record_id(1, 'val') is None
+  assert [merged.record_id(number, 'val') for number in (1, 2, 3)] == [1, 2, 3]
 
 
 def test_names_become_one_line_and_missing_ones_the_id():
