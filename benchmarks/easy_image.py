@@ -9,8 +9,6 @@ times are medians of interleaved repeats.  The outputs are compared with those o
 model in memory.
 """
 import argparse
-import collections
-import json
 import pathlib
 
 import official_ext  # noqa: F401 (chooses Keras 2)
@@ -21,16 +19,17 @@ from official_ext import registry_imports
 from official_ext.utils import command_line
 from official_ext.utils import timing
 from official_ext.datasets import image_files
+from official_ext.datasets import image_ids
+from official_ext.datasets import truth as truth_lib
 from official_ext.serving import detectors
 
 _COMPARED = ('detection_boxes', 'detection_scores', 'multiply_adds')
 
 
-def count_objects(images: image_files.ImageSet, annotation_file: pathlib.Path) -> dict[int, int]:
+def count_objects(images: image_ids.ImageSet, truth: truth_lib.Truth) -> dict[image_ids.Id, int]:
   """Returns image id -> number of annotated objects, fewest first."""
-  annotations = json.loads(annotation_file.read_text(encoding='utf-8'))['annotations']
-  counts = collections.Counter(item['image_id'] for item in annotations)
-  return dict(sorted(((image, counts[image]) for image in images.paths), key=lambda item: item[1]))
+  counts = {image: len(truth.annotations[image]) for image in images.paths}
+  return dict(sorted(counts.items(), key=lambda item: item[1]))
 
 
 def _read(path: pathlib.Path, size: list[int]) -> np.ndarray:
@@ -74,8 +73,9 @@ def main() -> None:
   parser.add_argument('--count', type=int, default=4, help='images of either kind (4)')
   parser.add_argument('--repeats', type=int, default=15, help='interleaved repeats (15)')
   args = parser.parse_args()
-  found = image_files.assign_ids(image_files.find([args.images]), args.annotation_file)
-  objects = count_objects(found, args.annotation_file)
+  truth = truth_lib.Truth(args.annotation_file)
+  found = image_ids.assign(image_files.find([args.images]), truth)
+  objects = count_objects(found, truth)
   if len(objects) < 2 * args.count:
     raise command_line.CommandError(
         f'--images={args.images} has {len(objects)} annotated images; --count={args.count} needs '

@@ -10,6 +10,7 @@ from PIL import Image
 import tensorflow as tf
 
 from official_ext.datasets import annotations as annotations_lib
+from official_ext.datasets import categories as categories_lib
 from official_ext.datasets import conversion
 from official_ext.datasets import findings as findings_lib
 from official_ext.datasets import readers
@@ -79,7 +80,7 @@ class Converted(NamedTuple):
   """What `convert` returns; `records` and `coco` are by split, `records` then by image id."""
   records: dict[str, dict[int, dict[str, np.ndarray]]]
   coco: dict[str, dict[str, Any]]
-  categories: annotations_lib.Categories
+  categories: categories_lib.Categories
   findings: list[dict[str, Any]]
 
 
@@ -87,7 +88,7 @@ def convert(folder: pathlib.Path, include_masks: bool = False, **options) -> Con
   """Reads and converts a data set in memory; `options` go to `SplitConverter`."""
   findings = findings_lib.Findings()
   splits = readers.read(folder, readers.detect_format(folder), findings)
-  categories = annotations_lib.merge_categories(splits, findings)
+  categories = categories_lib.merge(splits, findings)
   records, coco = {}, {}
   for name, split in splits.items():
     converter = conversion.SplitConverter(split, categories, include_masks, findings, **options)

@@ -2,28 +2,20 @@
 import numpy as np
 
 from official_ext.datasets import annotations as annotations_lib
+from official_ext.datasets import categories as categories_lib
 from official_ext.datasets import doubts
 from official_ext.datasets import findings as findings_lib
 from official_ext.datasets import masks as masks_lib
-from official_ext.datasets import numbers
+from official_ext.datasets import normal_values
 from official_ext.datasets import segmentations
 
 Entry = annotations_lib.Entry
 
 
-def _area(annotation: Entry) -> float | None:
-  """Returns the area of an annotation; None if it has none that is positive and finite."""
-  try:
-    area = numbers.to_float(annotation.get('area'))
-  except ValueError:
-    return None
-  return area if 0 < area < float('inf') else None
-
-
 class AnnotationCleaner:
   """Cleans the annotations of a split."""
 
-  def __init__(self, split: str, categories: annotations_lib.Categories, include_masks: bool,
+  def __init__(self, split: str, categories: categories_lib.Categories, include_masks: bool,
                findings: findings_lib.Findings, tally: doubts.SplitTally):
     """Initializes the cleaner.
 
@@ -54,14 +46,14 @@ class AnnotationCleaner:
     """
     segmentation, flaw = self._segmentation(annotation, image, factor)
     box, is_clipped = self._box(annotation, segmentation, image, factor)
-    category = self._categories.record_id(annotation.get('category_id'))
+    category = self._categories.record_id(annotation.get('category_id'), self._split)
     if category is None:
       raise findings_lib.UnusableError('category is unknown',
                                        f'id {annotation.get("category_id")!r}')
-    area = _area(annotation)
+    area = normal_values.positive(annotation.get('area'))
     area = box[2] * box[3] if is_clipped or area is None else area * factor**2
     cleaned: Entry = dict(image_id=image['id'], category_id=category, bbox=box,
-                          iscrowd=int(bool(annotation.get('iscrowd'))), area=float(area))
+                          iscrowd=int(normal_values.is_set(annotation.get('iscrowd'))), area=float(area))
     if not self._include_masks:
       return cleaned, None
     if flaw:
@@ -108,7 +100,8 @@ class AnnotationCleaner:
       box, change = annotations_lib.clean_box(polygon_box, width, height)
       return box, change == annotations_lib.CLIPPED
     values, _ = annotations_lib.read_box(annotation.get('bbox'))
-    self._tally.add_box(values, (width, height), factor, _area(annotation), polygon_box)
+    self._tally.add_box(values, (width, height), factor,
+                        normal_values.positive(annotation.get('area')), polygon_box)
     box, change = annotations_lib.clean_box(annotation['bbox'], width, height, factor)
     if change:
       self._tell(change, name, detail)

@@ -1,10 +1,11 @@
 """Annotations in one form for every layout: splits as they were read, then valid ids and boxes.
 
-Readers of all layouts return a `Split` of COCO entries. `merge_categories`, `unique_images`,
-`group_by_image` and `clean_box` make them valid, and tell `Findings` what they change.
+Readers of all layouts return a `Split` of COCO entries. `categories.merge`, and here
+`unique_images`, `group_by_image` and `clean_box`, make them valid, and tell `Findings` what they
+change.
 """
 import collections
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import dataclasses
 import math
 import pathlib
@@ -13,8 +14,7 @@ from typing import Any
 
 from official_ext.datasets import box_forms
 from official_ext.datasets import findings as findings_lib
-from official_ext.datasets import numbers
-from official_ext.utils import command_line
+from official_ext.datasets import normal_values
 
 Entry = dict[str, Any]  # an image, an annotation or a category of a COCO annotation file
 
@@ -26,7 +26,6 @@ _SAME_NAME = ('image is listed several times: all are dropped, because their lab
               'apart')
 _SAME_ID = ('image id is that of another image too: both are dropped, because their labels cannot '
             'be told apart')
-_SHIFTED = 'category ids began at 0, which stands for background: all raised by one'
 _RENUMBERED = 'image ids were not whole numbers: renumbered from 1'
 
 
@@ -59,74 +58,12 @@ Splits = dict[str, Split]
 
 
 @dataclasses.dataclass(frozen=True)
-class Categories:
-  """The categories of the records, and the way from the ids of the data set to theirs.
-
-  Attributes:
-    names: category id in the records, at least 1 -> name, by ascending id.
-    shift: added to the category ids of the data set.
-  """
-  names: dict[int, str]
-  shift: int = 0
-
-  @property
-  def num_classes(self) -> int:
-    """The highest category id + 1, as Model Garden counts classes (background included)."""
-    return max(self.names) + 1
-
-  def record_id(self, category_id: Any) -> int | None:
-    """Returns the id in the records of a category of the data set; None if it is unknown."""
-    if type(category_id) is not int:
-      return None
-    shifted = category_id + self.shift
-    return shifted if shifted in self.names else None
-
-  def to_coco(self) -> list[Entry]:
-    """Returns COCO category entries by ascending id."""
-    return [dict(id=number, name=name) for number, name in self.names.items()]
-
-
-def merge_categories(splits: Mapping[str, Split], findings: findings_lib.Findings) -> Categories:
-  """Makes one list of the categories of all splits.
-
-  Args:
-    splits: the splits by name.
-    findings: told if ids from 0 are raised.
-
-  Returns:
-    The categories of all splits.
-
-  Raises:
-    CommandError: an id is not a whole number or stands for two names, or there is no category.
-  """
-  names: dict[int, str] = {}
-  for split in splits.values():
-    for category in split.categories:
-      number, name = category.get('id'), str(category.get('name'))
-      if type(number) is not int or number < 0:
-        raise command_line.CommandError(
-            f'{split.source}: category id {number!r} of {name!r} is not a whole number >= 0.')
-      if names.setdefault(number, name) != name:
-        raise command_line.CommandError(
-            f'{split.source}: category id {number} is both {names[number]!r} and {name!r}; '
-            'use the same categories in all splits.')
-  if not names:
-    source = next(iter(splits.values())).source
-    raise command_line.CommandError(f'{source} has no categories.')
-  shift = 1 if 0 in names else 0
-  if shift:
-    for split in splits.values():
-      findings.add(split.name, 'fixed', _SHIFTED, split.source)
-  return Categories({number + shift: names[number] for number in sorted(names)}, shift)
-
-
-@dataclasses.dataclass(frozen=True)
 class ListedImage:
   """An image that a split lists.
 
   Attributes:
     id: in the records, a whole number that no other image of the split has.
-    original_id: in the data set.
+    original_id: in the data set, as it is given back: text as it is written, and 1 for 1.0.
     file_name: as the data set gives it.
     size: (width, height) in pixels as the data set gives them; None for what it does not give.
   """
@@ -136,19 +73,25 @@ class ListedImage:
   size: tuple[Any, Any]
 
 
-def _merge_equal_entries(split: Split, findings: findings_lib.Findings) -> list[Entry]:
-  """Returns the image entries that have a file name, those that say the same only once."""
-  merged: dict[tuple[str, ...], Entry] = {}
+def _merge_equal_entries(split: Split, findings: findings_lib.Findings
+                         ) -> list[tuple[normal_values.Id, Entry]]:
+  """Returns (id, entry) of images with id and file name, those that say the same only once."""
+  merged: dict[tuple[Any, ...], tuple[normal_values.Id, Entry]] = {}
   for image in split.images:
     name = image.get('file_name')
     if not isinstance(name, str) or not name:
       findings.add(split.name, 'dropped', 'image entry has no file_name', split.source,
                    f'id {image.get("id")}')
       continue
-    key = (name, *(str(image.get(field)) for field in ('id', 'width', 'height')))
+    normal_id = normal_values.normal_id(image.get('id'))
+    if normal_id is None:
+      findings.add(split.name, 'dropped', 'image entry has no id that annotations can name', name,
+                   f'id {image.get("id")}')
+      continue
+    key = (name, normal_id, *(str(image.get(field)) for field in ('width', 'height')))
     if key in merged:
       findings.add(split.name, 'fixed', 'image is listed twice with the same id: taken once', name)
-    merged.setdefault(key, image)
+    merged.setdefault(key, (normal_id, image))
   return list(merged.values())
 
 
@@ -167,29 +110,30 @@ def unique_images(split: Split, findings: findings_lib.Findings) -> list[ListedI
   """
   kept = []
   entries = _merge_equal_entries(split, findings)
-  names = collections.Counter(posixpath.normpath(image['file_name']) for image in entries)
+  names = collections.Counter(posixpath.normpath(image['file_name']) for _, image in entries)
   same_id = collections.defaultdict(list)
-  for image in entries:
-    same_id[str(image.get('id'))].append(image['file_name'])
-  for image in entries:
-    name, number = image['file_name'], image.get('id')
+  for normal_id, image in entries:
+    same_id[normal_id].append(image['file_name'])
+  for normal_id, image in entries:
+    name = image['file_name']
     if names[posixpath.normpath(name)] > 1:
-      findings.add(split.name, 'dropped', _SAME_NAME, name, f'id {number}')
-    elif len(same_id[str(number)]) > 1:
-      others = [other for other in same_id[str(number)] if other != name]
-      findings.add(split.name, 'dropped', _SAME_ID, name, f'id {number}, also of {others[0]}')
+      findings.add(split.name, 'dropped', _SAME_NAME, name, f'id {normal_id}')
+    elif len(same_id[normal_id]) > 1:
+      others = [other for other in same_id[normal_id] if other != name]
+      findings.add(split.name, 'dropped', _SAME_ID, name, f'id {normal_id}, also of {others[0]}')
     else:
-      kept.append(image)
-  is_numbered = all(type(image.get('id')) is int and 0 <= image['id'] < 2**63 for image in kept)
+      kept.append((normal_id, image))
+  is_numbered = all(isinstance(number, int) and 0 <= number < 2**63 for number, _ in kept)
   if not is_numbered:
     findings.add(split.name, 'fixed', _RENUMBERED, split.source)
-  return [ListedImage(image['id'] if is_numbered else number, image.get('id'), image['file_name'],
+  return [ListedImage(int(normal_id) if is_numbered else number,
+                      normal_values.original_id(image['id']), image['file_name'],
                       (image.get('width'), image.get('height')))
-          for number, image in enumerate(kept, 1)]
+          for number, (normal_id, image) in enumerate(kept, 1)]
 
 
 def group_by_image(split: Split, images: Sequence[ListedImage],
-                   findings: findings_lib.Findings) -> dict[str, list[Entry]]:
+                   findings: findings_lib.Findings) -> dict[normal_values.Id, list[Entry]]:
   """Groups the annotations of a split by image.
 
   Args:
@@ -198,21 +142,21 @@ def group_by_image(split: Split, images: Sequence[ListedImage],
     findings: told which annotations belong to no image.
 
   Returns:
-    `str(original_id)` of an image -> its annotations in the order of the split; images without
-    annotations are missing.
+    The normal id of an image in the data set -> its annotations in the order of the split; images
+    without annotations are missing.
   """
   groups = collections.defaultdict(list)
-  known = {str(image.original_id) for image in images}
-  listed = {str(image.get('id')) for image in split.images}
+  known = {normal_values.normal_id(image.original_id) for image in images}
+  listed = {normal_values.normal_id(image.get('id')) for image in split.images}
   for annotation in split.annotations:
-    image_id = str(annotation.get('image_id'))
-    if image_id in known:
+    image_id = normal_values.normal_id(annotation.get('image_id'))
+    if image_id is not None and image_id in known:
       groups[image_id].append(annotation)
     else:
       reason = ('annotation is for an image entry that is dropped' if image_id in listed else
                 'annotation is for an image that is not listed')
-      findings.add(split.name, 'dropped', reason,
-                   split.source, f'annotation {annotation.get("id")}, image id {image_id}')
+      findings.add(split.name, 'dropped', reason, split.source,
+                   f'annotation {annotation.get("id")}, image id {annotation.get("image_id")}')
   return dict(groups)
 
 
@@ -242,7 +186,7 @@ def read_box(box: Any) -> tuple[list[float], bool]:
   if not isinstance(box, (list, tuple)) or len(box) != 4:
     raise findings_lib.UnusableError('box is not four numbers', _short(box))
   try:
-    values = [numbers.to_float(value) for value in box]
+    values = [normal_values.to_float(value) for value in box]
   except ValueError as error:
     raise findings_lib.UnusableError('box is not four numbers', _short(box)) from error
   if not all(map(math.isfinite, values)):

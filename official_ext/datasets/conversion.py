@@ -12,10 +12,12 @@ from official.vision.data import create_coco_tf_record
 from official.vision.data import tfrecord_lib
 from official_ext.datasets import annotation_cleaning
 from official_ext.datasets import annotations as annotations_lib
+from official_ext.datasets import categories as categories_lib
 from official_ext.datasets import doubts
 from official_ext.datasets import findings as findings_lib
 from official_ext.datasets import image_files
 from official_ext.datasets import image_sizes
+from official_ext.datasets import normal_values
 from official_ext.datasets import record_folder
 from official_ext.datasets import shards
 from official_ext.utils import command_line
@@ -51,14 +53,14 @@ class SplitConverter:
     tally: counts for `doubts.tell`.
   """
 
-  def __init__(self, split: annotations_lib.Split, categories: annotations_lib.Categories,
+  def __init__(self, split: annotations_lib.Split, categories: categories_lib.Categories,
                include_masks: bool, findings: findings_lib.Findings, *,
                keep_images_that_lost_labels: bool = False):
     """Initializes the converter.
 
     Args:
       split: the split as it was read.
-      categories: of all splits, from `annotations.merge_categories`.
+      categories: of all splits, from `categories.merge`.
       include_masks: whether to write masks; an object without a mask is dropped.
       findings: told everything that is fixed or dropped.
       keep_images_that_lost_labels: whether an image is written though an annotation of it is
@@ -125,7 +127,10 @@ class SplitConverter:
     change, detail = image_sizes.change(listed.size, encoded.size, factor)
     if change:
       self._add('fixed', change, name, detail)
-    return _Image(dict(id=listed.id, file_name=name, width=width, height=height), encoded, factor)
+    entry = dict(id=listed.id, file_name=name, width=width, height=height)
+    if listed.id != listed.original_id:
+      entry['original_id'] = listed.original_id
+    return _Image(entry, encoded, factor)
 
   def _clean_annotations(self, image: _Image, original_id: Any
                          ) -> tuple[list[Entry], list[np.ndarray], int]:
@@ -138,7 +143,7 @@ class SplitConverter:
     annotations: list[Entry] = []
     masks: list[np.ndarray] = []
     num_lost = 0
-    for annotation in self._annotations.get(str(original_id), ()):
+    for annotation in self._annotations.get(normal_values.known_id(original_id), ()):
       try:
         cleaned, mask = self._cleaner.clean(annotation, image.entry, image.factor)
       except findings_lib.UnusableError as error:

@@ -11,6 +11,7 @@ from typing import Any
 
 from official_ext.datasets import annotations as annotations_lib
 from official_ext.datasets import box_forms
+from official_ext.datasets import categories as categories_lib
 from official_ext.datasets import example_checks
 from official_ext.datasets import findings as findings_lib
 
@@ -52,7 +53,7 @@ class SplitTally:
     long_images: (file name, size) of images with extreme sides.
   """
 
-  def __init__(self, split: annotations_lib.Split, categories: annotations_lib.Categories):
+  def __init__(self, split: annotations_lib.Split, categories: categories_lib.Categories):
     """Initializes the tally.
 
     Args:
@@ -61,7 +62,8 @@ class SplitTally:
     """
     self.split = split
     self.found: collections.Counter[int | None] = collections.Counter(
-        categories.record_id(entry.get('category_id')) for entry in split.annotations)
+        categories.record_id(entry.get('category_id'), split.name)
+        for entry in split.annotations)
     self.kept: collections.Counter[int] = collections.Counter()
     self.num_images = self.num_crowds = self.num_clipped = 0
     self.digests: dict[str, str] = {}
@@ -143,7 +145,7 @@ class SplitTally:
     return problems
 
 
-def tell(tallies: Mapping[str, SplitTally], categories: annotations_lib.Categories,
+def tell(tallies: Mapping[str, SplitTally], categories: categories_lib.Categories,
          findings: findings_lib.Findings, allowed: Permissions = Permissions()) -> None:
   """Tells what is doubtful in the splits of a conversion.
 
@@ -167,7 +169,7 @@ def tell(tallies: Mapping[str, SplitTally], categories: annotations_lib.Categori
   _tell_names(tallies, categories, findings)
 
 
-def _tell_losses(name: str, tally: SplitTally, categories: annotations_lib.Categories,
+def _tell_losses(name: str, tally: SplitTally, categories: categories_lib.Categories,
                  findings: findings_lib.Findings, outcome: findings_lib.Outcome) -> None:
   """Tells a split or a class that has boxes in the data set and none in the records."""
   source, num_found = tally.split.source, sum(tally.found.values())
@@ -213,20 +215,21 @@ def _tell_overlap(tallies: Mapping[str, SplitTally], findings: findings_lib.Find
                        'high', second[digest], f'= {first[digest]}')
 
 
-def _tell_names(tallies: Mapping[str, SplitTally], categories: annotations_lib.Categories,
+def _tell_names(tallies: Mapping[str, SplitTally], categories: categories_lib.Categories,
                 findings: findings_lib.Findings) -> None:
   """Tells names of classes and files that are odd, and classes that cannot be learned."""
   by_name = collections.defaultdict(list)
   for number, name in categories.names.items():
-    by_name[' '.join(name.split()).casefold()].append(number)
-    if not name.isprintable():
-      findings.add('all', 'doubt', 'class name holds line breaks or control characters',
-                   f'class {number}', repr(name))
+    by_name[name.casefold()].append(number)
   for numbers in by_name.values():
     if len(numbers) > 1:
       findings.add('all', 'doubt', 'one name stands for several classes: give them one id',
                    repr(categories.names[numbers[0]]), f'ids {numbers}')
   for split, tally in tallies.items():
+    for category in tally.split.categories:
+      if not str(category.get('name')).isprintable():
+        findings.add(split, 'doubt', 'class name holds line breaks or control characters: written '
+                     'as blanks', tally.split.source, repr(category['name']))
     for image in tally.split.images:
       file_name: Any = image.get('file_name')
       if isinstance(file_name, str) and not file_name.isprintable():

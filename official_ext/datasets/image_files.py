@@ -1,7 +1,6 @@
-"""Image files: finds them, gives them their ids in an annotation file, and reads them."""
+"""Image files: finds them, and reads them."""
 from collections.abc import Sequence
 import io
-import json
 import pathlib
 from typing import Any, NamedTuple
 
@@ -16,21 +15,6 @@ SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.gif', '.tif', '.tiff', '.webp')
 
 _ORIENTATION = 0x0112  # EXIF tag; values of 5 and more turn the image by 90 degrees
 _ENCODINGS = {'JPEG': 'jpg', 'MPO': 'jpg', 'PNG': 'png'}  # format of Pillow -> of Model Garden
-
-
-class ImageSet(NamedTuple):
-  """Images to run a detector on.
-
-  Attributes:
-    paths: image id -> file.
-    names: category id -> name; empty without an annotation file.
-    unknown: files that the annotation file does not have.
-    absent: file names of the annotation file that were not among the images.
-  """
-  paths: dict[int, pathlib.Path]
-  names: dict[int, str]
-  unknown: list[pathlib.Path]
-  absent: list[str]
 
 
 def find(paths: Sequence[pathlib.Path]) -> list[pathlib.Path]:
@@ -60,52 +44,6 @@ def find(paths: Sequence[pathlib.Path]) -> list[pathlib.Path]:
         f'--images={" ".join(map(str, paths))} holds no image: give a folder with files that end '
         f'in {", ".join(SUFFIXES)}.')
   return list(found)
-
-
-def assign_ids(found: Sequence[pathlib.Path], annotation_file: pathlib.Path | None) -> ImageSet:
-  """Gives every image its id.
-
-  Args:
-    found: image files.
-    annotation_file: COCO annotation file; an image belongs to an entry if its path ends in the
-      `file_name` of the entry. None numbers the images from 1.
-
-  Returns:
-    The images that have an id, and what fits nothing.
-
-  Raises:
-    CommandError: the annotation file cannot be read, has none of the images, or two images fit
-      one entry.
-  """
-  if annotation_file is None:
-    return ImageSet(dict(enumerate(found, 1)), {}, [], [])
-  try:
-    annotations = json.loads(annotation_file.read_text(encoding='utf-8'))
-    names = {category['id']: category['name'] for category in annotations['categories']}
-    ids = {image['file_name']: image['id'] for image in annotations['images']}
-  except (OSError, ValueError, KeyError, TypeError) as error:
-    raise command_line.CommandError(
-        f'--annotation_file={annotation_file} cannot be read as COCO annotations ({error!r}).'
-    ) from error
-  paths: dict[int, pathlib.Path] = {}
-  unknown = []
-  for path in found:
-    endings = ('/'.join(path.parts[start:]) for start in range(len(path.parts)))
-    image_id = next((ids[ending] for ending in endings if ending in ids), None)
-    if image_id is None:
-      unknown.append(path)
-    elif image_id in paths:
-      raise command_line.CommandError(
-          f'{paths[image_id]} and {path} both fit one entry of --annotation_file='
-          f'{annotation_file}: give the folder of its images only, with --images.')
-    else:
-      paths[image_id] = path
-  absent = [name for name, image_id in ids.items() if image_id not in paths]
-  if not paths:
-    raise command_line.CommandError(
-        f'--annotation_file={annotation_file} has none of the {len(found)} images, such as '
-        f'{found[0]}: its file names are like {", ".join(absent[:3]) or "nothing"}.')
-  return ImageSet(paths, names, unknown, absent)
 
 
 def read(path: pathlib.Path) -> np.ndarray:

@@ -3,7 +3,7 @@ import math
 from typing import Any
 
 from official_ext.datasets import findings
-from official_ext.datasets import numbers
+from official_ext.datasets import normal_values
 
 _RESIZED = 'image size in the annotations is not that of the file'
 _TOLERANCE = 1.0  # pixels by which a resized side may be rounded
@@ -12,7 +12,7 @@ _TOLERANCE = 1.0  # pixels by which a resized side may be rounded
 def _side(value: Any) -> float | None:
   """Returns a side in pixels; None if it is not given, or as no positive number."""
   try:
-    side = numbers.to_float(value)
+    side = normal_values.to_float(value)
   except ValueError:
     return None
   return side if math.isfinite(side) and side > 0 else None

@@ -5,6 +5,9 @@
     dataset.json                               `Dataset`: classes, counts, names of these files
     overrides.yaml                             makes an experiment use the data
     classes.txt                                a line 'id name' for each class
+
+Class ids are those of the network; dataset.json, the annotation files (`original_id`) and the
+comments of overrides.yaml say which category id of the data set each one stands for.
 """
 from collections.abc import Mapping
 import dataclasses
@@ -44,11 +47,13 @@ class Dataset:
     include_masks: whether the records have masks.
     class_names: class id, at least 1 -> name.
     splits: `train` and `val`.
+    original_ids: class id -> id in the data set that was converted; empty if nobody wrote it.
   """
   num_classes: int
   include_masks: bool
   class_names: dict[int, str]
   splits: dict[str, SplitRecords]
+  original_ids: dict[int, int | str] = dataclasses.field(default_factory=dict)
 
 
 def read(folder: pathlib.Path, alternative: str = '') -> Dataset:
@@ -72,7 +77,8 @@ def read(folder: pathlib.Path, alternative: str = '') -> Dataset:
         {int(number): name for number, name in content['class_names'].items()},
         {name: SplitRecords(**{field.name: split[field.name]
                                for field in dataclasses.fields(SplitRecords)})
-         for name, split in content['splits'].items()})
+         for name, split in content['splits'].items()},
+        {int(number): value for number, value in content.get('original_ids', {}).items()})
   except OSError as error:
     raise command_line.CommandError(
         f'--data={folder} has no {MARKER} ({error.strerror}): give a folder that convert_dataset '
@@ -92,7 +98,8 @@ def write(dataset: Dataset, folder: pathlib.Path, final_folder: str | os.PathLik
   """
   (folder / MARKER).write_text(json.dumps(dataclasses.asdict(dataset), indent=2))
   (folder / 'classes.txt').write_text(
-      ''.join(f'{number} {name}\n' for number, name in dataset.class_names.items()))
+      ''.join(f'{number} {name}\n' for number, name in dataset.class_names.items()),
+      encoding='utf-8')
   train, val = dataset.splits['train'], dataset.splits['val']
   (folder / 'overrides.yaml').write_text(overrides(
       'Makes an experiment use this data set',
@@ -100,6 +107,16 @@ def write(dataset: Dataset, folder: pathlib.Path, final_folder: str | os.PathLik
        'model': f'{{num_classes: {dataset.num_classes}}}',
        'train_data': f'{{input_path: {quoted_path(final_folder, train.file_pattern)}}}',
        'validation_data': f'{{input_path: {quoted_path(final_folder, val.file_pattern)}}}'}))
+  _add_class_comments(dataset, folder / 'overrides.yaml')
+
+
+def _add_class_comments(dataset: Dataset, path: pathlib.Path) -> None:
+  """Adds the classes to a YAML file as comments: experiments have no field for them."""
+  with path.open('a', encoding='utf-8') as file:
+    file.write('# Classes of the network, and their category ids in the data set:\n')
+    for number, name in dataset.class_names.items():
+      original = json.dumps(dataset.original_ids.get(number, number))
+      file.write(f'#   {number} {name}, category id {original}\n')
 
 
 def quoted_path(folder: str | os.PathLike, name: str) -> str:

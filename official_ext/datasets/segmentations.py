@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from official_ext.datasets import findings
-from official_ext.datasets import numbers
+from official_ext.datasets import normal_values
 
 Segmentation = list[list[float]] | dict[str, Any]
 
@@ -98,7 +98,7 @@ def _polygon(outline: list[Any], height: int, width: int, factor: float
              ) -> tuple[np.ndarray, bool]:
   """Returns the scaled coordinates of a polygon, and whether they were text."""
   try:
-    polygon = np.array([numbers.to_float(value) for value in outline]) * factor
+    polygon = np.array([normal_values.to_float(value) for value in outline]) * factor
   except ValueError as error:
     raise findings.UnusableError(_MALFORMED, str(error)) from error
   if polygon.size % 2:

@@ -10,7 +10,11 @@ from pycocotools import coco
 from pycocotools import cocoeval
 from pycocotools import mask as mask_lib
 
-from official_ext.utils import files
+from official_ext.datasets import normal_values
+from official_ext.datasets import truth as truth_lib
+from official_ext.serving import labels as labels_lib
+
+Id = normal_values.Id
 
 _STATISTICS = ('ap', 'ap50', 'ap75', 'ap_small', 'ap_medium', 'ap_large')
 
@@ -35,8 +39,8 @@ def original_boxes(outputs: dict[str, np.ndarray], row: int, normalized: bool) -
   return np.clip(boxes, 0, size)
 
 
-def detections(outputs: dict[str, np.ndarray], row: int, image_id: int,
-               normalized: bool) -> list[dict[str, Any]]:
+def detections(outputs: dict[str, np.ndarray], row: int, image_id: Id, normalized: bool,
+               labels: labels_lib.Labels) -> list[dict[str, Any]]:
   """Returns the detections of one image in COCO's results format, best first.
 
   Args:
@@ -44,6 +48,7 @@ def detections(outputs: dict[str, np.ndarray], row: int, image_id: int,
     row: index of the image in the batch.
     image_id: COCO id of the image.
     normalized: whether the boxes are shares of the image, not pixels of the resized image.
+    labels: give the category ids.
   """
   boxes = original_boxes(outputs, row, normalized)
   found = []
@@ -51,7 +56,7 @@ def detections(outputs: dict[str, np.ndarray], row: int, image_id: int,
     y1, x1, y2, x2 = boxes[index]
     found.append({
         'image_id': image_id,
-        'category_id': int(outputs['detection_classes'][row, index]),
+        'category_id': labels.category_id(int(outputs['detection_classes'][row, index])),
         'bbox': [round(float(value), 3) for value in (x1, y1, x2 - x1, y2 - y1)],
         'score': float(outputs['detection_scores'][row, index]),
     })
@@ -92,13 +97,13 @@ def cost_entry(outputs: dict[str, np.ndarray], row: int) -> dict[str, Any]:
   return entry
 
 
-def average_precision(annotation_file: files.PathLike, predictions: list[dict[str, Any]],
-                      image_ids: Sequence[int]) -> dict[str, float]:
+def average_precision(truth: truth_lib.Truth, predictions: Sequence[dict[str, Any]],
+                      image_ids: Sequence[Id]) -> dict[str, float]:
   """Evaluates detections with pycocotools.
 
   Args:
-    annotation_file: COCO annotations.
-    predictions: detections of all images in COCO's results format.
+    truth: the annotation file.
+    predictions: detections of all images in COCO's results format, under the ids of the file.
     image_ids: ids of the images to evaluate, also of those without a detection.
 
   Returns:
@@ -106,24 +111,25 @@ def average_precision(annotation_file: files.PathLike, predictions: list[dict[st
     there is no object to find.  If both the annotations and the detections have masks, also
     `mask_ap` and so on.
   """
+  has_masks = bool(predictions) and all('segmentation' in item for item in predictions)
+  content, images, categories = truth.to_coco(has_masks)
+  # Detections of classes that the file does not have are of no object that it could have.
+  numbered = [{**detection, 'image_id': images[detection['image_id']],
+               'category_id': categories[detection['category_id']]}
+              for detection in predictions if detection['category_id'] in categories]
+  has_masks = has_masks and all('segmentation' in item for item in content['annotations'])
   results = {}
   with contextlib.redirect_stdout(io.StringIO()):
-    truth = coco.COCO(str(annotation_file))
-    # pycocotools changes the detections that it gets.
-    found = truth.loadRes([dict(p) for p in predictions]) if predictions else coco.COCO()
-    for kind, prefix in _kinds(truth, predictions).items():
-      evaluation = cocoeval.COCOeval(truth, found, kind)
-      evaluation.params.imgIds = sorted(image_ids)
+    known = coco.COCO()
+    known.dataset = content
+    known.createIndex()
+    found = known.loadRes(numbered) if numbered else coco.COCO()
+    for kind, prefix in (('bbox', ''), ('segm', 'mask_'))[:1 + has_masks]:
+      evaluation = cocoeval.COCOeval(known, found, kind)
+      evaluation.params.imgIds = sorted(images[image_id] for image_id in image_ids)
       evaluation.evaluate()
       evaluation.accumulate()
       evaluation.summarize()
       results.update({prefix + name: float(value)
                       for name, value in zip(_STATISTICS, evaluation.stats)})
   return results
-
-
-def _kinds(truth: coco.COCO, predictions: list[dict[str, Any]]) -> dict[str, str]:
-  """Returns the kinds of results that can be evaluated, each with the prefix of its names."""
-  objects = [*truth.anns.values(), *predictions]
-  has_masks = predictions and all('segmentation' in item for item in objects)
-  return {'bbox': '', 'segm': 'mask_'} if has_masks else {'bbox': ''}

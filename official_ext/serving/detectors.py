@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from official_ext.datasets import categories as categories_lib
+from official_ext.datasets import category_files
 from official_ext.modeling.layers import routed
 from official_ext.ops import routing
 from official_ext.serving import detection
@@ -31,6 +33,7 @@ class SavedDetector:
     input_type: one of `input_types.INPUT_TYPES`.
     batch_size: the fixed number of images that the signature takes, or None for any number.
     description: the content of `export.json`, which our export writes; empty without the file.
+    categories: the classes that the SavedModel brings along, or `export.json`; perhaps none.
   """
 
   def __init__(self, path: files.PathLike):
@@ -47,6 +50,7 @@ class SavedDetector:
     self._path = path
     self._model = _load(path)
     self.description = _read_description(path)
+    self.categories = _read_categories(self._model, path, self.description)
     self._function = self._model.signatures.get('serving_default')
     outputs = self._function.structured_outputs if self._function else {}
     missing = [name for name in _OUTPUTS if name not in outputs]
@@ -105,16 +109,20 @@ class InMemoryDetector:
     input_type: `image_tensor`.
     batch_size: None, which means any number of images.
     description: what `export.json` would say of the input, the boxes and the cost.
+    categories: the classes; perhaps none.
   """
 
-  def __init__(self, module: detection.RoutedDetectionModule, diagnose: bool = False):
+  def __init__(self, module: detection.RoutedDetectionModule, diagnose: bool = False,
+               categories: categories_lib.Categories = categories_lib.UNKNOWN):
     """Initializes the detector.
 
     Args:
       module: the export module of a detector, of any input type.
       diagnose: whether `decisions` includes metrics that cost as much as the network.
+      categories: the classes; none if they are unknown.
     """
     self.module = module
+    self.categories = categories
     self.input_type, self.batch_size = 'image_tensor', None
     self.description = module.description
     self._diagnose = diagnose
@@ -214,8 +222,9 @@ def restore(experiment_name: str, model_dir: files.PathLike) -> InMemoryDetector
   """
   params = experiment.resolve(
       experiment_name, [str(pathlib.Path(model_dir) / 'params.yaml')], lock=False)
+  module = detection.build_module(params, model_dir, output_gates=False, flag='--model_dir')
   return InMemoryDetector(
-      detection.build_module(params, model_dir, output_gates=False, flag='--model_dir'))
+      module, categories=category_files.of_training(model_dir, params.task))
 
 
 def latency(detector: Detector, images: Sequence[np.ndarray], batch_size: int,
@@ -261,7 +270,25 @@ def _load(path: pathlib.Path) -> Any:
 
 
 def _read_description(path: pathlib.Path) -> dict[str, Any]:
+  """Returns the content of export.json; raises CommandError if it is damaged."""
   try:
-    return json.loads((path / _DESCRIPTION).read_text(encoding='utf-8'))
+    content = json.loads((path / _DESCRIPTION).read_text(encoding='utf-8'))
   except FileNotFoundError:
     return {}
+  except ValueError as error:
+    raise command_line.CommandError(
+        f'--saved_model={path}: {_DESCRIPTION} is damaged ({error}): export it again.') from error
+  return content if isinstance(content, dict) else {}
+
+
+def _read_categories(model: Any, path: pathlib.Path, description: Mapping[str, Any]
+                     ) -> categories_lib.Categories:
+  """Returns the classes of a SavedModel; raises CommandError if their file is damaged."""
+  try:
+    asset = getattr(model, 'categories', None)
+    if isinstance(asset, tf.saved_model.Asset):
+      return category_files.read(asset.asset_path.numpy().decode())
+    return categories_lib.from_coco(description.get('categories', ()))
+  except (ValueError, TypeError, AttributeError, tf.errors.OpError) as error:
+    raise command_line.CommandError(
+        f'--saved_model={path} has damaged class names ({error}): export it again.') from error

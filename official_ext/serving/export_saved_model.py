@@ -2,12 +2,14 @@
 import argparse
 from collections.abc import Mapping, Sequence
 import json
+import tempfile
 import time
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from official_ext.datasets import categories as categories_lib
 from official_ext.serving import input_types
 from official_ext.utils import argument_types
 from official_ext.utils import command_line
@@ -19,12 +21,17 @@ Exports a trained detector as a SavedModel that TensorFlow alone can load.  What
 written is loaded again and compared with the model in memory before it gets its name.
 
   DIR/saved_model.pb, variables/   the SavedModel; signature serving_default
-  DIR/export.json                  input type and size, largest difference, multiply-adds
+  DIR/assets/categories.json       class numbers, names, and category ids of your data
+  DIR/export.json                  input type and size, classes, largest difference,
+                                   multiply-adds
   DIR/params.yaml                  the resolved experiment, without paths of this machine
 
 Outputs are Model Garden's (boxes in pixels of the resized image: divide by
 image_info[:, 2]) and, per image, multiply_adds of the whole network,
 executed_multiply_adds of its routed parts, and gate_<layer>_<level>.
+
+Names and category ids come from categories.json, which a training writes into its folder,
+or from task.annotation_file; the SavedModel brings them along as the asset `categories`.
 """
 _EPILOG = """\
 example:
@@ -89,7 +96,8 @@ def largest_differences(expected: Mapping[str, Any], actual: Mapping[str, Any]) 
 
 
 def save(module: Any, export_dir: files.PathLike, input_type: str, image_size: Sequence[int],
-         batch_size: int | None = None) -> dict[str, float]:
+         batch_size: int | None = None,
+         categories: categories_lib.Categories = categories_lib.UNKNOWN) -> dict[str, float]:
   """Writes a module as a SavedModel, loads it again and compares the two.
 
   Args:
@@ -98,6 +106,7 @@ def save(module: Any, export_dir: files.PathLike, input_type: str, image_size: S
     input_type: one of `input_types.INPUT_TYPES`.
     image_size: `(height, width)` in pixels of the images to compare with.
     batch_size: the module's fixed number of images; None: compare with two images.
+    categories: the classes; if there are any, they become the asset `categories`.
 
   Returns:
     The largest absolute difference of each output.
@@ -107,6 +116,8 @@ def save(module: Any, export_dir: files.PathLike, input_type: str, image_size: S
   """
   import tensorflow as tf
 
+  from official_ext.datasets import category_files
+
   signatures = module.get_inference_signatures({input_type: 'serving_default'})
   # The module holds only what the signature needs.  With the Keras model in it, TensorFlow would
   # also save a trace of every layer's call, which takes ten times as long to write and five times
@@ -114,7 +125,10 @@ def save(module: Any, export_dir: files.PathLike, input_type: str, image_size: S
   exported = tf.Module()
   exported.variables_of_model = list(module.model.variables)
   try:
-    tf.saved_model.save(exported, str(export_dir), signatures=signatures)
+    with tempfile.TemporaryDirectory() as folder:
+      if categories:
+        exported.categories = tf.saved_model.Asset(category_files.write(categories, folder))
+      tf.saved_model.save(exported, str(export_dir), signatures=signatures)
   except tf.errors.OpError as error:
     text = str(error).strip().splitlines()[0]
     raise command_line.CommandError(
@@ -162,17 +176,21 @@ def export(params: Any, args: argparse.Namespace) -> dict[str, Any]:
   """
   import yaml
 
+  from official_ext.datasets import category_files
   from official_ext.serving import detection
 
   start = time.monotonic()
   files.check_own_output(args.export_dir, _DESCRIPTION_FILE, '--export_dir')
   module = detection.build_module(params, args.checkpoint_path, args.input_type,
                                   args.input_image_size, args.batch_size, args.output_gates)
+  categories = category_files.of_training(args.checkpoint_path, params.task)
   with files.atomic_directory(args.export_dir) as temporary:
-    differences = save(module, temporary, args.input_type, module.image_size, args.batch_size)
+    differences = save(module, temporary, args.input_type, module.image_size, args.batch_size,
+                       categories)
     description = {
         'experiment': args.experiment,
         **module.description,
+        'categories': categories.to_coco(),
         'max_abs_diff': max(differences.values()),
         'max_abs_diff_by_output': differences,
         'seconds': round(time.monotonic() - start, 1),
@@ -197,6 +215,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
       f'Exported to {args.export_dir} in {command_line.duration(description["seconds"])}: loaded '
       f'again it differs from the model in memory by at most {description["max_abs_diff"]:.2g}; '
       f'{gmac["minimum"]:.3f} to {gmac["maximum"]:.3f} * 10^9 multiply-adds per image.')
+  if not description['categories']:
+    command_line.say('Class names are unknown: neither a categories.json beside the checkpoint nor '
+                     'task.annotation_file tells them.')
 
 
 if __name__ == '__main__':

@@ -7,8 +7,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from official_ext.datasets import image_ids
+from official_ext.datasets import normal_values
+from official_ext.datasets import truth as truth_lib
 from official_ext.utils import command_line
 from official_ext.visualization import boxes
+
+Id = normal_values.Id
 
 
 def read_json(path: pathlib.Path) -> Any:
@@ -17,42 +22,72 @@ def read_json(path: pathlib.Path) -> Any:
     return json.loads(path.read_text(encoding='utf-8'))
   except (OSError, ValueError) as error:
     raise command_line.CommandError(
-        f'{path} cannot be read ({error}): predict with --evaluate, and give the folders that the '
-        'commands wrote.') from error
+        f'{path} cannot be read ({error}): give the folders that the commands wrote.') from error
 
 
 class Predictions:
-  """Predictions, with the annotations of the same images.
+  """Predictions, with the annotations of the same images if they are given.
 
   Attributes:
-    names: category id -> name.
-    files: image id -> file name in the annotations.
-    sizes: image id -> height and width in pixels.
-    evaluation: average precision, as `evaluation.json` has it.
+    names: category id of a prediction -> name.
+    evaluation: average precision, as `evaluation.json` has it; empty without that file.
     costs: cost and gates of every image, as `costs.json` has them, cheapest image first.
+    has_truth: whether there are annotations.
   """
 
-  def __init__(self, folder: pathlib.Path, annotation_file: pathlib.Path, images: pathlib.Path):
+  def __init__(self, folder: pathlib.Path, annotation_file: pathlib.Path | None,
+               images: pathlib.Path):
     """Reads all files.
 
     Args:
       folder: folder that `tools.predict` wrote.
-      annotation_file: COCO annotations of the images.
+      annotation_file: COCO annotations of the images, under whose ids they were predicted; or
+        None.
       images: folder of the images.
 
     Raises:
-      CommandError: a file is missing or is no JSON.
+      CommandError: a file is missing or is no JSON, or the ids are those of another annotation
+        file.
     """
     self._images = images
-    truth = read_json(annotation_file)
-    self.names = {category['id']: category['name'] for category in truth['categories']}
-    self.files = {image['id']: image['file_name'] for image in truth['images']}
-    self.sizes = {image['id']: (image['height'], image['width']) for image in truth['images']}
-    self._truth = _by_image(truth['annotations'])
-    self._detections = _by_image(read_json(folder / 'predictions.json'))
-    self.evaluation = read_json(folder / 'evaluation.json')
     self.costs = sorted(read_json(folder / 'costs.json')['images'],
                         key=lambda cost: cost['multiply_adds'])
+    self._files = {cost['image_id']: cost['file'] for cost in self.costs}
+    self._detections = _by_image(read_json(folder / 'predictions.json'))
+    has_evaluation = (folder / 'evaluation.json').is_file()
+    self.evaluation = read_json(folder / 'evaluation.json') if has_evaluation else {}
+    has_names = (folder / 'categories.json').is_file()
+    categories = read_json(folder / 'categories.json') if has_names else []
+    self.names: dict[Id, str] = {entry['id']: entry['name'] for entry in categories}
+    self.has_truth = annotation_file is not None
+    self._truth: dict[Id, list[dict[str, Any]]] = {}
+    self._truth_names: dict[Id, str] = {}
+    self._listed_sizes: dict[Id, tuple[Any, Any]] = {}
+    if annotation_file is not None:
+      self._add_truth(truth_lib.Truth(annotation_file), folder)
+
+  def _add_truth(self, truth: truth_lib.Truth, folder: pathlib.Path) -> None:
+    """Adds annotations; raises CommandError if the predictions are not under their ids."""
+    found = image_ids.assign([pathlib.Path(file) for file in self._files.values()], truth).paths
+    for image_id, file in self._files.items():
+      if found.get(image_id) != pathlib.Path(file):
+        raise command_line.CommandError(
+            f'--annotation_file={truth.path} does not give {file} the id {image_id!r}, under which '
+            f'{folder} has it: predict again with this --annotation_file.')
+    self._truth = truth.annotations
+    self._truth_names = truth.names
+    self._listed_sizes = {image.original_id: image.size for image in truth.images}
+
+  def name(self, item: dict[str, Any]) -> str:
+    """Returns the class name of an annotation or a detection."""
+    names = self.names if 'score' in item else self._truth_names
+    return names.get(item['category_id'], f'class {item["category_id"]}')
+
+  def size(self, image_id: Id) -> tuple[float, float]:
+    """Returns height and width of an image in pixels."""
+    width, height = (normal_values.positive(side)
+                     for side in self._listed_sizes.get(image_id, (None, None)))
+    return (height, width) if height and width else self.image(image_id).shape[:2]
 
   def gates(self) -> dict[str, np.ndarray]:
     """Returns gate -> `[images]`; empty if nothing is routed."""
@@ -64,26 +99,34 @@ class Predictions:
           f'{name} path {path}': values[:, path] for path in range(values.shape[1])})
     return gates
 
-  def objects(self, image_id: int) -> np.ndarray:
+  def objects(self, image_id: Id) -> np.ndarray:
     """Returns the boxes of an image's objects, without crowds, `[objects, 4]` in its pixels."""
-    return _corners([item for item in self._truth.get(image_id, []) if not item.get('iscrowd')])
+    return _corners([item for item in self._truth.get(image_id, []) if not item['iscrowd']])
 
-  def image(self, image_id: int) -> np.ndarray:
+  def image(self, image_id: Id) -> np.ndarray:
     """Reads an image, uint8 `[height, width, 3]`."""
-    name = self.files[image_id]
-    path = next((path for path in (self._images / name, self._images / pathlib.Path(name).name)
-                 if path.is_file()), None) or next(self._images.rglob(pathlib.Path(name).name))
-    return np.asarray(Image.open(path).convert('RGB'))
+    return np.asarray(Image.open(self._path(image_id)).convert('RGB'))
 
-  def pair(self, image_id: int, threshold: float = 0.4) -> list[np.ndarray]:
-    """Draws the ground truth and the detections of an image.
+  def _path(self, image_id: Id) -> pathlib.Path:
+    """Returns the file of an image: where it was predicted, or below the folder of the images."""
+    path = pathlib.Path(self._files[image_id])
+    if path.is_file():
+      return path
+    found = next((file for file in self._images.rglob(path.name) if file.is_file()), None)
+    if found is None:
+      raise command_line.CommandError(
+          f'{path} was predicted and is gone, and --images={self._images} has no file of its name.')
+    return found
+
+  def pictures(self, image_id: Id, threshold: float = 0.4) -> list[np.ndarray]:
+    """Draws the ground truth, if there is any, and the detections of an image.
 
     Args:
-      image_id: COCO id of the image.
+      image_id: id of the image.
       threshold: least score of a detection that is drawn.
 
     Returns:
-      Two images, uint8 `[height, width, 3]`, enlarged so that labels are legible.
+      Two images or one, uint8 `[height, width, 3]`, enlarged so that labels are legible.
     """
     image, factor = boxes.enlarge(self.image(image_id), 320)
     truth = self._truth.get(image_id, [])
@@ -91,9 +134,10 @@ class Predictions:
 
     def draw(objects, **options):
       return boxes.draw_boxes(image, _corners(objects) * factor,
-                              [self.names[item['category_id']] for item in objects], **options)
+                              [self.name(item) for item in objects], **options)
 
-    return [draw(truth), draw(found, scores=[d['score'] for d in found])]
+    detected = draw(found, scores=[d['score'] for d in found])
+    return [draw(truth), detected] if self.has_truth else [detected]
 
 
 def _corners(objects: list[dict[str, Any]]) -> np.ndarray:
@@ -102,7 +146,7 @@ def _corners(objects: list[dict[str, Any]]) -> np.ndarray:
   return np.array(corners).reshape(-1, 4)
 
 
-def _by_image(objects: list[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:
+def _by_image(objects: list[dict[str, Any]]) -> dict[Id, list[dict[str, Any]]]:
   grouped = collections.defaultdict(list)
   for item in objects:
     grouped[item['image_id']].append(item)

@@ -7,6 +7,7 @@ import pathlib
 import sys
 
 from official_ext.datasets import annotations
+from official_ext.datasets import categories as categories_lib
 from official_ext.datasets import findings as findings_lib
 from official_ext.datasets import readers
 from official_ext.datasets import record_folder
@@ -37,9 +38,14 @@ Written to --output_dir:
   annotations/train.json, val.json           the same boxes as COCO annotations
   classes.txt                                a line 'id name' for each class
   dataset.json                               num_classes as Model Garden counts it (highest
-                                             id + 1), names, counts, file patterns
+                                             id + 1), names, original_ids, counts, file patterns
   overrides.yaml                             --config_file that makes an experiment use the data
   report.json                                what was fixed, dropped or noted, file by file
+
+Category ids that are whole numbers from 1 to at most twice their count + 10 stay as they are (so
+the 80 classes of COCO keep num_classes 91); any others are packed to 1..N.  1, 1.0 and "1" are
+the same id.  The annotation files hold the ids of the data set as original_id, training and export
+carry them along with the names, and predict gives them back.  Splits are matched by class name.
 """
 _EPILOG = """\
 example:
@@ -81,7 +87,7 @@ def _check_arguments(args: argparse.Namespace) -> None:
         f'--output_dir {target} holds --input, which it would replace: give another folder.')
 
 
-def _write_records(splits: annotations.Splits, categories: annotations.Categories,
+def _write_records(splits: annotations.Splits, categories: categories_lib.Categories,
                    folder: pathlib.Path, args: argparse.Namespace, findings: findings_lib.Findings
                    ) -> record_folder.Dataset:
   """Writes the records of all splits and their description into a temporary folder."""
@@ -102,7 +108,7 @@ def _write_records(splits: annotations.Splits, categories: annotations.Categorie
       raise command_line.CommandError(
           f'no image of {name} in {split.source} can be used; the reasons are above.')
   dataset = record_folder.Dataset(categories.num_classes, args.include_masks, categories.names,
-                                  written)
+                                  written, categories.original_ids)
   record_folder.write(dataset, folder, args.output_dir)
   return dataset
 
@@ -126,7 +132,7 @@ def convert(args: argparse.Namespace) -> bool:
   detected = readers.detect_format(source)
   layout = detected if args.format == 'auto' else args.format
   splits = readers.read(source, layout, findings)
-  categories = annotations.merge_categories(splits, findings)
+  categories = categories_lib.merge(splits, findings)
   found = {name: dict(images=len(split.images), boxes=len(split.annotations))
            for name, split in splits.items()}
   if not args.include_masks and any(annotation.get('segmentation') for split in splits.values()

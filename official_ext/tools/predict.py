@@ -14,6 +14,9 @@ from official_ext.utils import argument_types
 from official_ext.utils import command_line
 from official_ext.utils import files
 from official_ext.datasets import image_files
+from official_ext.datasets import image_ids
+from official_ext.datasets import truth as truth_lib
+from official_ext.serving import labels as labels_lib
 
 _DESCRIPTION = """\
 Runs an exported detector on images and writes into --output_dir:
@@ -22,11 +25,15 @@ Runs an exported detector on images and writes into --output_dir:
   costs.json, .csv  per image: multiply-adds of the whole network and of its routed parts,
                     gates, seconds; and the files that were left out
   images.json       image ids by file
+  categories.json   names of the category ids in predictions.json
   drawn/            the images with boxes of at least --score_threshold
   gates/            the decisions about each image, with --gates
   evaluation.json   average precision, with --evaluate
 
-With --annotation_file, only the images that it describes are predicted, under its ids.
+With --annotation_file, only the images that it describes are predicted, under its image and
+category ids; its classes are matched with the model's by name, and it may be your own file or
+the one that convert_dataset wrote.  Without it, category ids are those of the data set that was
+converted, which the SavedModel knows, and images are numbered from 1.
 Images that cannot be read are skipped and named.
 """
 _EPILOG = """\
@@ -54,7 +61,7 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument('--score_threshold', type=float, default=0.3, metavar='SCORE',
                       help='least score of a box that is drawn; the JSON holds all (0.3)')
   parser.add_argument('--annotation_file', type=pathlib.Path, metavar='JSON',
-                      help='COCO annotations that give image ids and class names')
+                      help='COCO annotations that give image ids and category ids')
   parser.add_argument('--evaluate', action='store_true',
                       help='compute average precision with pycocotools; needs --annotation_file')
   parser.add_argument('--draw', action=argparse.BooleanOptionalAction, default=True,
@@ -68,8 +75,8 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
   return args
 
 
-def _batches(images: dict[int, pathlib.Path], size: int, skipped: dict[str, str]
-             ) -> Iterator[list[tuple[int, np.ndarray]]]:
+def _batches(images: dict[image_ids.Id, pathlib.Path], size: int, skipped: dict[str, str]
+             ) -> Iterator[list[tuple[image_ids.Id, np.ndarray]]]:
   """Yields ids and images in batches of one shape.
 
   Args:
@@ -77,7 +84,7 @@ def _batches(images: dict[int, pathlib.Path], size: int, skipped: dict[str, str]
     size: largest number of images in a batch.
     skipped: file -> reason; files that cannot be read are added.
   """
-  batch: list[tuple[int, np.ndarray]] = []
+  batch: list[tuple[image_ids.Id, np.ndarray]] = []
   for image_id, path in command_line.progress(images.items(), 'predicting', len(images)):
     try:
       image = image_files.read(path)
@@ -92,16 +99,16 @@ def _batches(images: dict[int, pathlib.Path], size: int, skipped: dict[str, str]
     yield batch
 
 
-def _draw(image: np.ndarray, found: list[dict[str, Any]], names: dict[int, str],
+def _draw(image: np.ndarray, found: list[dict[str, Any]], labels: labels_lib.Labels,
           path: pathlib.Path) -> None:
   from official_ext.visualization import boxes
   corners = np.array([[y, x, y + h, x + w] for x, y, w, h in (d['bbox'] for d in found)])
-  labels = [names.get(d['category_id'], f'class {d["category_id"]}') for d in found]
+  names = [labels.name(d['category_id']) for d in found]
   masks = None
   if found and 'segmentation' in found[0]:
     from pycocotools import mask as mask_lib
     masks = np.stack([mask_lib.decode(d['segmentation']) for d in found])
-  drawn = boxes.draw_boxes(image, corners, labels, [d['score'] for d in found], masks)
+  drawn = boxes.draw_boxes(image, corners, names, [d['score'] for d in found], masks)
   path.parent.mkdir(exist_ok=True)
   Image.fromarray(drawn).save(path, quality=92)
 
@@ -126,14 +133,15 @@ def _draw_gates(image: np.ndarray, outputs: dict[str, np.ndarray], row: int,
     plot.savefig(f'{stem}_{name}.png', dpi=110)
 
 
-def predict(detector: Any, images: image_files.ImageSet, args: argparse.Namespace,
-            folder: pathlib.Path
+def predict(detector: Any, images: image_ids.ImageSet, labels: labels_lib.Labels,
+            args: argparse.Namespace, folder: pathlib.Path
             ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, str]]:
   """Runs a detector on every image that can be read, and draws.
 
   Args:
     detector: one of `serving.detectors`.
     images: the images to predict.
+    labels: what classes are written as, and called.
     args: `batch_size`, `draw`, `gates` and, for drawing, `score_threshold`.
     folder: folder to draw into.
 
@@ -147,12 +155,13 @@ def predict(detector: Any, images: image_files.ImageSet, args: argparse.Namespac
   skipped: dict[str, str] = {}
   normalized = detector.description.get('normalized_boxes', False)
   size = detector.batch_size or args.batch_size
+  stems = _file_stems(images.paths)
   for batch in _batches(images.paths, size, skipped):
     start = time.monotonic()
     outputs = detector(np.stack([image for _, image in batch]))
     seconds = (time.monotonic() - start) / len(batch)
     for row, (image_id, image) in enumerate(batch):
-      found = coco_results.detections(outputs, row, image_id, normalized)
+      found = coco_results.detections(outputs, row, image_id, normalized, labels)
       if 'detection_masks' in outputs:
         coco_results.add_masks(found, outputs['detection_masks'][row], *image.shape[:2])
       predictions += found
@@ -161,11 +170,17 @@ def predict(detector: Any, images: image_files.ImageSet, args: argparse.Namespac
                     **coco_results.cost_entry(outputs, row)})
       if args.draw:
         shown = [d for d in found if d['score'] >= args.score_threshold]
-        _draw(image, shown, images.names, folder / 'drawn' / f'{path.stem}_{image_id}.jpg')
+        _draw(image, shown, labels, folder / 'drawn' / f'{stems[image_id]}.jpg')
       if args.gates:
         _draw_gates(image, outputs, row, detector.description,
-                    folder / 'gates' / f'{path.stem}_{image_id}')
+                    folder / 'gates' / stems[image_id])
   return predictions, costs, skipped
+
+
+def _file_stems(paths: dict[image_ids.Id, pathlib.Path]) -> dict[image_ids.Id, str]:
+  """Returns image id -> stem of its pictures; an id that is text may not suit a file name."""
+  return {image_id: f'{path.stem}_{image_id if isinstance(image_id, int) else f"no{number}"}'
+          for number, (image_id, path) in enumerate(paths.items(), 1)}
 
 
 def _write_csv(costs: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
@@ -194,22 +209,40 @@ def _say_names(what: str, names: Sequence[Any]) -> None:
     command_line.say(f'{what}: {len(names)} ({shown})')
 
 
-def run(images: image_files.ImageSet, args: argparse.Namespace, folder: pathlib.Path) -> None:
+def _evaluate(truth: truth_lib.Truth, predictions: list[dict[str, Any]],
+              costs: Sequence[dict[str, Any]], folder: pathlib.Path) -> None:
+  """Writes evaluation.json and prints the average precision."""
+  from official_ext.serving import coco_results
+  for reason, places in truth.dropped().items():
+    _say_names(f'Not evaluated, {reason}', places)
+  evaluation = coco_results.average_precision(
+      truth, predictions, [cost['image_id'] for cost in costs])
+  _write_json(evaluation, folder / 'evaluation.json')
+  end = '' if evaluation['ap'] >= 0 else ': the annotation file has no object in them'
+  command_line.say(f'AP {evaluation["ap"]:.3f}, AP50 {evaluation["ap50"]:.3f} on {len(costs)} '
+                   f'images{end}')
+  if 'mask_ap' in evaluation:
+    command_line.say(f'Masks: AP {evaluation["mask_ap"]:.3f}, AP50 {evaluation["mask_ap50"]:.3f}')
+
+
+def run(images: image_ids.ImageSet, truth: truth_lib.Truth | None, args: argparse.Namespace,
+        folder: pathlib.Path) -> None:
   """Predicts, writes all files into a folder, and prints a summary.
 
   Args:
     images: the images to predict.
+    truth: the annotation file, if one is given.
     args: the command's arguments.
     folder: folder to write into.
 
   Raises:
-    CommandError: no image could be read.
+    CommandError: no image could be read, or the annotation file is of other classes.
   """
-  from official_ext.serving import coco_results
   from official_ext.serving import detectors
 
   detector = detectors.SavedDetector(args.saved_model)
-  predictions, costs, skipped = predict(detector, images, args, folder)
+  labels = labels_lib.of_detector(detector, truth)
+  predictions, costs, skipped = predict(detector, images, labels, args, folder)
   if not costs:
     file, reason = next(iter(skipped.items()))
     raise command_line.CommandError(
@@ -221,15 +254,12 @@ def run(images: image_files.ImageSet, args: argparse.Namespace, folder: pathlib.
   _write_csv(costs, folder / 'costs.csv')
   _write_json({str(path): image_id for image_id, path in images.paths.items()},
               folder / 'images.json')
+  _write_json(labels.to_json(), folder / 'categories.json')
   _say_names('Skipped, cannot be read', list(skipped))
   _say_names('Left out, not in the annotation file', images.unknown)
   _say_names('In the annotation file but not there', images.absent)
-  if args.evaluate:
-    image_ids = [cost['image_id'] for cost in costs]
-    evaluation = coco_results.average_precision(args.annotation_file, predictions, image_ids)
-    _write_json(evaluation, folder / 'evaluation.json')
-    command_line.say(f'AP {evaluation["ap"]:.3f}, AP50 {evaluation["ap50"]:.3f} on {len(costs)} '
-                     'images')
+  if args.evaluate and truth:
+    _evaluate(truth, predictions, costs, folder)
   shown = sum(detection['score'] >= args.score_threshold for detection in predictions)
   command_line.say(f'Images: {len(costs)}; objects with a score of at least '
                    f'{args.score_threshold:g}: {shown}{_cost_summary(costs)}.')
@@ -246,10 +276,14 @@ def _cost_summary(costs: Sequence[dict[str, Any]]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
   """Predicts; `arguments` replace those of the command line."""
   args = _parse_arguments(arguments)
-  images = image_files.assign_ids(image_files.find(args.images), args.annotation_file)
+  truth = truth_lib.Truth(args.annotation_file) if args.annotation_file else None
+  if truth and args.evaluate and not truth.categories:
+    raise command_line.CommandError(
+        f'--annotation_file={truth.path} has no categories, so --evaluate cannot compare classes.')
+  images = image_ids.assign(image_files.find(args.images), truth)
   files.check_own_output(args.output_dir, _MARKER)
   with files.atomic_directory(args.output_dir) as folder:
-    run(images, args, folder)
+    run(images, truth, args, folder)
   command_line.say(f'Wrote {args.output_dir}')
 
 

@@ -36,8 +36,9 @@ def _arguments() -> argparse.Namespace:
   parser.add_argument('--experiment', required=True, help='the experiment that was trained')
   parser.add_argument('--model_dir', required=True, type=pathlib.Path,
                       help='folder of the training: params.yaml and checkpoints')
-  parser.add_argument('--annotation_file', required=True, type=pathlib.Path,
-                      help='COCO JSON of the images that were predicted')
+  parser.add_argument('--annotation_file', type=pathlib.Path,
+                      help='COCO JSON that the images were predicted with, to draw the ground '
+                      'truth beside the detections')
   parser.add_argument('--images', required=True, type=pathlib.Path, help='folder of these images')
   parser.add_argument('--predictions', required=True, type=pathlib.Path,
                       help='folder that tools.predict wrote')
@@ -54,8 +55,9 @@ def _arguments() -> argparse.Namespace:
 def _write_results(page: html_page.HtmlPage, results: dict[str, Any],
                    twins: dict[str, int]) -> None:
   page.heading('Results')
-  page.text(f'AP {results["ap"]:.3f}, AP50 {results["ap50"]:.3f}: pycocotools, from the exported '
-            'SavedModel. Cost is that of the whole network, in 10^9 multiply-adds (GMAC) per '
+  precision = _precision(results)
+  page.text((f'{precision}: pycocotools, from the exported SavedModel. ' if precision else '') +
+            'Cost is that of the whole network, in 10^9 multiply-adds (GMAC) per '
             'image.')
   rows = [('this detector, mean', results['gmac_mean']), ('cheapest image', results['gmac_min']),
           ('dearest image', results['gmac_max']),
@@ -65,6 +67,11 @@ def _write_results(page: html_page.HtmlPage, results: dict[str, Any],
       (name, f'{value:.3f}', f'{value * _GIGA / twins[reference]:.0%}') for name, value in rows])
   page.text('The reloaded SavedModel differs from the model in memory by at most '
             f'{results["saved_model_max_abs_diff"]:.1e}.')
+
+
+def _precision(results: dict[str, Any]) -> str:
+  """Returns the average precision in words; empty if nothing was evaluated."""
+  return f'AP {results["ap"]:.3f}, AP50 {results["ap50"]:.3f}' if 'ap' in results else ''
 
 
 def _write_routing(page: html_page.HtmlPage, predictions: _Predictions,
@@ -79,13 +86,15 @@ def _write_routing(page: html_page.HtmlPage, predictions: _Predictions,
 
 
 def _write_examples(page: html_page.HtmlPage, predictions: _Predictions) -> None:
-  page.heading('Detections beside ground truth, from the cheapest to the dearest image')
+  titles = ['ground truth', 'detections'] if predictions.has_truth else ['detections']
+  page.heading(f'{" beside ".join(reversed(titles)).capitalize()}, from the cheapest to the '
+               'dearest image')
   for cost in routing_figures.pick_evenly(predictions.costs, _EXAMPLES):
     gates = cost.get('gates', {})
     listed = gates.items() if len(gates) <= _NAMED_GATES else ()
     decided = ''.join(f'; {name} {_describe(gate)}' for name, gate in listed)
     page.image(
-        boxes.draw_grid(predictions.pair(cost['image_id']), ['ground truth', 'detections'], 2),
+        boxes.draw_grid(predictions.pictures(cost['image_id']), titles, len(titles)),
         f'{cost["file"]}: {cost["multiply_adds"] / _GIGA:.3f} GMAC{decided}')
 
 
@@ -119,11 +128,11 @@ def _draw_decisions(detector: Any, image: np.ndarray) -> dict[str, figure.Figure
 def _write_scales(page: html_page.HtmlPage, detector: Any, predictions: _Predictions) -> None:
   """Writes how cost and routes through a supernet depend on the scales of objects."""
   gates = predictions.gates()
-  if not routes.supernet_paths(gates):
+  if not routes.supernet_paths(gates) or not predictions.has_truth:
     return
   image_ids = [cost['image_id'] for cost in predictions.costs]
   presence = np.concatenate([
-      _scales_present(detector, predictions.objects(image_id), predictions.sizes[image_id])
+      _scales_present(detector, predictions.objects(image_id), predictions.size(image_id))
       for image_id in image_ids])
   costs = np.array([cost['multiply_adds'] for cost in predictions.costs])
   captions = {
@@ -191,7 +200,8 @@ def main() -> None:
   twins = twin_costs.count_twins(detector.module)
   exported = prediction_files.read_json(args.saved_model / 'export.json')
   results = {
-      **{key: predictions.evaluation[key] for key in ('ap', 'ap50')},
+      **{key: predictions.evaluation[key] for key in ('ap', 'ap50')
+         if key in predictions.evaluation},
       # Rounding may move the mean of equal costs beyond them.
       'gmac_mean': float(np.clip(np.mean(costs), min(costs), max(costs))),
       'gmac_min': min(costs),
@@ -216,8 +226,10 @@ def main() -> None:
     temporary.write_text(page.html(), encoding='utf-8')
   with files.atomic_file(args.output_dir / 'report.json') as temporary:
     temporary.write_text(json.dumps(results, indent=2), encoding='utf-8')
-  command_line.say(f'AP {results["ap"]:.3f}, AP50 {results["ap50"]:.3f}; GMAC per image: mean '
-                   f'{results["gmac_mean"]:.3f}, {min(costs):.3f} to {max(costs):.3f}')
+  precision = _precision(results)
+  command_line.say((f'{precision}; ' if precision else '') +
+                   f'GMAC per image: mean {results["gmac_mean"]:.3f}, {min(costs):.3f} to '
+                   f'{max(costs):.3f}')
   command_line.say(f'written: {args.output_dir}/report.html and report.json')
 
 

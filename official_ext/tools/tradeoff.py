@@ -16,6 +16,9 @@ from official_ext.utils import command_line
 from official_ext.utils import experiment
 from official_ext.utils import files
 from official_ext.datasets import image_files
+from official_ext.datasets import image_ids
+from official_ext.datasets import truth as truth_lib
+from official_ext.serving import labels as labels_lib
 
 _EPILOG = """example:
   python -m official_ext.tools.tradeoff --experiment=fcos_dynamichead_efficientnetlite0_sample \\
@@ -46,42 +49,46 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
   return parser.parse_args(arguments)
 
 
-def evaluate(detector: Any, images: image_files.ImageSet, annotation_file: pathlib.Path
+def evaluate(detector: Any, images: image_ids.ImageSet, truth: truth_lib.Truth
              ) -> dict[str, float]:
   """Evaluates a detector.
 
   Args:
     detector: one of `serving.detectors`.
     images: the images to predict.
-    annotation_file: COCO annotations of the images.
+    truth: the annotation file of the images.
 
   Returns:
     `ap` and `ap50`, in [0, 1]; `gmac_mean`, `gmac_min` and `gmac_max`, 10^9 multiply-adds per
     image.
 
   Raises:
-    CommandError: an image cannot be read.
+    CommandError: an image cannot be read, or the annotation file is of other classes.
   """
   import numpy as np
 
   from official_ext.serving import coco_results
   options = argparse.Namespace(batch_size=1, draw=False, gates=False)
-  predictions, costs, skipped = predict.predict(detector, images, options, pathlib.Path())
+  labels = labels_lib.of_detector(detector, truth)
+  predictions, costs, skipped = predict.predict(
+      detector, images, labels, options, pathlib.Path())
   if skipped:
     file, reason = next(iter(skipped.items()))
     raise command_line.CommandError(f'--images: {file} cannot be read ({reason}).')
-  precision = coco_results.average_precision(annotation_file, predictions, list(images.paths))
+  precision = coco_results.average_precision(truth, predictions, list(images.paths))
   gmac = [cost['multiply_adds'] / 1e9 for cost in costs]
   return {'ap': precision['ap'], 'ap50': precision['ap50'], 'gmac_mean': float(np.mean(gmac)),
           'gmac_min': min(gmac), 'gmac_max': max(gmac)}
 
 
-def points(args: argparse.Namespace, images: image_files.ImageSet) -> list[dict[str, Any]]:
+def points(args: argparse.Namespace, images: image_ids.ImageSet, truth: truth_lib.Truth
+           ) -> list[dict[str, Any]]:
   """Evaluates every training at every threshold, or once if no gate has a threshold.
 
   Args:
     args: the command's arguments.
     images: the images to predict.
+    truth: the annotation file of the images.
 
   Returns:
     One mapping per training and threshold: the result of `evaluate`, `model`, which is the name
@@ -95,7 +102,7 @@ def points(args: argparse.Namespace, images: image_files.ImageSet) -> list[dict[
     for threshold in thresholds if detector.set_gate_threshold(0.0) else [None]:
       detector.set_gate_threshold(threshold or 0.0)
       found.append({'model': model_dir.name, 'threshold': threshold,
-                    **evaluate(detector, images, args.annotation_file)})
+                    **evaluate(detector, images, truth)})
       _say(found[-1])
   return found
 
@@ -111,11 +118,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
   """Evaluates and draws; `arguments` replace those of the command line."""
   args = _parse_arguments(arguments)
   files.check_own_output(args.output_dir, _MARKER)
-  images = image_files.assign_ids(image_files.find(args.images), args.annotation_file)
+  truth = truth_lib.Truth(args.annotation_file)
+  images = image_ids.assign(image_files.find(args.images), truth)
   from official_ext import registry_imports
   from official_ext.visualization import tradeoff
   experiment.import_modules(args.imports)
-  found = points(args, images)
+  found = points(args, images, truth)
   with files.atomic_directory(args.output_dir) as folder:
     (folder / _MARKER).write_text(json.dumps(found, indent=2) + '\n', encoding='utf-8')
     tradeoff.draw_tradeoff(found).savefig(

@@ -4,15 +4,19 @@ import json
 import easy_image
 import numpy as np
 
-from official_ext.datasets import image_files
+from official_ext.datasets import image_ids
+from official_ext.datasets import truth as truth_lib
 
 
 def test_images_are_sorted_by_the_number_of_their_objects(tmp_path):
   path = tmp_path / 'truth.json'
-  path.write_text(json.dumps({'annotations': [
-      {'image_id': image} for image in (3, 1, 3, 3, 7, 7)]}))
-  images = image_files.ImageSet(dict.fromkeys((1, 2, 3, 7), path), {}, [], [])
-  objects = easy_image.count_objects(images, path)
+  path.write_text(json.dumps({
+      'categories': [{'id': 1, 'name': 'cat'}],
+      'images': [{'id': image, 'file_name': f'{image}.jpg'} for image in (1, 2, 3, 7)],
+      'annotations': [{'image_id': image, 'category_id': 1, 'bbox': [0, 0, 2, 2]}
+                      for image in (3, 1, 3, 3, 7, 7)]}))
+  images = image_ids.ImageSet(dict.fromkeys((1, 2, 3, 7), path), [], [])
+  objects = easy_image.count_objects(images, truth_lib.Truth(path))
   assert list(objects.items()) == [(2, 0), (1, 1), (7, 2), (3, 3)]
 
 

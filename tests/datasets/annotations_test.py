@@ -5,16 +5,11 @@ import pytest
 from dataset_files import by_reason, coco_annotation, coco_image
 from official_ext.datasets import annotations
 from official_ext.datasets import findings as findings_lib
-from official_ext.utils import command_line
 
 
 def split(name='train', images=(), entries=(), categories=(), folders=()) -> annotations.Split:
   return annotations.Split(name, f'{name}.json', list(images), list(entries), list(categories),
                            list(folders))
-
-
-def categories(*pairs):
-  return [dict(id=number, name=name) for number, name in pairs]
 
 
 def test_the_first_folder_that_has_a_file_wins(tmp_path):
@@ -28,44 +23,12 @@ def test_the_first_folder_that_has_a_file_wins(tmp_path):
   assert data.find_image('none') is None
 
 
-def test_categories_of_all_splits_are_merged():
-  findings = findings_lib.Findings()
-  merged = annotations.merge_categories(
-      {'train': split(categories=categories((7, 'dog'), (1, 'cat'))),
-       'val': split('val', categories=categories((9, 'cow'), (1, 'cat')))}, findings)
-  assert list(merged.names.items()) == [(1, 'cat'), (7, 'dog'), (9, 'cow')]
-  assert merged.num_classes == 10
-  assert merged.to_coco() == categories((1, 'cat'), (7, 'dog'), (9, 'cow'))
-  assert not findings.to_json()
-  assert [merged.record_id(value) for value in (7, 8, '7', 7.0, None, True)] == [
-      7, None, None, None, None, None]
-
-
-def test_category_ids_from_zero_are_raised():
-  findings = findings_lib.Findings()
-  merged = annotations.merge_categories(
-      {'train': split(categories=categories((0, 'cat'), (4, 'dog')))}, findings)
-  assert merged.names == {1: 'cat', 5: 'dog'}
-  assert [merged.record_id(value) for value in (0, 4, 5)] == [1, 5, None]
-  reason, = by_reason(findings.to_json(), 'fixed')
-  assert 'category ids began at 0' in reason
-
-
-@pytest.mark.parametrize('pairs, message', [
-    ([], 'train.json has no categories'), ([('1', 'cat')], "'1' of 'cat' is not a whole number"),
-    ([(-1, 'cat')], '-1'), ([(1, 'cat'), (1, 'dog')], "1 is both 'cat' and 'dog'")])
-def test_unusable_categories_are_refused(pairs, message):
-  with pytest.raises(command_line.CommandError, match=message):
-    annotations.merge_categories({'train': split(categories=categories(*pairs))},
-                                 findings_lib.Findings())
-
-
 def test_of_images_that_share_a_name_or_an_id_none_is_kept():
   findings = findings_lib.Findings()
   images = annotations.unique_images(split(images=[
       coco_image(3, 'a.jpg'), coco_image(4, './a.jpg'), coco_image(7, 'b.jpg'), dict(id=5),
-      dict(id=6, file_name='c.jpg'), coco_image(7, 'd.jpg'), coco_image(9, 'e.jpg'),
-      coco_image(9, 'e.jpg')]), findings)
+      dict(id=6, file_name='c.jpg'), coco_image('7.0', 'd.jpg'), coco_image(9, 'e.jpg'),
+      coco_image(9, 'e.jpg'), dict(file_name='f.jpg')]), findings)
   assert images == [annotations.ListedImage(6, 6, 'c.jpg', (None, None)),
                     annotations.ListedImage(9, 9, 'e.jpg', (40, 30))]
   assert by_reason(findings.to_json(), 'dropped') == {
@@ -73,18 +36,36 @@ def test_of_images_that_share_a_name_or_an_id_none_is_kept():
           ['a.jpg id 3', './a.jpg id 4'],
       'image id is that of another image too: both are dropped, because their labels cannot be '
       'told apart': ['b.jpg id 7, also of d.jpg', 'd.jpg id 7, also of b.jpg'],
+      'image entry has no id that annotations can name': ['f.jpg id None'],
       'image entry has no file_name': ['train.json id 5']}
   assert by_reason(findings.to_json(), 'fixed') == {
       'image is listed twice with the same id: taken once': ['e.jpg']}
 
 
-@pytest.mark.parametrize('ids', [('x', 7), (-1, 7), (2**63, 7), (1.5, 7), (None, 7)])
+@pytest.mark.parametrize('ids', [('x', 7), ('007', 7), (-1, 7), (2**63, 7), (1.5, 7)])
 def test_ids_that_are_no_int64_are_renumbered(ids):
   findings = findings_lib.Findings()
   images = annotations.unique_images(
       split(images=[coco_image(number, f'{number}.jpg') for number in ids]), findings)
-  assert [(image.id, image.original_id) for image in images] == [(1, ids[0]), (2, ids[1])]
+  first = '1.5' if ids[0] == 1.5 else ids[0]
+  assert [(image.id, image.original_id) for image in images] == [(1, first), (2, ids[1])]
   assert findings.count('fixed') == 1
+
+
+def test_whole_numbers_are_ids_however_they_are_written():
+  findings = findings_lib.Findings()
+  images = annotations.unique_images(
+      split(images=[coco_image(number, f'{number}.jpg') for number in (0, 1.0, '2', '3.0')]),
+      findings)
+  assert [image.id for image in images] == [0, 1, 2, 3]
+  assert [repr(image.original_id) for image in images] == ['0', '1', "'2'", "'3.0'"]
+  assert not findings.to_json()
+  data = split(images=[], entries=[
+      coco_annotation(1, image, [1, 1, 2, 2]) for image in ('0', '1', 2.0, 3, None)])
+  groups = annotations.group_by_image(data, images, findings)
+  assert {key: [entry['image_id'] for entry in group] for key, group in groups.items()} == {
+      0: ['0'], 1: ['1'], 2: [2.0], 3: [3]}
+  assert findings.count('dropped') == 1
 
 
 def test_annotations_are_grouped_by_the_original_id():

@@ -9,8 +9,26 @@ import pytest
 
 from dataset_files import by_reason, coco_annotation, coco_image, convert, write_coco, write_image
 from official_ext.datasets import annotations
+from official_ext.datasets import categories as categories_lib
 from official_ext.datasets import conversion
 from official_ext.datasets import findings as findings_lib
+
+
+def test_splits_may_have_other_ids_for_the_same_names(tmp_path):
+  write_image(tmp_path / 'images' / 'a.jpg')
+  for split, ids in (('train', ('1', 0)), ('val', (0, 1))):
+    write_coco(tmp_path, [coco_image(7.0, 'a.jpg')], [
+        coco_annotation(1, '7', [1, 1, 5, 5], ids[0]),
+        coco_annotation(2, 7, [1, 1, 9, 5], float(ids[1]), iscrowd='0', area='12')],
+               [dict(id=ids[0], name='cat'), dict(id=ids[1], name='dog')], [split])
+  converted = convert(tmp_path)
+  names = converted.categories.names
+  for split in ('train', 'val'):
+    assert [names[number] for number in converted.records[split][7]['groundtruth_classes']] == [
+        'cat', 'dog']
+    assert not converted.records[split][7]['groundtruth_is_crowd'].any()
+    assert converted.coco[split]['annotations'][1]['area'] == 12
+  assert converted.categories.original_ids == {1: 0, 2: '1'} and names == {1: 'dog', 2: 'cat'}
 
 
 def test_ids_from_zero_and_names_as_ids_are_renumbered(tmp_path):
@@ -21,9 +39,15 @@ def test_ids_from_zero_and_names_as_ids_are_renumbered(tmp_path):
              [dict(id=0, name='cat'), dict(id=4, name='dog')])
   converted = convert(tmp_path)
   assert {key: record['groundtruth_classes'].tolist()
-          for key, record in converted.records['train'].items()} == {1: [5], 2: [1]}
+          for key, record in converted.records['train'].items()} == {1: [2], 2: [1]}
   assert len(by_reason(converted.findings, 'fixed')) == 2
-  assert converted.categories.names == {1: 'cat', 5: 'dog'}
+  assert converted.categories.names == {1: 'cat', 2: 'dog'}
+  assert converted.categories.original_ids == {1: 0, 2: 4}
+  for split in ('train', 'val'):
+    assert converted.coco[split]['categories'] == [
+        dict(id=1, name='cat', original_id=0), dict(id=2, name='dog', original_id=4)]
+    assert [(image['id'], image['original_id']) for image in converted.coco[split]['images']] == [
+        (1, 'x'), (2, 'y')]
 
 
 def test_masks_as_run_lengths_and_missing_masks(tmp_path):
@@ -120,7 +144,7 @@ def test_a_split_is_written_with_its_annotation_file(tmp_path):
       'train', 'source', [coco_image(number, f'{number}.jpg') for number in range(4)],
       [coco_annotation(1, 2, [1, 1, 5, 5])], [dict(id=1, name='cat')], [tmp_path])
   findings = findings_lib.Findings()
-  categories = annotations.merge_categories({'train': split}, findings)
+  categories = categories_lib.merge({'train': split}, findings)
   converter = conversion.SplitConverter(split, categories, False, findings)
   assert len(converter) == 4
   written = conversion.write_split(converter, 'train', tmp_path, num_shards=8)

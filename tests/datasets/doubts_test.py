@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from dataset_files import by_reason, coco_annotation, coco_image, write_coco, write_image
 from official_ext.datasets import annotations as annotations_lib
+from official_ext.datasets import categories as categories_lib
 from official_ext.datasets import conversion
 from official_ext.datasets import doubts
 from official_ext.datasets import findings as findings_lib
@@ -34,7 +35,7 @@ def converted(folder, allowed=None, include_masks=False, **options):
   """Converts a data set; returns its examples by split and the findings with all doubts."""
   findings = findings_lib.Findings()
   splits = readers.read(folder, readers.detect_format(folder), findings)
-  categories = annotations_lib.merge_categories(splits, findings)
+  categories = categories_lib.merge(splits, findings)
   converters = {name: conversion.SplitConverter(split, categories, include_masks, findings,
                                                 **options) for name, split in splits.items()}
   examples = {name: list(converter.convert()) for name, converter in converters.items()}
@@ -248,7 +249,8 @@ def test_odd_names_and_classes_that_cannot_be_learned_are_told(tmp_path):
   write_coco(tmp_path, [coco_image(1, 'val.jpg')], [coco_annotation(1, 1, [1, 1, 9, 9], 4)],
              categories, ['val'])
   assert by_reason(converted(tmp_path)[1], 'doubt') == {
-      'class name holds line breaks or control characters': ["class 3 'two\\nlines'"],
+      'class name holds line breaks or control characters: written as blanks': [
+          f"{tmp_path}/annotations/{name}.json 'two\\nlines'" for name in ('train', 'val')],
       'one name stands for several classes: give them one id': ["'cat' ids [1, 2]"],
       'file name holds line breaks or control characters': ["'a\\nb.jpg'"],
       'class has no box in train: it cannot be learned': [

@@ -1,7 +1,5 @@
-"""Image files are found once, get the ids of their entries, and are read as a viewer shows them."""
+"""Image files are found once, and are read as a viewer shows them."""
 import io
-import json
-import pathlib
 
 import numpy as np
 from PIL import Image
@@ -28,37 +26,6 @@ def test_no_image_and_no_folder_are_refused(tmp_path):
     image_files.find([tmp_path / 'none'])
   with pytest.raises(command_line.CommandError, match='holds no image'):
     image_files.find([tmp_path])
-
-
-def annotation_file(tmp_path, **ids) -> pathlib.Path:
-  path = tmp_path / 'annotations.json'
-  images = [dict(id=number, file_name=name.replace('__', '/') + '.jpg')
-            for name, number in ids.items()]
-  path.write_text(json.dumps(dict(images=images, categories=[dict(id=3, name='dog')])))
-  return path
-
-
-def test_an_image_gets_the_id_of_the_entry_that_its_path_ends_in(tmp_path):
-  path = annotation_file(tmp_path, a=7, sub__b=9, c=11)
-  found = [pathlib.Path('/data/a.jpg'), pathlib.Path('/data/sub/b.jpg'),
-           pathlib.Path('/data/other/b.jpg')]
-  images = image_files.assign_ids(found, path)
-  assert images.paths == {7: found[0], 9: found[1]}
-  assert images.names == {3: 'dog'}
-  assert images.unknown == [found[2]] and images.absent == ['c.jpg']
-  assert image_files.assign_ids(found, None).paths == dict(enumerate(found, 1))
-
-
-def test_annotation_files_that_do_not_fit_are_refused(tmp_path):
-  path = annotation_file(tmp_path, a=7)
-  twice = [pathlib.Path('/data/a.jpg'), pathlib.Path('/other/a.jpg')]
-  with pytest.raises(command_line.CommandError, match='both fit one entry'):
-    image_files.assign_ids(twice, path)
-  with pytest.raises(command_line.CommandError, match=r'has none of the 1 images.*like a\.jpg'):
-    image_files.assign_ids([pathlib.Path('/data/b.jpg')], path)
-  path.write_text('{}')
-  with pytest.raises(command_line.CommandError, match='cannot be read as COCO annotations'):
-    image_files.assign_ids(twice, path)
 
 
 def test_pixels_are_read_as_stored(tmp_path):

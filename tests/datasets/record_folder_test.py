@@ -11,7 +11,8 @@ from official_ext.utils import command_line
 def dataset() -> record_folder.Dataset:
   split = record_folder.SplitRecords(5, 9, 'train-*.tfrecord', 2, 'annotations/train.json')
   val = record_folder.SplitRecords(1, 0, 'val-*.tfrecord', 1, 'annotations/val.json')
-  return record_folder.Dataset(8, True, {1: 'cat', 7: 'dog'}, dict(train=split, val=val))
+  return record_folder.Dataset(8, True, {1: 'cat', 7: 'dog'}, dict(train=split, val=val),
+                               {1: 0, 7: 'seven'})
 
 
 def test_what_is_written_is_read_back(tmp_path):
@@ -30,6 +31,16 @@ def test_overrides_name_the_files_of_the_final_folder(tmp_path):
       annotation_file='/final/annotations/val.json', model=dict(num_classes=8),
       train_data=dict(input_path='/final/train-*.tfrecord'),
       validation_data=dict(input_path='/final/val-*.tfrecord')))
+  assert '#   1 cat, category id 0\n#   7 dog, category id "seven"\n' in text
+
+
+def test_folders_of_earlier_versions_say_no_original_ids(tmp_path):
+  record_folder.write(dataset(), tmp_path, tmp_path)
+  path = tmp_path / 'dataset.json'
+  content = json.loads(path.read_text())
+  del content['original_ids']
+  path.write_text(json.dumps(content))
+  assert record_folder.read(tmp_path).original_ids == {}
 
 
 def test_a_folder_without_description_is_refused_with_advice(tmp_path):

@@ -5,7 +5,11 @@ import numpy as np
 from pycocotools import mask as mask_lib
 import pytest
 
+from official_ext.datasets import truth as truth_lib
 from official_ext.serving import coco_results
+from official_ext.serving import labels
+
+PLAIN = labels.Labels({}, {})
 
 
 def _outputs(boxes, original=(100, 200), scale=(0.5, 0.25), offset=(0, 0), **more):
@@ -21,7 +25,7 @@ def _outputs(boxes, original=(100, 200), scale=(0.5, 0.25), offset=(0, 0), **mor
 
 def test_boxes_are_scaled_back_and_clipped():
   outputs = _outputs([[10, 5, 30, 40], [40, -1, 60, 64]])
-  found = coco_results.detections(outputs, 0, image_id=7, normalized=False)
+  found = coco_results.detections(outputs, 0, 7, False, PLAIN)
   assert [d['bbox'] for d in found] == [[20, 20, 140, 40], [0, 80, 200, 20]]
   assert [d['category_id'] for d in found] == [1, 2]
   assert [d['image_id'] for d in found] == [7, 7]
@@ -29,23 +33,23 @@ def test_boxes_are_scaled_back_and_clipped():
 
 
 def test_offsets_are_added_before_scaling():
-  found = coco_results.detections(_outputs([[0, 0, 8, 8]], offset=(4, 6)), 0, 1, False)
+  found = coco_results.detections(_outputs([[0, 0, 8, 8]], offset=(4, 6)), 0, 1, False, PLAIN)
   assert found[0]['bbox'] == [24, 8, 32, 16]
 
 
 def test_normalized_boxes_are_shares_of_the_image():
-  found = coco_results.detections(_outputs([[0.1, 0.25, 0.5, 1.5]]), 0, 1, True)
+  found = coco_results.detections(_outputs([[0.1, 0.25, 0.5, 1.5]]), 0, 1, True, PLAIN)
   np.testing.assert_allclose(found[0]['bbox'], [50, 10, 150, 40], atol=1e-3)
 
 
 def test_padding_is_not_a_detection():
   outputs = _outputs([[0, 0, 8, 8], [0, 0, 9, 9]])
   outputs['num_detections'][0] = 1
-  assert len(coco_results.detections(outputs, 0, 1, False)) == 1
+  assert len(coco_results.detections(outputs, 0, 1, False, PLAIN)) == 1
 
 
 def test_masks_fill_their_half_of_the_box():
-  found = coco_results.detections(_outputs([[10, 5, 30, 40]]), 0, 1, False)
+  found = coco_results.detections(_outputs([[10, 5, 30, 40]]), 0, 1, False, PLAIN)
   masks = np.zeros([1, 28, 28], np.float32)
   masks[:, :, :14] = 1.0
   coco_results.add_masks(found, masks, 100, 200)
@@ -84,21 +88,21 @@ def truth(tmp_path):
 
 def test_average_precision(truth):
   hit = {'image_id': 1, 'category_id': 1, 'bbox': [10, 10, 40, 40], 'score': 0.9}
-  results = coco_results.average_precision(truth, [hit], [1])
+  results = coco_results.average_precision(truth_lib.Truth(truth), [hit], [1])
   assert results['ap'] == pytest.approx(1.0)
   # Half of the objects are found: precision is 1 up to recall 0.5, at 51 of 101 points.
-  results = coco_results.average_precision(truth, [hit], [1, 2])
+  results = coco_results.average_precision(truth_lib.Truth(truth), [hit], [1, 2])
   assert results['ap'] == pytest.approx(51 / 101)
   # The IoU is 40 * 30 / (40 * 50), a match at three of ten thresholds: 0.5, 0.55 and 0.6.
   shifted = {**hit, 'bbox': [20, 10, 40, 40]}
-  results = coco_results.average_precision(truth, [shifted], [1])
+  results = coco_results.average_precision(truth_lib.Truth(truth), [shifted], [1])
   assert results['ap50'] == pytest.approx(1.0) and results['ap75'] == 0
   assert results['ap'] == pytest.approx(0.3)
   assert set(hit) == {'image_id', 'category_id', 'bbox', 'score'}  # The detections are not changed.
 
 
 def test_average_precision_without_any_detection(truth):
-  assert coco_results.average_precision(truth, [], [1, 2])['ap'] == 0
+  assert coco_results.average_precision(truth_lib.Truth(truth), [], [1, 2])['ap'] == 0
 
 
 def test_masks_are_evaluated_if_annotations_and_detections_have_them(truth):
@@ -109,10 +113,10 @@ def test_masks_are_evaluated_if_annotations_and_detections_have_them(truth):
   encoded = mask_lib.encode(mask)
   hit = {'image_id': 1, 'category_id': 1, 'bbox': [10, 10, 40, 40], 'score': 0.9,
          'segmentation': {**encoded, 'counts': encoded['counts'].decode()}}
-  assert 'mask_ap' not in coco_results.average_precision(truth, [hit], [1])
+  assert 'mask_ap' not in coco_results.average_precision(truth_lib.Truth(truth), [hit], [1])
   for annotation in annotations['annotations']:
     annotation['segmentation'] = outline
   truth.write_text(json.dumps(annotations), encoding='utf-8')
-  results = coco_results.average_precision(truth, [hit], [1])
+  results = coco_results.average_precision(truth_lib.Truth(truth), [hit], [1])
   assert results['ap'] == pytest.approx(1.0)
   assert results['mask_ap'] == pytest.approx(0.1)  # IoU 0.5, a match at one of ten thresholds.

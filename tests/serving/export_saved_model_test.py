@@ -26,6 +26,8 @@ import small_detectors
 pytestmark = pytest.mark.slow
 
 DYFPN = 'retinanet_dyfpn_efficientnetlite0_sample'
+CATEGORIES = [{'id': 1, 'name': 'nought', 'original_id': 0},
+              {'id': 10, 'name': 'nine', 'original_id': 'IX'}]
 LEVELS, BRANCHES = ('3', '4', '5'), 7
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -39,6 +41,7 @@ class Exported:
         model=self.model, optimizer=tf_keras.optimizers.legacy.SGD(0.1, momentum=0.9),
         **self.model.checkpoint_items)
     trained.save(folder / 'run' / 'ckpt')
+    (folder / 'run' / 'categories.json').write_text(json.dumps(CATEGORIES), encoding='utf-8')
     (folder / 'small.yaml').write_text(yaml.safe_dump(small_detectors.SMALL), encoding='utf-8')
     self.arguments = [
         f'--experiment={DYFPN}', f'--config_file={folder}/small.yaml',
@@ -109,8 +112,10 @@ def test_tensorflow_alone_loads_it(exported, tmp_path):
   np.save(tmp_path / 'images.npy', images)
   environment = {n: v for n, v in os.environ.items() if n != 'TF_USE_LEGACY_KERAS'}
   script = ROOT / 'tests' / 'processes' / 'load_without_package.py'
-  subprocess.run([sys.executable, '-I', script, exported.path, tmp_path / 'images.npy',
-                  tmp_path / 'outputs.npz'], check=True, cwd=tmp_path, env=environment)
+  result = subprocess.run(
+      [sys.executable, '-I', script, exported.path, tmp_path / 'images.npy',
+       tmp_path / 'outputs.npz'], check=True, cwd=tmp_path, env=environment, stdout=subprocess.PIPE)
+  assert json.loads(result.stdout) == CATEGORIES
   with np.load(tmp_path / 'outputs.npz') as outputs:
     _assert_same(dict(outputs), exported.detector(images))
 
@@ -121,6 +126,7 @@ def test_what_is_written_beside_the_model(exported):
   assert description['input_type'] == 'image_tensor'
   assert description['input_image_size'] == [64, 64]
   assert description['num_classes'] == 11
+  assert description['categories'] == CATEGORIES == exported.detector.categories.to_coco()
   assert description['max_abs_diff'] <= 1e-3
   assert description['seconds'] > 0
   for name in ('static', 'minimum', 'maximum'):

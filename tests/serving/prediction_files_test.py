@@ -16,8 +16,10 @@ TRUTH = {
     'annotations': [{'image_id': 2, 'category_id': 7, 'bbox': [3, 4, 10, 6], 'iscrowd': 0}, CROWD]}
 DETECTIONS = [{'image_id': 2, 'category_id': 7, 'bbox': [3, 4, 10, 6], 'score': score}
               for score in (0.9, 0.1)]
-COSTS = [{'image_id': 1, 'multiply_adds': 5.0, 'gates': {'neck_3': 1.0, 'neck_4': [0.0, 1.0]}},
-         {'image_id': 2, 'multiply_adds': 3.0, 'gates': {'neck_3': 0.0, 'neck_4': [1.0, 0.0]}}]
+COSTS = [{'image_id': 1, 'file': 'gone/a.png', 'multiply_adds': 5.0,
+          'gates': {'neck_3': 1.0, 'neck_4': [0.0, 1.0]}},
+         {'image_id': 2, 'file': 'gone/deep/b.png', 'multiply_adds': 3.0,
+          'gates': {'neck_3': 0.0, 'neck_4': [1.0, 0.0]}}]
 
 
 @pytest.fixture
@@ -41,19 +43,24 @@ def test_costs_and_gates_are_sorted_from_the_cheapest_image(predictions):
 def test_objects_have_corners_and_crowds_are_left_out(predictions):
   np.testing.assert_array_equal(predictions.objects(2), [[4, 3, 10, 13]])
   assert predictions.objects(1).shape == (0, 4)
-  assert predictions.sizes[2] == (20, 30)
+  assert predictions.size(2) == (20, 30)
 
 
 def test_ground_truth_and_detections_are_drawn_on_the_enlarged_image(predictions):
-  truth, detected = predictions.pair(2, threshold=0.95)
+  truth, detected = predictions.pictures(2, threshold=0.95)
   assert truth.shape == detected.shape == (320, 480, 3)
   assert (detected == 100).all()
   changed = (truth != 100).any(axis=-1)
   factor = 16
   assert changed[4 * factor, 3 * factor:13 * factor].all()
   assert not changed[10 * factor + 1:].any() and not changed[:, 13 * factor + 1:].any()
-  _, detected = predictions.pair(2)
+  _, detected = predictions.pictures(2)
   assert (detected != 100).any()
+
+
+def test_an_image_that_is_gone_is_named(predictions):
+  with pytest.raises(command_line.CommandError, match='gone/a.png was predicted and is gone'):
+    predictions.image(1)
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -227,7 +227,7 @@ def test_an_annotation_file_that_does_not_fit_is_refused(tmp_path, images, saved
   with pytest.raises(command_line.CommandError, match='a/one.png and .*b/one.png both fit'):
     _run(saved_model, images, tmp_path / 'out', f'--annotation_file={twice}')
   twice.write_text('{', encoding='utf-8')
-  with pytest.raises(command_line.CommandError, match='cannot be read as COCO annotations'):
+  with pytest.raises(command_line.CommandError, match='annotation_file: .*twice.json is not a'):
     _run(saved_model, images, tmp_path / 'out', f'--annotation_file={twice}')
   assert not (tmp_path / 'out').exists()
 

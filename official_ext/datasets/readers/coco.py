@@ -1,5 +1,6 @@
 """COCO layout: annotations/*.json, and images where each `file_name` says."""
 import collections
+from collections.abc import Sequence
 import json
 import pathlib
 
@@ -9,11 +10,13 @@ from official_ext.datasets.readers import interface
 from official_ext.utils import command_line
 
 
-def load_annotations(path: pathlib.Path) -> dict[str, list[annotations.Entry]]:
+def load_annotations(path: pathlib.Path, *, optional: Sequence[str] = ()
+                     ) -> dict[str, list[annotations.Entry]]:
   """Reads a COCO annotation file and checks that it has lists of images, annotations, categories.
 
   Args:
     path: the JSON file.
+    optional: of these lists, any that is missing is taken for empty.
 
   Returns:
     The content of the file.
@@ -22,11 +25,13 @@ def load_annotations(path: pathlib.Path) -> dict[str, list[annotations.Entry]]:
     CommandError: the file is not JSON, or not a detection file.
   """
   try:
-    content = json.loads(path.read_text(encoding='utf-8'))
+    content = json.loads(path.read_text(encoding='utf-8-sig'))
   except (OSError, ValueError) as error:
     raise command_line.CommandError(f'{path} is not a JSON file: {error}.') from error
   for key in ('images', 'annotations', 'categories'):
     entries = content.get(key) if isinstance(content, dict) else None
+    if entries is None and isinstance(content, dict) and key in optional:
+      entries = content[key] = []
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
       raise command_line.CommandError(
           f'{path} is not a COCO detection file: it needs a list of objects under "{key}".')

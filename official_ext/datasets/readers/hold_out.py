@@ -2,6 +2,7 @@
 import random
 
 from official_ext.datasets import annotations
+from official_ext.datasets import normal_values
 from official_ext.utils import command_line
 
 _SHARE = 0.2
@@ -33,10 +34,10 @@ def hold_out(split: annotations.Split) -> annotations.Split:
     return str(image.get('file_name')) in held_out
 
   val_images = [image for image in split.images if is_held_out(image)]
-  val_ids = {str(image.get('id')) for image in val_images}
+  val_ids = {normal_values.normal_id(image.get('id')) for image in val_images}
 
   def is_val(annotation: annotations.Entry) -> bool:
-    return str(annotation.get('image_id')) in val_ids
+    return normal_values.normal_id(annotation.get('image_id')) in val_ids
 
   val = annotations.Split('val', split.source, val_images,
                           list(filter(is_val, split.annotations)), split.categories,
