@@ -52,8 +52,9 @@ class AnnotationCleaner:
                                        f'id {annotation.get("category_id")!r}')
     area = normal_values.positive(annotation.get('area'))
     area = box[2] * box[3] if is_clipped or area is None else area * factor**2
-    cleaned: Entry = dict(image_id=image['id'], category_id=category, bbox=box,
-                          iscrowd=int(normal_values.is_set(annotation.get('iscrowd'))), area=float(area))
+    cleaned: Entry = dict(
+        image_id=image['id'], category_id=category, bbox=box, area=float(area),
+        iscrowd=int(normal_values.is_set(annotation.get('iscrowd'))))
     if not self._include_masks:
       return cleaned, None
     if flaw:
