@@ -257,6 +257,21 @@ def test_odd_names_and_classes_that_cannot_be_learned_are_told(tmp_path):
           f"{tmp_path}/annotations/val.json 'dog'"]}
 
 
+def test_labels_of_images_with_one_id_get_on_no_image_of_a_held_out_split(tmp_path):
+  for number in range(12):
+    write_image(tmp_path / 'images' / f'{number}.jpg')
+  images = [coco_image(number % 10, f'{number}.jpg') for number in range(12)]  # 0 and 1 are double
+  entries = [coco_annotation(number, number % 10, [1, 1, 9, 9]) for number in range(12)]
+  write_coco(tmp_path, images, entries, [dict(id=1, name='cat')], splits=['data'])
+  examples, findings = converted(tmp_path)
+  written = [example.features.feature['image/filename'].bytes_list.value[0].decode()
+             for name in ('train', 'val') for example in examples[name]]
+  assert sorted(written) == sorted(f'{number}.jpg' for number in range(2, 10))
+  assert {len(boxes_in_pixels(example)) for name in examples for example in examples[name]} == {1}
+  dropped = by_reason(findings, 'dropped')
+  assert sum('image id is that of another image too' in reason for reason in dropped) == 1
+
+
 def test_splits_without_boxes_and_of_crowds_are_told(tmp_path):
   write_boxes(tmp_path, BOXES[:2], change=lambda entry: entry.update(iscrowd=1))
   assert told(converted(tmp_path)[1]) == [

@@ -1,4 +1,5 @@
 """The val split of a data set that has none."""
+import collections
 import random
 
 from official_ext.datasets import annotations
@@ -23,11 +24,14 @@ def hold_out(split: annotations.Split) -> annotations.Split:
   Raises:
     CommandError: there are fewer than two images.
   """
-  names = sorted({str(image.get('file_name')) for image in split.images})
+  # Images that share an id stay together, so that the check of ids sees all of them.
+  id_counts = collections.Counter(str(image.get('id')) for image in split.images)
+  names = sorted({str(image.get('file_name')) for image in split.images
+                  if id_counts[str(image.get('id'))] == 1})
   if len(names) < 2:
     raise command_line.CommandError(
-        f'{split.source} has {len(names)} images: at least 2 are needed for a train and a val '
-        'split.')
+        f'{split.source} has {len(names)} images: at least 2, each with an id of its own, are '
+        'needed for a train and a val split.')
   held_out = set(random.Random(0).sample(names, max(1, round(_SHARE * len(names)))))
 
   def is_held_out(image: annotations.Entry) -> bool:
