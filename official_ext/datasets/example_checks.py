@@ -79,7 +79,9 @@ class Needs:
         masks=bool(getattr(task.model, 'include_mask', False)),
         num_classes=task.model.num_classes,
         source_id=not getattr(decoder, 'regenerate_source_id', False),
-        input_size=tuple(task.model.input_size[:2]) or None,
+        # A resize to the input's own shape leaves something of every image.
+        input_size=(tuple(task.model.input_size[:2])
+                    if getattr(data.parser, 'keep_aspect_ratio', True) else None),
         smallest_scale=getattr(data.parser, 'aug_scale_min', 1.0) if is_training else 1.0)
 
 
