@@ -195,8 +195,8 @@ def read_box(box: Any) -> tuple[list[float], bool]:
 
 
 def _short(value: Any) -> str:
-  """Returns a value as text of at most 60 characters."""
-  text = repr(value)
+  """Returns a value as text of at most 60 characters; empty for None."""
+  text = '' if value is None else repr(value)
   return text if len(text) <= 60 else f'{text[:57]}...'
 
 

@@ -26,7 +26,7 @@ def test_csv_with_a_file_for_each_split(tmp_path):
                              [[2, 1, 12, 11]], atol=1e-5)
   assert train[1]['groundtruth_classes'].tolist() == [2] and len(train) == 2
   assert by_reason(converted.findings, 'dropped') == {
-      'box is not four numbers': ['a.jpg annotation train.csv line 3 None'],
+      'box is not four numbers': ['a.jpg annotation train.csv line 3'],
       'box has a negative width or height': [
           'a.jpg annotation train.csv line 5 [9.0, 9.0, -4.0, -4.0]']}
 
