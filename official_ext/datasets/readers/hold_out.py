@@ -25,9 +25,10 @@ def hold_out(split: annotations.Split) -> annotations.Split:
     CommandError: there are fewer than two images.
   """
   # Images that share an id stay together, so that the check of ids sees all of them.
-  id_counts = collections.Counter(str(image.get('id')) for image in split.images)
+  id_counts = collections.Counter(
+      normal_values.normal_id(image.get('id')) for image in split.images)
   names = sorted({str(image.get('file_name')) for image in split.images
-                  if id_counts[str(image.get('id'))] == 1})
+                  if id_counts[normal_values.normal_id(image.get('id'))] == 1})
   if len(names) < 2:
     raise command_line.CommandError(
         f'{split.source} has {len(names)} images: at least 2, each with an id of its own, are '
