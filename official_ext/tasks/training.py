@@ -1,5 +1,7 @@
 """Model Garden's training and evaluation: on several hosts, and with a sentence at a bad end."""
 import atexit
+from collections.abc import Iterator
+import contextlib
 import math
 import os
 import shutil
@@ -24,6 +26,8 @@ from official_ext.utils import input_checks
 
 # How Model Garden's error begins when the loss of a loop of steps is not allowed.
 _LOSS_ERROR = 'The loss value is'
+# Number of images that an error names.
+_NAMED = 8
 
 
 class _Runner(train_lib.OrbitExperimentRunner):
@@ -126,6 +130,31 @@ def _runner(params: Any, strategy: tf.distribute.Strategy, flags: Any, watch: _L
   return runner
 
 
+@contextlib.contextmanager
+def _explained_errors(params: Any, mode: str, strategy: tf.distribute.Strategy) -> Iterator[None]:
+  """Turns errors whose cause can be found into a `CommandError` that names it."""
+  try:
+    yield
+  except initialization.InitializationError as error:
+    raise command_line.CommandError(str(error)) from error
+  except (tf.errors.InvalidArgumentError, tf.errors.DataLossError) as error:
+    problem = input_checks.problem_of_all_records(params.task, mode)
+    if not problem:
+      raise
+    raise command_line.CommandError(problem) from error
+  except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
+    if not _is_of_workers(strategy):
+      raise
+    raise command_line.CommandError(
+        'another worker has ended or cannot be reached: start all workers again, with the same '
+        f'--model_dir, to go on from its last checkpoint ({str(error).splitlines()[0]}).'
+    ) from error
+
+
+def _is_of_workers(strategy: tf.distribute.Strategy) -> bool:
+  return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+
+
 def run(flags: Any) -> None:
   """Trains or evaluates as Model Garden's command does.
 
@@ -133,43 +162,31 @@ def run(flags: Any) -> None:
     flags: parsed flags of Model Garden's command.
 
   Raises:
-    CommandError: the start fits no checkpoint, the loss became NaN, or a record cannot be used.
+    CommandError: a checkpoint does not fit, the loss is not allowed, a record cannot be used, or
+      another worker was lost.
   """
   gin.parse_config_files_and_bindings(flags.gin_file, flags.gin_params)
   params = train_utils.parse_configuration(flags, lock_return=False)
   if params.runtime.mixed_precision_dtype:
     performance.set_mixed_precision_policy(params.runtime.mixed_precision_dtype)
   strategy = _strategy(params)
-  if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+  if _is_of_workers(strategy):
     # Each worker computes the metrics of the images that it has seen, so it must see all.
     params.task.validation_data.sharding = False
   params.lock()
   watch = _LossWatch()
-  try:
+  with _explained_errors(params, flags.mode, strategy):
     runner = _runner(params, strategy, flags, watch)
     if flags.mode == 'eval' and tf.train.latest_checkpoint(flags.model_dir):
       # The controller takes a checkpoint of another model without a word.
       with strategy.scope():
         checkpoints.restore(runner.trainer.model, flags.model_dir, '--model_dir')
-    runner.run()
-  except initialization.InitializationError as error:
-    raise command_line.CommandError(str(error)) from error
-  except RuntimeError as error:
-    if not str(error).startswith(_LOSS_ERROR):
-      raise
-    raise command_line.CommandError(_loss_message(runner, watch, flags.model_dir)) from error
-  except (tf.errors.InvalidArgumentError, tf.errors.DataLossError) as error:
-    problem = input_checks.problem_of_all_records(params.task, flags.mode)
-    if not problem:
-      raise
-    raise command_line.CommandError(problem) from error
-  except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
-    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
-      raise
-    raise command_line.CommandError(
-        'another worker has ended or cannot be reached: start all workers again, with the same '
-        f'--model_dir, to go on from its last checkpoint ({str(error).splitlines()[0]}).'
-    ) from error
+    try:
+      runner.run()
+    except RuntimeError as error:
+      if not str(error).startswith(_LOSS_ERROR):
+        raise
+      raise command_line.CommandError(_loss_message(runner, watch, flags.model_dir)) from error
   train_utils.save_gin_config(flags.mode, runner.model_dir)
 
 
@@ -178,7 +195,9 @@ def _loss_message(runner: _Runner, watch: _LossWatch, model_dir: str) -> str:
   step, names = _last_images(runner)
   checkpoint = tf.train.latest_checkpoint(model_dir)
   kept = f'the checkpoint of before is {checkpoint}' if checkpoint else 'no checkpoint was written'
-  images = f' of the images {", ".join(names)}' if names else ''
+  images = f' of the images {", ".join(names[:_NAMED])}' if names else ''
+  if len(names) > _NAMED:
+    images += f' and {len(names) - _NAMED} more'
   return (f'the training loss is {watch.loss:g} at step {step}{images}, with learning rate '
           f'{watch.learning_rate:g}; {kept}. Try a tenth of the learning rate, a longer warm-up or '
           'trainer.optimizer_config.optimizer.*.clipnorm, runtime.mixed_precision_dtype=float32, '

@@ -176,6 +176,8 @@ def check_task(task: Any, mode: str) -> None:
   Raises:
     CommandError: names the field and what is wrong with its files.
   """
+  if 'eval' in mode and _is_detection(task):
+    _check_truth_of_masks(task)
   for split in _splits(task, mode):
     files = _check_split(task, split)
     if (split == 'validation_data' and _is_detection(task)
@@ -184,6 +186,15 @@ def check_task(task: Any, mode: str) -> None:
       _check_unique(ids, _field(split))
       if task.annotation_file:
         check_annotations(task.annotation_file, [identifier for identifier, _ in ids])
+
+
+def _check_truth_of_masks(task: Any) -> None:
+  """Checks that masks are evaluated against a file; Model Garden cannot read them otherwise."""
+  if (getattr(task.model, 'include_mask', False) and not task.annotation_file
+      and getattr(task, 'use_coco_metrics', True)):
+    raise command_line.CommandError(
+        'task.annotation_file is null, but masks can be evaluated only against a COCO annotation '
+        'file: give the JSON that convert_dataset wrote beside the records.')
 
 
 def _splits(task: Any, mode: str) -> list[str]:

@@ -84,6 +84,7 @@ def test_nothing_runs_before_the_strategy(tmp_path):
   code = """
 import sys
 from absl import flags
+import gin
 from official.common import distribute_utils
 from tensorflow.python.eager import context
 from official_ext import train
@@ -107,6 +108,7 @@ for kind in ('tpu', 'parameter_server', 'multi_worker_mirrored'):
     train.main([])
   except Reached as reached:
     print(*reached.args)
+  gin.clear_config()
 """
   done = subprocess.run([sys.executable, '-c', code, records], env=ENVIRONMENT, capture_output=True,
                         text=True, check=False)

@@ -110,6 +110,8 @@ def test_records_that_a_task_cannot_use_are_found_at_the_start(tmp_path):
     input_checks.check_task(detection_task(good, text), 'train_and_eval')
   with fails('train_data.input_path: good record 1 cat.png: record has no masks'):
     input_checks.check_task(detection_task(good, good, include_mask=True), 'train')
+  with fails('annotation_file is null, but masks'):
+    input_checks.check_task(detection_task(good, good, include_mask=True), 'eval')
   twice = write_records(tmp_path / 'twice', [3, 4, 3])
   input_checks.check_task(detection_task(twice, good), 'train_and_eval')
   with fails('validation_data.input_path: twice record 3 cat.png: image id is there twice'):
