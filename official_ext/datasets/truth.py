@@ -98,7 +98,7 @@ class Truth:
   def _complete(self, annotation: Entry, image: annotations_lib.ListedImage) -> Entry | None:
     """Returns an annotation with all fields that evaluation reads, or None if it has no box."""
     number = self.categories.record_id(annotation.get('category_id'), 'val')
-    box = normal_values.box(annotation.get('bbox')) or _box_of_mask(annotation, image)
+    box = _box(annotation, image)
     where = f'annotation {annotation.get("id")}'
     if number is None:
       self.findings.add('val', 'dropped', 'category is unknown', image.file_name, where)
@@ -145,23 +145,21 @@ class Truth:
     """Returns annotation id -> run lengths, or None if an annotation has no mask."""
     encoded = {}
     for image in self.images:
-      width, height = _size(image)
       for annotation in self.annotations[image.original_id]:
         try:
-          mask = masks.decode_mask(annotation['segmentation'], height, width)
+          mask = _decode(annotation['segmentation'], image)
         except findings_lib.UnusableError:
           return None
         encoded[annotation['id']] = mask_lib.encode(np.asfortranarray(mask))
     return encoded
 
 
-def _box_of_mask(annotation: Entry, image: annotations_lib.ListedImage) -> list[float] | None:
-  """Returns the box around the mask of an annotation without a box; None if it has none."""
-  if annotation.get('bbox'):
-    return None
-  width, height = _size(image)
+def _box(annotation: Entry, image: annotations_lib.ListedImage) -> list[float] | None:
+  """Returns the box of an annotation, or that around its mask; None if it has none."""
   try:
-    mask = masks.decode_mask(annotation.get('segmentation'), height, width)
+    if annotation.get('bbox'):
+      return annotations_lib.read_box(annotation['bbox'])[0]
+    mask = _decode(annotation.get('segmentation'), image)
   except findings_lib.UnusableError:
     return None
   return [float(value) for value in masks.tight_box(mask)] if mask.any() else None
@@ -171,3 +169,11 @@ def _size(image: annotations_lib.ListedImage) -> tuple[int, int]:
   """Returns width and height of an image in pixels as the file gives them; 0 if it does not."""
   width, height = (int(normal_values.positive(side) or 0) for side in image.size)
   return width, height
+
+
+def _decode(segmentation: Any, image: annotations_lib.ListedImage) -> np.ndarray:
+  """Returns a mask, uint8 `[height, width]`; raises UnusableError if there is none."""
+  width, height = _size(image)
+  if not width or not height:
+    raise findings_lib.UnusableError('image has no size')
+  return masks.decode_mask(segmentation, height, width)
