@@ -1,7 +1,8 @@
 """The main job: from a folder of images to a trained, evaluated, exported dynamic detector.
 
 Every step is one of the package's commands and is printed before it runs, so that it can be
-repeated alone.  What is wrong with the data ends the run before the training.  All steps take eight to thirteen minutes on two cores.
+repeated alone.  What is wrong with the data ends the run before the training.
+All steps take eight to thirteen minutes on two cores.
 """
 import argparse
 import contextlib

@@ -49,7 +49,8 @@ def test_folders_of_earlier_versions_say_no_original_ids(tmp_path):
 ODD_NAMES = (
     'with space', "John's", '"quoted"', 'data[v2]', '[', ']', '[!a]', 'a,b', 'a,,b,', 'no#1',
     'Pr\u00fcfung', 'Pru\u0308fung', '\u65e5\u672c', 'a{b}', 'q?', 'x*y', 'c: d', '100% done',
-    'back\\slash', '\\', 'x\\*', ' ends ', '- dash', '~', '$HOME', 'null', '&a', '!tag', 'tab\there')
+    'back\\slash', '\\', 'x\\*', ' ends ', '- dash', '~',
+    '$HOME', 'null', '&a', '!tag', 'tab\there')
 
 
 def test_overrides_name_only_the_files_of_their_folder_whatever_its_name(tmp_path):
