@@ -30,7 +30,7 @@ NAMES = ('{}', 'a b {}', "o'neil {}", '{}, 2', '{} #1', '\u00fc{}', 'u\u0308 {}'
 _WORDS = tuple(name for name in NAMES if ' ' not in name)
 _ORIENTATIONS = (5, 6, 7, 8)
 _IDS = ('whole', 'from 0', 'gaps', 'text', 'floats', 'large')
-_CATEGORIES = ('from 1', 'from 0', 'gaps', 'large')
+_CATEGORIES = ('from 1', 'from 0', 'gaps', 'large', 'text', 'floats')
 _JUNK: tuple[dict[str, Any], ...] = (
     dict(bbox=[10, 10, 0, 5]), dict(bbox=[10, 10, -5, 5]), dict(bbox=[5000, 10, 10, 10]),
     dict(bbox=[float('nan'), 1, 5, 5]), dict(bbox=[1, 1, float('inf'), 5]), dict(bbox=[1, 2, 3]),
@@ -75,7 +75,7 @@ def random_data_set(random: random_lib.Random) -> drawn_data.DataSet:
 def _category_ids(random: random_lib.Random, is_odd: bool) -> dict[str, Any]:
   kind = random.choice(_CATEGORIES if is_odd else _CATEGORIES[:3])
   numbers = {'from 1': (1, 2, 3), 'from 0': (0, 1, 2), 'gaps': (3, 17, 90),
-             'large': (74673216, 5, 2**31)}
+             'large': (74673216, 5, 2**31), 'text': ('1', '2', '3'), 'floats': (1.0, 2.0, 3.0)}
   return dict(zip(drawn_data.COLORS, numbers[kind]))
 
 
