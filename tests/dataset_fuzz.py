@@ -36,7 +36,7 @@ _JUNK: tuple[dict[str, Any], ...] = (
     dict(bbox=[float('nan'), 1, 5, 5]), dict(bbox=[1, 1, float('inf'), 5]), dict(bbox=[1, 2, 3]),
     dict(bbox=None), dict(bbox='1 2 3 4'), dict(bbox=[1e308, 1e308, 1e308, 1e308]),
     dict(bbox=[[1, 2], [3, 4]]), dict(bbox={}), dict(category_id=999), dict(category_id=None),
-    dict(image_id=987654), dict(image_id=None), dict())
+    dict(image_id=987654), dict(image_id=None), dict(), dict(bbox=[10**400, 1, 1, 1]))
 
 
 def random_data_set(random: random_lib.Random) -> drawn_data.DataSet:
@@ -119,6 +119,9 @@ def _random_image(random: random_lib.Random, data: drawn_data.DataSet, number: i
   if random.random() < 0.15:
     image.damage = random.choice(sorted(drawn_data.DAMAGES))
     data.oddities.add(f'{token} {image.damage}')
+  elif has_sizes and random.random() < 0.08:
+    image.scale = random.choice((0.5, 2, 4))
+    data.oddities.add(f'{token} scaled')
   return image
 
 
@@ -131,9 +134,14 @@ def _disturb_entries(random: random_lib.Random, data: drawn_data.DataSet) -> Non
                       for _ in range(random.randint(1, 2))]
         data.oddities.add(f'{image.token} junk')
     if len(images) > 1 and random.random() < 0.08:
-      first = random.choice(images)
-      images.append(first)
-      data.oddities.add(f'{first.token} twice')
+      first, second = random.sample(images, 2)
+      if random.random() < 0.5:
+        second.extra = dict(second.extra, id=first.extra.get('id', 1))
+        first.extra = dict(first.extra, id=second.extra['id'])
+        data.oddities.add(f'{first.token} {second.token} one id')
+      else:
+        images.append(first)
+        data.oddities.add(f'{first.token} twice')
 
 
 # To trace the decoder takes longer than all else, so that all checks of a process share one.
