@@ -1,12 +1,12 @@
-"""Images of records become files that predict finds under the ids of their annotations."""
+"""Images of records become files, and annotations name them."""
 import json
-import pathlib
 import sys
 
 import dataset_files
+import numpy as np
+from PIL import Image
 import pytest
 
-from official_ext.datasets import image_files
 from official_ext.tools import convert_dataset
 from official_ext.tools import write_images
 
@@ -33,7 +33,7 @@ def test_two_names_never_become_one_file():
       ('a.png', '../a.png', 'A.PNG', 'a'))] == ['a.png', '1/a.png', '2/A.PNG', '3/a.png']
 
 
-def test_predict_finds_every_image_with_the_bytes_of_its_record(monkeypatch, tmp_path):
+def test_every_image_has_the_bytes_of_its_record(monkeypatch, tmp_path):
   source, records, output = (tmp_path / name for name in ('in', 'records [1]', 'out'))
   names = ('a.jpg', 'sub/a.jpg', 'b.tif', '\u00fc ,1.png')
   for name in names:
@@ -46,12 +46,11 @@ def test_predict_finds_every_image_with_the_bytes_of_its_record(monkeypatch, tmp
   content = json.loads((output / 'annotations.json').read_text())
   assert content['annotations'] == json.loads(
       (records / 'annotations/train.json').read_text())['annotations']
-  images = image_files.assign_ids(
-      image_files.find([output / 'images']), output / 'annotations.json')
-  assert {number: path.relative_to(output / 'images').as_posix()
-          for number, path in images.paths.items()} == {
-              5: 'a.jpg', 6: 'sub/a.jpg', 7: 'b.tif.png', 8: '\u00fc ,1.png'}
-  assert not images.absent and not images.unknown
+  written = {image['id']: image['file_name'] for image in content['images']}
+  assert written == {5: 'a.jpg', 6: 'sub/a.jpg', 7: 'b.tif.png', 8: '\u00fc ,1.png'}
   for number in (5, 6, 8):
-    assert images.paths[number].read_bytes() == (
-        source / 'images' / pathlib.Path(names[number - 5])).read_bytes()
+    assert (output / 'images' / written[number]).read_bytes() == (
+        source / 'images' / names[number - 5]).read_bytes()
+  with (Image.open(output / 'images' / written[7]) as image,
+        Image.open(source / 'images/b.tif') as original):
+    np.testing.assert_array_equal(np.asarray(image), np.asarray(original))
