@@ -27,6 +27,7 @@ from official_ext.datasets import category_files
 from official_ext.tasks import training
 from official_ext.utils import command_line
 from official_ext.utils import experiment
+from official_ext.utils import files
 from official_ext.utils import input_checks
 
 FLAGS = flags.FLAGS
@@ -71,7 +72,8 @@ class _TimeLeft(python_logging.Filter):
 
 
 def _has_checkpoint(model_dir: str) -> bool:
-  return tf.train.latest_checkpoint(model_dir) is not None
+  return (tf.io.gfile.isdir(model_dir) and
+          tf.train.latest_checkpoint(files.plain_path(model_dir)) is not None)
 
 
 def _check_model_dir(params: Any, model_dir: str, mode: str) -> None:
@@ -132,6 +134,7 @@ def main(_) -> None:
   input_checks.check_task(params.task, FLAGS.mode)
   if 'train' in FLAGS.mode:
     category_files.save_for_training(params.task, FLAGS.model_dir)
+  FLAGS.model_dir = files.plain_path(FLAGS.model_dir)
   logging.get_absl_logger().addFilter(_TimeLeft(params.trainer.train_steps))
   training.run(FLAGS)
 

@@ -14,8 +14,12 @@ import dataclasses
 import json
 import os
 import pathlib
+from typing import Any
+
+import yaml
 
 from official_ext.utils import command_line
+from official_ext.utils import files
 
 MARKER = 'dataset.json'
 
@@ -101,12 +105,12 @@ def write(dataset: Dataset, folder: pathlib.Path, final_folder: str | os.PathLik
       ''.join(f'{number} {name}\n' for number, name in dataset.class_names.items()),
       encoding='utf-8')
   train, val = dataset.splits['train'], dataset.splits['val']
-  (folder / 'overrides.yaml').write_text(overrides(
-      'Makes an experiment use this data set',
-      {'annotation_file': quoted_path(final_folder, val.annotation_file),
-       'model': f'{{num_classes: {dataset.num_classes}}}',
-       'train_data': f'{{input_path: {quoted_path(final_folder, train.file_pattern)}}}',
-       'validation_data': f'{{input_path: {quoted_path(final_folder, val.file_pattern)}}}'}))
+  text = overrides('Makes an experiment use this data set', {
+      'annotation_file': os.path.join(os.path.abspath(final_folder), val.annotation_file),
+      'model': {'num_classes': dataset.num_classes},
+      'train_data': {'input_path': path_pattern(final_folder, train.file_pattern)},
+      'validation_data': {'input_path': path_pattern(final_folder, val.file_pattern)}})
+  (folder / 'overrides.yaml').write_text(text, encoding='utf-8')
   _add_class_comments(dataset, folder / 'overrides.yaml')
 
 
@@ -116,20 +120,29 @@ def _add_class_comments(dataset: Dataset, path: pathlib.Path) -> None:
     file.write('# Classes of the network, and their category ids in the data set:\n')
     for number, name in dataset.class_names.items():
       original = json.dumps(dataset.original_ids.get(number, number))
-      file.write(f'#   {number} {name}, category id {original}\n')
+      # Whatever is not printable would end the comment, or the YAML.
+      shown = ''.join(letter if letter.isprintable() else ' ' for letter in name)
+      file.write(f'#   {number} {shown}, category id {original}\n')
 
 
-def quoted_path(folder: str | os.PathLike, name: str) -> str:
-  """Returns the path of a file in a folder as a YAML string."""
-  return f"'{os.fspath(folder)}/{name}'"
+def path_pattern(folder: str | os.PathLike, file_pattern: str) -> str:
+  """Returns the pattern of files in a folder, for a field such as `input_path`.
+
+  Args:
+    folder: the folder.  The pattern has its absolute path, so that it holds from everywhere, and
+      matches no other folder, whatever characters the path has.
+    file_pattern: pattern of the names of the files.
+  """
+  return os.path.join(files.escape_pattern(os.path.abspath(folder)), file_pattern)
 
 
-def overrides(purpose: str, task_fields: Mapping[str, str]) -> str:
+def overrides(purpose: str, task_fields: Mapping[str, Any]) -> str:
   """Returns the YAML of a `--config_file` that sets fields of an experiment's task.
 
   Args:
     purpose: begins the comment in the first line.
-    task_fields: name of a field of the task -> its value as YAML.
+    task_fields: name of a field of the task -> its value, in plain types.
   """
-  return '\n'.join([f'# {purpose}: --config_file=<this file>', 'task:',
-                    *(f'  {name}: {value}' for name, value in task_fields.items())]) + '\n'
+  text = yaml.safe_dump({'task': dict(task_fields)}, sort_keys=False, allow_unicode=True,
+                        width=float('inf'))
+  return f'# {purpose}: --config_file=<this file>\n{text}'

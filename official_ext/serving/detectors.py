@@ -262,7 +262,7 @@ def _load(path: pathlib.Path) -> Any:
         f'--saved_model={path} has no file saved_model.pb: give a folder that '
         'export_saved_model wrote.')
   try:
-    return tf.saved_model.load(str(path))
+    return tf.saved_model.load(files.plain_path(path))
   except (OSError, tf.errors.OpError, ValueError) as error:
     text = str(error).strip().splitlines()[0]
     raise command_line.CommandError(

@@ -128,13 +128,13 @@ def save(module: Any, export_dir: files.PathLike, input_type: str, image_size: S
     with tempfile.TemporaryDirectory() as folder:
       if categories:
         exported.categories = tf.saved_model.Asset(category_files.write(categories, folder))
-      tf.saved_model.save(exported, str(export_dir), signatures=signatures)
+      tf.saved_model.save(exported, files.plain_path(export_dir), signatures=signatures)
   except tf.errors.OpError as error:
     text = str(error).strip().splitlines()[0]
     raise command_line.CommandError(
         f'the SavedModel could not be written ({text}): free some space or choose a folder on '
         'another disk.') from error
-  saved = tf.saved_model.load(str(export_dir)).signatures['serving_default']
+  saved = tf.saved_model.load(files.plain_path(export_dir)).signatures['serving_default']
   differences: dict[str, float] = {}
   for images in example_batches(image_size, batch_size or 2):
     inputs = input_types.encode(images, input_type)

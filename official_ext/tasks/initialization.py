@@ -1,11 +1,13 @@
 """Starting a detector from a checkpoint: whole modules, with a report of what was loaded."""
 from collections.abc import Mapping, Sequence
+import os
 from typing import Any
 
 from absl import logging
 import tensorflow as tf
 
 from official_ext.modeling.layers import routed
+from official_ext.utils import files
 
 
 class InitializationError(ValueError):
@@ -34,7 +36,8 @@ def load(items: Mapping[str, Any], path: str, modules: str | Sequence[str]) -> N
   if not set(names) <= set(items):
     raise InitializationError(f'task.init_checkpoint_modules is {modules}; allowed are `all` and '
                               f'any of {sorted(items)}.')
-  checkpoint = (tf.train.latest_checkpoint(path) if tf.io.gfile.isdir(path) else path) or path
+  plain = files.plain_path(path) if os.path.exists(os.path.dirname(path)) else path
+  checkpoint = (tf.train.latest_checkpoint(plain) if tf.io.gfile.isdir(path) else plain) or plain
   try:
     num_missing = _read({name: items[name] for name in names}, checkpoint)
   except (AssertionError, ValueError, tf.errors.OpError) as error:

@@ -82,7 +82,8 @@ def _folder_sources(folder: pathlib.Path) -> list[record_checks.Source]:
   dataset = record_folder.read(folder, alternative=', or use --input_path')
   return [
       record_checks.Source(
-          name, input_checks.matching_files(str(folder / split.file_pattern), '--data'),
+          name, input_checks.matching_files(
+              record_folder.path_pattern(folder, split.file_pattern), '--data'),
           dataset.num_classes, dataset.class_names,
           readers.load_annotations(folder / split.annotation_file))
       for name, split in dataset.splits.items()]

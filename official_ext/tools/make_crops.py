@@ -138,11 +138,10 @@ def _write_split(name: str, records: Sequence[str], labels: Mapping[int, int],
 def _overrides(output_dir: str, num_classes: int, num_train: int) -> str:
   """Returns the YAML that makes a classification experiment use the crops."""
   text = record_folder.overrides('Makes a classification experiment use these crops', {
-      'model': f'{{num_classes: {num_classes}}}',
-      'evaluation': f'{{top_k: {min(5, num_classes)}}}',
-      'train_data': f'{{input_path: {record_folder.quoted_path(output_dir, "train-*.tfrecord")}}}',
-      'validation_data':
-          f'{{input_path: {record_folder.quoted_path(output_dir, "val-*.tfrecord")}}}'})
+      'model': {'num_classes': num_classes},
+      'evaluation': {'top_k': min(5, num_classes)},
+      'train_data': {'input_path': record_folder.path_pattern(output_dir, 'train-*.tfrecord')},
+      'validation_data': {'input_path': record_folder.path_pattern(output_dir, 'val-*.tfrecord')}})
   return f'{text}# Images to train on: {num_train}.\n'
 
 
@@ -159,7 +158,7 @@ def main() -> None:
                            folder, args)
         for name, split in dataset.splits.items()}
     (folder / 'overrides.yaml').write_text(
-        _overrides(args.output_dir, len(class_ids), sum(counts['train'])))
+        _overrides(args.output_dir, len(class_ids), sum(counts['train'])), encoding='utf-8')
     (folder / _MARKER).write_text(json.dumps(
         {'class_names': [dataset.class_names[class_id] for class_id in class_ids],
          'counts': counts}, indent=2))

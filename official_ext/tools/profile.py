@@ -97,13 +97,14 @@ def build_model(params: Any, checkpoint_path: str | None) -> Any:
 def _encoded_images(data: str) -> tuple[Iterator[tuple[str, bytes]], int]:
   """Returns names and contents of the images of a folder or glob, and how many there are."""
   from official_ext.datasets import image_files
+  from official_ext.datasets import record_folder
   from official_ext.utils import input_checks
   import tensorflow as tf
   folder = pathlib.Path(data)
   if folder.is_dir():
     found = sorted(
         str(path) for path in folder.iterdir() if path.suffix.lower() in image_files.SUFFIXES)
-    data = str(folder / '*.tfrecord*')
+    data = record_folder.path_pattern(folder, '*.tfrecord*')
   else:
     found = [path for path in input_checks.matching_files(data, '--data')
              if path.lower().endswith(image_files.SUFFIXES)]

@@ -24,12 +24,12 @@ def find(path: files.PathLike, flag: str = '--checkpoint_path') -> str:
   """
   path = os.fspath(path)
   if os.path.isdir(path):
-    checkpoint = tf.train.latest_checkpoint(path)
-    if checkpoint is None:
+    latest = tf.train.latest_checkpoint(files.plain_path(path))
+    if latest is None:
       raise command_line.CommandError(
           f'{flag}={path} is a folder without a checkpoint: give the --model_dir of a training, '
           'or a checkpoint such as ckpt-400.')
-    return checkpoint
+    return os.path.join(path, os.path.basename(latest))
   checkpoint = path.removesuffix('.index')
   if not os.path.isfile(checkpoint + '.index'):
     raise command_line.CommandError(
@@ -53,11 +53,12 @@ def restore(model: tf_keras.Model, path: files.PathLike, flag: str = '--checkpoi
     CommandError: there is no checkpoint, it is damaged, or it is of another model.
   """
   checkpoint = find(path, flag)
+  plain = files.plain_path(checkpoint)
   root = tf.train.Checkpoint(model=model)
   try:
-    problems = _misfits(root, checkpoint)
+    problems = _misfits(root, plain)
     if not problems:
-      root.read(checkpoint).assert_existing_objects_matched().expect_partial()
+      root.read(plain).assert_existing_objects_matched().expect_partial()
   except (tf.errors.OpError, ValueError, IndexError) as error:
     text = str(error).strip().splitlines()[0]
     raise command_line.CommandError(

@@ -5,19 +5,28 @@ SIGTERM leaves nothing behind.  A process that cannot clean up, because of SIGKI
 leaves its temporary file.  The next write of the same path removes it if the process that its
 name says is gone, and puts back a folder that was only moved aside.
 """
+import atexit
 from collections.abc import Iterator
 import contextlib
+import functools
 import os
 import pathlib
+import re
 import secrets
 import shutil
 import socket
+import tempfile
 
 from official_ext.utils import command_line
 
 PathLike = str | os.PathLike[str]
 
 _ASIDE = 'replaced'
+
+# How a pattern of TensorFlow spells a character that has a meaning in patterns.  Model Garden
+# splits its patterns at commas, so a class that leaves out all other printable ASCII stands for
+# a comma.
+_ESCAPES = {'[': '[[]', '*': '[*]', '?': '[?]', '\\': '\\\\', ',': '[! -+--~]'}
 
 
 @contextlib.contextmanager
@@ -144,6 +153,49 @@ def check_own_output(path: PathLike, marker: str, flag: str = '--output_dir') ->
     raise command_line.CommandError(
         f'{flag}={path} exists and was not written by this command, which would replace it as a '
         'whole: give a new folder.')
+
+
+def escape_pattern(path: PathLike) -> str:
+  """Returns a pattern that matches only this path, for TensorFlow and for Model Garden's fields.
+
+  Args:
+    path: path of a folder or a file; a name that follows it may be a pattern.
+  """
+  return ''.join(_ESCAPES.get(character, character) for character in os.fspath(path))
+
+
+def plain_path(path: PathLike) -> str:
+  """Returns a path of the same place that TensorFlow does not take for a pattern.
+
+  TensorFlow looks for checkpoints and variables of SavedModels by patterns: it does not find them
+  in a folder such as `data[v2]`, and in `x*y` also removes old checkpoints of the folder `xzy`.
+  The path of such a place leads through a link in a temporary folder, which exists until the
+  process ends.
+
+  Args:
+    path: a folder, or a file in a folder.  The folders of the path with `[`, `*`, `?` or a
+      backslash in their names are made if they are missing.  A URL is returned as it is.
+  """
+  path = os.fspath(path)
+  if '://' in path:
+    return path
+  parts = pathlib.Path(os.path.abspath(path)).parts
+  odd = [number for number, part in enumerate(parts) if re.search(r'[\[*?\\]', part)]
+  if not odd:
+    return path
+  folder = pathlib.Path(*parts[:odd[-1] + 1])
+  folder.mkdir(parents=True, exist_ok=True)
+  return os.path.join(_link(folder), *parts[len(folder.parts):])
+
+
+@functools.cache
+def _link(folder: pathlib.Path) -> str:
+  """Makes a link to a folder in a temporary folder that is removed when the process ends."""
+  place = tempfile.mkdtemp(prefix='official_ext-')
+  atexit.register(shutil.rmtree, place, ignore_errors=True)
+  link = os.path.join(place, 'link')
+  os.symlink(folder, link, target_is_directory=True)
+  return link
 
 
 def _check_replaceable(path: pathlib.Path) -> None:

@@ -24,21 +24,28 @@ _LOOKED_AT = 1000
 
 
 def matching_files(pattern: str, field: str) -> list[str]:
-  """Returns the files that match a pattern.
+  """Returns the files that match a pattern, as Model Garden's input reader finds them.
 
   Args:
-    pattern: one or more globs with commas between them.
+    pattern: one or more names or globs with commas between them.
     field: name of the config field or flag that gave the pattern, for the error message.
 
   Raises:
     CommandError: no file matches.
   """
-  files = sorted(file for part in pattern.split(',') for file in tf.io.gfile.glob(part.strip()))
+  files: list[str] = []
+  for part in filter(None, map(str.strip, pattern.split(','))):
+    # A name without these two is no pattern for Model Garden, whatever else it has.
+    is_glob = '*' in part or '?' in part
+    files += tf.io.gfile.glob(part) if is_glob else filter(tf.io.gfile.exists, [part])
   if not files:
+    odd = sorted(set(pattern) & set('[],\\'))
+    advice = (f' A {" or ".join(odd)} has a meaning in patterns: where it belongs to the name of a '
+              'folder, write it as overrides.yaml of convert_dataset does.' if odd else '')
     raise command_line.CommandError(
         f'{field} is {pattern!r}, which matches no file: convert the data first '
-        '(python -m official_ext.tools.convert_dataset --help) or change the field.')
-  return files
+        f'(python -m official_ext.tools.convert_dataset --help) or change the field.{advice}')
+  return sorted(files)
 
 
 def check_records(pattern: str, field: str) -> list[str]:

@@ -4,6 +4,7 @@ import pathlib
 import re
 import sys
 
+import dataset_files
 import pytest
 
 FOLDER = pathlib.Path(__file__).resolve().parents[2] / 'benchmarks'
@@ -62,3 +63,16 @@ def test_caddet(capsys, monkeypatch, tmp_path):
   case = caddet.Case({'num_layers': 1, 'channels': [8, 8]}, (64, 64), 1)
   caddet.benchmark('tiny', case, 1, tmp_path)
   assert len(ratios(capsys)) == 5
+
+
+@pytest.mark.slow
+def test_conversion(capsys, tmp_path):
+  for split in ('train', 'val'):
+    dataset_files.write_image(tmp_path / f'images/{split}.jpg')
+    dataset_files.write_coco(
+        tmp_path, [dataset_files.coco_image(1, f'{split}.jpg')],
+        [dataset_files.coco_annotation(1, 1, [1, 2, 3, 4], iscrowd=0, area=12)], splits=[split])
+    (tmp_path / f'annotations/{split}.json').rename(
+        tmp_path / f'annotations/instances_{split}.json')
+  importlib.import_module('conversion').benchmark(tmp_path, 2, 1, False)
+  assert len(ratios(capsys)) == 3 + 2

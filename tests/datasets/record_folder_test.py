@@ -1,6 +1,9 @@
 """The description of a folder of records is read back, and damage is named."""
 import json
+import os
 
+from official.core import input_reader
+from official.modeling import hyperparams
 import pytest
 import yaml
 
@@ -41,6 +44,38 @@ def test_folders_of_earlier_versions_say_no_original_ids(tmp_path):
   del content['original_ids']
   path.write_text(json.dumps(content))
   assert record_folder.read(tmp_path).original_ids == {}
+
+
+ODD_NAMES = (
+    'with space', "John's", '"quoted"', 'data[v2]', '[', ']', '[!a]', 'a,b', 'a,,b,', 'no#1',
+    'Pr\u00fcfung', 'Pru\u0308fung', '\u65e5\u672c', 'a{b}', 'q?', 'x*y', 'c: d', '100% done',
+    'back\\slash', '\\', 'x\\*', ' ends ', '- dash', '~',
+    '$HOME', 'null', '&a', '!tag', 'tab\there')
+
+
+def test_overrides_name_only_the_files_of_their_folder_whatever_its_name(tmp_path):
+  # Folders that patterns of the odd names would match, if they were taken as patterns.
+  decoys = ('data2', 'datav', 'a', '^', 'aXb', 'a-b', 'a+b', 'a b', 'qq', 'xzy', 'backslash', 'x*')
+  for name in (*ODD_NAMES, *decoys):
+    folder = tmp_path / name / 'records'
+    folder.mkdir(parents=True)
+    (folder / 'train-00000-of-00002.tfrecord').touch()
+    record_folder.write(dataset(), folder, folder)
+  for name in ODD_NAMES:
+    folder = tmp_path / name / 'records'
+    task = hyperparams.read_yaml_to_params_dict(str(folder / 'overrides.yaml')).as_dict()['task']
+    assert task['annotation_file'] == f'{folder}/annotations/val.json'
+    assert input_reader.match_files(task['train_data']['input_path']) == [
+        f'{folder}/train-00000-of-00002.tfrecord'], name
+
+
+def test_overrides_of_a_relative_folder_hold_from_everywhere(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  record_folder.write(dataset(), tmp_path, 'runs/mine')
+  task = yaml.safe_load((tmp_path / 'overrides.yaml').read_text())['task']
+  assert task['annotation_file'] == os.path.join(os.getcwd(), 'runs/mine/annotations/val.json')
+  assert task['train_data']['input_path'] == os.path.join(
+      os.getcwd(), 'runs/mine/train-*.tfrecord')
 
 
 def test_a_folder_without_description_is_refused_with_advice(tmp_path):

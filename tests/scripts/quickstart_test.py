@@ -2,6 +2,7 @@
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -10,10 +11,20 @@ import pytest
 CHECKOUT = pathlib.Path(__file__).resolve().parents[2]
 
 
+# Blanks, quotes, and what has a meaning in shells, YAML, URLs, format strings and patterns.
+ODD_NAME = 'My "data" [v2], O\'Neil #1: 100%? *{x}* back\\slash \u00fc'
+
+
 @pytest.mark.slow
-def test_quickstart_writes_a_report_of_a_folder_of_images(sample_records, tmp_path):
-  data = sample_records.parent / 'coco'
-  output = tmp_path / 'run'
+def test_quickstart_writes_a_report_of_coco_folders_under_an_odd_name(sample_records, tmp_path):
+  """The folders of a COCO download, whose images are not where the converter's own are."""
+  coco, data = sample_records.parent / 'coco', tmp_path / ODD_NAME / 'coco'
+  for split in ('train', 'val'):
+    shutil.copytree(coco / 'images' / split, data / f'{split}2017')
+    (data / 'annotations').mkdir(exist_ok=True)
+    shutil.copy(coco / f'annotations/{split}.json',
+                data / f'annotations/instances_{split}2017.json')
+  output = tmp_path / ODD_NAME / 'run'
   result = subprocess.run(
       [sys.executable, str(CHECKOUT / 'scripts' / 'quickstart.py'), f'--data={data}',
        f'--output_dir={output}', '--train_steps=3'], cwd=tmp_path, capture_output=True, text=True,
@@ -25,7 +36,8 @@ def test_quickstart_writes_a_report_of_a_folder_of_images(sample_records, tmp_pa
   assert report['gmac_min'] <= report['gmac_mean'] <= report['gmac_max']
   assert report['gmac_fpn'] < report['gmac_inception_fpn']
   assert report['saved_model_max_abs_diff'] < 1e-3
-  assert set(report['seconds_by_step']) == {'convert', 'check', 'train', 'export', 'predict'}
+  assert set(report['seconds_by_step']) == {
+      'convert', 'check', 'images', 'train', 'export', 'predict'}
   page = (output / 'report.html').read_text()
   assert page.count('<figure>') >= 6 and 'src="data:' in page
 
@@ -36,5 +48,5 @@ def test_quickstart_refuses_a_missing_folder_in_one_sentence(tmp_path):
       cwd=tmp_path, capture_output=True, text=True,
       env={**os.environ, 'PYTHONPATH': str(CHECKOUT)}, check=False)
   assert result.returncode == 2
-  assert result.stderr.strip() == 'error: --data=nowhere: no such folder.'
+  assert result.stderr.strip() == 'error: --data=nowhere: no such file or folder.'
   assert not any(tmp_path.iterdir())

@@ -1,10 +1,13 @@
 """A checkpoint is restored completely, or an error names what does not fit."""
+import pathlib
+
 import numpy as np
 import pytest
 import tensorflow as tf, tf_keras
 
 from official_ext.utils import checkpoints
 from official_ext.utils import command_line
+from official_ext.utils import files
 
 
 def _model(units=3, extra=False):
@@ -28,11 +31,12 @@ def _save(model, folder):
       optimizer=optimizer).save(folder / 'ckpt')
 
 
+@pytest.mark.parametrize('folder', ['run', 'run [v2]', 'x*y', 'back\\slash'])
 @pytest.mark.parametrize('path', ['ckpt-1', 'ckpt-1.index', '.'])
-def test_everything_is_restored(tmp_path, path):
+def test_everything_is_restored(tmp_path, folder, path):
   saved, restored = _model(), _model()
-  checkpoint = _save(saved, tmp_path)
-  assert checkpoints.restore(restored, tmp_path / path) == checkpoint
+  _save(saved, pathlib.Path(files.plain_path(tmp_path / folder)))
+  assert checkpoints.restore(restored, tmp_path / folder / path) == f'{tmp_path / folder}/ckpt-1'
   assert len(saved.variables) == 6
   for expected, actual in zip(saved.variables, restored.variables):
     np.testing.assert_array_equal(actual, expected)

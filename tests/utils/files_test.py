@@ -204,3 +204,24 @@ def test_refuses_to_replace_where_you_stand(tmp_path, monkeypatch, inside):
         files.atomic_directory(work)):
     pass
   assert (work / 'mine').exists()
+
+
+@pytest.mark.parametrize('name', ['data[v2]', 'x*y', 'q?', 'back\\slash'])
+def test_a_plain_path_leads_to_the_same_place_until_the_process_ends(tmp_path, name):
+  folder = tmp_path / name / 'model, "A"'
+  plain = pathlib.Path(files.plain_path(folder))
+  assert not set('[*?\\') & set(str(plain))
+  plain.mkdir()
+  (plain / 'ckpt').write_text('weights')
+  assert (folder / 'ckpt').read_text() == 'weights'
+  assert files.plain_path(folder / 'ckpt') == str(plain / 'ckpt')
+  code = f'from official_ext.utils import files; print(files.plain_path({str(folder)!r}))'
+  printed = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+  link = pathlib.Path(printed.stdout.strip())
+  assert link.name == 'model, "A"' and not link.parent.parent.exists()
+  assert (folder / 'ckpt').read_text() == 'weights'
+
+
+@pytest.mark.parametrize('path', ['runs/dyfpn', "/a b/O'Neil, #1 100% {}:", 'gs://bucket/x[1]'])
+def test_a_path_that_is_no_pattern_stays_as_it_is(path):
+  assert files.plain_path(path) == path

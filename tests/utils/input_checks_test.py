@@ -2,6 +2,7 @@
 import json
 import types
 
+from official.core import input_reader
 import pytest
 import record_files
 
@@ -31,6 +32,15 @@ def test_no_file(tmp_path):
 def test_files_of_several_patterns_are_sorted(tmp_path):
   b, a = (write_records(tmp_path / name, [1]) for name in ('b.tfrecord', 'a.tfrecord'))
   assert input_checks.check_records(f'{b}, {tmp_path}/a*', 'x') == [a, b]
+
+
+def test_names_are_no_patterns_where_model_garden_takes_none(tmp_path):
+  folder = tmp_path / 'data[v2]'
+  folder.mkdir()
+  path = write_records(folder / 'a.tfrecord', [1])
+  assert input_checks.check_records(path, 'x') == input_reader.match_files(path) == [path]
+  with fails(r'matches no file.* A \[ or \] has a meaning in patterns.*overrides.yaml'):
+    input_checks.check_records(f'{folder}/*.tfrecord', 'x')
 
 
 def test_pattern_that_catches_json(tmp_path):
