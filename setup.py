@@ -36,6 +36,7 @@ setuptools.setup(
         'matplotlib',
         # 2.4 made int() of a one-element array an error, which COCO evaluation relies on.
         'numpy>=1.26,<2.4',
+        'opencv-python-headless',
         # 13 no longer encodes the masks of Model Garden's image_utils.
         'pillow<13',
         'pycocotools',

@@ -20,6 +20,7 @@ from official_ext.utils import command_line
 from official_ext.utils import timing
 from official_ext.datasets import image_files
 from official_ext.datasets import image_ids
+from official_ext.datasets import image_reading
 from official_ext.datasets import truth as truth_lib
 from official_ext.serving import detectors
 
@@ -34,8 +35,8 @@ def count_objects(images: image_ids.ImageSet, truth: truth_lib.Truth) -> dict[im
 
 def _read(path: pathlib.Path, size: list[int]) -> np.ndarray:
   """Returns an image as a batch, uint8 `[1, height, width, 3]`."""
-  with Image.open(path) as image:
-    return np.asarray(image.convert('RGB').resize(size[::-1]))[None]
+  image = Image.fromarray(image_reading.ImageReader().read(path).pixels)
+  return np.asarray(image.resize(size[::-1]))[None]
 
 
 def difference(detectors, images: list[np.ndarray]) -> float:

@@ -15,6 +15,8 @@ from official.vision.ops import preprocess_ops
 import tensorflow as tf
 
 from official_ext import registry_imports
+from official_ext.datasets import image_files
+from official_ext.datasets import image_reading
 from official_ext.modeling.decoders import ifpn
 from official_ext.ops import fixed_point
 from official_ext.utils import checkpoints
@@ -46,14 +48,12 @@ def arguments() -> argparse.Namespace:
 
 def load_images(folder: pathlib.Path, count: int, size) -> tf.Tensor:
   """Returns normalized images of one size, float32 `[count, height, width, 3]`."""
-  paths = sorted(path for path in folder.glob('*') if path.suffix in ('.jpg', '.jpeg', '.png'))
-  if not paths:
-    raise command_line.CommandError(f'--images={folder} holds no JPEG or PNG image.')
-  images = []
+  paths = image_files.find([folder])
+  reader, images = image_reading.ImageReader(), []
   for path in paths[:count]:
-    image = tf.io.decode_image(path.read_bytes(), channels=3, expand_animations=False)
+    pixels = reader.read(path).pixels
     image = preprocess_ops.normalize_image(
-        tf.cast(image, tf.float32), preprocess_ops.MEAN_RGB, preprocess_ops.STDDEV_RGB)
+        tf.cast(pixels, tf.float32), preprocess_ops.MEAN_RGB, preprocess_ops.STDDEV_RGB)
     images.append(preprocess_ops.resize_and_crop_image(image, size, size)[0])
   return tf.stack(images)
 

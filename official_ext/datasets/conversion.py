@@ -16,6 +16,8 @@ from official_ext.datasets import categories as categories_lib
 from official_ext.datasets import doubts
 from official_ext.datasets import findings as findings_lib
 from official_ext.datasets import image_files
+from official_ext.datasets import image_orientation
+from official_ext.datasets import image_reading
 from official_ext.datasets import image_sizes
 from official_ext.datasets import normal_values
 from official_ext.datasets import record_folder
@@ -36,7 +38,7 @@ class _Image(NamedTuple):
     factor: from coordinates of the annotations to those of the file.
   """
   entry: Entry
-  encoded: image_files.EncodedImage
+  encoded: image_reading.EncodedImage
   factor: float
 
   @property
@@ -55,7 +57,8 @@ class SplitConverter:
 
   def __init__(self, split: annotations_lib.Split, categories: categories_lib.Categories,
                include_masks: bool, findings: findings_lib.Findings, *,
-               keep_images_that_lost_labels: bool = False):
+               keep_images_that_lost_labels: bool = False,
+               max_pixels: int = image_files.MAX_PIXELS):
     """Initializes the converter.
 
     Args:
@@ -66,7 +69,11 @@ class SplitConverter:
       keep_images_that_lost_labels: whether an image is written though an annotation of it is
         dropped; the detector is then taught that there is nothing in its place. Annotations
         without area never count: there is nothing to lose.
+      max_pixels: largest allowed width times height of an image.
     """
+    self._reader = image_reading.ImageReader(max_pixels, self._files)
+    self._listed = {image['file_name']: image_orientation.listed(image) for image in split.images
+                    if isinstance(image.get('file_name'), str)}
     self._split = split
     self._keep_images_that_lost_labels = keep_images_that_lost_labels
     self.tally = doubts.SplitTally(split, categories)
@@ -119,18 +126,28 @@ class SplitConverter:
     path = self._split.find_image(name)
     if path is None:
       raise findings_lib.UnusableError('image file is missing')
-    encoded = image_files.read_encoded(path, listed.size)
+    read = self._reader.read(path, self._listed[name])
+    encoded = read.encode()
     width, height = encoded.size
-    if encoded.change:
-      self._add('fixed', encoded.change, name)
+    for read_change in read.changes:
+      self._add(read_change.outcome, read_change.reason, name)
     factor = image_sizes.scale(listed.size, encoded.size)
     change, detail = image_sizes.change(listed.size, encoded.size, factor)
     if change:
       self._add('fixed', change, name, detail)
-    entry = dict(id=listed.id, file_name=name, width=width, height=height)
+    entry: Entry = dict(id=listed.id, file_name=name, width=width, height=height)
     if listed.id != listed.original_id:
       entry['original_id'] = listed.original_id
+    if read.exif_orientation:
+      entry['exif_orientation'] = read.exif_orientation
     return _Image(entry, encoded, factor)
+
+  def _files(self) -> Iterator[tuple[pathlib.Path, image_orientation.Listed]]:
+    """Yields the file of each image that is there, with what the annotations say of it."""
+    for listed in self._images:
+      path = self._split.find_image(listed.file_name)
+      if path is not None:
+        yield path, self._listed[listed.file_name]
 
   def _clean_annotations(self, image: _Image, original_id: Any
                          ) -> tuple[list[Entry], list[np.ndarray], int]:

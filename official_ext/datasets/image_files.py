@@ -1,28 +1,26 @@
-"""Image files: finds them, and reads them."""
+"""Finds image files."""
+import argparse
 from collections.abc import Sequence
-import io
 import pathlib
-from typing import Any, NamedTuple
 
-import numpy as np
-from PIL import Image
-from PIL import ImageOps
-
-from official_ext.datasets import findings
+from official_ext.utils import argument_types
 from official_ext.utils import command_line
 
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.gif', '.tif', '.tiff', '.webp')
-
-_ORIENTATION = 0x0112  # EXIF tag; values of 5 and more turn the image by 90 degrees
-_ENCODINGS = {'JPEG': 'jpg', 'MPO': 'jpg', 'PNG': 'png'}  # format of Pillow -> of Model Garden
+SUFFIXES = ('.jpg', '.jpeg', '.jpe', '.jfif', '.mpo', '.png', '.bmp', '.gif', '.tif', '.tiff',
+            '.webp', '.avif', '.jp2', '.ppm', '.pgm', '.heic', '.heif')
+# The largest allowed width times height: Pillow's own limit. In memory such an image takes 0.5 GB,
+# and 2 GB as the floats that are resized.
+MAX_PIXELS = 178_956_970
+LARGEST = 2**29 - 1  # pixels that TensorFlow's decoders allow
+_HIDDEN = ('.', '__MACOSX')  # beginnings of the names that systems give to their own files
 
 
 def find(paths: Sequence[pathlib.Path]) -> list[pathlib.Path]:
   """Returns the image files of files and folders, each once.
 
   Args:
-    paths: files, which are taken whatever their suffix, and folders, which are searched for
-      files with one of `SUFFIXES`.
+    paths: files, which are taken whatever their name, and folders, which are searched for
+      files with one of `SUFFIXES`. Files and folders in them that begin with a dot are left out.
 
   Returns:
     The files in the order of `paths`, sorted within a folder.
@@ -33,9 +31,10 @@ def find(paths: Sequence[pathlib.Path]) -> list[pathlib.Path]:
   found: dict[pathlib.Path, None] = {}
   for path in paths:
     if path.is_dir():
-      inside = (file for file in path.rglob('*') if file.suffix.lower() in SUFFIXES)
-      found.update(dict.fromkeys(sorted(file for file in inside if file.is_file())))
-    elif path.is_file():
+      found.update(dict.fromkeys(sorted(
+          file for file in path.rglob('*')
+          if is_image_name(file.relative_to(path)) and not file.is_dir())))
+    elif path.exists() or path.is_symlink():  # A link to nothing is named as such when it is read.
       found[path] = None
     else:
       raise command_line.CommandError(f'--images={path}: no such file or folder.')
@@ -46,73 +45,23 @@ def find(paths: Sequence[pathlib.Path]) -> list[pathlib.Path]:
   return list(found)
 
 
-def read(path: pathlib.Path) -> np.ndarray:
-  """Reads an image without its EXIF rotation, because annotations are for the stored pixels.
-
-  Args:
-    path: the file.
-
-  Returns:
-    uint8 `[height, width, 3]`.
-  """
-  with Image.open(path) as image:
-    return np.asarray(image.convert('RGB'))
+def add_max_pixels_argument(parser: argparse.ArgumentParser) -> None:
+  """Adds `--max_pixels` to a command that reads images."""
+  parser.add_argument('--max_pixels', type=_max_pixels, default=MAX_PIXELS, metavar='N',
+                      help='largest width times height of an image; larger ones are named and '
+                      f'left out ({MAX_PIXELS})')
 
 
-class EncodedImage(NamedTuple):
-  """An image in a form that Model Garden decodes.
-
-  Attributes:
-    content: a JPEG or PNG file, 8-bit RGB or gray.
-    encoding: `jpg` or `png`.
-    size: width and height in pixels.
-    change: how it differs from the file that was read; empty if it does not.
-  """
-  content: bytes
-  encoding: str
-  size: tuple[int, int]
-  change: str
+def _max_pixels(text: str) -> int:
+  """Returns the value of `--max_pixels`."""
+  value = argument_types.positive_int(text)
+  if value > LARGEST:
+    raise argparse.ArgumentTypeError(
+        f"{value} is more than TensorFlow's decoders allow, {LARGEST}")
+  return value
 
 
-def read_encoded(path: pathlib.Path, listed_size: tuple[Any, Any] = (None, None)) -> EncodedImage:
-  """Reads an image file for a record.
-
-  Args:
-    path: the file.
-    listed_size: (width, height) in pixels of the annotations, None for what they do not give.
-      The image is turned as its EXIF data say only if the annotations are for the turned image.
-
-  Returns:
-    The image; `content` is that of the file for 8-bit RGB or gray JPEG and PNG.
-
-  Raises:
-    UnusableError: the file is not a complete image.
-  """
-  content = path.read_bytes()
-  try:
-    with Image.open(io.BytesIO(content)) as image:
-      image.load()
-      # The EXIF orientation of a photograph is applied by viewers, not by Model Garden.
-      is_turned = (image.getexif().get(_ORIENTATION, 1) >= 5 and
-                   tuple(listed_size) == image.size[::-1] != image.size)
-      if image.format in _ENCODINGS and image.mode in ('RGB', 'L') and not is_turned:
-        return EncodedImage(content, _ENCODINGS[image.format], image.size, '')
-      change = f'image was {image.format} {image.mode}: stored as PNG RGB'
-      pixels: Image.Image = image
-      if is_turned:
-        pixels, change = ImageOps.exif_transpose(image), 'image turned as its EXIF data say'
-      pixels = _to_rgb(pixels)
-  except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-    raise findings.UnusableError('image file is broken', str(error)) from error
-  encoded = io.BytesIO()
-  pixels.save(encoded, 'PNG')
-  return EncodedImage(encoded.getvalue(), 'png', pixels.size, change)
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-  """Converts to 8-bit RGB; deeper values above 255 are taken as 16-bit."""
-  if image.mode.startswith(('I', 'F')):
-    values = np.asarray(image, np.float64)
-    scaled = values / 257 if values.max() > 255 else values
-    image = Image.fromarray(np.clip(scaled, 0, 255).astype(np.uint8))
-  return image.convert('RGB')
+def is_image_name(path: pathlib.PurePath) -> bool:
+  """Returns whether a path in a folder of data is that of an image by its names alone."""
+  return (path.suffix.lower() in SUFFIXES and
+          not any(part.startswith(_HIDDEN) for part in path.parts))

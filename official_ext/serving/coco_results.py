@@ -22,21 +22,22 @@ _STATISTICS = ('ap', 'ap50', 'ap75', 'ap_small', 'ap_medium', 'ap_large')
 def original_boxes(outputs: dict[str, np.ndarray], row: int, normalized: bool) -> np.ndarray:
   """Returns boxes in pixels of the image before it was resized.
 
+  They are float32, not rounded and not clipped, exactly those that Model Garden's evaluator makes,
+  so that predictions and a training's evaluation have the same average precision. A box may
+  reach beyond the image as far as the padding of the network's input does.
+
   Args:
     outputs: outputs of a detector by name, `[batch, ...]`.
     row: index of the image in the batch.
     normalized: whether the boxes are shares of the image, not pixels of the resized image.
 
   Returns:
-    `[boxes, 4]`, `[y1, x1, y2, x2]`, clipped to the image.
+    float32 `[boxes, 4]`, `[y1, x1, y2, x2]`.
   """
-  boxes, info = outputs['detection_boxes'][row].astype(np.float64), outputs['image_info'][row]
-  size = np.tile(info[0], 2)
+  boxes, info = outputs['detection_boxes'][row].astype(np.float32), outputs['image_info'][row]
   if normalized:
-    boxes = boxes * size
-  else:
-    boxes = (boxes + np.tile(info[3], 2)) / np.tile(info[2], 2)
-  return np.clip(boxes, 0, size)
+    return boxes * np.tile(info[0], 2)
+  return (boxes + np.tile(info[3], 2)) / np.tile(info[2], 2)
 
 
 def detections(outputs: dict[str, np.ndarray], row: int, image_id: Id, normalized: bool,
@@ -57,7 +58,7 @@ def detections(outputs: dict[str, np.ndarray], row: int, image_id: Id, normalize
     found.append({
         'image_id': image_id,
         'category_id': labels.category_id(int(outputs['detection_classes'][row, index])),
-        'bbox': [round(float(value), 3) for value in (x1, y1, x2 - x1, y2 - y1)],
+        'bbox': [float(value) for value in (x1, y1, x2 - x1, y2 - y1)],
         'score': float(outputs['detection_scores'][row, index]),
     })
   return found
@@ -74,7 +75,7 @@ def add_masks(found: list[dict[str, Any]], masks: np.ndarray, height: int, width
   """
   for detection, mask in zip(found, masks):
     pasted = mask_ops.paste_instance_masks(
-        mask[None], np.array([detection['bbox']]), height, width)[0]
+        mask[None], np.array([detection['bbox']], np.float32), height, width)[0]
     encoded = mask_lib.encode(np.asfortranarray(pasted.astype(np.uint8)))
     detection['segmentation'] = {**encoded, 'counts': encoded['counts'].decode()}
 

@@ -1,13 +1,17 @@
 """Reads what `tools.predict` wrote, with the annotations of the same images."""
 import collections
+from collections.abc import Iterator
 import json
 import pathlib
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from official_ext.datasets import findings
+from official_ext.datasets import image_files
 from official_ext.datasets import image_ids
+from official_ext.datasets import image_orientation
+from official_ext.datasets import image_reading
 from official_ext.datasets import normal_values
 from official_ext.datasets import truth as truth_lib
 from official_ext.utils import command_line
@@ -62,7 +66,9 @@ class Predictions:
     self.has_truth = annotation_file is not None
     self._truth: dict[Id, list[dict[str, Any]]] = {}
     self._truth_names: dict[Id, str] = {}
-    self._listed_sizes: dict[Id, tuple[Any, Any]] = {}
+    self._listed: dict[Id, image_orientation.Listed] = {}
+    # What was predicted is not too large.
+    self._reader = image_reading.ImageReader(image_files.LARGEST, self._all_listed)
     if annotation_file is not None:
       self._add_truth(truth_lib.Truth(annotation_file), folder)
 
@@ -76,7 +82,8 @@ class Predictions:
             f'{folder} has it: predict again with this --annotation_file.')
     self._truth = truth.annotations
     self._truth_names = truth.names
-    self._listed_sizes = {image.original_id: image.size for image in truth.images}
+    self._listed = {image_id: image_orientation.listed(entry)
+                    for image_id, entry in truth.image_entries.items()}
 
   def name(self, item: dict[str, Any]) -> str:
     """Returns the class name of an annotation or a detection."""
@@ -86,7 +93,7 @@ class Predictions:
   def size(self, image_id: Id) -> tuple[float, float]:
     """Returns height and width of an image in pixels."""
     width, height = (normal_values.positive(side)
-                     for side in self._listed_sizes.get(image_id, (None, None)))
+                     for side in self._listed.get(image_id, image_orientation.NOT_LISTED).size)
     return (height, width) if height and width else self.image(image_id).shape[:2]
 
   def gates(self) -> dict[str, np.ndarray]:
@@ -104,8 +111,23 @@ class Predictions:
     return _corners([item for item in self._truth.get(image_id, []) if not item['iscrowd']])
 
   def image(self, image_id: Id) -> np.ndarray:
-    """Reads an image, uint8 `[height, width, 3]`."""
-    return np.asarray(Image.open(self._path(image_id)).convert('RGB'))
+    """Reads an image as `tools.predict` did, uint8 `[height, width, 3]`.
+
+    Raises:
+      CommandError: the image is not there any more or cannot be read.
+    """
+    path = self._path(image_id)
+    listed = self._listed.get(image_id, image_orientation.NOT_LISTED)
+    try:
+      return self._reader.read(path, listed).pixels
+    except findings.UnusableError as error:
+      raise command_line.CommandError(f'--images: {path}: {error}.') from error
+
+  def _all_listed(self) -> Iterator[tuple[pathlib.Path, image_orientation.Listed]]:
+    """Yields the file of each predicted image, with what the annotation file says of it."""
+    for image_id, listed in self._listed.items():
+      if image_id in self._files:
+        yield self._path(image_id), listed
 
   def _path(self, image_id: Id) -> pathlib.Path:
     """Returns the file of an image: where it was predicted, or below the folder of the images."""

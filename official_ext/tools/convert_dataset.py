@@ -9,6 +9,7 @@ import sys
 from official_ext.datasets import annotations
 from official_ext.datasets import categories as categories_lib
 from official_ext.datasets import findings as findings_lib
+from official_ext.datasets import image_files
 from official_ext.datasets import readers
 from official_ext.datasets import record_folder
 from official_ext.utils import command_line
@@ -27,6 +28,9 @@ Read from --input:
         image,xmin,ymin,xmax,ymax,class (pixels; a row with only image has no boxes);
         images in images/SPLIT, images or beside
 Without a val split, 20 % of the images are held out; the same ones every time.
+Images are turned as their EXIF data say, unless the sizes in the annotations are those of the
+stored pixels; 16-bit and float values are scaled to 8 bits, alpha is left out, the first page or
+frame counts. JPEG and plain PNG files are stored as they are, others as PNG.
 
 Left out and told: images whose labels cannot be trusted (two entries with one id or name, a
 file of another shape than annotated) and images of which an annotation had to be dropped.
@@ -75,6 +79,7 @@ def _parse_arguments() -> argparse.Namespace:
   parser.add_argument('--trust_boxes', action='store_true',
                       help='status 0 although boxes look like corners, y first, parts of the '
                       'image or such')
+  image_files.add_max_pixels_argument(parser)
   return parser.parse_args()
 
 
@@ -96,7 +101,7 @@ def _write_records(splits: annotations.Splits, categories: categories_lib.Catego
   written, tallies = {}, {}
   for name, split in splits.items():
     converter = conversion.SplitConverter(
-        split, categories, args.include_masks, findings,
+        split, categories, args.include_masks, findings, max_pixels=args.max_pixels,
         keep_images_that_lost_labels=args.keep_images_that_lost_labels)
     written[name] = conversion.write_split(converter, name, folder, args.num_shards)
     tallies[name] = converter.tally

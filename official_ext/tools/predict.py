@@ -1,10 +1,9 @@
 """Runs an exported detector on images: drawn boxes, COCO results, cost of every image."""
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 import csv
 import json
 import pathlib
-import time
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from PIL import Image
 from official_ext.utils import argument_types
 from official_ext.utils import command_line
 from official_ext.utils import files
+from official_ext.utils import json_list
 from official_ext.datasets import image_files
 from official_ext.datasets import image_ids
 from official_ext.datasets import truth as truth_lib
@@ -34,7 +34,9 @@ With --annotation_file, only the images that it describes are predicted, under i
 category ids; its classes are matched with the model's by name, and it may be your own file or
 the one that convert_dataset wrote.  Without it, category ids are those of the data set that was
 converted, which the SavedModel knows, and images are numbered from 1.
-Images that cannot be read are skipped and named.
+Images are read as convert_dataset reads them; EXIF orientation is applied unless the annotations
+are for the stored pixels, and boxes are in the frame of the annotation file, or else in a viewer's.
+Images that cannot be read, or in which the detector fails, are skipped and named.
 """
 _EPILOG = """\
 example:
@@ -69,34 +71,11 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument('--gates', action='store_true',
                       help='draw the decisions about each image: open gates per position, or a '
                       'route; takes about a second per picture')
+  image_files.add_max_pixels_argument(parser)
   args = parser.parse_args(arguments)
   if args.evaluate and not args.annotation_file:
     parser.error('--evaluate needs --annotation_file')
   return args
-
-
-def _batches(images: dict[image_ids.Id, pathlib.Path], size: int, skipped: dict[str, str]
-             ) -> Iterator[list[tuple[image_ids.Id, np.ndarray]]]:
-  """Yields ids and images in batches of one shape.
-
-  Args:
-    images: image id -> file.
-    size: largest number of images in a batch.
-    skipped: file -> reason; files that cannot be read are added.
-  """
-  batch: list[tuple[image_ids.Id, np.ndarray]] = []
-  for image_id, path in command_line.progress(images.items(), 'predicting', len(images)):
-    try:
-      image = image_files.read(path)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-      skipped[str(path)] = str(error)
-      continue
-    if batch and (len(batch) == size or batch[0][1].shape != image.shape):
-      yield batch
-      batch = []
-    batch.append((image_id, image))
-  if batch:
-    yield batch
 
 
 def _draw(image: np.ndarray, found: list[dict[str, Any]], labels: labels_lib.Labels,
@@ -134,52 +113,50 @@ def _draw_gates(image: np.ndarray, outputs: dict[str, np.ndarray], row: int,
 
 
 def predict(detector: Any, images: image_ids.ImageSet, labels: labels_lib.Labels,
-            args: argparse.Namespace, folder: pathlib.Path
-            ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, str]]:
+            args: argparse.Namespace, folder: pathlib.Path,
+            add: Callable[[list[dict[str, Any]]], Any]
+            ) -> tuple[list[dict[str, Any]], dict[str, str]]:
   """Runs a detector on every image that can be read, and draws.
 
   Args:
     detector: one of `serving.detectors`.
     images: the images to predict.
     labels: what classes are written as, and called.
-    args: `batch_size`, `draw`, `gates` and, for drawing, `score_threshold`.
+    args: `batch_size`, `max_pixels`, `draw`, `gates` and, for drawing, `score_threshold`.
     folder: folder to draw into.
+    add: called with the detections of each image in COCO's results format.
 
   Returns:
-    All detections in COCO's results format, an entry on cost per image, and skipped file ->
-    reason.
+    An entry on cost per image, and skipped file -> reason.
   """
+  from official_ext.datasets import image_orientation
   from official_ext.serving import coco_results
-  predictions: list[dict[str, Any]] = []
+  from official_ext.serving import image_runs
   costs: list[dict[str, Any]] = []
-  skipped: dict[str, str] = {}
   normalized = detector.description.get('normalized_boxes', False)
-  size = detector.batch_size or args.batch_size
+  listed = {number: image_orientation.listed(entry) for number, entry in images.entries.items()}
   stems = _file_stems(images.paths)
-  for batch in _batches(images.paths, size, skipped):
-    start = time.monotonic()
-    outputs = detector(np.stack([image for _, image in batch]))
-    seconds = (time.monotonic() - start) / len(batch)
-    for row, (image_id, image) in enumerate(batch):
-      found = coco_results.detections(outputs, row, image_id, normalized, labels)
-      if 'detection_masks' in outputs:
-        coco_results.add_masks(found, outputs['detection_masks'][row], *image.shape[:2])
-      predictions += found
-      path = images.paths[image_id]
-      costs.append({'image_id': image_id, 'file': str(path), 'seconds': round(seconds, 4),
-                    **coco_results.cost_entry(outputs, row)})
-      if args.draw:
-        shown = [d for d in found if d['score'] >= args.score_threshold]
-        _draw(image, shown, labels, folder / 'drawn' / f'{stems[image_id]}.jpg')
-      if args.gates:
-        _draw_gates(image, outputs, row, detector.description,
-                    folder / 'gates' / stems[image_id])
-  return predictions, costs, skipped
+  run = image_runs.ImageRun(detector, images.paths, listed, args.max_pixels)
+  for result in run.results(detector.batch_size or args.batch_size):
+    image_id, outputs, row = result.image_id, result.outputs, result.row
+    found = coco_results.detections(outputs, row, image_id, normalized, labels)
+    if 'detection_masks' in outputs:
+      coco_results.add_masks(found, outputs['detection_masks'][row], *result.image.shape[:2])
+    add(found)
+    costs.append({'image_id': image_id, 'file': str(result.path),
+                  'seconds': round(result.seconds, 4), **coco_results.cost_entry(outputs, row)})
+    if args.draw:
+      shown = [d for d in found if d['score'] >= args.score_threshold]
+      _draw(result.image, shown, labels, folder / 'drawn' / f'{stems[image_id]}.jpg')
+    if args.gates:
+      _draw_gates(result.image, outputs, row, detector.description,
+                  folder / 'gates' / stems[image_id])
+  return costs, run.skipped
 
 
 def _file_stems(paths: dict[image_ids.Id, pathlib.Path]) -> dict[image_ids.Id, str]:
-  """Returns image id -> stem of its pictures; an id that is text may not suit a file name."""
-  return {image_id: f'{path.stem}_{image_id if isinstance(image_id, int) else f"no{number}"}'
+  """Returns image id -> stem of its pictures; an id or a name may be too long for a file."""
+  return {image_id: f'{path.stem[:50]}_{image_id if isinstance(image_id, int) else f"no{number}"}'
           for number, (image_id, path) in enumerate(paths.items(), 1)}
 
 
@@ -192,7 +169,8 @@ def _write_csv(costs: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
       paths = enumerate(gate) if isinstance(gate, list) else [('', gate)]
       row.update({f'gate_{name}_{path}'.rstrip('_'): value for path, value in paths})
     rows.append(row)
-  with open(path, 'w', encoding='utf-8', newline='') as file:
+  # The names of files may have bytes that are no text.
+  with open(path, 'w', encoding='utf-8', errors='surrogateescape', newline='') as file:
     writer = csv.DictWriter(file, fieldnames=list(rows[0]))
     writer.writeheader()
     writer.writerows(rows)
@@ -202,10 +180,10 @@ def _write_json(value: Any, path: pathlib.Path) -> None:
   path.write_text(json.dumps(value, indent=1), encoding='utf-8')
 
 
-def _say_names(what: str, names: Sequence[Any]) -> None:
+def _say_names(what: str, names: Sequence[Any], separator: str = ', ') -> None:
   """Says how many names there are, and the first of them; costs.json has all."""
   if names:
-    shown = ', '.join([*map(str, names[:_NAMED]), *(['...'] if len(names) > _NAMED else [])])
+    shown = separator.join([*map(str, names[:_NAMED]), *(['...'] if len(names) > _NAMED else [])])
     command_line.say(f'{what}: {len(names)} ({shown})')
 
 
@@ -242,12 +220,19 @@ def run(images: image_ids.ImageSet, truth: truth_lib.Truth | None, args: argpars
 
   detector = detectors.SavedDetector(args.saved_model)
   labels = labels_lib.of_detector(detector, truth)
-  predictions, costs, skipped = predict(detector, images, labels, args, folder)
+  shown = 0
+  with json_list.writer(folder / _MARKER) as append:
+
+    def add(found: list[dict[str, Any]]) -> None:
+      nonlocal shown
+      shown += sum(detection['score'] >= args.score_threshold for detection in found)
+      append(found)
+
+    costs, skipped = predict(detector, images, labels, args, folder, add)
   if not costs:
     file, reason = next(iter(skipped.items()))
     raise command_line.CommandError(
-        f'no image could be read ({len(skipped)} tried), such as {file}: {reason}.')
-  _write_json(predictions, folder / _MARKER)
+        f'no image could be predicted ({len(skipped)} tried), such as {file}: {reason}.')
   _write_json({'images': costs, 'skipped': skipped, 'absent': images.absent,
                'not_in_annotation_file': [str(path) for path in images.unknown]},
               folder / 'costs.json')
@@ -255,12 +240,12 @@ def run(images: image_ids.ImageSet, truth: truth_lib.Truth | None, args: argpars
   _write_json({str(path): image_id for image_id, path in images.paths.items()},
               folder / 'images.json')
   _write_json(labels.to_json(), folder / 'categories.json')
-  _say_names('Skipped, cannot be read', list(skipped))
+  _say_names('Skipped', [f'{file}: {reason}' for file, reason in skipped.items()], '; ')
   _say_names('Left out, not in the annotation file', images.unknown)
   _say_names('In the annotation file but not there', images.absent)
   if args.evaluate and truth:
+    predictions = json.loads((folder / _MARKER).read_text(encoding='utf-8'))
     _evaluate(truth, predictions, costs, folder)
-  shown = sum(detection['score'] >= args.score_threshold for detection in predictions)
   command_line.say(f'Images: {len(costs)}; objects with a score of at least '
                    f'{args.score_threshold:g}: {shown}{_cost_summary(costs)}.')
 

@@ -5,8 +5,7 @@ no gate can save, `minimum` and `maximum` are with every gate shut and open, `me
 over --data.  The network always runs in float32.
 """
 import argparse
-from collections.abc import Iterable, Iterator, Sequence
-import io
+from collections.abc import Callable, Iterable, Iterator, Sequence
 import itertools
 import json
 import pathlib
@@ -94,49 +93,49 @@ def build_model(params: Any, checkpoint_path: str | None) -> Any:
   return detection.build_model(params, checkpoint_path)
 
 
-def _encoded_images(data: str) -> tuple[Iterator[tuple[str, bytes]], int]:
-  """Returns names and contents of the images of a folder or glob, and how many there are."""
+def _image_files(data: str) -> list[pathlib.Path]:
+  """Returns the images of a folder or glob."""
   from official_ext.datasets import image_files
+  from official_ext.utils import input_checks
+  folder = pathlib.Path(data)
+  paths = sorted(folder.iterdir()) if folder.is_dir() else map(
+      pathlib.Path, input_checks.matching_files(data, '--data'))
+  return [path for path in paths if image_files.is_image_name(pathlib.Path(path.name))]
+
+
+def _read_files(paths: Sequence[pathlib.Path]) -> Iterator[Any]:
+  from official_ext.datasets import image_reading
+  reader = image_reading.ImageReader()
+  return (_readable(str(path), reader.read, path).pixels for path in paths)
+
+
+def _read_records(data: str) -> tuple[Iterator[Any], int]:
+  """Returns the images of records, and how many there are."""
+  from official_ext.datasets import image_decoding
   from official_ext.datasets import record_folder
   from official_ext.utils import input_checks
   import tensorflow as tf
-  folder = pathlib.Path(data)
-  if folder.is_dir():
-    found = sorted(
-        str(path) for path in folder.iterdir() if path.suffix.lower() in image_files.SUFFIXES)
-    data = record_folder.path_pattern(folder, '*.tfrecord*')
-  else:
-    found = [path for path in input_checks.matching_files(data, '--data')
-             if path.lower().endswith(image_files.SUFFIXES)]
-  if found:
-    return ((path, pathlib.Path(path).read_bytes()) for path in found), len(found)
-  records = tf.data.TFRecordDataset(input_checks.check_records(data, '--data'))
+  pattern = (record_folder.path_pattern(data, '*.tfrecord*') if pathlib.Path(data).is_dir()
+             else data)
+  records = tf.data.TFRecordDataset(input_checks.check_records(pattern, '--data'))
   spec = {'image/encoded': tf.io.FixedLenFeature([], tf.string, '')}
-  total = sum(1 for _ in records)
 
-  def images():
+  def images() -> Iterator[Any]:
     for index, record in enumerate(records.as_numpy_iterator()):
-      yield f'record {index} of {data}', tf.io.parse_single_example(
-          record, spec)['image/encoded'].numpy()
+      content = tf.io.parse_single_example(record, spec)['image/encoded'].numpy()
+      yield _readable(f'record {index} of {pattern}', image_decoding.decode_record, content)
 
-  return images(), total
+  return images(), sum(1 for _ in records)
 
 
-def _decode(name: str, content: bytes) -> Any:
-  """Decodes an image file to uint8 `[height, width, 3]`."""
-  import numpy as np
-  from PIL import Image
-  import tensorflow as tf
+def _readable(name: str, read: Callable[[Any], Any], source: Any) -> Any:
+  """Returns `read(source)`; raises CommandError if that is no image that can be read."""
+  from official_ext.datasets import findings
   try:
-    return tf.io.decode_image(content, channels=3, expand_animations=False).numpy()
-  except tf.errors.InvalidArgumentError:
-    pass
-  try:  # TensorFlow cannot read TIFF and WebP, Pillow can.
-    return np.asarray(Image.open(io.BytesIO(content)).convert('RGB'))
-  except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    return read(source)
+  except findings.UnusableError as error:
     raise command_line.CommandError(
-        f'--data: {name} is no image that can be read: check_dataset lists all such files.'
-    ) from error
+        f'--data: {name}: {error}: check_dataset lists all such files.') from error
 
 
 def _decoded_images(data: str | None, size: Sequence[int]) -> tuple[Iterator[Any], int]:
@@ -144,10 +143,11 @@ def _decoded_images(data: str | None, size: Sequence[int]) -> tuple[Iterator[Any
   import numpy as np
   if not data:
     return iter([np.random.default_rng(0).integers(0, 256, [*size, 3], np.uint8)]), 1
-  encoded, total = _encoded_images(data)
+  paths = _image_files(data)
+  images, total = (_read_files(paths), len(paths)) if paths else _read_records(data)
   if not total:
     raise command_line.CommandError(f'--data={data} holds no image.')
-  return (_decode(name, content) for name, content in encoded), total
+  return images, total
 
 
 def _mean_metrics(detector: Any, images: Iterable[Any], batch_size: int) -> dict[str, float]:

@@ -63,18 +63,21 @@ def evaluate(detector: Any, images: image_ids.ImageSet, truth: truth_lib.Truth
     image.
 
   Raises:
-    CommandError: an image cannot be read, or the annotation file is of other classes.
+    CommandError: an image cannot be read, the detector fails for it, or the annotation file is of
+      other classes.
   """
   import numpy as np
 
   from official_ext.serving import coco_results
-  options = argparse.Namespace(batch_size=1, draw=False, gates=False)
+  options = argparse.Namespace(
+      batch_size=1, max_pixels=image_files.MAX_PIXELS, draw=False, gates=False)
   labels = labels_lib.of_detector(detector, truth)
-  predictions, costs, skipped = predict.predict(
-      detector, images, labels, options, pathlib.Path())
+  predictions: list[dict[str, Any]] = []
+  costs, skipped = predict.predict(
+      detector, images, labels, options, pathlib.Path(), predictions.extend)
   if skipped:
     file, reason = next(iter(skipped.items()))
-    raise command_line.CommandError(f'--images: {file} cannot be read ({reason}).')
+    raise command_line.CommandError(f'--images: {file} cannot be predicted ({reason}).')
   precision = coco_results.average_precision(truth, predictions, list(images.paths))
   gmac = [cost['multiply_adds'] / 1e9 for cost in costs]
   return {'ap': precision['ap'], 'ap50': precision['ap50'], 'gmac_mean': float(np.mean(gmac)),

@@ -1,12 +1,9 @@
-"""Image files are found once, and are read as a viewer shows them."""
-import io
+"""Image files are found once."""
+import argparse
 
-import numpy as np
-from PIL import Image
 import pytest
 
 from dataset_files import write_image
-from official_ext.datasets import findings
 from official_ext.datasets import image_files
 from official_ext.utils import command_line
 
@@ -28,45 +25,29 @@ def test_no_image_and_no_folder_are_refused(tmp_path):
     image_files.find([tmp_path])
 
 
-def test_pixels_are_read_as_stored(tmp_path):
-  write_image(tmp_path / 'a.png', mode='L')
-  pixels = image_files.read(tmp_path / 'a.png')
-  assert pixels.shape == (30, 40, 3) and pixels.dtype == np.uint8
-  stored = np.asarray(Image.open(tmp_path / 'a.png'))
-  np.testing.assert_array_equal(pixels, np.repeat(stored[..., None], 3, axis=-1))
+def test_hidden_files_and_folders_are_no_data(tmp_path):
+  for name in ('a.jpg', '._a.jpg', '.thumbnails/a.jpg', '__MACOSX/a.jpg', 'b/c.d.jpg'):
+    write_image(tmp_path / '.data' / name)
+  (tmp_path / '.data' / 'folder.jpg').mkdir()
+  (tmp_path / '.data' / 'nowhere.jpg').symlink_to('lost')
+  folder = tmp_path / '.data'
+  assert image_files.find([folder]) == [
+      folder / 'a.jpg', folder / 'b' / 'c.d.jpg', folder / 'nowhere.jpg']
+  assert image_files.find([folder / '._a.jpg']) == [folder / '._a.jpg']
 
 
-@pytest.mark.parametrize('mode, suffix, encoding, change', [
-    ('RGB', 'jpg', 'jpg', ''), ('L', 'jpg', 'jpg', ''), ('RGB', 'png', 'png', ''),
-    ('L', 'png', 'png', ''), ('P', 'png', 'png', 'image was PNG P: stored as PNG RGB'),
-    ('CMYK', 'jpg', 'png', 'image was JPEG CMYK: stored as PNG RGB'),
-    ('RGB', 'bmp', 'png', 'image was BMP RGB: stored as PNG RGB'),
-    ('P', 'gif', 'png', 'image was GIF P: stored as PNG RGB')])
-def test_what_model_garden_decodes_keeps_its_bytes(tmp_path, mode, suffix, encoding, change):
-  path = tmp_path / f'a.{suffix}'
-  write_image(path, mode=mode)
-  image = image_files.read_encoded(path)
-  assert (image.encoding, image.size, image.change) == (encoding, (40, 30), change)
-  assert (image.content == path.read_bytes()) == (not change)
-  pixels = np.asarray(Image.open(io.BytesIO(image.content)).convert('RGB'))
-  np.testing.assert_array_equal(pixels, np.asarray(Image.open(path).convert('RGB')))
+@pytest.mark.parametrize('text, value', [('1000', 1000), (str(2**29 - 1), 2**29 - 1)])
+def test_the_limit_of_pixels(text, value):
+  parser = argparse.ArgumentParser()
+  image_files.add_max_pixels_argument(parser)
+  assert parser.parse_args([]).max_pixels == image_files.MAX_PIXELS
+  assert parser.parse_args([f'--max_pixels={text}']).max_pixels == value
 
 
-def test_a_photograph_is_turned_if_its_annotations_are_for_the_turned_image(tmp_path):
-  exif = Image.Exif()
-  exif[0x0112] = 6  # viewers turn it clockwise
-  write_image(tmp_path / 'a.jpg', exif=exif)
-  turned = image_files.read_encoded(tmp_path / 'a.jpg', (30, 40))
-  assert turned.size == (30, 40) and turned.change == 'image turned as its EXIF data say'
-  expected = np.rot90(np.asarray(Image.open(tmp_path / 'a.jpg')), -1)
-  np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(turned.content))), expected)
-  for size in ((40, 30), (None, None)):
-    image = image_files.read_encoded(tmp_path / 'a.jpg', size)
-    assert image.size == (40, 30) and not image.change
-
-
-def test_a_broken_image_is_refused(tmp_path):
-  write_image(tmp_path / 'a.jpg')
-  (tmp_path / 'a.jpg').write_bytes((tmp_path / 'a.jpg').read_bytes()[:-200])
-  with pytest.raises(findings.UnusableError, match='image file is broken: '):
-    image_files.read_encoded(tmp_path / 'a.jpg')
+@pytest.mark.parametrize('text', ['0', '-1', 'many', str(2**29)])
+def test_a_limit_that_no_decoder_allows_is_refused(text, capsys):
+  parser = argparse.ArgumentParser()
+  image_files.add_max_pixels_argument(parser)
+  with pytest.raises(SystemExit):
+    parser.parse_args([f'--max_pixels={text}'])
+  assert text in capsys.readouterr().err

@@ -2,6 +2,7 @@
 import json
 
 import numpy as np
+from official.vision.evaluation import coco_utils
 from pycocotools import mask as mask_lib
 import pytest
 
@@ -23,10 +24,10 @@ def _outputs(boxes, original=(100, 200), scale=(0.5, 0.25), offset=(0, 0), **mor
       'image_info': info, **more}
 
 
-def test_boxes_are_scaled_back_and_clipped():
-  outputs = _outputs([[10, 5, 30, 40], [40, -1, 60, 64]])
+def test_boxes_are_scaled_back_and_not_clipped():
+  outputs = _outputs([[10, 5, 30, 40], [40, 0, 60, 64]])
   found = coco_results.detections(outputs, 0, 7, False, PLAIN)
-  assert [d['bbox'] for d in found] == [[20, 20, 140, 40], [0, 80, 200, 20]]
+  assert [d['bbox'] for d in found] == [[20, 20, 140, 40], [0, 80, 256, 40]]
   assert [d['category_id'] for d in found] == [1, 2]
   assert [d['image_id'] for d in found] == [7, 7]
   np.testing.assert_allclose([d['score'] for d in found], [0.9, 0.1])
@@ -38,8 +39,30 @@ def test_offsets_are_added_before_scaling():
 
 
 def test_normalized_boxes_are_shares_of_the_image():
-  found = coco_results.detections(_outputs([[0.1, 0.25, 0.5, 1.5]]), 0, 1, True, PLAIN)
+  found = coco_results.detections(_outputs([[0.1, 0.25, 0.5, 1.0]]), 0, 1, True, PLAIN)
   np.testing.assert_allclose(found[0]['bbox'], [50, 10, 150, 40], atol=1e-3)
+
+
+def test_boxes_and_masks_are_those_of_model_gardens_evaluator():
+  """Its own code turns the same outputs into COCO annotations; every digit must agree."""
+  random = np.random.default_rng(0)
+  corners = np.sort(random.uniform(0, 64, [2, 3, 2, 2]), axis=2).reshape(2, 3, 4)
+  outputs = _outputs(corners[0], scale=(0.37, 0.41))
+  outputs['detection_masks'] = random.uniform(0, 1, [1, 3, 28, 28]).astype(np.float32)
+  scale = np.tile(outputs['image_info'][:, 2:3, :], (1, 1, 2))
+  predictions = {
+      'source_id': [np.array([7])], 'image_info': [outputs['image_info']],
+      'detection_boxes': [outputs['detection_boxes'] / scale],
+      **{name: [outputs[name]] for name in (
+          'detection_masks', 'detection_classes', 'detection_scores', 'num_detections')}}
+  expected = coco_utils.convert_predictions_to_coco_annotations(predictions)
+  found = coco_results.detections(outputs, 0, 7, False, PLAIN)
+  coco_results.add_masks(found, outputs['detection_masks'][0], 100, 200)
+  assert len(found) == len(expected) == 3
+  for detection, other in zip(found, expected):
+    assert detection['bbox'] == [float(value) for value in other['bbox']]
+    assert detection['score'] == float(other['score'])
+    assert detection['segmentation']['counts'].encode() == other['segmentation']['counts']
 
 
 def test_padding_is_not_a_detection():

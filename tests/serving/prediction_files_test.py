@@ -58,8 +58,18 @@ def test_ground_truth_and_detections_are_drawn_on_the_enlarged_image(predictions
   assert (detected != 100).any()
 
 
-def test_an_image_that_is_gone_is_named(predictions):
+def test_an_image_is_shown_as_it_was_predicted(tmp_path, predictions):
+  """A photograph that is annotated as stored is not turned; one that is gone is named."""
   with pytest.raises(command_line.CommandError, match='gone/a.png was predicted and is gone'):
+    predictions.image(1)
+  exif = Image.Exif()
+  exif[0x0112] = 6
+  pixels = np.zeros([40, 60, 3], np.uint8)
+  pixels[:10] = 255
+  Image.fromarray(pixels).save(tmp_path / 'images' / 'a.png', exif=exif)
+  np.testing.assert_array_equal(predictions.image(1), pixels)
+  (tmp_path / 'images' / 'a.png').write_text('no image')
+  with pytest.raises(command_line.CommandError, match='a.png: image file is broken'):
     predictions.image(1)
 
 

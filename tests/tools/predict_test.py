@@ -1,6 +1,7 @@
 """The predict command: files, ids, boxes, costs and broken images."""
 import csv
 import json
+import os
 import pathlib
 
 from matplotlib import figure
@@ -241,13 +242,100 @@ def test_broken_images_are_skipped_and_named(tmp_path, images, saved_model, caps
   assert _boxes_by_name(written) == RECTANGLES
   assert {pathlib.Path(file).name for file in written['costs']['skipped']} == {
       'cut.png', 'text.jpg'}
-  assert 'Skipped, cannot be read: 2 (' in capsys.readouterr().out
+  said = capsys.readouterr().out
+  assert 'Skipped: 2 (' in said and 'cut.png: image file is broken: ' in said
+
+
+class _Failing(tf.Module):
+  """Detects as Model Garden does, and like it fails for an image that a resize makes empty."""
+
+  def __init__(self):
+    super().__init__()
+    self._detector = _Detector(0.5)
+    self.signature = tf.function(self._detect, input_signature=[
+        tf.TensorSpec([None, None, None, 3], tf.uint8, name='inputs')]).get_concrete_function()
+
+  def _detect(self, images):
+    size = tf.cast(tf.shape(images)[1:3], tf.float32)
+    size = tf.cast(tf.round(size * 64 / tf.reduce_max(size)), tf.int32)
+    resized = tf.image.resize(tf.cast(images, tf.float32), size)
+    with tf.control_dependencies([tf.debugging.assert_less(resized, 300.0)]):
+      black = tf.reduce_any(tf.reduce_all(images[..., 2] == 7, axis=[1, 2]))
+      with tf.control_dependencies([tf.debugging.assert_equal(black, False, 'seven')]):
+        return self._detector._detect(images)
+
+
+def test_images_for_which_the_detector_fails_are_skipped_and_named(tmp_path, images, capsys):
+  detector = _Failing()
+  tf.saved_model.save(detector, str(tmp_path / 'saved'),
+                      signatures={'serving_default': detector.signature})
+  (tmp_path / 'saved' / 'export.json').write_text(json.dumps({'input_image_size': [64, 64]}))
+  Image.new('RGB', (4000, 6)).save(images / 'a' / 'long.png')
+  Image.new('RGB', (60, 40), (0, 0, 7)).save(images / 'a' / 'seven.png')  # fails its whole batch
+  written = _run(tmp_path / 'saved', images, tmp_path / 'out', '--batch_size=8')
+  assert _boxes_by_name(written) == RECTANGLES
+  skipped = {pathlib.Path(file).name: reason
+             for file, reason in written['costs']['skipped'].items()}
+  assert set(skipped) == {'long.png', 'seven.png'}
+  assert skipped['long.png'].startswith('4000 x 6 pixels are too long: resized to 64 x 64')
+  assert skipped['seven.png'].startswith('the detector failed for 60 x 40 pixels: ')
+  assert 'long.png: 4000 x 6' in capsys.readouterr().out
+
+
+def test_photographs_are_predicted_as_their_annotations_see_them(tmp_path, saved_model):
+  """Without annotations as a viewer shows them; else in the frame of the annotation file."""
+  pixels = np.zeros([40, 60, 3], np.uint8)
+  pixels[4:10, 6:30] = 255
+  exif = Image.Exif()
+  exif[0x0112] = 6  # A viewer turns it clockwise.
+  (tmp_path / 'images').mkdir()
+  Image.fromarray(pixels).save(tmp_path / 'images' / 'photo.png', exif=exif)
+  stored, turned = (4, 6, 10, 30), (6, 30, 30, 36)
+  frames = {'viewer': (None, turned), 'stored': (dict(width=60, height=40), stored),
+            'turned': (dict(width=40, height=60), turned),
+            'converted': (dict(width=40, height=60, exif_orientation='ignored'), stored)}
+  for name, (entry, expected) in frames.items():
+    more = []
+    if entry:
+      path = tmp_path / f'{name}.json'
+      path.write_text(json.dumps({
+          'images': [dict(id=5, file_name='photo.png', **entry)], 'annotations': [],
+          'categories': [dict(id=1, name='dark'), dict(id=2, name='bright')]}))
+      more = [f'--annotation_file={path}']
+    written = _run(saved_model, tmp_path / 'images', tmp_path / f'out_{name}', *more)
+    assert _boxes_by_name(written) == {'images/photo.png': expected}, name
+    drawn, = (tmp_path / f'out_{name}' / 'drawn').glob('*.jpg')
+    size = Image.open(drawn).size
+    assert size == ((60, 40) if expected == stored else (40, 60)), name
+
+
+def test_too_large_images_are_skipped_until_the_limit_is_raised(tmp_path, images, saved_model):
+  written = _run(saved_model, images, tmp_path / 'out', '--max_pixels=2399')
+  assert set(_boxes_by_name(written)) == {'b/three.png'}
+  for reason in written['costs']['skipped'].values():
+    assert reason.startswith('image is too large: 60 x 40') and '--max_pixels' in reason
+  written = _run(saved_model, images, tmp_path / 'out', '--max_pixels=2400')
+  assert set(_boxes_by_name(written)) == set(RECTANGLES)
+
+
+def test_pictures_of_files_with_any_name_are_all_drawn(tmp_path, saved_model):
+  names = ['one/a.png', 'two/a.png', 'two/a.jpg', "it's [1], 50 % #?.png", 'ü' * 120 + '.png',
+           os.fsdecode(b'caf\xe9.png'), 'line\nbreak.png']
+  folder = tmp_path / 'images'
+  for name in names:
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    Image.new('RGB', (30, 20)).save(folder / name, format='PNG')
+  written = _run(saved_model, folder, tmp_path / 'out')
+  assert {entry['file'] for entry in written['costs']['images']} == {
+      str(folder / name) for name in names}
+  assert len(list((tmp_path / 'out' / 'drawn').glob('*.jpg'))) == len(names)
+  assert b'caf\xe9.png' in (tmp_path / 'out' / 'costs.csv').read_bytes()
 
 
 def test_no_image_that_can_be_read(tmp_path, images, saved_model):
   broken = tmp_path / 'broken.jpg'
   broken.write_text('no image', encoding='utf-8')
-  with pytest.raises(command_line.CommandError, match=r'could be read \(1 tried\).*broken.jpg'):
+  with pytest.raises(command_line.CommandError, match=r'predicted \(1 tried\).*broken.jpg'):
     _run(saved_model, broken, tmp_path / 'out')
   with pytest.raises(command_line.CommandError, match='no such file or folder'):
     _run(saved_model, tmp_path / 'nowhere', tmp_path / 'out')

@@ -167,7 +167,7 @@ def test_synthetic_image_is_always_the_same():
 def test_image_that_cannot_be_read(tmp_path):
   (tmp_path / 'broken.jpg').write_bytes(b'\xff\xd8\xff broken')
   images, _ = profile._decoded_images(str(tmp_path), (1, 1))
-  with pytest.raises(command_line.CommandError, match='broken.jpg is no image'):
+  with pytest.raises(command_line.CommandError, match='broken.jpg: image file is broken'):
     list(images)
 
 

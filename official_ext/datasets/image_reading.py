@@ -1,0 +1,175 @@
+"""Reads image files: the one way in which every command gets the pixels of an image.
+
+What training sees is decoded from a record by Model Garden; what is read here are the same pixels,
+because a record holds `ReadImage.encode()`, from which the decoder gets `ReadImage.pixels`.
+"""
+from collections.abc import Callable, Iterable
+import dataclasses
+import functools
+import pathlib
+import stat
+from typing import NamedTuple
+
+import numpy as np
+
+from official_ext.datasets import findings
+from official_ext.datasets import image_decoding
+from official_ext.datasets import image_files
+from official_ext.datasets import image_orientation
+
+_TURNED = 'image turned as its EXIF data say'
+_TURNED_BY_RULE = _TURNED + ', like {}: the annotations do not tell'
+_NOT_TURNED = 'EXIF orientation ignored: the annotations are for the stored pixels'
+_NOT_TURNED_BY_RULE = ('EXIF orientation ignored, like in most images of the annotation file: the '
+                       'annotations do not tell')
+_EXIF_MARKER = 0xe1
+_LAST_MARKERS = (0xda, 0xff)  # Pixels begin, or bytes follow that are no marker.
+
+
+class Change(NamedTuple):
+  """How the pixels differ from those in the file, for `Findings.add`.
+
+  Attributes:
+    outcome: `fixed` or `noted`.
+    reason: the same for all images that are treated alike.
+  """
+  outcome: findings.Outcome
+  reason: str
+
+
+class EncodedImage(NamedTuple):
+  """An image in a form that Model Garden decodes.
+
+  Attributes:
+    content: a JPEG or PNG file without EXIF orientation.
+    encoding: `jpg` or `png`.
+    size: (width, height) in pixels.
+  """
+  content: bytes
+  encoding: str
+  size: tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadImage:
+  """An image that was read.
+
+  Attributes:
+    pixels: uint8 `[height, width, 3]`.
+    changes: how it differs from the file.
+    exif_orientation: what was done about an EXIF orientation, for the image's entry in an
+      annotation file; None if there is none.
+    original: content and encoding of the file if Model Garden gets `pixels` from them.
+  """
+  pixels: np.ndarray
+  changes: list[Change]
+  exif_orientation: str | None
+  original: tuple[bytes, str] | None
+
+  def encode(self) -> EncodedImage:
+    """Returns the image for a record: the file's own bytes if they will do, else PNG."""
+    content, encoding = self.original or (image_decoding.encode_png(self.pixels), 'png')
+    height, width = self.pixels.shape[:2]
+    return EncodedImage(content, encoding, (width, height))
+
+
+class ImageReader:
+  """Reads the images that an annotation file lists, or any."""
+
+  def __init__(
+      self, max_pixels: int = image_files.MAX_PIXELS,
+      all_listed: Callable[[], Iterable[tuple[pathlib.Path, image_orientation.Listed]]] = tuple):
+    """Initializes the reader.
+
+    Args:
+      max_pixels: largest allowed width times height.
+      all_listed: returns all images of the annotation file, with what it says of them. Called at
+        most once, if an image has an EXIF orientation and its own entry does not tell whether it
+        is to be applied.
+    """
+    self._max_pixels = max_pixels
+    self._all_listed = all_listed
+
+  def read(self, path: pathlib.Path,
+           listed: image_orientation.Listed = image_orientation.NOT_LISTED) -> ReadImage:
+    """Reads an image.
+
+    Args:
+      path: the file.
+      listed: what the annotation file says of the image.
+
+    Returns:
+      The image, turned as `image_orientation` says.
+
+    Raises:
+      UnusableError: the file cannot be read or decoded, or the image is too large.
+    """
+    content = read_bytes(path)
+    decoded = image_decoding.decode(content, self._max_pixels)
+    changes = [Change('fixed', change) for change in decoded.changes]
+    if not decoded.encoding:
+      changes.insert(0, Change('fixed', f'image was {decoded.kind}: stored as PNG'))
+    if decoded.orientation == image_orientation.UPRIGHT:
+      original = (content, decoded.encoding) if decoded.encoding else None
+      return ReadImage(decoded.pixels, changes, None, original)
+    height, width = decoded.pixels.shape[:2]
+    is_turned, change = self._decide(
+        image_orientation.Header((width, height), decoded.orientation), listed)
+    if is_turned:
+      pixels = image_orientation.turn(decoded.pixels, decoded.orientation)
+      return ReadImage(pixels, [*changes, change], image_orientation.APPLIED, None)
+    original = (without_exif(content), 'jpg') if decoded.encoding == 'jpg' else None
+    return ReadImage(decoded.pixels, [*changes, change], image_orientation.IGNORED, original)
+
+  def _decide(self, header: image_orientation.Header, listed: image_orientation.Listed
+              ) -> tuple[bool, Change]:
+    """Returns whether to turn an image, and what to tell about it."""
+    is_turned = image_orientation.is_for_turned(header.orientation, header.size, listed)
+    if is_turned is not None:
+      return is_turned, Change('fixed', _TURNED) if is_turned else Change('noted', _NOT_TURNED)
+    if self._majority is None:
+      return True, Change('noted', _TURNED_BY_RULE.format('in a viewer'))
+    if self._majority:
+      return True, Change('noted', _TURNED_BY_RULE.format('most images of the annotation file'))
+    return False, Change('noted', _NOT_TURNED_BY_RULE)
+
+  @functools.cached_property
+  def _majority(self) -> bool | None:
+    """Whether most images that can tell are annotated as a viewer shows them."""
+
+    def answer(path: pathlib.Path, listed: image_orientation.Listed) -> bool | None:
+      try:
+        header = image_decoding.read_header(path)
+      except findings.UnusableError:
+        return None
+      if header.orientation == image_orientation.UPRIGHT:
+        return None
+      return image_orientation.is_for_turned(header.orientation, header.size, listed)
+
+    return image_orientation.majority(answer(*item) for item in self._all_listed())
+
+
+def read_bytes(path: pathlib.Path) -> bytes:
+  """Returns the content of a file; raises UnusableError, which says why, if that fails."""
+  try:
+    if not stat.S_ISREG(path.stat().st_mode):  # To read a pipe would wait forever.
+      raise findings.UnusableError('image file is a folder or no regular file')
+    return path.read_bytes()
+  except FileNotFoundError as error:
+    raise findings.UnusableError('image file is missing', 'it was removed, or is a link to '
+                                 'nothing') from error
+  except PermissionError as error:
+    raise findings.UnusableError('image file may not be read', str(error.strerror)) from error
+  except OSError as error:
+    raise findings.UnusableError('image file cannot be read', str(error.strerror)) from error
+
+
+def without_exif(jpeg: bytes) -> bytes:
+  """Returns a JPEG file without EXIF and XMP data; what follows the headers is kept."""
+  kept, start = [jpeg[:2]], 2
+  while jpeg[start:start + 1] == b'\xff' and jpeg[start + 1] not in _LAST_MARKERS:
+    end = start + 2 + int.from_bytes(jpeg[start + 2:start + 4], 'big')
+    if jpeg[start + 1] != _EXIF_MARKER:
+      kept.append(jpeg[start:end])
+    start = end
+  return b''.join([*kept, jpeg[start:]])
