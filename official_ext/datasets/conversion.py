@@ -116,11 +116,12 @@ class SplitConverter:
   def _read_image(self, listed: annotations_lib.ListedImage) -> _Image:
     """Reads an image; raises UnusableError if there is none."""
     name = listed.file_name
-    path = self._split.find_image(name)
-    if path is None:
-      raise findings_lib.UnusableError('image file is missing')
-    encoded = image_files.read_encoded(path, listed.size)
+    found = self._split.locate_image(name)
+    encoded = image_files.read_encoded(found.path, listed.size)
     width, height = encoded.size
+    if found.change:
+      self._add('fixed', found.change, name, found.name)
+      name = found.name
     if encoded.change:
       self._add('fixed', encoded.change, name)
     factor = image_sizes.scale(listed.size, encoded.size)
