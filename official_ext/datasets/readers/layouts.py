@@ -67,14 +67,17 @@ def _unknown(data: data_folder.DataFolder) -> str:
                                  for name in data.files)
   seen = ', '.join(f'{count} {suffix}' for suffix, count in suffixes.most_common(6))
   looked = '; '.join(f'{layout.name}: {layout.told_by}' for layout in LAYOUTS.values())
-  begins = ''
-  for name in data.with_suffix('.json', '.csv', '.xml', '.yaml')[:2]:
-    head = data.head(name, 200).strip()
-    begins += f' {name} begins with {head[:60]!r}.' if head else f' {name} is empty.'
+  why = ''
+  for name, suffix in (('coco', '.json'), ('csv', '.csv')):
+    if data.with_suffix(suffix):
+      try:
+        LAYOUTS[name].read(data, findings_lib.Findings())
+      except command_line.CommandError as error:
+        why += f'{error} '
   if data.outside:
-    begins += f' Links that lead out of it were not followed: {", ".join(data.outside[:3])}.'
-  return (f'--input {data.root} has no annotations of a known layout. Saw {seen}, such as '
-          f'{", ".join(data.files[:3])}.{begins} Looked for {looked}. --help shows the layouts; '
+    seen += f'; links that lead out of it are not followed: {", ".join(data.outside[:3])}'
+  return (f'{why}--input {data.root} has no annotation file of a known layout. Saw {seen}, such as '
+          f'{", ".join(data.files[:3])}. Looked for {looked}. --help shows the layouts; '
           '--format=NAME tries one and says what is wrong.')
 
 

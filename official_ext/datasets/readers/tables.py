@@ -11,7 +11,7 @@ from official_ext.utils import command_line
 
 # Names of a column, written in small letters without blanks, `_` and `-`.
 _COLUMNS = {
-    'image': 'image filename file imagename imagefile imagepath imageid path filepath',
+    'image': 'image filename imagename imagefile imagepath imageid path filepath',
     'xmin': 'xmin x1 left bboxxmin bboxleft bboxx1 xtl',
     'ymin': 'ymin y1 top bboxymin bboxtop bboxy1 ytl',
     'xmax': 'xmax x2 right bboxxmax bboxright bboxx2 xbr',

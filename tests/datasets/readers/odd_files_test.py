@@ -67,7 +67,7 @@ def test_names_in_cp1252_are_told(tmp_path):
     (TUTORIAL[0] + 'a0.png,60,40,red,4,0,5,0,24,0,17,0\n',
      r'train\.csv has no line of values; line 2 has 12 values for 8 columns: quote numbers with '
      'decimal commas, or separate values by semicolons'),
-    ('', r'train\.csv is empty'), ('a;b\n1;2\n', r"train\.csv begins with 'a;b")])
+    ('', r'train\.csv is empty'), ('a;b\n1;2\n', r'train\.csv has no column image')])
 def test_tables_that_cannot_be_read_say_why(tmp_path, text, message):
   write_table(tmp_path, text)
   with pytest.raises(command_line.CommandError, match=message):
