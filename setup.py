@@ -32,6 +32,7 @@ setuptools.setup(
     python_requires='>=3.11,<3.13',
     install_requires=[
         'absl-py',
+        'defusedxml',
         'keras-cv==0.9.*',
         'matplotlib',
         # 2.4 made int() of a one-element array an error, which COCO evaluation relies on.

@@ -12,6 +12,7 @@ import tensorflow as tf
 from official_ext.datasets import annotations as annotations_lib
 from official_ext.datasets import categories as categories_lib
 from official_ext.datasets import conversion
+from official_ext.datasets import data_folder
 from official_ext.datasets import findings as findings_lib
 from official_ext.datasets import readers
 
@@ -87,11 +88,12 @@ class Converted(NamedTuple):
 def convert(folder: pathlib.Path, include_masks: bool = False, **options) -> Converted:
   """Reads and converts a data set in memory; `options` go to `SplitConverter`."""
   findings = findings_lib.Findings()
-  splits = readers.read(folder, readers.detect_format(folder), findings)
-  categories = categories_lib.merge(splits, findings)
   records, coco = {}, {}
-  for name, split in splits.items():
-    converter = conversion.SplitConverter(split, categories, include_masks, findings, **options)
-    records[name] = decode(example.SerializeToString() for example in converter.convert())
-    coco[name] = converter.coco
+  with data_folder.open_input(folder) as data:
+    splits = readers.read(data, readers.choose(data).layout, findings)
+    categories = categories_lib.merge(splits, findings)
+    for name, split in splits.items():
+      converter = conversion.SplitConverter(split, categories, include_masks, findings, **options)
+      records[name] = decode(example.SerializeToString() for example in converter.convert())
+      coco[name] = converter.coco
   return Converted(records, coco, categories, findings.to_json())

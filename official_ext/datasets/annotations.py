@@ -10,7 +10,7 @@ import dataclasses
 import math
 import pathlib
 import posixpath
-from typing import Any
+from typing import Any, NamedTuple
 
 from official_ext.datasets import box_forms
 from official_ext.datasets import findings as findings_lib
@@ -29,6 +29,19 @@ _SAME_ID = ('image id is that of another image too: both are dropped, because th
 _RENUMBERED = 'image ids were not whole numbers: renumbered from 1'
 
 
+class FoundImage(NamedTuple):
+  """An image file that was found.
+
+  Attributes:
+    path: of the file.
+    name: of the file, relative to the data folder.
+    change: how its name differs from that in the annotations; empty if it does not.
+  """
+  path: pathlib.Path
+  name: str
+  change: str = ''
+
+
 @dataclasses.dataclass
 class Split:
   """One split of a data set as it was read, before any check.
@@ -40,6 +53,7 @@ class Split:
     annotations: COCO annotation entries.
     categories: COCO category entries.
     folders: where image files are looked for; the first folder that has a file wins.
+    found: `file_name` -> what `file_names.find_images` has found for it.
   """
   name: str
   source: str
@@ -47,11 +61,39 @@ class Split:
   annotations: list[Entry]
   categories: list[Entry]
   folders: Sequence[pathlib.Path]
+  found: dict[str, FoundImage | findings_lib.UnusableError] = dataclasses.field(
+      default_factory=dict)
 
   def find_image(self, file_name: str) -> pathlib.Path | None:
-    """Returns the path of an image file, or None if none of the folders has it."""
-    paths = (folder / file_name for folder in self.folders)
-    return next((path for path in paths if path.is_file()), None)
+    """Returns the path of an image file, None if `locate_image` finds none."""
+    try:
+      return self.locate_image(file_name).path
+    except findings_lib.UnusableError:
+      return None
+
+  def locate_image(self, file_name: str) -> FoundImage:
+    """Finds the file of an image.
+
+    Args:
+      file_name: of an entry in `images`. One that is not in `found` is looked for in `folders`
+        as it is.
+
+    Returns:
+      The file.
+
+    Raises:
+      UnusableError: there is no such file, or several fit.
+    """
+    found = self.found.get(file_name)
+    if isinstance(found, findings_lib.UnusableError):
+      raise found
+    if found:
+      return found
+    for folder in self.folders:
+      path = folder / file_name
+      if path.is_file() and path.resolve().is_relative_to(folder.resolve()):
+        return FoundImage(path, file_name)
+    raise findings_lib.UnusableError('image file is missing')
 
 
 Splits = dict[str, Split]

@@ -123,12 +123,13 @@ class SplitConverter:
   def _read_image(self, listed: annotations_lib.ListedImage) -> _Image:
     """Reads an image; raises UnusableError if there is none."""
     name = listed.file_name
-    path = self._split.find_image(name)
-    if path is None:
-      raise findings_lib.UnusableError('image file is missing')
-    read = self._reader.read(path, self._listed[name])
+    found = self._split.locate_image(name)
+    read = self._reader.read(found.path, self._listed[name])
     encoded = read.encode()
     width, height = encoded.size
+    if found.change:
+      self._add('fixed', found.change, name, found.name)
+      name = found.name
     for read_change in read.changes:
       self._add(read_change.outcome, read_change.reason, name)
     factor = image_sizes.scale(listed.size, encoded.size)

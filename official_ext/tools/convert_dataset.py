@@ -1,17 +1,20 @@
-"""Converts COCO, Pascal VOC or CSV data to TFRecords, with a report of what was found."""
+"""Converts data of a published layout to TFRecords, with a report of what was found."""
 import argparse
 from collections.abc import Mapping
 import dataclasses
 import json
 import pathlib
 import sys
+import textwrap
 
 from official_ext.datasets import annotations
 from official_ext.datasets import categories as categories_lib
+from official_ext.datasets import data_folder
 from official_ext.datasets import findings as findings_lib
 from official_ext.datasets import image_files
 from official_ext.datasets import readers
 from official_ext.datasets import record_folder
+from official_ext.utils import argument_types
 from official_ext.utils import command_line
 from official_ext.utils import files
 
@@ -19,15 +22,18 @@ _DESCRIPTION = """\
 Converts a detection data set to the TFRecords that Model Garden reads, and writes for each
 split the COCO annotation file that matches the records.
 
-Read from --input:
-  coco  annotations/*.json with train and val in their names (instances_train2017.json);
-        images in images/SPLIT, images or beside, as their file_name says
-  voc   Annotations/*.xml, JPEGImages, and ImageSets/Main/train.txt and val.txt if there;
-        coordinates are taken as they are written; objects marked difficult are kept
-  csv   train.csv and val.csv, or one file with a column split; the first line is
-        image,xmin,ymin,xmax,ymax,class (pixels; a row with only image has no boxes);
-        images in images/SPLIT, images or beside
-Without a val split, 20 % of the images are held out; the same ones every time.
+--input is a folder or a zip file with one of these layouts:
+
+{layouts}
+
+train, val (valid, validation), trainval and test are told by whole words in the names of files
+and folders. trainval is train if there is no train; test is val if there is no val.
+Without both, 20 % of the images are held out as val; the same ones every time.
+Text may be UTF-8, UTF-16 with its mark, or cp1252; tables may be separated by , ; or tabs.
+An image is found by its name, without regard to the case of letters, composed letters,
+backslashes, blanks at the ends, %20 and the first folders of an absolute path; then with another
+suffix. If several files fit, none is taken. Nothing outside of --input is read. Files that begin
+with a dot are no data.
 Images are turned as their EXIF data say, unless the sizes in the annotations are those of the
 stored pixels; 16-bit and float values are scaled to 8 bits, alpha is left out, the first page or
 frame counts. JPEG and plain PNG files are stored as they are, others as PNG.
@@ -58,15 +64,28 @@ example:
 """
 
 
+def _layouts() -> str:
+  """Returns the layouts as text for --help."""
+  return '\n'.join(f'  {layout.name}: {layout.title}\n{textwrap.indent(layout.tree, " " * 6)}'
+                   for layout in readers.LAYOUTS.values())
+
+
 def _parse_arguments() -> argparse.Namespace:
   parser = argparse.ArgumentParser(
-      prog='python -m official_ext.tools.convert_dataset', description=_DESCRIPTION,
-      epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-  parser.add_argument('--input', required=True, help='folder of the data set')
+      prog='python -m official_ext.tools.convert_dataset', epilog=_EPILOG,
+      description=_DESCRIPTION.format(layouts=_layouts()),
+      formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+  parser.add_argument('--input', required=True, help='folder or zip file of the data set')
   parser.add_argument('--output_dir', required=True,
                       help='folder to make; replaced if this command has made it')
   parser.add_argument('--format', choices=('auto', *sorted(readers.LAYOUTS)), default='auto',
                       help='layout of --input (auto: told from its files)')
+  parser.add_argument('--follow_links', action='store_true',
+                      help='follow symbolic links in --input that lead out of it')
+  parser.add_argument('--max_unpacked_gb', type=argument_types.positive_number,
+                      default=data_folder.DEFAULT_MAX_UNPACKED,
+                      help='size that a zip file may have unpacked, in 10^9 bytes '
+                      f'({data_folder.DEFAULT_MAX_UNPACKED}); TMPDIR says where it is unpacked')
   parser.add_argument('--include_masks', action='store_true',
                       help='write instance masks too; an object without one is dropped')
   parser.add_argument('--num_shards', type=int, default=4,
@@ -133,10 +152,17 @@ def convert(args: argparse.Namespace) -> bool:
   """
   files.check_own_output(args.output_dir, record_folder.MARKER)
   source = pathlib.Path(args.input)
+  with data_folder.open_input(source, args.max_unpacked_gb, args.follow_links) as data:
+    return _convert(data, source, args)
+
+
+def _convert(data: data_folder.DataFolder, source: pathlib.Path, args: argparse.Namespace) -> bool:
+  """Does what `convert` says with an opened data set; `source` is its name for people."""
   findings = findings_lib.Findings()
-  detected = readers.detect_format(source)
-  layout = detected if args.format == 'auto' else args.format
-  splits = readers.read(source, layout, findings)
+  layout, reason = (readers.choose(data) if args.format == 'auto' else
+                    readers.Choice(args.format, 'as --format says'))
+  command_line.say(f'{source}: layout {layout}, {reason}')
+  splits = readers.read(data, layout, findings)
   categories = categories_lib.merge(splits, findings)
   found = {name: dict(images=len(split.images), boxes=len(split.annotations))
            for name, split in splits.items()}
@@ -145,13 +171,13 @@ def convert(args: argparse.Namespace) -> bool:
     findings.add('all', 'noted', 'there are masks: write them with --include_masks', str(source))
   with files.atomic_directory(args.output_dir) as folder:
     dataset = _write_records(splits, categories, folder, args, findings)
-    report = dict(input=str(source), format=layout, found=found,
+    report = dict(input=str(source), format=layout, format_reason=reason, found=found,
                   written={name: dataclasses.asdict(split)
                            for name, split in dataset.splits.items()},
                   findings=findings.to_json())
     (folder / 'report.json').write_text(json.dumps(report, indent=2))
-  command_line.say(f'{source}: {layout}, {len(dataset.class_names)} classes, '
-                   f'num_classes {dataset.num_classes} with background')
+  command_line.say(f'{len(dataset.class_names)} classes, num_classes '
+                   f'{dataset.num_classes} with background')
   _say_splits(dataset, found)
   findings.say()
   command_line.say(f'written to {args.output_dir}; all findings are in report.json there')

@@ -17,10 +17,13 @@ def test_the_first_folder_that_has_a_file_wins(tmp_path):
     (tmp_path / folder).mkdir()
     (tmp_path / folder / 'both').touch()
   (tmp_path / 'b' / 'one').touch()
+  (tmp_path / 'outside').touch()
+  (tmp_path / 'a' / 'link').symlink_to(tmp_path / 'outside')
   data = split(folders=[tmp_path / 'a', tmp_path / 'b'])
   assert data.find_image('both') == tmp_path / 'a' / 'both'
   assert data.find_image('one') == tmp_path / 'b' / 'one'
-  assert data.find_image('none') is None
+  for name in ('none', '../outside', str(tmp_path / 'outside'), 'link'):
+    assert data.find_image(name) is None
 
 
 def test_of_images_that_share_a_name_or_an_id_none_is_kept():

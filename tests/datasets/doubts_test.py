@@ -10,6 +10,7 @@ from dataset_files import by_reason, coco_annotation, coco_image, write_coco, wr
 from official_ext.datasets import annotations as annotations_lib
 from official_ext.datasets import categories as categories_lib
 from official_ext.datasets import conversion
+from official_ext.datasets import data_folder
 from official_ext.datasets import doubts
 from official_ext.datasets import findings as findings_lib
 from official_ext.datasets import readers
@@ -34,7 +35,8 @@ def draw(path, size, boxes, color=RED):
 def converted(folder, allowed=None, include_masks=False, **options):
   """Converts a data set; returns its examples by split and the findings with all doubts."""
   findings = findings_lib.Findings()
-  splits = readers.read(folder, readers.detect_format(folder), findings)
+  with data_folder.open_input(folder) as data:
+    splits = readers.read(data, readers.choose(data).layout, findings)
   categories = categories_lib.merge(splits, findings)
   converters = {name: conversion.SplitConverter(split, categories, include_masks, findings,
                                                 **options) for name, split in splits.items()}

@@ -128,7 +128,8 @@ def test_flaws_of_coco_data_are_mended_or_dropped_by_name(tmp_path, monkeypatch)
       'image file is broken', 'annotation is for an image that is not listed',
       'box has no area', 'box is outside the image', 'box is not four numbers',
       'box is not finite', 'category is unknown'}
-  assert reasons['image file is missing'] == ['missing.jpg']
+  (missing,) = reasons['image file is missing']
+  assert missing.startswith('missing.jpg looked for it in the data folder, in images/train, ')
   assert reasons['image file is broken'][0].startswith('broken.jpg ')
   assert reasons['box has no area'] == ['good.jpg annotation 4']
   assert 'image id 99' in reasons['annotation is for an image that is not listed'][0]

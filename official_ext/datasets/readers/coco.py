@@ -1,21 +1,32 @@
-"""COCO layout: annotations/*.json, and images where each `file_name` says."""
+"""COCO layout: JSON files of a split each, and images where each `file_name` says."""
 import collections
 from collections.abc import Sequence
-import json
+import mmap
 import pathlib
+import posixpath
+import re
 
 from official_ext.datasets import annotations
+from official_ext.datasets import data_folder
 from official_ext.datasets import findings as findings_lib
 from official_ext.datasets.readers import interface
+from official_ext.datasets.readers import json_files
+from official_ext.datasets.readers import split_names
 from official_ext.utils import command_line
 
+_KEYS = ('images', 'annotations', 'categories')
+# The COCO download has captions and key points in the same folder as the boxes.
+_OTHER_TASKS = re.compile(r'(captions|image_info|panoptic|stuff|person_keypoints)_')
 
-def load_annotations(path: pathlib.Path, *, optional: Sequence[str] = ()
+
+def load_annotations(path: pathlib.Path, findings: findings_lib.Findings | None = None, *,
+                     optional: Sequence[str] = ()
                      ) -> dict[str, list[annotations.Entry]]:
   """Reads a COCO annotation file and checks that it has lists of images, annotations, categories.
 
   Args:
     path: the JSON file.
+    findings: told if the encoding is a guess.
     optional: of these lists, any that is missing is taken for empty.
 
   Returns:
@@ -24,11 +35,8 @@ def load_annotations(path: pathlib.Path, *, optional: Sequence[str] = ()
   Raises:
     CommandError: the file is not JSON, or not a detection file.
   """
-  try:
-    content = json.loads(path.read_text(encoding='utf-8-sig'))
-  except (OSError, ValueError) as error:
-    raise command_line.CommandError(f'{path} is not a JSON file: {error}.') from error
-  for key in ('images', 'annotations', 'categories'):
+  content = json_files.load(path, findings)
+  for key in _KEYS:
     entries = content.get(key) if isinstance(content, dict) else None
     if entries is None and isinstance(content, dict) and key in optional:
       entries = content[key] = []
@@ -38,58 +46,50 @@ def load_annotations(path: pathlib.Path, *, optional: Sequence[str] = ()
   return content
 
 
-def _json_files(folder: pathlib.Path) -> list[pathlib.Path]:
-  """Returns the annotation files of a folder, `instances*.json` only if there are any."""
-  found = sorted(folder.glob('annotations/*.json')) or sorted(folder.glob('*.json'))
-  # The COCO download has captions and key points in the same folder as the boxes.
-  instances = [path for path in found if path.name.startswith('instances')]
-  return instances or found
+def _is_coco(path: pathlib.Path) -> bool:
+  """Whether a JSON file has the key "images" and one more, at any place, in UTF-8 or UTF-16."""
+  if not path.stat().st_size:
+    return False
+  with path.open('rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+    return any(content.find(f'"{_KEYS[0]}"'.encode(code)) >= 0 and
+               any(content.find(f'"{key}"'.encode(code)) >= 0 for key in _KEYS[1:])
+               for code in ('utf-8', 'utf-16-le', 'utf-16-be'))
 
 
-def _split_name(path: pathlib.Path) -> str | None:
-  """Returns the name of a split that the name of an annotation file contains, or None."""
-  stem = path.stem.lower()
-  return next((name for name in ('train', 'val', 'test') if name in stem), None)
+def _matches(data: data_folder.DataFolder) -> list[str]:
+  """Returns the annotation files, without those of other tasks if there are files of boxes."""
+  found = [name for name in data.with_suffix('.json')
+           if name.count('/') < 4 and _is_coco(data.path(name))]
+  boxes = [name for name in found if not _OTHER_TASKS.match(posixpath.basename(name))]
+  return boxes or found
 
 
-def _annotation_files(folder: pathlib.Path, findings: findings_lib.Findings
-                      ) -> dict[str, pathlib.Path]:
-  """Returns the annotation file of each split; notes the files that belong to none."""
-  paths = _json_files(folder)
-  if not paths:
-    raise command_line.CommandError(f'--input {folder} has no annotations/*.json.')
-  by_split = collections.defaultdict(list)
-  for path in paths:
-    by_split[_split_name(path)].append(path)
-  if len(paths) == 1 and None in by_split:
-    by_split['train'] = by_split.pop(None)
-  files = {}
-  for name, candidates in by_split.items():
-    if name not in ('train', 'val'):
-      for path in candidates:
-        findings.add('all', 'noted', 'annotation file is neither train nor val: not read',
-                     str(path))
-    elif len(candidates) > 1:
-      names = ', '.join(path.name for path in candidates)
-      raise command_line.CommandError(
-          f'{candidates[0].parent} has several files for {name}: {names}; keep one.')
-    else:
-      files[name] = candidates[0]
-  return files
-
-
-def _read(folder: pathlib.Path, findings: findings_lib.Findings) -> annotations.Splits:
+def _read(data: data_folder.DataFolder, findings: findings_lib.Findings) -> annotations.Splits:
   """Reads the split of each annotation file."""
+  names = split_names.with_unread(_matches(data), data.with_suffix('.json'))
+  if not names:
+    raise command_line.CommandError(f'--input {data.root} has no annotations/*.json.')
+  by_split = collections.defaultdict(list)
+  for name in names:
+    by_split[split_names.of_path(name)].append(name)
   splits = {}
-  for name, path in _annotation_files(folder, findings).items():
-    content = load_annotations(path)
-    subset = path.stem.replace('instances_', '')
-    folders = [folder / 'images' / name, folder / 'images' / subset, folder / name,
-               folder / subset, folder / 'images', folder, path.parent]
-    splits[name] = annotations.Split(name, str(path), content['images'], content['annotations'],
-                                     content['categories'], folders)
+  for split, candidates in split_names.choose(by_split, 'annotation file', findings).items():
+    if len(candidates) > 1:
+      raise command_line.CommandError(
+          f'{data.root} has several files for {split}: {", ".join(candidates)}; keep one.')
+    path = data.path(candidates[0])
+    content = load_annotations(path, findings)
+    base = path.parent.parent if path.parent.name.lower() == 'annotations' else path.parent
+    own = path.stem.replace('instances_', '')
+    said = split_names.of_path(candidates[0])
+    folders = [*split_names.usual_folders(data, base, split, own, said), path.parent]
+    splits[split] = annotations.Split(split, data.shown(candidates[0]), content['images'],
+                                      content['annotations'], content['categories'], folders)
   return splits
 
 
-LAYOUT = interface.Layout('coco', 'annotations/*.json (COCO)',
-                          lambda folder: bool(_json_files(folder)), _read)
+LAYOUT = interface.Layout('coco', 'COCO, Roboflow COCO, CVAT COCO',
+                          'JSON files with images, annotations and categories', """\
+annotations/instances_train2017.json   or  train/_annotations.coco.json
+annotations/instances_val2017.json         train/*.jpg
+train2017/*.jpg, or images/...             valid/..., test/...""", _matches, _read, rank=20)

@@ -46,7 +46,7 @@ def hold_out(split: annotations.Split) -> annotations.Split:
 
   val = annotations.Split('val', split.source, val_images,
                           list(filter(is_val, split.annotations)), split.categories,
-                          split.folders)
+                          split.folders, split.found)
   split.images = [image for image in split.images if not is_held_out(image)]
   split.annotations = [annotation for annotation in split.annotations if not is_val(annotation)]
   return val

@@ -1,9 +1,9 @@
-"""The interface of a layout reader, and helpers that several readers use."""
-from collections.abc import Callable, Iterable
+"""The interface of a layout reader: what a person writes to add a layout in one file."""
+from collections.abc import Callable, Sequence
 import dataclasses
-import pathlib
 
 from official_ext.datasets import annotations
+from official_ext.datasets import data_folder
 from official_ext.datasets import findings as findings_lib
 
 
@@ -11,21 +11,26 @@ from official_ext.datasets import findings as findings_lib
 class Layout:
   """A way in which a data set lies in its folder.
 
-  To add a layout, define one in a file of its own and list it in `layouts.LAYOUTS`.
+  To add a layout, write a file in this folder that defines `LAYOUT`; nothing else is edited, the
+  folder is scanned. `voc.py` is an example.
 
   Attributes:
     name: the value of `--format`.
-    expected: the files that tell the layout, for messages.
-    matches: called with the folder; returns whether the folder has this layout.
-    read: called with the folder and `Findings`; returns the splits as they are, and raises
+    title: who writes it, in a few words.
+    told_by: the files that tell the layout, in a few words.
+    tree: the same as a small tree, as `--help` shows it.
+    matches: called with the data set; returns the files that tell the layout, none if it is
+      another one.
+    read: called with the data set and `Findings`; returns the splits as they are, and raises
       `CommandError` if an annotation file is missing or cannot be understood.
+    rank: where several layouts match, the one of the lowest rank is taken.
+    has_images: whether the files that tell the layout hold the images as well.
   """
   name: str
-  expected: str
-  matches: Callable[[pathlib.Path], bool]
-  read: Callable[[pathlib.Path, findings_lib.Findings], annotations.Splits]
-
-
-def number_categories(names: Iterable[str]) -> list[annotations.Entry]:
-  """Returns COCO category entries for class names: the sorted names, numbered from 1."""
-  return [dict(id=number, name=name) for number, name in enumerate(sorted(names), 1)]
+  title: str
+  told_by: str
+  tree: str
+  matches: Callable[[data_folder.DataFolder], Sequence[str]]
+  read: Callable[[data_folder.DataFolder, findings_lib.Findings], annotations.Splits]
+  rank: int
+  has_images: bool = False

@@ -4,11 +4,12 @@ import json
 import pytest
 
 from dataset_files import by_reason, coco_annotation, coco_image
-from official_ext.datasets import findings as findings_lib
+from layout_files import read
 from official_ext.datasets import readers
 from official_ext.utils import command_line
 
-CONTENT = dict(images=[coco_image(1, 'a.jpg')], annotations=[coco_annotation(1, 1, [1, 1, 2, 2])],
+CONTENT = dict(images=[coco_image(1, 'a.jpg'), coco_image(2, 'b.jpg')],
+               annotations=[coco_annotation(1, 1, [1, 1, 2, 2])],
                categories=[dict(id=1, name='cat')])
 
 
@@ -19,15 +20,10 @@ def write(folder, *names, content=CONTENT):
     path.write_text(json.dumps(content))
 
 
-def read(folder):
-  findings = findings_lib.Findings()
-  return readers.LAYOUTS['coco'].read(folder, findings), findings.to_json()
-
-
 def test_instances_are_preferred_to_captions(tmp_path):
   write(tmp_path, *(f'annotations/{kind}_{split}2017.json'
                     for kind in ('captions', 'instances') for split in ('train', 'val')))
-  splits, findings = read(tmp_path)
+  _, splits, findings = read(tmp_path)
   assert {name: split.source for name, split in splits.items()} == {
       split: str(tmp_path / 'annotations' / f'instances_{split}2017.json')
       for split in ('train', 'val')}
@@ -44,18 +40,26 @@ def test_images_are_looked_for_in_the_usual_places(tmp_path, place):
   image = tmp_path / place / 'a.jpg'
   image.parent.mkdir(parents=True, exist_ok=True)
   image.touch()
-  splits, _ = read(tmp_path)
-  assert splits['train'].find_image('a.jpg') == image
+  found = read(tmp_path).splits['train'].locate_image('a.jpg')
+  assert found.path == image and not found.change
 
 
-def test_a_single_file_is_for_training_and_a_test_file_is_not_read(tmp_path):
+def test_a_single_file_is_for_training_and_a_test_file_stands_for_val(tmp_path):
   write(tmp_path, 'boxes.json')
-  assert list(read(tmp_path)[0]) == ['train']
+  _, splits, findings = read(tmp_path)
+  assert len(splits['train'].images) == len(splits['val'].images) == 1
+  assert list(by_reason(findings, 'noted')) == [
+      'no val split: 1 of the images held out, the same ones every time']
   write(tmp_path, 'train.json', 'test.json')
-  splits, findings = read(tmp_path)
-  assert list(splits) == ['train']
-  assert by_reason(findings, 'noted') == {'annotation file is neither train nor val: not read': [
-      str(tmp_path / 'boxes.json'), str(tmp_path / 'test.json')]}
+  _, splits, findings = read(tmp_path)
+  assert splits['val'].source == str(tmp_path / 'test.json')
+  assert by_reason(findings, 'noted') == {
+      'there is no val split: the test split is used as val': ['test.json'],
+      'annotation file is neither for train nor for val: not read': ['boxes.json']}
+  write(tmp_path, 'val.json')
+  _, splits, findings = read(tmp_path)
+  assert splits['val'].source == str(tmp_path / 'val.json')
+  assert by_reason(findings, 'noted')['annotation file is for test: not read'] == ['test.json']
 
 
 def test_several_files_for_a_split_are_refused(tmp_path):
@@ -63,8 +67,9 @@ def test_several_files_for_a_split_are_refused(tmp_path):
   with pytest.raises(command_line.CommandError, match=r'train: train_a\.json, train_b\.json'):
     read(tmp_path)
   (tmp_path / 'none').mkdir()
+  (tmp_path / 'none' / 'x.txt').touch()
   with pytest.raises(command_line.CommandError, match=r'has no annotations/\*\.json'):
-    read(tmp_path / 'none')
+    read(tmp_path / 'none', 'coco')
 
 
 @pytest.mark.parametrize('text, message', [

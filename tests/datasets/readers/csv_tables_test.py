@@ -3,15 +3,10 @@ import numpy as np
 import pytest
 
 from dataset_files import by_reason, convert, write_image
-from official_ext.datasets import findings as findings_lib
-from official_ext.datasets import readers
+from layout_files import read
 from official_ext.utils import command_line
 
 HEADER = 'image,xmin,ymin,xmax,ymax,class'
-
-
-def read(folder):
-  return readers.LAYOUTS['csv'].read(folder, findings_lib.Findings())
 
 
 def test_csv_with_a_file_for_each_split(tmp_path):
@@ -34,7 +29,7 @@ def test_csv_with_a_file_for_each_split(tmp_path):
 def test_a_column_names_the_split(tmp_path):
   (tmp_path / 'all.csv').write_text(
       f'{HEADER},split\na,1,2,4,6,dog,Train\nb,1,2,4,6,cat,val\nc,1,2,4,6,,\n')
-  splits = read(tmp_path)
+  splits = read(tmp_path).splits
   assert {name: [image['file_name'] for image in split.images]
           for name, split in splits.items()} == {'train': ['a', 'c'], 'val': ['b']}
   assert [entry['bbox'] for entry in splits['train'].annotations] == [[1, 2, 3, 4]] * 2
@@ -43,11 +38,11 @@ def test_a_column_names_the_split(tmp_path):
 
 
 @pytest.mark.parametrize('files, message', [
-    ({'train.csv': 'file,x,y\n'}, 'no column image, xmin'),
+    ({'train.csv': 'picture,x,y\n'}, 'no column image, xmin'),
     ({'a.csv': HEADER, 'b.csv': HEADER}, r'exactly one CSV file; it has a\.csv, b\.csv'),
-    ({'a.csv': f'{HEADER},split\na,1,2,3,4,dog,test\n'}, r"a\.csv line 2: split is 'test'")])
+    ({'a.csv': f'{HEADER},split\na,1,2,3,4,dog,both\n'}, r"a\.csv line 2: split is 'both'")])
 def test_files_that_cannot_be_understood_are_named(tmp_path, files, message):
   for name, text in files.items():
     (tmp_path / name).write_text(text)
   with pytest.raises(command_line.CommandError, match=message):
-    read(tmp_path)
+    read(tmp_path, 'csv')

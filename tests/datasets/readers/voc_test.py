@@ -2,8 +2,7 @@
 import numpy as np
 
 from dataset_files import by_reason, convert, write_image
-from official_ext.datasets import findings as findings_lib
-from official_ext.datasets import readers
+from layout_files import read
 
 
 def voc_object(name, corners, more=''):
@@ -43,15 +42,18 @@ def test_pascal_voc(tmp_path):
       'a.xml object 2']
 
 
-def test_without_lists_all_files_are_read_and_images_are_found_by_the_stem(tmp_path):
+def test_images_are_found_by_the_stem_of_the_file_then_by_the_name_inside(tmp_path):
   write_voc(tmp_path, 'b', [voc_object('dog', ('x', 1, 2, 3)), voc_object('', (1, 1, 2, 2))])
   write_voc(tmp_path, 'a', [], '.PNG')
   write_voc(tmp_path, 'c', [], '.gif')
-  splits = readers.LAYOUTS['voc'].read(tmp_path, findings_lib.Findings())
-  train = splits.pop('train')
-  assert not splits
-  # A GIF is found by the name in the XML file only.
-  assert [image['file_name'] for image in train.images] == ['a.PNG', 'b.jpg', 'old_name.jpg']
+  write_voc(tmp_path, 'd', [])
+  (tmp_path / 'JPEGImages' / 'd.jpg').unlink()
+  (tmp_path / 'ImageSets' / 'Main').mkdir(parents=True)
+  (tmp_path / 'ImageSets' / 'Main' / 'train.txt').write_text('a\nb\nc.gif\nd\n')
+  (tmp_path / 'ImageSets' / 'Main' / 'val.txt').write_text('a\n')
+  train = read(tmp_path).splits['train']
+  assert [image['file_name'] for image in train.images] == ['a.PNG', 'b.jpg', 'c.gif',
+                                                            'old_name.jpg']
   assert train.categories == [dict(id=1, name='dog')]
   assert [(entry['image_id'], entry['category_id'], entry['bbox']) for entry in train.annotations
           ] == [(2, 1, None), (2, None, [1, 1, 1, 1])]
