@@ -317,7 +317,7 @@ def test_links_out_of_the_folder_are_told(tmp_path):
 
 @pytest.mark.parametrize('layout, name, content, message', [
     ('csv', 'val.csv', '', 'val.csv is empty'),
-    ('csv', 'train.csv', 'file,x\n', 'train.csv has no column xmin'),
+    ('csv', 'train.csv', 'file,x\n', 'train.csv has no column image, xmin'),
     ('coco', 'annotations/val.json', '', 'val.json is not a JSON file'),
     ('roboflow_coco', 'train/_annotations.coco.json', '{}', 'not a COCO detection file')])
 def test_a_split_whose_file_is_damaged_is_not_passed_over(tmp_path, layout, name, content, message):
