@@ -145,10 +145,9 @@ class Truth:
     """Returns annotation id -> run lengths, or None if an annotation has no mask."""
     encoded = {}
     for image in self.images:
-      width, height = _size(image)
       for annotation in self.annotations[image.original_id]:
         try:
-          mask = masks.decode_mask(annotation['segmentation'], height, width)
+          mask = _decode(annotation['segmentation'], image)
         except findings_lib.UnusableError:
           return None
         encoded[annotation['id']] = mask_lib.encode(np.asfortranarray(mask))
@@ -159,9 +158,8 @@ def _box_of_mask(annotation: Entry, image: annotations_lib.ListedImage) -> list[
   """Returns the box around the mask of an annotation without a box; None if it has none."""
   if annotation.get('bbox'):
     return None
-  width, height = _size(image)
   try:
-    mask = masks.decode_mask(annotation.get('segmentation'), height, width)
+    mask = _decode(annotation.get('segmentation'), image)
   except findings_lib.UnusableError:
     return None
   return [float(value) for value in masks.tight_box(mask)] if mask.any() else None
@@ -171,3 +169,11 @@ def _size(image: annotations_lib.ListedImage) -> tuple[int, int]:
   """Returns width and height of an image in pixels as the file gives them; 0 if it does not."""
   width, height = (int(normal_values.positive(side) or 0) for side in image.size)
   return width, height
+
+
+def _decode(segmentation: Any, image: annotations_lib.ListedImage) -> np.ndarray:
+  """Returns a mask, uint8 `[height, width]`; raises UnusableError if there is none."""
+  width, height = _size(image)
+  if not width or not height:
+    raise findings_lib.UnusableError('image has no size')
+  return masks.decode_mask(segmentation, height, width)
