@@ -86,23 +86,10 @@ def to_float(value: Any) -> float:
     return float('-inf') if isinstance(value, int) and value < 0 else float('inf')
 
 
-def number(value: Any) -> float | None:
-  """Returns a finite number, also one that is written as text; None for anything else."""
-  try:
-    result = to_float(value)
-  except ValueError:
-    return None
-  return result if math.isfinite(result) else None
-
-
 def positive(value: Any) -> float | None:
   """Returns a positive finite number, also one that is written as text; None for anything else."""
-  result = number(value)
-  return result if result is not None and result > 0 else None
-
-
-def box(value: Any) -> list[float] | None:
-  """Returns four finite numbers, also such as are written as text; None for anything else."""
-  numbers = [number(item) for item in value] if isinstance(value, (list, tuple)) else []
-  found = [item for item in numbers if item is not None]
-  return found if len(found) == len(numbers) == 4 else None
+  try:
+    number = to_float(value)
+  except ValueError:
+    return None
+  return number if 0 < number < math.inf else None

@@ -12,6 +12,7 @@ import tensorflow as tf
 from official_ext.datasets import annotations as annotations_lib
 from official_ext.datasets import example_checks
 from official_ext.datasets import findings as findings_lib
+from official_ext.datasets import normal_values
 from official_ext.datasets import random_sample
 from official_ext.datasets import record_decoding
 from official_ext.datasets import record_statistics
@@ -185,8 +186,8 @@ class SplitCheck:
       return
     num_boxes = self.statistics.num_boxes_by_id
     listed_boxes = collections.Counter(
-        str(entry.get('image_id')) for entry in annotations['annotations'])
-    listed = {str(entry.get('id')) for entry in annotations['images']}
+        str(normal_values.normal_id(entry.get('image_id'))) for entry in annotations['annotations'])
+    listed = {str(normal_values.normal_id(entry.get('id'))) for entry in annotations['images']}
     for image_id, number in num_boxes.items():
       if image_id not in listed:
         self._add('image id of the records is not in the annotation file', f'id {image_id}')

@@ -98,7 +98,7 @@ class Truth:
   def _complete(self, annotation: Entry, image: annotations_lib.ListedImage) -> Entry | None:
     """Returns an annotation with all fields that evaluation reads, or None if it has no box."""
     number = self.categories.record_id(annotation.get('category_id'), 'val')
-    box = normal_values.box(annotation.get('bbox')) or _box_of_mask(annotation, image)
+    box = _box(annotation, image)
     where = f'annotation {annotation.get("id")}'
     if number is None:
       self.findings.add('val', 'dropped', 'category is unknown', image.file_name, where)
@@ -154,11 +154,11 @@ class Truth:
     return encoded
 
 
-def _box_of_mask(annotation: Entry, image: annotations_lib.ListedImage) -> list[float] | None:
-  """Returns the box around the mask of an annotation without a box; None if it has none."""
-  if annotation.get('bbox'):
-    return None
+def _box(annotation: Entry, image: annotations_lib.ListedImage) -> list[float] | None:
+  """Returns the box of an annotation, or that around its mask; None if it has none."""
   try:
+    if annotation.get('bbox'):
+      return annotations_lib.read_box(annotation['bbox'])[0]
     mask = _decode(annotation.get('segmentation'), image)
   except findings_lib.UnusableError:
     return None
