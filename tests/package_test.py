@@ -1,5 +1,6 @@
 """The package as a whole: import order, house rules, BUILD, and the wheel that people install."""
 import ast
+import json
 import os
 import pathlib
 import re
@@ -316,5 +317,9 @@ def test_installed_wheel_trains_and_exports(wheel, sample_records, tmp_path):
         env={**os.environ, 'PYTHONPATH': str(site)}, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr[-2000:]
   assert (elsewhere / 'saved' / 'saved_model.pb').is_file()
+  trained, exported = (json.loads((elsewhere / path / 'categories.json').read_text())
+                       for path in ('model', 'saved/assets'))
+  assert trained == exported == [
+      {'id': digit + 1, 'name': str(digit), 'original_id': digit + 1} for digit in range(10)]
   parameters = (elsewhere / 'model' / 'params.yaml').read_text(encoding='utf-8')
   assert str(site / 'official_ext' / 'data') in parameters
