@@ -17,6 +17,7 @@ from PIL import Image
 import tensorflow as tf
 
 import drawn_data
+import drawn_layouts  # noqa: F401 (registers its layouts)
 from official_ext.datasets import record_decoding
 from official_ext.tools import check_dataset
 from official_ext.tools import convert_dataset
@@ -26,9 +27,6 @@ _CELL = 40  # pixels; an image has at most one rectangle in each cell, so that n
 # Patterns of file names without suffix.
 NAMES = ('{}', 'a b {}', "o'neil {}", '{}, 2', '{} #1', '\u00fc{}', 'u\u0308 {}', '\u65e5\u672c{}',
           '{}%20', '100% {}', '{}.2024.01', '[{}]', '{}*', 'sub/{}', 'a b/c/{}', '{{{}}}', '-{}')
-# Of VOC files, whose lists end a name at a blank.
-_WORDS = tuple(name for name in NAMES if ' ' not in name)
-_ORIENTATIONS = (5, 6, 7, 8)
 _IDS = ('whole', 'from 0', 'gaps', 'text', 'floats', 'large')
 _CATEGORIES = ('from 1', 'from 0', 'gaps', 'large', 'text', 'floats')
 _JUNK: tuple[dict[str, Any], ...] = (
@@ -65,7 +63,7 @@ def random_data_set(random: random_lib.Random) -> drawn_data.DataSet:
     if not is_calm:
       _disturb_entries(random, data)
   if not is_calm and random.random() < 0.1 and name != 'voc':
-    data.encoding = random.choice(('utf-8-sig', 'utf-16')) if has_entries else 'utf-8-sig'
+    data.encoding = random.choice(('utf-8-sig', 'utf-16'))
     data.oddities.add(f'encoding {data.encoding}')
   if all(not image.boxes for images in data.splits.values() for image in images):
     data.oddities.add('no boxes')
@@ -102,11 +100,10 @@ def _random_image(random: random_lib.Random, data: drawn_data.DataSet, number: i
   suffix = drawn_data.ENCODINGS[encoding][0]
   has_sizes = drawn_data.LAYOUTS[data.layout].has_sizes
   image = drawn_data.DrawnImage(
-      token, random.choice(_WORDS if data.layout == 'voc' else NAMES).format(token) + suffix,
+      token, random.choice(NAMES).format(token) + suffix,
       width, height, _random_boxes(random, width, height), encoding)
-  if (has_sizes and width != height and suffix.lower() in ('.jpg', '.tif', '.png', '.webp')
-      and random.random() < 0.3):
-    image.orientation = random.choice(_ORIENTATIONS)
+  if suffix.lower() in drawn_data.EXIF_SUFFIXES and random.random() < 0.3:
+    image.orientation = random.randint(1, 8)
   image.extra = {'whole': {}, 'from 0': dict(id=number - 1), 'gaps': dict(id=number * 1000),
                  'text': dict(id=f'photo {number}'), 'floats': dict(id=float(number)),
                  'large': dict(id=2**40 + number)}[ids]

@@ -20,6 +20,7 @@ from PIL import Image
 COLORS = {'red': (230, 20, 20), 'green': (20, 200, 20), 'blue': (20, 20, 230)}
 BACKGROUND = 240
 _ORIENTATION_TAG = 0x0112
+EXIF_SUFFIXES = ('.jpg', '.tif', '.png', '.webp')  # of files that get an orientation
 # EXIF orientation -> how the stored pixels come from those that a viewer shows.
 _STORED = {1: None, 2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
            4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
@@ -267,12 +268,16 @@ def write_voc(data: DataSet, folder: pathlib.Path) -> None:
       name = pathlib.PurePosixPath(image.file_name)
       write_image(image, folder / 'JPEGImages' / name.name)
       stems.append(name.stem)
-      objects = ''.join(_voc_object(box.color, corners(image, box)) for box in image.boxes)
-      (folder / 'Annotations' / f'{name.stem}.xml').write_bytes(
-          (f'<annotation><filename>{saxutils.escape(name.name)}</filename><size><width>'
-           f'{round(image.width * image.scale)}</width><height>{round(image.height * image.scale)}'
-           f'</height><depth>3</depth></size>{objects}</annotation>').encode())
+      (folder / 'Annotations' / f'{name.stem}.xml').write_bytes(voc_text(image, name.name).encode())
     (lists / f'{split}.txt').write_bytes(''.join(f'{stem}\n' for stem in stems).encode())
+
+
+def voc_text(image: DrawnImage, file_name: str) -> str:
+  """Returns the XML file of an image in Pascal VOC's form."""
+  objects = ''.join(_voc_object(box.color, corners(image, box)) for box in image.boxes)
+  return (f'<annotation><filename>{saxutils.escape(file_name)}</filename><size><width>'
+          f'{round(image.width * image.scale)}</width><height>{round(image.height * image.scale)}'
+          f'</height><depth>3</depth></size>{objects}</annotation>')
 
 
 def _voc_object(name: str, box: tuple[float, ...]) -> str:

@@ -14,8 +14,6 @@ import drawn_data
 from official_ext.tools import predict
 
 KINDS = ('image_tensor', 'image_bytes', 'normalized')
-# predict shows a detector 16-bit images as white.
-_ENCODINGS = sorted(set(drawn_data.ENCODINGS) - {'sixteen_bit_png'})
 _ODD_SIZES = ((1, 1), (1, 300), (900, 2), (3, 3))
 
 
@@ -88,7 +86,7 @@ def write_images(random: random_lib.Random, number: int, folder: pathlib.Path) -
   """
   written: list[Written] = []
   for index in range(number):
-    encoding = random.choice(_ENCODINGS)
+    encoding = random.choice(sorted(drawn_data.ENCODINGS))
     width, height = random.randint(24, 90), random.randint(24, 90)
     box = drawn_data.Box(random.choice(sorted(drawn_data.COLORS)), random.randint(0, width - 16),
                          random.randint(0, height - 16), 14, 12)
@@ -96,12 +94,15 @@ def write_images(random: random_lib.Random, number: int, folder: pathlib.Path) -
     if random.random() < 0.05:
       image.width, image.height = random.choice(_ODD_SIZES)
       image.boxes = []
+    suffix = drawn_data.ENCODINGS[encoding][0]
+    if suffix.lower() in drawn_data.EXIF_SUFFIXES and random.random() < 0.3:
+      image.orientation = random.randint(1, 8)
     if random.random() < 0.25:
       image.damage = random.choice(sorted(drawn_data.DAMAGES))
     stem = random.choice(dataset_fuzz.NAMES).format(image.token)
     if written and random.random() < 0.1:  # the stem of another image
       stem = f'other/{written[-1].path.stem}'
-    path = folder / (stem + drawn_data.ENCODINGS[encoding][0])
+    path = folder / (stem + suffix)
     drawn_data.write_image(image, path)
     if path.is_file():
       written.append(Written(path, image))
