@@ -19,7 +19,8 @@ def shown_size(path: pathlib.Path) -> tuple[int, int]:
   """
   try:
     with Image.open(path) as image:
-      is_turned = image.getexif().get(_ORIENTATION, 1) >= 5
+      # Pillow gives the size of a TIFF file after turning, of all others before.
+      is_turned = image.format != 'TIFF' and image.getexif().get(_ORIENTATION, 1) >= 5
       return image.size[::-1] if is_turned else image.size
   except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
     raise findings.UnusableError('image file is broken', str(error)) from error
