@@ -15,14 +15,14 @@ import official_ext  # noqa: F401 (chooses Keras 2)
 import numpy as np
 from PIL import Image
 
+from official_ext.datasets.images import image_files
+from official_ext.datasets.images import image_ids
+from official_ext.datasets.images import image_reading
+from official_ext.datasets import truth as truth_lib
 from official_ext import registry_imports
+from official_ext.serving import detectors
 from official_ext.utils import command_line
 from official_ext.utils import timing
-from official_ext.datasets import image_files
-from official_ext.datasets import image_ids
-from official_ext.datasets import image_reading
-from official_ext.datasets import truth as truth_lib
-from official_ext.serving import detectors
 
 _COMPARED = ('detection_boxes', 'detection_scores', 'multiply_adds')
 

@@ -14,11 +14,11 @@ from official.core import task_factory
 from official.vision.ops import preprocess_ops
 import tensorflow as tf
 
-from official_ext import registry_imports
-from official_ext.datasets import image_files
-from official_ext.datasets import image_reading
+from official_ext.datasets.images import image_files
+from official_ext.datasets.images import image_reading
 from official_ext.modeling.decoders import ifpn
 from official_ext.ops import fixed_point
+from official_ext import registry_imports
 from official_ext.utils import checkpoints
 from official_ext.utils import command_line
 from official_ext.utils import experiment

@@ -12,9 +12,9 @@ import tensorflow as tf
 from official_ext.datasets import annotations as annotations_lib
 from official_ext.datasets import categories as categories_lib
 from official_ext.datasets import conversion
-from official_ext.datasets import data_folder
 from official_ext.datasets import findings as findings_lib
 from official_ext.datasets import readers
+from official_ext.datasets.sources import data_folder
 
 _RNG = np.random.default_rng(0)
 

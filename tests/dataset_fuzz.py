@@ -18,7 +18,7 @@ import tensorflow as tf
 
 import drawn_data
 import drawn_layouts  # noqa: F401 (registers its layouts)
-from official_ext.datasets import record_decoding
+from official_ext.datasets.records import record_decoding
 from official_ext.tools import check_dataset
 from official_ext.tools import convert_dataset
 from official_ext.utils import command_line

@@ -17,10 +17,10 @@ from PIL import Image
 from PIL import ImageDraw
 
 from official_ext.datasets import annotations
-from official_ext.datasets import data_folder
 from official_ext.datasets import findings as findings_lib
 from official_ext.datasets import masks
 from official_ext.datasets import readers
+from official_ext.datasets.sources import data_folder
 
 SIZE = (60, 40)  # width and height in pixels
 COLORS = {'red': (230, 20, 20), 'green': (20, 200, 20)}

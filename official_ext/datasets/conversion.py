@@ -15,13 +15,13 @@ from official_ext.datasets import annotations as annotations_lib
 from official_ext.datasets import categories as categories_lib
 from official_ext.datasets import doubts
 from official_ext.datasets import findings as findings_lib
-from official_ext.datasets import image_files
-from official_ext.datasets import image_orientation
-from official_ext.datasets import image_reading
 from official_ext.datasets import image_sizes
+from official_ext.datasets.images import image_files
+from official_ext.datasets.images import image_orientation
+from official_ext.datasets.images import image_reading
 from official_ext.datasets import normal_values
-from official_ext.datasets import record_folder
-from official_ext.datasets import shards
+from official_ext.datasets.records import record_folder
+from official_ext.datasets.records import shards
 from official_ext.utils import command_line
 
 MAX_BOXES = 100  # per image: the default of Model Garden's parser field `max_num_instances`

@@ -12,8 +12,8 @@ from typing import Any
 from official_ext.datasets import annotations as annotations_lib
 from official_ext.datasets import box_forms
 from official_ext.datasets import categories as categories_lib
-from official_ext.datasets import example_checks
 from official_ext.datasets import findings as findings_lib
+from official_ext.datasets.records import example_checks
 
 _FEW = 0.05  # share of boxes or images of which the loss is told
 _ENOUGH = 20_000  # boxes that are read in every way they may be meant

@@ -8,8 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from official_ext.datasets import findings
-from official_ext.datasets import image_orientation
-from official_ext.datasets import image_reading
+from official_ext.datasets.images import image_orientation
+from official_ext.datasets.images import image_reading
 from official_ext.serving import detectors
 from official_ext.utils import command_line
 

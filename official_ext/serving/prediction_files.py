@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from official_ext.datasets import findings
-from official_ext.datasets import image_files
-from official_ext.datasets import image_ids
-from official_ext.datasets import image_orientation
-from official_ext.datasets import image_reading
+from official_ext.datasets.images import image_files
+from official_ext.datasets.images import image_ids
+from official_ext.datasets.images import image_orientation
+from official_ext.datasets.images import image_reading
 from official_ext.datasets import normal_values
 from official_ext.datasets import truth as truth_lib
 from official_ext.utils import command_line

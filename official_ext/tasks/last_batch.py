@@ -5,9 +5,9 @@ from google.protobuf import message
 import tensorflow as tf
 
 from official_ext.dataloaders import dense_input
-from official_ext.datasets import example_checks
 from official_ext.datasets import findings
-from official_ext.datasets import record_decoding
+from official_ext.datasets.records import example_checks
+from official_ext.datasets.records import record_decoding
 
 _RECORDS_AT_ONCE = 256
 

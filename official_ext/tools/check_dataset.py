@@ -13,15 +13,15 @@ from PIL import Image
 
 from official_ext.datasets import findings as findings_lib
 from official_ext.datasets import readers
-from official_ext.datasets import record_folder
+from official_ext.datasets.records import record_folder
 from official_ext.utils import command_line
 from official_ext.utils import experiment
 from official_ext.utils import files
 from official_ext.visualization import boxes
 
 if TYPE_CHECKING:  # at run time imported in functions, because they load TensorFlow
-  from official_ext.datasets import record_checks
-  from official_ext.datasets import record_decoding
+  from official_ext.datasets.records import record_checks
+  from official_ext.datasets.records import record_decoding
 
 _DESCRIPTION = """\
 Reads TFRecords as Model Garden does and says what a model will see: images, boxes of each
@@ -77,7 +77,7 @@ def _check_arguments(args: argparse.Namespace) -> None:
 
 def _folder_sources(folder: pathlib.Path) -> list[record_checks.Source]:
   """Returns the splits of a folder that convert_dataset wrote."""
-  from official_ext.datasets import record_checks
+  from official_ext.datasets.records import record_checks
   from official_ext.utils import input_checks
   dataset = record_folder.read(folder, alternative=', or use --input_path')
   return [
@@ -91,7 +91,7 @@ def _folder_sources(folder: pathlib.Path) -> list[record_checks.Source]:
 
 def _pattern_source(pattern: str, annotation_file: str | None) -> record_checks.Source:
   """Returns the records of `--input_path` as one split."""
-  from official_ext.datasets import record_checks
+  from official_ext.datasets.records import record_checks
   from official_ext.utils import input_checks
   source = record_checks.Source('data', input_checks.matching_files(pattern, '--input_path'))
   if annotation_file:
@@ -144,7 +144,7 @@ def compare_with_task(task: Any, name: str, summaries: Mapping[str, Mapping[str,
 
 def _draw_sample(decoded: record_decoding.Decoded, class_names: Mapping[int, str]) -> np.ndarray:
   """Returns the image of a record with its boxes, names and masks, uint8 `[height, width, 3]`."""
-  from official_ext.datasets import record_decoding
+  from official_ext.datasets.records import record_decoding
   image, _ = boxes.fit(decoded['image'], _SAMPLE_SIDE)
   size = np.array(image.shape[:2])
   masks = record_decoding.decode_masks(decoded)
@@ -221,9 +221,10 @@ def check(args: argparse.Namespace) -> bool:
   Raises:
     CommandError: there are no records, or an option does not fit them.
   """
-  from official_ext.datasets import example_checks
-  from official_ext.datasets import record_checks  # imported here because they load TensorFlow
-  from official_ext.datasets import record_decoding
+  # Imported here because they load TensorFlow.
+  from official_ext.datasets.records import example_checks
+  from official_ext.datasets.records import record_checks
+  from official_ext.datasets.records import record_decoding
   sources = (_folder_sources(pathlib.Path(args.data)) if args.data
              else [_pattern_source(args.input_path, args.annotation_file)])
   task = _task(args)

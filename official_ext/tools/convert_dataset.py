@@ -9,11 +9,11 @@ import textwrap
 
 from official_ext.datasets import annotations
 from official_ext.datasets import categories as categories_lib
-from official_ext.datasets import data_folder
 from official_ext.datasets import findings as findings_lib
-from official_ext.datasets import image_files
+from official_ext.datasets.images import image_files
 from official_ext.datasets import readers
-from official_ext.datasets import record_folder
+from official_ext.datasets.records import record_folder
+from official_ext.datasets.sources import data_folder
 from official_ext.utils import argument_types
 from official_ext.utils import command_line
 from official_ext.utils import files

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from official_ext.datasets import record_folder
+from official_ext.datasets.records import record_folder
 from official_ext.utils import command_line
 from official_ext.utils import files
 
@@ -119,7 +119,7 @@ def _write_split(name: str, records: Sequence[str], labels: Mapping[int, int],
     folder: to write into.
     args: the command's arguments.
   """
-  from official_ext.datasets import shards  # imported here because it loads TensorFlow
+  from official_ext.datasets.records import shards  # imported here because it loads TensorFlow
   counts = [0] * len(labels)
 
   def examples() -> Iterator[tf.train.Example]:

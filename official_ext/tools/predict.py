@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from official_ext.datasets.images import image_files
+from official_ext.datasets.images import image_ids
+from official_ext.datasets import truth as truth_lib
+from official_ext.serving import labels as labels_lib
 from official_ext.utils import argument_types
 from official_ext.utils import command_line
 from official_ext.utils import files
 from official_ext.utils import json_list
-from official_ext.datasets import image_files
-from official_ext.datasets import image_ids
-from official_ext.datasets import truth as truth_lib
-from official_ext.serving import labels as labels_lib
 
 _DESCRIPTION = """\
 Runs an exported detector on images and writes into --output_dir:
@@ -129,7 +129,7 @@ def predict(detector: Any, images: image_ids.ImageSet, labels: labels_lib.Labels
   Returns:
     An entry on cost per image, and skipped file -> reason.
   """
-  from official_ext.datasets import image_orientation
+  from official_ext.datasets.images import image_orientation
   from official_ext.serving import coco_results
   from official_ext.serving import image_runs
   costs: list[dict[str, Any]] = []

@@ -95,7 +95,7 @@ def build_model(params: Any, checkpoint_path: str | None) -> Any:
 
 def _image_files(data: str) -> list[pathlib.Path]:
   """Returns the images of a folder or glob."""
-  from official_ext.datasets import image_files
+  from official_ext.datasets.images import image_files
   from official_ext.utils import input_checks
   folder = pathlib.Path(data)
   paths = sorted(folder.iterdir()) if folder.is_dir() else map(
@@ -104,15 +104,15 @@ def _image_files(data: str) -> list[pathlib.Path]:
 
 
 def _read_files(paths: Sequence[pathlib.Path]) -> Iterator[Any]:
-  from official_ext.datasets import image_reading
+  from official_ext.datasets.images import image_reading
   reader = image_reading.ImageReader()
   return (_readable(str(path), reader.read, path).pixels for path in paths)
 
 
 def _read_records(data: str) -> tuple[Iterator[Any], int]:
   """Returns the images of records, and how many there are."""
-  from official_ext.datasets import image_decoding
-  from official_ext.datasets import record_folder
+  from official_ext.datasets.images import image_decoding
+  from official_ext.datasets.records import record_folder
   from official_ext.utils import input_checks
   import tensorflow as tf
   pattern = (record_folder.path_pattern(data, '*.tfrecord*') if pathlib.Path(data).is_dir()

@@ -10,15 +10,15 @@ import json
 import pathlib
 from typing import Any
 
+from official_ext.datasets.images import image_files
+from official_ext.datasets.images import image_ids
+from official_ext.datasets import truth as truth_lib
+from official_ext.serving import labels as labels_lib
 from official_ext.tools import predict
 from official_ext.utils import argument_types
 from official_ext.utils import command_line
 from official_ext.utils import experiment
 from official_ext.utils import files
-from official_ext.datasets import image_files
-from official_ext.datasets import image_ids
-from official_ext.datasets import truth as truth_lib
-from official_ext.serving import labels as labels_lib
 
 _EPILOG = """example:
   python -m official_ext.tools.tradeoff --experiment=fcos_dynamichead_efficientnetlite0_sample \\

@@ -6,7 +6,7 @@ import pathlib
 import re
 
 from official_ext.datasets import readers
-from official_ext.datasets import record_folder
+from official_ext.datasets.records import record_folder
 from official_ext.utils import command_line
 from official_ext.utils import files
 

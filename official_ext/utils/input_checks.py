@@ -12,10 +12,10 @@ from typing import Any
 from google.protobuf import message
 import tensorflow as tf
 
-from official_ext.datasets import example_checks
 from official_ext.datasets import findings
-from official_ext.datasets import record_checks
-from official_ext.datasets import record_decoding
+from official_ext.datasets.records import example_checks
+from official_ext.datasets.records import record_checks
+from official_ext.datasets.records import record_decoding
 from official_ext.utils import command_line
 
 _NAMED = 3

@@ -4,7 +4,7 @@ import json
 import easy_image
 import numpy as np
 
-from official_ext.datasets import image_ids
+from official_ext.datasets.images import image_ids
 from official_ext.datasets import truth as truth_lib
 
 

@@ -10,10 +10,10 @@ from dataset_files import by_reason, coco_annotation, coco_image, write_coco, wr
 from official_ext.datasets import annotations as annotations_lib
 from official_ext.datasets import categories as categories_lib
 from official_ext.datasets import conversion
-from official_ext.datasets import data_folder
 from official_ext.datasets import doubts
 from official_ext.datasets import findings as findings_lib
 from official_ext.datasets import readers
+from official_ext.datasets.sources import data_folder
 from official_ext.tools import convert_dataset
 
 RED, GREEN = (230, 20, 20), (20, 200, 20)

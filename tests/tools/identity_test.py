@@ -10,7 +10,7 @@ import pytest
 
 import colored_detector
 from official_ext.datasets import category_files
-from official_ext.datasets import record_folder
+from official_ext.datasets.records import record_folder
 from official_ext.serving import prediction_files
 from official_ext.tools import convert_dataset
 from official_ext.tools import predict

@@ -7,11 +7,11 @@ import posixpath
 import re
 
 from official_ext.datasets import annotations
-from official_ext.datasets import data_folder
 from official_ext.datasets import findings as findings_lib
 from official_ext.datasets.readers import interface
 from official_ext.datasets.readers import json_files
 from official_ext.datasets.readers import split_names
+from official_ext.datasets.sources import data_folder
 from official_ext.utils import command_line
 
 _KEYS = ('images', 'annotations', 'categories')

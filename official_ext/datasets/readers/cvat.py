@@ -4,13 +4,13 @@ from xml.etree import ElementTree
 import numpy as np
 
 from official_ext.datasets import annotations
-from official_ext.datasets import data_folder
 from official_ext.datasets import findings as findings_lib
-from official_ext.datasets import text_files
 from official_ext.datasets.readers import interface
 from official_ext.datasets.readers import shapes
 from official_ext.datasets.readers import split_builder
 from official_ext.datasets.readers import split_names
+from official_ext.datasets.sources import data_folder
+from official_ext.datasets.sources import text_files
 from official_ext.utils import command_line
 
 _MAX_PIXELS = 10**9  # of an image with masks

@@ -5,11 +5,11 @@ import dataclasses
 import posixpath
 import re
 
-from official_ext.datasets import data_folder
-from official_ext.datasets import file_names
 from official_ext.datasets import findings as findings_lib
-from official_ext.datasets import image_files
+from official_ext.datasets.images import image_files
 from official_ext.datasets.readers import split_names
+from official_ext.datasets.sources import data_folder
+from official_ext.datasets.sources import file_names
 
 
 @dataclasses.dataclass

@@ -3,8 +3,8 @@ from collections.abc import Callable, Sequence
 import dataclasses
 
 from official_ext.datasets import annotations
-from official_ext.datasets import data_folder
 from official_ext.datasets import findings as findings_lib
+from official_ext.datasets.sources import data_folder
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,7 @@ import pathlib
 from typing import Any
 
 from official_ext.datasets import findings as findings_lib
-from official_ext.datasets import text_files
+from official_ext.datasets.sources import text_files
 from official_ext.utils import command_line
 
 

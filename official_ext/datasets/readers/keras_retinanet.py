@@ -2,13 +2,13 @@
 import collections
 
 from official_ext.datasets import annotations
-from official_ext.datasets import data_folder
 from official_ext.datasets import findings as findings_lib
-from official_ext.datasets import text_files
 from official_ext.datasets.readers import interface
 from official_ext.datasets.readers import split_builder
 from official_ext.datasets.readers import split_names
 from official_ext.datasets.readers import tables
+from official_ext.datasets.sources import data_folder
+from official_ext.datasets.sources import text_files
 from official_ext.utils import command_line
 
 _COLUMNS = ('image', 'xmin', 'ymin', 'xmax', 'ymax', 'class')

@@ -1,8 +1,8 @@
 """Label maps of the TensorFlow Object Detection API: numbers and names of classes."""
 import re
 
-from official_ext.datasets import data_folder
 from official_ext.datasets import findings as findings_lib
+from official_ext.datasets.sources import data_folder
 from official_ext.utils import command_line
 
 _ITEM = re.compile(r'item\s*:?\s*\{(.*?)\}', re.DOTALL)

@@ -5,14 +5,14 @@ import posixpath
 from typing import Any
 
 from official_ext.datasets import annotations
-from official_ext.datasets import data_folder
-from official_ext.datasets import file_names
 from official_ext.datasets import findings as findings_lib
 from official_ext.datasets.readers import image_lists
 from official_ext.datasets.readers import interface
 from official_ext.datasets.readers import json_files
 from official_ext.datasets.readers import shapes
 from official_ext.datasets.readers import split_builder
+from official_ext.datasets.sources import data_folder
+from official_ext.datasets.sources import file_names
 from official_ext.utils import command_line
 _WITHOUT_AREA = ('point', 'points', 'line', 'linestrip')
 

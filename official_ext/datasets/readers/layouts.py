@@ -7,11 +7,11 @@ import posixpath
 from typing import NamedTuple
 
 from official_ext.datasets import annotations
-from official_ext.datasets import data_folder
-from official_ext.datasets import file_names
 from official_ext.datasets import findings as findings_lib
 from official_ext.datasets.readers import hold_out
 from official_ext.datasets.readers import interface
+from official_ext.datasets.sources import data_folder
+from official_ext.datasets.sources import file_names
 from official_ext.utils import command_line
 
 

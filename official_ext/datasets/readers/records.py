@@ -9,13 +9,13 @@ import numpy as np
 from PIL import Image
 
 from official_ext.datasets import annotations
-from official_ext.datasets import data_folder
 from official_ext.datasets import findings as findings_lib
 from official_ext.datasets.readers import interface
 from official_ext.datasets.readers import label_maps
 from official_ext.datasets.readers import shapes
 from official_ext.datasets.readers import split_builder
 from official_ext.datasets.readers import split_names
+from official_ext.datasets.sources import data_folder
 
 _FILE = re.compile(r'.*\.(tfrecords?|tfrec|record)s?(-\d+-of-\d+)?', re.IGNORECASE)
 _SHARD = re.compile(r'.*-\d+-of-\d+', re.IGNORECASE)
@@ -77,7 +77,8 @@ def _add_example(builder: split_builder.SplitBuilder, data: data_folder.DataFold
 def _records(data: data_folder.DataFolder, file: str, split: str,
              findings: findings_lib.Findings) -> Iterator[bytes]:
   """Yields the records of a file as far as they can be read."""
-  from official_ext.datasets import record_decoding  # imported here because it loads TensorFlow
+  # Imported here because it loads TensorFlow.
+  from official_ext.datasets.records import record_decoding
   try:
     yield from record_decoding.read_records(str(data.path(file)))
   except findings_lib.UnusableError as error:

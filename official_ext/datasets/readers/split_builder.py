@@ -5,9 +5,9 @@ import posixpath
 from typing import Any
 
 from official_ext.datasets import annotations
-from official_ext.datasets import data_folder
 from official_ext.datasets import findings as findings_lib
 from official_ext.datasets.readers import split_names
+from official_ext.datasets.sources import data_folder
 
 
 def number_categories(names: Iterable[str]) -> list[annotations.Entry]:

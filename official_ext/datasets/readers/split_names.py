@@ -4,8 +4,8 @@ import pathlib
 import re
 from typing import TypeVar
 
-from official_ext.datasets import data_folder
 from official_ext.datasets import findings as findings_lib
+from official_ext.datasets.sources import data_folder
 
 Item = TypeVar('Item')
 

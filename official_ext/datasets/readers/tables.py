@@ -2,11 +2,11 @@
 import json
 import re
 
-from official_ext.datasets import data_folder
 from official_ext.datasets import findings as findings_lib
-from official_ext.datasets import text_files
 from official_ext.datasets.readers import shapes
 from official_ext.datasets.readers import split_builder
+from official_ext.datasets.sources import data_folder
+from official_ext.datasets.sources import text_files
 from official_ext.utils import command_line
 
 # Names of a column, written in small letters without blanks, `_` and `-`.

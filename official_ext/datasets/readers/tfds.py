@@ -9,12 +9,12 @@ import numpy as np
 from PIL import Image
 
 from official_ext.datasets import annotations
-from official_ext.datasets import data_folder
 from official_ext.datasets import findings as findings_lib
 from official_ext.datasets.readers import interface
 from official_ext.datasets.readers import shapes
 from official_ext.datasets.readers import split_builder
 from official_ext.datasets.readers import split_names
+from official_ext.datasets.sources import data_folder
 from official_ext.utils import command_line
 
 

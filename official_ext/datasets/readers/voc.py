@@ -3,15 +3,15 @@ import posixpath
 from xml.etree import ElementTree
 
 from official_ext.datasets import annotations
-from official_ext.datasets import data_folder
-from official_ext.datasets import file_names
 from official_ext.datasets import findings as findings_lib
-from official_ext.datasets import text_files
 from official_ext.datasets.readers import image_lists
 from official_ext.datasets.readers import interface
 from official_ext.datasets.readers import shapes
 from official_ext.datasets.readers import split_builder
 from official_ext.datasets.readers import split_names
+from official_ext.datasets.sources import data_folder
+from official_ext.datasets.sources import file_names
+from official_ext.datasets.sources import text_files
 
 
 def _matches(data: data_folder.DataFolder) -> list[str]:

@@ -1,13 +1,13 @@
 """YOLO layouts: a text file of relative boxes or polygons for each image."""
 from official_ext.datasets import annotations
-from official_ext.datasets import data_folder
-from official_ext.datasets import file_names
 from official_ext.datasets import findings as findings_lib
 from official_ext.datasets.readers import image_sizes
 from official_ext.datasets.readers import interface
 from official_ext.datasets.readers import split_builder
 from official_ext.datasets.readers import yolo_config
 from official_ext.datasets.readers import yolo_labels
+from official_ext.datasets.sources import data_folder
+from official_ext.datasets.sources import file_names
 
 
 def _labels(data: data_folder.DataFolder) -> dict[str, str]:

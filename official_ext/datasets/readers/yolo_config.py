@@ -8,11 +8,11 @@ from typing import Any
 import yaml
 
 from official_ext.datasets import annotations
-from official_ext.datasets import data_folder
-from official_ext.datasets import file_names
 from official_ext.datasets import findings as findings_lib
 from official_ext.datasets.readers import image_lists
 from official_ext.datasets.readers import split_builder
+from official_ext.datasets.sources import data_folder
+from official_ext.datasets.sources import file_names
 from official_ext.utils import command_line
 
 _SPLITS = {'train': 'train', 'val': 'val', 'valid': 'val', 'validation': 'val', 'test': 'test'}

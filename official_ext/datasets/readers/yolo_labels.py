@@ -3,10 +3,10 @@ from collections.abc import Iterator
 import re
 from typing import NamedTuple
 
-from official_ext.datasets import data_folder
 from official_ext.datasets import findings as findings_lib
-from official_ext.datasets import text_files
 from official_ext.datasets.readers import shapes
+from official_ext.datasets.sources import data_folder
+from official_ext.datasets.sources import text_files
 from official_ext.utils import command_line
 
 _OTHER_TEXT = re.compile(

@@ -4,9 +4,9 @@ import pytest
 from dataset_files import by_reason
 from layout_files import read, WRITTEN, write
 from official_ext.datasets import annotations
-from official_ext.datasets import data_folder
 from official_ext.datasets import readers
 from official_ext.datasets.readers import hold_out
+from official_ext.datasets.sources import data_folder
 from official_ext.utils import command_line
 
 

@@ -7,7 +7,7 @@ from official.modeling import hyperparams
 import pytest
 import yaml
 
-from official_ext.datasets import record_folder
+from official_ext.datasets.records import record_folder
 from official_ext.utils import command_line
 
 

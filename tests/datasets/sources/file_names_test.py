@@ -7,9 +7,9 @@ import pytest
 
 from layout_files import write
 from official_ext.datasets import annotations
-from official_ext.datasets import data_folder
-from official_ext.datasets import file_names
 from official_ext.datasets import findings
+from official_ext.datasets.sources import data_folder
+from official_ext.datasets.sources import file_names
 
 CAFE = 'caf\u00e9.jpg'
 

@@ -2,7 +2,7 @@
 import pytest
 
 from official_ext.datasets import findings as findings_lib
-from official_ext.datasets import text_files
+from official_ext.datasets.sources import text_files
 from official_ext.utils import command_line
 
 TEXT = 'café, été\n'

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 
 from official_ext.datasets import findings
-from official_ext.datasets import image_decoding
-from official_ext.datasets import image_files
-from official_ext.datasets import image_orientation
+from official_ext.datasets.images import image_decoding
+from official_ext.datasets.images import image_files
+from official_ext.datasets.images import image_orientation
 
 _TURNED = 'image turned as its EXIF data say'
 _TURNED_BY_RULE = _TURNED + ', like {}: the annotations do not tell'

@@ -2,7 +2,7 @@
 import numpy as np
 
 from official_ext.datasets import findings as findings_lib
-from official_ext.datasets import record_checks
+from official_ext.datasets.records import record_checks
 
 
 def test_equal_images_of_two_splits_are_found():

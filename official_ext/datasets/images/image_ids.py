@@ -9,7 +9,7 @@ from typing import NamedTuple
 import unicodedata
 from urllib import parse
 
-from official_ext.datasets import image_files
+from official_ext.datasets.images import image_files
 from official_ext.datasets import normal_values
 from official_ext.datasets import truth as truth_lib
 from official_ext.utils import command_line

@@ -18,9 +18,9 @@ import unicodedata
 from urllib import parse
 
 from official_ext.datasets import annotations
-from official_ext.datasets import data_folder
 from official_ext.datasets import findings
-from official_ext.datasets import image_files
+from official_ext.datasets.images import image_files
+from official_ext.datasets.sources import data_folder
 
 Parts = tuple[str, ...]  # of a relative path, each as `key` gives it
 

@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from official_ext.datasets import record_statistics
+from official_ext.datasets.records import record_statistics
 
 
 def record(image_id, boxes, classes, num_masks=0, num_crowd=0):

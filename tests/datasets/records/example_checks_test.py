@@ -8,8 +8,8 @@ from PIL import Image
 import pytest
 import tensorflow as tf
 
-from official_ext.datasets import example_checks
-from official_ext.datasets import record_checks
+from official_ext.datasets.records import example_checks
+from official_ext.datasets.records import record_checks
 
 
 def image_bytes(size=(40, 30), form='PNG', **options) -> bytes:
@@ -138,7 +138,7 @@ def test_first_problem_names_files_that_cannot_be_read(tmp_path, content, reason
 def test_first_problem_starts_no_device(tmp_path):
   path = write(tmp_path / 'a.tfrecord', [example(), example({'image/source_id': [b'x']})])
   program = (
-      'from official_ext.datasets import record_checks\n'
+      'from official_ext.datasets.records import record_checks\n'
       'from tensorflow.python.eager import context\n'
       f'problem = record_checks.first_problem([{path!r}], True, 3)\n'
       "assert 'has no masks' in problem, problem\n"

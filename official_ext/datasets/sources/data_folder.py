@@ -6,11 +6,11 @@ import os
 import pathlib
 import tempfile
 
-from official_ext.datasets import archives
 from official_ext.datasets import findings as findings_lib
-from official_ext.datasets import image_files
-from official_ext.datasets import record_folder
-from official_ext.datasets import text_files
+from official_ext.datasets.images import image_files
+from official_ext.datasets.records import record_folder
+from official_ext.datasets.sources import archives
+from official_ext.datasets.sources import text_files
 from official_ext.utils import command_line
 
 DEFAULT_MAX_UNPACKED = 100  # gigabytes

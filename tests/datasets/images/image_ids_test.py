@@ -5,7 +5,7 @@ import unicodedata
 
 import pytest
 
-from official_ext.datasets import image_ids
+from official_ext.datasets.images import image_ids
 from official_ext.datasets import truth as truth_lib
 from official_ext.utils import command_line
 

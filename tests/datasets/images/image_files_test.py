@@ -4,7 +4,7 @@ import argparse
 import pytest
 
 from dataset_files import write_image
-from official_ext.datasets import image_files
+from official_ext.datasets.images import image_files
 from official_ext.utils import command_line
 
 

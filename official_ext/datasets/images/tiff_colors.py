@@ -7,8 +7,8 @@ import numpy as np
 from PIL import TiffImagePlugin
 
 from official_ext.datasets import findings
-from official_ext.datasets import image_damage
-from official_ext.datasets import image_orientation
+from official_ext.datasets.images import image_damage
+from official_ext.datasets.images import image_orientation
 
 STARTS = (b'II*\0', b'MM\0*')  # of files
 WIDTH, HEIGHT = 256, 257  # tags

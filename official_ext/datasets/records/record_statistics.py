@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from official_ext.datasets import record_decoding
+from official_ext.datasets.records import record_decoding
 
 _PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 

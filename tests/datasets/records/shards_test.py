@@ -2,8 +2,8 @@
 import pytest
 import tensorflow as tf
 
-from official_ext.datasets import record_decoding
-from official_ext.datasets import shards
+from official_ext.datasets.records import record_decoding
+from official_ext.datasets.records import shards
 from official_ext.utils import command_line
 
 

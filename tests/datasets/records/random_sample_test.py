@@ -1,7 +1,7 @@
 """A sample is fair, whatever the number of items."""
 import collections
 
-from official_ext.datasets import random_sample
+from official_ext.datasets.records import random_sample
 
 
 def test_a_sample_keeps_all_items_or_as_many_as_it_may():

@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 
 from official_ext.datasets import findings
-from official_ext.datasets import record_decoding
+from official_ext.datasets.records import record_decoding
 
 RECORDS = [b'a' * 10, b'', b'b' * 300]
 

@@ -16,10 +16,10 @@ from PIL import Image
 import tensorflow as tf
 
 from official_ext.datasets import findings
-from official_ext.datasets import image_damage
-from official_ext.datasets import image_orientation
-from official_ext.datasets import pixel_values
-from official_ext.datasets import tiff_colors
+from official_ext.datasets.images import image_damage
+from official_ext.datasets.images import image_orientation
+from official_ext.datasets.images import pixel_values
+from official_ext.datasets.images import tiff_colors
 
 FRAMES = 'image has several pages or frames: the first is used'
 ALPHA = 'image has an alpha channel: left out, the stored colors are kept'

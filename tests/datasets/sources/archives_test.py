@@ -4,8 +4,8 @@ import zipfile
 
 import pytest
 
-from official_ext.datasets import archives
-from official_ext.datasets import data_folder
+from official_ext.datasets.sources import archives
+from official_ext.datasets.sources import data_folder
 from official_ext.utils import command_line
 
 

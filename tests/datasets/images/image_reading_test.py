@@ -14,8 +14,8 @@ import tensorflow as tf
 import dataset_files
 import image_kinds
 from official_ext.datasets import findings
-from official_ext.datasets import image_orientation
-from official_ext.datasets import image_reading
+from official_ext.datasets.images import image_orientation
+from official_ext.datasets.images import image_reading
 
 
 @pytest.fixture(scope='module')

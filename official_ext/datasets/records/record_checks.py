@@ -10,12 +10,12 @@ from google.protobuf import message
 import tensorflow as tf
 
 from official_ext.datasets import annotations as annotations_lib
-from official_ext.datasets import example_checks
 from official_ext.datasets import findings as findings_lib
 from official_ext.datasets import normal_values
-from official_ext.datasets import random_sample
-from official_ext.datasets import record_decoding
-from official_ext.datasets import record_statistics
+from official_ext.datasets.records import example_checks
+from official_ext.datasets.records import random_sample
+from official_ext.datasets.records import record_decoding
+from official_ext.datasets.records import record_statistics
 from official_ext.utils import command_line
 
 

@@ -1,0 +1,1 @@
+"""Image files: finding, naming and reading them."""

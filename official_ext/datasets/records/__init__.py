@@ -1,0 +1,1 @@
+"""TFRecords: writing, reading and checking them."""

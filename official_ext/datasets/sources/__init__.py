@@ -1,0 +1,1 @@
+"""The folder or zip file of a data set: its files, their names and their text."""
