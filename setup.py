@@ -50,5 +50,6 @@ setuptools.setup(
         'tf-models-official~=2.20.0',
     ],
     extras_require={
-        'dev': ['hypothesis', 'mypy>=2.4,<3', 'pytest', 'pytest-xdist', 'ruff>=0.9', 'types-PyYAML']},
+        'dev': ['hypothesis', 'mypy>=2.4,<3', 'pytest', 'pytest-xdist', 'ruff>=0.9',
+                'types-PyYAML']},
 )
