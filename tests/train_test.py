@@ -13,6 +13,7 @@ from official.core import train_lib
 import pytest
 import tensorflow as tf, tf_keras
 
+from official_ext.datasets import truth as truth_lib
 from official_ext.serving import coco_results
 
 CHECKOUT = pathlib.Path(__file__).resolve().parents[1]
@@ -116,11 +117,12 @@ def _average_precision_50(model, inputs, folder) -> float:
   """Returns AP50 of a model on a batch, by pycocotools, in pixels of the resized images."""
   images, labels = inputs
   outputs = model(images, image_shape=labels['image_info'][:, 1, :], training=False)
-  truth = {'images': [], 'annotations': [], 'categories': [{'id': i} for i in range(1, 11)]}
+  truth = {'images': [], 'annotations': [], 'categories': [
+      {'id': number, 'name': f'class {number}'} for number in range(1, 11)]}
   results = []
   scale = labels['image_info'][:, 2].numpy()
   for index in range(len(images)):
-    truth['images'].append({'id': index})
+    truth['images'].append({'id': index, 'file_name': f'{index}.png'})
     boxes = labels['groundtruths']['boxes'][index].numpy()
     for box, category in zip(boxes, labels['groundtruths']['classes'][index].numpy()):
       if category > 0:
@@ -137,7 +139,7 @@ def _average_precision_50(model, inputs, folder) -> float:
                       'bbox': [x1, y1, x2 - x1, y2 - y1]})
   (folder / 'truth.json').write_text(json.dumps(truth))
   return coco_results.average_precision(
-      folder / 'truth.json', results, range(len(images)))['ap50']
+      truth_lib.Truth(folder / 'truth.json'), results, range(len(images)))['ap50']
 
 
 def _train_command(*arguments: str) -> subprocess.CompletedProcess:
