@@ -124,7 +124,7 @@ class SplitConverter:
     """Reads an image; raises UnusableError if there is none."""
     name = listed.file_name
     found = self._split.locate_image(name)
-    read = self._reader.read(found.path, self._listed[name])
+    read = self._reader.read(found.path, self._listed[name], needs_pixels=False)
     encoded = read.encode()
     width, height = encoded.size
     if found.change:

@@ -18,6 +18,7 @@ import tensorflow as tf
 from official_ext.datasets import findings
 from official_ext.datasets.images import image_damage
 from official_ext.datasets.images import image_orientation
+from official_ext.datasets.images import image_structure
 from official_ext.datasets.images import pixel_values
 from official_ext.datasets.images import tiff_colors
 
@@ -36,17 +37,19 @@ class Decoded(NamedTuple):
   """A decoded image file.
 
   Attributes:
-    pixels: uint8 `[height, width, 3]` as stored, not turned.
+    pixels: uint8 `[height, width, 3]` as stored, not turned; None if they need not be decoded.
     encoding: `jpg` or `png` if Model Garden's decoder gets these pixels from the file; else empty.
     kind: the format and, but for JPEG, the mode in Pillow's words.
     orientation: EXIF orientation, 1 to 8.
     changes: what is left out of or changed in the pixels, one sentence each.
+    size: (width, height) in pixels as stored, not turned.
   """
-  pixels: np.ndarray
+  pixels: np.ndarray | None
   encoding: str
   kind: str
   orientation: int
   changes: list[str]
+  size: tuple[int, int]
 
 
 def decode_record(content: bytes) -> np.ndarray:
@@ -88,12 +91,14 @@ def read_header(path: pathlib.Path) -> image_orientation.Header:
     return _header(image)
 
 
-def decode(content: bytes, max_pixels: int) -> Decoded:
+def decode(content: bytes, max_pixels: int, needs_pixels: bool = True) -> Decoded:
   """Decodes an image file.
 
   Args:
     content: of the file.
     max_pixels: largest allowed width times height.
+    needs_pixels: if false, an upright file that can go into a record as it is, and whose structure
+      shows that it is whole, is not decoded, which takes most of the time of a conversion.
 
   Returns:
     The first picture in the file.
@@ -116,24 +121,30 @@ def decode(content: bytes, max_pixels: int) -> Decoded:
     with image_damage.decoding(content):
       header = _header(image)
     image_damage.check_size(header.size, max_pixels)
+    is_whole = (not needs_pixels and header.orientation == image_orientation.UPRIGHT and
+                _is_whole(image.format, content))
     if image.format in _JPEG_FORMATS:
+      if is_whole:
+        return Decoded(None, 'jpg', 'JPEG', header.orientation, [], header.size)
       if not content.rstrip(b'\0').endswith(_JPEG_END):
         with image_damage.decoding(content):
           image.load()  # Pillow notices a file that was cut off, without a message in the log.
-      return Decoded(decode_record(content), 'jpg', 'JPEG', header.orientation, [])
-    return _decode_other(image, content, header, max_pixels)
+      return Decoded(
+          decode_record(content), 'jpg', 'JPEG', header.orientation, [], header.size)
+    return _decode_other(image, content, header, max_pixels, is_whole)
 
 
 def _decode_other(image: Image.Image, content: bytes, header: image_orientation.Header,
-                  max_pixels: int) -> Decoded:
-  """Decodes an image file that is no JPEG."""
+                  max_pixels: int, is_whole: bool) -> Decoded:
+  """Decodes an image file that is no JPEG; the pixels of one that `is_whole` only if needed."""
   with image_damage.decoding(content):
     changes = [FRAMES] if getattr(image, 'is_animated', False) else []
     has_deep_colors = image.format == 'TIFF' and tiff_colors.are_deep(image)
   kind = f'{image.format} {image.mode}'
   if image.format == 'PNG' and content[_PNG_DEPTH] == 8 and (
       content[_PNG_COLOR] in _PNG_PLAIN_COLORS and 'transparency' not in image.info):
-    return Decoded(decode_record(content), 'png', kind, header.orientation, changes)
+    pixels = None if is_whole else decode_record(content)
+    return Decoded(pixels, 'png', kind, header.orientation, changes, header.size)
   if image.format == 'PNG' and content[_PNG_DEPTH] == 16:
     with image_damage.decoding(content):
       values = tf.io.decode_png(content, dtype=tf.uint16).numpy()
@@ -147,6 +158,13 @@ def _decode_other(image: Image.Image, content: bytes, header: image_orientation.
         # Pillow has turned the image when it loaded it.
         values = image_orientation.turn_back(values, header.orientation)
   return _to_rgb(values, kind, header.orientation, changes)
+
+
+def _is_whole(kind: str | None, content: bytes) -> bool:
+  """Returns whether the structure of a file shows that nothing is missing."""
+  if kind == 'PNG':
+    return image_structure.is_whole_png(content)
+  return kind in _JPEG_FORMATS and image_structure.is_whole_jpeg(content)
 
 
 def _to_rgb(values: np.ndarray, kind: str, orientation: int, changes: list[str]) -> Decoded:
@@ -163,7 +181,8 @@ def _to_rgb(values: np.ndarray, kind: str, orientation: int, changes: list[str])
     values, change = pixel_values.to_uint8(values)
     changes = [*changes, change]
   pixels = np.ascontiguousarray(np.broadcast_to(values, (*values.shape[:2], 3)))
-  return Decoded(pixels, '', kind, orientation, changes)
+  height, width = values.shape[:2]
+  return Decoded(pixels, '', kind, orientation, changes, (width, height))
 
 
 @functools.cache

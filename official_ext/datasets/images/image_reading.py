@@ -55,22 +55,31 @@ class ReadImage:
   """An image that was read.
 
   Attributes:
-    pixels: uint8 `[height, width, 3]`.
+    size: (width, height) in pixels.
     changes: how it differs from the file.
     exif_orientation: what was done about an EXIF orientation, for the image's entry in an
       annotation file; None if there is none.
     original: content and encoding of the file if Model Garden gets `pixels` from them.
+    decoded: the pixels; None if they were not needed and there is an `original`.
   """
-  pixels: np.ndarray
+  size: tuple[int, int]
   changes: list[Change]
   exif_orientation: str | None
   original: tuple[bytes, str] | None
+  decoded: np.ndarray | None
+
+  @functools.cached_property
+  def pixels(self) -> np.ndarray:
+    """uint8 `[height, width, 3]`."""
+    if self.decoded is not None:
+      return self.decoded
+    content, _ = self.original or (b'', '')
+    return image_decoding.decode_record(content)
 
   def encode(self) -> EncodedImage:
     """Returns the image for a record: the file's own bytes if they will do, else PNG."""
     content, encoding = self.original or (image_decoding.encode_png(self.pixels), 'png')
-    height, width = self.pixels.shape[:2]
-    return EncodedImage(content, encoding, (width, height))
+    return EncodedImage(content, encoding, self.size)
 
 
 class ImageReader:
@@ -91,12 +100,15 @@ class ImageReader:
     self._all_listed = all_listed
 
   def read(self, path: pathlib.Path,
-           listed: image_orientation.Listed = image_orientation.NOT_LISTED) -> ReadImage:
+           listed: image_orientation.Listed = image_orientation.NOT_LISTED,
+           needs_pixels: bool = True) -> ReadImage:
     """Reads an image.
 
     Args:
       path: the file.
       listed: what the annotation file says of the image.
+      needs_pixels: whether the pixels are looked at; if not, a file that can go into a record as
+        it is need not be decoded.
 
     Returns:
       The image, turned as `image_orientation` says.
@@ -105,21 +117,23 @@ class ImageReader:
       UnusableError: the file cannot be read or decoded, or the image is too large.
     """
     content = read_bytes(path)
-    decoded = image_decoding.decode(content, self._max_pixels)
+    decoded = image_decoding.decode(content, self._max_pixels, needs_pixels)
     changes = [Change('fixed', change) for change in decoded.changes]
     if not decoded.encoding:
       changes.insert(0, Change('fixed', f'image was {decoded.kind}: stored as PNG'))
     if decoded.orientation == image_orientation.UPRIGHT:
       original = (content, decoded.encoding) if decoded.encoding else None
-      return ReadImage(decoded.pixels, changes, None, original)
-    height, width = decoded.pixels.shape[:2]
+      return ReadImage(decoded.size, changes, None, original, decoded.pixels)
     is_turned, change = self._decide(
-        image_orientation.Header((width, height), decoded.orientation), listed)
+        image_orientation.Header(decoded.size, decoded.orientation), listed)
     if is_turned:
-      pixels = image_orientation.turn(decoded.pixels, decoded.orientation)
-      return ReadImage(pixels, [*changes, change], image_orientation.APPLIED, None)
+      stored = image_decoding.decode_record(content) if decoded.pixels is None else decoded.pixels
+      pixels = image_orientation.turn(stored, decoded.orientation)
+      size = (pixels.shape[1], pixels.shape[0])
+      return ReadImage(size, [*changes, change], image_orientation.APPLIED, None, pixels)
     original = (without_exif(content), 'jpg') if decoded.encoding == 'jpg' else None
-    return ReadImage(decoded.pixels, [*changes, change], image_orientation.IGNORED, original)
+    return ReadImage(decoded.size, [*changes, change], image_orientation.IGNORED, original,
+                     decoded.pixels)
 
   def _decide(self, header: image_orientation.Header, listed: image_orientation.Listed
               ) -> tuple[bool, Change]:
