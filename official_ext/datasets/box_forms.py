@@ -10,7 +10,7 @@ Corners = tuple[float, float, float, float]  # x1, y1, x2, y2
 _Reading = Callable[[float, float, float, float], Corners]
 
 _EXPECTED = '[x, y, width, height]'
-# What four numbers may mean instead -> the corners of the box then.
+# A reading of the four numbers -> how it gives the corners of the box.
 _READINGS: dict[str, _Reading] = {
     _EXPECTED: lambda a, b, c, d: (a, b, a + c, b + d),
     'corners [x1, y1, x2, y2]': lambda a, b, c, d: (a, b, c, d),

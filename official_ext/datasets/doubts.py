@@ -1,7 +1,7 @@
 """Looks at a whole conversion for what a person would see at a glance, and tells it.
 
-A `SplitTally` counts while a split is converted; `tell` judges the counts at the end. What makes
-the records unfit for training is a problem, anything else a doubt.
+A `SplitTally` counts while a split is converted; `tell` judges the counts at the end. A finding is
+a problem if the records are unfit for training, and otherwise a doubt.
 """
 import collections
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ _UNSCALED = ('boxes were scaled to the size of their files, but fit the files as
 
 @dataclasses.dataclass(frozen=True)
 class Permissions:
-  """What a person has looked at and allows.
+  """The problems that become doubts, because a person has looked at them and allows them.
 
   Attributes:
     losses: a class or a split may lose all its boxes.
@@ -71,8 +71,9 @@ class SplitTally:
     self.long_images: list[tuple[str, str]] = []
     self._forms = box_forms.BoxForms()
     self._num_normalized = 0
-    # Of boxes that were scaled: how many, how many fit the file unscaled, how many do not fit the
-    # size in the annotations, and how likely all would fit a smaller file by chance.
+    # Counts of the boxes that were scaled: all; those that fit the file unscaled; those that do
+    # not fit the size in the annotations.  Then the logarithm of the chance that all boxes would
+    # fit the smaller file unscaled if they were right.
     self._num_scaled = self._num_fitting = self._num_outside = 0
     self._log_chance = 0.0
 

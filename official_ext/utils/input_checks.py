@@ -4,6 +4,7 @@ Nothing here runs a TensorFlow operation: strategies of several hosts must be ma
 first one.
 """
 from collections.abc import Iterable, Sequence
+import dataclasses
 import itertools
 import json
 import sys
@@ -120,28 +121,14 @@ def _check_unique(ids: Sequence[tuple[str, str]], field: str) -> None:
       names[identifier] = name
 
 
-def _reads_ids(data: Any) -> bool:
-  """Returns whether `image/source_id` of the records is read, or made anew from the image."""
-  decoder = getattr(data, 'decoder', None)
-  return not (decoder and getattr(decoder.get(), 'regenerate_source_id', False))
-
-
 def _records_problem(task: Any, split: str, files: Sequence[str], limit: int) -> str | None:
   """Returns the first problem of the records of a split, of which at most `limit` are read."""
-  data, model = getattr(task, split), task.model
-  decoder, parser = getattr(data, 'decoder', None), getattr(data, 'parser', None)
-  # A label map gives classes their numbers by name.
-  maps_labels = getattr(decoder, 'type', '') == 'label_map_decoder'
-  keeps_shape = getattr(parser, 'keep_aspect_ratio', True) and len(model.input_size) > 1
   is_training = split == 'train_data'
+  needs = example_checks.Needs.of_task(task, is_training)
+  # Training takes any text as an id, and one image as often as it is there.
   found = record_checks.first_problem(
-      files, getattr(model, 'include_mask', False), None if maps_labels else model.num_classes,
-      limit,
-      # Training takes any text as an id, and one image as often as it is there.
-      needs_ids=_reads_ids(data) and not is_training,
-      input_size=model.input_size[:2] if keeps_shape else None,
-      smallest_scale=getattr(parser, 'aug_scale_min', 1.0) if is_training else 1.0)
-  if found is None and _reads_ids(data):
+      files, dataclasses.replace(needs, source_id=needs.source_id and not is_training), limit)
+  if found is None and needs.source_id:
     found = _file_without_ids(files)
   return f'{_field(split)}: {found}' if found else None
 
@@ -188,7 +175,7 @@ def check_task(task: Any, mode: str) -> None:
   for split in _splits(task, mode):
     files = _check_split(task, split)
     if (split == 'validation_data' and _is_detection(task)
-        and _reads_ids(task.validation_data)):
+        and example_checks.Needs.of_task(task, is_training=False).source_id):
       ids = _image_ids(files)
       _check_unique(ids, _field(split))
       if task.annotation_file:

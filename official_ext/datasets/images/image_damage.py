@@ -1,4 +1,4 @@
-"""What is wrong with an image file, in one sentence, whatever a decoder raises."""
+"""Turns the errors of image decoders into one sentence about the file."""
 from collections.abc import Iterator
 import contextlib
 import struct

@@ -4,7 +4,8 @@ JPEG files, and PNG files of 8-bit RGB or gray, are decoded by the decoder that 
 training, because JPEG decoders differ by some gray levels; their bytes can go into a record as they
 are. Everything else is decoded by Pillow, or, where Pillow would cut 16-bit colors to 8 bits, by
 TensorFlow or OpenCV, and goes into a record as a PNG file. Alpha is left out and the stored
-colors are kept, as TensorFlow, OpenCV and Pillow do. Of several pages or frames, the first counts.
+colors are kept, as TensorFlow, OpenCV and Pillow do. If a file has several pages or frames, the
+first is read.
 """
 import functools
 import io

@@ -29,7 +29,7 @@ _INVERSE = {6: 8, 8: 6}
 
 
 class Header(NamedTuple):
-  """What the header of an image file says.
+  """The header of an image file.
 
   Attributes:
     size: (width, height) in pixels as stored, not turned.
@@ -38,9 +38,14 @@ class Header(NamedTuple):
   size: tuple[int, int]
   orientation: int
 
+  @property
+  def shown_size(self) -> tuple[int, int]:
+    """(width, height) in pixels as a viewer shows the image."""
+    return self.size[::-1] if self.orientation in _QUARTER_TURNS else self.size
+
 
 class Listed(NamedTuple):
-  """What an annotation file says of an image.
+  """The fields of an image in an annotation file that tell which way up it was annotated.
 
   Attributes:
     size: (width, height) in pixels; None for what it does not give.

@@ -8,21 +8,13 @@ from official_ext.datasets.readers import split_builder
 from official_ext.datasets.readers import split_names
 from official_ext.datasets.readers import tables
 from official_ext.datasets.sources import data_folder
-from official_ext.datasets.sources import text_files
 from official_ext.utils import command_line
 
 
 def _matches(data: data_folder.DataFolder) -> list[str]:
   """Returns the files whose first line names the columns."""
-  found = []
-  for name in data.with_suffix('.csv'):
-    try:
-      first = next(text_files.rows(data.head(name)), None)
-    except ValueError:
-      continue
-    if first and not tables.missing_columns(tables.columns(first.values)):
-      found.append(name)
-  return found
+  return tables.files_that_begin(
+      data, lambda values: not tables.missing_columns(tables.columns(values)))
 
 
 def _files(data: data_folder.DataFolder) -> dict[str | None, list[str]]:

@@ -22,19 +22,15 @@ def _is_number(text: str) -> bool:
   return True
 
 
+def _fits(values: list[str]) -> bool:
+  """Returns whether values are a path and a box with its class, or a path alone."""
+  return len(values) == 6 and bool(values[0]) and (
+      not any(values[1:]) or (bool(values[5]) and all(map(_is_number, values[1:5]))))
+
+
 def _matches(data: data_folder.DataFolder) -> list[str]:
-  """Returns the files that begin with a line of a path, four numbers or none, and a class."""
-  found = []
-  for name in data.with_suffix('.csv'):
-    try:
-      first = next(text_files.rows(data.head(name)), None)
-    except ValueError:
-      continue
-    values = first.values if first else []
-    if len(values) == 6 and values[0] and (
-        not any(values[1:]) or values[5] and all(map(_is_number, values[1:5]))):
-      found.append(name)
-  return found
+  """Returns the files that begin with such a line."""
+  return tables.files_that_begin(data, _fits)
 
 
 def _classes(data: data_folder.DataFolder, findings: findings_lib.Findings

@@ -14,6 +14,7 @@ from official_ext.datasets.readers import split_builder
 from official_ext.datasets.sources import data_folder
 from official_ext.datasets.sources import file_names
 from official_ext.utils import command_line
+
 _WITHOUT_AREA = ('point', 'points', 'line', 'linestrip')
 
 

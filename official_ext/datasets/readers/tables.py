@@ -1,4 +1,5 @@
 """Reads tables of boxes, with columns of whatever usual names."""
+from collections.abc import Callable
 import json
 import re
 
@@ -41,6 +42,19 @@ def missing_columns(names: list[str]) -> list[str]:
   """Returns the columns that a table of boxes needs and does not have."""
   corners = () if 'bbox' in names else _CORNERS
   return [key for key in ('image', *corners, 'class') if key not in names]
+
+
+def files_that_begin(data: data_folder.DataFolder, fits: Callable[[list[str]], bool]) -> list[str]:
+  """Returns the CSV files of a data set whose first line has values that fit a layout."""
+  found = []
+  for name in data.with_suffix('.csv'):
+    try:
+      first = next(text_files.rows(data.head(name)), None)
+    except ValueError:
+      continue
+    if first and fits(first.values):
+      found.append(name)
+  return found
 
 
 def read_lines(data: data_folder.DataFolder, name: str, findings: findings_lib.Findings

@@ -83,8 +83,11 @@ def _read(data: data_folder.DataFolder, findings: findings_lib.Findings) -> anno
     raise command_line.CommandError(
         f'{folder} cannot be read by tensorflow_datasets: {error!r}.') from error
   names = _feature_names(builder.info.features, folder)
-  by_split: dict[str | None, str] = {split_names.of_name(name): name
-                                     for name in builder.info.splits}
+  by_split: dict[str | None, str] = {}
+  for name in builder.info.splits:
+    if by_split.setdefault(split_names.of_name(name), name) != name:
+      findings.add('all', 'noted', 'another split stands for the same: not read', name,
+                   f'read is {by_split[split_names.of_name(name)]}')
   builders: dict[str | None, split_builder.SplitBuilder] = {}
   for split, name in split_names.choose(by_split, 'split', findings).items():
     builders[split] = split_builder.SplitBuilder(f'{folder} {name}')

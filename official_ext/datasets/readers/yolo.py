@@ -1,7 +1,6 @@
 """YOLO layouts: a text file of relative boxes or polygons for each image."""
 from official_ext.datasets import annotations
 from official_ext.datasets import findings as findings_lib
-from official_ext.datasets.readers import image_sizes
 from official_ext.datasets.readers import interface
 from official_ext.datasets.readers import split_builder
 from official_ext.datasets.readers import yolo_config
@@ -26,6 +25,7 @@ def _matches(data: data_folder.DataFolder) -> list[str]:
 
 def _read(data: data_folder.DataFolder, findings: findings_lib.Findings) -> annotations.Splits:
   """Reads the label file of each image."""
+  from official_ext.datasets.images import image_decoding  # imported here: it loads TensorFlow
   config = yolo_config.read(data, findings)
   labels = _labels(data)
   builders: dict[str | None, split_builder.SplitBuilder] = {}
@@ -33,9 +33,11 @@ def _read(data: data_folder.DataFolder, findings: findings_lib.Findings) -> anno
     builder = builders[split] = split_builder.SplitBuilder(data.shown(config.source))
     for image in images:
       try:
-        size = image_sizes.shown_size(data.path(image))
+        size = image_decoding.read_header(data.path(image)).shown_size
       except findings_lib.UnusableError:
-        builder.add_file(image)  # The conversion tells why it cannot be read.
+        image_id = builder.add_file(image)  # The conversion tells why it cannot be read.
+        if image in labels:  # If it can read the image after all, the labels are lost.
+          builder.add_object(image_id, labels[image], None, None)
         continue
       image_id = builder.add_file(image, *size)
       if image not in labels:

@@ -74,15 +74,18 @@ class Needs:
       is_training: whether the records are for training or for evaluation.
     """
     data = task.train_data if is_training else task.validation_data
-    decoder = data.decoder.get() if hasattr(data.decoder, 'get') else data.decoder
+    choice, parser = getattr(data, 'decoder', None), getattr(data, 'parser', None)
+    # A label map gives classes their numbers by name.
+    maps_labels = getattr(choice, 'type', '') == 'label_map_decoder'
+    decoder = choice.get() if hasattr(choice, 'get') else choice
     return cls(
         masks=bool(getattr(task.model, 'include_mask', False)),
-        num_classes=task.model.num_classes,
+        num_classes=None if maps_labels else task.model.num_classes,
         source_id=not getattr(decoder, 'regenerate_source_id', False),
         # A resize to the input's own shape leaves something of every image.
         input_size=(tuple(task.model.input_size[:2])
-                    if getattr(data.parser, 'keep_aspect_ratio', True) else None),
-        smallest_scale=getattr(data.parser, 'aug_scale_min', 1.0) if is_training else 1.0)
+                    if getattr(parser, 'keep_aspect_ratio', True) else None),
+        smallest_scale=getattr(parser, 'aug_scale_min', 1.0) if is_training else 1.0)
 
 
 def _values(features: Features, name: str) -> Sequence[Any]:

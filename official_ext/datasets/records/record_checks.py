@@ -258,9 +258,7 @@ def _first_problem_of_file(path: str, limit: int, needs: example_checks.Needs,
   return None
 
 
-def first_problem(files: Sequence[str], include_mask: bool, num_classes: int | None,
-                  limit: int = 200, *, needs_ids: bool = True,
-                  input_size: Sequence[int] | None = None, smallest_scale: float = 1.0
+def first_problem(files: Sequence[str], needs: example_checks.Needs, limit: int = 200
                   ) -> str | None:
   """Looks at some records for what makes a training or an evaluation fail.
 
@@ -268,17 +266,12 @@ def first_problem(files: Sequence[str], include_mask: bool, num_classes: int | N
 
   Args:
     files: TFRecord files; the first records of each are read.
-    include_mask: whether the model needs a mask for each box.
-    num_classes: of the model, background included; None if it is unknown.
+    needs: what the experiment needs of each record.
     limit: how many records to read in all.
-    needs_ids: whether `image/source_id` is read: True unless `regenerate_source_id` is set.
-    input_size: (height, width) in pixels to which the images are resized; None if unknown.
-    smallest_scale: the smallest random scale of that resize, `aug_scale_min` of the parser.
 
   Returns:
     One sentence about the first problem, or None.
   """
-  needs = example_checks.Needs(include_mask, num_classes, needs_ids, input_size, smallest_scale)
   share = max(1, limit // max(len(files), 1))
   ids: dict[str, str] = {}
   for path in files[:limit]:

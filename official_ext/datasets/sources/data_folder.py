@@ -22,8 +22,8 @@ class DataFolder:
   """The files of a data set.
 
   Files and folders that begin with a dot, `__MACOSX`, and folders inside that convert_dataset has
-  written are no data. A symbolic link that leads
-  out of the folder is not followed, so that no annotation file can name a file elsewhere.
+  written are no data. A symbolic link that leads out of the folder is not followed, so that no
+  annotation file can name a file elsewhere.
 
   Attributes:
     root: the folder, without symbolic links.

@@ -1,5 +1,6 @@
 """Each flaw of an example is named; the look at records before a training starts no device."""
 import io
+import re
 import subprocess
 import sys
 
@@ -19,6 +20,7 @@ def image_bytes(size=(40, 30), form='PNG', **options) -> bytes:
   return content.getvalue()
 
 
+ANY, FIVE = example_checks.Needs(), example_checks.Needs(num_classes=5)
 PNG = image_bytes()
 MASK = io.BytesIO()
 Image.new('L', (40, 30)).save(MASK, 'PNG')
@@ -99,22 +101,24 @@ def write(path, examples) -> str:
 def test_first_problem_is_a_sentence_with_the_record(tmp_path):
   path = write(tmp_path / 'a.tfrecord', [
       example(), example({'image/source_id': [b'8'], 'image/object/class/label': [1, 5]})])
-  assert record_checks.first_problem([path], False, None) is None
-  assert record_checks.first_problem([path], False, 6) is None
-  assert record_checks.first_problem([path], False, 5, limit=1) is None
-  assert record_checks.first_problem([path], False, 5) == (
+  assert record_checks.first_problem([path], ANY) is None
+  assert record_checks.first_problem([path], example_checks.Needs(num_classes=6)) is None
+  assert record_checks.first_problem([path], FIVE, limit=1) is None
+  assert record_checks.first_problem([path], FIVE) == (
       'a.tfrecord record 2 a.png: class id is not in 1 to num_classes - 1 = 4 (ids [5]); '
       'check_dataset lists all problems.')
-  assert 'has no masks' in record_checks.first_problem([path], True, None)
+  assert 'has no masks' in record_checks.first_problem(
+      [path], example_checks.Needs(masks=True))
   other = write(tmp_path / 'b.tfrecord', [example({'image/source_id': [b'8']})])
   assert 'b.tfrecord record 1 a.png: image id is there twice (id 8, also a.tfrecord record 2' in (
-      record_checks.first_problem([path, other], False, None))
-  assert record_checks.first_problem([path, other], False, None, needs_ids=False) is None
+      record_checks.first_problem([path, other], ANY))
+  assert record_checks.first_problem(
+      [path, other], example_checks.Needs(source_id=False)) is None
 
 
 def test_flaws_that_model_garden_mends_stop_no_training(tmp_path):
   path = write(tmp_path / 'a.tfrecord', [example({'image/object/bbox/xmax': [.5, 1.1]})])
-  assert record_checks.first_problem([path], False, None) is None
+  assert record_checks.first_problem([path], ANY) is None
 
 
 @pytest.mark.parametrize('content, reason', [
@@ -130,17 +134,18 @@ def test_first_problem_names_files_that_cannot_be_read(tmp_path, content, reason
     write(path, content)
   else:
     path.write_bytes(content)
-  found_problem = record_checks.first_problem([str(path)], False, None)
-  assert reason.partition(' .')[0] in found_problem
+  found_problem = record_checks.first_problem([str(path)], ANY)
+  assert re.search(reason, found_problem)
 
 
 @pytest.mark.slow
 def test_first_problem_starts_no_device(tmp_path):
   path = write(tmp_path / 'a.tfrecord', [example(), example({'image/source_id': [b'x']})])
   program = (
-      'from official_ext.datasets.records import record_checks\n'
+      'from official_ext.datasets.records import example_checks, record_checks\n'
       'from tensorflow.python.eager import context\n'
-      f'problem = record_checks.first_problem([{path!r}], True, 3)\n'
+      'problem = record_checks.first_problem(\n'
+      f'    [{path!r}], example_checks.Needs(masks=True, num_classes=3))\n'
       "assert 'has no masks' in problem, problem\n"
       'assert not context.context()._initialized\n')
   subprocess.run([sys.executable, '-c', program], check=True, timeout=600)

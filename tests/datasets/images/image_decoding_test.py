@@ -3,7 +3,7 @@ import pytest
 
 import drawn_data
 from official_ext.datasets import findings
-from official_ext.datasets.readers import image_sizes
+from official_ext.datasets.images import image_decoding
 
 
 @pytest.mark.parametrize('orientation', range(1, 9))
@@ -14,10 +14,10 @@ def test_the_size_is_that_of_the_turned_image(tmp_path, encoding, orientation):
   image = drawn_data.DrawnImage('im001', '', 30, 50, [], encoding, orientation)
   path = tmp_path / f'image{drawn_data.ENCODINGS[encoding][0]}'
   drawn_data.write_image(image, path)
-  assert image_sizes.shown_size(path) == (30, 50)
+  assert image_decoding.read_header(path).shown_size == (30, 50)
 
 
 def test_what_is_no_image_is_named(tmp_path):
   (tmp_path / 'image.jpg').write_text('no image')
   with pytest.raises(findings.UnusableError, match='broken'):
-    image_sizes.shown_size(tmp_path / 'image.jpg')
+    image_decoding.read_header(tmp_path / 'image.jpg')
