@@ -74,7 +74,8 @@ class Needs:
       is_training: whether the records are for training or for evaluation.
     """
     data = task.train_data if is_training else task.validation_data
-    choice, parser = getattr(data, 'decoder', None), getattr(data, 'parser', None)
+    choice: Any = getattr(data, 'decoder', None)
+    parser: Any = getattr(data, 'parser', None)
     # A label map gives classes their numbers by name.
     maps_labels = getattr(choice, 'type', '') == 'label_map_decoder'
     decoder = choice.get() if hasattr(choice, 'get') else choice
