@@ -26,7 +26,9 @@ _READINGS: dict[str, _Reading] = {
 _MIN_BOXES = 4  # of fewer boxes nothing is said
 _RIGHT = 0.98  # share of boxes that must fit under the right reading
 _WRONG = 0.95  # share that may fit under the expected one, if another is right
+_MIN_WRONG = 2  # boxes that must not fit under the expected one: a single one says nothing
 _PIXELS = 1.0  # by which a box may reach over the edge or differ from its polygon
+_OVERHANG = 0.2  # share of its side by which a box may: people draw over the edge
 _AREA = 0.02  # by which a box may differ from its area
 
 
@@ -44,10 +46,12 @@ def is_normalized(box: Sequence[float], width: int, height: int) -> bool:
 
 
 def _fits(corners: Corners, width: float, height: float) -> bool:
-  """Returns whether corners enclose something that lies in the image."""
+  """Returns whether corners enclose something that lies in the image, nearly all of it."""
   x1, y1, x2, y2 = corners
-  return (x2 > x1 and y2 > y1 and x1 >= -_PIXELS and y1 >= -_PIXELS and
-          x2 <= width + _PIXELS and y2 <= height + _PIXELS)
+  beyond_x = max(_PIXELS, _OVERHANG * (x2 - x1))
+  beyond_y = max(_PIXELS, _OVERHANG * (y2 - y1))
+  return (x2 > x1 and y2 > y1 and x1 >= -beyond_x and y1 >= -beyond_y and
+          x2 <= width + beyond_x and y2 <= height + beyond_y)
 
 
 class BoxForms:
@@ -98,7 +102,8 @@ class BoxForms:
     name = max(readings, key=lambda name: self._inside[name])
     if what == 'lie in their image':
       is_better = (self._inside[name] >= _RIGHT * self.num_boxes and
-                   self._inside[_EXPECTED] <= _WRONG * self.num_boxes)
+                   self._inside[_EXPECTED] <= min(_WRONG * self.num_boxes,
+                                                  self.num_boxes - _MIN_WRONG))
     else:
       is_better = _EXPECTED not in readings
     if not is_better:

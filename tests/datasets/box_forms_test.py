@@ -27,6 +27,16 @@ def test_right_boxes_are_right_with_a_few_over_the_edge():
       assert forms(boxes.tolist(), areas=(boxes[:, 2] * boxes[:, 3] * 0.7).tolist()) is None
 
 
+def test_boxes_drawn_over_the_edge_are_not_taken_for_another_form():
+  # Read as [y, x, height, width] all six lie in the image of 113 x 117; as they are, one does not.
+  boxes = [[22, 15, 11, 20], [10, 49, 21, 24], [57, 10, 12, 26], [53, 46, 9, 26], [88, 42, 18, 29]]
+  for last in ([85, 89, 31, 22], [85, 89, 90, 22]):  # a little over the edge, and far
+    assert forms([*boxes, last], size=(113, 117)) is None
+  # A fifth of each of these hangs over the right edge: people draw like that.
+  assert forms([[72, y, 20, 20] for y in range(0, 80, 10)], size=(88, 120)) is None
+  assert forms([[72, y, 40, 20] for y in range(0, 80, 10)], size=(88, 120)) is not None
+
+
 @pytest.mark.parametrize('with_areas', [False, True])
 def test_random_boxes_of_another_form_are_recognized(with_areas):
   rng = np.random.default_rng(1)
