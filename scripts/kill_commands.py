@@ -8,14 +8,20 @@ reported on.  Then each command in turn is started again and killed by SIGKILL; 
 its output of an earlier run is there.  What it leaves must be the earlier output, whole, or
 nothing, or the new output, whole; the same command must then end well, and leave no temporary
 file.  The exit status is 1 if anything else is found.
+
+Commands run in processes that are forked from this one, which has imported what they need: most of
+the time of a short command would go into imports.
 """
 import argparse
 from collections.abc import Callable
 import hashlib
+import importlib
 import json
+import multiprocessing
 import os
 import pathlib
 import random
+import runpy
 import shutil
 import subprocess
 import sys
@@ -116,9 +122,25 @@ def commands(folder: pathlib.Path, data: pathlib.Path) -> dict[str, Command]:
   }
 
 
-def _start(command: Command) -> subprocess.Popen:
-  return subprocess.Popen([sys.executable, '-m', *command.arguments], stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, text=True)
+def _run_module(arguments: list[str], log: pathlib.Path) -> None:
+  """Runs `python -m` with arguments in this process; all that it prints goes into a file."""
+  log.parent.mkdir(parents=True, exist_ok=True)
+  with log.open('wb') as file:
+    os.dup2(file.fileno(), sys.stdout.fileno())
+    os.dup2(file.fileno(), sys.stderr.fileno())
+  sys.argv = arguments
+  runpy.run_module(arguments[0], run_name='__main__', alter_sys=True)
+
+
+def _log_file(command: Command) -> pathlib.Path:
+  return command.output.parent.with_name(f'{command.output.parent.name}.txt')
+
+
+def _start(command: Command) -> multiprocessing.Process:
+  process = multiprocessing.get_context('fork').Process(
+      target=_run_module, args=(command.arguments, _log_file(command)))
+  process.start()
+  return process
 
 
 def run(command: Command) -> float:
@@ -132,10 +154,11 @@ def run(command: Command) -> float:
   """
   start = time.monotonic()
   process = _start(command)
-  output, _ = process.communicate()
-  if process.returncode or not command.is_whole(command.output):
+  process.join()
+  if process.exitcode or not command.is_whole(command.output):
+    output = _log_file(command).read_text(encoding='utf-8', errors='replace')
     raise command_line.CommandError(
-        f'{" ".join(command.arguments)} ended with status {process.returncode}: {output[-2000:]}')
+        f'{" ".join(command.arguments)} ended with status {process.exitcode}: {output[-2000:]}')
   return time.monotonic() - start
 
 
@@ -171,13 +194,12 @@ def kill(command: Command, choices: random.Random, seconds: float) -> str:
   waits_for_files = choices.random() < 0.5
   delay = choices.uniform(0, 0.2 * seconds if waits_for_files else 1.1 * seconds)
   process = _start(command)
-  while waits_for_files and process.poll() is None and _names(command.output.parent) == names:
+  while (waits_for_files and process.exitcode is None and
+         _names(command.output.parent) == names):
     time.sleep(_POLL_SECONDS)
-  try:
-    process.communicate(timeout=delay)
-  except subprocess.TimeoutExpired:
-    process.kill()
-    process.communicate()
+  process.join(delay)
+  process.kill()
+  process.join()
   after = digest(command.output)
   if command.is_resumed or after in (None, before):
     return ''
@@ -222,8 +244,8 @@ def _arguments() -> argparse.Namespace:
   parser.add_argument('--commands', nargs='+', metavar='NAME',
                       default=['convert', 'train', 'export', 'predict', 'report'],
                       choices=['convert', 'images', 'train', 'export', 'predict', 'report'],
-                      help='which commands to kill in turn; default: convert train export predict '
-                      'report')
+                      help='which commands to kill in turn, each as often as it is named; default: '
+                      'convert train export predict report')
   parser.add_argument('--work_dir', type=pathlib.Path, default=pathlib.Path('runs/kill_commands'),
                       metavar='DIR', help='replaced (runs/kill_commands)')
   return parser.parse_args()
@@ -232,6 +254,8 @@ def _arguments() -> argparse.Namespace:
 def main() -> None:
   """Kills all commands in turn and prints what is wrong."""
   args = _arguments()
+  for command in commands(args.work_dir, args.work_dir).values():
+    importlib.import_module(command.arguments[0])
   shutil.rmtree(args.work_dir, ignore_errors=True)
   data = args.work_dir / 'data' / 'coco'
   subprocess.run([sys.executable, '-m', 'official_ext.tools.make_sample_data',

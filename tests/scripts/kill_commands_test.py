@@ -1,7 +1,6 @@
 """Killed conversions leave the earlier records or none, and the next one works."""
 import random
-import subprocess
-import sys
+import time
 
 import pytest
 
@@ -46,8 +45,9 @@ def test_a_killed_conversion_leaves_nothing_half_written(tmp_path):
 def test_half_written_records_are_noticed(tmp_path, monkeypatch):
   convert = kill_commands.commands(tmp_path, tmp_path)['convert']
   convert.output.mkdir(parents=True)
-  program = 'import pathlib, time; pathlib.Path({!r}).write_text("{{"); time.sleep(60)'
-  monkeypatch.setattr(kill_commands, '_start', lambda command: subprocess.Popen(
-      [sys.executable, '-c', program.format(str(command.output / 'dataset.json'))],
-      stdout=subprocess.PIPE, text=True))
+
+  def write_half(unused_arguments, unused_log):
+    (convert.output / 'dataset.json').write_text('{', encoding='utf-8')
+    time.sleep(60)
+  monkeypatch.setattr(kill_commands, '_run_module', write_half)
   assert 'is damaged' in kill_commands.kill(convert, _Moments(0.9), 4)
