@@ -62,14 +62,40 @@ def test_a_single_file_is_for_training_and_a_test_file_stands_for_val(tmp_path):
   assert by_reason(findings, 'noted')['annotation file is for test: not read'] == ['test.json']
 
 
-def test_several_files_for_a_split_are_refused(tmp_path):
-  write(tmp_path, 'train_a.json', 'train_b.json')
-  with pytest.raises(command_line.CommandError, match=r'train: train_a\.json, train_b\.json'):
+def test_files_that_share_no_image_are_parts_of_one_split(tmp_path):
+  other = dict(CONTENT, images=[coco_image(7, 'c.jpg')],
+               annotations=[coco_annotation(1, 7, [3, 3, 2, 2])])
+  write(tmp_path, 'annotations/instances_a.json')
+  write(tmp_path, 'annotations/instances_b.json', content=other)
+  write(tmp_path, 'annotations/val.json')
+  _, splits, findings = read(tmp_path)
+  assert splits['train'].images == CONTENT['images'] + other['images']
+  assert splits['train'].annotations == CONTENT['annotations'] + other['annotations']
+  assert splits['train'].categories == CONTENT['categories']
+  assert by_reason(findings, 'noted') == {
+      'several annotation files for train that share no image: read as one': [
+          ', '.join(str(tmp_path / f'annotations/instances_{part}.json') for part in 'ab')]}
+
+
+@pytest.mark.parametrize('changes, reason', [
+    ({}, '2 of them have the image a.jpg'),
+    ({'images': [coco_image(2.0, 'c.jpg')]}, '2 of them have the image id 2'),
+    ({'images': [coco_image(3, 'c.jpg')], 'categories': [dict(id=1, name='dog')]},
+     'their categories differ'),
+    ({'images': [coco_image(3, 'c.jpg')]}, 'their images lie in different folders')])
+def test_several_files_that_may_be_versions_of_one_split_are_refused(tmp_path, changes, reason):
+  write(tmp_path, 'train_a.json')
+  write(tmp_path, 'train_b.json', content=CONTENT | changes)
+  (tmp_path / 'train_b').mkdir()
+  with pytest.raises(command_line.CommandError,
+                     match=rf'for train: .*train_a\.json, .*train_b\.json.* but {reason}: keep'):
     read(tmp_path)
-  (tmp_path / 'none').mkdir()
-  (tmp_path / 'none' / 'x.txt').touch()
+
+
+def test_without_an_annotation_file_coco_is_refused(tmp_path):
+  (tmp_path / 'x.txt').touch()
   with pytest.raises(command_line.CommandError, match=r'has no annotations/\*\.json'):
-    read(tmp_path / 'none', 'coco')
+    read(tmp_path, 'coco')
 
 
 @pytest.mark.parametrize('text, message', [
