@@ -23,7 +23,6 @@ import tensorflow as tf
 import yaml
 
 from official_ext import registry_imports
-from official_ext.datasets import category_files
 from official_ext.tasks import training
 from official_ext.utils import command_line
 from official_ext.utils import experiment
@@ -132,8 +131,6 @@ def main(_) -> None:
   experiment.check_training(params)
   _check_model_dir(params, FLAGS.model_dir, FLAGS.mode)
   input_checks.check_task(params.task, FLAGS.mode)
-  if 'train' in FLAGS.mode:
-    category_files.save_for_training(params.task, FLAGS.model_dir)
   FLAGS.model_dir = files.plain_path(FLAGS.model_dir)
   logging.get_absl_logger().addFilter(_TimeLeft(params.trainer.train_steps))
   training.run(FLAGS)

@@ -88,7 +88,4 @@ def tiny():
           best_checkpoint_eval_metric='seen',
           optimizer_config={
               'optimizer': {'type': 'sgd'},
-              # A schedule, because Keras restores a constant rate from the checkpoint.
-              'learning_rate': {'type': 'polynomial', 'polynomial': {
-                  'initial_learning_rate': 0.125, 'end_learning_rate': 0.125,
-                  'decay_steps': 1}}}))
+              'learning_rate': {'type': 'constant', 'constant': {'learning_rate': 0.125}}}))

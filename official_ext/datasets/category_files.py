@@ -40,7 +40,7 @@ def write(categories: categories_lib.Categories, folder: str | os.PathLike) -> s
   """
   path = os.path.join(folder, NAME)
   tf.io.gfile.makedirs(os.fspath(folder))
-  temporary = f'{path}.{os.getpid()}'  # other workers of a training may write the same file
+  temporary = f'{path}.{os.getpid()}'  # not that of another process that writes the same file
   with tf.io.gfile.GFile(temporary, 'w') as file:
     file.write(json.dumps(categories.to_coco(), indent=1))
   tf.io.gfile.rename(temporary, path, overwrite=True)
@@ -91,7 +91,8 @@ def of_training(checkpoint_path: str | os.PathLike, task: Any) -> categories_lib
 def save_for_training(task: Any, model_dir: str | os.PathLike) -> None:
   """Writes the classes of a task into the folder of its training, if they are known.
 
-  Exports find them there when the records have moved.
+  Exports find them there when the records have moved. Of several workers only the one that
+  writes the checkpoints calls this.
 
   Args:
     task: config of the task.

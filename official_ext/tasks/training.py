@@ -18,8 +18,10 @@ from official.vision.utils import summary_manager
 import orbit
 import tensorflow as tf
 
+from official_ext.datasets import category_files
 from official_ext.tasks import initialization
 from official_ext.tasks import last_batch
+from official_ext.tasks import optimizer_options
 from official_ext.utils import checkpoints
 from official_ext.utils import command_line
 from official_ext.utils import input_checks
@@ -162,8 +164,8 @@ def run(flags: Any) -> None:
     flags: parsed flags of Model Garden's command.
 
   Raises:
-    CommandError: a checkpoint does not fit, the loss is not allowed, a record cannot be used, or
-      another worker was lost.
+    CommandError: a checkpoint does not fit, the loss is not allowed, a record cannot be used, two
+      images have one id, or another worker was lost.
   """
   gin.parse_config_files_and_bindings(flags.gin_file, flags.gin_params)
   params = train_utils.parse_configuration(flags, lock_return=False)
@@ -174,9 +176,14 @@ def run(flags: Any) -> None:
     # Each worker computes the metrics of the images that it has seen, so it must see all.
     params.task.validation_data.sharding = False
   params.lock()
+  input_checks.check_generated_ids(params.task, flags.mode)
+  if 'train' in flags.mode and strategy.extended.should_checkpoint:
+    category_files.save_for_training(params.task, flags.model_dir)
   watch = _LossWatch()
   with _explained_errors(params, flags.mode, strategy):
     runner = _runner(params, strategy, flags, watch)
+    if 'train' in flags.mode:
+      optimizer_options.keep(runner.trainer, strategy)
     if flags.mode == 'eval' and tf.train.latest_checkpoint(flags.model_dir):
       # The controller takes a checkpoint of another model without a word.
       with strategy.scope():

@@ -1,7 +1,7 @@
 """Checks the files of a task before anything is built, so that a mistake costs seconds.
 
-Nothing here runs a TensorFlow operation: strategies of several hosts must be made before the
-first one.
+Nothing here but `check_generated_ids` runs a TensorFlow operation: strategies of several hosts
+must be made before the first one.
 """
 from collections.abc import Iterable, Sequence
 import dataclasses
@@ -180,6 +180,48 @@ def check_task(task: Any, mode: str) -> None:
       _check_unique(ids, _field(split))
       if task.annotation_file:
         check_annotations(task.annotation_file, [identifier for identifier, _ in ids])
+
+
+def check_generated_ids(task: Any, mode: str) -> None:
+  """Checks that no two images have one id where Model Garden makes ids out of the images.
+
+  It makes them of 22 bits, so that of 2400 images two have the same one as likely as not. Call
+  this after the distribution strategy has been made, because it runs TensorFlow operations.
+
+  Args:
+    task: the config of a task.
+    mode: Model Garden's `--mode`.
+
+  Raises:
+    CommandError: names two images that have the same id, and what to do.
+  """
+  if 'validation_data' not in _splits(task, mode) or not _is_detection(task):
+    return
+  reads_ids = example_checks.Needs.of_task(task, is_training=False).source_id
+  field = _field('validation_data')
+  files = matching_files(task.validation_data.input_path, field)
+  if reads_ids and '' not in map(_first_id, files):
+    return
+  names: dict[str, str] = {}
+  for file in files:
+    for number, record in enumerate(record_decoding.records_in_order(file), 1):
+      features = tf.train.Example.FromString(record).features.feature
+      where = record_decoding.describe(file, number, example_checks.image_name(features))
+      identifier = (reads_ids and example_checks.image_id(features)
+                    or record_decoding.generated_id(example_checks.encoded_image(features)))
+      if identifier in names:
+        raise command_line.CommandError(
+            f'{field}: Model Garden makes the image id {identifier} out of {names[identifier]} and '
+            f'of {where}, so that evaluation would take them for one image: convert the records '
+            'with python -m official_ext.tools.convert_dataset, which numbers the images.')
+      names[identifier] = where
+
+
+def _first_id(file: str) -> str | None:
+  """Returns the id in the first record of a file; empty if it has none, None without a record."""
+  for record in record_decoding.records_in_order(file):
+    return example_checks.image_id(tf.train.Example.FromString(record).features.feature)
+  return None
 
 
 def _check_truth_of_masks(task: Any) -> None:

@@ -62,8 +62,9 @@ def test_life_of_a_run(tmp_path):
   # 3 * (1 - 0.75 ** 4)
   assert weight(folder) == (pytest.approx(2.05078125), 4)
 
+  # The rate and the momentum of the command count, not those of the checkpoint.
   message = error_of(run(folder, 'trainer.train_steps=8,trainer.optimizer_config.learning_rate.'
-                         'polynomial.end_learning_rate=1.0e+30'))
+                         'constant.learning_rate=1.0e+30'))
   assert re.search(r'loss is (nan|inf) at step 6, with learning rate 1e\+30; .*ckpt-4', message)
   assert 'check_dataset' in message
   assert weight(folder) == (pytest.approx(2.05078125), 4)

@@ -6,6 +6,7 @@ from official.core import input_reader
 import pytest
 import record_files
 
+from official_ext.datasets.records import record_decoding
 from official_ext.utils import command_line
 from official_ext.utils import input_checks
 
@@ -136,6 +137,32 @@ def test_ids_that_are_there_twice_are_found_in_all_records(tmp_path, monkeypatch
   twice = write_records(tmp_path / 'twice', [3, 4, 3])
   with fails("two images have the image/source_id '3' .cat.png and cat.png"):
     input_checks.check_task(detection_task(twice, twice), 'eval')
+
+
+# Images of which Model Garden makes the same id of 22 bits, and another one.
+SAME_ID, OTHER_ID = (b'1831', b'3563'), b'1'
+
+
+@pytest.mark.parametrize('regenerates', [False, True])
+def test_ids_that_model_garden_makes_are_checked(tmp_path, regenerates):
+  """It makes them if it is told so, and where the text of an id is empty."""
+  assert len(set(map(record_decoding.generated_id, SAME_ID))) == 1
+
+  def task(name, *images, source_id=b''):
+    found = detection_task('absent', record_files.write(tmp_path / name, [
+        record_files.example(encoded=[image], source_id=[source_id]) for image in images]))
+    found.validation_data.decoder = types.SimpleNamespace(regenerate_source_id=regenerates)
+    return found
+
+  twice = task('twice', OTHER_ID, *SAME_ID)
+  input_checks.check_generated_ids(twice, 'train')
+  with fails('validation_data.input_path: Model Garden makes the image id 2305215 out of twice '
+             'record 2 cat.png and of twice record 3 cat.png, .*convert_dataset'):
+    input_checks.check_generated_ids(twice, 'eval')
+  input_checks.check_generated_ids(task('once', OTHER_ID, SAME_ID[0]), 'train_and_eval')
+  given = task('given', SAME_ID[0], SAME_ID[0], source_id=b'7')
+  if not regenerates:
+    input_checks.check_generated_ids(given, 'eval')
 
 
 def test_a_late_record_is_found_after_an_error(tmp_path, monkeypatch):

@@ -101,6 +101,11 @@ def image_name(features: Features) -> str:
   return b''.join(features['image/filename'].bytes_list.value).decode(errors='replace')
 
 
+def encoded_image(features: Features) -> bytes:
+  """Returns `image/encoded`, empty if the record has none."""
+  return next(iter(_values(features, _IMAGE)), b'')
+
+
 def image_id(features: Features) -> str:
   """Returns `image/source_id` as text, empty if the record has none."""
   return b''.join(_values(features, _ID)).decode(errors='replace')

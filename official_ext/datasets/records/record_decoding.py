@@ -143,6 +143,15 @@ def decode_masks(decoded: Decoded) -> np.ndarray | None:
   return np.stack([np.asarray(Image.open(io.BytesIO(mask))) > 0 for mask in encoded])
 
 
+def generated_id(content: bytes) -> str:
+  """Returns the image id that Model Garden makes out of an image if a record gives none.
+
+  Args:
+    content: the encoded image.
+  """
+  return tf_example_decoder._generate_source_id(content).numpy().decode()
+
+
 def describe(path: str, number: int, image_name: str) -> str:
   """Returns how findings name a record: its file, its number from 1 and its image."""
   return f'{os.path.basename(path)} record {number} {image_name}'.strip()
