@@ -26,8 +26,8 @@ def _arguments() -> argparse.Namespace:
       prog='scripts/quickstart.sh', description=__doc__, allow_abbrev=False,
       formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--data', type=pathlib.Path, metavar='FOLDER',
-                      help='data set in any layout that convert_dataset takes; default: a sample '
-                      'composed from what installed packages ship')
+                      help='folder or zip file of a data set in any layout that convert_dataset '
+                      'takes; default: a sample composed from what installed packages ship')
   parser.add_argument('--output_dir', type=pathlib.Path, default=pathlib.Path('runs/quickstart'),
                       metavar='DIR', help='default: runs/quickstart')
   parser.add_argument('--train_steps', type=int, metavar='N',

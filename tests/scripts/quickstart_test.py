@@ -16,7 +16,8 @@ ODD_NAME = 'My "data" [v2], O\'Neil #1: 100%? *{x}* back\\slash \u00fc'
 
 
 @pytest.mark.slow
-def test_quickstart_writes_a_report_of_coco_folders_under_an_odd_name(sample_records, tmp_path):
+def test_quickstart_writes_a_report_of_zipped_coco_folders_under_an_odd_name(
+    sample_records, tmp_path):
   """The folders of a COCO download, whose images are not where the converter's own are."""
   coco, data = sample_records.parent / 'coco', tmp_path / ODD_NAME / 'coco'
   for split in ('train', 'val'):
@@ -24,9 +25,10 @@ def test_quickstart_writes_a_report_of_coco_folders_under_an_odd_name(sample_rec
     (data / 'annotations').mkdir(exist_ok=True)
     shutil.copy(coco / f'annotations/{split}.json',
                 data / f'annotations/instances_{split}2017.json')
+  archive = shutil.make_archive(str(data), 'zip', data)
   output = tmp_path / ODD_NAME / 'run'
   result = subprocess.run(
-      [sys.executable, str(CHECKOUT / 'scripts' / 'quickstart.py'), f'--data={data}',
+      [sys.executable, str(CHECKOUT / 'scripts' / 'quickstart.py'), f'--data={archive}',
        f'--output_dir={output}', '--train_steps=3'], cwd=tmp_path, capture_output=True, text=True,
       env={**os.environ, 'PYTHONPATH': str(CHECKOUT)}, check=False)
   assert result.returncode == 0, result.stderr[-2000:]

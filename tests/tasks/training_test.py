@@ -8,10 +8,16 @@ import socket
 import subprocess
 import sys
 import time
+import types
 
+from official.core import config_definitions
+from official.vision.configs import retinanet
 import pytest
 import record_files
 import tensorflow as tf
+
+from official_ext.datasets import category_files
+from official_ext.tasks import training
 
 TESTS = pathlib.Path(__file__).resolve().parents[1]
 ENVIRONMENT = {**os.environ, 'TF_CPP_MIN_LOG_LEVEL': '3', 'CUDA_VISIBLE_DEVICES': '',
@@ -115,6 +121,30 @@ for kind in ('tpu', 'parameter_server', 'multi_worker_mirrored'):
                         text=True, check=False)
   assert done.stdout.split() == ['tpu', 'False', 'parameter_server', 'False',
                                  'multi_worker_mirrored', 'False'], done.stderr
+
+
+@pytest.mark.parametrize('saves', [True, False])
+def test_the_worker_that_saves_checkpoints_writes_the_classes(tmp_path, monkeypatch, saves):
+  """Several workers would write one file at the same time."""
+
+  def runner(*_):
+    raise InterruptedError
+
+  annotations = tmp_path / 'val.json'
+  annotations.write_text('{"categories": [{"id": 1, "name": "cat"}]}')
+  params = config_definitions.ExperimentConfig(
+      task=retinanet.RetinaNetTask(
+          annotation_file=str(annotations), model=retinanet.RetinaNet(num_classes=2)),
+      runtime=config_definitions.RuntimeConfig(mixed_precision_dtype=None))
+  strategy = types.SimpleNamespace(extended=types.SimpleNamespace(should_checkpoint=saves))
+  monkeypatch.setattr(training.gin, 'parse_config_files_and_bindings', lambda *_: None)
+  monkeypatch.setattr(training.train_utils, 'parse_configuration', lambda *_, **__: params)
+  monkeypatch.setattr(training, '_strategy', lambda _: strategy)
+  monkeypatch.setattr(training, '_runner', runner)
+  with pytest.raises(InterruptedError):
+    training.run(types.SimpleNamespace(
+        gin_file=None, gin_params=None, mode='train', model_dir=str(tmp_path / 'run')))
+  assert (tmp_path / 'run' / category_files.NAME).exists() == saves
 
 
 def _free_ports(count):
