@@ -228,7 +228,7 @@ def read_box(box: Any) -> tuple[list[float], bool]:
   if not isinstance(box, (list, tuple)) or len(box) != 4:
     raise findings_lib.UnusableError('box is not four numbers', _short(box))
   try:
-    values = [normal_values.to_float(value) for value in box]
+    values = normal_values.to_floats(box)
   except ValueError as error:
     raise findings_lib.UnusableError('box is not four numbers', _short(box)) from error
   if not all(map(math.isfinite, values)):

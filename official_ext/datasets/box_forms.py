@@ -4,13 +4,16 @@ Four numbers do not say what they mean. Many boxes do: under the wrong reading s
 edge of their image, disagree with the `area` beside them or with the polygon, and under the right
 one none does.
 """
+import array
 from collections.abc import Callable, Sequence
 
-Corners = tuple[float, float, float, float]  # x1, y1, x2, y2
-_Reading = Callable[[float, float, float, float], Corners]
+import numpy as np
+
+Corners = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # x1, y1, x2, y2 of many boxes
+_Reading = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], Corners]
 
 _EXPECTED = '[x, y, width, height]'
-# A reading of the four numbers -> how it gives the corners of the box.
+# A reading of the four numbers -> how it gives the corners of the boxes.
 _READINGS: dict[str, _Reading] = {
     _EXPECTED: lambda a, b, c, d: (a, b, a + c, b + d),
     'corners [x1, y1, x2, y2]': lambda a, b, c, d: (a, b, c, d),
@@ -30,6 +33,8 @@ _MIN_WRONG = 2  # boxes that must not fit under the expected one: a single one s
 _PIXELS = 1.0  # by which a box may reach over the edge or differ from its polygon
 _OVERHANG = 0.2  # share of its side by which a box may: people draw over the edge
 _AREA = 0.02  # by which a box may differ from its area
+_MISSING = (float('nan'),) * 4  # agrees with nothing
+_WIDTH = 11  # numbers of a box, the size of its image, its area and the box around its polygon
 
 
 def is_normalized(box: Sequence[float], width: int, height: int) -> bool:
@@ -45,31 +50,20 @@ def is_normalized(box: Sequence[float], width: int, height: int) -> bool:
           max(x + box_width, y + box_height, box_width, box_height) <= 1.001)
 
 
-def _fits(corners: Corners, width: float, height: float) -> bool:
-  """Returns whether corners enclose something that lies in the image, nearly all of it."""
-  x1, y1, x2, y2 = corners
-  beyond_x = max(_PIXELS, _OVERHANG * (x2 - x1))
-  beyond_y = max(_PIXELS, _OVERHANG * (y2 - y1))
-  return (x2 > x1 and y2 > y1 and x1 >= -beyond_x and y1 >= -beyond_y and
-          x2 <= width + beyond_x and y2 <= height + beyond_y)
-
-
 class BoxForms:
-  """Counts how many boxes each reading explains.
-
-  Attributes:
-    num_boxes: how many boxes were counted.
-  """
+  """Collects boxes and counts how many of them each reading explains."""
 
   def __init__(self):
-    self.num_boxes = self._num_areas = self._num_polygons = 0
-    self._inside = dict.fromkeys(_READINGS, 0)
-    self._areas = dict.fromkeys(_READINGS, 0)
-    self._polygons = dict.fromkeys(_READINGS, 0)
+    self._numbers = array.array('d')
+
+  @property
+  def num_boxes(self) -> int:
+    """How many boxes were collected."""
+    return len(self._numbers) // _WIDTH
 
   def add(self, box: Sequence[float], size: tuple[float, float], area: float | None = None,
           polygon_box: Sequence[float] | None = None) -> None:
-    """Counts one box.
+    """Adds one box.
 
     Args:
       box: the four finite numbers of the annotation.
@@ -77,39 +71,38 @@ class BoxForms:
       area: of the annotation; None if it has none.
       polygon_box: `[x, y, width, height]` around the polygon; None if there is none.
     """
-    self.num_boxes += 1
-    self._num_areas += area is not None
-    self._num_polygons += polygon_box is not None
-    for name, read in _READINGS.items():
-      x1, y1, x2, y2 = corners = read(*box)
-      self._inside[name] += _fits(corners, *size)
-      if area is not None and x2 > x1 and y2 > y1:
-        self._areas[name] += abs((x2 - x1) * (y2 - y1) - area) <= _AREA * area
-      if polygon_box is not None:
-        self._polygons[name] += _agree(corners, polygon_box)
+    self._numbers.extend((*box, *size, _MISSING[0] if area is None else area,
+                          *(_MISSING if polygon_box is None else polygon_box)))
 
   def better_reading(self) -> tuple[str, str] | None:
     """Returns another reading that explains the boxes, and the evidence; None if there is none."""
     if self.num_boxes < _MIN_BOXES:
       return None
-    readings = self._agreeing(self._polygons, self._num_polygons)
+    numbers = np.reshape(self._numbers, (-1, _WIDTH)).T
+    *box, width, height, area = numbers[:7]
+    polygon_box = numbers[7:]
+    with np.errstate(over='ignore', invalid='ignore'):  # Boxes that make no sense are huge.
+      corners = {name: read(*box) for name, read in _READINGS.items()}
+      inside = {name: _num_inside(found, width, height) for name, found in corners.items()}
+      polygons = {name: _num_agreeing(found, polygon_box) for name, found in corners.items()}
+      areas = {name: _num_of_area(found, area) for name, found in corners.items()}
+    readings = self._agreeing(polygons, np.isfinite(polygon_box[0]).sum())
     what = 'agree with their polygons'
     if not readings:
       # An area does not tell which side comes first, nor a center from a corner.
-      readings, what = self._agreeing(self._areas, self._num_areas), 'agree with their area'
+      readings, what = self._agreeing(areas, np.isfinite(area).sum()), 'agree with their area'
       if not readings or _EXPECTED in readings:
         readings, what = readings or list(_READINGS), 'lie in their image'
-    name = max(readings, key=lambda name: self._inside[name])
+    name = max(readings, key=lambda name: inside[name])
     if what == 'lie in their image':
-      is_better = (self._inside[name] >= _RIGHT * self.num_boxes and
-                   self._inside[_EXPECTED] <= min(_WRONG * self.num_boxes,
-                                                  self.num_boxes - _MIN_WRONG))
+      is_better = (inside[name] >= _RIGHT * self.num_boxes and
+                   inside[_EXPECTED] <= min(_WRONG * self.num_boxes, self.num_boxes - _MIN_WRONG))
     else:
       is_better = _EXPECTED not in readings
     if not is_better:
       return None
-    return name, (f'of {self.num_boxes} boxes {self._inside[name]} lie in their image if read so, '
-                  f'{self._inside[_EXPECTED]} as {_EXPECTED}; read so they {what}')
+    return name, (f'of {self.num_boxes} boxes {inside[name]} lie in their image if read so, '
+                  f'{inside[_EXPECTED]} as {_EXPECTED}; read so they {what}')
 
   def _agreeing(self, counts: dict[str, int], number: int) -> list[str]:
     """Returns the readings that a witness confirms.
@@ -130,8 +123,24 @@ class BoxForms:
     return agreeing
 
 
-def _agree(corners: Corners, polygon_box: Sequence[float]) -> bool:
-  """Returns whether corners are those around a polygon, to rounding."""
+def _num_inside(corners: Corners, width: np.ndarray, height: np.ndarray) -> int:
+  """Returns how many corners enclose something that lies in the image, nearly all of it."""
+  x1, y1, x2, y2 = corners
+  beyond_x = np.maximum(_PIXELS, _OVERHANG * (x2 - x1))
+  beyond_y = np.maximum(_PIXELS, _OVERHANG * (y2 - y1))
+  return int(((x2 > x1) & (y2 > y1) & (x1 >= -beyond_x) & (y1 >= -beyond_y) &
+              (x2 <= width + beyond_x) & (y2 <= height + beyond_y)).sum())
+
+
+def _num_of_area(corners: Corners, area: np.ndarray) -> int:
+  """Returns how many corners enclose the area of their annotation, to rounding."""
+  x1, y1, x2, y2 = corners
+  agrees = np.abs((x2 - x1) * (y2 - y1) - area) <= _AREA * area
+  return int(((x2 > x1) & (y2 > y1) & agrees).sum())
+
+
+def _num_agreeing(corners: Corners, polygon_box: np.ndarray) -> int:
+  """Returns how many corners are those around a polygon, to rounding."""
   x, y, width, height = polygon_box
-  return max(abs(one - other) for one, other in
-             zip(corners, (x, y, x + width, y + height))) <= 2 * _PIXELS
+  around = np.array([x, y, x + width, y + height])
+  return int((np.abs(np.array(corners) - around).max(axis=0) <= 2 * _PIXELS).sum())

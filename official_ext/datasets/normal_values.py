@@ -3,6 +3,8 @@
 The same id is `1` in one place of a file and `1.0` (through pandas) or `"1"` (through a text
 editor) in another; here they become equal.
 """
+from collections.abc import Sequence
+import contextlib
 import math
 import re
 from typing import Any
@@ -84,6 +86,14 @@ def to_float(value: Any) -> float:
     return float(value)
   except OverflowError:
     return float('-inf') if isinstance(value, int) and value < 0 else float('inf')
+
+
+def to_floats(values: Sequence[Any]) -> list[float]:
+  """Reads numbers as `to_float` does, which is called only if they are not all int and float."""
+  if set(map(type, values)) <= {int, float}:
+    with contextlib.suppress(OverflowError):
+      return list(map(float, values))
+  return [to_float(value) for value in values]
 
 
 def positive(value: Any) -> float | None:

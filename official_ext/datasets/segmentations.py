@@ -4,6 +4,7 @@ pycocotools trusts its input: for a vertex that is not a number it asks for all 
 malformed run lengths make it write beyond its arrays.
 """
 from collections.abc import Sequence
+import math
 from typing import Any
 
 import numpy as np
@@ -48,28 +49,29 @@ def normalize(segmentation: Any, height: int, width: int, factor: float = 1.0
   outlines, change = _outlines(segmentation)
   polygons = []
   for outline in outlines:
-    polygon, is_text = _polygon(outline, height, width, factor)
-    change = 'polygon coordinates were text: read as numbers' if is_text else change
-    if polygon.size >= 6:  # fewer than three points surround nothing
+    polygon = _polygon(outline, height, width, factor)
+    if any(issubclass(kind, str) for kind in set(map(type, outline))):
+      change = 'polygon coordinates were text: read as numbers'
+    if len(polygon) >= 6:  # fewer than three points surround nothing
       polygons.append(polygon)
   if not polygons:
     raise findings.UnusableError(_NO_MASK)
-  _check_length(polygons)
+  _check_length(polygons, 3 * max(height, width))
   if len(polygons) < len(outlines) and not change:
     change = 'parts of a polygon had fewer than three points: left out'
-  return [polygon.tolist() for polygon in polygons], change
+  return polygons, change
 
 
 def bounds(segmentation: list[list[float]]) -> list[float]:
   """Returns the COCO box `[x, y, width, height]` around polygons from `normalize`."""
-  points = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in segmentation])
-  start, end = points.min(axis=0), points.max(axis=0)
-  return [*start.tolist(), *(end - start).tolist()]
+  x, y = (min(min(polygon[axis::2]) for polygon in segmentation) for axis in (0, 1))
+  right, bottom = (max(max(polygon[axis::2]) for polygon in segmentation) for axis in (0, 1))
+  return [x, y, right - x, bottom - y]
 
 
 def _is_flat(values: Any) -> bool:
   return isinstance(values, (list, tuple)) and not any(
-      isinstance(value, (list, tuple, dict)) for value in values)
+      issubclass(kind, (list, tuple, dict)) for kind in set(map(type, values)))
 
 
 def _is_points(values: Any) -> bool:
@@ -94,33 +96,41 @@ def _outlines(segmentation: Sequence[Any]) -> tuple[list[list[Any]], str]:
   return outlines, change
 
 
-def _polygon(outline: list[Any], height: int, width: int, factor: float
-             ) -> tuple[np.ndarray, bool]:
-  """Returns the scaled coordinates of a polygon, and whether they were text."""
+def _polygon(outline: list[Any], height: int, width: int, factor: float) -> list[float]:
+  """Returns the scaled coordinates of a polygon."""
   try:
-    polygon = np.array([normal_values.to_float(value) for value in outline]) * factor
+    polygon = [value * factor for value in normal_values.to_floats(outline)]
   except ValueError as error:
     raise findings.UnusableError(_MALFORMED, str(error)) from error
-  if polygon.size % 2:
-    raise findings.UnusableError(_MALFORMED, f'polygon has {polygon.size} coordinates')
-  points = polygon.reshape(-1, 2)
+  if len(polygon) % 2:
+    raise findings.UnusableError(_MALFORMED, f'polygon has {len(polygon)} coordinates')
+  for start, size in enumerate((width, height) if polygon else ()):
+    values = polygon[start::2]
+    # The sum tells a NaN, with which `min` and `max` depend on the order.
+    if min(values) < -size or max(values) > 2 * size or math.isnan(sum(values)):
+      raise _far(np.reshape(polygon, (-1, 2)), height, width)
+  return polygon
+
+
+def _far(points: np.ndarray, height: int, width: int) -> findings.UnusableError:
+  """Returns the error that names the first vertex `(x, y)` that is not finite or far outside."""
   finite = np.isfinite(points).all(axis=1)
   if not finite.all():
-    raise findings.UnusableError('polygon is not finite', f'vertex {np.argmin(finite) + 1}')
+    return findings.UnusableError('polygon is not finite', f'vertex {np.argmin(finite) + 1}')
   size = np.array([width, height])
   near = ((points >= -size) & (points <= 2 * size)).all(axis=1)
-  if not near.all():
-    vertex = int(np.argmin(near))
-    raise findings.UnusableError('polygon reaches far outside the image',
-                                 f'vertex {vertex + 1} at {points[vertex].tolist()}')
-  return polygon, any(isinstance(value, str) for value in outline)
+  vertex = int(np.argmin(near))
+  return findings.UnusableError('polygon reaches far outside the image',
+                                f'vertex {vertex + 1} at {points[vertex].tolist()}')
 
 
-def _check_length(polygons: Sequence[np.ndarray]) -> None:
-  """Raises UnusableError if the outlines are too long for pycocotools."""
+def _check_length(polygons: Sequence[Sequence[float]], longest: int) -> None:
+  """Raises UnusableError if the outlines, of sides up to `longest`, are too long for pycocotools."""
+  if sum(map(len, polygons)) * (1 + 5 * longest) <= _MAX_STEPS:
+    return
   steps = 0.0
   for polygon in polygons:
-    points = polygon.reshape(-1, 2)
+    points = np.reshape(polygon, (-1, 2))
     steps += len(points) + 5 * np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum()
   if steps > _MAX_STEPS:
     raise findings.UnusableError('polygon is too long',

@@ -55,6 +55,13 @@ def _spellings(name: str) -> Iterator[Parts]:
   yield _keys(parse.unquote(as_url))
 
 
+@functools.lru_cache(maxsize=8)
+def _relative(root: pathlib.Path, folders: tuple[pathlib.Path, ...]) -> list[str]:
+  """Returns those of `folders` that are inside `root`, relative to it."""
+  return [folder.relative_to(root).as_posix() for folder in folders
+          if folder.is_relative_to(root)]
+
+
 class ImageFinder:
   """Finds images below a data folder; the index of names is made once."""
 
@@ -90,7 +97,7 @@ class ImageFinder:
     Raises:
       UnusableError: there is none, or several fit.
     """
-    inside = [self._relative(folder) for folder in folders if self._is_inside(folder)]
+    inside = _relative(self._data.root, tuple(folders))
     for folder in inside:
       path = posixpath.normpath(posixpath.join(folder, name))
       if path in self._files:
@@ -105,12 +112,6 @@ class ImageFinder:
           chosen = _closest((*spelling[:-1], last), candidates, folder_keys)
           return annotations.FoundImage(self._data.path(chosen), chosen, change)
     raise findings.UnusableError('image file is missing', self._where(name, inside))
-
-  def _is_inside(self, folder: pathlib.Path) -> bool:
-    return folder.is_relative_to(self._data.root)
-
-  def _relative(self, folder: pathlib.Path) -> str:
-    return folder.relative_to(self._data.root).as_posix()
 
   def _where(self, name: str, folders: Iterable[str]) -> str:
     """Says where a file was looked for."""
