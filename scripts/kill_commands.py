@@ -32,17 +32,18 @@ import official_ext  # noqa: F401 (chooses Keras 2)
 from official_ext.utils import argument_types
 from official_ext.utils import command_line
 
+# The smallest network, because every run traces it anew.
 _EXPERIMENT = 'retinanet_fpn_efficientnetlite0_sample'
 _STEPS = 4
 _POLL_SECONDS = 0.002
-# The smallest network, because every run traces it anew.
 _OVERRIDES = ','.join((
     'task.init_checkpoint=null', 'task.model.backbone.type=resnet',
     'task.model.backbone.resnet.model_id=18', 'task.model.backbone.resnet.depth_multiplier=0.25',
-    'task.model.input_size=[64,64,3]', 'task.model.max_level=5', 'task.model.head.num_convs=1', 'task.train_data.global_batch_size=2',
-    'task.validation_data.global_batch_size=2', f'trainer.train_steps={_STEPS}',
-    'trainer.steps_per_loop=1', 'trainer.summary_interval=1', 'trainer.checkpoint_interval=1',
-    f'trainer.validation_interval={_STEPS}', 'task.train_data.shuffle_buffer_size=4'))
+    'task.model.input_size=[64,64,3]', 'task.model.max_level=5', 'task.model.head.num_convs=1',
+    'task.train_data.global_batch_size=2', 'task.validation_data.global_batch_size=2',
+    f'trainer.train_steps={_STEPS}', 'trainer.steps_per_loop=1', 'trainer.summary_interval=1',
+    'trainer.checkpoint_interval=1', f'trainer.validation_interval={_STEPS}',
+    'task.train_data.shuffle_buffer_size=4'))
 
 
 class Command(NamedTuple):
