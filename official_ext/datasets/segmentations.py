@@ -125,7 +125,7 @@ def _far(points: np.ndarray, height: int, width: int) -> findings.UnusableError:
 
 
 def _check_length(polygons: Sequence[Sequence[float]], longest: int) -> None:
-  """Raises UnusableError if the outlines, of sides up to `longest`, are too long for pycocotools."""
+  """Raises UnusableError if outlines with sides up to `longest` are too long for pycocotools."""
   if sum(map(len, polygons)) * (1 + 5 * longest) <= _MAX_STEPS:
     return
   steps = 0.0

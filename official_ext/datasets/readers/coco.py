@@ -1,7 +1,6 @@
 """COCO layout: JSON files of a split each, and images where each `file_name` says."""
 import collections
 from collections.abc import Sequence
-import dataclasses
 import mmap
 import pathlib
 import posixpath
@@ -9,8 +8,8 @@ import re
 
 from official_ext.datasets import annotations
 from official_ext.datasets import findings as findings_lib
-from official_ext.datasets import normal_values
 from official_ext.datasets.readers import interface
+from official_ext.datasets.readers import joined_files
 from official_ext.datasets.readers import json_files
 from official_ext.datasets.readers import split_names
 from official_ext.datasets.sources import data_folder
@@ -74,7 +73,7 @@ def _read(data: data_folder.DataFolder, findings: findings_lib.Findings) -> anno
   by_split = collections.defaultdict(list)
   for name in names:
     by_split[split_names.of_path(name)].append(name)
-  return {split: _joined([_part(data, name, split, findings) for name in parts], findings)
+  return {split: joined_files.join([_part(data, name, split, findings) for name in parts], findings)
           for split, parts in split_names.choose(by_split, 'annotation file', findings).items()}
 
 
@@ -88,55 +87,6 @@ def _part(data: data_folder.DataFolder, name: str, split: str, findings: finding
   folders = [*split_names.usual_folders(data, base, split, own, said), path.parent]
   return annotations.Split(split, data.shown(name), content['images'], content['annotations'],
                            content['categories'], folders)
-
-
-def _joined(parts: Sequence[annotations.Split], findings: findings_lib.Findings
-            ) -> annotations.Split:
-  """Returns the split that several annotation files are parts of.
-
-  Args:
-    parts: one for each file.
-    findings: told if there are several.
-
-  Raises:
-    CommandError: the files may be versions of the same labels, or ids mean different things in
-      them.
-  """
-  first, *others = parts
-  if not others:
-    return first
-  reason = _what_confuses(parts)
-  sources = ', '.join(part.source for part in parts)
-  if reason:
-    raise command_line.CommandError(
-        f'there are several annotation files for {first.name}: {sources}. They are read as one '
-        f'only if nothing in them can be confused, but {reason}: keep one, or write one file of '
-        'them.')
-  findings.add('all', 'noted', f'several annotation files for {first.name} that share no image: '
-               'read as one', sources)
-  return dataclasses.replace(
-      first, source=sources, images=[image for part in parts for image in part.images],
-      annotations=[entry for part in parts for entry in part.annotations])
-
-
-def _what_confuses(parts: Sequence[annotations.Split]) -> str:
-  """Returns why annotation files cannot be read as parts of one split; empty if they can."""
-  for kind, field in (('the image', 'file_name'), ('the image id', 'id')):
-    counts = collections.Counter(
-        value for part in parts
-        for value in dict.fromkeys(normal_values.normal_id(image.get(field))
-                                   for image in part.images) if value is not None)
-    value, count = max(counts.items(), key=lambda item: item[1], default=('', 0))
-    if count > 1:
-      return f'{count} of them have {kind} {value}'
-  categories = [{(normal_values.normal_id(category.get('id')), str(category.get('name')))
-                 for category in part.categories} for part in parts]
-  if any(other != categories[0] for other in categories):
-    return 'their categories differ'
-  folders = [[folder for folder in part.folders if folder.is_dir()] for part in parts]
-  if any(other != folders[0] for other in folders):
-    return 'their images lie in different folders'
-  return ''
 
 
 LAYOUT = interface.Layout('coco', 'COCO, Roboflow COCO, CVAT COCO',

@@ -1,4 +1,6 @@
 """CVAT layout: one XML file for all images ("CVAT for images 1.1")."""
+import contextlib
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -23,7 +25,7 @@ def _matches(data: data_folder.DataFolder) -> list[str]:
 
 
 def _outline(element: ElementTree.Element) -> list[float]:
-  """Returns the outline of a shape as a polygon `[x1, y1, x2, y2, ...]`; raises ValueError."""
+  """Returns the outline of a shape, `[x1, y1, x2, y2, ...]` in pixels; raises ValueError."""
   if element.tag == 'polygon':
     points = [point.split(',') for point in (element.get('points') or '').split(';') if point]
     if len(points) < 3 or any(len(point) != 2 for point in points):
@@ -64,17 +66,15 @@ def _add_shapes(builder: split_builder.SplitBuilder, image: ElementTree.Element,
       if element.tag != 'tag':
         findings.add('all', 'noted', f'shape {element.tag} has no area: not read', place)
       continue
-    try:
+    box: list[float] | None = None
+    segmentation: Any = None
+    with contextlib.suppress(ValueError, OverflowError):
       if element.tag == 'mask':
-        box, mask = _mask(element, _pixels(image.get('width')), _pixels(image.get('height')))
-        builder.add_object(image_id, place, label, box, segmentation=mask)
-        continue
-      outline = _outline(element)
-    except (ValueError, OverflowError):
-      builder.add_object(image_id, place, label, None)
-      continue
-    builder.add_object(image_id, place, label, shapes.box_around(outline),
-                       segmentation=[outline])
+        box, segmentation = _mask(element, *map(_pixels, (image.get('width'), image.get('height'))))
+      else:
+        segmentation = [_outline(element)]
+        box = shapes.box_around(segmentation[0])
+    builder.add_object(image_id, place, label, box, segmentation=segmentation)
 
 
 def _read(data: data_folder.DataFolder, findings: findings_lib.Findings) -> annotations.Splits:
