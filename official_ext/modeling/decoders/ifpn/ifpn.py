@@ -68,7 +68,7 @@ class ImplicitFPN(routed.RoutedLayer, pyramid.PyramidDecoder):
     paper names no norm there, but G has no fixed point without one.
   * Eq. 8 writes a kernel W_ij for each pair of levels; by default three kernels serve all levels
     (`shared`).
-  * The step size alpha of eqs. 10-11 is 1 and no option.
+  * The paper prints no value of the step size alpha of eqs. 10-11; `solver.step_size` is 1.
   * The paper prints no dropout rate; 0.02 is ours.
   """
 
