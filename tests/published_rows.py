@@ -43,6 +43,7 @@ def epochs(number: int, batch_size: int, rate: float) -> Schedule:
 
 
 STEPS_90K = Schedule(16, 90_000, 1000, 0.01, (60_000, 80_000))
+STEPS_180K = Schedule(16, 180_000, 1000, 0.01, (120_000, 160_000))
 CADDET_EPOCH = 118287 // 16
 
 
@@ -55,7 +56,7 @@ class Expected:
     parameters: trainable parameters of the decoder; None: not counted.
     tower_parameters: trainable parameters of one tower of the head; None: not counted.
     fields: path of a field below `task` -> value.
-    same_as_experiment: the file changes nothing in the task of its experiment.
+    same_as_experiment: the file changes nothing but `fields` in the task of its experiment.
   """
   schedule: Schedule
   parameters: int | None = None
@@ -71,13 +72,22 @@ class Paper:
   Attributes:
     files: regular expression of the names, as `fasterrcnn/dyfpn_resnet50_1x`.
     comment: regular expression of how the first comment begins.
-    rows: texts that the comments of all its files together must have.
+    rows: texts that the comments of all its files together must have; each file has one of them.
     expected: from the detector's folder and the file's name to what the file must resolve to.
+    without_file: other rows of the paper -> the part that the package lacks for them.
   """
   files: str
   comment: str
   rows: Sequence[str]
   expected: Callable[[str, str], Expected]
+  without_file: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+# FCOS of mmdetection 2.1, without the tricks of its authors' later code.
+PLAIN_FCOS = {
+    'model.center_radius': 0, 'model.head.distance_activation': 'exp',
+    'model.head.centerness_tower': 'class', 'model.detection_generator.nms_iou_threshold': 0.5,
+    'losses.box_loss': 'iou'}
 
 
 def _backbone(name: str) -> dict[str, Any]:
@@ -177,11 +187,14 @@ _DRFPN_PARAMETERS = {
     'crb_cat': _BOTH + _PPM + 3 * (_CONV + 513 * 256), 'non_local': _BOTH + 2_099_968,
     'dense_aspp': _BOTH + 12_259_072,
 }
-# RetinaNet: levels 3 to 7, of which two are coarser than the backbone's.
-_DRFPN_RETINANET = {'base': 984_064 - 65_792 + 3 * _CONV, '': 6_864_646 + _PPM}
+# One-stage detectors: levels 3 to 7, of which two are coarser than the backbone's.  RetinaNet's
+# level 6 is made from C5.
+_DRFPN_ONE_STAGE = {'base': 984_064 - 65_792 + 3 * _CONV, '': 6_864_646 + _PPM}
+_COARSER = {'fcos': 2 * _CONV, 'retinanet': (9 * 2048 + 1) * 256 + _CONV}
 _DRFPN_ROWS = (
     *(f'Table 1, row {detector}, {neck}' for neck in ('base', 'DRFPN') for detector in (
-        'RetinaNet R50 1x', 'Faster R-CNN R50 1x', 'Faster R-CNN R101 1x', 'Faster R-CNN R101 2x',
+        'RetinaNet R50 1x', 'FCOS R50 1x', 'Faster R-CNN R50 1x', 'Faster R-CNN R101 1x',
+        'Faster R-CNN R101 2x',
         'Mask R-CNN R50 1x', 'Mask R-CNN R101 1x', 'Mask R-CNN R101 2x',
         'Cascade Mask R-CNN R50 1x', 'Cascade Mask R-CNN R101 1x')),
     *(f'Table {row}' for row in (
@@ -198,9 +211,9 @@ _DRFPN_ROWS = (
 
 def _drfpn(detector: str, name: str) -> Expected:
   row, number = re.fullmatch(r'drfpn_?(.*?)_?resnet\d+_(\d)x', name).groups()
-  parameters = (_DRFPN_RETINANET[row] + 2 * _CONV if detector == 'retinanet' else
+  parameters = (_DRFPN_ONE_STAGE[row] + _COARSER[detector] if detector in _COARSER else
                 _DRFPN_PARAMETERS[row])
-  fields = _backbone(name)
+  fields = {**_backbone(name), **(PLAIN_FCOS if detector == 'fcos' else {})}
   if 'cascade' in row:
     fields.update({'model.roi_sampler.cascade_iou_thresholds': [0.6, 0.7],
                    'model.include_mask': True})
@@ -210,7 +223,8 @@ def _drfpn(detector: str, name: str) -> Expected:
 # --- i-FPN -------------------------------------------------------------------------------------
 
 # 1x1 convolutions of C3 to C5 and two coarser 3x3 ones, or of C2 to C5 and a pooled level.
-IFPN_BASIS = {'retinanet': 256 * (512 + 1024 + 2048 + 3) + 2 * 256 * (9 * 256 + 1),
+IFPN_BASIS = {**dict.fromkeys(['retinanet', 'fcos', 'atss'],
+                              256 * (512 + 1024 + 2048 + 3) + 2 * 256 * (9 * 256 + 1)),
               'fasterrcnn': 256 * (256 + 512 + 1024 + 2048 + 4)}
 IFPN_MAPS = {
     '': 7_677_440, 'unroll0': 0, 'rbl': 5_903_872 + 10 * 256, 'csc': 3 * 590_336 + 512,
@@ -222,6 +236,8 @@ IFPN_MAPS = {
 _IFPN_ROWS = (
     'Table 1, row RetinaNet, baseline', 'Table 1, row RetinaNet, i-FPN',
     'Table 1, row Faster R-CNN, baseline', 'Table 1, row Faster R-CNN, i-FPN',
+    'Table 1, row FCOS, baseline', 'Table 1, row FCOS, i-FPN', 'Table 1, row ATSS, baseline',
+    'Table 1, row ATSS, i-FPN', 'Table 6, row ATSS: its schedule',
     'Table 2, row unrolling 0', 'Table 2, row unrolling 1', 'Table 2, row unrolling 2',
     'Table 2, row unrolling 4', 'Table 2, row Broyden', 'Table 3, row none', 'Table 3, row RBL;',
     'Table 3, row CSC', 'Table 3, row RBL and CSC', 'Table 4, row without connections',
@@ -230,10 +246,10 @@ _IFPN_ROWS = (
 
 
 def _ifpn(detector: str, name: str) -> Expected:
-  row = re.fullmatch(r'ifpn_?(\w*?)_?resnet\d+_90k', name)[1]
-  fields = _backbone(name)
+  row, thousands = re.fullmatch(r'ifpn_?(\w*?)_?resnet\d+_(90|180)k', name).groups()
+  fields, schedule = _backbone(name), {'90': STEPS_90K, '180': STEPS_180K}[thousands]
   if row == 'baseline':
-    return Expected(STEPS_90K, fields={**fields, 'model.decoder.type': 'inception_fpn'})
+    return Expected(schedule, fields={**fields, 'model.decoder.type': 'inception_fpn'})
   if row.startswith('unroll'):
     steps = int(row[-1])
     solver = {'solver': 'unroll', 'gradient': 'unroll', 'training_evaluations': steps,
@@ -242,7 +258,7 @@ def _ifpn(detector: str, name: str) -> Expected:
     solver = {'solver': 'broyden', 'gradient': 'implicit', 'tolerance': 0,
               'training_evaluations': 16, 'inference_evaluations': 8, 'backward_evaluations': 15}
   fields.update({f'model.decoder.ifpn.solver.{key}': value for key, value in solver.items()})
-  return Expected(STEPS_90K, IFPN_BASIS[detector] + IFPN_MAPS[row], fields=fields)
+  return Expected(schedule, IFPN_BASIS[detector] + IFPN_MAPS[row], fields=fields)
 
 
 # --- Dynamic head ------------------------------------------------------------------------------
@@ -250,7 +266,7 @@ def _ifpn(detector: str, name: str) -> Expected:
 _BLOCK, _FIXED_BLOCK = 1_193_733, 1_186_817
 _SCALE_GATES, _DEPTH_GATE = 2 * 2_305 + 1, 2_305  # the first with w_s
 _TOWER_PARAMETERS = {
-    'fixed_d8': 8 * _FIXED_BLOCK, 'fixed_d4': 4 * _FIXED_BLOCK, 'd2': 2 * _BLOCK,
+    **{f'fixed_d{depth}': depth * _FIXED_BLOCK for depth in (2, 4, 6, 8)}, 'd2': 2 * _BLOCK,
     'd4': 4 * _BLOCK, 'd6': 6 * _BLOCK, 'scale': 8 * (_FIXED_BLOCK + _SCALE_GATES),
     'depth': 8 * (_FIXED_BLOCK + _DEPTH_GATE)}
 _LAMBDAS = {'low': 0.1, 'coarse_low': 0.1, 'd2': 0.1, 'd4': 0.1, 'd6': 0.1, 'lambda04': 0.4,
@@ -261,7 +277,8 @@ _DYNAMIC_HEAD_ROWS = (
     'row FCOS-D8@H, coarse', 'row softmax', 'row restricted tanh', 'row tau 0.5', 'row tau 1.0',
     'row tau 1.5', 'row tau 2.0', 'row of scale alone', 'row of depth alone',
     'row of scale and depth', 'row of neither', 'row FCOS R101', 'row ATSS R101',
-    'row RetinaNet R50', 'lambda 0.4', 'lambda 0.8')
+    'row RetinaNet R50', 'lambda 0.4', 'lambda 0.8',
+    *(f'Figure 5, {kind} head D{depth}' for kind in ('dynamic', 'fixed') for depth in (2, 4, 6)))
 
 
 def _dynamic_head(detector: str, name: str) -> Expected:
@@ -312,14 +329,16 @@ _CADDET_ROWS = (
 
 
 def _caddet(detector: str, name: str) -> Expected:
-  del detector
   schedule = epochs(12, 16, 0.01)
+  fields: dict[str, Any] = dict(PLAIN_FCOS) if detector == 'fcos' else {}
   row = name.removesuffix('_1x').removeprefix('caddet_')
-  if row not in _CADDET_ABLATIONS:  # A row of Table 4 is an experiment as it is.
-    return Expected(schedule, same_as_experiment=True)
+  if 'fpnlite' not in row:
+    fields['model.decoder.caddet_projection.coarse_activation'] = 'none'
+  if row not in _CADDET_ABLATIONS:  # A row of Table 4 has the backbone and neck of an experiment.
+    return Expected(schedule, fields=fields, same_as_experiment=True)
   kind, ratio, similarity = _CADDET_ABLATIONS[row]
   decoder, width = ('fpn_lite', 128) if row.startswith('fpnlite') else ('caddet_projection', 256)
-  fields = {
+  fields |= {
       'budget.weight': 1.0, 'budget.kind': kind, 'budget.ratio': ratio,
       'budget.start_step': CADDET_EPOCH, 'model.input_size': [600, 1000, 3],
       'budget.path_similarity.weight': 1.0 if similarity else 0.0,
@@ -336,12 +355,15 @@ PAPERS = {
         r'DyFPN \(arxiv.org/abs/2012.00779\), (Table|Figure) \d, ', _DYFPN_ROWS, _dyfpn),
     'DRFPN': Paper(
         r'\w+/drfpn_.*', r'DRFPN \(arxiv.org/abs/2012.01733\), Table \d, row ', _DRFPN_ROWS,
-        _drfpn),
+        _drfpn, {'Faster R-CNN X101-64x4d': 'ResNeXt', 'FPN w/ DCN': 'deformable convolution'}),
     'i-FPN': Paper(
-        r'\w+/ifpn_.*', r'i-FPN \(arxiv.org/abs/2012.13563\), Table \d, row ', _IFPN_ROWS, _ifpn),
+        r'\w+/ifpn_.*', r'i-FPN \(arxiv.org/abs/2012.13563\), Table \d, row ', _IFPN_ROWS, _ifpn,
+        {'row AutoAssign': 'AutoAssign', 'X101-64x4d-DCN': 'ResNeXt with deformable convolution',
+         'X152-32x8d-DCN': 'ResNeXt with deformable convolution'}),
     'Dynamic head': Paper(
         r'\w+/dynamichead_.*', r'Dynamic head \(arxiv.org/abs/2012.03519\), ',
-        _DYNAMIC_HEAD_ROWS, _dynamic_head),
+        _DYNAMIC_HEAD_ROWS, _dynamic_head,
+        {'row FreeAnchor R50': 'FreeAnchor', 'row EfficientDet-D1': 'BiFPN as a decoder'}),
     'FCOS and ATSS': Paper(
         r'(fcos|atss)/fpn_.*',
         r'(Dynamic head \(arxiv.org/abs/2012.03519\), Table \d, row '

@@ -9,8 +9,11 @@ Differs, in addition to what experiments.py and dense_experiments.py list:
 * `task.init_checkpoint` is null, for the supernet because no pre-trained one is public
   (`caddet_imagenet` trains one), and also for the MobileNet baselines of Table 4, whose accuracy
   in the paper only pre-trained backbones reach.  Give a checkpoint to start from.
-* The paper's FCOS head is that of mmdetection 2.1: no center sampling, IoU loss, center-ness from
-  the class tower.  Ours has center sampling, GIoU loss, and center-ness from the box tower.
+* The paper's FCOS is that of mmdetection 2.1: no center sampling, IoU loss, center-ness from the
+  class tower, exponential distances.  The YAML files set these options; without a YAML file FCOS
+  has the tricks that dense_experiments.py names.  mmdetection divides the focal loss by the
+  number of locations with a box plus that of the images, ours by the former alone.
+* ReLU precedes the convolution that makes C7; the YAML files leave it out, as section 3.4 does.
 """
 import functools
 from typing import Any

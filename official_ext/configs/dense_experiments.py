@@ -2,10 +2,15 @@
 
 These detectors are the baselines of the dynamic head's paper, https://arxiv.org/abs/2012.03519,
 and have its setting: 90k steps of 16 images, a short side of 800 pixels, no augmentation but
-flips.
+flips.  So do those with `ifpn`.  Those with `drfpn` have its paper's schedule, 12 epochs of
+batch 24.
 
 Differs: as the docstring of experiments.py says; and images are 800x1344 pixels, not padded to a
 multiple of the largest stride.
+
+FCOS has the tricks of its authors' later code: center sampling, GIoU loss, distances in strides,
+center-ness from the box tower.  DRFPN's and CADDet's papers used FCOS of mmdetection 2.1, which
+has none of them by default; the YAML files of these papers set its options.
 """
 import functools
 
@@ -31,14 +36,15 @@ def _experiment(assigner: str, *overrides) -> cfg.ExperimentConfig:
   return experiment
 
 
-def _coco(assigner: str, depth: int) -> cfg.ExperimentConfig:
-  """Returns an experiment with FPN and a ResNet of this depth on COCO."""
+def _coco(assigner: str, depth: int, decoder: str = 'fpn') -> cfg.ExperimentConfig:
+  """Returns an experiment with a ResNet of this depth and this decoder on COCO."""
   stock = retinanet.retinanet_resnetfpn_coco().task
-  task = experiments.coco_data('fpn')
+  task = experiments.coco_data(decoder)
   task['train_data']['parser']['pad'] = False
   own = {
       'model': {'num_classes': stock.model.num_classes, 'input_size': [800, 1344, 3],
                 'backbone': {'type': 'resnet', 'resnet': {'model_id': depth}},
+                'decoder': experiments.paper_decoder(decoder),
                 'norm_activation': {'use_sync_bn': False}},
       # No checkpoint of ResNet-101 is public.
       'init_checkpoint': stock.init_checkpoint if depth == 50 else None,
@@ -46,9 +52,11 @@ def _coco(assigner: str, depth: int) -> cfg.ExperimentConfig:
       'annotation_file': stock.annotation_file,
       'validation_data': {'parser': {'pad': False}},
   }
+  schedule = (experiments.paper_schedule(decoder) if decoder == 'drfpn' else
+              experiments.schedule_90k())
   return _experiment(
       assigner, {'runtime': {'mixed_precision_dtype': 'bfloat16'}, 'task': task}, {'task': own},
-      experiments.FROZEN_NORM, experiments.schedule_90k())
+      experiments.FROZEN_NORM, schedule)
 
 
 def _sample(assigner: str, decoder: str) -> cfg.ExperimentConfig:
@@ -66,6 +74,9 @@ for _assigner in _BOX_LOSS_WEIGHTS:
   for _depth in (50, 101):
     exp_factory.register_config_factory(f'{_assigner}_fpn_resnet{_depth}_coco')(
         functools.partial(_coco, _assigner, _depth))
-  for _decoder in ('fpn', 'dyfpn'):
+  for _decoder in ('ifpn', 'drfpn'):
+    exp_factory.register_config_factory(f'{_assigner}_{_decoder}_resnet50_coco')(
+        functools.partial(_coco, _assigner, 50, _decoder))
+  for _decoder in ('fpn', 'inception_fpn', 'dyfpn', 'drfpn', 'ifpn'):
     exp_factory.register_config_factory(f'{_assigner}_{_decoder}_efficientnetlite0_sample')(
         functools.partial(_sample, _assigner, _decoder))

@@ -100,9 +100,14 @@ class DenseHeadConfig(hyperparams.Config):
   Attributes:
     num_filters: channels of the towers.
     tower: the layers before the predictors of classes and boxes, any registered one.
+    distance_activation: for FCOS, how predictions become distances: `relu`, their ReLU times
+      the stride of the level, or `exp`, their exponential in pixels.
+    centerness_tower: the tower from which center-ness is predicted, `box` or `class`.
   """
   num_filters: int = 256
   tower: components.TowerConfig = dataclasses.field(default_factory=_plain_tower)
+  distance_activation: str = 'relu'
+  centerness_tower: str = 'box'
 
 
 @dataclasses.dataclass
@@ -131,6 +136,8 @@ class DenseDetectorConfig(retinanet.RetinaNet):
   Attributes:
     assigner: rule of assignment of boxes to locations, and box coding: `fcos` or `atss`.
     anchor: ATSS's anchor; FCOS has none.
+    center_radius: for FCOS, how near to its center, in strides, a box is assigned to locations
+      (center sampling); 0: everywhere in the box.
     backbone: any registered one.
     decoder: any registered one.
     head: towers and predictors.
@@ -138,6 +145,7 @@ class DenseDetectorConfig(retinanet.RetinaNet):
   """
   assigner: str = 'fcos'
   anchor: SquareAnchorConfig = dataclasses.field(default_factory=SquareAnchorConfig)
+  center_radius: float = 1.5
   backbone: components.BackboneConfig = dataclasses.field(default_factory=_resnet)
   decoder: components.DecoderConfig = dataclasses.field(default_factory=_fpn)
   head: DenseHeadConfig = dataclasses.field(default_factory=DenseHeadConfig)
@@ -153,12 +161,14 @@ class DenseLossesConfig(hyperparams.Config):
     loss_weight: weight of the total loss.
     focal_loss_alpha: weight of objects in the focal loss; the weight of background is 1 minus it.
     focal_loss_gamma: exponent of the focal loss; the larger, the less easy locations count.
+    box_loss: `giou`, 1 - generalized overlap, or `iou`, -log(overlap).
     box_loss_weight: weight of the box loss; the other losses have a weight of 1.
     l2_weight_decay: weight decay of all kernels.
   """
   loss_weight: float = 1.0
   focal_loss_alpha: float = 0.25
   focal_loss_gamma: float = 2.0
+  box_loss: str = 'giou'
   box_loss_weight: float = 1.0
   l2_weight_decay: float = 0.0
 

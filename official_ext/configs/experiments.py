@@ -116,7 +116,8 @@ def coco_schedule(epochs: int = 12, batch_size: int = 8,
       warmup_steps=500, warmup_learning_rate=1e-5, interval=epoch, validation_interval=epoch)}
 
 
-def _paper_schedule(decoder: str) -> dict[str, Any]:
+def paper_schedule(decoder: str) -> dict[str, Any]:
+  """Returns options of the "1x" schedule in the paper of a decoder."""
   return coco_schedule(batch_size=_BATCH_SIZES.get(decoder, 8),
                        learning_rate=_LEARNING_RATES.get(decoder, 0.01))
 
@@ -141,7 +142,8 @@ def coco_data(decoder: str) -> dict[str, Any]:
   }
 
 
-def _paper_decoder(decoder: str) -> dict[str, Any]:
+def paper_decoder(decoder: str) -> dict[str, Any]:
+  """Returns options of a decoder without norm, as papers have it; Model Garden's FPN has one."""
   options = {} if decoder == 'fpn' else {'norm': 'none'}
   return {'type': decoder, decoder: options}
 
@@ -154,13 +156,13 @@ def _budget(decoder: str, weight: float = 0.2, target: float = 0.5) -> dict[str,
 
 def _retinanet_coco(decoder: str) -> cfg.ExperimentConfig:
   task = {**coco_data(decoder), **_budget(decoder),
-          'model': {'input_size': [896, 1408, 3], 'decoder': _paper_decoder(decoder)}}
+          'model': {'input_size': [896, 1408, 3], 'decoder': paper_decoder(decoder)}}
   return _from_stock('retinanet_resnetfpn_coco', detectors.RetinaNetTaskConfig(),
-                     {'task': task}, FROZEN_NORM, _paper_schedule(decoder))
+                     {'task': task}, FROZEN_NORM, paper_schedule(decoder))
 
 
 def _two_stage_model(decoder: str) -> dict[str, Any]:
-  options = _paper_decoder(decoder)
+  options = paper_decoder(decoder)
   if decoder != 'fpn':
     options[decoder]['coarse_levels'] = 'max_pool'
   return {
@@ -177,7 +179,7 @@ def _rcnn_coco(decoder: str, stock: str = 'fasterrcnn_resnetfpn_coco',
   task = {**coco_data(decoder), **_budget(decoder),
           'model': {**_two_stage_model(decoder), **model}}
   return _from_stock(stock, detectors.MaskRCNNTaskConfig(), {'task': task}, FROZEN_NORM,
-                     _paper_schedule(decoder))
+                     paper_schedule(decoder))
 
 
 def _cascadercnn_coco(decoder: str) -> cfg.ExperimentConfig:

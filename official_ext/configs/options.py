@@ -48,6 +48,8 @@ class SolverConfig(hyperparams.Config):
     backward_evaluations: number of vector-Jacobian products of the implicit gradient.
     tolerance: relative residual at which an image stops; 0: every image runs all evaluations.
     memory: number of iterates that `anderson` combines; `broyden` keeps all its steps.
+    step_size: factor of the steps of `broyden` (alpha in i-FPN's eqs. 10-11), positive; the
+      other solvers need 1.
     gradient: `implicit`, `phantom`, `jacobian_free`, or `unroll`, which differentiates the
       steps of the solver.
     phantom_steps: number of differentiated applications of f that follow the solution.
@@ -63,6 +65,7 @@ class SolverConfig(hyperparams.Config):
   backward_evaluations: int = 3
   tolerance: float = 0.0
   memory: int = 5
+  step_size: float = 1.0
   gradient: str = 'implicit'
   phantom_steps: int = 3
   phantom_damping: float = 1.0

@@ -11,6 +11,10 @@ import tensorflow as tf
 
 from official_ext.modeling import dense_detector
 from official_ext.ops import assigners
+from official_ext.ops import checks
+
+BOX_LOSSES = ('giou', 'iou')
+_LEAST_IOU = 1e-6  # overlaps below count as this in the IoU loss, where the logarithm has no limit
 
 
 class LossTerms(NamedTuple):
@@ -18,7 +22,7 @@ class LossTerms(NamedTuple):
 
   Attributes:
     classes: focal loss of all locations.
-    boxes: 1 - generalized overlap with the assigned boxes, weighted by the center-ness target.
+    boxes: overlap loss of the assigned boxes, weighted by the center-ness target.
     centerness: cross entropy of the center-ness at locations that have a box.
   """
   classes: tf.Tensor
@@ -44,7 +48,8 @@ class _LocationTerms(NamedTuple):
 
 
 def _location_terms(outputs: Mapping[str, Any], labels: Mapping[str, tf.Tensor],
-                    assigner: assigners.Assigner, alpha: float, gamma: float) -> _LocationTerms:
+                    assigner: assigners.Assigner, alpha: float, gamma: float,
+                    box_loss: str) -> _LocationTerms:
   """Assigns boxes to locations and returns the loss of each location; see `batch_losses`."""
   locations = dense_detector.grid_locations(outputs['box_outputs'])
   class_logits, raw_boxes, centerness_logits = (
@@ -56,20 +61,39 @@ def _location_terms(outputs: Mapping[str, Any], labels: Mapping[str, tf.Tensor],
   # Classes count from 1.  Background becomes -1 here, for which `one_hot` returns zeros.
   class_losses = focal_loss.FocalLoss(alpha, gamma).call(
       tf.one_hot(targets.classes - 1, class_logits.shape[-1]), class_logits)
-  overlap = assigners.generalized_iou(assigner.decode(locations, raw_boxes), targets.boxes)
+  box_losses = overlap_losses(assigner.decode(locations, raw_boxes), targets.boxes, box_loss)
   entropy = tf.nn.sigmoid_cross_entropy_with_logits(
       labels=targets.centerness, logits=centerness_logits[..., 0])
   return _LocationTerms(
       classes=tf.reduce_sum(class_losses, -1),
-      boxes=targets.centerness * (1 - overlap),
+      boxes=targets.centerness * box_losses,
       centerness=tf.where(targets.is_positive, entropy, 0.0),
       positives=tf.cast(targets.is_positive, tf.float32),
       box_weights=targets.centerness)
 
 
+def overlap_losses(predicted: tf.Tensor, target: tf.Tensor, box_loss: str) -> tf.Tensor:
+  """Returns the overlap losses `[...]` of boxes `[..., 4]`.
+
+  Args:
+    predicted: the predicted boxes.
+    target: the assigned boxes.
+    box_loss: `giou`, 1 - generalized overlap, or `iou`, -log(overlap), the loss of
+      https://arxiv.org/abs/1608.01471 and the default of mmdetection 2.1.
+
+  Raises:
+    ArgumentError: an unknown loss.
+  """
+  checks.check_one_of('box_loss', box_loss, BOX_LOSSES)
+  if box_loss == 'giou':
+    return 1 - assigners.generalized_iou(predicted, target)
+  overlap = assigners.intersection_over_union(predicted, target)
+  return -tf.math.log(tf.maximum(overlap, _LEAST_IOU))
+
+
 def batch_losses(outputs: Mapping[str, Any], labels: Mapping[str, tf.Tensor],
-                 assigner: assigners.Assigner, alpha: float = 0.25,
-                 gamma: float = 2.0) -> LossTerms:
+                 assigner: assigners.Assigner, alpha: float = 0.25, gamma: float = 2.0,
+                 box_loss: str = 'giou') -> LossTerms:
   """Assigns boxes to locations and returns the losses of a batch.
 
   The focal loss and the center-ness loss are divided by the number of locations with a box, the
@@ -83,11 +107,15 @@ def batch_losses(outputs: Mapping[str, Any], labels: Mapping[str, tf.Tensor],
     assigner: assigns boxes to locations, and decodes the boxes that the head predicts.
     alpha: weight of objects in the focal loss.
     gamma: exponent of the focal loss.
+    box_loss: one of `BOX_LOSSES`, see `overlap_losses`.
 
   Returns:
     Float32 scalars.
+
+  Raises:
+    ArgumentError: an unknown box loss.
   """
-  terms = _location_terms(outputs, labels, assigner, alpha, gamma)
+  terms = _location_terms(outputs, labels, assigner, alpha, gamma, box_loss)
   num_positives = _denominator(terms.positives)
   return LossTerms(
       classes=tf.reduce_sum(terms.classes) / num_positives,
@@ -96,15 +124,15 @@ def batch_losses(outputs: Mapping[str, Any], labels: Mapping[str, tf.Tensor],
 
 
 def image_losses(outputs: Mapping[str, Any], labels: Mapping[str, tf.Tensor],
-                 assigner: assigners.Assigner, alpha: float = 0.25,
-                 gamma: float = 2.0) -> LossTerms:
+                 assigner: assigners.Assigner, alpha: float = 0.25, gamma: float = 2.0,
+                 box_loss: str = 'giou') -> LossTerms:
   """Returns the losses of each image, `[batch]`, as if it were a batch of its own.
 
   Arguments are those of `batch_losses`.
   """
   sums = _LocationTerms(*(
       tf.reduce_sum(term, -1)
-      for term in _location_terms(outputs, labels, assigner, alpha, gamma)))
+      for term in _location_terms(outputs, labels, assigner, alpha, gamma, box_loss)))
   num_positives = tf.maximum(sums.positives, 1.0)
   return LossTerms(
       classes=sums.classes / num_positives,

@@ -53,11 +53,15 @@ def grid_locations(levels: Levels) -> assigners.Locations:
 class DetectionGenerator(tf_keras.layers.Layer):
   """Turns predictions into detections: best pairs of every level, then suppression by class.
 
-  A pair is a location and a class.  Class probability alone decides which pairs become
+  A pair is a location and a class.  The pairs of the highest class probability become
   candidates; a detection's score is the square root of class probability times center-ness.
   Suppression is `tf.image.combined_non_max_suppression`, which TPUs do not have.
 
-  Reference: FCOS, https://arxiv.org/abs/1904.01355, section 3.3, and its authors' code.
+  Reference: FCOS, https://arxiv.org/abs/1904.01355, section 3.3.
+
+  Differs: FCOS's authors choose candidates by the product of class probability and center-ness,
+  of pairs whose class probability alone is above the threshold.  That matters only where a level
+  has more such pairs than candidates.
   """
 
   def __init__(self, pre_nms_top_k: int = 1000, pre_nms_score_threshold: float = 0.05,
@@ -146,7 +150,8 @@ class DenseDetector(retinanet_model.RetinaNetModel):
 
   def __init__(self, backbone: tf_keras.Model, decoder: tf_keras.layers.Layer | None,
                head: dense_head.DenseHead, detection_generator: DetectionGenerator,
-               assigner: str = 'fcos', anchor_size: float = 8.0, **kwargs):
+               assigner: str = 'fcos', anchor_size: float = 8.0,
+               center_radius: float = assigners.CENTER_RADIUS, **kwargs):
     """Initializes the detector.
 
     Args:
@@ -156,17 +161,18 @@ class DenseDetector(retinanet_model.RetinaNetModel):
       detection_generator: layer that makes detections.
       assigner: `fcos` or `atss`.
       anchor_size: side of ATSS's anchor of a location, in strides.
+      center_radius: of FCOS's center sampling, see `assigners.assigner`.
       **kwargs: arguments of `tf_keras.Model`.
 
     Raises:
-      ArgumentError: an unknown assigner.
+      ArgumentError: an unknown assigner, or a radius that it does not take.
     """
     super().__init__(backbone, decoder, head, detection_generator, **kwargs)
     self._config_dict = {
         'backbone': backbone, 'decoder': decoder, 'head': head,
         'detection_generator': detection_generator, 'assigner': assigner,
-        'anchor_size': anchor_size}
-    self._assigner = assigners.assigner(assigner, anchor_size)
+        'anchor_size': anchor_size, 'center_radius': center_radius}
+    self._assigner = assigners.assigner(assigner, anchor_size, center_radius)
 
   def call(self, images: tf.Tensor, image_shape: tf.Tensor | None = None,
            anchor_boxes: Levels | None = None, output_intermediate_features: bool = False,
@@ -203,6 +209,19 @@ class DenseDetector(retinanet_model.RetinaNetModel):
     return outputs
 
 
+def config_assigner(model_config: Any) -> assigners.Assigner:
+  """Returns the assigner of a `configs.detectors.DenseDetectorConfig`.
+
+  Args:
+    model_config: the options.
+
+  Raises:
+    ArgumentError: see `assigners.assigner`.
+  """
+  return assigners.assigner(model_config.assigner, model_config.anchor.anchor_size,
+                            model_config.center_radius)
+
+
 def build_dense_detector(input_specs: tf_keras.layers.InputSpec, model_config: Any,
                          l2_regularizer: Any | None = None) -> DenseDetector:
   """Builds the detector of a `configs.detectors.DenseDetectorConfig`.
@@ -218,18 +237,21 @@ def build_dense_detector(input_specs: tf_keras.layers.InputSpec, model_config: A
   Raises:
     ValueError: an option that is not allowed; the message names the field.
   """
-  assigner, anchor_size = model_config.assigner, model_config.anchor.anchor_size
-  with checks.naming_field('model'):
-    box_coding = assigners.assigner(assigner, anchor_size).box_coding
+  head = model_config.head
+  with checks.naming_field('model', {'distance_activation': 'model.head.distance_activation',
+                                     'centerness_tower': 'model.head.centerness_tower'}):
+    box_coding = config_assigner(model_config).box_coding
     backbone = backbones.factory.build_backbone(
         input_specs, model_config.backbone, model_config.norm_activation, l2_regularizer)
     decoder = factory.build_decoder(backbone.output_specs, model_config, l2_regularizer)
     model = DenseDetector(
         backbone, decoder,
-        dense_head.DenseHead(model_config.num_classes - 1, box_coding,
-                             **_head_options(model_config, l2_regularizer)),
+        dense_head.DenseHead(
+            model_config.num_classes - 1, box_coding,
+            distance_activation=head.distance_activation, centerness_tower=head.centerness_tower,
+            **_head_options(model_config, l2_regularizer)),
         DetectionGenerator(**model_config.detection_generator.as_dict()),
-        assigner=assigner, anchor_size=anchor_size)
+        model_config.assigner, model_config.anchor.anchor_size, model_config.center_radius)
   # The call makes the variables of decoder and head.
   model(tf_keras.Input(input_specs.shape[1:]), training=True)
   return model

@@ -17,7 +17,7 @@ from official_ext.ops import checks
 
 # Reciprocals of the deviations 0.1 of center y and x, and 0.2 of height and width.
 DELTA_WEIGHTS = [10.0, 10.0, 5.0, 5.0]
-_RADIUS = 1.5  # strides: FCOS assigns locations that are so near to a box's center
+CENTER_RADIUS = 1.5  # strides: FCOS assigns locations that are so near to a box's center
 _REACH = 8  # strides: the largest distance that a location of FCOS predicts
 _CLOSEST = 9  # anchors per level that are candidates of a box in ATSS
 _ROUNDING = 1e-6  # relative rounding error of overlaps
@@ -75,20 +75,31 @@ class Assigner(NamedTuple):
   decode: Callable[[Locations, tf.Tensor], tf.Tensor]
 
 
-def assigner(name: str, anchor_size: float = 8.0) -> Assigner:
+def assigner(name: str, anchor_size: float = 8.0,
+             center_radius: float = CENTER_RADIUS) -> Assigner:
   """Returns an assigner.
 
   Args:
     name: `fcos` or `atss`.
     anchor_size: side of ATSS's anchor of a location, in strides.
+    center_radius: of FCOS's center sampling, in strides; 0: no center sampling.
 
   Raises:
-    ArgumentError: an unknown name; it names `assigner`, the argument of the callers.
+    ArgumentError: an unknown name, named `assigner` as the argument of the callers; or a radius
+      that is negative or given to ATSS.
   """
   checks.check_one_of('assigner', name, ('fcos', 'atss'))
   if name == 'fcos':
-    return Assigner('distances', fcos_matches,
+    if center_radius < 0:
+      raise checks.ArgumentError(
+          'center_radius', f'center_radius is {center_radius}; it must be positive, or 0 for no '
+          'center sampling.')
+    return Assigner('distances', functools.partial(fcos_matches, center_radius=center_radius),
                     lambda at, outputs: boxes_from_distances(at.points, outputs))
+  if center_radius != CENTER_RADIUS:
+    raise checks.ArgumentError(
+        'center_radius', f'center_radius is {center_radius}, but ATSS has no center sampling; it '
+        f'must be {CENTER_RADIUS}, which is not used, or assigner `fcos`.')
   return Assigner('deltas', functools.partial(atss_matches, anchor_size=anchor_size),
                   lambda at, outputs: boxes_from_deltas(outputs, anchors(at, anchor_size)))
 
@@ -199,33 +210,38 @@ def generalized_iou(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
 # --- Rules -----------------------------------------------------------------------------
 
 
-def fcos_matches(at: Locations, boxes: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
-  """Assigns boxes to locations by FCOS's rule, with center sampling.
+def fcos_matches(at: Locations, boxes: tf.Tensor, classes: tf.Tensor,
+                 center_radius: float = CENTER_RADIUS) -> tf.Tensor:
+  """Assigns boxes to locations by FCOS's rule, with or without center sampling.
 
-  A box is assigned to a location that lies strictly inside the square of 1.5 strides around the
-  box's center, clipped to the box, if the largest distance to a side is 4 to 8 strides; on
-  the finest level it may be less, on the coarsest more.  If there are several such boxes, the
-  smallest is assigned, the first one of equal boxes.
+  A box is assigned to a location that lies strictly inside it if the largest distance to a side
+  is 4 to 8 strides; on the finest level it may be less, on the coarsest more.  With center
+  sampling the location must also lie strictly inside the square of `center_radius` strides
+  around the box's center.  If there are several such boxes, the smallest is assigned, the first
+  one of equal boxes.
 
-  Reference: FCOS, https://arxiv.org/abs/1904.01355, section 3.2, and its authors' code.
+  Reference: FCOS, https://arxiv.org/abs/1904.01355, section 3.2; center sampling is of its
+  authors' later code.
 
   Args:
     at: the locations.
     boxes: float32 `[batch, boxes, 4]`.
     classes: integers `[batch, boxes]`.
+    center_radius: half the side of the square, in strides; 0: no center sampling.
 
   Returns:
     int32 `[batch, locations]`: the row of the assigned box, -1 for background.
   """
-  points = at.points[None, :, None]
-  boxes, reach = boxes[:, None], _RADIUS * at.strides[None, :, None, None]
-  center = (boxes[..., :2] + boxes[..., 2:]) / 2
-  middle = tf.concat([tf.maximum(center - reach, boxes[..., :2]),
-                      tf.minimum(center + reach, boxes[..., 2:])], -1)
-  is_central = tf.reduce_min(distances(points, middle), -1) > 0
-  farthest = tf.reduce_max(distances(points, boxes), -1)
+  points, boxes = at.points[None, :, None], boxes[:, None]
+  to_sides = distances(points, boxes)
+  is_match = tf.reduce_min(to_sides, -1) > 0
+  if center_radius:
+    reach = center_radius * at.strides[None, :, None]
+    center = (boxes[..., :2] + boxes[..., 2:]) / 2
+    is_match &= tf.reduce_max(tf.abs(points - center), -1) < reach
+  farthest = tf.reduce_max(to_sides, -1)
   low, high = (limit[None, :, None] for limit in _size_ranges(at))
-  is_match = is_central & (farthest >= low) & (farthest <= high)
+  is_match &= (farthest >= low) & (farthest <= high)
   is_match &= _is_object(boxes, classes[:, None])
   return _best(is_match, -areas(boxes))
 

@@ -37,7 +37,14 @@ def resize_nearest(features: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
     return doubled[:, :static_out[0], :static_out[1]]
   size_in, size_out = tf.shape(features)[1:3], tf.shape(target)[1:3]
   rows = tf.gather(features, _nearest_indices(size_in[0], size_out[0]), axis=1)
-  return tf.gather(rows, _nearest_indices(size_in[1], size_out[1]), axis=2)
+  resized = tf.gather(rows, _nearest_indices(size_in[1], size_out[1]), axis=2)
+  return _with_static_shape(resized, features, target)
+
+
+def _with_static_shape(resized: tf.Tensor, features: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
+  """Returns a resized map with the sizes that are known, which slices of `tf.shape` lose."""
+  resized.set_shape([features.shape[0], *target.shape[1:3], features.shape[3]])
+  return resized
 
 
 def _in_xla() -> bool:
@@ -79,7 +86,9 @@ def aligned_grid(features: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
   dtype = tf.float64 if features.dtype == tf.float64 else tf.float32
   size_in, size_out = tf.shape(features)[1:3], tf.shape(target)[1:3]
   axes = [_aligned(size_in[axis], size_out[axis], dtype) for axis in (0, 1)]
-  return tf.stack(tf.meshgrid(*axes, indexing='ij'), axis=-1)
+  grid = tf.stack(tf.meshgrid(*axes, indexing='ij'), axis=-1)
+  grid.set_shape([*target.shape[1:3], 2])
+  return grid
 
 
 def _half_pixel(size_in: tf.Tensor, size_out: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
@@ -123,7 +132,7 @@ def resize_bilinear(features: tf.Tensor, target: tf.Tensor,
     resized = tf.raw_ops.ResizeBilinear(
         images=tf.cast(features, tf.float32), size=size_out, align_corners=align_corners,
         half_pixel_centers=not align_corners)
-    return tf.cast(resized, features.dtype)
+    return _with_static_shape(tf.cast(resized, features.dtype), features, target)
   channels = features.shape[3]
   with tf.name_scope(RESIZE_SCOPE):
     rows, columns = (_interpolation(size[axis + 1], size_out[axis], features.dtype, align_corners)
@@ -132,8 +141,7 @@ def resize_bilinear(features: tf.Tensor, target: tf.Tensor,
     resized = tf.matmul(
         rows, tf.reshape(wide, [size[0], size[1], size_out[1] * channels]))
   resized = tf.reshape(resized, [size[0], size_out[0], size_out[1], channels])
-  resized.set_shape([features.shape[0], *static_out, channels])
-  return resized
+  return _with_static_shape(resized, features, target)
 
 
 def sample_bilinear(features: tf.Tensor, positions: tf.Tensor,

@@ -12,6 +12,7 @@ from official_ext.losses import dense_losses
 from official_ext.modeling import dense_detector
 from official_ext.modeling.layers import convolutions
 from official_ext.ops import assigners
+from official_ext.ops import checks
 from official_ext.tasks import budgeted_task
 from official_ext.tasks import routed
 
@@ -24,6 +25,8 @@ class DenseTask(retinanet.RetinaNetTask, budgeted_task.BudgetedTask):
   def build_model(self) -> tf_keras.Model:
     """Builds the detector that the config describes."""
     config = self.task_config
+    with checks.naming_field('task.losses'):
+      checks.check_one_of('box_loss', config.losses.box_loss, dense_losses.BOX_LOSSES)
     model = dense_detector.build_dense_detector(
         tf_keras.layers.InputSpec(shape=[None, *config.model.input_size]), config.model,
         convolutions.l2_regularizer(config.losses.l2_weight_decay))
@@ -56,11 +59,11 @@ class DenseTask(retinanet.RetinaNetTask, budgeted_task.BudgetedTask):
     """Returns the model loss of each image as if it were a batch of its own."""
     return self._model_loss(dense_losses.image_losses(outputs, labels, *self._loss_options()))
 
-  def _loss_options(self) -> tuple[assigners.Assigner, float, float]:
-    """Returns the assigner, and alpha and gamma of the focal loss."""
-    model, losses = self.task_config.model, self.task_config.losses
-    return (assigners.assigner(model.assigner, model.anchor.anchor_size),
-            losses.focal_loss_alpha, losses.focal_loss_gamma)
+  def _loss_options(self) -> tuple[assigners.Assigner, float, float, str]:
+    """Returns the assigner, alpha and gamma of the focal loss, and the kind of box loss."""
+    losses = self.task_config.losses
+    return (dense_detector.config_assigner(self.task_config.model), losses.focal_loss_alpha,
+            losses.focal_loss_gamma, losses.box_loss)
 
   def _model_loss(self, losses: dense_losses.LossTerms) -> tf.Tensor:
     weight = self.task_config.losses.box_loss_weight

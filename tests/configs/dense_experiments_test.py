@@ -11,22 +11,25 @@ from official_ext.configs import detectors
 from official_ext.utils import command_line
 from official_ext.utils import experiment
 
-COCO = [f'{name}_fpn_resnet{depth}_coco' for name in ('fcos', 'atss') for depth in (50, 101)]
-SAMPLE = [f'{name}_{decoder}_efficientnetlite0_sample' for name in ('fcos', 'atss')
-          for decoder in ('fpn', 'dyfpn')]
+FAMILY = ('fcos', 'atss')
+COCO = [f'{name}_{rest}_coco' for name in FAMILY
+        for rest in ('fpn_resnet50', 'fpn_resnet101', 'ifpn_resnet50')]
+DRFPN = [f'{name}_drfpn_resnet50_coco' for name in FAMILY]
+SAMPLE = [f'{name}_{decoder}_efficientnetlite0_sample' for name in FAMILY
+          for decoder in ('fpn', 'inception_fpn', 'dyfpn', 'drfpn', 'ifpn')]
 
 
-@pytest.mark.parametrize('name', COCO + SAMPLE)
+@pytest.mark.parametrize('name', COCO + DRFPN + SAMPLE)
 def test_experiment_is_what_its_name_says(name):
   params = experiment.resolve(name)
   task = params.task
   assert isinstance(task, detectors.DenseTaskConfig)
   assert task.model.assigner == name[:4]
-  assert task.model.decoder.type == re.search(r'_(fpn|dyfpn)_', name)[1]
+  assert task.model.decoder.type == re.search(r'_(\w*fpn)_', name)[1]
   assert task.losses.box_loss_weight == {'fcos': 1.0, 'atss': 2.0}[name[:4]]
   assert (task.losses.focal_loss_alpha, task.losses.focal_loss_gamma) == (0.25, 2.0)
   assert task.model.head.tower.as_dict() == {'type': 'plain', 'plain': {
-      'num_convs': 4 if name in COCO else 2, 'norm': 'group_norm'}}
+      'num_convs': 2 if name in SAMPLE else 4, 'norm': 'group_norm'}}
   assert task.model.detection_generator.as_dict() == {
       'pre_nms_top_k': 1000, 'pre_nms_score_threshold': 0.05, 'nms_iou_threshold': 0.6,
       'max_num_detections': 100}
@@ -54,6 +57,15 @@ def test_schedule_of_the_paper(name):
   np.testing.assert_allclose([float(rate(tf.constant(step))) for step in steps],
                              list(steps.values()), rtol=1e-5)
   assert (task.init_checkpoint is None) == ('101' in name)
+
+
+@pytest.mark.parametrize('name', DRFPN)
+def test_drfpn_has_the_schedule_and_the_decoder_of_its_paper(name):
+  params = experiment.resolve(name)
+  assert params.task.train_data.global_batch_size == 24
+  assert params.trainer.train_steps == 12 * (118287 // 24)
+  assert params.trainer.optimizer_config.learning_rate.stepwise.values[0] == 0.03
+  assert params.task.model.decoder.drfpn.norm == 'none'
 
 
 @pytest.mark.parametrize('field', [

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from official_ext.losses import dense_losses
 from official_ext.ops import assigners
+from official_ext.ops import checks
 import reference
 
 SIZES = {'3': (12, 16), '4': (6, 8), '5': (3, 4)}
@@ -72,7 +73,16 @@ def giou(a, b):
   return shared / union - (hull - union) / hull
 
 
-def losses_by_hand(name, rows, class_logits, raw, centerness_logits):
+def iou_loss(a, b):
+  shared = np.prod(np.maximum(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0))
+  union = np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - shared
+  return -np.log(max(shared / union, 1e-6))
+
+
+BOX_LOSSES = {'giou': lambda a, b: 1 - giou(a, b), 'iou': iou_loss}
+
+
+def losses_by_hand(name, rows, class_logits, raw, centerness_logits, box_loss='giou'):
   """Returns focal loss, overlap loss and center-ness loss, summed one location after the other."""
   decoded, focal, overlap, entropy, weights, positives = decode(name, raw), 0, 0, 0, 0, 0
   for image, location in np.ndindex(*rows.shape):
@@ -87,7 +97,7 @@ def losses_by_hand(name, rows, class_logits, raw, centerness_logits):
     (y, x), box = POINTS[location].astype(float), BOXES[image, row].astype(float)
     top, left, bottom, right = y - box[0], x - box[1], box[2] - y, box[3] - x
     target = np.sqrt(min(top, bottom) / max(top, bottom) * min(left, right) / max(left, right))
-    overlap += target * (1 - giou(decoded[image, location], box))
+    overlap += target * BOX_LOSSES[box_loss](decoded[image, location], box)
     p = reference.sigmoid(centerness_logits[image, location])
     entropy -= target * np.log(p) + (1 - target) * np.log(1 - p)
     weights, positives = weights + target, positives + 1
@@ -98,16 +108,34 @@ def matches(name):
   return assigners.assigner(name).match(LOCATIONS, labels()['boxes'], labels()['classes']).numpy()
 
 
+@pytest.mark.parametrize('box_loss', BOX_LOSSES)
 @pytest.mark.parametrize('name', NAMES)
-def test_losses_equal_numpy(name):
+def test_losses_equal_numpy(name, box_loss):
   classes, raw, centerness = random_outputs()
   # ATSS's deltas are logarithms: 20 would be a box of e^4 anchors, where Model Garden clips.
   raw = raw if name == 'fcos' else raw / 20
   rows = matches(name)
   assert np.sum(rows >= 0) > 5 and np.all(rows[1] <= 0)
   losses = dense_losses.batch_losses(
-      head_outputs(classes, raw, centerness), labels(), assigners.assigner(name))
-  np.testing.assert_allclose(losses, losses_by_hand(name, rows, classes, raw, centerness), 1e-4)
+      head_outputs(classes, raw, centerness), labels(), assigners.assigner(name),
+      box_loss=box_loss)
+  np.testing.assert_allclose(
+      losses, losses_by_hand(name, rows, classes, raw, centerness, box_loss), 1e-4)
+
+
+def test_the_iou_loss_of_boxes_apart_and_of_empty_boxes_is_finite_with_its_gradient():
+  predicted = tf.constant([[0.0, 0, 4, 4], [9, 9, 12, 12], [1, 1, 1, 1]])
+  with tf.GradientTape() as tape:
+    tape.watch(predicted)
+    losses = dense_losses.overlap_losses(predicted, tf.constant([[0.0, 0, 4, 2]] * 3), 'iou')
+  np.testing.assert_allclose(losses, -np.log([0.5, 1e-6, 1e-6]), 1e-6)
+  gradient = tape.gradient(losses, predicted)
+  assert np.all(np.isfinite(gradient)) and np.any(gradient[0])
+
+
+def test_an_unknown_box_loss_is_refused():
+  with pytest.raises(checks.ArgumentError, match="box_loss is 'l1'; allowed are 'giou', 'iou'"):
+    dense_losses.overlap_losses(tf.zeros([1, 4]), tf.zeros([1, 4]), 'l1')
 
 
 @pytest.mark.parametrize('name', NAMES)

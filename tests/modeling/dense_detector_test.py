@@ -83,13 +83,18 @@ def test_levels_are_taken_finest_first_whatever_the_order_of_the_dictionary():
 
 @pytest.mark.parametrize('options, message', [
     ({'assigner': 'fcso'}, "assigner is 'fcso'.*Change model.assigner.$"),
+    ({'assigner': 'atss', 'center_radius': 0}, 'ATSS has no.*Change model.center_radius.$'),
+    ({'assigner': 'atss', 'head': {'distance_activation': 'exp'}},
+     'predicts deltas.*Change model.head.distance_activation.$'),
+    ({'head': {'centerness_tower': 'both'}}, "'both'.*Change model.head.centerness_tower.$"),
     ({'input_size': [None, 64, 3]}, 'level 3; boxes need .*Change model.input_size.')])
 def test_a_wrong_option_is_named_with_its_field(options, message):
   config = detectors.DenseDetectorConfig()
   config.override({'num_classes': 3, 'min_level': 3, 'max_level': 3, 'input_size': [64, 64, 3],
                    'head': {'num_filters': 4, 'tower': {'plain': {'num_convs': 1}}},
                    'backbone': {'resnet': {'model_id': 10}},
-                   'decoder': {'fpn': {'num_filters': 4}}, **options})
+                   'decoder': {'fpn': {'num_filters': 4}}})
+  config.override(options)
   with pytest.raises(ValueError, match=message):
     model = dense_detector.build_dense_detector(
         tf_keras.layers.InputSpec(shape=[None, *config.input_size]), config)

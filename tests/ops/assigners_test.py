@@ -1,4 +1,6 @@
 """Assigners against plain loops on random and crafted ground truth; box coding; overlaps."""
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -9,7 +11,10 @@ from official_ext.ops import checks
 IMAGE = (96, 128)
 SIZES = [tuple(-(-side // 2**level) for side in IMAGE) for level in range(3, 7)]
 AT = assigners.locations(SIZES, 3)
-RULES = {'fcos': assigners.fcos_matches, 'atss': assigners.atss_matches}
+RULES = {'fcos': assigners.fcos_matches, 'atss': assigners.atss_matches,
+         'fcos_whole_box': functools.partial(assigners.fcos_matches, center_radius=0),
+         'fcos_radius_3': functools.partial(assigners.fcos_matches, center_radius=3)}
+NAMES = ('fcos', 'atss')
 
 
 def random_cases(count=200, rows=6, seed=0):
@@ -44,7 +49,7 @@ def is_object(box, label):
   return label > 0 and box[2] > box[0] and box[3] > box[1]
 
 
-def fcos_by_hand(boxes, classes):
+def fcos_by_hand(boxes, classes, radius=1.5):
   points, strides = points_by_hand()
   best, area_of_best = np.full(len(points), -1), np.full(len(points), np.inf)
   for row, (box, label) in enumerate(zip(boxes, classes)):
@@ -54,9 +59,9 @@ def fcos_by_hand(boxes, classes):
     for i in np.flatnonzero(np.all((points > box[:2]) & (points < box[2:]), axis=-1)):
       (y, x), stride = points[i], strides[i]
       middle_y, middle_x = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
-      if not max(box[0], middle_y - 1.5 * stride) < y < min(box[2], middle_y + 1.5 * stride):
+      if not max(box[0], middle_y - radius * stride) < y < min(box[2], middle_y + radius * stride):
         continue
-      if not max(box[1], middle_x - 1.5 * stride) < x < min(box[3], middle_x + 1.5 * stride):
+      if not max(box[1], middle_x - radius * stride) < x < min(box[3], middle_x + radius * stride):
         continue
       farthest = max(y - box[0], x - box[1], box[2] - y, box[3] - x)
       low, high = {8: (-1, 64), 16: (64, 128), 32: (128, 256), 64: (256, np.inf)}[stride]
@@ -97,7 +102,9 @@ def atss_by_hand(boxes, classes):
   return best
 
 
-BY_HAND = {'fcos': fcos_by_hand, 'atss': atss_by_hand}
+BY_HAND = {'fcos': fcos_by_hand, 'atss': atss_by_hand,
+           'fcos_whole_box': functools.partial(fcos_by_hand, radius=np.inf),
+           'fcos_radius_3': functools.partial(fcos_by_hand, radius=3)}
 
 
 @pytest.mark.parametrize('rule', RULES)
@@ -112,7 +119,7 @@ def test_200_random_cases_against_loops(rule):
   assert {*strides[np.any(found >= 0, axis=0)]} >= {8, 16}
 
 
-@pytest.mark.parametrize('rule', RULES)
+@pytest.mark.parametrize('rule', NAMES)
 def test_the_order_of_images_does_not_matter(rule):
   boxes, classes = (value[:20] for value in random_cases(seed=1))
   found = RULES[rule](AT, tf.constant(boxes, tf.float32), tf.constant(classes)).numpy()
@@ -121,7 +128,7 @@ def test_the_order_of_images_does_not_matter(rule):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('rule', RULES)
+@pytest.mark.parametrize('rule', NAMES)
 def test_compiled_equals_eager(rule):
   boxes, classes = random_cases(count=4, seed=2)
   boxes = tf.constant(boxes, tf.float32)
@@ -136,7 +143,7 @@ def test_compiled_equals_eager(rule):
     np.testing.assert_allclose(np.float64(one), np.float64(other), rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize('rule', RULES)
+@pytest.mark.parametrize('rule', NAMES)
 def test_without_boxes_all_is_background(rule):
   boxes, classes = tf.fill([2, 8, 4], -1.0), tf.fill([2, 8], -1)
   targets = assigners.targets(RULES[rule], AT, boxes, classes)
@@ -197,7 +204,7 @@ def encode_by_hand(boxes, at, anchor_size=8):
                          np.log(size) / 0.2], -1)
 
 
-@pytest.mark.parametrize('name', RULES)
+@pytest.mark.parametrize('name', NAMES)
 def test_decoding_undoes_encoding(name):
   random = np.random.default_rng(5)
   start = AT.points - random.uniform(1, 100, AT.points.shape)
@@ -214,6 +221,22 @@ def test_decoding_undoes_encoding(name):
 def test_an_unknown_assigner_is_refused():
   with pytest.raises(checks.ArgumentError, match="assigner is 'fcso'; allowed are 'fcos', 'atss'"):
     assigners.assigner('fcso')
+
+
+@pytest.mark.parametrize('name, radius, message', [
+    ('fcos', -1, 'center_radius is -1; it must be positive, or 0'),
+    ('atss', 0, 'center_radius is 0, but ATSS has no center sampling')])
+def test_a_radius_without_a_meaning_is_refused(name, radius, message):
+  with pytest.raises(checks.ArgumentError, match=message):
+    assigners.assigner(name, center_radius=radius)
+
+
+def test_a_rule_takes_its_radius_from_the_assigner():
+  boxes, classes = (tf.constant(value[:20], dtype) for value, dtype in zip(
+      random_cases(), (tf.float32, tf.int64)))
+  found = {radius: assigners.assigner('fcos', center_radius=radius).match(AT, boxes, classes)
+           for radius in (0, 1.5)}
+  assert np.sum(found[0] >= 0) > np.sum(found[1.5] >= 0)
 
 
 def giou_by_hand(a, b):

@@ -33,6 +33,16 @@ def test_unknown_sizes_give_the_same(size, result):
   assert traced(features[:0], np.zeros([0, *result, 1])).shape == (0, *result, 3)
 
 
+@pytest.mark.parametrize('size, result', [((3, 4), (7, 7)), ((2, 2), (1, 1)), ((1, 1), (4, 4))])
+def test_known_sizes_stay_known_without_a_known_batch(size, result):
+  specs = [tf.TensorSpec([None, *pixels, 3]) for pixels in (size, result)]
+  for resize in (sampling.resize_nearest, sampling.resize_bilinear):
+    traced = tf.function(resize).get_concrete_function(*specs)
+    assert traced.output_shapes.as_list() == [None, *result, 3]
+  grid = tf.function(sampling.aligned_grid).get_concrete_function(*specs)
+  assert grid.output_shapes.as_list() == [*result, 2]
+
+
 @pytest.mark.parametrize('size', [(5, 7), (7, 7)])
 def test_gradient_counts_how_often_a_pixel_is_used(size):
   features = tf.constant(np.random.default_rng(0).normal(size=[1, 3, 4, 2]))

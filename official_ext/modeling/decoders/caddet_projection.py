@@ -5,19 +5,18 @@ https://arxiv.org/abs/2012.04265, section 3.4.
 """
 import dataclasses
 
-from official.modeling import hyperparams
 import tf_keras
 
 from official_ext.configs import components
 from official_ext.modeling.decoders import pyramid
-from official_ext.modeling.layers import convolutions
 
 
 @dataclasses.dataclass
-class CADDetProjectionConfig(hyperparams.Config):
+class CADDetProjectionConfig(pyramid.PyramidConfig):
   """Options of `CADDetProjection`; see `PyramidDecoder`."""
-  num_filters: int = 256
   norm: str = 'none'
+  coarse_activation: str = 'every'
+  symmetric_padding: bool = True
 
 
 @components.register_decoder('caddet_projection', CADDetProjectionConfig)
@@ -27,26 +26,26 @@ class CADDetProjection(pyramid.PyramidDecoder):
 
   Reference: see the module.
 
-  Differs: ReLU before the convolution that makes C7 from C6; section 3.4 names the convolution
-  alone.
+  Differs: by default ReLU precedes the convolution that makes C7 from C6; section 3.4 names the
+  convolution alone, which is `coarse_activation: none`.
   """
 
   has_output_convs = False
-  activates_coarse_input = True
 
-  def __init__(self, norm: str = 'none', **kwargs):
+  def __init__(self, norm: str = 'none', coarse_activation: str = 'every',
+               symmetric_padding: bool = True, **kwargs):
     """Initializes the decoder.
 
     Args:
       norm: `none`, as in the paper, or `batch_norm`.
+      coarse_activation: see `PyramidDecoder`.
+      symmetric_padding: see `PyramidDecoder`.
       **kwargs: arguments of `PyramidDecoder`.
     """
-    super().__init__(norm=norm, **kwargs)
+    super().__init__(norm=norm, coarse_activation=coarse_activation,
+                     symmetric_padding=symmetric_padding, **kwargs)
     self._projections = {
         level: self.conv(1, f'projection_{level}') for level in self.backbone_levels}
-
-  def coarser_conv(self, level: str) -> convolutions.Conv2D:
-    return self.conv(3, f'coarser_{level}', strides=2, symmetric_padding=True)
 
   def build_pyramid(self, inputs: pyramid.Features, training: bool | None) -> pyramid.Features:
     return {level: projection(inputs[level]) for level, projection in self._projections.items()}

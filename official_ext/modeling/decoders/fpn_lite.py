@@ -6,7 +6,6 @@ an ablation, with CADDet (Table 3).
 """
 import dataclasses
 
-from official.modeling import hyperparams
 import tf_keras
 
 from official_ext.configs import components
@@ -15,10 +14,11 @@ from official_ext.modeling.layers import convolutions
 
 
 @dataclasses.dataclass
-class FPNLiteConfig(hyperparams.Config):
+class FPNLiteConfig(pyramid.PyramidConfig):
   """Options of `FPNLite`; see `PyramidDecoder`."""
   num_filters: int = 128
-  norm: str = 'batch_norm'
+  coarse_activation: str = 'every'
+  symmetric_padding: bool = True
 
 
 @components.register_decoder('fpn_lite', FPNLiteConfig)
@@ -28,20 +28,22 @@ class FPNLite(pyramid.PyramidDecoder):
 
   Reference: see the module.
 
-  Differs: batch norm after the output convolutions by default, as in Model Garden's FPN; ReLU
-  before the convolution of every coarser level, which the paper does not mention.
+  Differs: by default batch norm follows the output convolutions, as in Model Garden's FPN, and
+  ReLU precedes the convolution of every coarser level; the paper mentions neither.
   """
 
-  activates_coarse_input = True
-
-  def __init__(self, num_filters: int = 128, **kwargs):
+  def __init__(self, num_filters: int = 128, coarse_activation: str = 'every',
+               symmetric_padding: bool = True, **kwargs):
     """Initializes the decoder.
 
     Args:
       num_filters: channels of every level of the result.
+      coarse_activation: see `PyramidDecoder`.
+      symmetric_padding: see `PyramidDecoder`.
       **kwargs: arguments of `PyramidDecoder`.
     """
-    super().__init__(num_filters=num_filters, **kwargs)
+    super().__init__(num_filters=num_filters, coarse_activation=coarse_activation,
+                     symmetric_padding=symmetric_padding, **kwargs)
     self._laterals = {level: self.conv(1, f'lateral_{level}') for level in self.backbone_levels}
 
   def output_conv(self, level: str) -> tf_keras.layers.SeparableConv2D:
@@ -52,9 +54,6 @@ class FPNLite(pyramid.PyramidDecoder):
         depthwise_initializer=depthwise, depthwise_regularizer=self._kernel_regularizer,
         pointwise_initializer=pointwise, pointwise_regularizer=self._kernel_regularizer,
         bias_regularizer=self._bias_regularizer)
-
-  def coarser_conv(self, level: str) -> convolutions.Conv2D:
-    return self.conv(3, f'coarser_{level}', strides=2, symmetric_padding=True)
 
   def build_pyramid(self, inputs: pyramid.Features, training: bool | None) -> pyramid.Features:
     return self.top_down({level: lateral(inputs[level])

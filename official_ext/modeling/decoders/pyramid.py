@@ -6,8 +6,10 @@ backbone has, in `build_pyramid`.  The base class adds output convolutions, coar
 batch norm, as Model Garden's FPN does.
 """
 from collections.abc import Mapping
+import dataclasses
 from typing import Any
 
+from official.modeling import hyperparams
 import tensorflow as tf, tf_keras
 
 from official_ext.modeling.layers import convolutions
@@ -17,24 +19,34 @@ from official_ext.ops import sampling
 Features = dict[str, tf.Tensor]
 
 
+@dataclasses.dataclass
+class PyramidConfig(hyperparams.Config):
+  """Options that all pyramids have; see the arguments of `PyramidDecoder`."""
+  num_filters: int = 256
+  norm: str = 'batch_norm'
+  coarse_levels: str = 'conv'
+  coarse_input: str = 'result'
+  coarse_activation: str = 'between'
+  symmetric_padding: bool = False
+
+
 class PyramidDecoder(convolutions.ConvBlock):
   """Base class of decoders: a pyramid from the backbone's levels, then coarser levels.
 
   Reference: Tsung-Yi Lin et al., Feature Pyramid Networks for Object Detection,
   https://arxiv.org/abs/1612.03144.
 
-  Differs: the first coarser level is made from the coarsest level of the result.  RetinaNet of
-  mmdetection, and with it the released code of DyFPN, makes it from the backbone's C5.
+  Differs: by default coarser levels are made as in Model Garden's FPN, not as in the toolboxes of
+  the papers.  Those pad symmetrically, so that kernels are centered on pixels 0, 2, 4, ...; if a
+  size is even, Keras pads at the end only, and kernels are centered on pixels 1, 3, 5, ....
+  RetinaNet of mmdetection makes the first coarser level from the backbone's C5.
 
   Attributes:
     has_output_convs: whether a 3x3 convolution follows `build_pyramid` on every level; False in
       a subclass whose own blocks end in convolutions.
-    activates_coarse_input: whether the activation precedes the convolution that makes the first
-      coarser level; it always precedes those of the next ones.
   """
 
   has_output_convs = True
-  activates_coarse_input = False
 
   def __init__(self,
                input_specs: Mapping[str, Any],
@@ -43,6 +55,9 @@ class PyramidDecoder(convolutions.ConvBlock):
                num_filters: int = 256,
                norm: str = 'batch_norm',
                coarse_levels: str = 'conv',
+               coarse_input: str = 'result',
+               coarse_activation: str = 'between',
+               symmetric_padding: bool = False,
                activation: str = 'relu',
                use_sync_bn: bool = False,
                norm_momentum: float = 0.99,
@@ -60,7 +75,13 @@ class PyramidDecoder(convolutions.ConvBlock):
         or `none`, as in most papers.
       coarse_levels: the operation that makes levels coarser than the backbone's: `conv`, a 3x3
         convolution of stride 2, or `max_pool`, of kernel 1 and stride 2.
-      activation: applied between two coarser levels.
+      coarse_input: what the first coarser level is made from: the coarsest level of the `result`
+        that the backbone has, or that level of the `backbone`.
+      coarse_activation: the coarser levels whose convolution the activation precedes: `every`,
+        `between`, all but the first, or `none`.
+      symmetric_padding: whether the convolutions of coarser levels pad one zero on all sides, as
+        PyTorch does, or as Keras does.
+      activation: see `coarse_activation`.
       use_sync_bn: whether replicas share the statistics of batch norm.
       norm_momentum: momentum of the moving averages of batch norm.
       norm_epsilon: constant that batch norm adds to the variance.
@@ -72,12 +93,19 @@ class PyramidDecoder(convolutions.ConvBlock):
     super().__init__(**kwargs)
     checks.check_one_of('norm', norm, ('batch_norm', 'none'))
     checks.check_one_of('coarse_levels', coarse_levels, ('conv', 'max_pool'))
+    checks.check_one_of('coarse_input', coarse_input, ('result', 'backbone'))
+    checks.check_one_of('coarse_activation', coarse_activation, ('every', 'between', 'none'))
+    if (coarse_input, coarse_levels) == ('backbone', 'max_pool'):
+      raise checks.ArgumentError(
+          'coarse_input', 'coarse_input is `backbone`, whose levels have other channels than the '
+          'result; with coarse_levels `max_pool` it must be `result`.')
     self._input_specs = {
         level: tf.TensorShape(shape).as_list() for level, shape in input_specs.items()}
     self._min_level, self._max_level = min_level, max_level
     self._num_filters = num_filters
     self._norm = norm
-    self._coarse = coarse_levels
+    self._coarse, self._coarse_input = coarse_levels, coarse_input
+    self._coarse_activation, self._symmetric_padding = coarse_activation, symmetric_padding
     self._activation = activation
     self._norm_options = {
         'synchronized': use_sync_bn, 'momentum': norm_momentum, 'epsilon': norm_epsilon}
@@ -120,7 +148,7 @@ class PyramidDecoder(convolutions.ConvBlock):
 
   def coarser_conv(self, level: str) -> tf_keras.layers.Layer:
     """Makes the convolution that computes a coarser level from the level before it."""
-    return self.conv(3, f'coarser_{level}', strides=2)
+    return self.conv(3, f'coarser_{level}', strides=2, symmetric_padding=self._symmetric_padding)
 
   def _build_outputs(self) -> None:
     self._output_convs, self._coarser_convs, self._norms = {}, {}, {}
@@ -192,7 +220,8 @@ class PyramidDecoder(convolutions.ConvBlock):
     Raises:
       ValueError: a level is missing or is not of rank 4.
     """
-    return self.finish(self.build_pyramid(self.checked(inputs), training=training), training)
+    inputs = self.checked(inputs)
+    return self.finish(self.build_pyramid(inputs, training=training), inputs, training)
 
   def checked(self, inputs: Mapping[str, tf.Tensor]) -> Features:
     """Returns `backbone_levels` of the input.
@@ -215,11 +244,12 @@ class PyramidDecoder(convolutions.ConvBlock):
                          'expected [batch, height, width, channels].')
     return {level: inputs[level] for level in self._backbone_levels}
 
-  def finish(self, features: Features, training: bool | None) -> Features:
+  def finish(self, features: Features, inputs: Features, training: bool | None) -> Features:
     """Applies the output convolutions, adds coarser levels and normalizes every level.
 
     Args:
       features: `{level: [batch, height, width, num_filters]}` for `backbone_levels`.
+      inputs: the backbone's map of each of these levels.
       training: None counts as False.
 
     Returns:
@@ -228,19 +258,24 @@ class PyramidDecoder(convolutions.ConvBlock):
     outputs = dict(features)
     for level, conv in self._output_convs.items():
       outputs[level] = conv(features[level])
-    previous = self._backbone_levels[-1]
+    coarsest = self._backbone_levels[-1]
+    finer = (inputs if self._coarse_input == 'backbone' else outputs)[coarsest]
     for level in self._coarser_levels:
-      finer = outputs[previous]
       if self._coarse == 'max_pool':
-        outputs[level] = finer[:, ::2, ::2]
+        finer = finer[:, ::2, ::2]
       else:
-        if previous in self._coarser_levels or self.activates_coarse_input:
+        if level in self._activated_levels():
           finer = tf_keras.activations.get(self._activation)(finer)
-        outputs[level] = self._coarser_convs[level](finer)
-      previous = level
+        finer = self._coarser_convs[level](finer)
+      outputs[level] = finer
     for level, norm in self._norms.items():
       outputs[level] = norm(outputs[level], training=training)
     return outputs
+
+  def _activated_levels(self) -> list[str]:
+    """Returns the coarser levels whose convolution the activation precedes."""
+    return {'every': self._coarser_levels, 'between': self._coarser_levels[1:],
+            'none': []}[self._coarse_activation]
 
   def get_config(self) -> dict[str, Any]:
     return {
@@ -251,6 +286,9 @@ class PyramidDecoder(convolutions.ConvBlock):
         'num_filters': self._num_filters,
         'norm': self._norm,
         'coarse_levels': self._coarse,
+        'coarse_input': self._coarse_input,
+        'coarse_activation': self._coarse_activation,
+        'symmetric_padding': self._symmetric_padding,
         'activation': self._activation,
         'use_sync_bn': self._norm_options['synchronized'],
         'norm_momentum': self._norm_options['momentum'],

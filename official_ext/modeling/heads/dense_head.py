@@ -171,26 +171,39 @@ class DenseHead(_TowerHead):
   Anchor-based and Anchor-free Detection via Adaptive Training Sample Selection,
   https://arxiv.org/abs/1912.02424.
 
-  Differs: center-ness is predicted from the box tower, as in the later code of FCOS's authors.
+  Differs: by default center-ness is predicted from the box tower, and distances are ReLU of a
+  prediction in strides, as in the later code of FCOS's authors.  The paper predicts center-ness
+  from the class tower, and distances in pixels by an exponential.
   """
 
-  def __init__(self, num_classes: int, box_coding: str = 'distances', **kwargs):
+  def __init__(self, num_classes: int, box_coding: str = 'distances',
+               distance_activation: str = 'relu', centerness_tower: str = 'box', **kwargs):
     """Initializes the head.
 
     Args:
       num_classes: number of classes, background not included.
       box_coding: `distances` in pixels from a location to the sides of its box, as in FCOS, or
         `deltas` relative to one anchor box, as in ATSS.
+      distance_activation: how predictions become distances: `relu`, their ReLU times the stride
+        of the level, or `exp`, their exponential in pixels.
+      centerness_tower: the tower from which center-ness is predicted, `box` or `class`.
       **kwargs: arguments of every head: `min_level`, `max_level`, `num_filters`, `tower`,
         `tower_options`, `prior_probability`, initializer and regularizers.
 
     Raises:
-      ArgumentError: an unknown box coding.
+      ArgumentError: an unknown option, or `exp` with deltas.
       ValueError: an unknown tower, or one that refuses its options.
     """
     super().__init__(num_classes, **kwargs)
     checks.check_one_of('box_coding', box_coding, ('distances', 'deltas'))
-    self._box_coding = box_coding
+    checks.check_one_of('distance_activation', distance_activation, ('relu', 'exp'))
+    checks.check_one_of('centerness_tower', centerness_tower, ('box', 'class'))
+    if box_coding == 'deltas' and distance_activation != 'relu':
+      raise checks.ArgumentError(
+          'distance_activation', f'distance_activation is {distance_activation!r}, but this '
+          "assigner predicts deltas, not distances; it must be 'relu', which is not used.")
+    self._box_coding, self._distance_activation = box_coding, distance_activation
+    self._centerness_tower = centerness_tower
     self._classes = self.class_conv(num_classes)
     self._boxes = self.conv(3, 'boxes', 4)
     self._centerness = self.conv(3, 'centerness', 1)
@@ -221,20 +234,27 @@ class DenseHead(_TowerHead):
       ValueError: a level is missing.
     """
     class_features, box_features = self.run_towers(features, training)
+    centerness_features = class_features if self._centerness_tower == 'class' else box_features
     classes = {level: self.in_variable_dtype(self._classes(x))
                for level, x in class_features.items()}
     boxes = {level: self._scaled(self.in_variable_dtype(self._boxes(x)), level)
              for level, x in box_features.items()}
     centerness = {level: self.in_variable_dtype(self._centerness(x))
-                  for level, x in box_features.items()}
+                  for level, x in centerness_features.items()}
     return classes, boxes, {'centerness': centerness}
 
   def _scaled(self, boxes: tf.Tensor, level: str) -> tf.Tensor:
     boxes *= self.scales[self._levels.index(level)]
-    return boxes if self._box_coding == 'deltas' else tf.nn.relu(boxes) * 2**int(level)
+    if self._box_coding == 'deltas':
+      return boxes
+    if self._distance_activation == 'exp':
+      return tf.exp(boxes)
+    return tf.nn.relu(boxes) * 2**int(level)
 
   def get_config(self) -> dict[str, Any]:
-    return {**super().get_config(), 'box_coding': self._box_coding}
+    return {**super().get_config(), 'box_coding': self._box_coding,
+            'distance_activation': self._distance_activation,
+            'centerness_tower': self._centerness_tower}
 
 
 @tf_keras.utils.register_keras_serializable(package='official_ext')

@@ -83,7 +83,7 @@ class Iteration:
   """The loop of one solver on one function; an update rule computes its iterates."""
 
   def __init__(self, function: Function, initial: Levels, solver: str, max_evaluations: int,
-               tolerance: float = 0.0, memory: int = 5):
+               tolerance: float = 0.0, memory: int = 5, step_size: float = 1.0):
     self._function = function
     self._dtypes = [level.dtype for level in initial]
     self._algebra = tf.float64 if tf.float64 in self._dtypes else tf.float32
@@ -91,7 +91,7 @@ class Iteration:
     self._tolerance = tolerance
     rules: dict[str, Callable[[], update_rules.UpdateRule]] = {
         'anderson': lambda: update_rules.Anderson(memory),
-        'broyden': lambda: update_rules.Broyden(max_evaluations),
+        'broyden': lambda: update_rules.Broyden(max_evaluations, step_size),
         'unroll': update_rules.Plain,
     }
     self._rule = rules[solver]()

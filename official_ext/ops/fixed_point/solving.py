@@ -23,7 +23,8 @@ SOLVERS = ('anderson', 'broyden', 'unroll')
 GRADIENTS = ('implicit', 'phantom', 'jacobian_free', 'unroll')
 
 
-def _check_solver(solver: str, max_evaluations: int, tolerance: float, memory: int) -> None:
+def _check_solver(solver: str, max_evaluations: int, tolerance: float, memory: int,
+                  step_size: float) -> None:
   checks.check_one_of('solver', solver, SOLVERS)
   if max_evaluations < 1:
     raise checks.ArgumentError(
@@ -35,10 +36,16 @@ def _check_solver(solver: str, max_evaluations: int, tolerance: float, memory: i
   if memory < 1:
     raise checks.ArgumentError(
         'memory', f'memory is {memory}; Anderson needs at least 1 (plain iteration).')
+  checks.check_positive('step_size', step_size)
+  if step_size != 1 and solver != 'broyden':
+    raise checks.ArgumentError(
+        'step_size', f'step_size is {step_size}, which only solver `broyden` has; with {solver!r} '
+        'it must be 1.')
 
 
 def solve(function: Function, initial: Levels, *, solver: str = 'anderson',
-          max_evaluations: int = 5, tolerance: float = 0.0, memory: int = 5) -> Solution:
+          max_evaluations: int = 5, tolerance: float = 0.0, memory: int = 5,
+          step_size: float = 1.0) -> Solution:
   """Solves x = f(x) for every image, without gradient.
 
   Args:
@@ -54,6 +61,7 @@ def solve(function: Function, initial: Levels, *, solver: str = 'anderson',
       ends when all have stopped.  With 0 every image gets `max_evaluations` and the loop is
       unrolled: reproducible, and static for XLA.
     memory: number of iterates that Anderson combines.  Broyden always keeps all its steps.
+    step_size: factor of Broyden's steps, positive; 1 for the other solvers.
 
   Returns:
     A `Solution`.  It reports whether an image converged; no error is raised if not.
@@ -62,9 +70,10 @@ def solve(function: Function, initial: Levels, *, solver: str = 'anderson',
     ArgumentError: an unknown solver, or a number out of range.
     ValueError: f returned another number of levels.
   """
-  _check_solver(solver, max_evaluations, tolerance, memory)
+  _check_solver(solver, max_evaluations, tolerance, memory, step_size)
   initial = [tf.stop_gradient(level) for level in initial]
-  iteration = loop.Iteration(function, initial, solver, max_evaluations, tolerance, memory)
+  iteration = loop.Iteration(
+      function, initial, solver, max_evaluations, tolerance, memory, step_size)
   return iteration.solution(iteration.run(initial))
 
 
@@ -72,7 +81,7 @@ def solve_with_gradient(
     function: Function, initial: Levels, *, solver: str = 'anderson', max_evaluations: int = 5,
     tolerance: float = 0.0, memory: int = 5, gradient: str = 'implicit',
     backward_evaluations: int = 3, phantom_steps: int = 3, phantom_damping: float = 1.0,
-    training: bool = True) -> tuple[Levels, Solution]:
+    step_size: float = 1.0, training: bool = True) -> tuple[Levels, Solution]:
   """Returns f at the solution P* of x = f(x), differentiable in all that f closes over.
 
   In training f is evaluated once more, at a constant P*, and only that evaluation is
@@ -97,6 +106,7 @@ def solve_with_gradient(
       0 is `jacobian_free`.
     phantom_steps: number of applications of `phantom`, at least 1.
     phantom_damping: t of `phantom`, in (0, 1].
+    step_size: see `solve`; `implicit` takes full steps.
     training: whether gradients are needed.
 
   Returns:
@@ -110,10 +120,11 @@ def solve_with_gradient(
   check_options(
       solver=solver, max_evaluations=max_evaluations, tolerance=tolerance, memory=memory,
       gradient=gradient, backward_evaluations=backward_evaluations, phantom_steps=phantom_steps,
-      phantom_damping=phantom_damping)
+      phantom_damping=phantom_damping, step_size=step_size)
   if gradient != 'unroll':
     initial = [tf.stop_gradient(level) for level in initial]
-  iteration = loop.Iteration(function, initial, solver, max_evaluations, tolerance, memory)
+  iteration = loop.Iteration(
+      function, initial, solver, max_evaluations, tolerance, memory, step_size)
   progress = iteration.run(initial)
   solution = iteration.solution(progress)
   if gradient == 'unroll':
@@ -130,14 +141,14 @@ def solve_with_gradient(
 
 def check_options(*, solver: str, max_evaluations: int, tolerance: float, memory: int,
                   gradient: str, backward_evaluations: int, phantom_steps: int,
-                  phantom_damping: float) -> None:
+                  phantom_damping: float, step_size: float) -> None:
   """Checks the options of `solve_with_gradient`, which documents them.
 
   Raises:
     ArgumentError: an unknown option, a number out of range, or options that exclude each
       other.
   """
-  _check_solver(solver, max_evaluations, tolerance, memory)
+  _check_solver(solver, max_evaluations, tolerance, memory, step_size)
   checks.check_one_of('gradient', gradient, GRADIENTS)
   if gradient == 'unroll' and (solver != 'unroll' or tolerance):
     raise checks.ArgumentError(

@@ -167,26 +167,31 @@ class BroydenHistory(NamedTuple):
 
 
 class Broyden:
-  """Broyden's "good" method from the inverse Jacobian -I of Q, without line search.
+  """Broyden's "good" method from the inverse Jacobian -I of Q, with steps of a constant length.
 
   Reference: C. G. Broyden, "A class of methods for solving nonlinear simultaneous
   equations", 1965; the form that needs the steps s_0, s_1, ... alone: C. T. Kelley,
   "Solving Nonlinear Equations with Newton's Method", 2003, chapter 4.  The rank-one updates of
-  the inverse are factors I + s_{j+1} s_j^T / |s_j|^2; their product times Q follows from
-  dot products with Q and among the steps, so that one iteration reads the history
-  twice.  Every step is kept, because a window of the last ones is another, unstable method.
+  the inverse are factors I + (s_{j+1} - (1 - a) s_j) s_j^T / |s_j|^2, where a is the step size;
+  their product times Q follows from dot products with Q and among the steps, so that one
+  iteration reads the history twice.  Every step is kept, because a window of the last ones is
+  another, unstable method.
   """
 
   # An update is skipped when |v^T dQ| is at most this share of |v| |dQ|.
   REGULAR = {tf.float32: 1e-7, tf.float64: 1e-14}
 
-  def __init__(self, memory: int):
+  def __init__(self, memory: int, step_size: float = 1.0):
     """Initializes the rule.
 
     Args:
       memory: the largest number of steps.
+      step_size: factor of every step, positive; 1 is the full step of a quasi-Newton method.
     """
-    self.memory = memory
+    self.memory, self._step_size = memory, step_size
+    self._rest = 1 - step_size
+    # With full steps the first one has the coefficient 0 in all later ones.
+    self._first = 0 if self._rest else 1
 
   def start(self, x: Levels, room: bool) -> BroydenHistory:
     count = self.memory if room else 0
@@ -200,12 +205,16 @@ class Broyden:
     drop = max(len(history.steps) + 1 - self.memory, 0)
     if not history.steps:
       one = tf.ones_like(squared)[:, None]
-      return f, BroydenHistory([q], squared[:, None, None], one)
+      if not self._rest:
+        return f, BroydenHistory([q], squared[:, None, None], one)
+      step = [self._step_size * level for level in q]
+      moved = [level + change for level, change in zip(x, step)]
+      return moved, BroydenHistory([step], dot(step, step)[:, None, None], one)
     products = tf.stack([dot(q, step) for step in history.steps], axis=1)
     coefficients, used = self._coefficients(history, products, squared)
-    step = combine(coefficients, [q] + history.steps[1:])
+    step = combine(coefficients, [q] + history.steps[self._first:])
     row = coefficients[:, :1] * products + tf.linalg.matvec(
-        history.gram[:, :, 1:], coefficients[:, 1:])
+        history.gram[:, :, self._first:], coefficients[:, 1:])
     gram = _append(history.gram, row, dot(step, step))
     used = tf.concat([history.used[:, :-1], used, tf.ones_like(used)], axis=1)
     history = BroydenHistory(
@@ -214,10 +223,12 @@ class Broyden:
 
   def _coefficients(self, history: BroydenHistory, products: tf.Tensor,
                     squared: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the coefficients of Q and of all steps but the first in the next step.
+    """Returns the coefficients of Q and of the steps from `_first` on in the next step.
 
-    With c_j = s_j^T (Q + sum of c_i s_{i+1}, i < j) / |s_j|^2 the inverse before its
-    newest update gives w = Q + sum of c_j s_{j+1}, and that update divides w by 1 - c_n.
+    Let t_{j+1} be s_{j+1} - (1 - a) s_j for the step size a.  With
+    c_j = s_j^T (Q + sum of c_i t_{i+1}, i < j) / |s_j|^2 the inverse before its newest update
+    gives w = Q + sum of c_j t_{j+1}.  After that update the next step is
+    a (w - (1 - a) c_n s_n) / (1 - a c_n); for a = 1 it is w / (1 - c_n).
 
     Args:
       history: k steps.
@@ -225,22 +236,43 @@ class Broyden:
       squared: `[batch]`, |Q|^2.
 
     Returns:
-      The coefficients `[batch, k]`, and `[batch, 1]`, 1 if the newest update is used, else 0.
+      The coefficients `[batch, 1 + k - _first]`, and `[batch, 1]`, 1 if the newest update is used,
+      else 0.
     """
     gram, dtype = history.gram, history.gram.dtype
     size = gram.shape[1]
     inverse = history.used * tf.math.reciprocal_no_nan(tf.linalg.diag_part(gram))
     shifted = tf.pad(gram[:, :, 1:], [[0, 0], [0, 0], [0, 1]])
+    if self._rest:
+      shifted -= self._rest * gram
     below = np.tril(np.ones([size, size]), -1)
     matrix = tf.eye(size, dtype=dtype) - shifted * inverse[:, :, None] * below
     c = tf.linalg.triangular_solve(matrix, (products * inverse)[:, :, None])[:, :, 0]
-    others, denominator = c[:, :-1], 1 - c[:, -1:]
+    last, full, first = c[:, -1:], 1 / self._step_size, self._first
+    denominator = 1 - self._step_size * last
+    others = self._of_steps(c, 0 * last)
     newest = gram[:, -1:, -1]
     change = squared[:, None] + tf.reduce_sum(
-        others * (2 * products[:, 1:] + tf.linalg.matvec(gram[:, 1:, 1:], others)),
-        axis=1, keepdims=True) + newest * (1 - 2 * c[:, -1:])  # |w - s_n|^2
-    threshold = self.REGULAR[dtype] * tf.sqrt(newest * tf.maximum(change, 0))
+        others * (2 * products[:, first:] + tf.linalg.matvec(gram[:, first:, first:], others)),
+        axis=1, keepdims=True) + newest * full * (full - 2 * last)  # |w - s_n / a|^2
+    threshold = self.REGULAR[dtype] * self._step_size * tf.sqrt(newest * tf.maximum(change, 0))
     used = (newest * tf.abs(denominator) > threshold) | (newest <= 0)
-    factor = tf.where(used, tf.math.reciprocal_no_nan(denominator), 1)
+    factor = self._step_size * tf.where(used, tf.math.reciprocal_no_nan(denominator), 1)
+    others = self._of_steps(c, tf.where(used, last, 0))
     coefficients = factor * tf.concat([tf.ones_like(factor), others], axis=1)
     return coefficients, tf.cast(used, dtype)
+
+  def _of_steps(self, c: tf.Tensor, last: tf.Tensor) -> tf.Tensor:
+    """Returns the coefficients of the steps in the sum of c_j t_{j+1} less (1 - a) c_n s_n.
+
+    Args:
+      c: `[batch, k]`, c_0 to c_n.
+      last: `[batch, 1]`, taken for c_n.
+
+    Returns:
+      `[batch, k - _first]`.
+    """
+    if not self._rest:
+      return c[:, :-1]
+    return (tf.pad(c[:, :-1], [[0, 0], [1, 0]])
+            - self._rest * tf.concat([c[:, :-1], last], axis=1))

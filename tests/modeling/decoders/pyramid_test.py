@@ -32,11 +32,16 @@ def _make(**options):
   return layer
 
 
-def _expected(layer, inputs, coarse, activation=lambda x: np.maximum(x, 0)):
+def _relu(x):
+  return np.maximum(x, 0)
+
+
+def _expected(layer, inputs, coarse, before_6=lambda x: x, before_7=_relu, source=None,
+              pad=reference.conv2d):
   weights = {v.name[len('part/'):-2]: v.numpy() for v in layer.variables}
 
-  def conv(features, name, **options):
-    return reference.conv2d(
+  def conv(features, name, function=reference.conv2d, **options):
+    return function(
         features, weights[f'{name}/kernel'], weights[f'{name}/bias'], **options)
 
   merged = {level: conv(x, f'lateral_{level}') for level, x in inputs.items()}
@@ -45,8 +50,9 @@ def _expected(layer, inputs, coarse, activation=lambda x: np.maximum(x, 0)):
         merged[level], merged[fine].shape[1:3])
   outputs = {level: conv(x, f'output_{level}') for level, x in merged.items()}
   if coarse == 'conv':
-    outputs['6'] = conv(outputs['5'], 'coarser_6', stride=2)
-    outputs['7'] = conv(activation(outputs['6']), 'coarser_7', stride=2)
+    finer = outputs['5'] if source is None else source
+    outputs['6'] = conv(before_6(finer), 'coarser_6', pad, stride=2)
+    outputs['7'] = conv(before_7(outputs['6']), 'coarser_7', pad, stride=2)
   else:
     outputs['6'] = outputs['5'][:, ::2, ::2]
     outputs['7'] = outputs['6'][:, ::2, ::2]
@@ -74,7 +80,28 @@ def test_equals_numpy_on_odd_sizes(norm, coarse):
 def test_activation_stands_between_coarser_levels_only():
   layer = _make(norm='none', activation='tanh')
   inputs = reference.pyramid_inputs(CHANNELS, dtype=np.float64)
-  expected = _expected(layer, inputs, 'conv', np.tanh)
+  expected = _expected(layer, inputs, 'conv', before_7=np.tanh)
+  for level, output in layer(inputs).items():
+    np.testing.assert_allclose(output, expected[level], 1e-10, 1e-10)
+
+
+def _same(x):
+  return x
+
+
+@pytest.mark.parametrize('size', [(64, 80), (75, 101)])
+@pytest.mark.parametrize('options, before_6, before_7', [
+    ({'coarse_activation': 'every', 'symmetric_padding': True}, _relu, _relu),
+    ({'coarse_input': 'backbone', 'coarse_activation': 'none'}, _same, _same),
+    ({'coarse_input': 'backbone', 'symmetric_padding': True}, _same, _relu)])
+def test_coarser_levels_equal_numpy(options, before_6, before_7, size):
+  layer = _make(norm='none', **options)
+  inputs = {level: x - 0.5 for level, x in reference.pyramid_inputs(
+      CHANNELS, size=size, dtype=np.float64).items()}
+  expected = _expected(
+      layer, inputs, 'conv', before_6, before_7,
+      source=inputs['5'] if 'coarse_input' in options else None,
+      pad=reference.symmetric_conv2d if 'symmetric_padding' in options else reference.conv2d)
   for level, output in layer(inputs).items():
     np.testing.assert_allclose(output, expected[level], 1e-10, 1e-10)
 
@@ -111,6 +138,9 @@ def test_output_specs_are_the_sizes_that_come_out():
     ({'input_specs': {'3': SPECS['3'], '5': SPECS['5']}}, r'the backbone gives levels \[3, 5\]'),
     ({'norm': 'group'}, "norm is 'group'; allowed are 'batch_norm', 'none'"),
     ({'coarse_levels': 'mean'}, "coarse_levels is 'mean'; allowed are 'conv', 'max_pool'"),
+    ({'coarse_input': 'neck'}, "coarse_input is 'neck'; allowed are 'result', 'backbone'"),
+    ({'coarse_activation': 'last'}, "coarse_activation is 'last'; allowed are 'every', 'between'"),
+    ({'coarse_input': 'backbone', 'coarse_levels': 'max_pool'}, 'coarse_input is `backbone`'),
 ])
 def test_refuses_wrong_options(options, message):
   with pytest.raises(checks.ArgumentError, match=message) as caught:

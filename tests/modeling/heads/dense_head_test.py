@@ -70,27 +70,30 @@ def test_tower_starts_as_published():
   assert np.all(values['norm_0/gamma:0'] == 1) and not np.any(values['norm_0/beta:0'])
 
 
-def head_in_numpy(head, x, name):
+def head_in_numpy(head, x, name, tower='box'):
   """Returns the result of the tower and the predictor `name`."""
-  tower = head._class_tower if name == 'classes' else head._box_tower
+  tower = head._class_tower if tower == 'class' else head._box_tower
   values = named_values(head)
   return reference.conv2d(
       tower_in_numpy(tower, x), values[f'{name}/kernel:0'], values[f'{name}/bias:0'])
 
 
-@pytest.mark.parametrize('coding', ['distances', 'deltas'])
-def test_dense_head_equals_numpy(coding):
-  head = dense_head.DenseHead(3, coding, dtype='float64', name='head', **SMALL)
+@pytest.mark.parametrize('coding, activation, tower', [
+    ('distances', 'relu', 'box'), ('distances', 'exp', 'class'), ('deltas', 'relu', 'class')])
+def test_dense_head_equals_numpy(coding, activation, tower):
+  head = dense_head.DenseHead(3, coding, activation, tower, dtype='float64', name='head', **SMALL)
   inputs = reference.pyramid_inputs(CHANNELS, dtype=np.float64)
   head(inputs)
   spies.randomize(head)
   classes, boxes, attributes = head(inputs)
   for index, (level, x) in enumerate(inputs.items()):
-    np.testing.assert_allclose(classes[level], head_in_numpy(head, x, 'classes'), 1e-10)
+    np.testing.assert_allclose(classes[level], head_in_numpy(head, x, 'classes', 'class'), 1e-10)
     np.testing.assert_allclose(
-        attributes['centerness'][level], head_in_numpy(head, x, 'centerness'), 1e-10)
+        attributes['centerness'][level], head_in_numpy(head, x, 'centerness', tower), 1e-10)
     expected = head_in_numpy(head, x, 'boxes') * head.scales.numpy()[index]
-    if coding == 'distances':
+    if activation == 'exp':
+      expected = np.exp(expected)
+    elif coding == 'distances':
       expected = np.maximum(expected, 0) * 2**int(level)
       assert np.any(expected == 0) and np.any(expected > 0)
     np.testing.assert_allclose(boxes[level], expected, 1e-10, 1e-10)
@@ -105,7 +108,7 @@ def test_anchor_head_equals_numpy():
   assert attributes == {}
   for level, x in inputs.items():
     assert (classes[level].shape[-1], boxes[level].shape[-1]) == (6, 8)
-    np.testing.assert_allclose(classes[level], head_in_numpy(head, x, 'classes'), 1e-10)
+    np.testing.assert_allclose(classes[level], head_in_numpy(head, x, 'classes', 'class'), 1e-10)
     np.testing.assert_allclose(boxes[level], head_in_numpy(head, x, 'boxes'), 1e-10, 1e-10)
 
 

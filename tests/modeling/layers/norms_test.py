@@ -83,6 +83,19 @@ def test_scale_and_shift_of_group_norm_are_not_rounded_under_mixed_precision(pol
   assert weights.scale.dtype == weights.shift.dtype == tf.float32
 
 
+@pytest.mark.parametrize('policy', ['float16', 'bfloat16', 'mixed_float16', 'mixed_bfloat16'])
+def test_group_norm_called_by_itself_computes_in_float32_under_every_policy(policy):
+  inputs, layer = _inputs(np.float32), norms.GroupNorm(dtype=policy)
+  with tf.GradientTape() as tape:
+    outputs = layer(inputs)
+  assert outputs.dtype == tf.as_dtype(layer.compute_dtype)
+  unit = {tf.float16: 1e-3, tf.bfloat16: 8e-3}[outputs.dtype]
+  rounded = tf.cast(tf.cast(inputs, outputs.dtype), tf.float32)
+  np.testing.assert_allclose(
+      tf.cast(outputs, tf.float32), norms.GroupNorm()(rounded), unit, unit)
+  assert all(gradient is not None for gradient in tape.gradient(outputs, layer.variables))
+
+
 def test_constant_maps_stay_finite():
   layer = norms.GroupNorm()
   inputs = tf.fill([1, 5, 5, 8], 3.3333)

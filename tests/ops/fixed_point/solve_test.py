@@ -81,14 +81,14 @@ def _plain_anderson(function, x, count, memory, ridge=1e-4):
   return iterates
 
 
-def _plain_broyden(function, x, count, memory):
+def _plain_broyden(function, x, count, memory, step_size=1.0):
   """The iterates of one image, with the inverse Jacobian of Q as a dense matrix."""
   del memory
   inverse, iterates = -np.eye(len(x)), []
   q = function(x) - x
   for _ in range(count):
     iterates.append(x)
-    dx = -inverse @ q
+    dx = -step_size * inverse @ q
     x = x + dx
     dq = function(x) - x - q
     q = q + dq
@@ -96,16 +96,18 @@ def _plain_broyden(function, x, count, memory):
   return iterates
 
 
-@pytest.mark.parametrize('solver, plain', [
-    ('anderson', _plain_anderson), ('broyden', _plain_broyden)])
+@pytest.mark.parametrize('solver, plain, options', [
+    ('anderson', _plain_anderson, {}), ('broyden', _plain_broyden, {}),
+    ('broyden', _plain_broyden, {'step_size': 0.6}),
+    ('broyden', _plain_broyden, {'step_size': 1.2})])
 @pytest.mark.parametrize('problem', ['linear', 'pyramid'])
 @pytest.mark.parametrize('tolerance', [0.0, 1e-12])
 @pytest.mark.parametrize('memory', [2, 5])
-def test_iterates_equal_those_of_plain_numpy(problem, solver, plain, tolerance, memory):
+def test_iterates_equal_those_of_plain_numpy(problem, solver, plain, options, tolerance, memory):
   function, shapes, _ = fixed_points.PROBLEMS[problem]
   count, seen = 7, []
   fixed_point.solve(fixed_points.spied(function, seen), fixed_points.zeros(shapes), solver=solver,
-                    memory=memory, max_evaluations=count, tolerance=tolerance)
+                    memory=memory, max_evaluations=count, tolerance=tolerance, **options)
   sizes = [int(np.prod(shape[1:])) for shape in shapes]
   assert len(seen) == count
 
@@ -119,7 +121,7 @@ def test_iterates_equal_those_of_plain_numpy(problem, solver, plain, tolerance, 
     return single
 
   for image in range(shapes[0][0]):
-    iterates = plain(one_image(image), np.zeros(sum(sizes)), count, memory)
+    iterates = plain(one_image(image), np.zeros(sum(sizes)), count, memory, **options)
     for ours, expected in zip(seen, iterates):
       np.testing.assert_allclose(ours[image], expected, atol=1e-10 * max(1, abs(expected).max()))
 

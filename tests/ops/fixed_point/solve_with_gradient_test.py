@@ -278,6 +278,8 @@ def test_products_after_a_full_history_run_in_a_loop(evaluations):
     ({'tolerance': -1e-3}, 'tolerance is -0.001'),
     ({'tolerance': float('nan')}, 'tolerance is nan'),
     ({'memory': 0}, 'memory is 0'),
+    ({'solver': 'broyden', 'step_size': 0.0}, 'step_size is 0.0; it must be positive'),
+    ({'solver': 'anderson', 'step_size': 0.5}, 'step_size is 0.5, which only solver `broyden`'),
     ({'gradient': 'exact'}, "gradient is 'exact'"),
     ({'gradient': 'unroll'}, 'needs solver `unroll`'),
     ({'gradient': 'unroll', 'solver': 'unroll', 'tolerance': 0.1}, 'tolerance 0'),

@@ -6,7 +6,6 @@ Detection, https://arxiv.org/abs/2012.01733.
 import dataclasses
 from typing import Any
 
-from official.modeling import hyperparams
 import tf_keras
 
 from official_ext.configs import components
@@ -29,9 +28,8 @@ _ALLOWED = {
 
 
 @dataclasses.dataclass
-class DRFPNConfig(hyperparams.Config):
+class DRFPNConfig(pyramid.PyramidConfig):
   """Options of `DRFPN`; see its arguments."""
-  num_filters: int = 256
   top_down: str = 'srb'
   bottom_up: str = 'crb'
   context: str = 'ppm'
@@ -41,8 +39,7 @@ class DRFPNConfig(hyperparams.Config):
   use_weight: bool = True
   weight_activation: str = 'sigmoid'
   padding: str = 'zeros'
-  norm: str = 'batch_norm'
-  coarse_levels: str = 'conv'
+  symmetric_padding: bool = True
 
 
 @components.register_decoder('drfpn', DRFPNConfig)
@@ -72,7 +69,7 @@ class DRFPN(pyramid.PyramidDecoder):
   def __init__(self, top_down: str = 'srb', bottom_up: str = 'crb', context: str = 'ppm',
                srb_context: str = 'cat', crb_context: str = 'low', use_offset: bool = True,
                use_weight: bool = True, weight_activation: str = 'sigmoid',
-               padding: str = 'zeros', **kwargs):
+               padding: str = 'zeros', symmetric_padding: bool = True, **kwargs):
     """Initializes the decoder.
 
     Args:
@@ -90,6 +87,7 @@ class DRFPN(pyramid.PyramidDecoder):
       use_weight: whether SRBs multiply samples by weights (Table 4).
       weight_activation: activation of the weights in both blocks, `sigmoid` or `linear`.
       padding: value of samples outside a map, `zeros` or `border`.
+      symmetric_padding: see `PyramidDecoder`; strided convolutions of the blocks always pad so.
       **kwargs: arguments of `PyramidDecoder`.
 
     Raises:
@@ -101,7 +99,7 @@ class DRFPN(pyramid.PyramidDecoder):
         'use_weight': use_weight, 'weight_activation': weight_activation, 'padding': padding}
     for option, allowed in _ALLOWED.items():
       checks.check_one_of(option, options[option], allowed)
-    super().__init__(**kwargs)
+    super().__init__(symmetric_padding=symmetric_padding, **kwargs)
     self._options = options
     self._build_laterals()
     self._build_top_down()
@@ -109,9 +107,9 @@ class DRFPN(pyramid.PyramidDecoder):
 
   def conv(self, kernel_size: int, name: str, filters: int | None = None,
            **options: Any) -> tf_keras.layers.Layer:
-    """Makes a convolution of the pyramid; strided ones are padded as PyTorch pads."""
-    symmetric = options.get('strides', 1) != 1
-    return super().conv(kernel_size, name, filters, symmetric_padding=symmetric, **options)
+    """Makes a convolution of the pyramid; by default strided ones pad as PyTorch does."""
+    options.setdefault('symmetric_padding', options.get('strides', 1) != 1)
+    return super().conv(kernel_size, name, filters, **options)
 
   def _block(self, cls: type, name: str, **options: Any) -> convolutions.ConvBlock:
     return cls(name=name, dtype=self.dtype_policy, kernel_regularizer=self._kernel_regularizer,

@@ -8,7 +8,6 @@ import dataclasses
 import re
 from typing import Any
 
-from official.modeling import hyperparams
 import tensorflow as tf, tf_keras
 
 from official_ext.configs import components
@@ -30,13 +29,10 @@ def parse_branch(branch: str) -> tuple[int, int]:
 
 
 @dataclasses.dataclass
-class InceptionFPNConfig(hyperparams.Config):
+class InceptionFPNConfig(pyramid.PyramidConfig):
   """Options of `InceptionFPN`; see its arguments."""
-  num_filters: int = 256
   branches: list[str] = dataclasses.field(default_factory=lambda: list(ALL_BRANCHES))
   branch_init_scale: float = 1.0
-  norm: str = 'batch_norm'
-  coarse_levels: str = 'conv'
 
 
 @tf_keras.utils.register_keras_serializable(package='official_ext')

@@ -8,7 +8,6 @@ import dataclasses
 import functools
 from typing import Any
 
-from official.modeling import hyperparams
 import tensorflow as tf, tf_keras
 
 from official_ext.configs import components
@@ -29,9 +28,8 @@ Levels = list[tf.Tensor]
 
 
 @dataclasses.dataclass
-class ImplicitFPNConfig(hyperparams.Config):
+class ImplicitFPNConfig(pyramid.PyramidConfig):
   """Options of `ImplicitFPN`, which documents them as its arguments."""
-  num_filters: int = 256
   solver: options.SolverConfig = dataclasses.field(default_factory=options.SolverConfig)
   residual: bool = True
   cross_scale: str = 'pyramid'
@@ -42,7 +40,7 @@ class ImplicitFPNConfig(hyperparams.Config):
   normalize_basis: bool = False
   dropout: float = 0.02
   norm: str = 'none'
-  coarse_levels: str = 'conv'
+  symmetric_padding: bool = True
 
 
 @components.register_decoder('ifpn', ImplicitFPNConfig)
@@ -70,7 +68,7 @@ class ImplicitFPN(routed.RoutedLayer, pyramid.PyramidDecoder):
     paper names no norm there, but G has no fixed point without one.
   * Eq. 8 writes a kernel W_ij for each pair of levels; by default three kernels serve all levels
     (`shared`).
-  * The step size alpha of eqs. 10-11 is 1 and no option.
+  * The paper prints no value of the step size alpha of eqs. 10-11; `solver.step_size` is 1.
   * The paper prints no dropout rate; 0.02 is ours.
   """
 
@@ -78,7 +76,8 @@ class ImplicitFPN(routed.RoutedLayer, pyramid.PyramidDecoder):
                residual: bool = True, cross_scale: str = 'pyramid', shared: bool = True,
                injection: str = 'sum', block_norm: str = 'group_norm',
                output_norm_scale: float = 0.3, normalize_basis: bool = False,
-               dropout: float = 0.02, norm: str = 'none', **kwargs):
+               dropout: float = 0.02, norm: str = 'none', symmetric_padding: bool = True,
+               **kwargs):
     """Initializes the decoder.
 
     Args:
@@ -99,12 +98,14 @@ class ImplicitFPN(routed.RoutedLayer, pyramid.PyramidDecoder):
       dropout: share of channels that residual blocks drop, in [0, 1); the same channels in all
         evaluations of a training step.
       norm: norm of the basis, see `PyramidDecoder`.
+      symmetric_padding: of the basis, see `PyramidDecoder`.
       **kwargs: arguments of `PyramidDecoder`; `activation` is also that of G.
 
     Raises:
       ArgumentError: an unknown option, a number out of range, or options that exclude each other.
     """
-    super().__init__(input_specs=input_specs, norm=norm, **kwargs)
+    super().__init__(input_specs=input_specs, norm=norm, symmetric_padding=symmetric_padding,
+                     **kwargs)
     self._solver = {**options.SolverConfig().as_dict(), **(solver or {})}
     self._options: dict[str, Any] = {
         'residual': residual, 'cross_scale': cross_scale, 'shared': shared,
@@ -164,9 +165,6 @@ class ImplicitFPN(routed.RoutedLayer, pyramid.PyramidDecoder):
   def output_conv(self, level: str) -> convolutions.Conv2D:
     return self.conv(1, f'lateral_{level}')
 
-  def coarser_conv(self, level: str) -> convolutions.Conv2D:
-    return self.conv(3, f'coarser_{level}', strides=2, symmetric_padding=True)
-
   def _build_map(self, variables: tf.DType) -> connections.Connection:
     if self._options['block_norm'] == 'group_norm':
       norm = functools.partial(norms.GroupNorm, dtype=variables)
@@ -204,7 +202,8 @@ class ImplicitFPN(routed.RoutedLayer, pyramid.PyramidDecoder):
       inputs: the backbone's levels, `{level: [batch, height, width, channels]}`.
       training: None counts as False.
     """
-    basis = self.finish(self.checked(inputs), training)
+    inputs = self.checked(inputs)
+    basis = self.finish(inputs, inputs, training)
     for level, norm in self._basis_norms.items():
       basis[level] = norm.run(norm.prepare(self.compute_dtype), basis[level])
     return basis

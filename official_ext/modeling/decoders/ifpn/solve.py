@@ -12,7 +12,7 @@ from official_ext.ops import fixed_point
 Levels = list[tf.Tensor]
 
 _SOLVER_ARGUMENTS = ('solver', 'tolerance', 'memory', 'gradient', 'backward_evaluations',
-                     'phantom_steps', 'phantom_damping')
+                     'phantom_steps', 'phantom_damping', 'step_size')
 
 
 class SolveResult(NamedTuple):

@@ -56,6 +56,10 @@ class DynamicTower(routed.SkippingLayer):
   computed, in training and at inference; the reference's code takes them from all positions in
   training (`norm_positions: all`) and from the computed ones at inference.
 
+  Differs: the budget counts a scale path once, as eq. 4 writes it, and pulls on its gate.  The
+  reference's code counts its depthwise convolution twice and lets no gradient reach the gate; its
+  share of the same gates is 0.8 to 1.4 % off ours.
+
   Attributes:
     gate_threshold: gates up to this value are 0 at inference; may be changed at any time.
   """

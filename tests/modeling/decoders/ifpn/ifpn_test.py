@@ -352,6 +352,18 @@ def test_too_few_channels_for_a_group_are_refused():
     ifpn.ImplicitFPN(**{**OPTIONS, 'num_filters': 12})(_inputs())
 
 
+@pytest.mark.parametrize('policy', ['float16', 'bfloat16'])
+def test_trains_without_any_float32_variable(policy):
+  layer = PARTS['default'].make(dtype=policy)
+  with tf.GradientTape() as tape:
+    outputs = layer(_inputs((16, 16)), training=True)
+    loss = tf.add_n([tf.reduce_mean(tf.cast(x, tf.float32)**2) for x in outputs.values()])
+  assert {x.dtype for x in [*outputs.values(), *layer.trainable_variables]} == {
+      tf.as_dtype(policy)}
+  for gradient in tape.gradient(loss, layer.trainable_variables):
+    assert np.all(np.isfinite(tf.cast(gradient, tf.float32)))
+
+
 @pytest.mark.slow
 def test_another_process_loads_every_variant(tmp_path):
   parts = [PARTS['default'], PARTS['tolerance'], PARTS['batch norm']]
