@@ -116,7 +116,7 @@ class ImageRun:
     size = self._detector.description.get('input_image_size')
     if size and is_lost_by_resizing(image.shape[:2], size):
       return (f'{width} x {height} pixels are too long: resized to {size[1]} x {size[0]} with its '
-              'shape kept, nothing is left of the shorter side; cut the image into pieces')
+              'shape kept, nothing is left of the shorter side; cut it into tiles')
     if isinstance(error, tf.errors.ResourceExhaustedError):
       return f'there is not enough memory to detect objects in {width} x {height} pixels'
     text = str(getattr(error, 'message', error)).strip() or type(error).__name__

@@ -138,8 +138,7 @@ def _file_without_ids(files: Iterable[str]) -> str | None:
   for file in files:
     for record in itertools.islice(record_decoding.records_in_order(file), 1):
       if 'image/source_id' not in tf.train.Example.FromString(record).features.feature:
-        return (f'{file}: record has no image/source_id: set regenerate_source_id of the '
-                "experiment's decoder, or convert the data anew.")
+        return f'{file}: record has no image/source_id: {example_checks.ID_ADVICE}.'
   return None
 
 

@@ -145,7 +145,8 @@ def test_json_among_the_files_and_truncated_files_are_named(records, tmp_path, m
     (dict(boxes=((0.5, 0.1, 0.5, 0.5),)), 'box has no area'),
     (dict(boxes=((0.5, 0.1, float('nan'), 0.5),)), 'box is not finite'),
     (dict(classes=(1, 1)), 'record has not one class for each box'),
-    (dict(image_id='abc'), 'image id is not a whole number, which evaluation needs'),
+    (dict(image_id='abc'), 'image id is not a whole number, which evaluation needs: set '
+     "regenerate_source_id of the experiment's decoder, or convert the data anew"),
     (dict(content=_image_bytes(1, (44, 30))), 'image size is not what the record says'),
     (dict(content=_image_bytes(1)[:-40]), 'record cannot be decoded'),
     (dict(content=b'text'), 'image cannot be decoded'),

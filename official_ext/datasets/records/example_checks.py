@@ -27,6 +27,7 @@ _KINDS = {
     'image/object/is_crowd': 'int64', _MASK: 'bytes'}
 _DECODABLE = ('JPEG', 'MPO', 'PNG', 'GIF', 'BMP', 'WEBP')  # by TensorFlow; names of Pillow
 
+ID_ADVICE = "set regenerate_source_id of the experiment's decoder, or convert the data anew"
 LONG_IMAGE = (f'image is more than {_LONG} times as long as wide, so that a resize leaves little '
               'or nothing of it: cut it into tiles')
 
@@ -126,13 +127,13 @@ def _id_problems(features: Features, needs: Needs) -> Iterator[Problem]:
   if not needs.source_id:
     return
   if not _values(features, _ID):
-    yield Problem('record has no image/source_id: set regenerate_source_id of the '
-                  "experiment's decoder, or convert the data anew")
+    yield Problem(f'record has no image/source_id: {ID_ADVICE}')
     return
   text = image_id(features)
   # Model Garden makes an id from the image if the text is empty.
   if text and not (text.removeprefix('-').isdecimal() and -2**63 <= int(text) < 2**63):
-    yield Problem('image id is not a whole number, which evaluation needs', f'id {text!r}')
+    yield Problem(f'image id is not a whole number, which evaluation needs: {ID_ADVICE}',
+                  f'id {text!r}')
 
 
 def _image_problems(features: Features, needs: Needs) -> Iterator[Problem]:
