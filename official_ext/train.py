@@ -4,7 +4,8 @@ r"""Trains and evaluates: Model Garden's trainer and flags, with our experiments
       --mode=train_and_eval --model_dir=runs/dyfpn
 
 All experiments of Model Garden's vision package run too.  The same command continues a stopped
-run from its last checkpoint.  On several hosts, run it on each with TensorFlow's environment
+run from its last checkpoint; if it has another learning rate or momentum, that one counts, not
+the one in the checkpoint.  On several hosts, run it on each with TensorFlow's environment
 variable `TF_CONFIG`, `runtime.distribution_strategy=multi_worker_mirrored` and one --model_dir on
 a disk that all share; if one stops, start all again.
 """

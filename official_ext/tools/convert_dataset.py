@@ -29,6 +29,8 @@ split the COCO annotation file that matches the records.
 train, val (valid, validation), trainval and test are told by whole words in the names of files
 and folders. trainval is train if there is no train; test is val if there is no val.
 Without both, 20 % of the images are held out as val; the same ones every time.
+Several COCO files of one split are read as one if no image and no image id is in two of them,
+and their categories and the folders of their images are the same.
 Text may be UTF-8, UTF-16 with its mark, or cp1252; tables may be separated by , ; or tabs.
 An image is found by its name, without regard to the case of letters, composed letters,
 backslashes, blanks at the ends, %20 and the first folders of an absolute path; then with another
