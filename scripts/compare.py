@@ -3,6 +3,7 @@
     .venv/bin/python scripts/compare.py necks --data=FOLDER --runs=fpn,fpn,fpn,drfpn,ifpn
     .venv/bin/python scripts/compare.py heads --data=FOLDER
     .venv/bin/python scripts/compare.py caddet --data=FOLDER --runs=none,fixed,dynamic
+    .venv/bin/python scripts/compare.py parts --data=FOLDER
 
 All runs of a comparison are trained alike, with the schedule of its experiments; average precision
 is that of Model Garden's evaluation (pycocotools) of the last weights on the validation images.
@@ -20,6 +21,7 @@ from comparisons import caddet
 from comparisons import comparison
 from comparisons import heads
 from comparisons import necks
+from comparisons import parts
 
 from official_ext.utils import command_line
 
@@ -27,6 +29,7 @@ COMPARISONS = {
     'necks': necks.NeckComparison(),
     'heads': heads.HeadComparison(),
     'caddet': caddet.BudgetComparison(),
+    'parts': parts.PartComparison(),
 }
 
 

@@ -47,6 +47,7 @@ class RetinaNetTaskConfig(retinanet.RetinaNetTask):
 
   Attributes:
     budget: the loss that pulls cost to a target; only for routed networks.
+    budgets: instead of `budget`, several of them, each of another part of the network.
     sampled_evaluation_runs: how many times evaluation repeats every step with sampled
       gates; their mean AP and cost are reported beside those of deterministic gates.
     diagnose_routing: whether evaluation also logs metrics that are as expensive as their layer,
@@ -54,6 +55,7 @@ class RetinaNetTaskConfig(retinanet.RetinaNetTask):
   """
   model: RetinaNetConfig = dataclasses.field(default_factory=RetinaNetConfig)
   budget: options.BudgetConfig = dataclasses.field(default_factory=options.BudgetConfig)
+  budgets: list[options.BudgetConfig] = dataclasses.field(default_factory=list)
   sampled_evaluation_runs: int = 0
   diagnose_routing: bool = False
 
@@ -70,6 +72,7 @@ class MaskRCNNTaskConfig(maskrcnn.MaskRCNNTask):
   """Options of the task of Faster, Mask and Cascade R-CNN; see `RetinaNetTaskConfig`."""
   model: MaskRCNNConfig = dataclasses.field(default_factory=MaskRCNNConfig)
   budget: options.BudgetConfig = dataclasses.field(default_factory=options.BudgetConfig)
+  budgets: list[options.BudgetConfig] = dataclasses.field(default_factory=list)
   sampled_evaluation_runs: int = 0
   diagnose_routing: bool = False
 

@@ -97,6 +97,8 @@ class BudgetConfig(hyperparams.Config):
 
   Attributes:
     weight: factor of the loss in the total (lambda); 0 for no budget.
+    part: whose cost it pulls: that of the `backbone`, the `decoder` or the `head`, or of `all`
+      of them together.  Only layers with gates count.
     kind: `share`, the same target for all images; `fixed`, the same for all images;
       `scale_aware`, by how many scales the objects of the image have; `loss_aware`, by the
       detection loss of the image.
@@ -108,10 +110,13 @@ class BudgetConfig(hyperparams.Config):
       `scale_aware` per scale, for `loss_aware` for the image with the least loss.
     scale_bounds: sizes in pixels of the network's input at which one scale of objects ends and
       the next begins.
-    path_similarity: a further loss, beside a budget of any kind or none.
+    path_similarity: a further loss, beside a budget of any kind or none.  It compares the gates
+      of the backbone `caddet` if that is in the part, and else all gates of the part that decide
+      for whole images.
     start_step: the first training step with these losses.
   """
   weight: float = 0.0
+  part: str = 'all'
   kind: str = 'share'
   target: float = 0.5
   reduction: str = 'mean'

@@ -1,6 +1,6 @@
-"""The losses that a budget adds to those of a detection task."""
+"""The losses that the budget of one part of a detector adds to those of its task."""
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import tensorflow as tf, tf_keras
 
@@ -14,6 +14,8 @@ from official_ext.ops import routing
 KINDS = ('share', 'fixed', 'scale_aware', 'loss_aware')
 REDUCTIONS = ('mean', 'sum')
 DISTANCES = ('squared', 'absolute')
+# What `part` may be.
+PARTS = (*routed.PARTS, 'all')
 # How many losses of images the loss-aware budget remembers (CADDet, section 4.2.1).
 _HISTORY = 100
 
@@ -34,15 +36,34 @@ class Step(NamedTuple):
     return self.number is not None
 
 
+class Shares(NamedTuple):
+  """The cost of each image as the share that a budget is about, float32 `[batch]`.
+
+  For the kind `share` it is the share of what the gates of the part can save, for the other kinds
+  the share of the cost of the backbone with every path open.
+
+  Attributes:
+    executed: the share that runs.
+    expected: the share that the loss pulls on.
+    target: the wanted share.
+  """
+  executed: tf.Tensor
+  expected: tf.Tensor
+  target: tf.Tensor
+
+
 class Terms(NamedTuple):
-  """The losses of a budget for one batch, and the cost at which it aims.
+  """What a budget says of one batch.
 
   Attributes:
     losses: name -> float32 scalar, weighted, as it enters the total loss.
+    shares: of each image; None without a weight, or if the target needs objects and there are
+      none.
     target: float32 `[batch]`, the wanted cost in multiply-adds; None if the target is the same
       share of what gates can save for all images.
   """
   losses: dict[str, tf.Tensor]
+  shares: Shares | None = None
   target: tf.Tensor | None = None
 
 
@@ -62,6 +83,11 @@ def check(config: options.BudgetConfig) -> None:
     ArgumentError: names the field, relative to `config`.
   """
   checks.check_one_of('kind', config.kind, KINDS)
+  checks.check_one_of('part', config.part, PARTS)
+  if config.kind != 'share' and config.part not in ('backbone', 'all'):
+    raise checks.ArgumentError(
+        'part', f'part is {config.part!r} and kind {config.kind!r}, which is for the backbone '
+        "`caddet`; for other parts the kind must be 'share'.")
   check_budget(config.target, config.reduction, config.distance)
   if not 0 < config.ratio <= 1:
     raise checks.ArgumentError(
@@ -115,18 +141,25 @@ def budget_loss(record: routing.Routing, target: float, reduction: str = 'mean',
     ArgumentError: an argument that is not allowed.
   """
   check_budget(target, reduction, distance)
-  share = tf.math.divide_no_nan(record.expected - record.minimum,
-                                record.maximum - record.minimum)
+  share = _share(record, record.expected)
   loss = tf.square(share - target) if distance == 'squared' else tf.abs(share - target)
   return tf.reduce_mean(loss) if reduction == 'mean' else tf.reduce_sum(loss)
 
 
+def _share(record: routing.Routing, cost: tf.Tensor) -> tf.Tensor:
+  """Returns a cost, `[batch]`, as the share of what gates can save."""
+  return tf.math.divide_no_nan(cost - record.minimum, record.maximum - record.minimum)
+
+
 class BudgetLosses:
-  """The losses that a budget adds to those of a task.
+  """The losses that the budget of one part of a detector adds to those of its task.
 
   Reference: Junyi Feng et al., Learning to Generate Content-Aware Dynamic Detectors,
   https://arxiv.org/abs/2012.04265, sections 3.2 and 3.3.  The kind `share` is the budget of
   DyFPN and of the dynamic head instead; see `budget_loss`.
+
+  Attributes:
+    part: one of `PARTS`; kinds other than `share` are about the `backbone`.
   """
 
   def __init__(self, config: options.BudgetConfig):
@@ -140,6 +173,9 @@ class BudgetLosses:
     """
     check(config)
     self._config = config
+    self.part = config.part if config.kind == 'share' else 'backbone'
+    self._layers: list[str] = []
+    self._path_layers: list[str] = []
     self._backbone: routed.RoutedLayer | None = None
     self._history: tf.Variable | None = None
 
@@ -160,22 +196,53 @@ class BudgetLosses:
       model: a detector with a `backbone`.
 
     Raises:
-      ArgumentError: nothing in the model is routed, or its backbone has no soft cost.
+      ArgumentError: nothing in the part has gates, or the backbone has no soft cost.
     """
     config = self._config
-    if config.path_similarity.weight and not routed.routed_layers(model):
-      raise checks.ArgumentError(
-          'path_similarity.weight', f'path_similarity.weight is {config.path_similarity.weight}, '
-          'but nothing in the model is routed; it must be 0.')
-    if not config.weight or config.kind == 'share':
+    if config.weight and config.kind != 'share':
+      self._attach_backbone(model)
+    if not self.names:
       return
+    layers = self._gated_layers(model)
+    self._layers = [layer.name for layer in layers]
+    if config.path_similarity.weight:
+      paths = ([layer for layer in layers if layer.has_soft_cost]
+               or [layer for layer in layers if layer.decides_for_images])
+      if not paths:
+        raise checks.ArgumentError(
+            'path_similarity.weight', 'path_similarity.weight is '
+            f'{config.path_similarity.weight}, but no gate decides for a whole image in '
+            f'{", ".join(self._layers)}; it must be 0.')
+      self._path_layers = [layer.name for layer in paths]
+
+  def _gated_layers(self, model: tf_keras.Model) -> list[routed.RoutedLayer]:
+    """Returns the layers of the part that have gates; raises ArgumentError without any."""
+    by_part = {part: [layer for layer in layers if layer.gate_names]
+               for part, layers in routed.layers_by_part(model).items()}
+    layers = [layer for part, own in by_part.items() if self._config.part in (part, 'all')
+              for layer in own]
+    if layers:
+      return layers
+    argument = 'part'
+    if self._config.part == 'all':
+      argument = 'weight' if self._config.weight else 'path_similarity.weight'
+    value = (self._config.path_similarity.weight if argument == 'path_similarity.weight'
+             else getattr(self._config, argument))
+    gated = [part for part, own in by_part.items() if own]
+    raise checks.ArgumentError(
+        argument, f'{argument} is {value!r}, but nothing there has gates that a budget could '
+        f'shut; parts of this model with gates: {", ".join(gated) or "none"}.')
+
+  def _attach_backbone(self, model: tf_keras.Model) -> None:
+    """Prepares for a target that is a share of the cost of the backbone."""
     backbone = model.backbone
-    if not (isinstance(backbone, routed.RoutedLayer) and backbone.has_soft_cost):
+    if not (isinstance(backbone, routed.RoutedLayer) and backbone.is_routed
+            and backbone.has_soft_cost):
       raise checks.ArgumentError(
-          'kind', f'kind is {config.kind!r}: its target is a share of the cost of the backbone '
-          '`caddet`; for other backbones the kind must be `share`.')
+          'kind', f'kind is {self._config.kind!r}: its target is a share of the cost of the '
+          'backbone `caddet` with routers; for other backbones the kind must be `share`.')
     self._backbone = backbone
-    if config.kind == 'loss_aware':
+    if self._config.kind == 'loss_aware':
       # Every replica writes the same losses into its own copy.
       model.loss_history = tf.Variable(
           scale_budget.empty_history(_HISTORY), trainable=False, name='loss_history',
@@ -183,43 +250,52 @@ class BudgetLosses:
           aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)
       self._history = model.loss_history
 
-  def terms(self, record: routing.Routing, step: Step, labels: Mapping[str, Any],
+  def terms(self, records: Mapping[str, routing.Routing], step: Step, boxes: tf.Tensor | None,
             image_losses: Callable[[], tf.Tensor]) -> Terms:
     """Returns the losses of a batch.
 
     Args:
-      record: what a tape holds of the batch.
+      records: name of each routed layer -> what it recorded of the batch.
       step: number of the step and size of the images.
-      labels: labels of the batch, with `boxes` if `needs_objects`.
+      boxes: boxes of the objects, float32 `[batch, instances, 4]` in pixels; None if they are
+        unknown, which leaves out what depends on them.
       image_losses: returns the detection loss of each image, `[batch]`; called by the kind
         `loss_aware` only.
     """
-    config, losses, target = self._config, {}, None
+    config, losses = self._config, {}
+    shares, target = None, None
     is_on = tf.constant(1.0)
     if step.number is not None:
       is_on = tf.cast(step.number >= config.start_step, tf.float32)
     if config.weight and config.kind == 'share':
+      record = routing.merge({name: records[name] for name in self._layers})
+      shares = Shares(_share(record, record.executed), _share(record, record.expected),
+                      config.target * tf.ones_like(record.executed))
       losses['budget'] = is_on * config.weight * budget_loss(
           record, config.target, config.reduction, config.distance)
-    elif self._backbone is not None and record.soft_cost is not None:
+    elif self._backbone is not None and (boxes is not None or config.kind == 'fixed'):
+      record = records[self._backbone.name]
+      if record.soft_cost is None:
+        raise ValueError(f'{self._backbone.name} recorded no soft cost.')
       total = float(self._backbone.total_cost(*step.image_size))
-      share = self._target(step, labels, image_losses)
-      target = share * total * tf.ones_like(record.executed)
-      losses['budget'] = is_on * config.weight * scale_budget.cost_loss(
-          record.soft_cost / total, share)
-    if config.path_similarity.weight:
-      losses['path_similarity'] = (
-          is_on * config.path_similarity.weight * self._path_similarity(record, labels))
-    return Terms(losses, target)
+      share = self._target(step, boxes, image_losses)
+      shares = Shares(record.executed / total, record.soft_cost / total,
+                      share * tf.ones_like(record.executed))
+      target = shares.target * total
+      losses['budget'] = is_on * config.weight * scale_budget.cost_loss(shares.expected, share)
+    if config.path_similarity.weight and boxes is not None:
+      losses['path_similarity'] = is_on * config.path_similarity.weight * self._path_similarity(
+          routing.merge({name: records[name] for name in self._path_layers}), boxes)
+    return Terms(losses, shares, target)
 
-  def _target(self, step: Step, labels: Mapping[str, Any],
+  def _target(self, step: Step, boxes: tf.Tensor | None,
               image_losses: Callable[[], tf.Tensor]) -> tf.Tensor:
     """Returns C_expect as a share of C_tot: `[batch]`, or a scalar."""
     config = self._config
     if config.kind == 'fixed':
       return tf.constant(config.ratio)
     if config.kind == 'scale_aware':
-      return scale_budget.scale_target(self.presence(labels), config.ratio)
+      return scale_budget.scale_target(self.presence(boxes), config.ratio)
     losses = tf.stop_gradient(image_losses())
     target = scale_budget.loss_target(losses, self._history, config.ratio,
                                       len(config.scale_bounds) + 1)
@@ -228,22 +304,18 @@ class BudgetLosses:
       self._history.assign(scale_budget.remember(self._history, gathered))
     return target
 
-  def presence(self, labels: Mapping[str, Any]) -> tf.Tensor:
-    """Returns which scales the `boxes` of each image have: float32 `[batch, scales]`."""
-    return scale_budget.scales_present(labels['boxes'], self._config.scale_bounds)
+  def presence(self, boxes: tf.Tensor) -> tf.Tensor:
+    """Returns which scales the boxes of each image have: float32 `[batch, scales]`."""
+    return scale_budget.scales_present(boxes, self._config.scale_bounds)
 
-  def _path_similarity(self, record: routing.Routing, labels: Mapping[str, Any]) -> tf.Tensor:
+  def _path_similarity(self, record: routing.Routing, boxes: tf.Tensor) -> tf.Tensor:
     paths, presence = (path_similarity.gather_replicas(values)
-                       for values in (_image_gates(record), self.presence(labels)))
+                       for values in (_image_gates(record), self.presence(boxes)))
     config = self._config.path_similarity
     return path_similarity.loss(paths, presence, config.minimum, config.maximum)
 
 
 def _image_gates(record: routing.Routing) -> tf.Tensor:
-  """Returns the gates that decide for a whole image, side by side: `[batch, gates]`.
-
-  Gates per position are left out: they say where a layer runs, not which path an image takes,
-  and their number depends on the size of the image.
-  """
+  """Returns the gates that decide for a whole image, side by side: `[batch, gates]`."""
   gates = [gate for gate in record.gates.values() if not routing.is_per_position(gate)]
   return tf.concat([gate if gate.shape.rank == 2 else gate[:, None] for gate in gates], axis=1)

@@ -17,6 +17,19 @@ import tensorflow as tf
 Tape = TypeVar('Tape', bound='RoutingTape')
 
 
+class Uncounted(NamedTuple):
+  """What a layer runs and the tables of its paper do not count, in multiply-adds.
+
+  Attributes:
+    executed: float32 `[batch]`, part of `Routing.executed`.
+    minimum: float32 scalar, part of `Routing.minimum`.
+    maximum: float32 scalar, part of `Routing.maximum`.
+  """
+  executed: tf.Tensor
+  minimum: tf.Tensor
+  maximum: tf.Tensor
+
+
 class Routing(NamedTuple):
   """Decisions and cost of the routed parts of a network, in multiply-adds.
 
@@ -39,6 +52,7 @@ class Routing(NamedTuple):
       solver.
     soft_cost: float32 `[batch]`, the cost with every part weighted by its soft gate (C_net of
       CADDet, eq. 4), differentiable; None without such gates.
+    uncounted: what the paper's tables do not count; None if they count everything.
   """
   gates: Mapping[str, tf.Tensor]
   executed: tf.Tensor
@@ -48,6 +62,7 @@ class Routing(NamedTuple):
   all_branches: tf.Tensor
   metrics: Mapping[str, tf.Tensor] = types.MappingProxyType({})
   soft_cost: tf.Tensor | None = None
+  uncounted: Uncounted | None = None
 
 
 def is_per_position(gate: tf.Tensor) -> bool:
@@ -137,16 +152,25 @@ class RoutingTape:
 
   def routing(self) -> Routing | None:
     """Returns the sum over all layers, gates under `layer/gate`; None if nothing was routed."""
-    if not self._records:
-      return None
-    records = self._records.values()
-    gates, metrics = (
-        {f'{name}/{key}': value for name, record in self._records.items()
-         for key, value in getattr(record, field).items()} for field in ('gates', 'metrics'))
-    soft_costs = [record.soft_cost for record in records if record.soft_cost is not None]
-    return Routing(
-        gates, metrics=metrics, soft_cost=_sum(soft_costs) if soft_costs else None,
-        **{field: _sum([getattr(record, field) for record in records]) for field in _COSTS})
+    return merge(self._records) if self._records else None
+
+
+def merge(records: Mapping[str, Routing]) -> Routing:
+  """Returns the sum of what several layers recorded, gates and metrics under `layer/gate`.
+
+  Args:
+    records: name of the layer -> its record; not empty.
+  """
+  gates, metrics = (
+      {f'{name}/{key}': value for name, record in records.items()
+       for key, value in getattr(record, field).items()} for field in ('gates', 'metrics'))
+  soft_costs = [record.soft_cost for record in records.values() if record.soft_cost is not None]
+  uncounted = [record.uncounted for record in records.values() if record.uncounted is not None]
+  return Routing(
+      gates, metrics=metrics, soft_cost=_sum(soft_costs) if soft_costs else None,
+      uncounted=Uncounted(*(_sum(costs) for costs in zip(*uncounted))) if uncounted else None,
+      **{field: _sum([getattr(record, field) for record in records.values()])
+         for field in _COSTS})
 
 
 def _sum(costs: Sequence[tf.Tensor]) -> tf.Tensor:

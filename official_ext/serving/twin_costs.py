@@ -3,6 +3,7 @@ from typing import Any
 
 from official.core import task_factory
 
+from official_ext.configs import options
 from official_ext.modeling import network_cost
 from official_ext.serving import detection
 
@@ -30,10 +31,10 @@ def count_twins(module: detection.RoutedDetectionModule) -> dict[str, int]:
     towers = {'fixed head': {'dynamic': {**fixed, 'activation': 'tanh'}},
               'plain head': {'type': 'plain'}}
     return {name: _cost(module, {'head': {'tower': tower}}) for name, tower in towers.items()}
-  options = model_config.decoder.as_dict()[model_config.decoder.type]
-  shared = {key: options[key] for key in ('num_filters', 'norm', 'coarse_levels')
-            if key in options}
-  branches = {'inception FPN': options.get('branches', ['1x1']), 'FPN': ['1x1']}
+  neck = model_config.decoder.as_dict()[model_config.decoder.type]
+  shared = {key: neck[key] for key in ('num_filters', 'norm', 'coarse_levels')
+            if key in neck}
+  branches = {'inception FPN': neck.get('branches', ['1x1']), 'FPN': ['1x1']}
   return {name: _cost(module, {'decoder': {
       'type': 'inception_fpn', 'inception_fpn': {**shared, 'branches': kinds}}})
           for name, kinds in branches.items()}
@@ -41,7 +42,7 @@ def count_twins(module: detection.RoutedDetectionModule) -> dict[str, int]:
 
 def _cost(module: detection.RoutedDetectionModule, override: dict[str, Any]) -> int:
   """Returns the multiply-adds of the detector after an override of its model's options."""
-  task_config = module.params.task.replace()
+  task_config = module.params.task.replace(budget=options.BudgetConfig(), budgets=[])
   task_config.model.override(override)
   model = task_factory.get_task(task_config).build_model()
   return network_cost.whole_network_cost(model, module.padded_size).maximum

@@ -12,12 +12,21 @@ class BudgetedTask(base_task.Task):
   `RoutedTask` derives from it, and so does a detection task that knows the objects of an image.
   In a class that has both bases Python finds the methods of the detection task first.
 
-  Attributes:
-    knows_objects: whether `image_losses` works, and whether labels have `boxes`, float32
-      `[batch, instances, 4]` in pixels, if `budgets.needs_objects`.
   """
 
-  knows_objects = False
+  def boxes(self, labels: Mapping[str, Any]) -> tf.Tensor | None:
+    """Returns the boxes of the objects, if labels have them.
+
+    Labels of training must have them if `task_budgets.needs_objects`.
+
+    Args:
+      labels: labels of the batch.
+
+    Returns:
+      float32 `[batch, instances, 4]` in pixels of the network's input; rows without area are
+      padding.
+    """
+    return labels.get('boxes')
 
   def image_losses(self, outputs: Mapping[str, Any], labels: Mapping[str, Any]) -> tf.Tensor:
     """Returns the detection loss of each image as if it were a batch of its own.

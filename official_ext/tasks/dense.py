@@ -20,8 +20,6 @@ from official_ext.tasks import routed
 class DenseTask(retinanet.RetinaNetTask, budgeted_task.BudgetedTask):
   """Model Garden's RetinaNet task with another model, other labels and other losses."""
 
-  knows_objects = True
-
   def build_model(self) -> tf_keras.Model:
     """Builds the detector that the config describes."""
     config = self.task_config

@@ -1,4 +1,5 @@
 """The task of Faster, Mask and Cascade R-CNN."""
+from collections.abc import Mapping
 from typing import Any
 
 from official.core import task_factory
@@ -11,10 +12,11 @@ from official_ext.configs import detectors
 from official_ext.dataloaders import dense_input
 from official_ext.modeling import float32_layers
 from official_ext.modeling.layers import convolutions
+from official_ext.tasks import budgeted_task
 from official_ext.tasks import routed
 
 
-class Float32MaskRCNNTask(maskrcnn.MaskRCNNTask):
+class Float32MaskRCNNTask(maskrcnn.MaskRCNNTask, budgeted_task.BudgetedTask):
   """Model Garden's task with boxes, scores and masks in float32 under any precision policy."""
 
   def build_model(self) -> tf_keras.Model:
@@ -27,7 +29,9 @@ class Float32MaskRCNNTask(maskrcnn.MaskRCNNTask):
         convolutions.l2_regularizer(config.losses.l2_weight_decay)))
     if config.freeze_backbone:
       model.backbone.trainable = False
-    model(tf_keras.Input(size), image_shape=tf_keras.Input([2]), training=False)
+    # Model Garden makes anchors of a known size only; the model then takes any.
+    known = [side or 2**config.model.max_level for side in size]
+    model(tf_keras.Input(known), image_shape=tf_keras.Input([2]), training=False)
     return model
 
   def build_inputs(self, params: Any, input_context: tf.distribute.InputContext | None = None,
@@ -45,6 +49,21 @@ class Float32MaskRCNNTask(maskrcnn.MaskRCNNTask):
         include_mask=model.include_mask, outer_boxes_scale=model.outer_boxes_scale,
         dtype=params.dtype, **options)
     return dense_input.read(params, parser, input_context, model.include_mask)
+
+  def boxes(self, labels: Mapping[str, Any]) -> tf.Tensor | None:
+    """Returns the boxes that Model Garden's labels of training have."""
+    return labels.get('gt_boxes')
+
+  def image_losses(self, outputs: Mapping[str, Any], labels: Mapping[str, Any]) -> tf.Tensor:
+    """Returns the model loss of each image as if it were a batch of its own."""
+
+    def loss(image: tf.Tensor) -> tf.Tensor:
+      own = tf.nest.map_structure(lambda value: value[image:image + 1], (outputs, labels))
+      # Not the method of `RoutedTask`, which adds the budget.
+      return Float32MaskRCNNTask.build_losses(self, *own)['model_loss']
+
+    num_images = tf.shape(labels['gt_boxes'])[0]
+    return tf.map_fn(loss, tf.range(num_images), fn_output_signature=tf.float32)
 
   def _update_metrics(self, labels: Any, outputs: Any, logs: Any) -> None:
     """Hands results to the evaluators in float32, which NumPy and pycocotools need."""

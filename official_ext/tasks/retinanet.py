@@ -11,7 +11,7 @@ import tensorflow as tf, tf_keras
 
 from official_ext.configs import detectors
 from official_ext.dataloaders import dense_input
-from official_ext.losses import budgets
+from official_ext.losses import task_budgets
 from official_ext.modeling import dense_detector
 from official_ext.modeling import float32_layers
 from official_ext.modeling.layers import convolutions
@@ -21,8 +21,6 @@ from official_ext.tasks import routed
 
 class TowerRetinaNetTask(retinanet.RetinaNetTask, budgeted_task.BudgetedTask):
   """Model Garden's RetinaNet task with registered towers, and with boxes for the budget."""
-
-  knows_objects = True
 
   def build_model(self) -> tf_keras.Model:
     """Builds Model Garden's model, and replaces its head if the config names a tower."""
@@ -35,7 +33,7 @@ class TowerRetinaNetTask(retinanet.RetinaNetTask, budgeted_task.BudgetedTask):
   def build_inputs(self, params: Any,
                    input_context: tf.distribute.InputContext | None = None) -> tf.data.Dataset:
     """Reads Model Garden's inputs, and `boxes` beside them if the budget depends on objects."""
-    model, needs_objects = self.task_config.model, budgets.needs_objects(self.task_config.budget)
+    model, needs_objects = self.task_config.model, task_budgets.needs_objects(self.task_config)
     if not needs_objects and (model.head.attribute_heads or not params.is_training):
       return super().build_inputs(params, input_context)
     kind = dense_input.AnchorParser if needs_objects else retinanet_input.Parser

@@ -1,9 +1,10 @@
 """A routing tape around every step of Model Garden's detection tasks.
 
-`train_step` and `validation_step` of Model Garden run unchanged inside the tape.  The budget
-enters as auxiliary losses.  Cost and gates are logged beside Model Garden's own values.
+`train_step` and `validation_step` of Model Garden run unchanged inside the tape.  The budgets
+enter as auxiliary losses.  Cost and gates are logged beside Model Garden's own values.
 """
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+import functools
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,10 @@ import tensorflow as tf, tf_keras
 
 from official_ext.dataloaders import dense_input
 from official_ext.losses import budgets
+from official_ext.losses import task_budgets
 from official_ext.modeling import float32_layers
+from official_ext.modeling import network_cost
 from official_ext.modeling.layers import routed
-from official_ext.ops import checks
 from official_ext.ops import routing
 from official_ext.tasks import budgeted_task
 from official_ext.tasks import evaluation_state
@@ -33,41 +35,36 @@ class RoutedTask(budgeted_task.BudgetedTask):
   _routed_names: Sequence[str] = ()
   _limits: Mapping[str, routed.Limit] = {}
   _samples_gates = False
+  # Size of the images -> multiply-adds of the parts that are not routed; None without a model.
+  _static_cost: Callable[[tuple[int, int]], int] | None = None
 
   def __init__(self, params: Any, *args: Any, **kwargs: Any):
     """Initializes the task.
 
     Args:
-      params: the task's config, with a `budget`.
+      params: the task's config, with `budget` and `budgets`.
       *args: further arguments of Model Garden's task.
       **kwargs: further arguments of Model Garden's task.
 
     Raises:
-      ValueError: an option of the budget is not allowed, or not for this task.
+      ValueError: an option of a budget is not allowed.
     """
     super().__init__(params, *args, **kwargs)
-    with checks.naming_field('task.budget'):
-      self._budget = budgets.BudgetLosses(params.budget)
-    if budgets.needs_objects(params.budget) and not self.knows_objects:
-      raise ValueError(
-          f'task.budget.kind is {params.budget.kind!r} and task.budget.path_similarity.weight is '
-          f'{params.budget.path_similarity.weight}. Two-stage detectors allow only the kinds '
-          '`share` and `fixed`, and the weight 0.')
+    self._budgets = task_budgets.TaskBudgets(params)
 
   def build_model(self) -> tf_keras.Model:
     """Builds the detector, and reads from its routed layers what there will be to log."""
     model = super().build_model()
-    with checks.naming_field('task.budget', {
-        'kind': 'task.budget.kind or task.model.backbone.type',
-        'path_similarity.weight': 'task.budget.path_similarity.weight or task.model'}):
-      self._budget.attach(model)
+    self._budgets.attach(model)
     layers = routed.routed_layers(model)
     if layers:
       self._routed_names = [
-          *(f'gmac/{name}' for name in routing_logs.cost_names()),
-          *(f'loss/{name}' for name in self._budget.names),
+          *(f'gmac/{name}' for name in routing_logs.cost_names(self._budgets.target is not None)),
+          *(f'loss/{name}' for name in self._budgets.loss_names),
+          *(f'share/{name}' for name in self._budgets.share_names),
           *(f'gate/{layer.name}/{name}' for layer in layers for name in layer.gate_names),
           *(f'metric/{layer.name}/{name}' for layer in layers for name in layer.metric_names)]
+    self._static_cost = functools.cache(functools.partial(network_cost.static_cost, model))
     self._samples_gates = any(layer.samples_gates for layer in layers)
     self._limits = {f'metric/{layer.name}/{name}': limit for layer in layers
                     for name, limit in layer.metric_limits.items()}
@@ -80,19 +77,26 @@ class RoutedTask(budgeted_task.BudgetedTask):
                           self.task_config.init_checkpoint_modules)
 
   def build_losses(self, outputs: Any, labels: Any, aux_losses: Any | None = None) -> Any:
-    """Builds Model Garden's losses with those of the budget among the auxiliary losses.
+    """Builds Model Garden's losses with those of the budgets among the auxiliary losses.
 
-    The budget needs a `StepTape`, which is open during a step; without one it adds nothing.
+    The budgets need a `StepTape`, which is open during a step; without one they add nothing.
     """
     # Model Garden casts to float32 in training only.
     outputs = float32_layers.to_float32(outputs)
     tape = step_tape.StepTape.current()
-    record = tape.routing() if tape else None
-    if tape and record:
-      tape.terms = self._budget.terms(
-          record, tape.step, labels, lambda: self.image_losses(outputs, labels))
+    if tape and tape.records():
+      tape.terms = self._terms(tape, outputs, labels)
       aux_losses = [*(aux_losses or []), *tape.terms.losses.values()]
     return super().build_losses(outputs=outputs, labels=labels, aux_losses=aux_losses)
+
+  def _terms(self, tape: step_tape.StepTape, outputs: Any, labels: Any) -> task_budgets.TaskTerms:
+    """Returns what the budgets say of a step."""
+    boxes = self.boxes(labels)
+    if boxes is None and tape.step.is_training and task_budgets.needs_objects(self.task_config):
+      raise ValueError('A budget needs the objects of the images, and the labels have no boxes: '
+                       f'{type(self).__name__}.boxes must return them.')
+    return self._budgets.terms(
+        tape.records(), tape.step, boxes, lambda: self.image_losses(outputs, labels))
 
   def build_metrics(self, training: bool = True) -> list[tf_keras.metrics.Metric]:
     """Adds cost, budget and gates to the Keras metrics of training, once the model is built."""
@@ -119,8 +123,8 @@ class RoutedTask(budgeted_task.BudgetedTask):
                              optimizer.iterations)
     record = _complete_record(tape, model)
     if record:
-      kinds = {'loss': tape.terms.losses if tape.terms else {}, 'gmac': self._gmac(tape),
-               'gate': routing_logs.open_ratios(record), 'metric': record.metrics}
+      kinds = {'gmac': self._gmac(tape), 'gate': routing_logs.open_ratios(record),
+               'metric': record.metrics, **_budget_logs(tape)}
       values = {f'routing/{kind}/{name}': value
                 for kind, values_by_name in kinds.items()
                 for name, value in values_by_name.items()}
@@ -137,15 +141,19 @@ class RoutedTask(budgeted_task.BudgetedTask):
     record = _complete_record(tape, model)
     if not record:
       return logs
+    if tape.terms is None:  # Two-stage detectors have no losses in evaluation, and no boxes.
+      tape.terms = self._budgets.terms(tape.records(), step, None, _no_image_losses)
     logs['routing'] = {
         'gmac': self._gmac(tape), 'gate': routing_logs.open_ratios(record),
-        'metric': dict(record.metrics)}
+        'metric': dict(record.metrics), **_budget_logs(tape),
+        'image': {'size': tf.ones_like(record.executed, tf.int32)[:, None] * step.image_size}}
     if self.task_config.allow_image_summary:
       logs['picture_inputs'] = {
           'images': tf.cast(inputs[0], tf.float32), 'gates': dict(record.gates),
           'executed': record.executed, 'maximum': record.maximum}
       if 'boxes' in inputs[1]:
-        logs['routing']['scales'] = {'presence': self._budget.presence(inputs[1])}
+        logs['routing']['scales'] = {
+            'presence': self._budgets.presence(inputs[1]['boxes'])}
     logs['sampled'] = []
     for _ in range(self._sampled_runs):
       with step_tape.StepTape(step, sample_gates=True) as tape:
@@ -164,7 +172,7 @@ class RoutedTask(budgeted_task.BudgetedTask):
     record = tape.routing()
     if record is None:
       raise ValueError('Nothing in the model recorded its routing.')
-    summary = routing_logs.cost_summary(record, self.task_config.budget.target)
+    summary = routing_logs.cost_summary(record, self._budgets.target)
     if tape.terms and tape.terms.target is not None:
       summary['target'] = tape.terms.target / _GIGA
     return summary
@@ -192,6 +200,9 @@ class RoutedTask(budgeted_task.BudgetedTask):
     values = {name: np.concatenate(batches) for name, batches in aggregated_logs.values.items()}
     if not values:
       return logs
+    sizes = values.pop('image/size')
+    if self._static_cost:
+      values.update(routing_logs.network_gmac(values['gmac/executed'], sizes, self._static_cost))
     logs.update(routing_logs.evaluation_logs(values, self._limits, self._samples_gates))
     if aggregated_logs.picture_inputs:
       logs.update(routing_logs.pictures(**aggregated_logs.picture_inputs))
@@ -210,6 +221,17 @@ def _step(inputs: Any, number: tf.Tensor | None = None) -> budgets.Step:
   """Returns what is known of the step that gets `inputs`, `(images, labels)`."""
   height, width = inputs[0].shape[1:3]
   return budgets.Step((height, width), number)
+
+
+def _budget_logs(tape: step_tape.StepTape) -> dict[str, dict[str, tf.Tensor]]:
+  """Returns the losses and shares of all budgets of a step, for the logs."""
+  if tape.terms is None:
+    return {}
+  return {'loss': tape.terms.losses, 'share': tape.terms.shares}
+
+
+def _no_image_losses() -> tf.Tensor:
+  raise ValueError('Evaluation has no losses of single images.')
 
 
 def _complete_record(tape: routing.RoutingTape,

@@ -1,5 +1,5 @@
 """Logs about routing in training and evaluation, and the warnings that belong to them."""
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from absl import logging
@@ -18,29 +18,26 @@ _NUM_PICTURES = 4
 _DRIFT = 0.1
 
 
-def cost_summary(record: routing.Routing, target: float) -> dict[str, tf.Tensor]:
+def cost_summary(record: routing.Routing, target: float | None) -> dict[str, tf.Tensor]:
   """Returns cost in 10^9 multiply-adds (GMAC) per image, by name.
 
   Args:
     record: what a tape returned.
-    target: the budget's share of what gates can save.
+    target: the budget's share of what all gates can save; None if it is about a part of them.
 
   Returns:
-    `executed` and `expected`, float32 `[batch]`; `target`, `minimum` and `maximum`,
-    float32 scalars.
+    `executed` and `expected`, float32 `[batch]`; `minimum`, `maximum` and, if there is a target,
+    `target`, float32 scalars.
   """
-  return {
-      'executed': record.executed / _GIGA,
-      'expected': record.expected / _GIGA,
-      'target': (record.minimum + target * (record.maximum - record.minimum)) / _GIGA,
-      'minimum': record.minimum / _GIGA,
-      'maximum': record.maximum / _GIGA,
-  }
+  costs = {name: getattr(record, name) for name in cost_names(has_target=False)}
+  if target is not None:
+    costs['target'] = record.minimum + target * (record.maximum - record.minimum)
+  return {name: cost / _GIGA for name, cost in costs.items()}
 
 
-def cost_names() -> Sequence[str]:
+def cost_names(has_target: bool) -> Sequence[str]:
   """Returns the names in a `cost_summary`."""
-  return ('executed', 'expected', 'target', 'minimum', 'maximum')
+  return ('executed', 'expected', 'minimum', 'maximum', *(['target'] if has_target else []))
 
 
 def open_ratios(record: routing.Routing) -> dict[str, tf.Tensor]:
@@ -72,7 +69,8 @@ def evaluation_logs(values: Mapping[str, np.ndarray], limits: Mapping[str, route
   is far from the expected cost.
 
   Args:
-    values: `gmac/*`, `gate/*`, `metric/*` and `scales/presence`, one row per image.
+    values: one row per image of `gmac/*`, of which the whole network, `network`, may be missing,
+      `share/*`, `gate/*`, `metric/*` and `scales/presence`; one value per step of `loss/*`.
     limits: name of a metric, as in `values` -> its limit.
     samples_gates: whether training samples gates, while evaluation takes the most probable ones.
 
@@ -81,9 +79,12 @@ def evaluation_logs(values: Mapping[str, np.ndarray], limits: Mapping[str, route
   """
   logs: dict[str, Any] = {
       f'routing/gmac/{name}/{statistic}': float(getattr(np, statistic)(values[f'gmac/{name}']))
-          for name in ('executed', 'expected') for statistic in ('mean', 'min', 'max', 'std')}
-  for name in ('target', 'minimum', 'maximum'):
-    logs[f'routing/gmac/{name}'] = float(np.mean(values[f'gmac/{name}']))
+          for name in ('executed', 'expected', 'network') if f'gmac/{name}' in values
+      for statistic in ('mean', 'min', 'max', 'std')}
+  for name in values:
+    if name in ('gmac/target', 'gmac/minimum', 'gmac/maximum') or name.startswith(
+        ('loss/', 'share/')):
+      logs[f'routing/{name}'] = float(np.mean(values[name]))
   for name in (name for name in values if name.startswith('gate/')):
     logs.update(_flat(f'routing/{name}', values[name]))
   for name in (name for name in values if name.startswith('metric/')):
@@ -95,6 +96,29 @@ def evaluation_logs(values: Mapping[str, np.ndarray], limits: Mapping[str, route
   if 'scales/presence' in values:
     logs.update(_scale_pictures(values))
   return logs
+
+
+def network_gmac(executed: np.ndarray, sizes: np.ndarray,
+                 static_cost: Callable[[tuple[int, int]], int]) -> dict[str, np.ndarray]:
+  """Returns `gmac/network`, the cost of the whole network for each image, in 10^9 multiply-adds.
+
+  It is empty, after a warning, for a network that cannot be counted.
+
+  Args:
+    executed: the routed parts, in 10^9 multiply-adds, `[images]`.
+    sizes: height and width of the network's input for each image, `[images, 2]`.
+    static_cost: size -> multiply-adds of the other parts.
+  """
+  static = {}
+  try:
+    for height, width in np.unique(sizes, axis=0).tolist():
+      static[height, width] = static_cost((height, width)) / _GIGA
+  except ValueError as error:
+    logging.warning('The cost of the whole network is not logged, because it cannot be counted: '
+                    '%s', error)
+    return {}
+  others = np.array([static[height, width] for height, width in sizes.tolist()])
+  return {'gmac/network': executed + others}
 
 
 class RoutingKerasMean(tf_keras.metrics.Mean):

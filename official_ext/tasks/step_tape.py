@@ -2,11 +2,12 @@
 from typing import Any
 
 from official_ext.losses import budgets
+from official_ext.losses import task_budgets
 from official_ext.ops import routing
 
 
 class StepTape(routing.RoutingTape):
-  """A routing tape that carries what is known of the step in, and the budget's losses out.
+  """A routing tape that carries what is known of the step in, and the losses of the budgets out.
 
   Model Garden's step calls `build_losses` in the middle of its body and has no argument to pass
   anything through.  The tape is open around that body, in the thread of the replica, so
@@ -14,7 +15,7 @@ class StepTape(routing.RoutingTape):
 
   Attributes:
     step: number of the step and size of the images.
-    terms: what the budget added to the loss; None before `build_losses`, and if nothing in the
+    terms: what the budgets added to the loss; None before `build_losses`, and if nothing in the
       model is routed.
   """
 
@@ -27,4 +28,4 @@ class StepTape(routing.RoutingTape):
     """
     super().__init__(**options)
     self.step = step
-    self.terms: budgets.Terms | None = None
+    self.terms: task_budgets.TaskTerms | None = None

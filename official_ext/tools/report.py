@@ -156,10 +156,12 @@ def _scales_present(detector: Any, objects: np.ndarray, size: Sequence[float]) -
     float32 `[1, scales]` of 0 and 1.
   """
   from official_ext.losses import scale_budget
+  from official_ext.losses import task_budgets
   module = detector.module
   scale = min(target / side for target, side in zip(module.image_size, size))
   return scale_budget.scales_present(
-      np.asarray(objects * scale, np.float32)[None], module.params.task.budget.scale_bounds).numpy()
+      np.asarray(objects * scale, np.float32)[None],
+      task_budgets.scale_bounds(module.params.task)).numpy()
 
 
 def _write_branches(page: html_page.HtmlPage, detector: Any, predictions: _Predictions) -> None:

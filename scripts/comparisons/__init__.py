@@ -1,1 +1,1 @@
-"""The comparisons of `scripts/compare.py`: necks, heads and CADDet's budgets."""
+"""The comparisons of `scripts/compare.py`: necks, heads and budgets."""

@@ -16,8 +16,8 @@ from official_ext.modeling.layers import routed
 from official_ext.ops import checks
 from official_ext.ops import routing
 
-BOXES = np.array([[[0, 0, 10, 20], [0, 0, 100, 90]], [[-1] * 4] * 2, [[0, 0, 400, 9], [-1] * 4]])
-LABELS = {'boxes': tf.constant(BOXES, tf.float32)}
+BOXES = tf.constant([[[0, 0, 10, 20], [0, 0, 100, 90]], [[-1] * 4] * 2,
+                     [[0, 0, 400, 9], [-1] * 4]], tf.float32)
 SIZE = (30, 50)
 TRAINING, EVALUATION = budgets.Step(SIZE, tf.constant(7)), budgets.Step(SIZE)
 TOTAL = 2.0 * 30 * 50
@@ -26,6 +26,7 @@ TOTAL = 2.0 * 30 * 50
 class Backbone(routed.RoutedLayer):
   """Has gates and a cost that are variables, so that their gradients can be looked at."""
   has_soft_cost = True
+  gate_names = ['0', '1', '2']
 
   def __init__(self):
     super().__init__(name='caddet')
@@ -35,13 +36,13 @@ class Backbone(routed.RoutedLayer):
   def total_cost(self, height, width):
     return 2.0 * height * width
 
-  def routing(self):
-    """Returns the record of a batch."""
+  def records(self):
+    """Returns what a tape would hold of a batch."""
     zero = tf.zeros([3])
-    return routing.Routing(
-        gates={f'caddet/{k}': gate for k, gate in enumerate(tf.unstack(self.gates, axis=1))},
+    return {self.name: routing.Routing(
+        gates={f'{k}': gate for k, gate in enumerate(tf.unstack(self.gates, axis=1))},
         executed=zero, expected=self.cost, minimum=tf.constant(0.0), maximum=tf.constant(TOTAL),
-        all_branches=tf.constant(TOTAL), soft_cost=self.cost)
+        all_branches=tf.constant(TOTAL), soft_cost=self.cost)}
 
 
 class Detector(tf_keras.Model):
@@ -66,7 +67,7 @@ def unused_image_losses():
 def test_targets_that_are_shares_of_the_cost_of_the_backbone(kind, targets):
   model, budget = attached(weight=2.0, kind=kind)
   with tf.GradientTape() as tape:
-    terms = budget.terms(model.backbone.routing(), TRAINING, LABELS, unused_image_losses)
+    terms = budget.terms(model.backbone.records(), TRAINING, BOXES, unused_image_losses)
   distance = np.array([0.05, 0.3, 0.1]) - targets
   assert list(terms.losses) == budget.names == ['budget']
   np.testing.assert_allclose(terms.losses['budget'], 2 * np.mean(distance**2), rtol=1e-5)
@@ -77,10 +78,10 @@ def test_targets_that_are_shares_of_the_cost_of_the_backbone(kind, targets):
 
 def test_share_is_the_budget_of_every_routed_network():
   model, budget = attached(weight=0.5, target=0.25)
-  record = model.backbone.routing()
-  terms = budget.terms(record, TRAINING, {}, unused_image_losses)
+  records = model.backbone.records()
+  terms = budget.terms(records, TRAINING, None, unused_image_losses)
   np.testing.assert_allclose(
-      terms.losses['budget'], 0.5 * budgets.budget_loss(record, 0.25), rtol=1e-6)
+      terms.losses['budget'], 0.5 * budgets.budget_loss(records['caddet'], 0.25), rtol=1e-6)
   assert terms.target is None
 
 
@@ -89,7 +90,7 @@ def test_path_similarity_beside_a_budget_and_without_one():
   presence = tf.constant([[1.0, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1]])
   for options, names in (({}, []), ({'weight': 1.0, 'kind': 'scale_aware'}, ['budget'])):
     model, budget = attached(path_similarity=similarity, **options)
-    terms = budget.terms(model.backbone.routing(), TRAINING, LABELS, unused_image_losses)
+    terms = budget.terms(model.backbone.records(), TRAINING, BOXES, unused_image_losses)
     assert list(terms.losses) == budget.names == [*names, 'path_similarity']
     np.testing.assert_allclose(
         terms.losses['path_similarity'],
@@ -102,24 +103,24 @@ def test_before_the_start_both_losses_are_off():
 
   def losses(step):
     with tf.GradientTape() as tape:
-      terms = budget.terms(model.backbone.routing(), budgets.Step(SIZE, tf.constant(step)),
-                           LABELS, unused_image_losses)
+      terms = budget.terms(model.backbone.records(), budgets.Step(SIZE, tf.constant(step)),
+                           BOXES, unused_image_losses)
       total = tf.add_n(list(terms.losses.values()))
     gradients = tape.gradient(total, [model.backbone.cost, model.backbone.gates])
     return float(total), [float(tf.reduce_max(tf.abs(gradient))) for gradient in gradients]
 
   assert losses(6) == (0, [0, 0])
   assert losses(7)[0] > 0 and min(losses(7)[1]) > 0
-  terms = budget.terms(model.backbone.routing(), EVALUATION, LABELS, unused_image_losses)
+  terms = budget.terms(model.backbone.records(), EVALUATION, BOXES, unused_image_losses)
   assert min(float(loss) for loss in terms.losses.values()) > 0
 
 
 def test_loss_aware_budget_ranks_images_and_remembers_them_in_training_only(tmp_path):
   model, budget = attached(weight=1.0, kind='loss_aware', ratio=0.1)
-  record, losses = model.backbone.routing(), tf.constant([4.0, 2.0, 3.0])
+  records, losses = model.backbone.records(), tf.constant([4.0, 2.0, 3.0])
 
   def targets(step):
-    return budget.terms(record, step, LABELS, lambda: losses).target / TOTAL
+    return budget.terms(records, step, BOXES, lambda: losses).target / TOTAL
 
   for step in (EVALUATION, TRAINING):
     np.testing.assert_allclose(targets(step), [0.25] * 3, rtol=1e-6)
@@ -133,7 +134,7 @@ def test_loss_aware_budget_ranks_images_and_remembers_them_in_training_only(tmp_
   tf.train.Checkpoint(model=restored).read(path).assert_existing_objects_matched()
   np.testing.assert_array_equal(restored.loss_history, model.loss_history)
   np.testing.assert_array_equal(*(
-      one.terms(record, EVALUATION, LABELS, lambda: losses).target for one in (again, budget)))
+      one.terms(records, EVALUATION, BOXES, lambda: losses).target for one in (again, budget)))
 
 
 def test_which_budgets_need_objects():
@@ -157,6 +158,8 @@ def test_which_budgets_need_objects():
     ({'target': 1.5}, 'target'),
     ({'reduction': 'median'}, 'reduction'),
     ({'distance': 'cubed'}, 'distance'),
+    ({'part': 'neck'}, 'part'),
+    ({'part': 'head', 'kind': 'fixed'}, 'part'),
 ])
 def test_options_out_of_range_are_refused_by_name(options, argument):
   with pytest.raises(checks.ArgumentError, match=argument) as error:
@@ -168,7 +171,8 @@ def test_a_model_that_does_not_fit_is_refused():
   model = Detector()
   model.backbone = tf_keras.layers.Layer()
   for options, argument in (
-      ({'weight': 1.0, 'kind': 'fixed'}, 'kind'),
+      ({'weight': 1.0, 'kind': 'fixed'}, 'kind'), ({'weight': 1.0}, 'weight'),
+      ({'weight': 1.0, 'part': 'head'}, 'part'),
       ({'path_similarity': configs.PathSimilarityConfig(weight=1.0)}, 'path_similarity.weight')):
     with pytest.raises(checks.ArgumentError, match=argument) as error:
       budgets.BudgetLosses(configs.BudgetConfig(**options)).attach(model)

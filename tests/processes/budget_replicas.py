@@ -22,6 +22,7 @@ BOXES = np.array([[[0, 0, side, side / 2] for side in sides] for sides in SIDES]
 
 class Backbone(routed.RoutedLayer):
   has_soft_cost = True
+  gate_names = [f'{number}' for number in range(GATES.shape[1])]
 
   def build(self, shape):
     self.scale = self.add_weight('scale', [shape[-1]], initializer='ones')
@@ -53,8 +54,8 @@ def step(model, budget, number, rows, share):
     record = routing.Routing(
         dict(enumerate(tf.unstack(paths, axis=1))), cost, cost, zero, zero, zero,
         soft_cost=cost)
-    terms = budget.terms(record, budgets.Step((8, 8), tf.constant(number)), {'boxes': boxes},
-                         lambda: losses).losses
+    terms = budget.terms({model.backbone.name: record}, budgets.Step((8, 8), tf.constant(number)),
+                         boxes, lambda: losses).losses
     total = tf.add_n(list(terms.values())) * share
   return ({name: loss * share for name, loss in terms.items()},
           tape.gradient(total, model.trainable_variables[0]))

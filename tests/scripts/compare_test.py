@@ -6,6 +6,7 @@ from comparisons import caddet
 from comparisons import comparison
 from comparisons import heads
 from comparisons import necks
+from comparisons import parts
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -82,6 +83,19 @@ def test_budget_of_a_run(budget):
   assert params.task.init_checkpoint == 'runs/pretraining'
   _, params = resolved('caddet', budget, train_steps=None)
   assert params.task.init_checkpoint is None
+
+
+@pytest.mark.parametrize('name', parts.PARTS)
+def test_budgets_of_the_parts_of_a_run(name):
+  _, params = resolved('parts', name)
+  assert params.task.model.decoder.type == 'dyfpn' and not params.task.budget.weight
+  weights = {budget.part: budget.weight for budget in params.task.budgets}
+  assert {part for part, weight in weights.items() if weight > 1e-6} == set(parts.PARTS[name])
+  assert [budget.target for budget in params.task.budgets] == [0.5, 0.0]
+  run = {'AP': 0.25, 'AP50': 0.5, 'decoder_executed': 0.4, 'decoder_expected': 0.5,
+         'head_executed': 0.3, 'head_expected': 0.2}
+  row = parts.PartComparison().table({name: [run]}, {}).split('\n')[2]
+  assert row == f'| `{name}` | 1 | 0.250 | 0.500 | 0.500 | 0.400 | 0.200 | 0.300 |'
 
 
 def test_table_of_necks_gives_the_mean_and_the_spread_of_trainings():

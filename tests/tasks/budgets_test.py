@@ -4,6 +4,10 @@ from official.core import task_factory
 import pytest
 import tensorflow as tf, tf_keras
 
+from official_ext.losses import budgets
+from official_ext.modeling import network_cost
+from official_ext.ops import routing
+from official_ext.tasks import step_tape
 import small_detectors
 
 DYFPN = 'retinanet_dyfpn_efficientnetlite0_sample'
@@ -13,6 +17,7 @@ DYFPN = 'retinanet_dyfpn_efficientnetlite0_sample'
     ({'kind': 'dynamic'}, 'kind'), ({'ratio': 1.5}, 'ratio'), ({'start_step': -1}, 'start_step'),
     ({'scale_bounds': [64.0, 64.0]}, 'scale_bounds'), ({'target': 1.5}, 'target'),
     ({'path_similarity': {'minimum': 0.9, 'maximum': 0.8}}, 'path_similarity.minimum'),
+    ({'part': 'neck'}, 'part'),
     ({'reduction': 'median'}, 'reduction'), ({'distance': 'cubed'}, 'distance')])
 def test_options_out_of_range_name_the_field(budget, field):
   config = small_detectors.small_experiment(DYFPN, budget=budget).task
@@ -30,10 +35,70 @@ def test_a_model_that_does_not_fit_the_budget_names_the_fields(name, budget, fie
     task_factory.get_task(config).build_model()
 
 
-def test_two_stage_detectors_have_no_boxes_for_a_budget():
-  for budget in ({'weight': 1.0, 'kind': 'scale_aware'}, {'path_similarity': {'weight': 1.0}}):
-    with pytest.raises(ValueError, match='task.budget.kind is .*Two-stage detectors allow only'):
-      small_detectors.small_task('fasterrcnn_dyfpn_efficientnetlite0_sample', budget=budget)
+@pytest.mark.slow
+def test_budgets_of_neck_and_head_are_logged_by_their_names(sample_records):
+  task, model = small_detectors.small_task(
+      'fcos_dynamichead_efficientnetlite0_sample', budget={'weight': 0.0},
+      budgets=[{'part': 'decoder', 'weight': 1.0, 'target': 0.25},
+               {'part': 'head', 'weight': 0.4, 'target': 0.0, 'distance': 'absolute'}],
+      annotation_file=f'{sample_records}/annotations/val.json',
+      model={'max_level': 4, 'decoder': {'type': 'dyfpn', 'dyfpn': {'num_filters': 8}},
+             'head': {'num_filters': 8, 'tower': {'dynamic': {'num_blocks': 1}}}})
+  metrics = task.build_metrics(training=True)
+  inputs = small_detectors.batch(task, f'{sample_records}/train-*.tfrecord')
+  task.train_step(inputs, model, tf_keras.optimizers.legacy.SGD(0.0), metrics)
+  values = {metric.name: float(metric.result()) for metric in metrics}
+  shares = values['routing/share/decoder/expected'], values['routing/share/head/expected']
+  # In training the gates of DyFPN are drawn, so that only the head's share is known beforehand.
+  with routing.RoutingTape() as tape:
+    model(inputs[0], training=True)
+  head = routing.merge({name: record for name, record in tape.records().items()
+                        if name != 'dyfpn'})
+  share = np.mean((head.expected - head.minimum) / (head.maximum - head.minimum))
+  np.testing.assert_allclose(shares[1], share, rtol=1e-4)
+  np.testing.assert_allclose(values['routing/loss/budget/head'], 0.4 * share, rtol=1e-4)
+  losses = [values[f'routing/loss/budget/{part}'] for part in ('decoder', 'head')]
+  assert losses[0] >= (shares[0] - 0.25)**2 * 0.999
+  np.testing.assert_allclose(values['total_loss'], values['model_loss'] + sum(losses), rtol=1e-5)
+  assert 'routing/gmac/target' not in values
+
+  task.build_metrics(training=False)
+  validation = small_detectors.batch(task, f'{sample_records}/val-*.tfrecord', training=False)
+  logs = task.validation_step(validation, model)
+  logs = task.reduce_aggregated_logs(task.aggregate_logs(
+      None, tf.nest.map_structure(lambda value: (value,), logs)))
+  for part, target in (('decoder', 0.25), ('head', 0.0)):
+    np.testing.assert_allclose(logs[f'routing/share/{part}/target'], target, rtol=1e-6)
+    assert 0 <= logs[f'routing/share/{part}/executed'] <= 1
+    assert logs[f'routing/loss/budget/{part}'] > 0
+  cost = network_cost.whole_network_cost(model, (64, 64))
+  np.testing.assert_allclose(logs['routing/gmac/network/mean'] - logs['routing/gmac/executed/mean'],
+                             cost.static / 1e9, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_two_stage_detectors_know_objects_and_the_loss_of_an_image(sample_records):
+  task, model = small_detectors.small_task(
+      'fasterrcnn_dyfpn_efficientnetlite0_sample',
+      budget={'weight': 1.0, 'kind': 'loss_aware', 'ratio': 0.2,
+              'path_similarity': {'weight': 1.0}},
+      init_checkpoint=None, model={
+          'backbone': {'type': 'caddet', 'caddet': {'num_layers': 3, 'channels': [4, 6, 8]}},
+          'decoder': {'type': 'fpn', 'fpn': {'num_filters': 8}}, 'min_level': 3, 'max_level': 6})
+  images, labels = small_detectors.batch(task, f'{sample_records}/train-*.tfrecord', size=2)
+  with step_tape.StepTape(budgets.Step((64, 64), tf.constant(0))) as tape:
+    outputs = model(images, image_shape=labels['image_info'][:, 1, :],
+                    anchor_boxes=labels['anchor_boxes'], gt_boxes=labels['gt_boxes'],
+                    gt_classes=labels['gt_classes'], training=True)
+    losses = task.build_losses(outputs, labels)
+  own = tape.terms.losses
+  assert list(own) == ['budget', 'path_similarity'] and min(own.values()) > 0
+  np.testing.assert_allclose(
+      losses['total_loss'], losses['model_loss'] + sum(own.values()), rtol=1e-4)
+  # The history has the loss of each image as if it were a batch of its own.
+  for image, remembered in enumerate(model.loss_history.numpy()[-2:]):
+    one = tf.nest.map_structure(lambda x, row=image: x[row:row + 1], (outputs, labels))
+    np.testing.assert_allclose(remembered, task.build_losses(*one)['model_loss'], rtol=1e-5)
 
 
 @pytest.mark.slow

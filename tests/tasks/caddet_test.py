@@ -98,7 +98,7 @@ def test_the_budget_pulls_every_router_to_its_target_from_both_sides():
     for ratio in (0.05, 1.0):
       budget = budgets.BudgetLosses(options.BudgetConfig(weight=1.0, kind='fixed', ratio=ratio))
       budget.attach(model)
-      terms = budget.terms(tape.routing(), budgets.Step((64, 64)), {}, None)
+      terms = budget.terms(tape.records(), budgets.Step((64, 64)), None, None)
       losses.append(terms.losses['budget'])
   for loss, sign in zip(losses, (1, -1)):
     pulls = [sign * gradient.numpy() for gradient in gradients.gradient(loss, biases)]

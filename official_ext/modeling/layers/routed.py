@@ -13,6 +13,8 @@ from official_ext.ops import routing
 
 # The value above which a task warns, and the reason that the warning gives.
 Limit = tuple[float, str]
+# The parts of a detector; `head` is everything that is not in the others.
+PARTS = ('backbone', 'decoder', 'head')
 
 
 class RoutedLayer(tf_keras.layers.Layer):
@@ -27,10 +29,14 @@ class RoutedLayer(tf_keras.layers.Layer):
       probable ones.  Evaluation warns if the two costs drift apart.
     has_soft_cost: whether the layer records `soft_cost` and has a `total_cost`, of which a
       budget may be a share.
+    uncounted_parts: in words, what the tables of the layer's paper do not count.
+    decides_for_images: whether its gates decide for whole images, not for positions of a map.
   """
 
   samples_gates = False
   has_soft_cost = False
+  decides_for_images = True
+  uncounted_parts = ''
 
   @property
   def is_routed(self) -> bool:
@@ -84,7 +90,8 @@ class RoutedLayer(tf_keras.layers.Layer):
   def record(self, *, gates: Mapping[str, tf.Tensor], executed: tf.Tensor, expected: tf.Tensor,
              minimum: tf.Tensor, maximum: tf.Tensor, all_branches: tf.Tensor,
              metrics: Mapping[str, tf.Tensor] | None = None,
-             soft_cost: tf.Tensor | None = None) -> None:
+             soft_cost: tf.Tensor | None = None,
+             uncounted: routing.Uncounted | None = None) -> None:
     """Records what one call did, if a routing tape is open; costs are cast to float32.
 
     Args:
@@ -97,6 +104,7 @@ class RoutedLayer(tf_keras.layers.Layer):
       metrics: name -> float32 `[batch]`; names are those of `metric_names`, and more under a
         tape that diagnoses.
       soft_cost: multiply-adds `[batch]`; None without soft gates.
+      uncounted: multiply-adds that the paper's tables do not count; None if they count all.
     """
     tape = routing.RoutingTape.current()
     if tape is None:
@@ -105,8 +113,10 @@ class RoutedLayer(tf_keras.layers.Layer):
              'all_branches': all_branches}
     if soft_cost is not None:
       costs['soft_cost'] = soft_cost
+    if uncounted is not None:
+      uncounted = routing.Uncounted(*(tf.cast(cost, tf.float32) for cost in uncounted))
     tape.record(self.name, routing.Routing(
-        gates=gates, metrics=metrics or {},
+        gates=gates, metrics=metrics or {}, uncounted=uncounted,
         **{name: tf.cast(cost, tf.float32) for name, cost in costs.items()}))
 
 
@@ -162,6 +172,20 @@ def routed_layers(model: tf.Module) -> list[RoutedLayer]:
   """Returns the layers of a model that route, the model itself included."""
   modules = (model, *model.submodules)
   return [module for module in modules if isinstance(module, RoutedLayer) and module.is_routed]
+
+
+def layers_by_part(model: tf.Module) -> dict[str, list[RoutedLayer]]:
+  """Returns the routed layers of each of the `PARTS` of a detector; a part may have none.
+
+  Args:
+    model: a detector; without a `backbone` or a `decoder` these parts have no layers.
+  """
+  layers: dict[str, list[RoutedLayer]] = {}
+  for part in ('backbone', 'decoder'):
+    module = getattr(model, part, None)
+    layers[part] = routed_layers(module) if module is not None else []
+  others = {id(layer) for layer in [*layers['backbone'], *layers['decoder']]}
+  return {**layers, 'head': [layer for layer in routed_layers(model) if id(layer) not in others]}
 
 
 def set_inference(model: tf.Module, inference: str) -> None:

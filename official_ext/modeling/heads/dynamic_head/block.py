@@ -34,12 +34,18 @@ class BlockCost(NamedTuple):
     budget: `[batch]`, the sum of eq. 4 over the gated paths: their cost per position, norms
       included, weighted by the largest gate that needs the position.
     full_budget: scalar, `budget` with all gates at 1.
+    gates: scalar, part of `fixed`: the convolutions that compute the gates.
+    messages: scalar, part of `fixed`: the gated convolutions between levels.
+    open_messages: `[batch]`, the part of `messages` where their gates are open.
   """
   fixed: tf.Tensor
   gated: tf.Tensor
   executed: tf.Tensor
   budget: tf.Tensor
   full_budget: tf.Tensor
+  gates: tf.Tensor
+  messages: tf.Tensor
+  open_messages: tf.Tensor
 
 
 class BlockResult(NamedTuple):
@@ -214,12 +220,13 @@ class DynamicBlock(tf_keras.layers.Layer):
     conv = tap * channels
     sizes = {level: tf.cast(tf.shape(own)[1] * tf.shape(own)[2], tf.float64)
              for level, own in features.items()}
-    fixed = gated = full_budget = tf.constant(0, tf.float64)
-    executed = budget = tf.zeros(tf.shape(first)[:1], tf.float64)
+    fixed = gated = full_budget = gate_cost = messages = tf.constant(0, tf.float64)
+    executed = budget = open_messages = tf.zeros(tf.shape(first)[:1], tf.float64)
     for level, size in sizes.items():
       logits = sum(len(paths) for paths in self._decisions if _existing(paths, level, levels))
-      messages = len(steps.neighbor_levels(level, levels)) if self.scale is not None else 0
-      fixed += tap * size * (logits + messages)
+      neighbors = len(steps.neighbor_levels(level, levels)) if self.scale is not None else 0
+      gate_cost += tap * size * logits
+      fixed += tap * size * (logits + neighbors)
       if self.depth is not None and ('depth', level) not in gates:
         fixed += 2 * conv * size
     for (path, level), gate in gates.items():
@@ -231,10 +238,13 @@ class DynamicBlock(tf_keras.layers.Layer):
         budget += (conv + norm) * (_sum_positions(weight) + _sum_positions(_largest_around(weight)))
         full_budget += 2 * (conv + norm) * sizes[level]
       else:
+        messages += tap * sizes[level]
+        open_messages += tap * _sum_positions(tf.sign(gate))
         budget += (tap + norm) * _sum_positions(weight)
         full_budget += (tap + norm) * sizes[level]
     return BlockCost(fixed=fixed, gated=gated, executed=executed, budget=budget,
-                     full_budget=full_budget)
+                     full_budget=full_budget, gates=gate_cost, messages=messages,
+                     open_messages=open_messages)
 
   def get_config(self) -> dict[str, Any]:
     return {

@@ -65,6 +65,8 @@ class DynamicTower(routed.SkippingLayer):
   """
 
   inference_modes = ('skip', 'mask', 'tiles')
+  decides_for_images = False
+  uncounted_parts = 'gates, and convolutions between levels where their gates are shut'
 
   def __init__(self, num_filters: int = 256, num_blocks: int = 8, scale_step: str = 'gated',
                depth_step: str = 'gated', activation: str = 'tanh', tau: float = 1.5,
@@ -194,7 +196,8 @@ class DynamicTower(routed.SkippingLayer):
     """Records gates and multiply-adds.
 
     `expected` follows the paper's budget: its place between minimum and maximum is the ratio of
-    eq. 4 to its value with all gates at 1.
+    eq. 4 to its value with all gates at 1.  The paper's tables do not count gates, and count the
+    convolutions between levels where their gates are open.
 
     Args:
       features: the tower's input; all blocks have features of its shapes.
@@ -214,7 +217,10 @@ class DynamicTower(routed.SkippingLayer):
         metrics={name: tf.cast(dropped, tf.float32) for name in self.metric_names},
         executed=executed,
         expected=cost.fixed + cost.gated * tf.math.divide_no_nan(cost.budget, cost.full_budget),
-        minimum=cost.fixed, maximum=everything, all_branches=everything)
+        minimum=cost.fixed, maximum=everything, all_branches=everything,
+        uncounted=routing.Uncounted(
+            executed=cost.gates + cost.messages - cost.open_messages,
+            minimum=cost.gates + cost.messages, maximum=cost.gates))
 
   def get_config(self) -> dict[str, Any]:
     return {
