@@ -40,7 +40,7 @@ def _coco(assigner: str, depth: int) -> cfg.ExperimentConfig:
       'model': {'num_classes': stock.model.num_classes, 'input_size': [800, 1344, 3],
                 'backbone': {'type': 'resnet', 'resnet': {'model_id': depth}},
                 'norm_activation': {'use_sync_bn': False}},
-      # No checkpoint of ResNet-101 is public.
+      # No checkpoint of ResNet-101 is public; tools.convert_backbone makes one.
       'init_checkpoint': stock.init_checkpoint if depth == 50 else None,
       'init_checkpoint_modules': 'backbone',
       'annotation_file': stock.annotation_file,
