@@ -33,6 +33,7 @@ setuptools.setup(
     install_requires=[
         'absl-py',
         'defusedxml',
+        'h5py',
         'keras-cv==0.9.*',
         'matplotlib',
         # 2.4 made int() of a one-element array an error, which COCO evaluation relies on.

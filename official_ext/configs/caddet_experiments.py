@@ -8,7 +8,7 @@ Differs, in addition to what experiments.py and dense_experiments.py list:
 
 * `task.init_checkpoint` is null, for the supernet because no pre-trained one is public
   (`caddet_imagenet` trains one), and also for the MobileNet baselines of Table 4, whose accuracy
-  in the paper only pre-trained backbones reach.  Give a checkpoint to start from.
+  in the paper only pre-trained backbones reach.  `tools.convert_backbone` makes one.
 * The paper's FCOS is that of mmdetection 2.1: no center sampling, IoU loss, center-ness from the
   class tower, exponential distances.  The YAML files set these options; without a YAML file FCOS
   has the tricks that dense_experiments.py names.  mmdetection divides the focal loss by the

@@ -9,7 +9,7 @@ Then `decoder: {type: my_fpn, my_fpn: {num_filters: 128}}` works in every experi
 package.  `register_tower` does the same for `head.tower` of one-stage detectors, and
 `register_backbone` for `backbone`.
 """
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import difflib
 from typing import Any
@@ -153,7 +153,9 @@ def tower(**options: Any) -> TowerConfig:
   return _with_fields(TowerConfig, _TOWER_OPTIONS, options)
 
 
-def register_backbone(name: str, options: type[hyperparams.Config]) -> Callable[[type], type]:
+def register_backbone(name: str, options: type[hyperparams.Config],
+                      norm_options: Sequence[str] = tuple(_NORM_FIELDS)
+                      ) -> Callable[[type], type]:
   """Registers a backbone class for `backbone.type: name` in Model Garden's factory.
 
   The class has `output_specs`, level -> shape, and maps images to `{level: features}`.  The
@@ -162,7 +164,8 @@ def register_backbone(name: str, options: type[hyperparams.Config]) -> Callable[
   Args:
     name: the type in YAML.
     options: dataclass whose fields are arguments of the class.  The factory adds `input_specs`,
-      `use_sync_bn`, `norm_momentum`, `norm_epsilon`, `kernel_regularizer` and `name`.
+      `kernel_regularizer`, `name` and `norm_options`.
+    norm_options: the fields of `norm_activation` that are arguments of the class.
 
   Returns:
     A class decorator that returns the class unchanged.
@@ -174,11 +177,9 @@ def register_backbone(name: str, options: type[hyperparams.Config]) -> Callable[
       with checks.naming_field(f'backbone.{name}', _NORM_FIELDS):
         return cls(
             input_specs=input_specs,
-            use_sync_bn=norm_activation_config.use_sync_bn,
-            norm_momentum=norm_activation_config.norm_momentum,
-            norm_epsilon=norm_activation_config.norm_epsilon,
             kernel_regularizer=l2_regularizer,
             name=name,
+            **{option: getattr(norm_activation_config, option) for option in norm_options},
             **backbone_config.get().as_dict())
 
     backbone_factory.register_backbone_builder(name)(build)

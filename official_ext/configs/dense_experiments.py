@@ -46,7 +46,7 @@ def _coco(assigner: str, depth: int, decoder: str = 'fpn') -> cfg.ExperimentConf
                 'backbone': {'type': 'resnet', 'resnet': {'model_id': depth}},
                 'decoder': experiments.paper_decoder(decoder),
                 'norm_activation': {'use_sync_bn': False}},
-      # No checkpoint of ResNet-101 is public.
+      # No checkpoint of ResNet-101 is public; tools.convert_backbone makes one.
       'init_checkpoint': stock.init_checkpoint if depth == 50 else None,
       'init_checkpoint_modules': 'backbone',
       'annotation_file': stock.annotation_file,

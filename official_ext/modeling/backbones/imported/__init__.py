@@ -1,0 +1,15 @@
+"""Backbones as Keras Applications and torchvision compute them, for weights of their ImageNet runs.
+
+`tools.convert_backbone` writes checkpoints of these backbones.
+"""
+from official_ext.modeling.backbones.imported.conventions import NETWORKS
+from official_ext.modeling.backbones.imported.conventions import SOURCES
+from official_ext.modeling.backbones.imported.imported import ImportedBackbone
+from official_ext.modeling.backbones.imported.imported import ImportedConfig
+
+__all__ = [
+    'NETWORKS',
+    'SOURCES',
+    'ImportedBackbone',
+    'ImportedConfig',
+]

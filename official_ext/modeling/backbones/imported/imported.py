@@ -1,0 +1,128 @@
+"""A backbone of Model Garden that computes what Keras Applications or torchvision compute."""
+import dataclasses
+from typing import Any
+
+from official.modeling import hyperparams
+from official.vision.modeling.backbones import efficientnet
+from official.vision.modeling.backbones import mobilenet
+from official.vision.modeling.backbones import resnet
+import tensorflow as tf, tf_keras
+
+from official_ext.configs import components
+from official_ext.modeling.backbones.imported import blocks
+from official_ext.modeling.backbones.imported import conventions
+from official_ext.modeling.backbones.imported import paddings
+
+_CLASSES = {'resnet': resnet.ResNet, 'mobilenet': mobilenet.MobileNet,
+            'efficientnet': efficientnet.EfficientNet}
+_SQUEEZE_EXCITATION = {'se_ratio': 0.25, 'activation': 'swish', 'se_inner_activation': 'swish'}
+
+
+@dataclasses.dataclass
+class ImportedConfig(hyperparams.Config):
+  """Options of `ImportedBackbone`; see its arguments."""
+  network: str = 'resnet50'
+  source: str = 'torchvision'
+
+
+@components.register_backbone(
+    'imported', ImportedConfig, norm_options=('use_sync_bn', 'norm_momentum'))
+@tf_keras.utils.register_keras_serializable(package='official_ext')
+class ImportedBackbone(tf_keras.Model):
+  """Model Garden's backbone, with padding, stride, input and epsilon of the source of its weights.
+
+  Model Garden's own types cannot compute the features of these sources with any weights: at even
+  sizes their convolutions of stride 2 stand half a pixel aside (torchvision, and the stem of
+  Keras's ResNet), bottlenecks have their stride in another convolution (Keras's ResNet), and
+  squeeze and excitation has ReLU for swish (EfficientNet).  The variables, and so the checkpoints,
+  are those of Model Garden's backbone of the same network.
+
+  The input is Model Garden's, as its parsers normalize images; where the source takes another, the
+  first convolution makes it of this.  Activation and epsilon of the norms are the source's, and
+  not those of `norm_activation`.
+
+  References: Kaiming He et al., Deep Residual Learning for Image Recognition,
+  https://arxiv.org/abs/1512.03385; Andrew Howard et al., MobileNets,
+  https://arxiv.org/abs/1704.04861; Mark Sandler et al., MobileNetV2,
+  https://arxiv.org/abs/1801.04381; Mingxing Tan, Quoc Le, EfficientNet,
+  https://arxiv.org/abs/1905.11946.
+  """
+
+  def __init__(self,
+               network: str = 'resnet50',
+               source: str = 'torchvision',
+               input_specs: Any = (None, None, None, 3),
+               use_sync_bn: bool = False,
+               norm_momentum: float = 0.99,
+               kernel_regularizer: Any | None = None,
+               name: str | None = None):
+    """Initializes the backbone.
+
+    Args:
+      network: a key of `conventions.NETWORKS`, such as `resnet101`.
+      source: `keras`, Keras Applications, or `torchvision`.
+      input_specs: `InputSpec` or shape of the images, `[batch, height, width, 3]`.
+      use_sync_bn: whether batch norm uses the statistics of all replicas' images.
+      norm_momentum: momentum of the moving averages.
+      kernel_regularizer: regularizer of all kernels.
+      name: of the model.
+
+    Raises:
+      ArgumentError: an unknown network or source, or a source that has no such network.
+    """
+    self._convention = conventions.convention(network, source)
+    kind, model_id = conventions.NETWORKS[network]
+    shape = tf.TensorShape(getattr(input_specs, 'shape', input_specs)).as_list()
+    self._options = {
+        'network': network, 'source': source, 'input_specs': shape, 'use_sync_bn': use_sync_bn,
+        'norm_momentum': norm_momentum,
+        'kernel_regularizer': tf_keras.regularizers.serialize(
+            tf_keras.regularizers.get(kernel_regularizer))}
+    stock = _CLASSES[kind](
+        model_id=model_id, input_specs=tf_keras.layers.InputSpec(shape=shape),
+        use_sync_bn=use_sync_bn, norm_momentum=norm_momentum,
+        norm_epsilon=self._convention.epsilon, kernel_regularizer=kernel_regularizer,
+        **(_SQUEEZE_EXCITATION if kind == 'efficientnet' else {}))
+    copy = tf_keras.models.clone_model(stock, clone_function=self._imported_layer)
+    outputs = dict(zip(stock.output, copy.outputs))
+    super().__init__(inputs=copy.inputs, outputs=outputs, name=name)
+    self._output_specs = {level: outputs[level].shape for level in stock.output_specs}
+
+  def _imported_layer(self, layer: tf_keras.layers.Layer) -> tf_keras.layers.Layer:
+    """Returns a layer of Model Garden's backbone as the source has it."""
+    cls = blocks.IMPORTED.get(type(layer))
+    if cls:
+      return cls(convention=self._convention, **layer.get_config())
+    if isinstance(layer, tf_keras.layers.Conv2D) and max(layer.strides) > 1:
+      return blocks.padded_stem(layer, self._convention)
+    if isinstance(layer, tf_keras.layers.MaxPool2D):
+      return paddings.changed(layer, paddings.PaddedMaxPool2D, pads=self._convention.padding)
+    return paddings.changed(layer)
+
+  @property
+  def output_specs(self) -> dict[str, tf.TensorShape]:
+    """Level -> shape of the result, without the last layer of MobileNetV2 and EfficientNet."""
+    return self._output_specs
+
+  @property
+  def convention(self) -> conventions.Convention:
+    """How the source computes the network."""
+    return self._convention
+
+  def weighted_layers(self) -> blocks.Layers:
+    """Returns the layers with variables, in the order in which the sources name them."""
+    found = []
+    for layer in self.layers:
+      if isinstance(layer, blocks.Imported):
+        found.extend(layer.weighted_layers())
+      elif layer.weights:
+        found.append(layer)
+    return found
+
+  def get_config(self) -> dict[str, Any]:
+    return {**self._options, 'name': self.name}
+
+  @classmethod
+  def from_config(cls, config: dict[str, Any], custom_objects: Any | None = None
+                  ) -> 'ImportedBackbone':
+    return cls(**config)

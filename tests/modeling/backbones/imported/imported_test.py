@@ -1,0 +1,88 @@
+"""Imported backbones compute what torchvision computes, and are backbones of Model Garden."""
+import types
+
+import numpy as np
+from official.vision.modeling.backbones import factory
+import pytest
+import source_networks
+import tensorflow as tf, tf_keras
+
+from official_ext.configs import components
+from official_ext.modeling.backbones import imported
+from official_ext.modeling.backbones.imported import conventions
+from official_ext.modeling.backbones.imported import paddings
+from official_ext.ops import checks
+from official_ext.utils.source_weights import conversion
+from official_ext.utils.source_weights import layer_names
+
+
+def build(network, source):
+  """A backbone as an experiment builds it."""
+  config = components.backbone(type='imported')
+  config.imported.override({'network': network, 'source': source})
+  norm = types.SimpleNamespace(use_sync_bn=False, norm_momentum=0.9, norm_epsilon=0.5,
+                               activation='tanh')
+  return factory.build_backbone(
+      tf_keras.layers.InputSpec(shape=[None, None, None, 3]), config, norm)
+
+
+@pytest.mark.parametrize('kernel_size', [3, 5, 7])
+@pytest.mark.parametrize('size', [1, 2, 5, 8])
+def test_paddings(size, kernel_size):
+  maps = tf.ones([1, size, size + 1, 1])
+  kernel = np.random.default_rng(0).normal(size=(kernel_size, kernel_size, 1, 1))
+  same = tf.nn.conv2d(paddings.pad(maps, kernel_size, 'same'), kernel, 2, 'VALID')
+  np.testing.assert_allclose(same, tf.nn.conv2d(maps, kernel, 2, 'SAME'), rtol=1e-5)
+  half = kernel_size // 2
+  for padding, before in (('symmetric', half), ('end', half - 1)):
+    np.testing.assert_array_equal(
+        paddings.pad(maps, kernel_size, padding)[0, ..., 0],
+        np.pad(np.ones((size, size + 1)), ((before, half), (before, half))))
+
+
+@pytest.mark.parametrize('network', ['mobilenet_v2', pytest.param(
+    'resnet50', marks=pytest.mark.slow)])
+def test_features_are_those_of_torchvision(network):
+  backbone = build(network, 'torchvision')
+  state = source_networks.torch_state(
+      backbone, layer_names.of_network(network, 'torchvision')) | {'fc.bias': np.zeros(3)}
+  origin = conversion.recognize(state, 'torchvision', 'x.pth')
+  assert origin == (network, 'torchvision')
+  assert conversion.put(state, origin, backbone, 'x.pth') == ['fc.bias']
+  reference = getattr(source_networks.TorchNetwork(state, 1e-5), network)
+  for size in ((64, 32), (45, 71)):
+    images = np.random.default_rng(2).normal(size=(2, *size, 3)).astype(np.float32)
+    wanted, found = reference(images), backbone(images, training=False)
+    assert set(wanted) == set(backbone.output_specs) == {'2', '3', '4', '5'}
+    for level, values in wanted.items():
+      np.testing.assert_allclose(
+          found[level], values, rtol=0, atol=1e-5 * np.abs(values).max())
+  copy = type(backbone).from_config(backbone.get_config())
+  copy.set_weights(backbone.get_weights())
+  np.testing.assert_array_equal(copy(images)['5'], found['5'])
+
+
+@pytest.mark.parametrize('network, source, expected', [
+    ('resnet101', 'torchvision', (1e-5, 'symmetric', 'symmetric', False)),
+    ('resnet50', 'keras', (1.001e-5, 'symmetric', 'symmetric', True)),
+    ('mobilenet_v1', 'keras', (1e-3, 'same', 'end', False)),
+    ('mobilenet_v2', 'keras', (1e-3, 'same', 'same', False)),
+    ('efficientnet_b4', 'torchvision', (1e-5, 'symmetric', 'symmetric', False)),
+    ('efficientnet_b5', 'torchvision', (1e-3, 'symmetric', 'symmetric', False)),
+    ('efficientnet_b0', 'keras', (1e-3, 'same', 'same', False))])
+def test_conventions(network, source, expected):
+  found = conventions.convention(network, source)
+  assert (found.epsilon, found.stem_padding, found.padding, found.stride_in_first) == expected
+  pixels = np.array([0.0, 100.0, 255.0])  # red, green, blue
+  own = source_networks.normalized(pixels)
+  wanted = {'pixel - (123.68, 116.779, 103.939)': pixels - (123.68, 116.779, 103.939),
+            'pixel / 127.5 - 1': pixels / 127.5 - 1}.get(found.normalization, own)
+  np.testing.assert_allclose(own * found.scale + found.offset, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('network, source, message', [
+    ('resnet18', 'keras', 'network'), ('resnet50', 'caffe', 'source'),
+    ('mobilenet_v1', 'torchvision', 'has no mobilenet_v1')])
+def test_unknown_networks_are_errors(network, source, message):
+  with pytest.raises(checks.ArgumentError, match=message):
+    imported.ImportedBackbone(network, source)
