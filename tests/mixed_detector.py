@@ -1,4 +1,6 @@
 """A small DyFPN detector that decides differently for different images and levels."""
+import re
+
 import numpy as np
 import tensorflow as tf, tf_keras
 
@@ -49,7 +51,7 @@ def _spread_scores(model) -> None:
   """Makes boxes score differently, so that rounding cannot change their order in suppression."""
   is_one_stage = hasattr(model, 'head')
   for head in [model.head] if is_one_stage else model.detection_head:
-    variables = {v.name.rpartition('scores/')[2]: v for v in head.trainable_variables}
+    variables = {re.sub('.*(scores|classes)/', '', v.name): v for v in head.trainable_variables}
     kernel = variables['kernel:0']
     spread = 0.4 if is_one_stage else 0.1  # Gives logits a deviation of about 2.
     kernel.assign(tf.random.stateless_normal(kernel.shape, [1, 2], stddev=spread))

@@ -14,6 +14,17 @@ SMALL = {
         'train_data': {'parser': {'aug_scale_min': 1.0, 'aug_scale_max': 1.0}},
     },
 }
+# Options of the model of a Cascade Mask R-CNN with the papers' heads.
+CASCADE_WITH_MASKS = {
+    'head_style': 'paper',
+    'include_mask': True,
+    'mask_head': {'num_convs': 1, 'num_filters': 16},
+    'mask_sampler': {'num_sampled_masks': 16},
+    'mask_roi_aligner': {'crop_size': 14},
+    'roi_sampler': {'cascade_iou_thresholds': [0.6, 0.7]},
+    'detection_head': {'class_agnostic_bbox_pred': True, 'cascade_class_ensemble': True,
+                       'fc_dims': 32},
+}
 
 
 def small_experiment(name: str, **task):

@@ -1,5 +1,6 @@
 """Options of detectors: Model Garden's with registered components and a budget, and our own."""
 import dataclasses
+from typing import Any
 
 from official.modeling import hyperparams
 from official.vision.configs import common
@@ -7,6 +8,7 @@ from official.vision.configs import maskrcnn
 from official.vision.configs import retinanet
 
 from official_ext.configs import components
+from official_ext.configs import head_styles
 from official_ext.configs import options
 
 
@@ -35,15 +37,26 @@ class RetinaNetHeadConfig(retinanet.RetinaNetHead):
 
 @dataclasses.dataclass
 class RetinaNetConfig(retinanet.RetinaNet):
-  """Options of Model Garden's RetinaNet; `backbone` and `decoder` may be any registered ones."""
+  """Options of Model Garden's RetinaNet; `backbone` and `decoder` may be any registered ones.
+
+  Attributes:
+    head_style: `garden`, Model Garden's head and losses; or `paper`, towers without norm, the
+      losses of `losses/paper_losses.py`, and the best `pre_nms_top_k` anchors of each level, not
+      of all levels, as candidates.  An override that changes it sets
+      `RetinaNetTaskConfig.paper_numbers` too, or Model Garden's numbers again.
+  """
+  head_style: str = 'garden'
   backbone: components.BackboneConfig = dataclasses.field(default_factory=_resnet)
   decoder: components.DecoderConfig = dataclasses.field(default_factory=_fpn)
   head: RetinaNetHeadConfig = dataclasses.field(default_factory=RetinaNetHeadConfig)
 
 
 @dataclasses.dataclass
-class RetinaNetTaskConfig(retinanet.RetinaNetTask):
+class RetinaNetTaskConfig(head_styles.StyledTask, retinanet.RetinaNetTask):
   """Options of Model Garden's RetinaNet task, and those of routed networks.
+
+  If `model.head_style` is `paper`, the box loss is smooth L1 with `losses.huber_loss_delta` as its
+  beta, 0 for L1, instead of a Huber loss.
 
   Attributes:
     budget: the loss that pulls cost to a target; only for routed networks.
@@ -59,22 +72,56 @@ class RetinaNetTaskConfig(retinanet.RetinaNetTask):
   sampled_evaluation_runs: int = 0
   diagnose_routing: bool = False
 
+  def paper_numbers(self) -> dict[str, Any]:
+    """Returns mmdetection's RetinaNet, and towers without norm unless others are chosen."""
+    parser = {'parser': {'match_threshold': 0.5, 'unmatched_threshold': 0.4}}
+    numbers: dict[str, Any] = {
+        'losses': {'focal_loss_alpha': 0.25, 'focal_loss_gamma': 2.0, 'box_loss_weight': 1.0,
+                   'huber_loss_delta': 0.0},
+        'train_data': parser, 'validation_data': parser,
+        'model': {'detection_generator': {'pre_nms_top_k': 1000, 'nms_version': 'batched'}}}
+    head = self.model.head
+    if head.tower.type in (None, 'plain'):
+      tower = {'type': 'plain', 'plain': {'num_convs': head.num_convs, 'norm': 'none'}}
+      numbers['model']['head'] = {'tower': tower}
+    return numbers
+
 
 @dataclasses.dataclass
 class MaskRCNNConfig(maskrcnn.MaskRCNN):
-  """Options of Model Garden's Faster, Mask and Cascade R-CNN, with registered components."""
+  """Options of Model Garden's Faster, Mask and Cascade R-CNN, with registered components.
+
+  Attributes:
+    head_style: `garden`, Model Garden's heads and losses; or `paper`, heads without norm, the
+      losses of `losses/paper_losses.py`, stages of a cascade whose losses count half as much as
+      those of the stage before, and a mask head for each of them.  An override that changes it
+      sets `MaskRCNNTaskConfig.paper_numbers` too, or Model Garden's numbers again.
+  """
+  head_style: str = 'garden'
   backbone: components.BackboneConfig = dataclasses.field(default_factory=_resnet)
   decoder: components.DecoderConfig = dataclasses.field(default_factory=_fpn)
 
 
 @dataclasses.dataclass
-class MaskRCNNTaskConfig(maskrcnn.MaskRCNNTask):
-  """Options of the task of Faster, Mask and Cascade R-CNN; see `RetinaNetTaskConfig`."""
+class MaskRCNNTaskConfig(head_styles.StyledTask, maskrcnn.MaskRCNNTask):
+  """Options of the task of Faster, Mask and Cascade R-CNN; see `RetinaNetTaskConfig`.
+
+  If `model.head_style` is `paper`, box losses are smooth L1 with `losses.rpn_huber_loss_delta` and
+  `losses.frcnn_huber_loss_delta` as their beta, 0 for L1, instead of Huber losses.
+  """
   model: MaskRCNNConfig = dataclasses.field(default_factory=MaskRCNNConfig)
   budget: options.BudgetConfig = dataclasses.field(default_factory=options.BudgetConfig)
   budgets: list[options.BudgetConfig] = dataclasses.field(default_factory=list)
   sampled_evaluation_runs: int = 0
   diagnose_routing: bool = False
+
+  def paper_numbers(self) -> dict[str, Any]:
+    """Returns mmdetection's Faster, Mask and Cascade R-CNN: only the last is not L1."""
+    is_cascade = bool(self.model.roi_sampler.cascade_iou_thresholds)
+    return {
+        'losses': {'rpn_huber_loss_delta': 1 / 9 if is_cascade else 0.0,
+                   'frcnn_huber_loss_delta': 1.0 if is_cascade else 0.0},
+        'model': {'roi_generator': {'pre_nms_top_k': 2000, 'test_pre_nms_top_k': 1000}}}
 
 
 # --- FCOS, ATSS and similar detectors: one model and one task with several assigners -------

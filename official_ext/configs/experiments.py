@@ -77,16 +77,27 @@ def _schedule(steps: int, learning_rate: dict[str, Any], warmup_steps: int,
 #   and the long side to at most 1333 in either orientation, and pad per batch.  On 101 images of
 #   COCO a landscape image has 1.08 times the pixels that it has in the papers, an upright image
 #   0.64 times; for RetinaNet 1.25 and 0.74 times.
-# - Model Garden's heads have batch norm after every hidden layer, with statistics of the one or
-#   two images of a replica; the papers' heads have no norm.  The box loss of the region proposal
-#   network is normalized per level, not over all levels.
-# - RetinaNet's focal loss has gamma 1.5 instead of 2.  Anchors with an overlap between 0.4 and
-#   0.5 are background instead of ignored.  `pre_nms_top_k` is 5000 instead of 1000 per level.
+# - Heads, their losses and candidates are Model Garden's, `task.model.head_style: garden`; the
+#   YAML files of the papers' rows have `paper`.  Under `garden`:
+#   - Heads have batch norm after every hidden layer, with statistics of the one or two images of
+#     a replica, instead of no norm.
+#   - Box losses are Huber losses, divided by the number of coordinates of positive anchors or
+#     boxes, in the region proposal network of each level alone, instead of smooth L1 or L1,
+#     divided by the number of all sampled ones.  RetinaNet's is 50 times one with delta 0.1.
+#     The score loss of the region proposal network is divided by twice the sampled anchors.
+#   - RetinaNet's focal loss has gamma 1.5 instead of 2.  Anchors with an overlap between 0.4 and
+#     0.5 are background instead of ignored.  The best 5000 anchors of all levels are candidates
+#     of a class, instead of the best 1000 of each level.
+#   - The losses of the three stages of a cascade are averaged instead of weighted by 1, 1/2 and
+#     1/4, and it has one mask head instead of three whose masks are averaged.
+# - Under `paper` still: the second and third stage of a cascade train on all boxes that the first
+#   has sampled, without a sample and ground truth of their own.  RetinaNet's losses are divided by
+#   the positive anchors of the batch, for i-FPN and the dynamic head too, not by a moving average.
+#   Centers of anchors lie half a stride further to the right and down than in mmdetection.
 # - The backbone starts from Model Garden's ImageNet checkpoint, not from torchvision's.  All its
 #   convolutions train (the papers freeze the stem and conv2_x).  Its batch norms are frozen
 #   altogether (the papers train their scale and offset).
-# - Box losses are smooth L1 instead of L1 (RetinaNet: 50 times a Huber loss with delta 0.1).
-#   There are 91 classes, as COCO numbers them, instead of 80.  Training computes in bfloat16.
+# - There are 91 classes, as COCO numbers them, instead of 80.  Training computes in bfloat16.
 # - The experiments with `fpn` use Model Garden's FPN, with batch norm, and with a convolution for
 #   level 6.
 

@@ -1,32 +1,87 @@
-"""The task of Faster, Mask and Cascade R-CNN."""
+"""The task of Faster, Mask and Cascade R-CNN, with Model Garden's heads or those of the papers."""
 from collections.abc import Mapping
 from typing import Any
 
 from official.core import task_factory
 from official.vision.dataloaders import maskrcnn_input
+from official.vision.losses import maskrcnn_losses
 from official.vision.modeling import factory
 from official.vision.tasks import maskrcnn
 import tensorflow as tf, tf_keras
 
 from official_ext.configs import detectors
+from official_ext.configs import head_styles
 from official_ext.dataloaders import dense_input
+from official_ext.losses import paper_losses
 from official_ext.modeling import float32_layers
+from official_ext.modeling import two_stage_detector
 from official_ext.modeling.layers import convolutions
+from official_ext.ops import checks
 from official_ext.tasks import budgeted_task
 from official_ext.tasks import routed
 
 
-class Float32MaskRCNNTask(maskrcnn.MaskRCNNTask, budgeted_task.BudgetedTask):
-  """Model Garden's task with boxes, scores and masks in float32 under any precision policy."""
+class PaperMaskRCNNTask(maskrcnn.MaskRCNNTask, budgeted_task.BudgetedTask):
+  """Model Garden's task with the losses of the papers, if `model.head_style` is `paper`."""
+
+  @property
+  def _is_paper(self) -> bool:
+    return head_styles.is_paper(self.task_config.model)
+
+  def _build_rpn_losses(self, outputs: Mapping[str, Any], labels: Mapping[str, Any]
+                        ) -> tuple[tf.Tensor, tf.Tensor]:
+    if not self._is_paper:
+      return super()._build_rpn_losses(outputs, labels)
+    return paper_losses.rpn_losses(outputs, labels, self.task_config.losses.rpn_huber_loss_delta)
+
+  def _build_frcnn_losses(self, outputs: Mapping[str, Any], labels: Mapping[str, Any]
+                          ) -> tuple[tf.Tensor, tf.Tensor]:
+    if not self._is_paper:
+      return super()._build_frcnn_losses(outputs, labels)
+    model, losses = self.task_config.model, self.task_config.losses
+    class_loss = maskrcnn_losses.FastrcnnClassLoss(
+        losses.frcnn_class_use_binary_cross_entropy, losses.frcnn_class_loss_top_k_percent)
+    stages = []
+    for stage in range(1 + len(model.roi_sampler.cascade_iou_thresholds or [])):
+      logits, classes, boxes, box_targets = (
+          outputs[two_stage_detector.of_stage(name, stage)]
+          for name in ('class_outputs', 'class_targets', 'box_outputs', 'box_targets'))
+      stages.append((class_loss(logits, classes, losses.class_weights), paper_losses.box_loss(
+          boxes, classes, box_targets, losses.frcnn_huber_loss_delta,
+          model.detection_head.class_agnostic_bbox_pred)))
+    class_losses, box_losses = zip(*stages)
+    return paper_losses.sum_of_stages(class_losses), paper_losses.sum_of_stages(box_losses)
+
+  def _build_mask_loss(self, outputs: Mapping[str, Any]) -> tf.Tensor:
+    if not self._is_paper:
+      return super()._build_mask_loss(outputs)
+    names = ('mask_outputs', 'mask_targets', 'mask_class_targets')
+    stages = 1 + len(self.task_config.model.roi_sampler.cascade_iou_thresholds or [])
+    return paper_losses.sum_of_stages([
+        super(PaperMaskRCNNTask, self)._build_mask_loss(
+            {name: outputs[two_stage_detector.of_stage(name, stage)] for name in names})
+        for stage in range(stages)])
+
+
+class Float32MaskRCNNTask(PaperMaskRCNNTask):
+  """Task with boxes, scores and masks in float32 under any precision policy."""
 
   def build_model(self) -> tf_keras.Model:
-    """Builds Model Garden's model, with its computation of boxes in float32."""
+    """Builds the model, with its computation of boxes in float32.
+
+    Raises:
+      ValueError: an option is not allowed; the message names the field.
+    """
     config = self.task_config
     size = config.model.input_size
     # The whole of Model Garden's method, because it calls the model at its end.
-    model = float32_layers.float32_maskrcnn(factory.build_maskrcnn(
+    model = factory.build_maskrcnn(
         tf_keras.layers.InputSpec(shape=[None, *size]), config.model,
-        convolutions.l2_regularizer(config.losses.l2_weight_decay)))
+        convolutions.l2_regularizer(config.losses.l2_weight_decay))
+    if self._is_paper:
+      with checks.naming_field('task.model'):
+        model = two_stage_detector.with_paper_heads(model)
+    model = float32_layers.float32_maskrcnn(model)
     if config.freeze_backbone:
       model.backbone.trainable = False
     # Model Garden makes anchors of a known size only; the model then takes any.

@@ -1,4 +1,4 @@
-"""The task of RetinaNet, with registered towers and with the losses of single images."""
+"""The task of RetinaNet, with registered towers, the losses of papers and of single images."""
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,10 +10,13 @@ from official.vision.tasks import retinanet
 import tensorflow as tf, tf_keras
 
 from official_ext.configs import detectors
+from official_ext.configs import head_styles
 from official_ext.dataloaders import dense_input
+from official_ext.losses import paper_losses
 from official_ext.losses import task_budgets
 from official_ext.modeling import dense_detector
 from official_ext.modeling import float32_layers
+from official_ext.modeling import level_candidates
 from official_ext.modeling.layers import convolutions
 from official_ext.tasks import budgeted_task
 from official_ext.tasks import routed
@@ -23,11 +26,23 @@ class TowerRetinaNetTask(retinanet.RetinaNetTask, budgeted_task.BudgetedTask):
   """Model Garden's RetinaNet task with registered towers, and with boxes for the budget."""
 
   def build_model(self) -> tf_keras.Model:
-    """Builds Model Garden's model, and replaces its head if the config names a tower."""
-    model, config = super().build_model(), self.task_config
+    """Builds Model Garden's model, and replaces the parts that tower and style differ in.
+
+    Raises:
+      ValueError: an option is not allowed; the message names the field.
+    """
+    config = self.task_config
+    is_paper = head_styles.is_paper(config.model)
+    if is_paper and not config.model.head.tower.type:
+      raise ValueError(
+          "task.model.head_style is 'paper', which Model Garden's head with batch norm is not: "
+          'task.model.head.tower.type must name a tower, such as `plain`, or head_style be garden.')
+    model = super().build_model()
     if config.model.head.tower.type:
       model = dense_detector.with_towers(
           model, config.model, convolutions.l2_regularizer(config.losses.l2_weight_decay))
+    if is_paper:
+      model = level_candidates.with_level_candidates(model, config.model.input_size)
     return float32_layers.float32_retinanet(model, config.model.input_size)
 
   def build_inputs(self, params: Any,
@@ -44,9 +59,23 @@ class TowerRetinaNetTask(retinanet.RetinaNetTask, budgeted_task.BudgetedTask):
         **model.anchor.as_dict(), **dense_input.options(params.parser))
     return dense_input.read(params, parser, input_context)
 
+  def build_losses(self, outputs: Mapping[str, Any], labels: Mapping[str, Any],
+                   aux_losses: Any | None = None) -> tuple[tf.Tensor, ...]:
+    """Builds the losses of the style of the heads: total, class, box and model loss."""
+    config = self.task_config
+    if not head_styles.is_paper(config.model):
+      return super().build_losses(outputs, labels, aux_losses)
+    terms = paper_losses.retinanet_losses(outputs, labels, config.model.num_classes, config.losses)
+    model_loss = terms.classes + config.losses.box_loss_weight * terms.boxes
+    total = model_loss + tf.add_n(aux_losses) if aux_losses else model_loss
+    return config.losses.loss_weight * total, terms.classes, terms.boxes, model_loss
+
   def image_losses(self, outputs: Mapping[str, Any], labels: Mapping[str, Any]) -> tf.Tensor:
-    """Returns Model Garden's model loss of each image as if it were a batch of its own."""
+    """Returns the model loss of each image as if it were a batch of its own."""
     config, num_classes = self.task_config.losses, self.task_config.model.num_classes
+    if head_styles.is_paper(self.task_config.model):
+      terms = paper_losses.retinanet_losses(outputs, labels, num_classes, config, per_image=True)
+      return terms.classes + config.box_loss_weight * terms.boxes
     logits, boxes, box_targets = (
         loss_utils.multi_level_flatten(levels, last_dim=depth) for levels, depth in (
             (outputs['cls_outputs'], num_classes), (outputs['box_outputs'], 4),

@@ -17,17 +17,10 @@ pytestmark = pytest.mark.slow
 
 FASTER = 'fasterrcnn_dyfpn_efficientnetlite0_sample'
 SIZE = (48, 80)
-CASCADE_WITH_MASKS = {
-    'include_mask': True,
-    'mask_head': {'num_convs': 1, 'num_filters': 16},
-    'mask_sampler': {'num_sampled_masks': 16},
-    'mask_roi_aligner': {'crop_size': 14},
-    'roi_sampler': {'cascade_iou_thresholds': [0.6, 0.7]},
-    'detection_head': {'class_agnostic_bbox_pred': True, 'cascade_class_ensemble': True},
-}
 
 
-@pytest.mark.parametrize('options', [{}, CASCADE_WITH_MASKS], ids=['faster', 'cascade_masks'])
+@pytest.mark.parametrize('options', [{}, small_detectors.CASCADE_WITH_MASKS],
+                         ids=['faster', 'cascade_masks'])
 def test_exported_answers_as_in_memory(tmp_path, options):
   _, model, module = mixed_detector.build(FASTER, SIZE, **options)
   tf.train.Checkpoint(model=model, **model.checkpoint_items).save(tmp_path / 'run' / 'ckpt')
@@ -53,6 +46,11 @@ def test_exported_answers_as_in_memory(tmp_path, options):
   for name in set(outputs) & {'detection_scores', 'detection_masks'}:
     np.testing.assert_allclose(outputs[name], expected[name], atol=1e-4, err_msg=name)
   np.testing.assert_allclose(outputs['detection_boxes'], expected['detection_boxes'], atol=1e-2)
+  if options:
+    model.decoder.inference = 'mask'
+    masked = tf.function(module.serve, autograph=False)(tf.constant(images))
+    for name in ('detection_scores', 'detection_masks', 'multiply_adds'):
+      np.testing.assert_allclose(masked[name], expected[name], atol=1e-4, rtol=1e-6)
 
   # A single image is filled up to a batch of two, and has the same answer as in a full batch.
   alone = detector(images[1:])
@@ -66,16 +64,17 @@ def test_exported_answers_as_in_memory(tmp_path, options):
   assert gmac['static'] < gmac['minimum'] <= costs.min() < costs.max() <= gmac['maximum'] * 1.000001
 
 
-@pytest.mark.parametrize('name, input_type', [
-    ('retinanet_drfpn_efficientnetlite0_sample', 'tf_example'),
-    ('fasterrcnn_ifpn_efficientnetlite0_sample', 'image_bytes'),
+@pytest.mark.parametrize('name, style, input_type', [
+    ('retinanet_drfpn_efficientnetlite0_sample', 'paper', 'tf_example'),
+    ('fasterrcnn_ifpn_efficientnetlite0_sample', 'garden', 'image_bytes'),
 ])
-def test_other_necks_in_batches_of_one_and_five(name, input_type, tmp_path):
-  _, model, module = mixed_detector.build(name, SIZE)
+def test_other_necks_in_batches_of_one_and_five(name, style, input_type, tmp_path):
+  _, model, module = mixed_detector.build(name, SIZE, head_style=style)
   tf.train.Checkpoint(model=model, **model.checkpoint_items).save(tmp_path / 'run' / 'ckpt')
   (tmp_path / 'small.yaml').write_text(yaml.safe_dump(small_detectors.SMALL), encoding='utf-8')
   export_saved_model.main([
       f'--experiment={name}', f'--config_file={tmp_path}/small.yaml', f'--input_type={input_type}',
+      f'--params_override=task.model.head_style={style}',
       f'--input_image_size={SIZE[0]},{SIZE[1]}', f'--checkpoint_path={tmp_path}/run',
       f'--export_dir={tmp_path}/exported'])
   detector = detectors.SavedDetector(tmp_path / 'exported')
