@@ -1,6 +1,4 @@
 """Turns an annotation as it was read into one that Model Garden accepts, or says why not."""
-import numpy as np
-
 from official_ext.datasets import annotations as annotations_lib
 from official_ext.datasets import categories as categories_lib
 from official_ext.datasets import doubts
@@ -10,6 +8,8 @@ from official_ext.datasets import normal_values
 from official_ext.datasets import segmentations
 
 Entry = annotations_lib.Entry
+
+_NOT_READ = findings_lib.UnusableError('segmentation was not read')
 
 
 class AnnotationCleaner:
@@ -33,7 +33,7 @@ class AnnotationCleaner:
     self._tally = tally
 
   def clean(self, annotation: Entry, image: Entry, factor: float
-            ) -> tuple[Entry, np.ndarray | None]:
+            ) -> tuple[Entry, masks_lib.RunLengths | None]:
     """Returns a valid annotation and, if masks are written, its mask.
 
     Args:
@@ -44,7 +44,7 @@ class AnnotationCleaner:
     Raises:
       UnusableError: the annotation cannot be used.
     """
-    segmentation, flaw = self._segmentation(annotation, image, factor)
+    segmentation = self._segmentation(annotation, image, factor)
     box, is_clipped = self._box(annotation, segmentation, image, factor)
     category = self._categories.record_id(annotation.get('category_id'), self._split)
     if category is None:
@@ -57,21 +57,20 @@ class AnnotationCleaner:
         iscrowd=int(normal_values.is_set(annotation.get('iscrowd'))))
     if not self._include_masks:
       return cleaned, None
-    if flaw:
-      raise flaw
-    width, height = image['width'], image['height']
-    mask = masks_lib.decode_mask(segmentation, height, width)
-    if not mask.any():
+    if isinstance(segmentation, findings_lib.UnusableError):
+      raise segmentation
+    runs = masks_lib.run_lengths(segmentation, image['height'], image['width'])
+    num_pixels = masks_lib.area(runs)
+    if not num_pixels:
       raise findings_lib.UnusableError('mask is empty')
     cleaned['segmentation'] = segmentation
     if is_clipped:
-      cleaned['area'] = float(mask.sum())
-    return cleaned, mask
+      cleaned['area'] = float(num_pixels)
+    return cleaned, runs
 
   def _segmentation(self, annotation: Entry, image: Entry, factor: float
-                    ) -> tuple[segmentations.Segmentation | None,
-                               findings_lib.UnusableError | None]:
-    """Returns the segmentation in the coordinates of the file, or None and what is wrong with it.
+                    ) -> segmentations.Segmentation | findings_lib.UnusableError:
+    """Returns the segmentation in the coordinates of the file, or why there is none.
 
     Without masks it is read where it is needed only: in place of a missing box, and beside the
     boxes that `doubts` looks at.
@@ -79,25 +78,25 @@ class AnnotationCleaner:
     is_needed = (self._include_masks or annotation.get('bbox') in (None, []) or
                  self._tally.wants_boxes)
     if not is_needed:
-      return None, None
+      return _NOT_READ
     width, height = image['width'], image['height']
     try:
       segmentation, change = segmentations.normalize(
           annotation.get('segmentation'), height, width, factor)
     except findings_lib.UnusableError as error:
-      return None, error
+      return error
     if change and self._include_masks:
-      self._tell(change, image['file_name'], f'annotation {annotation.get("id")}')
-    return segmentation, None
+      self._tell(change, image, annotation)
+    return segmentation
 
-  def _box(self, annotation: Entry, segmentation: segmentations.Segmentation | None,
+  def _box(self, annotation: Entry,
+           segmentation: segmentations.Segmentation | findings_lib.UnusableError,
            image: Entry, factor: float) -> tuple[list[float], bool]:
     """Returns the box of an annotation in the file, and whether it was clipped."""
     width, height = image['width'], image['height']
-    name, detail = image['file_name'], f'annotation {annotation.get("id")}'
     polygon_box = segmentations.bounds(segmentation) if isinstance(segmentation, list) else None
     if annotation.get('bbox') in (None, []) and polygon_box:
-      self._tell('annotation has no box: that around its polygon taken', name, detail)
+      self._tell('annotation has no box: that around its polygon taken', image, annotation)
       box, change = annotations_lib.clean_box(polygon_box, width, height)
       return box, change == annotations_lib.CLIPPED
     values, _ = annotations_lib.read_box(annotation.get('bbox'))
@@ -105,11 +104,13 @@ class AnnotationCleaner:
                         normal_values.positive(annotation.get('area')), polygon_box)
     box, change = annotations_lib.clean_box(annotation['bbox'], width, height, factor)
     if change:
-      self._tell(change, name, detail)
-    lengths = [value * factor for value in values[2:]]
-    self._tally.num_clipped += max(lengths[0] - box[2], lengths[1] - box[3]) > 1
+      self._tell(change, image, annotation)
+    if change == annotations_lib.CLIPPED:
+      cut = max(values[2] * factor - box[2], values[3] * factor - box[3])
+      self._tally.num_clipped += cut > 1
     return box, change == annotations_lib.CLIPPED
 
-  def _tell(self, change: str, file: str, detail: str) -> None:
+  def _tell(self, change: str, image: Entry, annotation: Entry) -> None:
     """Records that an annotation was changed."""
-    self._findings.add(self._split, 'fixed', change, file, detail)
+    self._findings.add(self._split, 'fixed', change, image['file_name'],
+                       f'annotation {annotation.get("id")}')

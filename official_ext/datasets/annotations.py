@@ -233,7 +233,7 @@ def read_box(box: Any) -> tuple[list[float], bool]:
     raise findings_lib.UnusableError('box is not four numbers', _short(box)) from error
   if not all(map(math.isfinite, values)):
     raise findings_lib.UnusableError('box is not finite', _short(box))
-  return values, any(isinstance(value, str) for value in box)
+  return values, any(issubclass(kind, str) for kind in set(map(type, box)))
 
 
 def _short(value: Any) -> str:
@@ -266,6 +266,9 @@ def clean_box(box: Any, width: int, height: int, factor: float = 1.0) -> tuple[l
                                      _short(box))
   if box_width < _MIN_SIDE or box_height < _MIN_SIDE:
     raise findings_lib.UnusableError(NO_AREA)
+  unclipped = 'box was text: read as numbers' if is_text else ''
+  if x >= 0 and y >= 0 and x + box_width <= width and y + box_height <= height:
+    return scaled, unclipped
   clipped_x, clipped_width = _clip(x, box_width, width)
   clipped_y, clipped_height = _clip(y, box_height, height)
   if clipped_width < _MIN_SIDE or clipped_height < _MIN_SIDE:
@@ -273,4 +276,4 @@ def clean_box(box: Any, width: int, height: int, factor: float = 1.0) -> tuple[l
   cleaned = [clipped_x, clipped_y, clipped_width, clipped_height]
   if not all(math.isclose(new, old, rel_tol=0, abs_tol=1e-6) for new, old in zip(cleaned, scaled)):
     return cleaned, CLIPPED
-  return cleaned, 'box was text: read as numbers' if is_text else ''
+  return cleaned, unclipped

@@ -46,8 +46,8 @@ def is_normalized(box: Sequence[float], width: int, height: int) -> bool:
     height: of the image in pixels.
   """
   x, y, box_width, box_height = box
-  return (min(width, height) > 2 and min(x, y) >= 0 and 0 < box_width and 0 < box_height and
-          max(x + box_width, y + box_height, box_width, box_height) <= 1.001)
+  return (0 < box_width <= 1.001 and 0 < box_height <= 1.001 and min(x, y) >= 0 and
+          max(x + box_width, y + box_height) <= 1.001 and min(width, height) > 2)
 
 
 class BoxForms:

@@ -1,25 +1,28 @@
 """Turns annotations as they were read into checked `tf.train.Example`s and COCO annotations."""
-from collections.abc import Iterator
+import collections
+from collections.abc import Callable, Iterable, Iterator
+from concurrent import futures
+import functools
 import hashlib
 import json
+import os
 import pathlib
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
 import tensorflow as tf
 
-from official.vision.data import create_coco_tf_record
-from official.vision.data import tfrecord_lib
 from official_ext.datasets import annotation_cleaning
 from official_ext.datasets import annotations as annotations_lib
 from official_ext.datasets import categories as categories_lib
 from official_ext.datasets import doubts
 from official_ext.datasets import findings as findings_lib
 from official_ext.datasets import image_sizes
+from official_ext.datasets import masks as masks_lib
 from official_ext.datasets.images import image_files
 from official_ext.datasets.images import image_orientation
 from official_ext.datasets.images import image_reading
 from official_ext.datasets import normal_values
+from official_ext.datasets.records import detection_examples
 from official_ext.datasets.records import record_folder
 from official_ext.datasets.records import shards
 from official_ext.utils import command_line
@@ -27,31 +30,42 @@ from official_ext.utils import command_line
 MAX_BOXES = 100  # per image: the default of Model Garden's parser field `max_num_instances`
 
 Entry = annotations_lib.Entry
+Result = TypeVar('Result')
+
+# Images that wait for threads: at most so many, and those that are so many bytes.
+_MAX_WAITING = 2 * (os.cpu_count() or 1)
+_MAX_WAITING_BYTES = 200_000_000
 
 
 class _Image(NamedTuple):
   """An image that was read.
 
   Attributes:
+    name: of its file, as the annotations give it.
     entry: its COCO entry with the size of the file.
-    encoded: its content.
+    read: its content.
     factor: from coordinates of the annotations to those of the file.
+    annotations: its valid annotations.
+    masks: of `annotations`; empty if masks are not written.
   """
+  name: str
   entry: Entry
-  encoded: image_reading.EncodedImage
+  read: image_reading.ReadImage
   factor: float
+  annotations: list[Entry]
+  masks: list[masks_lib.RunLengths]
 
   @property
-  def size(self) -> tuple[int, int]:
-    """(width, height) of the file in pixels."""
-    return self.encoded.size
+  def is_laborious(self) -> bool:
+    """Whether the image or masks have to be encoded."""
+    return bool(self.masks) or self.read.original is None
 
 
 class SplitConverter:
   """Makes the examples and the matching COCO annotations of one split in one pass.
 
   Attributes:
-    coco: COCO annotations of the examples that `convert` has yielded so far.
+    coco: COCO annotations of the examples, when `convert` has yielded them all.
     tally: counts for `doubts.tell`.
   """
 
@@ -79,7 +93,7 @@ class SplitConverter:
     self.tally = doubts.SplitTally(split, categories)
     self._cleaner = annotation_cleaning.AnnotationCleaner(
         split.name, categories, include_masks, findings, self.tally)
-    self._categories = categories
+    self._names = categories.names
     self._findings = findings
     self._images = annotations_lib.unique_images(split, findings)
     self._annotations = annotations_lib.group_by_image(split, self._images, findings)
@@ -92,29 +106,40 @@ class SplitConverter:
     return len(self._images)
 
   def convert(self) -> Iterator[tf.train.Example]:
-    """Yields Model Garden's example of each image that can be used.
+    """Yields Model Garden's example of each image that can be used, in the order of the split.
 
-    Raises:
-      RuntimeError: Model Garden would skip a box that was found valid here.
+    Threads encode images and masks, without Python's lock, while the next images are read.
     """
+    with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+      for image, (digest, example) in _in_order(pool, self._example, self._usable_images()):
+        self.tally.add_image(image.name, image.read.size, digest, image.annotations)
+        yield example
+
+  def _usable_images(self) -> Iterator[_Image]:
+    """Yields the images that go into the records, and records what happens to the others."""
     for listed in self._images:
       try:
         image = self._read_image(listed)
       except findings_lib.UnusableError as error:
         self._add('dropped', error.reason, listed.file_name, error.detail)
         continue
-      annotations, masks, num_lost = self._clean_annotations(image, listed.original_id)
+      num_lost = self._clean_annotations(image, listed.original_id)
       if num_lost and not self._keep_images_that_lost_labels:
         self._add('dropped', 'image lost labels: left out', listed.file_name,
-                  f'{num_lost} of {num_lost + len(annotations)}')
+                  f'{num_lost} of {num_lost + len(image.annotations)}')
         continue
-      self._note(image.entry, annotations, num_lost)
-      example = self._example(image, annotations, masks)
+      self._note(image.entry, image.annotations, num_lost)
       self.coco['images'].append(image.entry)
-      self.coco['annotations'].extend(annotations)
-      self.tally.add_image(listed.file_name, image.size,
-                           hashlib.sha256(image.encoded.content).hexdigest(), annotations)
-      yield example
+      self.coco['annotations'].extend(image.annotations)
+      yield image
+
+  def _example(self, image: _Image) -> tuple[str, tf.train.Example]:
+    """Returns the SHA-256 of an encoded image, and its example."""
+    encoded = image.read.encode()
+    digest = hashlib.sha256(encoded.content).hexdigest()
+    return digest, detection_examples.make(
+        detection_examples.Image(image.entry, encoded.content, encoded.encoding, digest),
+        image.annotations, self._names, list(map(masks_lib.encode_png, image.masks)))
 
   def _add(self, outcome: findings_lib.Outcome, reason: str, file: str, detail: str = '') -> None:
     """Records a finding about this split."""
@@ -125,15 +150,14 @@ class SplitConverter:
     name = listed.file_name
     found = self._split.locate_image(name)
     read = self._reader.read(found.path, self._listed[name], needs_pixels=False)
-    encoded = read.encode()
-    width, height = encoded.size
+    width, height = read.size
     if found.change:
       self._add('fixed', found.change, name, found.name)
       name = found.name
     for read_change in read.changes:
       self._add(read_change.outcome, read_change.reason, name)
-    factor = image_sizes.scale(listed.size, encoded.size)
-    change, detail = image_sizes.change(listed.size, encoded.size, factor)
+    factor = image_sizes.scale(listed.size, read.size)
+    change, detail = image_sizes.change(listed.size, read.size, factor)
     if change:
       self._add('fixed', change, name, detail)
     entry: Entry = dict(id=listed.id, file_name=name, width=width, height=height)
@@ -141,7 +165,7 @@ class SplitConverter:
       entry['original_id'] = listed.original_id
     if read.exif_orientation:
       entry['exif_orientation'] = read.exif_orientation
-    return _Image(entry, encoded, factor)
+    return _Image(listed.file_name, entry, read, factor, [], [])
 
   def _files(self) -> Iterator[tuple[pathlib.Path, image_orientation.Listed]]:
     """Yields the file of each image that is there, with what the annotations say of it."""
@@ -150,16 +174,8 @@ class SplitConverter:
       if path is not None:
         yield path, self._listed[listed.file_name]
 
-  def _clean_annotations(self, image: _Image, original_id: Any
-                         ) -> tuple[list[Entry], list[np.ndarray], int]:
-    """Cleans the annotations of an image.
-
-    Returns:
-      The valid annotations; with `include_masks` their masks; how many objects of the image have
-      lost their annotation.
-    """
-    annotations: list[Entry] = []
-    masks: list[np.ndarray] = []
+  def _clean_annotations(self, image: _Image, original_id: Any) -> int:
+    """Adds the valid annotations and their masks to an image; returns how many objects it lost."""
     num_lost = 0
     for annotation in self._annotations.get(normal_values.known_id(original_id), ()):
       try:
@@ -169,29 +185,11 @@ class SplitConverter:
         self._add('dropped', error.reason, image.entry['file_name'],
                   f'annotation {annotation.get("id")} {error.detail}'.strip())
         continue
-      cleaned['id'] = len(self.coco['annotations']) + len(annotations) + 1
-      annotations.append(cleaned)
+      cleaned['id'] = len(self.coco['annotations']) + len(image.annotations) + 1
+      image.annotations.append(cleaned)
       if mask is not None:
-        masks.append(mask)
-    return annotations, masks, num_lost
-
-  def _example(self, image: _Image, annotations: list[Entry], masks: list[np.ndarray]
-               ) -> tf.train.Example:
-    """Returns the example of one image in Model Garden's form."""
-    entry, encoded = image.entry, image.encoded
-    width, height = image.size
-    features = tfrecord_lib.image_info_to_feature_dict(
-        height, width, entry['file_name'], entry['id'], encoded.content, encoded.encoding)
-    if annotations:
-      boxes, num_skipped = create_coco_tf_record.bbox_annotations_to_feature_dict(
-          annotations, height, width, self._categories.names, include_masks=False)
-      if num_skipped:
-        raise RuntimeError(f'{entry["file_name"]}: Model Garden skipped {num_skipped} boxes.')
-      features.update(boxes)
-      if masks:  # Model Garden's own function for masks cannot read run lengths
-        features['image/object/mask'] = tfrecord_lib.convert_to_feature(
-            [tfrecord_lib.encode_mask_as_png(mask) for mask in masks])
-    return tf.train.Example(features=tf.train.Features(feature=features))
+        image.masks.append(mask)
+    return num_lost
 
   def _note(self, image: Entry, annotations: list[Entry], num_lost: int) -> None:
     """Notes what is valid and may surprise: no boxes, more than the parser keeps, crowds."""
@@ -207,6 +205,33 @@ class SplitConverter:
     for annotation in annotations:
       if annotation['iscrowd']:
         self._add('noted', 'crowd box: kept as such', name)
+
+
+def _in_order(pool: futures.Executor, function: Callable[[_Image], Result],
+              images: Iterable[_Image]) -> Iterator[tuple[_Image, Result]]:
+  """Yields each image and the function's result for it, in their order.
+
+  Threads run it for images that have to be encoded; for others that would take longer.  An error
+  of the function is raised with a note that names the image.
+  """
+  waiting: collections.deque[tuple[_Image, Callable[[], Result]]] = collections.deque()
+
+  def first() -> tuple[_Image, Result]:
+    image, result = waiting.popleft()
+    try:
+      return image, result()
+    except Exception as error:
+      error.add_note(f'The image is {image.entry["file_name"]}.')
+      raise
+
+  for image in images:
+    waiting.append((image, pool.submit(function, image).result if image.is_laborious else
+                    functools.partial(function, image)))
+    while len(waiting) > _MAX_WAITING or sum(
+        waiter.read.num_bytes for waiter, _ in waiting) > _MAX_WAITING_BYTES:
+      yield first()
+  while waiting:
+    yield first()
 
 
 def write_split(converter: SplitConverter, name: str, folder: pathlib.Path, num_shards: int

@@ -16,7 +16,7 @@ from official_ext.datasets import findings as findings_lib
 from official_ext.datasets.records import example_checks
 
 _FEW = 0.05  # share of boxes or images of which the loss is told
-_ENOUGH = 20_000  # boxes that are read in every way they may be meant
+_ENOUGH = 5_000  # boxes that are read in every way they may be meant
 _MANY = 0.1  # share of boxes outside of their image that is no carelessness at its edges
 _LOG_CHANCE = math.log(1e-6)  # of what is too unlikely to be chance
 

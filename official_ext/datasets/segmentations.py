@@ -4,6 +4,7 @@ pycocotools trusts its input: for a vertex that is not a number it asks for all 
 malformed run lengths make it write beyond its arrays.
 """
 from collections.abc import Sequence
+import itertools
 import math
 from typing import Any
 
@@ -46,14 +47,12 @@ def normalize(segmentation: Any, height: int, width: int, factor: float = 1.0
     return _run_lengths(segmentation, height, width), ''
   if not isinstance(segmentation, (list, tuple)) or not segmentation:
     raise findings.UnusableError(_NO_MASK)
-  outlines, change = _outlines(segmentation)
-  polygons = []
-  for outline in outlines:
-    polygon = _polygon(outline, height, width, factor)
-    if any(issubclass(kind, str) for kind in set(map(type, outline))):
-      change = 'polygon coordinates were text: read as numbers'
-    if len(polygon) >= 6:  # fewer than three points surround nothing
-      polygons.append(polygon)
+  if all(map(_is_usual, segmentation)):
+    outlines, change = segmentation, ''
+  else:
+    outlines, change = _outlines(segmentation)
+  polygons = [_polygon(outline, height, width, factor) for outline in outlines]
+  polygons = [polygon for polygon in polygons if len(polygon) >= 6]  # three points or more
   if not polygons:
     raise findings.UnusableError(_NO_MASK)
   _check_length(polygons, 3 * max(height, width))
@@ -64,14 +63,20 @@ def normalize(segmentation: Any, height: int, width: int, factor: float = 1.0
 
 def bounds(segmentation: list[list[float]]) -> list[float]:
   """Returns the COCO box `[x, y, width, height]` around polygons from `normalize`."""
-  x, y = (min(min(polygon[axis::2]) for polygon in segmentation) for axis in (0, 1))
-  right, bottom = (max(max(polygon[axis::2]) for polygon in segmentation) for axis in (0, 1))
-  return [x, y, right - x, bottom - y]
+  values = list(itertools.chain.from_iterable(segmentation))
+  x, y = values[::2], values[1::2]
+  left, top = min(x), min(y)
+  return [left, top, max(x) - left, max(y) - top]
+
+
+def _is_usual(outline: Any) -> bool:
+  """Returns whether an outline is a list of numbers, and not a single point."""
+  return isinstance(outline, list) and len(outline) > 2 and set(map(type, outline)) <= {int, float}
 
 
 def _is_flat(values: Any) -> bool:
   return isinstance(values, (list, tuple)) and not any(
-      issubclass(kind, (list, tuple, dict)) for kind in set(map(type, values)))
+      isinstance(value, (list, tuple, dict)) for value in values)
 
 
 def _is_points(values: Any) -> bool:
@@ -93,17 +98,21 @@ def _outlines(segmentation: Sequence[Any]) -> tuple[list[list[Any]], str]:
     elif not _is_flat(outline):
       raise findings.UnusableError(_MALFORMED, f'polygon {str(outline)[:60]}')
     outlines.append(list(outline))
+  if any(isinstance(value, str) for outline in outlines for value in outline):
+    change = 'polygon coordinates were text: read as numbers'
   return outlines, change
 
 
 def _polygon(outline: list[Any], height: int, width: int, factor: float) -> list[float]:
   """Returns the scaled coordinates of a polygon."""
   try:
-    polygon = [value * factor for value in normal_values.to_floats(outline)]
+    polygon = normal_values.to_floats(outline)
   except ValueError as error:
     raise findings.UnusableError(_MALFORMED, str(error)) from error
   if len(polygon) % 2:
     raise findings.UnusableError(_MALFORMED, f'polygon has {len(polygon)} coordinates')
+  if factor != 1.0:
+    polygon = [value * factor for value in polygon]
   for start, size in enumerate((width, height) if polygon else ()):
     values = polygon[start::2]
     # The sum tells a NaN, with which `min` and `max` depend on the order.
@@ -125,7 +134,7 @@ def _far(points: np.ndarray, height: int, width: int) -> findings.UnusableError:
 
 
 def _check_length(polygons: Sequence[Sequence[float]], longest: int) -> None:
-  """Raises UnusableError if outlines with sides up to `longest` are too long for pycocotools."""
+  """Raises UnusableError if outlines are too long for pycocotools; no side is above `longest`."""
   if sum(map(len, polygons)) * (1 + 5 * longest) <= _MAX_STEPS:
     return
   steps = 0.0

@@ -96,6 +96,12 @@ def test_a_box_is_scaled_and_clipped_to_its_image(box, factor, expected, change)
   assert said == change
 
 
+def test_the_numbers_of_a_box_inside_its_image_are_kept_to_the_last_digit():
+  box = [2.7, 0.7, 12.9, 3.3]
+  assert (box[0] + box[2]) - box[0] != box[2]
+  assert annotations.clean_box(box, 40, 30) == (box, '')
+
+
 def test_start_and_length_never_exceed_the_image():
   rng = np.random.default_rng(0)
   for _ in range(1000):

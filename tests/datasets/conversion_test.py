@@ -157,3 +157,38 @@ def test_a_split_is_written_with_its_annotation_file(tmp_path):
   content = json.loads((tmp_path / written.annotation_file).read_text())
   assert [image['id'] for image in content['images']] == [0, 1, 2]
   assert by_reason(findings.to_json(), 'dropped') == {'image file is missing': ['3.jpg']}
+
+
+def mixed_images(folder):
+  """Writes images that take long to encode, and others."""
+  for number in range(12):
+    write_image(folder / 'images' / f'{number}.{("jpg", "bmp")[number % 3 == 0]}')
+  write_coco(folder, [coco_image(number, f'{number}.{("jpg", "bmp")[number % 3 == 0]}')
+                      for number in range(12)],
+             [coco_annotation(1 + number, number, [8, 5, 12, 10],
+                              segmentation=[[8, 5, 20, 5, 20, 15]]) for number in range(12)])
+
+
+def test_threads_change_nothing(tmp_path, monkeypatch):
+  mixed_images(tmp_path)
+  with_threads = convert(tmp_path, include_masks=True)
+  monkeypatch.setattr(conversion._Image, 'is_laborious', False)
+  without = convert(tmp_path, include_masks=True)
+  assert with_threads.coco == without.coco and with_threads.findings == without.findings
+  for split, records in without.records.items():
+    assert list(with_threads.records[split]) == list(records) == list(range(12))
+    for number, record in records.items():
+      for key, value in record.items():
+        np.testing.assert_array_equal(with_threads.records[split][number][key], value)
+
+
+def test_an_error_in_a_thread_names_its_image(tmp_path, monkeypatch):
+  mixed_images(tmp_path)
+
+  def damaged(runs):
+    raise RuntimeError('unforeseen')
+
+  monkeypatch.setattr(conversion.masks_lib, 'encode_png', damaged)
+  with pytest.raises(RuntimeError, match='unforeseen') as error:
+    convert(tmp_path, include_masks=True)
+  assert error.value.__notes__ == ['The image is 0.bmp.']

@@ -2,6 +2,7 @@
 import numpy as np
 from pycocotools import mask as mask_lib
 import pytest
+import tensorflow as tf
 
 from official_ext.datasets import findings
 from official_ext.datasets import masks
@@ -44,3 +45,14 @@ def test_malformed_segmentations_never_reach_pycocotools():
   for segmentation in (None, [[1, 2, float('nan'), 4, 5, 6]], dict(size=[4, 5], counts='garbage')):
     with pytest.raises(findings.UnusableError):
       masks.decode_mask(segmentation, 4, 5)
+
+
+@pytest.mark.parametrize('density', [0, 0.003, 0.4, 1])
+def test_a_mask_is_encoded_as_the_png_file_that_the_decoder_of_records_reads(density):
+  rng = np.random.default_rng(0)
+  for size in ((1, 1), (37, 53), (300, 2)):
+    mask = (rng.random(size) < density).astype(np.uint8)
+    runs = mask_lib.encode(np.asfortranarray(mask))
+    decoded = tf.io.decode_png(masks.encode_png(runs), channels=1).numpy()
+    np.testing.assert_array_equal(decoded[..., 0], mask)
+    assert masks.area(runs) == mask.sum()

@@ -109,6 +109,10 @@ def decode(content: bytes, max_pixels: int, needs_pixels: bool = True) -> Decode
   """
   if not content:
     raise findings.UnusableError(image_damage.BROKEN, 'it is empty')
+  jpeg = None if needs_pixels else image_structure.whole_jpeg(content)
+  if jpeg and jpeg.is_plain:
+    image_damage.check_size(jpeg.size, max_pixels)
+    return Decoded(None, 'jpg', 'JPEG', image_orientation.UPRIGHT, [], jpeg.size)
   try:
     with image_damage.decoding(content):
       image = _open(io.BytesIO(content))
@@ -165,7 +169,7 @@ def _is_whole(kind: str | None, content: bytes) -> bool:
   """Returns whether the structure of a file shows that nothing is missing."""
   if kind == 'PNG':
     return image_structure.is_whole_png(content)
-  return kind in _JPEG_FORMATS and image_structure.is_whole_jpeg(content)
+  return kind in _JPEG_FORMATS and image_structure.whole_jpeg(content) is not None
 
 
 def _to_rgb(values: np.ndarray, kind: str, orientation: int, changes: list[str]) -> Decoded:
@@ -190,7 +194,8 @@ def _to_rgb(values: np.ndarray, kind: str, orientation: int, changes: list[str])
 def _formats() -> list[str]:
   """Returns the formats that Pillow reads itself; for EPS it would start another program."""
   Image.init()
-  return [name for name in Image.OPEN if name != 'EPS']
+  usual = ['JPEG', 'PNG']  # first, because Pillow tries one after the other
+  return usual + [name for name in Image.OPEN if name not in (*usual, 'EPS')]
 
 
 def _open(file: Any) -> Image.Image:

@@ -68,6 +68,12 @@ class ReadImage:
   original: tuple[bytes, str] | None
   decoded: np.ndarray | None
 
+  @property
+  def num_bytes(self) -> int:
+    """The memory that it takes, in bytes."""
+    content, _ = self.original or (b'', '')
+    return len(content) + (0 if self.decoded is None else self.decoded.nbytes)
+
   @functools.cached_property
   def pixels(self) -> np.ndarray:
     """uint8 `[height, width, 3]`."""

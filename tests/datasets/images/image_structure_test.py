@@ -31,22 +31,58 @@ PNGS = {'rgb': encoded('PNG'), 'gray': encoded('PNG', 'L'), 'palette': encoded('
 @pytest.mark.parametrize('name', JPEGS)
 def test_a_jpeg_is_whole_with_its_end_only(name):
   content = JPEGS[name]
-  assert image_structure.is_whole_jpeg(content)
+  assert image_structure.whole_jpeg(content)
   for length in (0, 1, 2, 3, 11, 20, len(content) // 2, len(content) - 2, len(content) - 1):
-    assert not image_structure.is_whole_jpeg(content[:length])
-  assert not image_structure.is_whole_jpeg(content + b'data of a camera')
-  assert not image_structure.is_whole_jpeg(b'\0' + content)
+    assert not image_structure.whole_jpeg(content[:length])
+  assert not image_structure.whole_jpeg(content + b'data of a camera')
+  assert not image_structure.whole_jpeg(b'\0' + content)
   # The length of the first segment is wrong.
-  assert not image_structure.is_whole_jpeg(content[:5] + b'\x31' + content[6:])
+  assert not image_structure.whole_jpeg(content[:5] + b'\x31' + content[6:])
 
 
 def test_kinds_of_jpeg_that_not_every_decoder_reads_are_not_called_whole():
   content, frame = JPEGS['baseline'], JPEGS['baseline'].index(b'\xff\xc0')
-  assert not image_structure.is_whole_jpeg(encoded('JPEG', 'CMYK'))
+  assert not image_structure.whole_jpeg(encoded('JPEG', 'CMYK'))
   for place, value in ((frame + 1, 0xc9), (frame + 4, 12), (frame + 9, 2)):
     changed = bytearray(content)
     changed[place] = value
-    assert not image_structure.is_whole_jpeg(bytes(changed))
+    assert not image_structure.whole_jpeg(bytes(changed))
+
+
+def with_exif() -> bytes:
+  exif = Image.Exif()
+  exif[0x0112] = 6
+  return encoded('JPEG', exif=exif)
+
+
+def test_headers_that_pillow_reads_in_the_same_way_are_plain():
+  for content in (*JPEGS.values(), encoded('JPEG', icc_profile=bytes(300)),
+                  encoded('JPEG', dpi=(72, 72))):
+    found = image_structure.whole_jpeg(content)
+    assert found.is_plain and found.size == Image.open(io.BytesIO(content)).size
+  assert not image_structure.whole_jpeg(with_exif()).is_plain
+
+
+def test_headers_that_pillow_refuses_are_not_plain():
+  content = JPEGS['baseline']
+  tables, frame = content.index(b'\xff\xdb'), content.index(b'\xff\xc0')
+  short = b'\xff\xe0\0\x08JFIF\0\1'
+  for changed in (content[:tables + 4] + b'\x10' + content[tables + 5:],  # 16 bits, 8 are there
+                  content[:frame + 5] + bytes(4) + content[frame + 9:],  # 0 x 0 pixels
+                  content[:2] + short + content[2:]):
+    found = image_structure.whole_jpeg(changed)
+    assert not found.is_plain
+    with pytest.raises(findings.UnusableError):
+      image_decoding.decode(changed, image_files.MAX_PIXELS, needs_pixels=False)
+
+
+def test_any_bytes_may_be_damaged():
+  content, rng = bytearray(JPEGS['baseline'][:700] + b'\xff\xd9'), np.random.default_rng(1)
+  for _ in range(3000):
+    changed = content.copy()
+    for place in rng.integers(2, 640, 3):
+      changed[place] = rng.choice([0, 1, 255, 0xc0, 0xdb, 0xda])
+    image_structure.whole_jpeg(bytes(changed[:rng.integers(4, 702)]) + b'\xff\xd9')
 
 
 @pytest.mark.parametrize('name', PNGS)
@@ -61,7 +97,7 @@ def test_a_png_is_whole_if_every_checksum_is_right(name):
 
 
 @pytest.mark.parametrize('content', [*JPEGS.values(), *PNGS.values(), encoded('JPEG', 'CMYK'),
-                                     encoded('GIF'), encoded('JPEG') + b'more'])
+                                     encoded('GIF'), encoded('JPEG') + b'more', with_exif()])
 def test_a_record_is_the_same_whether_pixels_are_needed_or_not(tmp_path, content):
   path = tmp_path / 'a'
   path.write_bytes(content)
