@@ -38,7 +38,8 @@ setuptools.setup(
         'matplotlib',
         # 2.4 made int() of a one-element array an error, which COCO evaluation relies on.
         'numpy>=1.26,<2.4',
-        'opencv-python-headless',
+        # Earlier ones choose the filters of PNG files themselves.
+        'opencv-python-headless>=4.11',
         # 13 no longer encodes the masks of Model Garden's image_utils.
         'pillow<13',
         'pycocotools',
