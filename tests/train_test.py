@@ -9,12 +9,12 @@ import sys
 import small_detectors
 import numpy as np
 from official.core import task_factory
-from official.core import train_lib
 import pytest
 import tensorflow as tf, tf_keras
 
 from official_ext.datasets import truth as truth_lib
 from official_ext.serving import coco_results
+from official_ext.tasks import training
 
 CHECKOUT = pathlib.Path(__file__).resolve().parents[1]
 # Detector -> steps that overfit ten images, and the side of the images in pixels.  On smaller
@@ -51,25 +51,27 @@ def _experiment(neck: str, records: str, steps: int, **task):
 def _train(config, model_dir):
   tf_keras.utils.set_random_seed(5)
   task = task_factory.get_task(config.task, logging_dir=str(model_dir))
-  return train_lib.run_experiment(
-      distribution_strategy=tf.distribute.get_strategy(), task=task, mode='train', params=config,
-      model_dir=str(model_dir))[0]
+  runner = training.Runner(
+      tf.distribute.get_strategy(), task, 'train', config, str(model_dir))
+  return runner.run()[0]
 
 
 @pytest.mark.slow
 # Both have counters in their state: for the noise of gates, and for the masks of dropout.
-@pytest.mark.parametrize('neck', ['dyfpn', 'ifpn'])
+@pytest.mark.parametrize('neck, options', [
+    ('dyfpn', {}), ('ifpn', {'solver': {'training_evaluations': 2, 'inference_evaluations': 2}})])
 def test_a_stopped_and_resumed_run_ends_where_the_unbroken_one_ends(
-    neck, sample_records, tmp_path):
-  records = _few_records(sample_records, tmp_path, 4)
-  unbroken = _train(_experiment(neck, records, 6), tmp_path / 'unbroken')
+    neck, options, sample_records, tmp_path):
+  config = _experiment(neck, _few_records(sample_records, tmp_path, 4), 6,
+                       model={'decoder': {neck: options}})
+  unbroken = _train(config, tmp_path / 'unbroken')
   # A process that was killed after step 4 leaves the files of that checkpoint.
   (tmp_path / 'broken').mkdir()
   for path in (tmp_path / 'unbroken').glob('ckpt-4.*'):
     shutil.copy(path, tmp_path / 'broken')
   (tmp_path / 'broken' / 'checkpoint').write_text('model_checkpoint_path: "ckpt-4"\n')
   tf_keras.utils.set_random_seed(99)  # Only what is in the checkpoint may matter.
-  resumed = _train(_experiment(neck, records, 6), tmp_path / 'broken')
+  resumed = _train(config, tmp_path / 'broken')
   for one, other in zip(unbroken.variables, resumed.variables):
     np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-3, atol=5e-4,
                                err_msg=one.name)

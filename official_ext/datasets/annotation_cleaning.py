@@ -73,10 +73,10 @@ class AnnotationCleaner:
     """Returns the segmentation in the coordinates of the file, or why there is none.
 
     Without masks it is read where it is needed only: in place of a missing box, and beside the
-    boxes that `doubts` looks at.
+    boxes whose form `doubts` looks at.
     """
     is_needed = (self._include_masks or annotation.get('bbox') in (None, []) or
-                 self._tally.wants_boxes)
+                 self._tally.wants_form)
     if not is_needed:
       return _NOT_READ
     width, height = image['width'], image['height']

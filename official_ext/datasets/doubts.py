@@ -16,7 +16,8 @@ from official_ext.datasets import findings as findings_lib
 from official_ext.datasets.records import example_checks
 
 _FEW = 0.05  # share of boxes or images of which the loss is told
-_ENOUGH = 5_000  # boxes that are read in every way they may be meant
+# Boxes that are read in every way they may be meant: the first, and every so many of the others.
+_FIRST, _EVERY = 500, 16
 _MANY = 0.1  # share of boxes outside of their image that is no carelessness at its edges
 _LOG_CHANCE = math.log(1e-6)  # of what is too unlikely to be chance
 
@@ -65,7 +66,7 @@ class SplitTally:
         categories.record_id(entry.get('category_id'), split.name)
         for entry in split.annotations)
     self.kept: collections.Counter[int] = collections.Counter()
-    self.num_images = self.num_crowds = self.num_clipped = 0
+    self.num_images = self.num_crowds = self.num_clipped = self._num_boxes = 0
     self.digests: dict[str, str] = {}
     self.twins: list[tuple[str, str]] = []
     self.long_images: list[tuple[str, str]] = []
@@ -78,9 +79,9 @@ class SplitTally:
     self._log_chance = 0.0
 
   @property
-  def wants_boxes(self) -> bool:
-    """Whether more boxes would say more about their form; it saves time that a few thousand do."""
-    return self._forms.num_boxes < _ENOUGH
+  def wants_form(self) -> bool:
+    """Whether the form of the next box is looked at; it saves time that a sample tells it."""
+    return self._num_boxes < _FIRST or self._num_boxes % _EVERY == 0
 
   def add_box(self, box: Sequence[float], size: tuple[int, int], factor: float,
               area: float | None, polygon_box: Sequence[float] | None) -> None:
@@ -94,12 +95,14 @@ class SplitTally:
       polygon_box: the box around the polygon in the file; None if there is none.
     """
     listed_size = (size[0] / factor, size[1] / factor)
+    wants_form = self.wants_form
+    self._num_boxes += 1
     if box_forms.is_normalized(box, *size):
       self._num_normalized += 1
       return
     if polygon_box is not None:
       polygon_box = [value / factor for value in polygon_box]
-    if self.wants_boxes:
+    if wants_form:
       self._forms.add(box, listed_size, area, polygon_box)
     if factor != 1.0:
       x, y, width, height = box

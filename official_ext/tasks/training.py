@@ -10,13 +10,14 @@ from typing import Any
 
 import gin
 from official.common import distribute_utils
+from official.core import base_trainer
 from official.core import task_factory
 from official.core import train_lib
 from official.core import train_utils
 from official.modeling import performance
 from official.vision.utils import summary_manager
 import orbit
-import tensorflow as tf
+import tensorflow as tf, tf_keras
 
 from official_ext.datasets import category_files
 from official_ext.tasks import initialization
@@ -32,12 +33,20 @@ _LOSS_ERROR = 'The loss value is'
 _NAMED = 8
 
 
-class _Runner(train_lib.OrbitExperimentRunner):
+class Runner(train_lib.OrbitExperimentRunner):
   """Model Garden's runner, in which every worker goes on from the checkpoint of the first one.
 
   Model Garden's own gives each other worker an empty folder, from which it would start with
-  random weights again after a stop.
+  random weights again after a stop.  Its optimizer makes variables in the first training step,
+  and TensorFlow traces a function twice that makes variables: here they are made before.
   """
+
+  def _build_trainer(self, task: Any, train: bool, evaluate: bool) -> base_trainer.Trainer:
+    trainer = super()._build_trainer(task, train, evaluate)
+    if train and isinstance(trainer.optimizer, tf_keras.optimizers.legacy.Optimizer):
+      with self.strategy.scope():
+        trainer.optimizer._create_all_weights(trainer.model.trainable_variables)
+    return trainer
 
   def _maybe_build_checkpoint_manager(self) -> tf.train.CheckpointManager:
     if self.strategy.extended.should_checkpoint:
@@ -114,7 +123,7 @@ def _strategy(params: Any) -> tf.distribute.Strategy:
 
 
 def _runner(params: Any, strategy: tf.distribute.Strategy, flags: Any, watch: _LossWatch
-            ) -> _Runner:
+            ) -> Runner:
   """Builds the task, the model and what trains or evaluates it."""
   model_dir = flags.model_dir
   if strategy.extended.should_checkpoint:
@@ -124,7 +133,7 @@ def _runner(params: Any, strategy: tf.distribute.Strategy, flags: Any, watch: _L
     model_dir = _private_folder(model_dir, params.trainer.best_checkpoint_export_subdir)
   with strategy.scope():
     task = task_factory.get_task(params.task, logging_dir=model_dir)
-  runner = _Runner(
+  runner = Runner(
       strategy, task, flags.mode, params, model_dir, train_actions=[watch],
       eval_summary_manager=summary_manager.maybe_build_eval_summary_manager(params, model_dir),
       enable_async_checkpointing=flags.enable_async_checkpointing)
@@ -197,7 +206,7 @@ def run(flags: Any) -> None:
   train_utils.save_gin_config(flags.mode, runner.model_dir)
 
 
-def _loss_message(runner: _Runner, watch: _LossWatch, model_dir: str) -> str:
+def _loss_message(runner: Runner, watch: _LossWatch, model_dir: str) -> str:
   """Returns why a training ended whose loss was not allowed, and what to do."""
   step, names = _last_images(runner)
   checkpoint = tf.train.latest_checkpoint(model_dir)
@@ -211,7 +220,7 @@ def _loss_message(runner: _Runner, watch: _LossWatch, model_dir: str) -> str:
           'and look at the data with python -m official_ext.tools.check_dataset.')
 
 
-def _last_images(runner: _Runner) -> tuple[int, list[str]]:
+def _last_images(runner: Runner) -> tuple[int, list[str]]:
   """Returns the step that spoiled the loss, or else the last one, and the names of its images."""
   last_step = int(runner.trainer.global_step.numpy())
   batch, data = getattr(runner.trainer.task, 'last_batch', None), runner.params.task.train_data

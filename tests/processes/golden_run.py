@@ -23,9 +23,9 @@ task, model = small_detectors.small_task('retinanet_dyfpn_efficientnetlite0_samp
 images, labels = small_detectors.batch(task, sys.argv[1])
 metrics = task.build_metrics(training=True)
 optimizer = tf_keras.optimizers.legacy.SGD(0.0005, momentum=0.9, clipnorm=10.0)
-step = tf.function(lambda: task.train_step((images, labels), model, optimizer, metrics))
+step = small_detectors.traced_step(task, model, optimizer, metrics)
 for _ in range(20):
-  step()
+  step((images, labels))
 with routing.RoutingTape() as tape:
   model(images, training=False)
 expected = float(tf.reduce_mean(tape.routing().expected)) / 1e9

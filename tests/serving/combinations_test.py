@@ -7,7 +7,7 @@ head: all of them would take many minutes.
 import numpy as np
 from official.core import task_factory
 import pytest
-import tensorflow as tf, tf_keras
+import tf_keras
 
 from official_ext.serving import detection
 from official_ext.serving import export_saved_model
@@ -63,9 +63,8 @@ def test_both_backbones_meet_every_decoder_and_every_head():
 @pytest.mark.slow
 def test_every_decoder_and_head_builds():
   for row in BUILT:
-    with tf.Graph().as_default():
-      model = task_factory.get_task(_experiment(*row).task).build_model()
-      outputs = model(tf_keras.Input([*SIZE, 3]), training=True)
+    model = task_factory.get_task(_experiment(*row).task).build_model()
+    outputs = model(tf_keras.Input([*SIZE, 3]), training=True)
     sizes = {level: tuple(x.shape[1:3]) for level, x in outputs['box_outputs'].items()}
     assert sizes == {'3': (8, 8), '4': (4, 4), '5': (2, 2), '6': (1, 1)}, row
 
@@ -93,8 +92,9 @@ def test_a_combination_trains_evaluates_and_exports(row, batches, tmp_path):
   for _ in range(2):
     logs = task.train_step(batches[HEADS[row[2]][0]], model, optimizer, metrics=None)
     assert np.isfinite(logs['loss'])
+  # In two steps the scalar that weights the scale step moves from 0, its kernels not yet.
   moved = [np.any(old != variable) for old, variable in zip(before, model.trainable_variables)]
-  assert np.mean(moved) > 0.9, [
+  assert np.mean(moved) > 0.7, [
       variable.name for variable, has in zip(model.trainable_variables, moved) if not has]
   module = detection.RoutedDetectionModule(config, model=model, input_image_size=SIZE)
   # The signature that is saved is the graph that evaluates.

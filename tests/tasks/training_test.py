@@ -64,7 +64,8 @@ def test_life_of_a_run(tmp_path):
   # A start that fails leaves nothing that stops the corrected command.
   folder.mkdir()
   (folder / 'params.yaml').write_text('task: {model: {initial: 7.0}}')
-  assert run(folder).returncode == 0
+  done = run(folder)
+  assert done.returncode == 0 and done.stdout.count('The training step is traced.') == 1
   # 3 * (1 - 0.75 ** 4)
   assert weight(folder) == (pytest.approx(2.05078125), 4)
 
