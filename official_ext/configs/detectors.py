@@ -51,11 +51,14 @@ class RetinaNetTaskConfig(retinanet.RetinaNetTask):
       gates; their mean AP and cost are reported beside those of deterministic gates.
     diagnose_routing: whether evaluation also logs metrics that are as expensive as their layer,
       such as the spectral radius of an implicit pyramid's map.
+    frozen_stages: stages of a ResNet that do not train, of `stem`, `conv2_x`, `conv3_x`, `conv4_x`
+      and `conv5_x`: neither weights nor statistics of norms.
   """
   model: RetinaNetConfig = dataclasses.field(default_factory=RetinaNetConfig)
   budget: options.BudgetConfig = dataclasses.field(default_factory=options.BudgetConfig)
   sampled_evaluation_runs: int = 0
   diagnose_routing: bool = False
+  frozen_stages: list[str] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass
@@ -72,6 +75,7 @@ class MaskRCNNTaskConfig(maskrcnn.MaskRCNNTask):
   budget: options.BudgetConfig = dataclasses.field(default_factory=options.BudgetConfig)
   sampled_evaluation_runs: int = 0
   diagnose_routing: bool = False
+  frozen_stages: list[str] = dataclasses.field(default_factory=list)
 
 
 # --- FCOS, ATSS and similar detectors: one model and one task with several assigners -------

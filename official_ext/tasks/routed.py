@@ -12,6 +12,7 @@ import tensorflow as tf, tf_keras
 from official_ext.dataloaders import dense_input
 from official_ext.losses import budgets
 from official_ext.modeling import float32_layers
+from official_ext.modeling import freezing
 from official_ext.modeling.layers import routed
 from official_ext.ops import checks
 from official_ext.ops import routing
@@ -57,6 +58,7 @@ class RoutedTask(budgeted_task.BudgetedTask):
   def build_model(self) -> tf_keras.Model:
     """Builds the detector, and reads from its routed layers what there will be to log."""
     model = super().build_model()
+    freezing.freeze_stages(model.backbone, self.task_config.frozen_stages)
     with checks.naming_field('task.budget', {
         'kind': 'task.budget.kind or task.model.backbone.type',
         'path_similarity.weight': 'task.budget.path_similarity.weight or task.model'}):
