@@ -51,6 +51,7 @@ class RetinaNetTaskConfig(retinanet.RetinaNetTask):
       gates; their mean AP and cost are reported beside those of deterministic gates.
     diagnose_routing: whether evaluation also logs metrics that are as expensive as their layer,
       such as the spectral radius of an implicit pyramid's map.
+    resize: the size of images.
     frozen_stages: stages of a ResNet that do not train, of `stem`, `conv2_x`, `conv3_x`, `conv4_x`
       and `conv5_x`: neither weights nor statistics of norms.
   """
@@ -58,6 +59,7 @@ class RetinaNetTaskConfig(retinanet.RetinaNetTask):
   budget: options.BudgetConfig = dataclasses.field(default_factory=options.BudgetConfig)
   sampled_evaluation_runs: int = 0
   diagnose_routing: bool = False
+  resize: options.ResizeConfig = dataclasses.field(default_factory=options.ResizeConfig)
   frozen_stages: list[str] = dataclasses.field(default_factory=list)
 
 
@@ -75,6 +77,7 @@ class MaskRCNNTaskConfig(maskrcnn.MaskRCNNTask):
   budget: options.BudgetConfig = dataclasses.field(default_factory=options.BudgetConfig)
   sampled_evaluation_runs: int = 0
   diagnose_routing: bool = False
+  resize: options.ResizeConfig = dataclasses.field(default_factory=options.ResizeConfig)
   frozen_stages: list[str] = dataclasses.field(default_factory=list)
 
 

@@ -72,19 +72,19 @@ def _schedule(steps: int, learning_rate: dict[str, Any], warmup_steps: int,
 # --- The papers' setting: COCO, ResNet, 12 epochs ("1x") of batch 8, of 24 for DRFPN ------
 #
 # Differs: this is not DyFPN's and DRFPN's setting in the following, as Model Garden has it so:
-# - Images are resized into one static size, 832x1344, or 896x1408 for RetinaNet (multiples of
-#   the largest stride), in training and in evaluation.  The papers resize the short side to 800
-#   and the long side to at most 1333 in either orientation, and pad per batch.  On 101 images of
-#   COCO a landscape image has 1.08 times the pixels that it has in the papers, an upright image
-#   0.64 times; for RetinaNet 1.25 and 0.74 times.
+# - The YAML files of the papers' rows set `task.resize` and `task.frozen_stages` as the papers do.
+#   Without them images are resized into one static size, 832x1344, or 896x1408 for RetinaNet
+#   (multiples of the largest stride), in training and in evaluation.  The papers resize the short
+#   side to 800 and the long side to at most 1333 in either orientation, and pad per batch.  On 101
+#   images of COCO a landscape image has 1.08 times the pixels that it has in the papers, an
+#   upright image 0.64 times; for RetinaNet 1.25 and 0.74 times.
 # - Model Garden's heads have batch norm after every hidden layer, with statistics of the one or
 #   two images of a replica; the papers' heads have no norm.  The box loss of the region proposal
 #   network is normalized per level, not over all levels.
 # - RetinaNet's focal loss has gamma 1.5 instead of 2.  Anchors with an overlap between 0.4 and
 #   0.5 are background instead of ignored.  `pre_nms_top_k` is 5000 instead of 1000 per level.
-# - The backbone starts from Model Garden's ImageNet checkpoint, not from torchvision's.  All its
-#   convolutions train (the papers freeze the stem and conv2_x).  Its batch norms are frozen
-#   altogether (the papers train their scale and offset).
+# - The backbone starts from Model Garden's ImageNet checkpoint, not from torchvision's.  Its
+#   batch norms are frozen altogether (the papers train their scale and offset).
 # - Box losses are smooth L1 instead of L1 (RetinaNet: 50 times a Huber loss with delta 0.1).
 #   There are 91 classes, as COCO numbers them, instead of 80.  Training computes in bfloat16.
 # - The experiments with `fpn` use Model Garden's FPN, with batch norm, and with a convolution for

@@ -1,4 +1,5 @@
 """The task of Faster, Mask and Cascade R-CNN."""
+import functools
 from typing import Any
 
 from official.core import task_factory
@@ -9,9 +10,11 @@ import tensorflow as tf, tf_keras
 
 from official_ext.configs import detectors
 from official_ext.dataloaders import dense_input
+from official_ext.dataloaders import image_sizes
 from official_ext.modeling import float32_layers
 from official_ext.modeling.layers import convolutions
 from official_ext.tasks import routed
+from official_ext.tasks import sized_inputs
 
 
 class Float32MaskRCNNTask(maskrcnn.MaskRCNNTask):
@@ -27,24 +30,27 @@ class Float32MaskRCNNTask(maskrcnn.MaskRCNNTask):
         convolutions.l2_regularizer(config.losses.l2_weight_decay)))
     if config.freeze_backbone:
       model.backbone.trainable = False
-    model(tf_keras.Input(size), image_shape=tf_keras.Input([2]), training=False)
+    # Model Garden makes anchors of a known size only; the model then takes any.
+    known = [side or 2**config.model.max_level for side in size]
+    model(tf_keras.Input(known), image_shape=tf_keras.Input([2]), training=False)
     return model
 
   def build_inputs(self, params: Any, input_context: tf.distribute.InputContext | None = None,
                    dataset_fn: Any = None) -> tf.data.Dataset:
     """Reads Model Garden's inputs, in training with `dense_input.IMAGE_HASH`."""
-    if dataset_fn or not params.is_training:
+    if dataset_fn or not (params.is_training or image_sizes.is_paper(self.task_config)):
       return super().build_inputs(params, input_context, dataset_fn)
     model = self.task_config.model
     options = dense_input.options(params.parser)
     # Options of other parsers, which Model Garden's task does not read either.
     for name in ('match_threshold', 'unmatched_threshold', 'pad', 'keep_aspect_ratio'):
       options.pop(name, None)
-    parser = maskrcnn_input.Parser(
-        model.input_size[:2], model.min_level, model.max_level, **model.anchor.as_dict(),
-        include_mask=model.include_mask, outer_boxes_scale=model.outer_boxes_scale,
-        dtype=params.dtype, **options)
-    return dense_input.read(params, parser, input_context, model.include_mask)
+    make_parser = functools.partial(
+        maskrcnn_input.Parser, min_level=model.min_level, max_level=model.max_level,
+        **model.anchor.as_dict(), include_mask=model.include_mask,
+        outer_boxes_scale=model.outer_boxes_scale, dtype=params.dtype, **options)
+    return sized_inputs.read(self.task_config, params, make_parser, input_context,
+                             model.include_mask)
 
   def _update_metrics(self, labels: Any, outputs: Any, logs: Any) -> None:
     """Hands results to the evaluators in float32, which NumPy and pycocotools need."""

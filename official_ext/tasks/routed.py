@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf, tf_keras
 
 from official_ext.dataloaders import dense_input
+from official_ext.dataloaders import image_sizes
 from official_ext.losses import budgets
 from official_ext.modeling import float32_layers
 from official_ext.modeling import freezing
@@ -44,9 +45,11 @@ class RoutedTask(budgeted_task.BudgetedTask):
       **kwargs: further arguments of Model Garden's task.
 
     Raises:
-      ValueError: an option of the budget is not allowed, or not for this task.
+      ValueError: an option of the budget is not allowed, or not for this task; or options do not
+        agree on the size of images.
     """
     super().__init__(params, *args, **kwargs)
+    image_sizes.check(params)
     with checks.naming_field('task.budget'):
       self._budget = budgets.BudgetLosses(params.budget)
     if budgets.needs_objects(params.budget) and not self.knows_objects:
@@ -211,6 +214,10 @@ class RoutedTask(budgeted_task.BudgetedTask):
 def _step(inputs: Any, number: tf.Tensor | None = None) -> budgets.Step:
   """Returns what is known of the step that gets `inputs`, `(images, labels)`."""
   height, width = inputs[0].shape[1:3]
+  if height is None or width is None:
+    raise ValueError('The size of the images is not known while a step is traced: with '
+                     'task.resize.rule=paper train by python -m official_ext.train, or take the '
+                     'next batch outside of the tf.function.')
   return budgets.Step((height, width), number)
 
 

@@ -157,7 +157,7 @@ def _scales_present(detector: Any, objects: np.ndarray, size: Sequence[float]) -
   """
   from official_ext.losses import scale_budget
   module = detector.module
-  scale = min(target / side for target, side in zip(module.image_size, size))
+  scale = min(target / side for target, side in zip(module.module_of(size).image_size, size))
   return scale_budget.scales_present(
       np.asarray(objects * scale, np.float32)[None], module.params.task.budget.scale_bounds).numpy()
 
