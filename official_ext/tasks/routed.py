@@ -14,6 +14,7 @@ from official_ext.dataloaders import dense_input
 from official_ext.losses import budgets
 from official_ext.losses import task_budgets
 from official_ext.modeling import float32_layers
+from official_ext.modeling import freezing
 from official_ext.modeling import network_cost
 from official_ext.modeling.layers import routed
 from official_ext.ops import routing
@@ -55,6 +56,7 @@ class RoutedTask(budgeted_task.BudgetedTask):
   def build_model(self) -> tf_keras.Model:
     """Builds the detector, and reads from its routed layers what there will be to log."""
     model = super().build_model()
+    freezing.freeze_stages(model.backbone, self.task_config.frozen_stages)
     self._budgets.attach(model)
     layers = routed.routed_layers(model)
     if layers:

@@ -1,0 +1,40 @@
+"""Frozen stages of a ResNet keep all their variables in a step; the others change theirs."""
+import numpy as np
+from official.vision.modeling.backbones import resnet
+import pytest
+import tensorflow as tf, tf_keras
+
+from official_ext.modeling import freezing
+
+# Two convolutions and norms for each of the two blocks, and in the first block of a stage a
+# projection with its norm; a convolution has one variable, a norm four.
+BLOCK = 2 * (1 + 4)
+STAGES = {'stem': 5, **{f'conv{level}_x': 2 * BLOCK + 5 for level in range(2, 6)}}
+
+
+def test_frozen_stages_keep_their_variables():
+  backbone = resnet.ResNet(
+      18, tf_keras.layers.InputSpec(shape=[None, 64, 64, 3]),
+      kernel_regularizer=tf_keras.regularizers.l2(0.1))
+  frozen = ['stem', 'conv2_x', 'conv4_x']
+  freezing.freeze_stages(backbone, frozen)
+  assert len(backbone.variables) == sum(STAGES.values())
+  before = {variable.name: variable.numpy() for variable in backbone.variables}
+  with tf.GradientTape() as tape:
+    outputs = backbone(tf.random.normal([2, 64, 64, 3]), training=True)
+    loss = sum(tf.reduce_mean(output ** 2) for output in outputs.values())
+    loss += tf.add_n(backbone.losses)
+  gradients = tape.gradient(loss, backbone.trainable_variables)
+  tf_keras.optimizers.legacy.SGD(0.1).apply_gradients(zip(gradients, backbone.trainable_variables))
+  changed = sum(np.any(before[variable.name] != variable) for variable in backbone.variables)
+  assert changed == sum(count for stage, count in STAGES.items() if stage not in frozen)
+
+
+def test_wrong_stages_and_backbones_are_named():
+  freezing.freeze_stages(None, [])
+  with pytest.raises(ValueError, match='has layer1; allowed are stem, conv2_x'):
+    freezing.freeze_stages(None, ['stem', 'layer1'])
+  inputs = tf_keras.Input([8, 8, 3])
+  model = tf_keras.Model(inputs, {'2': tf_keras.layers.Conv2D(2, 1)(inputs)})
+  with pytest.raises(ValueError, match=r'names stages of a ResNet; Functional .*=\[\]'):
+    freezing.freeze_stages(model, ['stem'])
