@@ -214,6 +214,13 @@ MUTATIONS = (
     *_in('losses/dense_losses', 'losses/dense_losses',
          ('/ _denominator(terms.box_weights)', '/ num_positives'),
          ('return -tf.math.log(tf.maximum(overlap, _LEAST_IOU))', 'return 1 - overlap')),
+    *_in('ops/canvases', 'ops/canvases',
+         ('short[..., None] * np', 'np'),
+         ('len(self._limits), 0)', '0, 0)'),
+         ('for side in sorted(sides | {long_side})}', 'for side in sorted(sides)}')),
+    *_in('dataloaders/canvas_batches', 'dataloaders/canvas_batches',
+         ('start + canvases', 'canvases'),
+         ('window_size=size * replicas', 'window_size=size')),
     *_in('tasks/dense', 'tasks/dense',
          ('weight * losses.boxes + losses.centerness', 'weight * losses.boxes')),
 )

@@ -65,6 +65,7 @@ class RetinaNetTaskConfig(head_styles.StyledTask, retinanet.RetinaNetTask):
       gates; their mean AP and cost are reported beside those of deterministic gates.
     diagnose_routing: whether evaluation also logs metrics that are as expensive as their layer,
       such as the spectral radius of an implicit pyramid's map.
+    resize: the size of images.
     frozen_stages: stages of a ResNet that do not train, of `stem`, `conv2_x`, `conv3_x`, `conv4_x`
       and `conv5_x`: neither weights nor statistics of norms.
   """
@@ -73,6 +74,7 @@ class RetinaNetTaskConfig(head_styles.StyledTask, retinanet.RetinaNetTask):
   budgets: list[options.BudgetConfig] = dataclasses.field(default_factory=list)
   sampled_evaluation_runs: int = 0
   diagnose_routing: bool = False
+  resize: options.ResizeConfig = dataclasses.field(default_factory=options.ResizeConfig)
   frozen_stages: list[str] = dataclasses.field(default_factory=list)
 
   def paper_numbers(self) -> dict[str, Any]:
@@ -117,6 +119,7 @@ class MaskRCNNTaskConfig(head_styles.StyledTask, maskrcnn.MaskRCNNTask):
   budgets: list[options.BudgetConfig] = dataclasses.field(default_factory=list)
   sampled_evaluation_runs: int = 0
   diagnose_routing: bool = False
+  resize: options.ResizeConfig = dataclasses.field(default_factory=options.ResizeConfig)
   frozen_stages: list[str] = dataclasses.field(default_factory=list)
 
   def paper_numbers(self) -> dict[str, Any]:

@@ -72,11 +72,12 @@ def _schedule(steps: int, learning_rate: dict[str, Any], warmup_steps: int,
 # --- The papers' setting: COCO, ResNet, 12 epochs ("1x") of batch 8, of 24 for DRFPN ------
 #
 # Differs: this is not DyFPN's and DRFPN's setting in the following, as Model Garden has it so:
-# - Images are resized into one static size, 832x1344, or 896x1408 for RetinaNet (multiples of
-#   the largest stride), in training and in evaluation.  The papers resize the short side to 800
-#   and the long side to at most 1333 in either orientation, and pad per batch.  On 101 images of
-#   COCO a landscape image has 1.08 times the pixels that it has in the papers, an upright image
-#   0.64 times; for RetinaNet 1.25 and 0.74 times.
+# - The YAML files of the papers' rows set `task.resize` and `task.frozen_stages` as the papers do.
+#   Without them images are resized into one static size, 832x1344, or 896x1408 for RetinaNet
+#   (multiples of the largest stride), in training and in evaluation.  The papers resize the short
+#   side to 800 and the long side to at most 1333 in either orientation, and pad per batch.  On 101
+#   images of COCO a landscape image has 1.08 times the pixels that it has in the papers, an
+#   upright image 0.64 times; for RetinaNet 1.25 and 0.74 times.
 # - Heads, their losses and candidates are Model Garden's, `task.model.head_style: garden`; the
 #   YAML files of the papers' rows have `paper`.  Under `garden`:
 #   - Heads have batch norm after every hidden layer, with statistics of the one or two images of
@@ -94,9 +95,8 @@ def _schedule(steps: int, learning_rate: dict[str, Any], warmup_steps: int,
 #   has sampled, without a sample and ground truth of their own.  RetinaNet's losses are divided by
 #   the positive anchors of the batch, for i-FPN and the dynamic head too, not by a moving average.
 #   Centers of anchors lie half a stride further to the right and down than in mmdetection.
-# - The backbone starts from Model Garden's ImageNet checkpoint, not from torchvision's.  All its
-#   convolutions train (the papers freeze the stem and conv2_x).  Its batch norms are frozen
-#   altogether (the papers train their scale and offset).
+# - The backbone starts from Model Garden's ImageNet checkpoint, not from torchvision's.  Its
+#   batch norms are frozen altogether (the papers train their scale and offset).
 # - There are 91 classes, as COCO numbers them, instead of 80.  Training computes in bfloat16.
 # - The experiments with `fpn` use Model Garden's FPN, with batch norm, and with a convolution for
 #   level 6.

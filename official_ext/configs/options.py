@@ -1,4 +1,4 @@
-"""Options that several components or tasks have: gates, fixed points and budgets."""
+"""Options that several components or tasks have: gates, fixed points, budgets and image sizes."""
 import dataclasses
 
 from official.modeling import hyperparams
@@ -126,3 +126,27 @@ class BudgetConfig(hyperparams.Config):
   path_similarity: PathSimilarityConfig = dataclasses.field(
       default_factory=PathSimilarityConfig)
   start_step: int = 0
+
+
+@dataclasses.dataclass
+class ResizeConfig(hyperparams.Config):
+  """Options of the size of images, the same in training, evaluation, export and prediction.
+
+  Attributes:
+    rule: `garden`, Model Garden's: every image is fitted into `model.input_size`; or `paper`: the
+      short side becomes `short_side` pixels, but the long side at most `long_side`, whether the
+      image is wide or high.  `paper` needs `model.input_size` [null, null, 3].
+    short_side: for `paper`, in pixels.
+    long_side: for `paper`, in pixels.
+    training_short_sides: for `paper`, short sides of which each image of training draws one; null:
+      `short_side` alone.  The images of a batch have the same one.
+    aspect_ratios: for `paper`, the static sizes of the network's input.  For each ratio r there are
+      a wide and a high one, with a long side of r short sides; two more hold all other images.
+      An image gets the smallest that holds it; a batch has images of one size.  An empty list
+      leaves two sizes for each short side.
+  """
+  rule: str = 'garden'
+  short_side: int = 800
+  long_side: int = 1333
+  training_short_sides: list[int] | None = None
+  aspect_ratios: list[float] = dataclasses.field(default_factory=lambda: [1.34, 1.51])

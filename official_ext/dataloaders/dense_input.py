@@ -196,7 +196,8 @@ def _decoder(params: Any, include_mask: bool) -> Any:
 
 
 def read(params: Any, parser: Any, context: tf.distribute.InputContext | None = None,
-         include_mask: bool = False) -> tf.data.Dataset:
+         include_mask: bool = False,
+         batch_fn: Callable[..., tf.data.Dataset] | None = None) -> tf.data.Dataset:
   """Reads batches.
 
   Args:
@@ -204,6 +205,7 @@ def read(params: Any, parser: Any, context: tf.distribute.InputContext | None = 
     parser: turns an example into an image and its labels.
     context: says which part of the data this host reads; None for all.
     include_mask: whether masks are decoded.
+    batch_fn: Model Garden's `transform_and_batch_fn`; None: batches of images as they come.
 
   Returns:
     A dataset of images `[batch, height, width, 3]` and labels, as the parser gives them; in
@@ -220,5 +222,6 @@ def read(params: Any, parser: Any, context: tf.distribute.InputContext | None = 
   reader = input_reader_factory.input_reader_generator(
       params, dataset_fn=dataset_fn.pick_dataset_fn(params.file_type),
       decoder_fn=_decoder(params, include_mask).decode,
-      combine_fn=input_reader.create_combine_fn(params), parser_fn=parse_and_name)
+      combine_fn=input_reader.create_combine_fn(params), parser_fn=parse_and_name,
+      transform_and_batch_fn=batch_fn)
   return reader.read(input_context=context)

@@ -6,12 +6,11 @@ import numpy as np
 from official.core import config_definitions
 from official.core import task_factory
 from official.vision import configs
-from official.vision.ops import preprocess_ops
 from official.vision.serving import detection
 import tensorflow as tf, tf_keras
 
+from official_ext.dataloaders import image_sizes
 from official_ext.modeling import network_cost
-from official_ext.modeling.backbones.caddet import conv_norm
 from official_ext.modeling.layers import routed
 from official_ext.ops import routing
 from official_ext.utils import checkpoints
@@ -19,8 +18,6 @@ from official_ext.utils import command_line
 from official_ext.utils import files
 
 _GIGA = 1e9
-# The versions of non-maximum suppression that take any number of images.
-_NMS_OF_ANY_BATCH = ('batched', 'v2', 'v3')
 
 
 class RoutedDetectionModule(detection.DetectionModule):
@@ -65,6 +62,11 @@ class RoutedDetectionModule(detection.DetectionModule):
             ('static', self.cost.static), ('minimum', self.cost.minimum),
             ('maximum', self.cost.maximum))},
     }
+
+  def module_of(self, image_size: Sequence[int]) -> 'RoutedDetectionModule':
+    """Returns the module for images of this height and width, in pixels: the only one."""
+    del image_size
+    return self
 
   def network_inputs(self, images: Sequence[np.ndarray]) -> tuple[tf.Tensor, tf.Tensor]:
     """Normalizes, resizes and pads images as `serve` does.
@@ -117,11 +119,15 @@ def _has_normalized_boxes(task_config: Any) -> bool:
 
 
 def check_detector(task_config: Any) -> None:
-  """Raises a CommandError unless a task trains a detector."""
+  """Raises a CommandError unless a task trains a detector, and its options agree on sizes."""
   if not isinstance(task_config, (configs.retinanet.RetinaNetTask, configs.maskrcnn.MaskRCNNTask)):
     raise command_line.CommandError(
         f'--experiment trains {type(task_config).__name__}; this command knows RetinaNet, FCOS, '
         'ATSS, and Faster, Mask and Cascade R-CNN: show_config --all lists the experiments.')
+  try:
+    image_sizes.check(task_config)
+  except ValueError as error:
+    raise command_line.CommandError(str(error)) from error
 
 
 def build_model(params: config_definitions.ExperimentConfig,
@@ -147,42 +153,3 @@ def build_model(params: config_definitions.ExperimentConfig,
   if checkpoint:
     checkpoints.restore(model, checkpoint, flag)
   return model
-
-
-def build_module(params: config_definitions.ExperimentConfig, checkpoint_path: files.PathLike,
-                 input_type: str = 'image_tensor', image_size: Sequence[int] | None = None,
-                 batch_size: int | None = None, output_gates: bool = True,
-                 flag: str = '--checkpoint_path') -> RoutedDetectionModule:
-  """Builds and restores the model of an experiment, folds its norms, and wraps it for export.
-
-  Args:
-    params: an unlocked experiment of a detection task.  Its image size becomes the padded one,
-      and non-maximum suppression a version that takes the batch size.
-    checkpoint_path: a checkpoint, or a folder whose latest checkpoint is read.
-    input_type: one of `input_types.INPUT_TYPES`.
-    image_size: `[height, width]` that images are resized to, in pixels; None: the experiment's.
-    batch_size: fixed number of images, or None for any number.
-    output_gates: whether the module returns one output per gate.
-    flag: the command's flag that gave the checkpoint, for error messages.
-
-  Returns:
-    The module to be exported.
-
-  Raises:
-    CommandError: not a detection task, or a checkpoint that does not fit.
-  """
-  check_detector(params.task)
-  model_config = params.task.model
-  image_size = list(image_size or model_config.input_size[:2])
-  padded = image_size
-  if params.task.train_data.parser.pad:
-    padded = preprocess_ops.compute_padded_size(image_size, 2**model_config.max_level)
-  model_config.input_size = [*(int(side) for side in padded), 3]
-  generator = model_config.detection_generator
-  if batch_size is None and generator.nms_version not in _NMS_OF_ANY_BATCH:
-    generator.nms_version = 'batched'  # Model Garden's export does the same.
-  model = build_model(params, checkpoint_path, flag)
-  conv_norm.fold_norms(model)
-  return RoutedDetectionModule(
-      params, model=model, input_image_size=image_size, batch_size=batch_size,
-      input_type=input_type, output_gates=output_gates)

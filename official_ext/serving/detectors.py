@@ -14,6 +14,7 @@ from official_ext.datasets import category_files
 from official_ext.modeling.layers import routed
 from official_ext.ops import routing
 from official_ext.serving import detection
+from official_ext.serving import export_modules
 from official_ext.serving import input_types
 from official_ext.serving import remapper
 from official_ext.utils import command_line
@@ -112,7 +113,7 @@ class InMemoryDetector:
     categories: the classes; perhaps none.
   """
 
-  def __init__(self, module: detection.RoutedDetectionModule, diagnose: bool = False,
+  def __init__(self, module: export_modules.DetectionModule, diagnose: bool = False,
                categories: categories_lib.Categories = categories_lib.UNKNOWN):
     """Initializes the detector.
 
@@ -130,8 +131,10 @@ class InMemoryDetector:
 
   def _make_functions(self) -> None:
     """Makes functions that are not traced yet."""
-    height, width = self.module.padded_size
-    inputs = [tf.TensorSpec([None, height, width, 3]), tf.TensorSpec([None, 2])]
+    inputs = None  # Every canvas has its own trace, with static shapes.
+    if isinstance(self.module, detection.RoutedDetectionModule):
+      height, width = self.module.padded_size
+      inputs = [tf.TensorSpec([None, height, width, 3]), tf.TensorSpec([None, 2])]
     self._serve = tf.function(
         self.module.serve, input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8)])
     self._detect = tf.function(self._run_network, input_signature=inputs, autograph=False)
@@ -222,7 +225,7 @@ def restore(experiment_name: str, model_dir: files.PathLike) -> InMemoryDetector
   """
   params = experiment.resolve(
       experiment_name, [str(pathlib.Path(model_dir) / 'params.yaml')], lock=False)
-  module = detection.build_module(params, model_dir, output_gates=False, flag='--model_dir')
+  module = export_modules.build_module(params, model_dir, output_gates=False, flag='--model_dir')
   return InMemoryDetector(
       module, categories=category_files.of_training(model_dir, params.task))
 

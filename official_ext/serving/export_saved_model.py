@@ -58,7 +58,8 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
                       help='uint8 images of one size, encoded image files, or tf.train.Examples '
                       'with image/encoded (image_tensor)')
   parser.add_argument('--input_image_size', type=argument_types.image_size, metavar='H,W',
-                      help='size that images are resized to (task.model.input_size)')
+                      help='size that images are fitted into (task.model.input_size or '
+                      'task.resize)')
   parser.add_argument('--batch_size', type=argument_types.positive_int, metavar='N',
                       help='a fixed number of images (any number)')
   parser.add_argument('--output_gates', action=argparse.BooleanOptionalAction, default=True,
@@ -104,7 +105,7 @@ def save(module: Any, export_dir: files.PathLike, input_type: str, image_size: S
     module: the export module of a detector.
     export_dir: an existing folder to write into.
     input_type: one of `input_types.INPUT_TYPES`.
-    image_size: `(height, width)` in pixels of the images to compare with.
+    image_size: `(height, width)` in pixels of the images to compare with; upright ones follow.
     batch_size: the module's fixed number of images; None: compare with two images.
     categories: the classes; if there are any, they become the asset `categories`.
 
@@ -136,7 +137,8 @@ def save(module: Any, export_dir: files.PathLike, input_type: str, image_size: S
         'another disk.') from error
   saved = tf.saved_model.load(files.plain_path(export_dir)).signatures['serving_default']
   differences: dict[str, float] = {}
-  for images in example_batches(image_size, batch_size or 2):
+  batches = example_batches(image_size, batch_size or 2)
+  for images in (*batches, np.swapaxes(batches[0], 1, 2)):
     inputs = input_types.encode(images, input_type)
     found = largest_differences(signatures['serving_default'](inputs), saved(inputs=inputs))
     differences = {name: float(np.maximum(value, differences.get(name, 0.0)))
@@ -177,12 +179,12 @@ def export(params: Any, args: argparse.Namespace) -> dict[str, Any]:
   import yaml
 
   from official_ext.datasets import category_files
-  from official_ext.serving import detection
+  from official_ext.serving import export_modules
 
   start = time.monotonic()
   files.check_own_output(args.export_dir, _DESCRIPTION_FILE, '--export_dir')
-  module = detection.build_module(params, args.checkpoint_path, args.input_type,
-                                  args.input_image_size, args.batch_size, args.output_gates)
+  module = export_modules.build_module(params, args.checkpoint_path, args.input_type,
+                                       args.input_image_size, args.batch_size, args.output_gates)
   categories = category_files.of_training(args.checkpoint_path, params.task)
   with files.atomic_directory(args.export_dir) as temporary:
     differences = save(module, temporary, args.input_type, module.image_size, args.batch_size,

@@ -5,10 +5,10 @@ from official.core import task_factory
 
 from official_ext.configs import options
 from official_ext.modeling import network_cost
-from official_ext.serving import detection
+from official_ext.serving import export_modules
 
 
-def count_twins(module: detection.RoutedDetectionModule) -> dict[str, int]:
+def count_twins(module: export_modules.DetectionModule) -> dict[str, int]:
   """Counts the twins of a detector: the same detector with other parts, which always run.
 
   A detector with a dynamic head has two twins: one with the same head without gates, and one
@@ -40,7 +40,7 @@ def count_twins(module: detection.RoutedDetectionModule) -> dict[str, int]:
           for name, kinds in branches.items()}
 
 
-def _cost(module: detection.RoutedDetectionModule, override: dict[str, Any]) -> int:
+def _cost(module: export_modules.DetectionModule, override: dict[str, Any]) -> int:
   """Returns the multiply-adds of the detector after an override of its model's options."""
   task_config = module.params.task.replace(budget=options.BudgetConfig(), budgets=[])
   task_config.model.override(override)

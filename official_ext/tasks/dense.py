@@ -1,5 +1,7 @@
 """The task of FCOS and ATSS: their model, their labels and losses, Model Garden's evaluation."""
 from collections.abc import Mapping
+import functools
+import math
 from typing import Any
 
 from official.core import task_factory
@@ -8,6 +10,7 @@ import tensorflow as tf, tf_keras
 
 from official_ext.configs import detectors
 from official_ext.dataloaders import dense_input
+from official_ext.dataloaders import image_sizes
 from official_ext.losses import dense_losses
 from official_ext.modeling import dense_detector
 from official_ext.modeling.layers import convolutions
@@ -15,6 +18,7 @@ from official_ext.ops import assigners
 from official_ext.ops import checks
 from official_ext.tasks import budgeted_task
 from official_ext.tasks import routed
+from official_ext.tasks import sized_inputs
 
 
 class DenseTask(retinanet.RetinaNetTask, budgeted_task.BudgetedTask):
@@ -35,10 +39,12 @@ class DenseTask(retinanet.RetinaNetTask, budgeted_task.BudgetedTask):
   def build_inputs(self, params: detectors.DenseDataConfig,
                    input_context: tf.distribute.InputContext | None = None) -> tf.data.Dataset:
     """Reads images and padded boxes."""
-    model = self.task_config.model
-    parser = dense_input.Parser(model.input_size[:2], model.max_level, dtype=params.dtype,
-                                **dense_input.options(params.parser))
-    return dense_input.read(params, parser, input_context)
+    options = {**dense_input.options(params.parser), 'max_level': self.task_config.model.max_level}
+    if image_sizes.is_paper(self.task_config):
+      # The parser pads to multiples of 2**max_level, for which alone it needs this level.
+      options.update(pad=True, max_level=int(math.log2(image_sizes.stride(self.task_config))))
+    make_parser = functools.partial(dense_input.Parser, dtype=params.dtype, **options)
+    return sized_inputs.read(self.task_config, params, make_parser, input_context)
 
   def build_losses(self, outputs: Mapping[str, Any], labels: Mapping[str, Any],
                    aux_losses: list[tf.Tensor] | None = None) -> tuple[tf.Tensor, ...]:

@@ -1,5 +1,6 @@
 """The task of Faster, Mask and Cascade R-CNN, with Model Garden's heads or those of the papers."""
 from collections.abc import Mapping
+import functools
 from typing import Any
 
 from official.core import task_factory
@@ -12,6 +13,7 @@ import tensorflow as tf, tf_keras
 from official_ext.configs import detectors
 from official_ext.configs import head_styles
 from official_ext.dataloaders import dense_input
+from official_ext.dataloaders import image_sizes
 from official_ext.losses import paper_losses
 from official_ext.modeling import float32_layers
 from official_ext.modeling import two_stage_detector
@@ -19,6 +21,7 @@ from official_ext.modeling.layers import convolutions
 from official_ext.ops import checks
 from official_ext.tasks import budgeted_task
 from official_ext.tasks import routed
+from official_ext.tasks import sized_inputs
 
 
 class PaperMaskRCNNTask(maskrcnn.MaskRCNNTask, budgeted_task.BudgetedTask):
@@ -92,18 +95,19 @@ class Float32MaskRCNNTask(PaperMaskRCNNTask):
   def build_inputs(self, params: Any, input_context: tf.distribute.InputContext | None = None,
                    dataset_fn: Any = None) -> tf.data.Dataset:
     """Reads Model Garden's inputs, in training with `dense_input.IMAGE_HASH`."""
-    if dataset_fn or not params.is_training:
+    if dataset_fn or not (params.is_training or image_sizes.is_paper(self.task_config)):
       return super().build_inputs(params, input_context, dataset_fn)
     model = self.task_config.model
     options = dense_input.options(params.parser)
     # Options of other parsers, which Model Garden's task does not read either.
     for name in ('match_threshold', 'unmatched_threshold', 'pad', 'keep_aspect_ratio'):
       options.pop(name, None)
-    parser = maskrcnn_input.Parser(
-        model.input_size[:2], model.min_level, model.max_level, **model.anchor.as_dict(),
-        include_mask=model.include_mask, outer_boxes_scale=model.outer_boxes_scale,
-        dtype=params.dtype, **options)
-    return dense_input.read(params, parser, input_context, model.include_mask)
+    make_parser = functools.partial(
+        maskrcnn_input.Parser, min_level=model.min_level, max_level=model.max_level,
+        **model.anchor.as_dict(), include_mask=model.include_mask,
+        outer_boxes_scale=model.outer_boxes_scale, dtype=params.dtype, **options)
+    return sized_inputs.read(self.task_config, params, make_parser, input_context,
+                             model.include_mask)
 
   def boxes(self, labels: Mapping[str, Any]) -> tf.Tensor | None:
     """Returns the boxes that Model Garden's labels of training have."""

@@ -1,5 +1,6 @@
 """The task of RetinaNet, with registered towers, the losses of papers and of single images."""
 from collections.abc import Mapping
+import functools
 from typing import Any
 
 from official.core import task_factory
@@ -12,6 +13,7 @@ import tensorflow as tf, tf_keras
 from official_ext.configs import detectors
 from official_ext.configs import head_styles
 from official_ext.dataloaders import dense_input
+from official_ext.dataloaders import image_sizes
 from official_ext.losses import paper_losses
 from official_ext.losses import task_budgets
 from official_ext.modeling import dense_detector
@@ -20,6 +22,7 @@ from official_ext.modeling import level_candidates
 from official_ext.modeling.layers import convolutions
 from official_ext.tasks import budgeted_task
 from official_ext.tasks import routed
+from official_ext.tasks import sized_inputs
 
 
 class TowerRetinaNetTask(retinanet.RetinaNetTask, budgeted_task.BudgetedTask):
@@ -49,15 +52,15 @@ class TowerRetinaNetTask(retinanet.RetinaNetTask, budgeted_task.BudgetedTask):
                    input_context: tf.distribute.InputContext | None = None) -> tf.data.Dataset:
     """Reads Model Garden's inputs, and `boxes` beside them if the budget depends on objects."""
     model, needs_objects = self.task_config.model, task_budgets.needs_objects(self.task_config)
-    if not needs_objects and (model.head.attribute_heads or not params.is_training):
+    if (not needs_objects and not image_sizes.is_paper(self.task_config)
+        and (model.head.attribute_heads or not params.is_training)):
       return super().build_inputs(params, input_context)
-    kind = dense_input.AnchorParser if needs_objects else retinanet_input.Parser
-    parser = kind(
-        output_size=model.input_size[:2], min_level=model.min_level, max_level=model.max_level,
-        dtype=params.dtype,
+    make_parser = functools.partial(
+        dense_input.AnchorParser if needs_objects else retinanet_input.Parser,
+        min_level=model.min_level, max_level=model.max_level, dtype=params.dtype,
         box_coder_weights=model.detection_generator.box_coder_weights,
         **model.anchor.as_dict(), **dense_input.options(params.parser))
-    return dense_input.read(params, parser, input_context)
+    return sized_inputs.read(self.task_config, params, make_parser, input_context)
 
   def build_losses(self, outputs: Mapping[str, Any], labels: Mapping[str, Any],
                    aux_losses: Any | None = None) -> tuple[tf.Tensor, ...]:

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf, tf_keras
 
 from official_ext.dataloaders import dense_input
+from official_ext.dataloaders import image_sizes
 from official_ext.losses import budgets
 from official_ext.losses import task_budgets
 from official_ext.modeling import float32_layers
@@ -48,9 +49,11 @@ class RoutedTask(budgeted_task.BudgetedTask):
       **kwargs: further arguments of Model Garden's task.
 
     Raises:
-      ValueError: an option of a budget is not allowed.
+      ValueError: an option of a budget is not allowed, or options do not agree on the size of
+        images.
     """
     super().__init__(params, *args, **kwargs)
+    image_sizes.check(params)
     self._budgets = task_budgets.TaskBudgets(params)
 
   def build_model(self) -> tf_keras.Model:
@@ -222,6 +225,10 @@ class RoutedTask(budgeted_task.BudgetedTask):
 def _step(inputs: Any, number: tf.Tensor | None = None) -> budgets.Step:
   """Returns what is known of the step that gets `inputs`, `(images, labels)`."""
   height, width = inputs[0].shape[1:3]
+  if height is None or width is None:
+    raise ValueError('The size of the images is not known while a step is traced: with '
+                     'task.resize.rule=paper train by python -m official_ext.train, or take the '
+                     'next batch outside of the tf.function.')
   return budgets.Step((height, width), number)
 
 

@@ -19,7 +19,9 @@ from official.vision.utils import summary_manager
 import orbit
 import tensorflow as tf, tf_keras
 
+from official_ext.dataloaders import image_sizes
 from official_ext.datasets import category_files
+from official_ext.tasks import canvas_trainer
 from official_ext.tasks import initialization
 from official_ext.tasks import last_batch
 from official_ext.tasks import optimizer_options
@@ -42,9 +44,14 @@ class Runner(train_lib.OrbitExperimentRunner):
   """
 
   def _build_trainer(self, task: Any, train: bool, evaluate: bool) -> base_trainer.Trainer:
-    trainer = super()._build_trainer(task, train, evaluate)
-    if train and isinstance(trainer.optimizer, tf_keras.optimizers.legacy.Optimizer):
-      with self.strategy.scope():
+    """Returns Model Garden's trainer, or one for several sizes of images."""
+    is_paper = image_sizes.is_paper(self.params.task)
+    with self.strategy.scope():
+      trainer = train_utils.create_trainer(
+          self.params, task, train=train, evaluate=evaluate,
+          checkpoint_exporter=self._build_best_checkpoint_exporter(),
+          trainer_cls=canvas_trainer.CanvasTrainer if is_paper else base_trainer.Trainer)
+      if train and isinstance(trainer.optimizer, tf_keras.optimizers.legacy.Optimizer):
         trainer.optimizer._create_all_weights(trainer.model.trainable_variables)
     return trainer
 
@@ -174,7 +181,8 @@ def run(flags: Any) -> None:
 
   Raises:
     CommandError: a checkpoint does not fit, the loss is not allowed, a record cannot be used, two
-      images have one id, or another worker was lost.
+      images have one id, another worker was lost, or several hosts are to train with several
+      sizes of images.
   """
   gin.parse_config_files_and_bindings(flags.gin_file, flags.gin_params)
   params = train_utils.parse_configuration(flags, lock_return=False)
@@ -184,6 +192,12 @@ def run(flags: Any) -> None:
   if _is_of_workers(strategy):
     # Each worker computes the metrics of the images that it has seen, so it must see all.
     params.task.validation_data.sharding = False
+    if image_sizes.is_paper(params.task) and 'train' in flags.mode:
+      # The workers' gradients meet in operations that each of them numbers when it traces a size.
+      raise command_line.CommandError(
+          'task.resize.rule is paper, with which only one host can train: set '
+          'task.resize.rule=garden and task.model.input_size, or another '
+          'runtime.distribution_strategy.')
   params.lock()
   input_checks.check_generated_ids(params.task, flags.mode)
   if 'train' in flags.mode and strategy.extended.should_checkpoint:

@@ -174,18 +174,21 @@ def _latency(detector: Any, images: Sequence[Any], arguments: argparse.Namespace
 
 def _build_detector(arguments: argparse.Namespace) -> Any:
   """Builds the detector in memory; it gets images of exactly the given size."""
+  from official_ext.dataloaders import image_sizes
   from official_ext.serving import detection
   from official_ext.serving import detectors
+  from official_ext.serving import export_modules
   params = experiment.resolve(
       arguments.experiment, arguments.config_file, arguments.params_override, lock=False)
   detection.check_detector(params.task)
   if arguments.image_size:
+    if image_sizes.is_paper(params.task):
+      params.task.resize.rule = 'garden'
     params.task.model.input_size = [*arguments.image_size, 3]
   model = build_model(params, arguments.checkpoint_path)
-  params.task.train_data.parser.pad = False  # The image size includes padding.
-  module = detection.RoutedDetectionModule(
-      params, model=model, input_image_size=params.task.model.input_size[:2])
-  return detectors.InMemoryDetector(module, arguments.diagnose)
+  if not image_sizes.is_paper(params.task):
+    params.task.train_data.parser.pad = False  # The image size includes padding.
+  return detectors.InMemoryDetector(export_modules.make_module(params, model), arguments.diagnose)
 
 
 def _load_saved_model(path: str) -> Any:

@@ -158,7 +158,7 @@ def _scales_present(detector: Any, objects: np.ndarray, size: Sequence[float]) -
   from official_ext.losses import scale_budget
   from official_ext.losses import task_budgets
   module = detector.module
-  scale = min(target / side for target, side in zip(module.image_size, size))
+  scale = min(target / side for target, side in zip(module.module_of(size).image_size, size))
   return scale_budget.scales_present(
       np.asarray(objects * scale, np.float32)[None],
       task_budgets.scale_bounds(module.params.task)).numpy()

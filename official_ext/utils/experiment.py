@@ -152,9 +152,10 @@ def check_training(params: Any) -> None:
     params: a resolved experiment.
 
   Raises:
-    CommandError: a precision that Model Garden does not have, or an input size to which the
-      reader of the data does not keep.
+    CommandError: a precision that Model Garden does not have, options that do not agree on the
+      size of images, or an input size to which the reader of the data does not keep.
   """
+  from official_ext.dataloaders import image_sizes
   precision = params.runtime.mixed_precision_dtype
   if precision and precision not in _PRECISIONS:
     close = next((name for name in _PRECISIONS if str(precision).endswith(f'_{name}')),
@@ -163,6 +164,10 @@ def check_training(params: Any) -> None:
     raise command_line.CommandError(
         f'runtime.mixed_precision_dtype is {precision!r}; allowed are '
         f'{", ".join(_PRECISIONS)} and null{hint}')
+  try:
+    image_sizes.check(params.task)
+  except ValueError as error:
+    raise command_line.CommandError(str(error)) from error
   _check_input_size(params.task)
 
 

@@ -14,8 +14,8 @@ import tensorflow as tf, tf_keras
 import yaml
 
 from official_ext.modeling.layers import routed
-from official_ext.serving import detection
 from official_ext.serving import detectors
+from official_ext.serving import export_modules
 from official_ext.serving import export_saved_model
 from official_ext.utils import command_line
 from official_ext.utils import experiment
@@ -206,7 +206,7 @@ def _half_written(error):
 @pytest.fixture
 def ready(exported, monkeypatch):
   """An export whose model is built already, to save time."""
-  monkeypatch.setattr(detection, 'build_module', lambda *_: exported.module)
+  monkeypatch.setattr(export_modules, 'build_module', lambda *_: exported.module)
   return exported
 
 
@@ -256,13 +256,13 @@ def test_a_saved_model_that_answers_otherwise_is_not_kept(ready, monkeypatch, tm
 def test_a_killed_export_leaves_nothing_under_its_name(exported, tmp_path):
   code = f"""
 import os, pathlib, signal, sys
-from official_ext.serving import detection, export_saved_model
+from official_ext.serving import export_modules, export_saved_model
 def save(module, path, *unused):
   (pathlib.Path(path) / 'saved_model.pb').write_bytes(b'half')
   os.kill(os.getpid(), signal.SIGKILL)
 class Module:
   image_size, cost = (64, 64), None
-export_saved_model.save, detection.build_module = save, lambda *_: Module
+export_saved_model.save, export_modules.build_module = save, lambda *_: Module
 export_saved_model.main({[*exported.arguments, f'--export_dir={tmp_path}/new']!r})
 """
   process = subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=False)

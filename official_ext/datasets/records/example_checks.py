@@ -84,10 +84,18 @@ class Needs:
         masks=bool(getattr(task.model, 'include_mask', False)),
         num_classes=None if maps_labels else task.model.num_classes,
         source_id=not getattr(decoder, 'regenerate_source_id', False),
-        # A resize to the input's own shape leaves something of every image.
-        input_size=(tuple(task.model.input_size[:2])
-                    if getattr(parser, 'keep_aspect_ratio', True) else None),
+        input_size=_input_size(task, parser),
         smallest_scale=getattr(parser, 'aug_scale_min', 1.0) if is_training else 1.0)
+
+
+def _input_size(task: Any, parser: Any) -> tuple[int, int] | None:
+  """Returns the (height, width) that the longest images are fitted into."""
+  from official_ext.dataloaders import image_sizes
+  if image_sizes.is_paper(task):
+    # The long side alone limits images of which little is left.
+    return (task.resize.long_side,) * 2
+  # A resize to the input's own shape leaves something of every image.
+  return tuple(task.model.input_size[:2]) if getattr(parser, 'keep_aspect_ratio', True) else None
 
 
 def _values(features: Features, name: str) -> Sequence[Any]:

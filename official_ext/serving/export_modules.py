@@ -1,0 +1,195 @@
+"""Export modules for the sizes that an experiment has: one size, or several canvases."""
+from collections.abc import Callable, Mapping, Sequence
+import functools
+from typing import Any
+
+import numpy as np
+from official.core import config_definitions
+from official.vision.ops import preprocess_ops
+from official.vision.serving import export_base
+import tensorflow as tf, tf_keras
+
+from official_ext.dataloaders import image_sizes
+from official_ext.modeling.backbones.caddet import conv_norm
+from official_ext.ops import canvases as canvases_lib
+from official_ext.serving import detection
+from official_ext.utils import files
+
+# The versions of non-maximum suppression that take any number of images.
+_NMS_OF_ANY_BATCH = ('batched', 'v2', 'v3')
+
+
+class _CanvasModule(detection.RoutedDetectionModule):
+  """The module for the images of one canvas."""
+
+  def __init__(self, params: config_definitions.ExperimentConfig, canvas: canvases_lib.Canvas,
+               **kwargs):
+    """Initializes the module.
+
+    Args:
+      params: the experiment.
+      canvas: the box that images are fitted into, and the size of the network's input.
+      **kwargs: further arguments of `RoutedDetectionModule`.
+    """
+    self._canvas = canvas  # Before the initialization, which asks for the padded size.
+    super().__init__(params, input_image_size=canvas.box, **kwargs)
+
+  @property
+  def _padded_size(self) -> list[int]:
+    return list(self._canvas.size)
+
+  def _build_inputs(self, image: tf.Tensor) -> tuple[tf.Tensor, Mapping[str, tf.Tensor], tf.Tensor]:
+    pixels, anchors, info = super()._build_inputs(image)
+    return pixels, anchors, canvases_lib.without_padding(info)
+
+
+class CanvasDetectionModule(export_base.ExportModule):
+  """A module for images of any size, which go to the canvases of `task.resize`.
+
+  The graph holds the network once for each canvas, with static shapes, and the weights once.
+  It has the methods and attributes of `RoutedDetectionModule`; those of one size are of the
+  widest canvas.
+  """
+
+  def __init__(self, params: config_definitions.ExperimentConfig, *, model: tf_keras.Model,
+               batch_size: int | None = None, input_type: str = 'image_tensor',
+               output_gates: bool = True):
+    """Initializes the module.
+
+    Args:
+      params: the experiment, whose `task.resize` is the papers' rule.
+      model: the model that the experiment's task builds.
+      batch_size: fixed number of images, or None for any number.
+      input_type: one of `input_types.INPUT_TYPES`.
+      output_gates: whether `serve` returns one output per gate.
+    """
+    canvases, = image_sizes.canvases(params.task, is_training=False)
+    super().__init__(params=params, batch_size=batch_size, model=model,
+                     input_image_size=list(canvases.widest.box), input_type=input_type)
+    self._canvases = canvases
+    self._modules = [
+        _CanvasModule(params, canvas, model=model, batch_size=batch_size, input_type=input_type,
+                      output_gates=output_gates) for canvas in canvases]
+    widest = self.module_of(canvases.widest.box)
+    self.image_size, self.padded_size = widest.image_size, widest.padded_size
+    self.cost = widest.cost
+
+  @property
+  def description(self) -> dict[str, Any]:
+    """The contents of `export.json`, with the sizes of all canvases."""
+    return {**self.module_of(self.image_size).description,
+            'canvases': [list(module.padded_size) for module in self._modules]}
+
+  def module_of(self, image_size: Sequence[int]) -> detection.RoutedDetectionModule:
+    """Returns the module for images of this height and width, in pixels."""
+    return self._modules[int(self._canvases.index(tf.constant(image_size)))]
+
+  def network_inputs(self, images: Sequence[np.ndarray]) -> tuple[tf.Tensor, tf.Tensor]:
+    """Normalizes, resizes and pads images of one canvas; see `RoutedDetectionModule`.
+
+    Raises:
+      ValueError: the images have several canvases.
+    """
+    modules = [self.module_of(image.shape[:2]) for image in images]
+    if any(module is not modules[0] for module in modules):
+      raise ValueError('Images of several canvases cannot be a batch: give batches of one image, '
+                       '--batch_size=1.')
+    return modules[0].network_inputs(images)
+
+  def serve(self, images: tf.Tensor) -> Mapping[str, tf.Tensor]:
+    """Detects objects in images of one size; see `RoutedDetectionModule`."""
+    return tf.switch_case(self._canvases.index(tf.shape(images)[1:3]),
+                          [functools.partial(module.serve, images) for module in self._modules])
+
+  @tf.function
+  def inference_from_image_bytes(self, inputs: tf.Tensor) -> Mapping[str, tf.Tensor]:
+    """Detects objects in image files of any sizes, strings `[batch]`."""
+    return self._serve_each(self._decode_image, inputs)
+
+  @tf.function
+  def inference_from_tf_example(self, inputs: tf.Tensor) -> Mapping[str, tf.Tensor]:
+    """Detects objects in `tf.train.Example`s with images of any sizes, strings `[batch]`."""
+    return self._serve_each(self._decode_tf_example, inputs)
+
+  def _serve_each(self, decode: Callable[[tf.Tensor], tf.Tensor], inputs: tf.Tensor
+                  ) -> Mapping[str, tf.Tensor]:
+    """Detects objects in one image after the other.
+
+    Gates of positions are left out: their sizes differ between canvases.
+    """
+    serve = tf.function(self.serve).get_concrete_function(
+        tf.TensorSpec([1, None, None, self._num_channels], tf.uint8))
+    signature = {name: tf.TensorSpec(output.shape[1:], output.dtype)
+                 for name, output in serve.structured_outputs.items()
+                 if output.shape[1:].is_fully_defined()}
+
+    def detect(encoded: tf.Tensor) -> dict[str, tf.Tensor]:
+      outputs = serve(decode(encoded)[None])
+      return {name: outputs[name][0] for name in signature}
+
+    return tf.map_fn(detect, inputs, fn_output_signature=signature, parallel_iterations=1)
+
+
+DetectionModule = detection.RoutedDetectionModule | CanvasDetectionModule
+
+
+def make_module(params: config_definitions.ExperimentConfig, model: tf_keras.Model, **kwargs
+                ) -> DetectionModule:
+  """Wraps a model for export, for images of the sizes that the experiment has.
+
+  Args:
+    params: the experiment.
+    model: the model that the experiment's task builds.
+    **kwargs: `batch_size`, `input_type` and `output_gates` of the module.
+  """
+  if image_sizes.is_paper(params.task):
+    return CanvasDetectionModule(params, model=model, **kwargs)
+  return detection.RoutedDetectionModule(
+      params, model=model, input_image_size=params.task.model.input_size[:2], **kwargs)
+
+
+def build_module(params: config_definitions.ExperimentConfig, checkpoint_path: files.PathLike,
+                 input_type: str = 'image_tensor', image_size: Sequence[int] | None = None,
+                 batch_size: int | None = None, output_gates: bool = True,
+                 flag: str = '--checkpoint_path') -> DetectionModule:
+  """Builds and restores the model of an experiment, folds its norms, and wraps it for export.
+
+  Args:
+    params: an unlocked experiment of a detection task.  Its image size becomes the padded one,
+      and non-maximum suppression a version that takes the batch size.  If an image size is
+      given, `task.resize.rule` becomes `garden`.
+    checkpoint_path: a checkpoint, or a folder whose latest checkpoint is read.
+    input_type: one of `input_types.INPUT_TYPES`.
+    image_size: `[height, width]` that images are resized to, in pixels; None: the experiment's,
+      which may be a rule.
+    batch_size: fixed number of images, or None for any number.
+    output_gates: whether the module returns one output per gate.
+    flag: the command's flag that gave the checkpoint, for error messages.
+
+  Returns:
+    The module to be exported.
+
+  Raises:
+    CommandError: not a detection task, or a checkpoint that does not fit.
+  """
+  detection.check_detector(params.task)
+  model_config = params.task.model
+  if image_size and image_sizes.is_paper(params.task):
+    params.task.resize.rule = 'garden'
+  options: dict[str, Any] = {
+      'batch_size': batch_size, 'input_type': input_type, 'output_gates': output_gates}
+  if image_sizes.is_paper(params.task):
+    kind: Any = CanvasDetectionModule
+  else:
+    kind = detection.RoutedDetectionModule
+    options['input_image_size'] = list(image_size or model_config.input_size[:2])
+    padded = options['input_image_size']
+    if params.task.train_data.parser.pad:
+      padded = preprocess_ops.compute_padded_size(padded, 2**model_config.max_level)
+    model_config.input_size = [*(int(side) for side in padded), 3]
+  generator = model_config.detection_generator
+  if batch_size is None and generator.nms_version not in _NMS_OF_ANY_BATCH:
+    generator.nms_version = 'batched'  # Model Garden's export does the same.
+  model = detection.build_model(params, checkpoint_path, flag)
+  conv_norm.fold_norms(model)
+  return kind(params, model=model, **options)
