@@ -122,7 +122,8 @@ class Expected:
     parameters: trainable parameters of the decoder; None: not counted.
     tower_parameters: trainable parameters of one tower of the head; None: not counted.
     fields: path of a field below `task` -> value.
-    same_as_experiment: the file changes nothing but `fields` in the task of its experiment.
+    same_as_experiment: the file changes nothing but `fields` and `image_sizes` in the task of its
+      experiment.
   """
   schedule: Schedule
   parameters: int | None = None
@@ -406,13 +407,33 @@ def _caddet(detector: str, name: str) -> Expected:
   decoder, width = ('fpn_lite', 128) if row.startswith('fpnlite') else ('caddet_projection', 256)
   fields |= {
       'budget.weight': 1.0, 'budget.kind': kind, 'budget.ratio': ratio,
-      'budget.start_step': CADDET_EPOCH, 'model.input_size': [600, 1000, 3],
+      'budget.start_step': CADDET_EPOCH,
       'budget.path_similarity.weight': 1.0 if similarity else 0.0,
       'model.decoder.type': decoder, f'model.decoder.{decoder}.num_filters': width}
   if similarity:
     fields.update({'budget.path_similarity.minimum': similarity[0],
                    'budget.path_similarity.maximum': similarity[1]})
   return Expected(schedule, fields=fields)
+
+
+# --- Sizes and frozen stages, of all papers ----------------------------------------------------
+
+
+def image_sizes(name: str) -> dict[str, Any]:
+  """Returns fields of the task: the sizes of images, and what does not train.
+
+  Args:
+    name: the file's name.
+  """
+  is_ablation = name.removesuffix('_1x').removeprefix('caddet_') in _CADDET_ABLATIONS
+  return {
+      'resize.rule': 'paper', 'model.input_size': [None, None, 3],
+      'resize.short_side': 600 if is_ablation else 800,
+      'resize.long_side': 1000 if is_ablation else 1333,
+      # The 2x recipe of i-FPN.
+      'resize.training_short_sides': (
+          [640, 672, 704, 736, 768, 800] if name.endswith('180k') else None),
+      'frozen_stages': ['stem', 'conv2_x'] if 'resnet' in name else []}
 
 
 PAPERS = {
