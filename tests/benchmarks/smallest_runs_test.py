@@ -76,3 +76,13 @@ def test_conversion(capsys, tmp_path):
         tmp_path / f'annotations/instances_{split}.json')
   importlib.import_module('conversion').benchmark(tmp_path, 2, 1, False)
   assert len(ratios(capsys)) == 3 + 2
+
+
+def test_padding():
+  padding = importlib.import_module('padding')
+  figures = padding.measure(
+      [(480, 640), (640, 480)], lambda _: padding.canvases.Canvas((800, 1333), (800, 1344)))
+  # Wide: 800 x 1067.  High: 800 x 600 in the place of 1067 x 800.
+  assert figures['wide'] == 1
+  assert figures['high'] == pytest.approx(800 * 600 / (1067 * 800))
+  assert figures['input'] == pytest.approx(2 * 800 * 1344 / (800 * 1067 + 800 * 600))
