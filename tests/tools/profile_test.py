@@ -100,7 +100,8 @@ def test_figures_of_a_static_detector_are_all_equal(run):
 @pytest.mark.parametrize('diagnose', [False, True])
 def test_metrics_of_a_solver(run, capsys, diagnose):
   figures = run(*['--diagnose'] * diagnose, decoder='ifpn',
-                override='task.model.decoder.ifpn.solver.inference_evaluations=3')
+                override='task.model.max_level=4,'
+                'task.model.decoder.ifpn.solver.inference_evaluations=3')
   metrics, gmac = figures['metrics'], figures['gmac']
   assert metrics['ifpn/evaluations'] == 3
   assert 0 < metrics['ifpn/residual'] < 1
