@@ -5,7 +5,8 @@ r"""Times convert_dataset against Model Garden's create_coco_tf_record on the sa
 FOLDER is in COCO layout: annotations/instances_{train,val}.json and images/.  It is enlarged by
 copies under other names and ids.  Both read and write the same images and boxes in this process
 (`one process`), and Model Garden's as it runs by default, on every core (`all cores`).  Times are
-medians of interleaved repeats.
+medians of interleaved repeats.  The start of the programs, with TensorFlow, is timed for itself: it
+is the same for any number of images, and Model Garden's program starts once for each split.
 """
 import argparse
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import io
 import json
 import pathlib
 import shutil
+import subprocess
 import sys
 import tempfile
 from unittest import mock
@@ -29,6 +31,8 @@ from official_ext.utils import timing
 
 _SPLITS = ('train', 'val')
 _SHARDS = 4
+_IMPORTS = {'ours': 'from official_ext.datasets import conversion, readers',
+            'one process': 'from official.vision.data import create_coco_tf_record'}
 
 
 def enlarge(source: pathlib.Path, copies: int, target: pathlib.Path) -> int:
@@ -99,6 +103,20 @@ def model_gardens(data: pathlib.Path, output: pathlib.Path, include_masks: bool,
   return run
 
 
+def benchmark_start(repeats: int) -> None:
+  """Times what the programs import, in new processes, and prints medians and their ratio."""
+
+  def started(imports: str) -> Callable[[], object]:
+    return lambda: subprocess.run([sys.executable, '-c', f'import official_ext; {imports}'],
+                                  check=True, capture_output=True)
+
+  seconds = timing.interleaved({name: started(text) for name, text in _IMPORTS.items()}, repeats)
+  for name, times in seconds.items():
+    command_line.say(f'start, {name}: {np.median(times):.2f} s')
+  command_line.say(
+      f"  ours takes {timing.median_ratio(seconds, *_IMPORTS):.3f} of the time of Model Garden's")
+
+
 def benchmark(data: pathlib.Path, copies: int, repeats: int, include_masks: bool) -> None:
   """Times all ways on copies of a data set and prints medians and ratios."""
   with tempfile.TemporaryDirectory() as place:
@@ -118,7 +136,7 @@ def benchmark(data: pathlib.Path, copies: int, repeats: int, include_masks: bool
 
 
 def main() -> None:
-  """Times conversions with and without masks."""
+  """Times the start of the programs, and conversions with and without masks."""
   parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--data', required=True, type=pathlib.Path, metavar='FOLDER',
@@ -127,6 +145,7 @@ def main() -> None:
   parser.add_argument('--repeats', type=int, default=9, help='interleaved repeats (9)')
   args = parser.parse_args()
   flags.FLAGS(sys.argv[:1])
+  benchmark_start(min(args.repeats, 3))
   for include_masks in (False, True):
     benchmark(args.data, args.copies, args.repeats, include_masks)
 

@@ -227,8 +227,8 @@ def _in_order(pool: futures.Executor, function: Callable[[_Image], Result],
   for image in images:
     waiting.append((image, pool.submit(function, image).result if image.is_laborious else
                     functools.partial(function, image)))
-    while len(waiting) > _MAX_WAITING or sum(
-        waiter.read.num_bytes for waiter, _ in waiting) > _MAX_WAITING_BYTES:
+    while waiting and (not waiting[0][0].is_laborious or len(waiting) > _MAX_WAITING or sum(
+        waiter.read.num_bytes for waiter, _ in waiting) > _MAX_WAITING_BYTES):
       yield first()
   while waiting:
     yield first()

@@ -17,7 +17,7 @@ from official_ext.datasets.records import example_checks
 
 _FEW = 0.05  # share of boxes or images of which the loss is told
 # Boxes that are read in every way they may be meant: the first, and every so many of the others.
-_FIRST, _EVERY = 500, 16
+_FIRST, _EVERY = 250, 16
 _MANY = 0.1  # share of boxes outside of their image that is no carelessness at its edges
 _LOG_CHANCE = math.log(1e-6)  # of what is too unlikely to be chance
 
