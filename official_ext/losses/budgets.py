@@ -261,7 +261,12 @@ class BudgetLosses:
         unknown, which leaves out what depends on them.
       image_losses: returns the detection loss of each image, `[batch]`; called by the kind
         `loss_aware` only.
+
+    Raises:
+      ValueError: `attach` was not called.
     """
+    if self.names and not self._layers:
+      raise ValueError('The budget knows no model: call attach first.')
     config, losses = self._config, {}
     shares, target = None, None
     is_on = tf.constant(1.0)

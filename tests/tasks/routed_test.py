@@ -151,6 +151,7 @@ def test_sampled_runs_are_reported_beside_the_deterministic_one(dyfpn):
       variable.assign([0.0, 0.01])
   config = task.task_config.replace(sampled_evaluation_runs=8)
   sampling = retinanet_task.RoutedRetinaNetTask(config)
+  sampling._budgets.attach(model)  # As `build_model` does.
   sampling.build_metrics(training=False)
   own_evaluator = sampling.coco_metric
   logs = _evaluate(sampling, model, [inputs])
