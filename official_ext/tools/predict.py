@@ -80,14 +80,8 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _draw(image: np.ndarray, found: list[dict[str, Any]], labels: labels_lib.Labels,
           path: pathlib.Path) -> None:
-  from official_ext.visualization import boxes
-  corners = np.array([[y, x, y + h, x + w] for x, y, w, h in (d['bbox'] for d in found)])
-  names = [labels.name(d['category_id']) for d in found]
-  masks = None
-  if found and 'segmentation' in found[0]:
-    from pycocotools import mask as mask_lib
-    masks = np.stack([mask_lib.decode(d['segmentation']) for d in found])
-  drawn = boxes.draw_boxes(image, corners, names, [d['score'] for d in found], masks)
+  from official_ext.serving import detection_pictures
+  drawn = detection_pictures.draw(image, found, labels)
   path.parent.mkdir(exist_ok=True)
   Image.fromarray(drawn).save(path, quality=92)
 

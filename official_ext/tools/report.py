@@ -9,6 +9,7 @@ from matplotlib import figure
 import numpy as np
 
 from official_ext.serving import prediction_files
+from official_ext.tools import compare
 from official_ext.utils import command_line
 from official_ext.utils import experiment
 from official_ext.utils import files
@@ -178,6 +179,18 @@ def _write_branches(page: html_page.HtmlPage, detector: Any, predictions: _Predi
                 f'Branches of level {level}.')
 
 
+def _write_pyramid(page: html_page.HtmlPage, detector: Any, predictions: _Predictions) -> None:
+  """Writes what the neck computes for the dearest image: its levels, and where DRFPN samples."""
+  from official_ext.serving import pyramid_features
+  if not detector.module.model.decoder:
+    return
+  page.heading('What the neck computes')
+  cost = predictions.costs[-1]
+  plots = compare.draw_pyramid(pyramid_features, detector, predictions.image(cost['image_id']))
+  for part, plot in plots.items():
+    page.figure(plot, f'{cost["file"]}, {part.replace("_", " ")}.')
+
+
 def _branch_features(detector: Any, image: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
   """Returns level -> branch -> `[height, width, filters]` of an inception FPN for one image."""
   model = detector.module.model
@@ -221,6 +234,7 @@ def main() -> None:
   _write_decisions(page, detector, predictions)
   _write_scales(page, detector, predictions)
   _write_branches(page, detector, predictions)
+  _write_pyramid(page, detector, predictions)
   if results['seconds_by_step']:
     page.heading('Time')
     page.table(['step', 'seconds'], list(results['seconds_by_step'].items()))

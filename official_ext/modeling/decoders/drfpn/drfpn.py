@@ -3,10 +3,11 @@
 Reference: Jialiang Ma, Bin Chen, Dual Refinement Feature Pyramid Networks for Object
 Detection, https://arxiv.org/abs/2012.01733.
 """
+from collections.abc import Callable, Mapping
 import dataclasses
 from typing import Any
 
-import tf_keras
+import tensorflow as tf, tf_keras
 
 from official_ext.configs import components
 from official_ext.modeling.decoders import pyramid
@@ -178,14 +179,37 @@ class DRFPN(pyramid.PyramidDecoder):
           level: self._refinement(kind, 'up', f'bottom_up_{level}') for level in levels[1:]}
 
   def build_pyramid(self, inputs: pyramid.Features, training: bool | None) -> pyramid.Features:
+    return self._refine_up(self._refine_down(self._compute_laterals(inputs)))
+
+  def sampling_positions(self, inputs: Mapping[str, tf.Tensor]
+                         ) -> dict[str, refinement.SamplingPositions]:
+    """Returns where the SRBs of the top-down path sample.
+
+    Args:
+      inputs: as of `call`.
+
+    Returns:
+      Level -> positions in the next coarser level; empty without SRBs or without offsets.
+    """
+    found: dict[str, refinement.SamplingPositions] = {}
+    laterals = self._compute_laterals(self.checked(inputs))
+
+    def add(level: str, source: tf.Tensor) -> None:
+      found[level] = self._top_down[level].positions((source, laterals[level]))
+
+    if self._options['top_down'] in ('srb', 'srb_crb') and self._options['use_offset']:
+      self._refine_down(laterals, add)
+    return found
+
+  def _compute_laterals(self, inputs: pyramid.Features) -> pyramid.Features:
     coarsest = self._backbone_levels[-1]
     if self._context is not None:
       inputs = {**inputs, coarsest: self._context(inputs[coarsest])}
-    laterals = {level: self._laterals[level](inputs[level]) for level in inputs}
-    return self._refine_up(self._refine_down(laterals))
+    return {level: self._laterals[level](inputs[level]) for level in inputs}
 
-  def _refine_down(self, laterals: pyramid.Features) -> pyramid.Features:
-    """Computes P from the laterals."""
+  def _refine_down(self, laterals: pyramid.Features,
+                   visit: Callable[[str, tf.Tensor], None] | None = None) -> pyramid.Features:
+    """Computes P from the laterals; `visit` gets each level of a block, with the block's source."""
     if self._options['top_down'] == 'fpn':
       merged = self.top_down(laterals)
       return {level: self._level_convs[level](merged[level]) for level in merged}
@@ -195,6 +219,8 @@ class DRFPN(pyramid.PyramidDecoder):
       if level in self._level_convs:
         outputs[level] = self._level_convs[level](source)
       else:
+        if visit:
+          visit(level, source)
         outputs[level], source = _output_and_source(
             self._top_down[level]((source, laterals[level])))
     return outputs

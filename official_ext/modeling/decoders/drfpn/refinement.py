@@ -7,7 +7,7 @@ level, on the way up the finer one.
 Reference: Jialiang Ma, Bin Chen, Dual Refinement Feature Pyramid Networks for Object
 Detection, https://arxiv.org/abs/2012.01733.
 """
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf, tf_keras
 
@@ -16,6 +16,18 @@ from official_ext.ops import checks
 from official_ext.ops import sampling
 
 Pair = tuple[tf.Tensor, tf.Tensor]
+
+
+class SamplingPositions(NamedTuple):
+  """Where a block samples its source for each position of its target, rows and columns in pixels.
+
+  Attributes:
+    aligned: `[target_height, target_width, 2]`, without offsets.
+    sampled: `[batch, target_height, target_width, 2]`, with the offsets.
+  """
+  aligned: tf.Tensor
+  sampled: tf.Tensor
+
 
 CONTEXTS = ('source', 'target', 'add', 'cat')
 ACTIVATIONS = ('sigmoid', 'linear')
@@ -144,6 +156,17 @@ class SpatialRefinementBlock(_Refinement):
     sides = tf.cast(tf.reduce_sum(tf.shape(target)[1:3]), grid.dtype)
     # The channels of the offset are x and y, those of the grid row and column.
     return grid + tf.reverse(offset, [-1]) * (last / sides)
+
+  def positions(self, inputs: Pair) -> SamplingPositions:
+    """Returns where the block samples; it must have offsets.
+
+    Args:
+      inputs: source and target, as of `call`.
+    """
+    source, target = inputs
+    return SamplingPositions(
+        sampling.aligned_grid(source, target),
+        self._positions(self._context_map(source, target), source, target))
 
   def _base(self, source: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
     """Returns the map to which the refined source is added."""

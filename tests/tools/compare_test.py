@@ -1,0 +1,72 @@
+"""The comparison has every detector's boxes where they are, in its own column."""
+import json
+import pathlib
+
+import colored_detector
+import numpy as np
+from PIL import Image
+import pytest
+
+from official_ext.tools import compare
+from official_ext.utils import command_line
+from official_ext.visualization import boxes
+
+
+def annotations(drawn):
+  """COCO annotations of the rectangles of `colored_detector.write_images`."""
+  numbered = [(number, color, box) for number, objects in enumerate(drawn.values(), 1)
+              for color, box in objects]
+  return {
+      'images': [{'id': number, 'file_name': name, 'width': 64, 'height': 48}
+                 for number, name in enumerate(drawn, 1)],
+      'annotations': [
+          {'id': identifier, 'image_id': number, 'category_id': 1 + (color == 'green'),
+           'bbox': box, 'area': box[2] * box[3], 'iscrowd': 0}
+          for identifier, (number, color, box) in enumerate(numbered, 1)],
+      'categories': [{'id': 1, 'name': 'red'}, {'id': 2, 'name': 'green'}]}
+
+
+def test_boxes_stand_in_the_column_of_their_detector(tmp_path):
+  drawn = colored_detector.write_images(tmp_path / 'images')
+  (tmp_path / 'truth.json').write_text(json.dumps(annotations(drawn)))
+  classes = {'right': (1, 2), 'wrong': (2, 1)}
+  for name, (red, green) in classes.items():
+    path = colored_detector.save(tmp_path / name / 'saved_model', red, green)
+    (path / 'export.json').write_text(json.dumps({'gmac': {'static': 1.0, 'maximum': 1.0}}))
+  compare.main([
+      *(f'--saved_model={tmp_path / name / "saved_model"}' for name in classes),
+      f'--images={tmp_path / "images"}', f'--annotation_file={tmp_path / "truth.json"}',
+      '--number=2', f'--output_dir={tmp_path / "out"}'])
+  points = json.loads((tmp_path / 'out/compare.json').read_text())
+  assert [(point['model'], round(point['ap'], 3), point['gmac_mean']) for point in points] == [
+      ('right/saved_model', 1.0, 1.0), ('wrong/saved_model', 0.0, 1.0)]
+  assert (tmp_path / 'out/tradeoff.png').is_file()
+  pictures = sorted((tmp_path / 'out/detections').iterdir())
+  assert [picture.name for picture in pictures] == ['001_1.jpg', '002_3.jpg']  # first and last
+  page = (tmp_path / 'out/compare.html').read_text()
+  assert page.count('<img') == 3 and 'right/saved_model' in page
+  pixels = np.asarray(Image.open(pictures[0]))
+  enlarged, factor = boxes.fit(
+      np.asarray(Image.open(tmp_path / 'images/1.png')), 480)
+  corners = np.array([[y, x, y + h, x + w] for _, (x, y, w, h) in drawn['1.png']]) * factor
+  for column, (red, green) in enumerate(classes.values()):
+    names = {1: 'red', 2: 'green'}
+    expected = boxes.draw_boxes(enlarged, corners, [names[red], names[green]], [0.9, 0.9])
+    left, top = 6 + column * 486, 6 + 22  # margins of the grid, and its titles
+    found = pixels[top:top + 360, left:left + 480].astype(int)
+    is_drawn = np.any(expected != enlarged, axis=-1)
+    assert np.mean(np.abs(found - expected)[~is_drawn]) < 5  # JPEG
+    assert np.mean(np.abs(found - expected)[is_drawn]) < 40
+    assert np.mean(np.abs(found - enlarged)[is_drawn]) > 60
+
+
+@pytest.mark.parametrize('paths, expected', [
+    (['a/b', 'a/c'], ['b', 'c']), (['a/m', 'b/m'], ['a/m', 'b/m']), (['a'], ['a']),
+    (['x/a/m', 'y/a/m', 'n'], ['x/a/m', 'y/a/m', 'n'])])
+def test_short_names(paths, expected, monkeypatch, tmp_path):
+  monkeypatch.chdir(tmp_path)
+  names = compare.short_names([pathlib.Path(path) for path in paths])
+  assert [name.split('/')[-1] for name in names] == [name.split('/')[-1] for name in expected]
+  assert all(name.endswith(wanted) for name, wanted in zip(names, expected))
+  with pytest.raises(command_line.CommandError, match='twice'):
+    compare.short_names([pathlib.Path('a'), pathlib.Path('a')])
