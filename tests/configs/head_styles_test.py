@@ -5,7 +5,7 @@ from official_ext import registry_imports
 from official_ext.configs import detectors
 from official_ext.utils import command_line
 from official_ext.utils import experiment
-import published_rows
+import toolbox_recipe
 
 PAPER = {'task': {'model': {'head_style': 'paper'}}}
 
@@ -23,12 +23,12 @@ def resolve(name, *overrides):
   return config.task
 
 
-@pytest.mark.parametrize('detector', published_rows.TOOLBOX)
+@pytest.mark.parametrize('detector', toolbox_recipe.TOOLBOX)
 def test_a_style_sets_its_numbers_and_takes_them_back(detector):
   name = f'{detector}_fpn_resnet50_coco'
   before, task = resolve(name), resolve(name, PAPER)
   assert before.model.head_style == 'garden'
-  numbers = published_rows.TOOLBOX[detector]
+  numbers = toolbox_recipe.TOOLBOX[detector]
   assert {path: value(task, path) for path in numbers} == numbers
   changed = {path for path, number in numbers.items() if value(before, path) != number}
   assert len(changed) > 1

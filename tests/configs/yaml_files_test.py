@@ -14,6 +14,7 @@ from official_ext.losses import budgets
 from official_ext.utils import experiment
 import experiment_files
 import published_rows
+import toolbox_recipe
 
 EVERY = pytest.mark.parametrize('path', experiment_files.ALL, ids=experiment_files.yaml_name)
 
@@ -98,7 +99,7 @@ def test_file_has_the_sizes_and_the_frozen_stages_of_its_paper(path):
 @EVERY
 def test_file_is_its_row(path):
   row, task = expected(path), resolved(path).task
-  toolbox = published_rows.toolbox(path.parent.name, path.stem)
+  toolbox = toolbox_recipe.numbers(path.parent.name, path.stem)
   for field, value in {**toolbox, **row.fields}.items():
     assert _field(task, field) == value, field
   if row.same_as_experiment:
