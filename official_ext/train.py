@@ -19,6 +19,7 @@ from absl import app
 from absl import flags
 from absl import logging
 from official.common import flags as model_garden_flags
+from official.modeling import hyperparams
 from official.vision import train  # noqa: F401 (defines a flag)
 import tensorflow as tf
 import yaml
@@ -76,6 +77,30 @@ def _has_checkpoint(model_dir: str) -> bool:
           tf.train.latest_checkpoint(files.plain_path(model_dir)) is not None)
 
 
+def _is_same(previous: Any, now: hyperparams.Config) -> bool:
+  """Returns whether options of a model mean what they meant in an earlier version.
+
+  Args:
+    previous: options as an earlier run has written them.
+    now: the options today. One that the earlier version did not have is the same if it has its
+      default, because defaults keep what the earlier version did.
+  """
+  values, defaults = now.as_dict(), type(now)().as_dict()
+  if not isinstance(previous, dict) or not previous.keys() <= values.keys():
+    return False
+  for name, value in values.items():
+    part = getattr(now, name)
+    if name not in previous:
+      is_same = name in defaults and value == defaults[name]
+    elif isinstance(part, hyperparams.Config):
+      is_same = _is_same(previous[name], part)
+    else:
+      is_same = previous[name] == value
+    if not is_same:
+      return False
+  return True
+
+
 def _check_model_dir(params: Any, model_dir: str, mode: str) -> None:
   """Checks that a folder holds what a mode needs, and no run of another model.
 
@@ -97,8 +122,8 @@ def _check_model_dir(params: Any, model_dir: str, mode: str) -> None:
   elif os.path.exists(path):
     with open(path, encoding='utf-8') as file:
       previous = yaml.safe_load(file)
-    model = params.task.model.as_dict() if hasattr(params.task, 'model') else None
-    if previous.get('task', {}).get('model') != model:
+    model = getattr(params.task, 'model', None)
+    if model and not _is_same(previous.get('task', {}).get('model'), model):
       raise command_line.CommandError(
           f'--model_dir={model_dir} holds a run of another model (its params.yaml differs in '
           'task.model): choose another folder, or give the same experiment and overrides.')

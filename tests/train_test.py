@@ -12,6 +12,7 @@ from official.core import task_factory
 import pytest
 import tensorflow as tf, tf_keras
 
+from official_ext import train
 from official_ext.datasets import truth as truth_lib
 from official_ext.serving import coco_results
 from official_ext.tasks import training
@@ -142,6 +143,20 @@ def _average_precision_50(model, inputs, folder) -> float:
   (folder / 'truth.json').write_text(json.dumps(truth))
   return coco_results.average_precision(
       truth_lib.Truth(folder / 'truth.json'), results, range(len(images)))['ap50']
+
+
+def test_a_run_of_an_earlier_version_is_of_the_same_model():
+  """An option that it did not have must have its default."""
+  model = small_detectors.small_experiment('retinanet_dyfpn_efficientnetlite0_sample').task.model
+  previous = model.as_dict()
+  del previous['head']['num_convs'], previous['decoder']['dyfpn']['num_filters']
+  model.head.num_convs = type(model.head)().num_convs
+  model.decoder.dyfpn.num_filters = type(model.decoder.dyfpn)().num_filters
+  assert train._is_same(previous, model)
+  assert not train._is_same({**previous, 'gone': 1}, model)
+  assert not train._is_same(None, model)
+  model.decoder.dyfpn.num_filters += 1
+  assert not train._is_same(previous, model)
 
 
 def _train_command(*arguments: str) -> subprocess.CompletedProcess:
