@@ -50,6 +50,18 @@ def seed():
     sys.modules['tf_keras'].utils.set_random_seed(1)
 
 
+@pytest.fixture(scope='module', autouse=True)
+def graph_optimizers(request):
+  """Switches TensorFlow's graph optimizers (Grappler) on for tests/serving alone.
+
+  Other tests run most functions once or twice, which takes less time than to optimize them.
+  Processes that tests start have the optimizers on, as users have.
+  """
+  if 'tensorflow' in sys.modules:
+    sys.modules['tensorflow'].config.optimizer.set_experimental_options(
+        {'disable_meta_optimizer': request.path.parent.name != 'serving'})
+
+
 def pytest_collection_modifyitems(items):
   for item in items:
     if 'real_data' in getattr(item, 'fixturenames', ()):
