@@ -3,6 +3,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from official_ext.ops import canvases as canvases_lib
+from official_ext.ops import checks
 
 RULES = ('garden', 'paper')
 # The stride of a ResNet's last maps, to which the papers pad.
@@ -19,18 +20,19 @@ def check(task_config: Any) -> None:
   """Checks that the options of a detection task agree on the size of images.
 
   Raises:
-    ValueError: an option is not allowed; the message names the field.
+    FieldError: an option is not allowed; the message names the field.
   """
   resize = getattr(task_config, 'resize', None)
   if resize is None:
     return
   if resize.rule not in RULES:
-    raise ValueError(f'task.resize.rule is {resize.rule!r}; allowed are {" and ".join(RULES)}.')
+    raise checks.FieldError(
+        f'task.resize.rule is {resize.rule!r}; allowed are {" and ".join(RULES)}.')
   if not is_paper(task_config):
     return
   size = list(task_config.model.input_size)
   if size != [None, None, 3]:
-    raise ValueError(
+    raise checks.FieldError(
         f'task.model.input_size is {size}, but with task.resize.rule=paper images have several '
         'sizes: set task.model.input_size=[null,null,3].')
   _check_parsers(task_config)
@@ -47,16 +49,16 @@ def _check_parsers(task_config: Any) -> None:
     for name, value in wanted.items():
       given = getattr(parser, name, value)
       if given != value:
-        raise ValueError(f'task.{data}.parser.{name} is {given}; with task.resize.rule=paper it '
-                         f'must be {value}.')
+        raise checks.FieldError(f'task.{data}.parser.{name} is {given}; with '
+                                f'task.resize.rule=paper it must be {value}.')
   pads = {data: getattr(parser, 'pad', True) for data, parser in parsers.items()}
   if len(set(pads.values())) > 1:
-    raise ValueError(f'parser.pad differs: {pads}. With task.resize.rule=paper task.train_data '
-                     'and task.validation_data need the same.')
+    raise checks.FieldError(f'parser.pad differs: {pads}. With task.resize.rule=paper '
+                            'task.train_data and task.validation_data need the same.')
   heads = getattr(getattr(task_config.model, 'head', None), 'attribute_heads', None)
   if heads:
-    raise ValueError(f'task.model.head.attribute_heads is {heads}; with task.resize.rule=paper '
-                     'there must be none.')
+    raise checks.FieldError(f'task.model.head.attribute_heads is {heads}; with '
+                            'task.resize.rule=paper there must be none.')
 
 
 def _may_pad_finely(task_config: Any) -> bool:
@@ -83,7 +85,7 @@ def canvases(task_config: Any, is_training: bool) -> Sequence[canvases_lib.Canva
     is_training: whether the images are for training, which may have several short sides.
 
   Raises:
-    ValueError: a side or ratio is not allowed; the message names the field.
+    FieldError: a side or ratio is not allowed; the message names the field.
   """
   resize = task_config.resize
   sides = (is_training and resize.training_short_sides) or [resize.short_side]

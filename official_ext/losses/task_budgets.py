@@ -58,13 +58,13 @@ def _check_list(task_config: Any) -> None:
   """Checks what the class of a single budget cannot: fields of the list, and both forms at once.
 
   Raises:
-    ValueError: names the field to change.
+    FieldError: names the field to change.
   """
   short = task_config.budget
   for field, weight in (('weight', short.weight),
                         ('path_similarity.weight', short.path_similarity.weight)):
     if weight:
-      raise ValueError(
+      raise checks.FieldError(
           f'task.budgets is given, and task.budget.{field} is {weight}; a task has one or the '
           f'other. Change task.budget.{field} to 0, or put that budget into task.budgets.')
   for index, config in enumerate(task_config.budgets):
@@ -75,7 +75,7 @@ def _check_list(task_config: Any) -> None:
       allowed = [field.name for field in dataclasses.fields(known)]
       unknown = sorted(set(given.as_dict()) - set(allowed))
       if unknown:
-        raise ValueError(
+        raise checks.FieldError(
             f'task.budgets[{index}].{path}{unknown[0]} is not known; the fields are '
             f'{", ".join(allowed)}.')
 
@@ -98,7 +98,7 @@ class TaskBudgets:
       task_config: options of a task, with `budget` and `budgets`.
 
     Raises:
-      ValueError: both forms at once, two budgets of one part, or an option that is not allowed;
+      FieldError: both forms at once, two budgets of one part, or an option that is not allowed;
         names the field.
     """
     if task_config.budgets:
@@ -110,8 +110,9 @@ class TaskBudgets:
     parts = [budget.part for budget in self._budgets.values()]
     for index, part in enumerate(parts):
       if part in parts[:index]:
-        raise ValueError(f'task.budgets has two budgets of the part {part!r}; give each part one. '
-                         f'Change task.budgets[{index}].part.')
+        raise checks.FieldError(
+            f'task.budgets has two budgets of the part {part!r}; give each part one. '
+            f'Change task.budgets[{index}].part.')
     self._is_list = bool(task_config.budgets)
     short = task_config.budget
     is_whole = not self._is_list and (short.part == 'all' or short.kind != 'share')
@@ -140,7 +141,7 @@ class TaskBudgets:
       model: a detector with a `backbone`.
 
     Raises:
-      ValueError: a budget does not fit the model; names the field.
+      FieldError: a budget does not fit the model; names the field.
     """
     for field, budget in self._budgets.items():
       with checks.naming_field(field, {

@@ -3,6 +3,8 @@ from collections.abc import Sequence
 
 import tensorflow as tf, tf_keras
 
+from official_ext.ops import checks
+
 STAGES = ('stem', 'conv2_x', 'conv3_x', 'conv4_x', 'conv5_x')
 # The level that a stage of convolutions ends with.
 _LEVELS = {f'conv{level}_x': str(level) for level in range(2, 6)}
@@ -20,14 +22,14 @@ def freeze_stages(backbone: tf_keras.Model, stages: Sequence[str]) -> None:
     stages: some of `STAGES`; empty: nothing is frozen.
 
   Raises:
-    ValueError: an unknown stage, or a backbone that is no ResNet with all stages.
+    FieldError: an unknown stage, or a backbone that is no ResNet with all stages.
   """
   if not stages:
     return
   unknown = [stage for stage in stages if stage not in STAGES]
   if unknown:
-    raise ValueError(f'task.frozen_stages has {", ".join(unknown)}; allowed are '
-                     f'{", ".join(STAGES)}.')
+    raise checks.FieldError(f'task.frozen_stages has {", ".join(unknown)}; allowed are '
+                            f'{", ".join(STAGES)}.')
   layers = _layers_of_stages(backbone)
   for stage in stages:
     for layer in layers[stage]:
@@ -40,8 +42,9 @@ def _layers_of_stages(backbone: tf_keras.Model) -> dict[str, list[tf_keras.layer
            if isinstance(layer, tf_keras.layers.MaxPooling2D)]
   levels = backbone.output if isinstance(getattr(backbone, 'output', None), dict) else {}
   if len(pools) != 1 or not set(_LEVELS.values()) <= set(levels):
-    raise ValueError(f'task.frozen_stages names stages of a ResNet; {type(backbone).__name__} of '
-                     'task.model.backbone has no such stages: set task.frozen_stages=[].')
+    raise checks.FieldError(
+        f'task.frozen_stages names stages of a ResNet; {type(backbone).__name__} of '
+        'task.model.backbone has no such stages: set task.frozen_stages=[].')
   ends: dict[str, tf.Tensor] = {'stem': pools[0].output} | {
       stage: levels[level] for stage, level in _LEVELS.items()}
   stages: dict[str, list[tf_keras.layers.Layer]] = {}

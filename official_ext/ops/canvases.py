@@ -10,6 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from official_ext.ops import checks
+
 Size = tuple[int, int]
 
 
@@ -42,14 +44,16 @@ class Canvases:
       stride: heights and widths of canvases are multiples of it.
 
     Raises:
-      ValueError: a side or ratio is not allowed; the message names the field of `task.resize`.
+      FieldError: a side or ratio is not allowed; the message names the field of `task.resize`.
     """
     if not 1 <= short_side <= long_side:
-      raise ValueError(f'task.resize: the short side is {short_side} and long_side is {long_side}; '
-                       'allowed are 1 <= short side <= long_side.')
+      raise checks.FieldError(
+          f'task.resize: the short side is {short_side} and long_side is {long_side}; '
+          'allowed are 1 <= short side <= long_side.')
     if any(ratio < 1 for ratio in aspect_ratios):
-      raise ValueError(f'task.resize.aspect_ratios is {list(aspect_ratios)}; a ratio is the long '
-                       'side divided by the short side, at least 1.')
+      raise checks.FieldError(
+          f'task.resize.aspect_ratios is {list(aspect_ratios)}; a ratio is the long side divided '
+          'by the short side, at least 1.')
     sides = {min(long_side, _padded(round(short_side * ratio), stride)) for ratio in aspect_ratios}
     # Of sides that are padded to the same one, the longest holds the most images.
     longest = {_padded(side, stride): side for side in sorted(sides | {long_side})}

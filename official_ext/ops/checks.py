@@ -23,6 +23,13 @@ class ArgumentError(ValueError):
     self.argument = argument if message else ''
 
 
+class FieldError(ValueError):
+  """Options of a config have values that are not allowed; the message names the fields to change.
+
+  Commands print the message alone.
+  """
+
+
 def check_one_of(argument: str, value: Any, allowed: Iterable[Any]) -> None:
   """Raises an `ArgumentError` unless a value is one of those that are allowed.
 
@@ -77,10 +84,10 @@ def naming_field(prefix: str, elsewhere: Mapping[str, str] = _NOWHERE_ELSE) -> I
     elsewhere: argument -> path of its field, for arguments that come from other records.
 
   Raises:
-    ValueError: the body raised an `ArgumentError`; the message ends with the field to change.
+    FieldError: the body raised an `ArgumentError`; the message ends with the field to change.
   """
   try:
     yield
   except ArgumentError as error:
     field = elsewhere.get(error.argument, f'{prefix}.{error.argument}'.rstrip('.'))
-    raise ValueError(f'{error} Change {field}.') from error
+    raise FieldError(f'{error} Change {field}.') from error

@@ -20,6 +20,7 @@ from official_ext.modeling import dense_detector
 from official_ext.modeling import float32_layers
 from official_ext.modeling import level_candidates
 from official_ext.modeling.layers import convolutions
+from official_ext.ops import checks
 from official_ext.tasks import budgeted_task
 from official_ext.tasks import routed
 from official_ext.tasks import sized_inputs
@@ -32,12 +33,12 @@ class TowerRetinaNetTask(retinanet.RetinaNetTask, budgeted_task.BudgetedTask):
     """Builds Model Garden's model, and replaces the parts that tower and style differ in.
 
     Raises:
-      ValueError: an option is not allowed; the message names the field.
+      FieldError: an option is not allowed; the message names the field.
     """
     config = self.task_config
     is_paper = head_styles.is_paper(config.model)
     if is_paper and not config.model.head.tower.type:
-      raise ValueError(
+      raise checks.FieldError(
           "task.model.head_style is 'paper', which Model Garden's head with batch norm is not: "
           'task.model.head.tower.type must name a tower, such as `plain`, or head_style be garden.')
     model = super().build_model()

@@ -8,6 +8,8 @@ import sys
 import time
 from typing import Any, TypeVar
 
+from official_ext.ops import checks
+
 # TensorFlow's log shows only errors beside a command's own lines.
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 
@@ -36,9 +38,9 @@ def say(text: str) -> None:
 def run(main: Callable[[], Any]) -> None:
   """Runs a command and ends the process if it fails.
 
-  After a `CommandError`, and if the operating system refuses a file (disk full, no permission),
-  one line goes to standard error and the exit status is 2.  Any other exception is a defect of
-  the program and keeps its traceback.
+  After a `CommandError` or a `FieldError`, and if the operating system refuses a file (disk full,
+  no permission), one line goes to standard error and the exit status is 2.  Any other exception is
+  a defect of the program and keeps its traceback.
 
   Args:
     main: the command; it reads `sys.argv` itself.
@@ -47,7 +49,7 @@ def run(main: Callable[[], Any]) -> None:
   previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
   try:
     main()
-  except CommandError as error:
+  except (CommandError, checks.FieldError) as error:
     _fail(str(error), 2)
   except BrokenPipeError:
     # A reader such as `head` has closed the pipe; the flush at exit must not fail as well.

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from official_ext.ops import checks
 from official_ext.utils import command_line
 
 
@@ -63,6 +64,19 @@ def test_defect_keeps_its_traceback(error):
   with pytest.raises(type(error)) as caught:
     command_line.run(fail_with(error))
   assert caught.value is error
+
+
+def test_option_that_is_not_allowed_is_one_line_with_its_field(capsys):
+
+  def build():
+    with checks.naming_field('task.budget'):
+      checks.check_one_of('kind', 'shar', ['share'])
+
+  with pytest.raises(SystemExit) as exit_:
+    command_line.run(build)
+  assert exit_.value.code == 2
+  assert capsys.readouterr().err == (
+      "error: kind is 'shar'; allowed are 'share'. Change task.budget.kind.\n")
 
 
 def test_interrupt_is_one_line(capsys):
