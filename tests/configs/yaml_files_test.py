@@ -109,7 +109,8 @@ def test_file_is_its_row(path):
       expected_task.override({'model': {'head_style': 'paper'}})
     for field, value in row.fields.items():
       *records, last = field.split('.')
-      _field(expected_task, '.'.join(records)).override({last: value})
+      (_field(expected_task, '.'.join(records)) if records else expected_task).override(
+          {last: value})
     assert _without_sizes(task) == _without_sizes(expected_task)
   if row.parameters is not None:
     assert experiment_files.count_parameters(task.model) == row.parameters
