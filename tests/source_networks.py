@@ -87,13 +87,13 @@ class TorchNetwork:
         levels[str(len(levels) + 2)] = x.numpy()
     return levels
 
-  def resnet(self, images, repeats=(3, 4, 6, 3)):
+  def resnet50(self, images):
     """Level -> features."""
     x = tf.nn.relu(self.norm('bn1', self.conv('conv1', images, 2)))
     x = tf.nn.max_pool2d(tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]], constant_values=-np.inf),
                          3, 2, 'VALID')
     levels = {}
-    for stage, count in enumerate(repeats, 1):
+    for stage, count in enumerate((3, 4, 6, 3), 1):
       for block in range(count):
         name, before = f'layer{stage}.{block}', x
         stride = 2 if stage > 1 and block == 0 else 1
