@@ -117,8 +117,9 @@ class CostMeter:
     """
     size = self._size_of(*image.shape[:2])
     cost = self._static(size.padded)
-    fields = {'static': cost.static_by_part, 'minimum': cost.minimum_by_part,
-              'maximum': cost.maximum_by_part}
+    fields: dict[str, Mapping[str, float]] = {
+        'static': cost.static_by_part, 'minimum': cost.minimum_by_part,
+        'maximum': cost.maximum_by_part}
     nothing = dict.fromkeys(routed.PARTS, 0.0)
     left_out = {**dict.fromkeys(fields, nothing), **self._bounds(size.padded)}
     metrics: dict[str, float] = {}

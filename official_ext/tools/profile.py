@@ -170,7 +170,8 @@ def _measure(model: Any, size: tuple[int, int], sides: tuple[int, int],
       model, rule, as_paper=arguments.count == 'paper', runs=not arguments.count_only,
       diagnose=arguments.diagnose)
   images, total = data_images.decoded(arguments.data, size)
-  first, costs = [], []
+  first: list[Any] = []
+  costs: list[Any] = []
   for image in command_line.progress(images, 'measuring images', total):
     costs.append(meter.measure(image))
     if len(first) < arguments.batch_size * arguments.num_runs:
