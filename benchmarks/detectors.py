@@ -87,10 +87,10 @@ def training_step(name: str, args: argparse.Namespace) -> Callable[[], Any]:
         input_path=str(record), global_batch_size=args.batch, shuffle_buffer_size=1)
     inputs = next(iter(task.build_inputs(data)))
   optimizer = task.create_optimizer(params.trainer.optimizer_config, params.runtime)
-  optimizer.build(model.trainable_variables)
+  optimizer._create_all_weights(model.trainable_variables)
   step = tf.function(lambda: task.train_step(inputs, model, optimizer), autograph=False)
   step.get_concrete_function()
-  return lambda: float(step()['total_loss'])
+  return lambda: float(step()[task.loss])
 
 
 def benchmark(args: argparse.Namespace) -> None:
