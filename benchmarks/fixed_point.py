@@ -7,12 +7,9 @@ noisy, and only ratios within one run mean something.  Memory is the peak of
 a process of its own above what it held before its first step.
 """
 import argparse
-import pathlib
-import resource
-import subprocess
-import sys
 
 import official_ext  # noqa: F401 (chooses Keras 2)
+import memory
 import tensorflow as tf, tf_keras
 
 from official_ext.modeling.decoders import ifpn
@@ -111,12 +108,7 @@ def peak_memory(name: str, num_filters: int) -> float:
   """Returns the MB that the training step `name` adds to this process at its peak."""
   step = training_step(make(num_filters, TRAINING[name]), random_inputs(num_filters, 1024, 2))
   step.get_concrete_function()
-  # The resident memory now; building the graph may have had a higher peak.
-  pages = int(pathlib.Path('/proc/self/statm').read_text(encoding='ascii').split()[1])
-  for _ in range(2):
-    step()
-  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-  return (peak - pages * resource.getpagesize()) / 2**20
+  return memory.added_by(step)
 
 
 def benchmark_memory(cases, num_filters: int) -> None:
@@ -124,9 +116,8 @@ def benchmark_memory(cases, num_filters: int) -> None:
   command_line.say(f'\nmemory of a training step, {num_filters} filters, 1024 pixels, batch 2:')
   base = None
   for name in cases:
-    command = [sys.executable, __file__, '--memory_of', name, '--filters', str(num_filters)]
-    megabytes = float(subprocess.run(command, check=True, capture_output=True,
-                                     text=True).stdout.split()[-1])
+    megabytes = memory.of_process(
+        __file__, ['--memory_of', name, '--filters', str(num_filters)])
     base = base or megabytes
     command_line.say(f'  {name:26}{megabytes:6.0f} MB  {megabytes / base:5.2f}')
 

@@ -194,6 +194,9 @@ MUTATIONS = (
     *_in('modeling/network_cost', 'modeling/network_cost',
          ('static + count.maximum for static', 'count.total for static'),
          ('static + count.minimum for', 'static + count.maximum for')),
+    *_in('serving/image_costs', 'serving/image_costs',
+         ('max(sides) / max(height, width))', 'max(sides) / min(height, width))'),
+         ('- (left_out[field][part] if self._as_paper else 0.0)', '')),
     # One-stage detectors.
     *_in('modeling/dense_detector', 'modeling/dense_detector',
          ('tf.sqrt(best * central)', 'best * central'),

@@ -1,14 +1,14 @@
 """Prints what a detector costs: parameters and multiply-adds by part, and latency.
 
-Multiply-adds are those of the whole network for one image, in 10^9 (GMAC): `static` is what
-no gate can save, `minimum` and `maximum` are with every gate shut and open, `mean` is measured
-over --data.  The network always runs in float32.
+Multiply-adds are per image, in 10^9 (GMAC): what was executed, and what every gate shut and every
+gate open would cost; of the backbone, of backbone and neck, and of the whole network.  With --data
+each image has its own size, as in papers, and the figures are mean, minimum, maximum and standard
+deviation over the images.  The network always runs in float32.
 """
 import argparse
-from collections.abc import Callable, Iterable, Iterator, Sequence
-import itertools
+from collections.abc import Sequence
+import functools
 import json
-import pathlib
 from typing import Any
 
 from official_ext.utils import argument_types
@@ -18,9 +18,13 @@ from official_ext.utils import files
 
 _EPILOG = """example:
   python -m official_ext.tools.profile --experiment=retinanet_dyfpn_efficientnetlite0_sample \\
-    --checkpoint_path=runs/dyfpn --data='runs/sample/records/val-*.tfrecord' --json=cost.json"""
+    --checkpoint_path=runs/dyfpn --data='runs/sample/records/val-*.tfrecord' --json=cost.json
+
+  python -m official_ext.tools.profile --experiment=fcos_dynamichead_resnet50_coco --count_only \\
+    --data=coco/val2017 --sides=800,1333 --count=paper"""
 
 _GIGA = 1e9
+_FIELDS = {'executed': 'executed', 'minimum': 'every gate shut', 'maximum': 'every gate open'}
 
 
 def _arguments() -> argparse.Namespace:
@@ -29,11 +33,19 @@ def _arguments() -> argparse.Namespace:
       formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
   experiment.add_arguments(parser)
   parser.add_argument('--image_size', type=argument_types.image_size, metavar='H,W',
-                      help='height and width in pixels, padding included; default: '
-                      "the experiment's")
+                      help='one height and width in pixels for all images, padding included; '
+                      'default: the own size of each image of --data, see --sides')
   parser.add_argument('--data', metavar='PATTERN',
-                      help='images or TFRecords to measure the mean over: a folder or a glob; '
-                      'default: one synthetic image')
+                      help='images or TFRecords to measure: a folder or a glob; default: one '
+                      "synthetic image, of the experiment's size")
+  parser.add_argument('--sides', type=argument_types.image_size, metavar='S,L',
+                      help='own size of an image: its short side becomes S pixels, but its long '
+                      "side at most L; default: the sides of the experiment's size")
+  parser.add_argument('--count', choices=('all', 'paper'), default='all',
+                      help='paper: without what the tables of the paper do not count; what that is '
+                      'gets printed')
+  parser.add_argument('--count_only', action='store_true',
+                      help='only count: neither run the network over --data nor time it')
   parser.add_argument('--checkpoint_path', metavar='PATH',
                       help='trained weights: a checkpoint or the folder of a training; without '
                       'them gates decide at random and only the bounds mean something')
@@ -93,74 +105,6 @@ def build_model(params: Any, checkpoint_path: str | None) -> Any:
   return detection.build_model(params, checkpoint_path)
 
 
-def _image_files(data: str) -> list[pathlib.Path]:
-  """Returns the images of a folder or glob."""
-  from official_ext.datasets.images import image_files
-  from official_ext.utils import input_checks
-  folder = pathlib.Path(data)
-  paths = sorted(folder.iterdir()) if folder.is_dir() else map(
-      pathlib.Path, input_checks.matching_files(data, '--data'))
-  return [path for path in paths if image_files.is_image_name(pathlib.Path(path.name))]
-
-
-def _read_files(paths: Sequence[pathlib.Path]) -> Iterator[Any]:
-  from official_ext.datasets.images import image_reading
-  reader = image_reading.ImageReader()
-  return (_readable(str(path), reader.read, path).pixels for path in paths)
-
-
-def _read_records(data: str) -> tuple[Iterator[Any], int]:
-  """Returns the images of records, and how many there are."""
-  from official_ext.datasets.images import image_decoding
-  from official_ext.datasets.records import record_folder
-  from official_ext.utils import input_checks
-  import tensorflow as tf
-  pattern = (record_folder.path_pattern(data, '*.tfrecord*') if pathlib.Path(data).is_dir()
-             else data)
-  records = tf.data.TFRecordDataset(input_checks.check_records(pattern, '--data'))
-  spec = {'image/encoded': tf.io.FixedLenFeature([], tf.string, '')}
-
-  def images() -> Iterator[Any]:
-    for index, record in enumerate(records.as_numpy_iterator()):
-      content = tf.io.parse_single_example(record, spec)['image/encoded'].numpy()
-      yield _readable(f'record {index} of {pattern}', image_decoding.decode_record, content)
-
-  return images(), sum(1 for _ in records)
-
-
-def _readable(name: str, read: Callable[[Any], Any], source: Any) -> Any:
-  """Returns `read(source)`; raises CommandError if that is no image that can be read."""
-  from official_ext.datasets import findings
-  try:
-    return read(source)
-  except findings.UnusableError as error:
-    raise command_line.CommandError(
-        f'--data: {name}: {error}: check_dataset lists all such files.') from error
-
-
-def _decoded_images(data: str | None, size: Sequence[int]) -> tuple[Iterator[Any], int]:
-  """Returns uint8 images `[height, width, 3]` and how many; one synthetic image without data."""
-  import numpy as np
-  if not data:
-    return iter([np.random.default_rng(0).integers(0, 256, [*size, 3], np.uint8)]), 1
-  paths = _image_files(data)
-  images, total = (_read_files(paths), len(paths)) if paths else _read_records(data)
-  if not total:
-    raise command_line.CommandError(f'--data={data} holds no image.')
-  return images, total
-
-
-def _mean_metrics(detector: Any, images: Iterable[Any], batch_size: int) -> dict[str, float]:
-  """Returns the mean over images of `executed`, in multiply-adds, and of all metrics."""
-  import numpy as np
-  images, records = iter(images), []
-  while batch := list(itertools.islice(images, batch_size)):
-    record = detector.decisions(batch)
-    records.append({'executed': record.executed, **record.metrics})
-  return {name: float(np.mean(np.concatenate([record[name] for record in records])))
-          for name in records[0]}
-
-
 def _latency(detector: Any, images: Sequence[Any], arguments: argparse.Namespace
              ) -> dict[str, float]:
   """Returns the percentiles `p50` and `p95` of a detector's latency, in milliseconds."""
@@ -172,23 +116,28 @@ def _latency(detector: Any, images: Sequence[Any], arguments: argparse.Namespace
   return {'p50': p50 * 1000, 'p95': p95 * 1000}
 
 
-def _build_detector(arguments: argparse.Namespace) -> Any:
-  """Builds the detector in memory; it gets images of exactly the given size."""
+def _resolve(arguments: argparse.Namespace) -> tuple[Any, tuple[int, int], tuple[int, int]]:
+  """Returns the experiment, whose model takes images of any size, and the sizes that it had.
+
+  Returns:
+    The experiment; height and width of the network's input, if it is the same for all images; the
+    short and the long side of an image that has its own size.
+  """
   from official_ext.dataloaders import image_sizes
   from official_ext.serving import detection
-  from official_ext.serving import detectors
-  from official_ext.serving import export_modules
   params = experiment.resolve(
       arguments.experiment, arguments.config_file, arguments.params_override, lock=False)
-  detection.check_detector(params.task)
-  if arguments.image_size:
-    if image_sizes.is_paper(params.task):
-      params.task.resize.rule = 'garden'
-    params.task.model.input_size = [*arguments.image_size, 3]
-  model = build_model(params, arguments.checkpoint_path)
-  if not image_sizes.is_paper(params.task):
-    params.task.train_data.parser.pad = False  # The image size includes padding.
-  return detectors.InMemoryDetector(export_modules.make_module(params, model), arguments.diagnose)
+  task = params.task
+  detection.check_detector(task)
+  if image_sizes.is_paper(task):
+    canvases, = image_sizes.canvases(task, is_training=False)
+    size, sides = canvases.widest.size, (task.resize.short_side, task.resize.long_side)
+    task.resize.rule = 'garden'  # The one rule that does not ask for canvases.
+  else:
+    size = sides = tuple(task.model.input_size[:2])
+  task.model.input_size = [None, None, 3]
+  task.train_data.parser.pad = False  # The image size includes padding.
+  return params, arguments.image_size or size, arguments.sides or sides
 
 
 def _load_saved_model(path: str) -> Any:
@@ -200,6 +149,34 @@ def _load_saved_model(path: str) -> Any:
         f'--saved_model={path} takes {detector.input_type}, not images: export it with '
         '--input_type=image_tensor.')
   return detector
+
+
+def _measure(model: Any, size: tuple[int, int], sides: tuple[int, int],
+             arguments: argparse.Namespace) -> tuple[list[Any], list[Any], str]:
+  """Returns the cost of every image, the first images, and in words what is left out of the cost.
+
+  Args:
+    model: a detector for images of any size.
+    size: of the images, unless each has its own.
+    sides: short and long side of images that have their own size.
+    arguments: arguments of the command line.
+  """
+  from official_ext.serving import data_images
+  from official_ext.serving import image_costs
+  rule = functools.partial(image_costs.canvas_size, canvas=size)
+  if arguments.data and not arguments.image_size:
+    rule = functools.partial(image_costs.own_size, sides=sides)
+  meter = image_costs.CostMeter(
+      model, rule, as_paper=arguments.count == 'paper', runs=not arguments.count_only,
+      diagnose=arguments.diagnose)
+  images, total = data_images.decoded(arguments.data, size)
+  first: list[Any] = []
+  costs: list[Any] = []
+  for image in command_line.progress(images, 'measuring images', total):
+    costs.append(meter.measure(image))
+    if len(first) < arguments.batch_size * arguments.num_runs:
+      first.append(image)
+  return costs, first, meter.left_out
 
 
 def profile(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -214,58 +191,83 @@ def profile(arguments: argparse.Namespace) -> dict[str, Any]:
   Raises:
     CommandError: a file or folder does not exist, or does not fit the experiment.
   """
+  import numpy as np
+
   from official_ext.modeling.layers import routed
+  from official_ext.serving import detection
+  from official_ext.serving import detectors
+  from official_ext.serving import image_costs
   saved = _load_saved_model(arguments.saved_model) if arguments.saved_model else None
-  in_memory = _build_detector(arguments)
-  model, size = in_memory.module.model, in_memory.module.image_size
-  images, total = _decoded_images(arguments.data, size)
-  first = list(itertools.islice(images, arguments.batch_size * arguments.num_runs))
-  metrics = {}
-  if routed.routed_layers(model):
-    everything = command_line.progress(itertools.chain(first, images), 'measuring images', total)
-    metrics = _mean_metrics(in_memory, everything, arguments.batch_size)
-  cost = in_memory.module.cost
-  gmac = {'static': cost.static, 'minimum': cost.minimum, 'maximum': cost.maximum,
-          'mean': cost.static + metrics.pop('executed', 0.0)}
-  return {
+  params, size, sides = _resolve(arguments)
+  model = build_model(params, arguments.checkpoint_path)
+  costs, first, left_out = _measure(model, size, sides, arguments)
+  statistics = image_costs.statistics(costs)
+  whole = statistics['whole network']
+  gmac = {field: whole[field]['mean'] for field in ('static', 'minimum', 'maximum')}
+  if 'executed' in whole:
+    gmac['mean'] = whole['executed']['mean']
+  maxima = [fields['maximum']['mean'] for fields in statistics.values()]
+  figures = {
       'experiment': arguments.experiment,
-      'image_size': list(size),
-      'images': total,
+      'image_size': list(size) if len({cost.size for cost in costs}) == 1 else None,
+      'images': len(costs),
+      'mean_pixels': float(np.mean([np.prod(cost.size) for cost in costs])),
       'is_trained': bool(arguments.checkpoint_path),
       'batch_size': arguments.batch_size,
+      'count': arguments.count,
       'parameters': count_parameters(model),
       'gmac': {name: value / _GIGA for name, value in gmac.items()},
+      'gmac_by_scope': {scope: {field: {name: value / _GIGA for name, value in values.items()}
+                                for field, values in fields.items()}
+                        for scope, fields in statistics.items()},
       'gmac_maximum_by_part': {
-          part: value / _GIGA for part, value in cost.maximum_by_part.items()},
-      'metrics': metrics,
-      'latency_ms': _latency(saved or in_memory, first, arguments),
+          part: (end - start) / _GIGA
+          for part, start, end in zip(routed.PARTS, [0, *maxima], maxima)},
+      'gmac_left_out': {field: float(np.mean([cost.uncounted[field] for cost in costs])) / _GIGA
+                        for field in costs[0].uncounted},
+      'left_out': left_out,
+      'metrics': {name: float(np.mean([cost.metrics[name] for cost in costs]))
+                  for name in costs[0].metrics},
   }
+  if not arguments.count_only:
+    module = detection.RoutedDetectionModule(params, model=model, input_image_size=size)
+    figures['latency_ms'] = _latency(
+        saved or detectors.InMemoryDetector(module), first, arguments)
+  return figures
 
 
 def _say(figures: dict[str, Any], arguments: argparse.Namespace) -> None:
-  """Prints the figures as a table."""
-  height, width = figures['image_size']
-  command_line.say(f'{figures["experiment"]}, images of {height} x {width} pixels, float32')
-  rows = {'parameters (10^6)': {
-      part: count / 1e6 for part, count in figures['parameters'].items()}}
-  by_part = figures['gmac_maximum_by_part']
-  rows['maximum (GMAC)'] = {**by_part, 'total': figures['gmac']['maximum']}
-  command_line.say(f'{"":18}' + ''.join(f'{part:>12}' for part in rows['maximum (GMAC)']))
-  for name, row in rows.items():
-    command_line.say(f'{name:18}' + ''.join(f'{row[part]:12.3f}' for part in row))
+  """Prints the figures as tables."""
+  if figures['image_size']:
+    height, width = figures['image_size']
+    sizes = f'images of {height} x {width} pixels'
+  else:
+    sizes = f'images at their own sizes, {figures["mean_pixels"] / 1e6:.3f} megapixels on average'
+  command_line.say(f'{figures["experiment"]}, {sizes}, float32')
+  command_line.say('parameters (10^6): ' + ', '.join(
+      f'{part} {count / 1e6:.3f}' for part, count in figures['parameters'].items()))
   weights = '' if figures['is_trained'] else ', untrained weights'
   source = f'{figures["images"]} images' if arguments.data else 'a synthetic image'
-  command_line.say(
-      'whole network, GMAC per image: ' + ', '.join(
-          f'{name} {value:.3f}' for name, value in figures['gmac'].items()) +
-      f' (mean over {source}{weights})')
+  command_line.say(f'{f"GMAC per image of {source}{weights}":48}' + ''.join(
+      f'{name:>10}' for name in ('mean', 'minimum', 'maximum', 'deviation')))
+  for scope, fields in figures['gmac_by_scope'].items():
+    for field, text in _FIELDS.items():
+      if field in fields:
+        command_line.say(f'{f"  {scope}, {text}":48}' + ''.join(
+            f'{value:10.3f}' for value in fields[field].values()))
+  if figures['count'] == 'paper':
+    costs = (f'{text} {figures["gmac_left_out"][field]:.3f}' for field, text in _FIELDS.items()
+             if field in figures['gmac_left_out'])
+    command_line.say(f'left out, as in the paper: {figures["left_out"] or "nothing"} '
+                     f'({", ".join(costs)})')
   if figures['metrics']:
     command_line.say(f'metrics, mean over {source}{weights}: ' + ', '.join(
         f'{name} {value:.3g}' for name, value in figures['metrics'].items()))
-  latency = figures['latency_ms']
-  command_line.say(
-      f'latency, batch of {figures["batch_size"]}: p50 {latency["p50"]:.1f} ms, '
-      f'p95 {latency["p95"]:.1f} ms ({arguments.num_runs} runs)')
+  if 'latency_ms' in figures:
+    latency = figures['latency_ms']
+    command_line.say(
+        f'latency, batch of {figures["batch_size"]}: p50 {latency["p50"]:.1f} ms, '
+        f'p95 {latency["p95"]:.1f} ms ({arguments.num_runs} runs)')
 
 
 def main() -> None:

@@ -46,6 +46,17 @@ def test_fixed_point(capsys, monkeypatch):
 
 
 @pytest.mark.slow
+def test_detectors(capsys, monkeypatch):
+  monkeypatch.setattr(sys, 'argv', [
+      'detectors.py', '--backbone=efficientnetlite0_sample', '--image_size=64', '--repeats=1',
+      '--cases', 'DRFPN without context', '--override=task.model.max_level=5'])
+  detectors = importlib.import_module('detectors')
+  monkeypatch.setattr(detectors.memory, 'of_process', lambda file, arguments: 8.0)
+  detectors.main()
+  assert len(ratios(capsys)) == 2 * 2
+
+
+@pytest.mark.slow
 def test_sparse_conv(capsys):
   sparse_conv = importlib.import_module('sparse_conv')
   points = sparse_conv.benchmark_block(1, (8, 12), 32, (1.0, 0.5), repeats=1, training=False)

@@ -27,11 +27,11 @@ CHANNELS_TIMES_POSITIONS = 40 * 8 * 12 + 112 * 4 * 6 + 320 * 2 * 3
 def run(monkeypatch, tmp_path):
   """Runs the command on a small detector and returns what it writes as JSON."""
 
-  def call(*arguments, decoder='dyfpn', override=''):
+  def call(*arguments, decoder='dyfpn', override='', image_size='64,96'):
     file = tmp_path / 'figures.json'
     monkeypatch.setattr(sys, 'argv', [
-        'profile', f'--experiment={NAME.format(decoder)}', '--image_size=64,96', '--num_runs=2',
-        f'--json={file}', *arguments, '--params_override',
+        'profile', f'--experiment={NAME.format(decoder)}', '--num_runs=2', f'--json={file}',
+        *([f'--image_size={image_size}'] if image_size else []), *arguments, '--params_override',
         ','.join(filter(None, [SMALL, f'task.model.decoder.{decoder}.num_filters=8', override]))])
     profile.main()
     return json.loads(file.read_text())
@@ -87,7 +87,25 @@ def test_figures_of_a_dynamic_detector(run, tmp_path, capsys, bias, expected):
   assert figures['images'] == 3
   assert 0 < figures['latency_ms']['p50'] <= figures['latency_ms']['p95']
   printed = capsys.readouterr().out
-  assert 'GMAC' in printed and f'mean {gmac["mean"]:.3f} (mean over 3 images, untrained' in printed
+  assert 'GMAC per image of 3 images, untrained weights' in printed
+  executed = figures['gmac_by_scope']['whole network']['executed']
+  assert executed['mean'] == gmac['mean'] and executed['std'] == pytest.approx(0, abs=1e-6)
+  assert f'whole network, executed {executed["mean"]:.3f}' in ' '.join(printed.split())
+
+
+@pytest.mark.slow
+def test_images_of_both_orientations_at_their_own_sizes(run, tmp_path, capsys):
+  for index, size in enumerate([(64, 96), (96, 64), (64, 64)]):
+    write_image(tmp_path / f'{index}.png', *size, seed=index)
+  figures = run(f'--data={tmp_path}', '--sides=64,96', '--count=paper', '--count_only',
+                image_size=None)
+  assert figures['image_size'] is None and 'latency_ms' not in figures
+  assert figures['mean_pixels'] == (2 * 64 * 96 + 64 * 64) / 3
+  shut = figures['gmac_by_scope']['backbone and neck']['minimum']
+  # Landscape and upright images cost the same, the square one two thirds of that.
+  assert shut['min'] < shut['mean'] < shut['max']
+  assert shut['mean'] == pytest.approx((2 * shut['max'] + shut['min']) / 3, rel=1e-3)
+  assert 'left out, as in the paper: nothing' in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -133,49 +151,6 @@ def test_published_bounds():
   np.testing.assert_allclose(cost.minimum / 1e9, 184.6, rtol=0.01)
   np.testing.assert_allclose(cost.maximum / 1e9, 903.2, rtol=0.01)
   np.testing.assert_allclose(profile.count_parameters(model)['total'], 144.4e6, rtol=0.002)
-
-
-def test_images_of_records_and_of_files(tmp_path):
-  file = write_image(tmp_path / 'a.png', 5, 7)
-  with tf.io.TFRecordWriter(str(tmp_path / 'x-0.tfrecord')) as writer:
-    feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[file.read_bytes()]))
-    writer.write(tf.train.Example(
-        features=tf.train.Features(feature={'image/encoded': feature})).SerializeToString())
-  expected = np.asarray(Image.open(file))
-  for data in (file, tmp_path, tmp_path / '*.png', tmp_path / '*.tfrecord'):
-    images, total = profile._decoded_images(str(data), (1, 1))
-    (image,) = images
-    assert total == 1
-    np.testing.assert_array_equal(image, expected)
-
-
-@pytest.mark.parametrize('name', ['a.tif', 'a.webp', 'a.gif'])
-def test_images_of_all_suffixes_that_predict_takes(tmp_path, name):
-  pixels = np.zeros([6, 8, 3], np.uint8)
-  pixels[:, 4:] = 255
-  Image.fromarray(pixels).save(tmp_path / name, lossless=True)
-  images, total = profile._decoded_images(str(tmp_path), (1, 1))
-  assert total == 1
-  np.testing.assert_array_equal(next(images), pixels)
-
-
-def test_synthetic_image_is_always_the_same():
-  first, second = (next(profile._decoded_images(None, (4, 6))[0]) for _ in range(2))
-  assert first.shape == (4, 6, 3) and len(np.unique(first)) > 10
-  np.testing.assert_array_equal(first, second)
-
-
-def test_image_that_cannot_be_read(tmp_path):
-  (tmp_path / 'broken.jpg').write_bytes(b'\xff\xd8\xff broken')
-  images, _ = profile._decoded_images(str(tmp_path), (1, 1))
-  with pytest.raises(command_line.CommandError, match='broken.jpg: image file is broken'):
-    list(images)
-
-
-@pytest.mark.parametrize('data', ['nowhere', 'nowhere-*.tfrecord'])
-def test_data_that_are_not_there(data):
-  with pytest.raises(command_line.CommandError, match=f'--data is .*{data[:7]}.*matches no file'):
-    profile._decoded_images(data, (1, 1))
 
 
 def test_experiment_that_is_no_detector():

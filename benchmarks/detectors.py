@@ -1,0 +1,135 @@
+"""Times training steps of whole detectors with each neck, and measures their memory.
+
+    .venv/bin/python benchmarks/detectors.py [--detector retinanet] [--image_size 320] [--repeats 5]
+
+A step is Model Garden's: forward pass, losses, gradients and update, for random images with random
+boxes.  Times are ratios of medians, interleaved in one run; machines are noisy, and only ratios
+within one run mean something.  Memory is the peak of a process of its own, or of the GPU, above
+what it held before its first step.  DRFPN's Table 7 ("Time") and i-FPN's section 5 compare the same
+on eight GPUs.
+"""
+import argparse
+from collections.abc import Callable
+import pathlib
+import tempfile
+from typing import Any
+
+import official_ext  # noqa: F401 (chooses Keras 2)
+import memory
+import numpy as np
+from official.core import task_factory
+import tensorflow as tf
+
+from official_ext import registry_imports
+from official_ext.utils import command_line
+from official_ext.utils import experiment
+from official_ext.utils import timing
+
+_SOLVER = 'task.model.decoder.ifpn.solver.'
+# Name of the case -> decoder of the experiment, and overrides.
+NECKS = {
+    'FPN': ('inception_fpn', 'task.model.decoder.inception_fpn.branches=[1x1]'),
+    'inception FPN': ('inception_fpn', ''),
+    'DyFPN': ('dyfpn', ''),
+    'DRFPN without context': ('drfpn', 'task.model.decoder.drfpn.context=none'),
+    'DRFPN': ('drfpn', ''),
+    'i-FPN, unroll 2': ('ifpn', ','.join(f'{_SOLVER}{field}' for field in (
+        'solver=unroll', 'gradient=unroll', 'training_evaluations=2',
+        'inference_evaluations=2'))),
+    'i-FPN, Anderson 5/3': ('ifpn', ''),
+    'i-FPN, Broyden 15/15': ('ifpn', ','.join(f'{_SOLVER}{field}' for field in (
+        'solver=broyden', 'training_evaluations=16', 'backward_evaluations=15'))),
+}
+_BASE = 'FPN'
+_NUM_BOXES = 8
+
+
+def _write_record(path: pathlib.Path, image_size: int) -> None:
+  """Writes one example with a random image and random boxes."""
+  random = np.random.default_rng(0)
+  pixels = random.integers(0, 256, [image_size, image_size, 3], np.uint8)
+  low, sides = random.uniform(0, 0.5, [2, _NUM_BOXES]), random.uniform(0.1, 0.5, [2, _NUM_BOXES])
+  values = {
+      'image/encoded': [tf.io.encode_jpeg(pixels).numpy()], 'image/source_id': [b'1'],
+      'image/height': [image_size], 'image/width': [image_size],
+      'image/object/class/label': [1] * _NUM_BOXES,
+      **{f'image/object/bbox/{axis}{end}': list(low[k] + (sides[k] if end == 'max' else 0))
+         for k, axis in enumerate('yx') for end in ('min', 'max')}}
+  kinds: dict[type, Callable[[list], tf.train.Feature]] = {
+      bytes: lambda own: tf.train.Feature(bytes_list=tf.train.BytesList(value=own)),
+      int: lambda own: tf.train.Feature(int64_list=tf.train.Int64List(value=own))}
+  features = {name: kinds.get(type(own[0]), lambda own: tf.train.Feature(
+      float_list=tf.train.FloatList(value=own)))(own) for name, own in values.items()}
+  with tf.io.TFRecordWriter(str(path)) as writer:
+    writer.write(tf.train.Example(
+        features=tf.train.Features(feature=features)).SerializeToString())
+
+
+def training_step(name: str, args: argparse.Namespace) -> Callable[[], Any]:
+  """Returns a traced training step of a detector, which returns when it is done.
+
+  Args:
+    name: one of `NECKS`.
+    args: `detector`, `backbone`, `image_size`, `batch` and `override`.
+  """
+  decoder, override = NECKS[name]
+  size = args.image_size
+  params = experiment.resolve(
+      f'{args.detector}_{decoder}_{args.backbone}', lock=False, params_override=','.join(filter(
+          None, [f'task.model.input_size=[{size},{size},3]', 'task.init_checkpoint=null',
+                 'task.train_data.dtype=float32', override, args.override])))
+  task = task_factory.get_task(params.task)
+  model = task.build_model()
+  with tempfile.TemporaryDirectory() as folder:
+    record = pathlib.Path(folder) / 'image.tfrecord'
+    _write_record(record, size)
+    data = params.task.train_data.replace(
+        input_path=str(record), global_batch_size=args.batch, shuffle_buffer_size=1)
+    inputs = next(iter(task.build_inputs(data)))
+  optimizer = task.create_optimizer(params.trainer.optimizer_config, params.runtime)
+  optimizer._create_all_weights(model.trainable_variables)
+  step = tf.function(lambda: task.train_step(inputs, model, optimizer), autograph=False)
+  step.get_concrete_function()
+  return lambda: float(step()[task.loss])
+
+
+def benchmark(args: argparse.Namespace) -> None:
+  """Prints the time of a step of every case as a multiple of that with FPN, and its memory."""
+  cases = [_BASE, *(name for name in args.cases if name != _BASE)]
+  seconds = timing.interleaved({name: training_step(name, args) for name in cases}, args.repeats)
+  command_line.say(f'{args.detector}, {args.backbone}, {args.image_size} pixels, batch '
+                   f'{args.batch}: time and memory of a training step, as multiples of FPN')
+  base = None
+  for name in cases:
+    megabytes = memory.of_process(__file__, [
+        '--memory_of', name, *(f'--{option}={getattr(args, option)}' for option in (
+            'detector', 'backbone', 'image_size', 'batch', 'override'))])
+    base = base or megabytes
+    command_line.say(f'  {name:24}{timing.median_ratio(seconds, name, _BASE):6.2f}  '
+                     f'{megabytes:7.0f} MB {megabytes / base:6.2f}')
+
+
+def main() -> None:
+  """Runs the benchmark."""
+  parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('--detector', default='retinanet', choices=('retinanet', 'fasterrcnn'),
+                      help='(retinanet)')
+  parser.add_argument('--backbone', default='resnet50_coco', metavar='NAME',
+                      help='end of the name of the experiments (resnet50_coco)')
+  parser.add_argument('--image_size', type=int, default=512, help='side in pixels (512)')
+  parser.add_argument('--batch', type=int, default=1, help='images (1)')
+  parser.add_argument('--repeats', type=int, default=5, help='interleaved repeats (5)')
+  parser.add_argument('--override', default='', help='overrides of every experiment')
+  parser.add_argument('--cases', nargs='+', default=list(NECKS), choices=NECKS, metavar='NECK',
+                      help=f'any of {", ".join(NECKS)}; FPN is always one')
+  parser.add_argument('--memory_of', choices=NECKS, help='print the MB of this step alone')
+  args = parser.parse_args()
+  if args.memory_of:
+    command_line.say(f'{memory.added_by(training_step(args.memory_of, args)):.1f}')
+    return
+  benchmark(args)
+
+
+if __name__ == '__main__':
+  command_line.run(main)
