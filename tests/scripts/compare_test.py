@@ -138,7 +138,8 @@ def test_cost_of_a_head_is_what_is_fixed_and_what_was_executed():
   # 3 of the head's 4 GMAC are routed.
   cost = network_cost.NetworkCost(
       static=7 * 10**9, minimum=8 * 10**9, maximum=10**10, all_branches=10**10,
-      maximum_by_part=parts)
+      maximum_by_part=parts, minimum_by_part={**parts, 'head': 2 * 10**9},
+      static_by_part={**parts, 'head': 10**9})
   evaluation = {f'routing/gmac/executed/{name}': value
                 for name, value in (('mean', 1.5), ('min', 1.25), ('max', 2.0))}
   assert heads.head_cost(cost, evaluation) == {
