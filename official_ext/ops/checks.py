@@ -28,6 +28,8 @@ class FieldError(ValueError):
 
   Commands print the message alone.
   """
+  # AutoGraph rebuilds an exception that leaves a traced function only if it has this one.
+  __init__ = Exception.__init__
 
 
 def check_one_of(argument: str, value: Any, allowed: Iterable[Any]) -> None:

@@ -18,6 +18,7 @@ def stock_checkpoint(tmp_path_factory):
   stock = exp_factory.get_exp_config('retinanet_resnetfpn_coco')
   known, options = stock.task.as_dict(), config.task.as_dict()
   assert not options['model']['head'].pop('tower')['type']  # Model Garden's own head.
+  assert options['model'].pop('head_style') == 'garden'
   stock.task.override({field: value for field, value in options.items() if field in known})
   model = task_factory.get_task(stock.task).build_model()
   assert type(model.decoder).__name__ == 'FPN'
