@@ -91,8 +91,8 @@ def of_training(checkpoint_path: str | os.PathLike, task: Any) -> categories_lib
 def save_for_training(task: Any, model_dir: str | os.PathLike) -> None:
   """Writes the classes of a task into the folder of its training, if they are known.
 
-  Exports find them there when the records have moved. Of several workers only the one that
-  writes the checkpoints calls this.
+  Exports find them there when the records have moved. If there are several workers, only the one
+  that writes the checkpoints calls this.
 
   Args:
     task: config of the task.

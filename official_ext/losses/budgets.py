@@ -53,7 +53,7 @@ class Shares(NamedTuple):
 
 
 class Terms(NamedTuple):
-  """What a budget says of one batch.
+  """Losses, shares and target of a budget, for one batch.
 
   Attributes:
     losses: name -> float32 scalar, weighted, as it enters the total loss.

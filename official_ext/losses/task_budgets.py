@@ -13,7 +13,7 @@ from official_ext.ops import routing
 
 
 class TaskTerms(NamedTuple):
-  """What the budgets of a task say of one batch.
+  """Losses, shares and target of all budgets of a task, for one batch.
 
   Attributes:
     losses: name -> float32 scalar, weighted, as it enters the total loss.

@@ -55,7 +55,7 @@ class Canvases:
           f'task.resize.aspect_ratios is {list(aspect_ratios)}; a ratio is the long side divided '
           'by the short side, at least 1.')
     sides = {min(long_side, _padded(round(short_side * ratio), stride)) for ratio in aspect_ratios}
-    # Of sides that are padded to the same one, the longest holds the most images.
+    # Several sides may be padded to the same one; the longest of them holds the most images.
     longest = {_padded(side, stride): side for side in sorted(sides | {long_side})}
     self._short, self._limits = short_side, sorted(longest.values())
     boxes = [(short_side, limit) for limit in self._limits]

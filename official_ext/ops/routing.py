@@ -18,7 +18,7 @@ Tape = TypeVar('Tape', bound='RoutingTape')
 
 
 class Uncounted(NamedTuple):
-  """What a layer runs and the tables of its paper do not count, in multiply-adds.
+  """Multiply-adds that a layer runs, but that the tables of its paper leave out.
 
   Attributes:
     executed: float32 `[batch]`, part of `Routing.executed`.

@@ -1,4 +1,4 @@
-"""What a detector costs for each image of a data set, at the image's own size."""
+"""Counts the multiply-adds of a detector for each image, at the size of that image."""
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import functools
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from official_ext.modeling.layers import routed
 from official_ext.ops import routing
 from official_ext.serving import remapper
 
-# What a row of figures is about: the first part alone, the first two, and all.
+# A figure counts the backbone alone, the backbone and the neck, or all parts.
 SCOPES = ('backbone', 'backbone and neck', 'whole network')
 FIELDS = ('executed', 'static', 'minimum', 'maximum')
 STATISTICS = ('mean', 'min', 'max', 'std')

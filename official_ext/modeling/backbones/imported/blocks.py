@@ -17,7 +17,7 @@ Layers = list[tf_keras.layers.Layer]
 
 
 class Imported:
-  """What the blocks share: they are made of a block of Model Garden and a convention."""
+  """Base of the blocks: each is a block of Model Garden that follows a convention."""
 
   def __init__(self, convention: conventions.Convention, **kwargs: Any):
     """Initializes the block.

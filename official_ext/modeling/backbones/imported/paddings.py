@@ -63,49 +63,39 @@ class PaddedConv2D(tf_keras.layers.Conv2D):
             'offset': self._offset}
 
 
-class PaddedDepthwiseConv2D(tf_keras.layers.DepthwiseConv2D):
-  """A depthwise convolution of stride 2 with a given padding, without bias and activation."""
+class _Padded:
+  """A layer of stride 2 with the option `pads`, which `call` reads."""
 
   def __init__(self, *args: Any, pads: str = 'symmetric', **kwargs: Any):
     """Initializes the layer.
 
     Args:
-      *args: of `DepthwiseConv2D`.
+      *args: of the layer that is padded.
       pads: one of `PADDINGS`.
-      **kwargs: of `DepthwiseConv2D`.
+      **kwargs: of the layer that is padded.
     """
     super().__init__(*args, **kwargs)
     self._pads = pads
+
+  def get_config(self) -> dict[str, Any]:
+    return {**super().get_config(), 'pads': self._pads}  # type: ignore[misc]
+
+
+class PaddedDepthwiseConv2D(_Padded, tf_keras.layers.DepthwiseConv2D):
+  """A depthwise convolution of stride 2 with a given padding, without bias and activation."""
 
   def call(self, inputs: tf.Tensor) -> tf.Tensor:
     return tf.nn.depthwise_conv2d(
         pad(inputs, self.kernel_size[0], self._pads), self.depthwise_kernel,
         [1, *self.strides, 1], 'VALID')
 
-  def get_config(self) -> dict[str, Any]:
-    return {**super().get_config(), 'pads': self._pads}
 
-
-class PaddedMaxPool2D(tf_keras.layers.MaxPool2D):
+class PaddedMaxPool2D(_Padded, tf_keras.layers.MaxPool2D):
   """Maximum pooling of stride 2 that pads with zeros; its input has no negative values."""
-
-  def __init__(self, *args: Any, pads: str = 'symmetric', **kwargs: Any):
-    """Initializes the layer.
-
-    Args:
-      *args: of `MaxPool2D`.
-      pads: one of `PADDINGS`.
-      **kwargs: of `MaxPool2D`.
-    """
-    super().__init__(*args, **kwargs)
-    self._pads = pads
 
   def call(self, inputs: tf.Tensor) -> tf.Tensor:
     return tf.nn.max_pool2d(
         pad(inputs, self.pool_size[0], self._pads), self.pool_size, self.strides, 'VALID')
-
-  def get_config(self) -> dict[str, Any]:
-    return {**super().get_config(), 'pads': self._pads}
 
 
 def changed(layer: tf_keras.layers.Layer, cls: Any | None = None, **options: Any
