@@ -51,18 +51,15 @@ def whole_network_cost(model: tf_keras.Model, image_size: Sequence[int]) -> Netw
   Raises:
     ValueError: an operation has a shape that is not known before the network runs.
   """
-  height, width = image_size
-
   def backbone(images):
     return model.backbone(images, training=False)
 
-  def features(images):
-    levels = backbone(images)
+  def decoder(levels):
     return model.decoder(levels, training=False) if model.decoder else levels
 
-  calls = (backbone, features, _detection(model, image_size))
   with routed.inference_as(model, 'mask'):
-    counts = [_count(call, height, width) for call in calls]
+    counts = [*_count([backbone, decoder], image_size),
+              *_count([_detection(model, image_size)], image_size)]
   whole = counts[-1]
   statics = [count.total - count.all_branches for count in counts]
   minima = [static + count.minimum for static, count in zip(statics, counts)]
@@ -85,7 +82,7 @@ def static_cost(model: tf_keras.Model, image_size: Sequence[int]) -> int:
   Arguments and errors are those of `whole_network_cost`.
   """
   with routed.inference_as(model, 'mask'):
-    whole = _count(_detection(model, image_size), *image_size)
+    whole, = _count([_detection(model, image_size)], image_size)
   return whole.total - whole.all_branches
 
 
@@ -100,7 +97,7 @@ def _detection(model: tf_keras.Model, image_size: Sequence[int]
 
 
 class _Count(NamedTuple):
-  """Multiply-adds of one call.
+  """Multiply-adds of the first stages of a network.
 
   Attributes:
     total: all operations of the graph that computes every branch.
@@ -114,19 +111,32 @@ class _Count(NamedTuple):
   all_branches: int
 
 
-def _count(call: Callable[[tf.Tensor], Any], height: int, width: int) -> _Count:
-  """Counts a call on images `[1, height, width, 3]`, and the bounds of the routed layers in it."""
+def _count(stages: Sequence[Callable[[Any], Any]], image_size: Sequence[int]) -> list[_Count]:
+  """Counts a network from its input to the end of each stage, in one trace.
+
+  Args:
+    stages: calls of parts of the network.  The first gets images `[1, height, width, 3]`, each
+      other one what the stage before it returns.
+    image_size: `(height, width)`.
+  """
+  ends: list[int] = []
 
   def bounds(images):
+    ends.clear()  # TensorFlow traces a call that makes variables twice.
+    outputs, sums, zero = images, [], tf.constant(0.0)
     with routing.RoutingTape() as tape:
-      call(images)
-    record, zero = tape.routing(), tf.constant(0.0)
-    return {name: getattr(record, name) if record else zero
-            for name in ('minimum', 'maximum', 'all_branches')}
+      for stage in stages:
+        outputs = stage(outputs)
+        ends.append(len(tf.compat.v1.get_default_graph().get_operations()))
+        record = tape.routing()
+        sums.append({name: getattr(record, name) if record else zero
+                     for name in ('minimum', 'maximum', 'all_branches')})
+    return sums
 
-  function = tf.function(bounds, autograph=False).get_concrete_function(
-      tf.TensorSpec([1, height, width, 3], tf.float32))
-  total = multiply_adds.count_graph(function.graph)
+  images = tf.zeros([1, *image_size, 3])
+  function = tf.function(bounds, autograph=False).get_concrete_function(images)
   # The network does not run: only the bounds are fetched, and they follow from shapes.
-  values = function(tf.zeros([1, height, width, 3]))
-  return _Count(total, **{name: round(float(value)) for name, value in values.items()})
+  return [
+      _Count(multiply_adds.count_graph(function.graph, end),
+             **{name: round(float(value)) for name, value in values.items()})
+      for end, values in zip(ends, function(images))]

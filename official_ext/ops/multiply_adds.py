@@ -107,7 +107,7 @@ def _bodies(op: tf.Operation) -> list[str]:
   return names
 
 
-def count_graph(graph: tf.Graph) -> int:
+def count_graph(graph: tf.Graph, end: int | None = None) -> int:
   """Counts the multiply-adds of a graph, including the bodies of its functions.
 
   Count a graph that computes every branch (training, or `inference: mask`): in a graph that
@@ -117,6 +117,7 @@ def count_graph(graph: tf.Graph) -> int:
 
   Args:
     graph: a traced graph, such as `concrete_function.graph`.
+    end: number of operations to count, in the order in which they were made; None: all.
 
   Returns:
     Multiply-adds, summed over the batch that the graph was traced with.
@@ -125,7 +126,7 @@ def count_graph(graph: tf.Graph) -> int:
     ValueError: an operation's shape is not fully known.
   """
   total = 0
-  for op in graph.get_operations():
+  for op in graph.get_operations()[:end]:
     if op.type in _COUNTERS:
       if sampling.RESIZE_SCOPE not in op.name:
         total += _COUNTERS[op.type](op)
