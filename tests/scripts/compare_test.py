@@ -4,6 +4,7 @@ import argparse
 import compare
 from comparisons import caddet
 from comparisons import comparison
+from comparisons import detectors
 from comparisons import heads
 from comparisons import necks
 from comparisons import parts
@@ -15,7 +16,8 @@ from official_ext.utils import command_line
 from official_ext.utils import experiment
 from official_ext.modeling import network_cost
 
-ARGS = argparse.Namespace(train_steps=7, init_checkpoint=None, scale_bounds=None)
+ARGS = argparse.Namespace(
+    train_steps=7, init_checkpoint=None, scale_bounds=None, image_size=None)
 
 
 def resolved(kind, name, **options):
@@ -96,6 +98,35 @@ def test_budgets_of_the_parts_of_a_run(name):
          'head_executed': 0.3, 'head_expected': 0.2}
   row = parts.PartComparison().table({name: [run]}, {}).split('\n')[2]
   assert row == f'| `{name}` | 1 | 0.250 | 0.500 | 0.500 | 0.400 | 0.200 | 0.300 |'
+
+
+@pytest.mark.parametrize('name', detectors.DETECTORS)
+def test_detector_of_a_run(name):
+  _, params = resolved('detectors', name, image_size='[192,256,3]')
+  model = params.task.model
+  assert model.input_size == [192, 256, 3]
+  kind, _, variant = name.partition('_')
+  assert model.decoder.type == (variant if variant in ('drfpn', 'ifpn') else 'fpn')
+  if kind in ('retinanet', 'fasterrcnn'):
+    assert model.head_style == variant
+    assert hasattr(model, 'rpn_head') == (kind == 'fasterrcnn')
+    return
+  assert model.assigner == kind
+  switches = (model.center_radius, params.task.losses.box_loss, model.head.centerness_tower,
+              model.head.distance_activation)
+  assert switches == ((0.0, 'iou', 'class', 'exp') if variant == 'without_tricks' else
+                      (1.5, 'giou', 'box', 'relu'))
+
+
+def test_every_detector_is_trained_twice_and_its_overlaps_are_tabled(capsys):
+  compared = detectors.DetectorComparison()
+  assert sorted(compared.default_runs) == sorted(2 * list(detectors.DETECTORS))
+  runs = [{'AP': 0.25, 'AP50': 0.5, 'AP75': 0.125}, {'AP': 0.375, 'AP50': 0.5, 'AP75': 0.375}]
+  row = compared.table({'atss_fpn': runs}, {}).split('\n')[2]
+  assert row == '| `atss_fpn` | 2 | 0.312 (0.250 to 0.375) | 0.500 | 0.250 |'
+  with pytest.raises(SystemExit):
+    compare.main(['detectors', '--data=x', '--image_size=256'])
+  assert "'256' is not HEIGHT,WIDTH in pixels, such as 192,256." in capsys.readouterr().err
 
 
 def test_table_of_necks_gives_the_mean_and_the_spread_of_trainings():
@@ -187,8 +218,10 @@ def test_finished_runs_are_kept_and_others_are_made(tmp_path, monkeypatch):
 
   def command(module, **options):
     if module == 'train':
+      assert options['mode'] == 'train_and_eval'
       trained.append(options['model_dir'].name)
       assert options['config_file'] == tmp_path / 'records/overrides.yaml'
+      (options['model_dir'] / 'validation').mkdir(parents=True)
     else:
       converted.append((module, options['output_dir']))
 
@@ -214,6 +247,34 @@ def test_finished_runs_are_kept_and_others_are_made(tmp_path, monkeypatch):
   assert second.timed == {'a': 'a-1', 'b': 'b-1'}
   text = (tmp_path / 'table.md').read_text(encoding='utf-8')
   assert 'compare.py necks --data=data --runs=a,a,b\n' in text and "{'head': 1.5}" in text
+
+
+@pytest.mark.parametrize('has_steps_left', [True, False])
+def test_an_interrupted_run_goes_on_and_is_evaluated_anew(
+    has_steps_left, tmp_path, monkeypatch, capsys):
+  evaluations = tmp_path / 'a-1' / 'validation'
+  evaluations.mkdir(parents=True)
+  (evaluations / 'events.half').touch()
+  modes = []
+
+  def command(module, **options):
+    if module == 'train':
+      modes.append(options['mode'])
+      # The trainer goes on from the last checkpoint; without a step it does not evaluate.
+      if has_steps_left or options['mode'] == 'eval':
+        evaluations.mkdir()
+
+  monkeypatch.setattr(comparison, 'command', command)
+  monkeypatch.setattr(comparison, 'last_evaluation',
+                      lambda folder: {'AP': float(len(list((folder / 'validation').iterdir())))})
+  monkeypatch.setattr(comparison.experiment, 'resolve', lambda *args, **options: None)
+  args = argparse.Namespace(
+      kind='necks', data='data', output_dir=tmp_path, train_steps=None, runs='a')
+  compared = Counting()
+  comparison.run_all(compared, ['a'], args)
+  assert compared.shown[-1] == {'a': [0.0]}
+  assert modes == ['train_and_eval'] + ([] if has_steps_left else ['eval'])
+  assert '\n0:00 for a, about 0:00 left\n' in capsys.readouterr().out
 
 
 def test_flags_of_a_comparison_stand_behind_its_name(capsys):
