@@ -2,7 +2,7 @@
 import abc
 import argparse
 import collections
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import json
 import os
 import pathlib
@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
+import types
 from typing import Any, NamedTuple
 
 import official_ext  # noqa: F401 (chooses Keras 2)
@@ -48,9 +49,11 @@ class Comparison(abc.ABC):
   Attributes:
     default_runs: names of the runs, if the command line names none.
     allowed: the names that exist, as errors and `--help` show them.
+    evaluations: name -> overrides of further evaluations of every training.
   """
   default_runs: Sequence[str]
   allowed: str
+  evaluations: Mapping[str, str] = types.MappingProxyType({})
 
   def add_arguments(self, parser: argparse.ArgumentParser) -> None:
     """Adds the flags that only this comparison has; here none."""
@@ -66,7 +69,8 @@ class Comparison(abc.ABC):
 
     Args:
       params: its resolved experiment.
-      evaluation: what its last evaluation logged, by name.
+      evaluation: what its last evaluation logged, by name; of those of `evaluations`, by the
+        name of the evaluation, `/` and the name.
     """
 
   @abc.abstractmethod
@@ -152,7 +156,12 @@ def _train(compared: Comparison, run: Run, folder: pathlib.Path, args: argparse.
   if not evaluations.exists():
     # The trainer evaluates after a training step, and here none was left.
     command('train', mode='eval', model_dir=folder, **_flags(run, args))
-  return compared.summarize(_params(run, args), last_evaluation(folder))
+  found = last_evaluation(folder)
+  for name, overrides in compared.evaluations.items():
+    other = run._replace(overrides=','.join(text for text in (run.overrides, overrides) if text))
+    command('train', mode='eval', model_dir=folder, **_flags(other, args))
+    found |= {f'{name}/{key}': value for key, value in last_evaluation(folder).items()}
+  return compared.summarize(_params(run, args), found)
 
 
 def run_all(compared: Comparison, names: Sequence[str], args: argparse.Namespace) -> None:

@@ -1,5 +1,6 @@
 """Comparisons of trainings: their runs, what they read of a training, tables, what they refuse."""
 import argparse
+import json
 
 import compare
 from comparisons import caddet
@@ -153,15 +154,15 @@ def test_table_of_heads_has_the_spread_over_images_and_the_times_that_are_known(
 
 def test_table_of_budgets_gives_precision_and_the_spread_of_cost():
   def run(ap, mean):
-    return {'AP': ap, 'AP50': 2 * ap, 'mean': mean, 'min': 0.1, 'max': 0.4, 'std': 0.0625,
-            'maximum': 0.5, 'weighted_mean': mean / 2, 'weighted_std': 0.03125}
+    return {'AP': ap, 'AP50': 2 * ap, 'hard/AP': ap / 2, 'mean': mean, 'min': 0.1, 'max': 0.4,
+            'std': 0.0625, 'maximum': 0.5, 'weighted_mean': mean / 2, 'weighted_std': 0.03125}
 
   lines = caddet.BudgetComparison().table({
       'fixed': [run(0.25, 0.2)], 'dynamic': [run(0.25, 0.2), run(0.375, 0.3)]}, {}).split('\n')
-  assert lines[2] == (
-      '| `fixed` | 1 | 0.250 | 0.500 | 200.0 | 100.0 | 400.0 | 62.5 | 500.0 | 100.0 | 31.2 |')
-  assert lines[3] == ('| `dynamic` | 2 | 0.312 (0.250 to 0.375) | 0.625 | 250.0 | 100.0 | 400.0 | '
-                      '62.5 | 500.0 | 125.0 | 31.2 |')
+  assert lines[2] == ('| `fixed` | 1 | 0.250 | 0.500 | 0.125 | 200.0 | 100.0 | 400.0 | 62.5 | '
+                      '500.0 | 100.0 | 31.2 |')
+  assert lines[3] == ('| `dynamic` | 2 | 0.312 (0.250 to 0.375) | 0.625 | 0.156 | 250.0 | 100.0 | '
+                      '400.0 | 62.5 | 500.0 | 125.0 | 31.2 |')
 
 
 def test_cost_of_a_head_is_what_is_fixed_and_what_was_executed():
@@ -275,6 +276,29 @@ def test_an_interrupted_run_goes_on_and_is_evaluated_anew(
   assert compared.shown[-1] == {'a': [0.0]}
   assert modes == ['train_and_eval'] + ([] if has_steps_left else ['eval'])
   assert '\n0:00 for a, about 0:00 left\n' in capsys.readouterr().out
+
+
+def test_further_evaluations_of_a_training_have_their_own_names(tmp_path, monkeypatch):
+  """CADDet's: with the gates of open paths as their weights, and with weights of 1."""
+  compared, made = compare.COMPARISONS['caddet'], []
+
+  def command(module, **options):
+    if module == 'train':
+      made.append((options['mode'], 'hard_gates=true' in options['params_override']))
+      (options['model_dir'] / 'validation').mkdir(parents=True, exist_ok=True)
+
+  monkeypatch.setattr(comparison, 'command', command)
+  monkeypatch.setattr(comparison.experiment, 'resolve', lambda *args, **options: None)
+  monkeypatch.setattr(comparison, 'last_evaluation', lambda _: {
+      'AP': float(len(made)), **{f'routing/gmac/{name}': 0.0 for name in (
+          *(f'executed/{field}' for field in ('mean', 'min', 'max', 'std')), 'expected/mean',
+          'expected/std', 'maximum')}, 'AP50': 0.0})
+  args = argparse.Namespace(**{**vars(ARGS), 'kind': 'caddet', 'data': 'data',
+                               'output_dir': tmp_path, 'runs': 'none'})
+  comparison.run_all(compared, ['none'], args)
+  assert made == [('train_and_eval', False), ('eval', True)]
+  result = json.loads((tmp_path / 'none-1' / 'result.json').read_text(encoding='utf-8'))
+  assert (result['AP'], result['hard/AP']) == (1.0, 2.0)
 
 
 def test_flags_of_a_comparison_stand_behind_its_name(capsys):
