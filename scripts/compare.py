@@ -4,13 +4,15 @@
     .venv/bin/python scripts/compare.py heads --data=FOLDER
     .venv/bin/python scripts/compare.py caddet --data=FOLDER --runs=none,fixed,dynamic
     .venv/bin/python scripts/compare.py parts --data=FOLDER
+    .venv/bin/python scripts/compare.py detectors --data=FOLDER
 
 All runs of a comparison are trained alike, with the schedule of its experiments; average precision
 is that of Model Garden's evaluation (pycocotools) of the last weights on the validation images.
 A run that is named several times is trained several times: its trainings differ in the order of
 the images, the initial weights and the augmentation.  A finished run is kept in the output folder,
-so the command can be repeated after an interruption, and with more runs.  The table is printed
-after every run and written to table.md and table.json in the output folder.
+and a run that was interrupted goes on from its last checkpoint, so the command can be repeated,
+also with more runs.  The table and the time left are printed after every run; table.md and
+table.json in the output folder are written at the end.
 """
 import argparse
 from collections.abc import Sequence
@@ -19,6 +21,7 @@ import pathlib
 
 from comparisons import caddet
 from comparisons import comparison
+from comparisons import detectors
 from comparisons import heads
 from comparisons import necks
 from comparisons import parts
@@ -30,6 +33,7 @@ COMPARISONS = {
     'heads': heads.HeadComparison(),
     'caddet': caddet.BudgetComparison(),
     'parts': parts.PartComparison(),
+    'detectors': detectors.DetectorComparison(),
 }
 
 

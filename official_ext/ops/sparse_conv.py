@@ -178,8 +178,12 @@ def _compute_cheaper(compute_listed: Callable[[], tf.Tensor], compute_all: Calla
     break_even = tf.where(tf.shape(masks[0])[0] > 1, BREAK_EVEN, 1.0)
   # Empty masks need no branch of their own: a matrix product of no rows is right, unlike a
   # convolution of no images.
-  return tf.cond(
+  result = tf.cond(
       tf.reduce_mean(tf.cast(masks, tf.float32)) > break_even, compute_all, compute_listed)
+  # `_put_back` knows no sizes.  An unknown size beside a size of 1 could be broadcast, so that a
+  # sum with a map of one position would be of unknown size too.
+  result.set_shape([*masks[0].shape[:3], None])
+  return result
 
 
 def _where(mask: tf.Tensor, value: tf.Tensor) -> tf.Tensor:

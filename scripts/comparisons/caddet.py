@@ -1,5 +1,6 @@
 """CADDet's budgets side by side: the small CADDet detector, from random weights."""
 import argparse
+import types
 from typing import Any
 
 from comparisons import comparison
@@ -31,10 +32,12 @@ class BudgetComparison(comparison.Comparison):
 
   Every run is the experiment `fcos_caddet_sample`, from random weights.  Cost is that of the
   routed parts for each validation image: what ran, and what budgets see, which is the same with
-  every part weighted by its gate.
+  every part weighted by its gate.  Every training is evaluated twice: with the gates of open
+  paths as their weights, as in training, and with weights of 1 (`hard_gates`).
   """
   default_runs = ('none', 'fixed', 'dynamic', 'dynamic_similarity')
   allowed = ', '.join(BUDGETS)
+  evaluations = types.MappingProxyType({'hard': 'task.model.backbone.caddet.hard_gates=true'})
 
   def add_arguments(self, parser: argparse.ArgumentParser) -> None:
     """Adds the start of the backbone and the sizes of the scales."""
@@ -62,7 +65,7 @@ class BudgetComparison(comparison.Comparison):
   def summarize(self, params: Any, evaluation: dict[str, float]) -> dict[str, float]:
     """Returns precision, and the cost of the routed parts in 10^9 multiply-adds."""
     del params
-    return {**{name: evaluation[name] for name in ('AP', 'AP50')},
+    return {**{name: evaluation[name] for name in ('AP', 'AP50', 'hard/AP')},
             **{name: evaluation[f'routing/gmac/executed/{name}'] for name in _STATISTICS},
             **{f'weighted_{name}': evaluation[f'routing/gmac/expected/{name}']
                for name in ('mean', 'std')},
@@ -71,11 +74,13 @@ class BudgetComparison(comparison.Comparison):
   def table(self, results: comparison.Results, milliseconds: dict[str, dict[str, float]]) -> str:
     """Returns one row per budget, costs in 10^6 multiply-adds."""
     del milliseconds
-    rows = ['| budget | runs | AP | AP50 | cost: mean | min | max | deviation | of every path '
-            '| weighted: mean | deviation |',
-            '|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|']
+    rows = ['| budget | runs | AP | AP50 | AP, hard gates | cost: mean | min | max | deviation '
+            '| of every path | weighted: mean | deviation |',
+            '|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|']
     for budget, runs in results.items():
       costs = ' | '.join(f'{1e3 * np.mean([run[name] for run in runs]):.1f}'
                          for name in (*_STATISTICS, 'maximum', 'weighted_mean', 'weighted_std'))
-      rows.append(f'| `{budget}` | {comparison.precision_columns(runs)} | {costs} |')
+      hard = np.mean([run['hard/AP'] for run in runs])
+      rows.append(
+          f'| `{budget}` | {comparison.precision_columns(runs)} | {hard:.3f} | {costs} |')
     return '\n'.join(rows)

@@ -2,12 +2,15 @@
 import abc
 import argparse
 import collections
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
+import time
+import types
 from typing import Any, NamedTuple
 
 import official_ext  # noqa: F401 (chooses Keras 2)
@@ -46,9 +49,11 @@ class Comparison(abc.ABC):
   Attributes:
     default_runs: names of the runs, if the command line names none.
     allowed: the names that exist, as errors and `--help` show them.
+    evaluations: name -> overrides of further evaluations of every training.
   """
   default_runs: Sequence[str]
   allowed: str
+  evaluations: Mapping[str, str] = types.MappingProxyType({})
 
   def add_arguments(self, parser: argparse.ArgumentParser) -> None:
     """Adds the flags that only this comparison has; here none."""
@@ -64,7 +69,8 @@ class Comparison(abc.ABC):
 
     Args:
       params: its resolved experiment.
-      evaluation: what its last evaluation logged, by name.
+      evaluation: what its last evaluation logged, by name; of those of `evaluations`, by the
+        name of the evaluation, `/` and the name.
     """
 
   @abc.abstractmethod
@@ -142,9 +148,20 @@ def _params(run: Run, args: argparse.Namespace) -> Any:
 
 def _train(compared: Comparison, run: Run, folder: pathlib.Path, args: argparse.Namespace
            ) -> dict[str, float]:
-  """Trains and evaluates, and returns what the table needs."""
+  """Trains from the last checkpoint on, evaluates, and returns what the table needs."""
+  evaluations = folder / 'validation'
+  # An evaluation that was interrupted may have written some of its numbers.
+  shutil.rmtree(evaluations, ignore_errors=True)
   command('train', mode='train_and_eval', model_dir=folder, **_flags(run, args))
-  return compared.summarize(_params(run, args), last_evaluation(folder))
+  if not evaluations.exists():
+    # The trainer evaluates after a training step, and here none was left.
+    command('train', mode='eval', model_dir=folder, **_flags(run, args))
+  found = last_evaluation(folder)
+  for name, overrides in compared.evaluations.items():
+    other = run._replace(overrides=','.join(text for text in (run.overrides, overrides) if text))
+    command('train', mode='eval', model_dir=folder, **_flags(other, args))
+    found |= {f'{name}/{key}': value for key, value in last_evaluation(folder).items()}
+  return compared.summarize(_params(run, args), found)
 
 
 def run_all(compared: Comparison, names: Sequence[str], args: argparse.Namespace) -> None:
@@ -164,15 +181,20 @@ def run_all(compared: Comparison, names: Sequence[str], args: argparse.Namespace
     raise command_line.CommandError(
         f'--runs names {", ".join(unknown)}; allowed are {compared.allowed}.')
   command('tools.convert_dataset', input=args.data, output_dir=args.output_dir / 'records')
-  counts: dict[str, int] = collections.Counter()
   results: Results = collections.defaultdict(list)
-  for number, name in enumerate(names, 1):
-    counts[name] += 1
-    folder = args.output_dir / f'{name}-{counts[name]}'
+  folders = [args.output_dir / f'{name}-{names[:number].count(name)}'
+             for number, name in enumerate(names, 1)]
+  seconds: list[float] = []
+  for number, (name, folder) in enumerate(zip(names, folders), 1):
     kept = folder / 'result.json'
     if not kept.is_file():
       command_line.say(f'\n[{number}/{len(names)}] training {name} in {folder}')
+      start = time.monotonic()
       _write(kept, json.dumps(_train(compared, runs[name], folder, args), indent=2))
+      seconds.append(time.monotonic() - start)
+      left = sum(not (other / 'result.json').is_file() for other in folders[number:])
+      command_line.say(f'{command_line.duration(seconds[-1])} for {name}, about '
+                       f'{command_line.duration(np.mean(seconds) * left)} left')
     results[name].append(json.loads(kept.read_text(encoding='utf-8')))
     command_line.say(f'\n{compared.table(results, {})}')
   _finish(compared, runs, results, args)

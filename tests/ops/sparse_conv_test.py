@@ -153,6 +153,18 @@ def test_compiles():
   np.testing.assert_allclose(traced(X, gate), expected(X, gate, WEIGHTS), 1e-9, 1e-9)
 
 
+def test_known_sizes_are_known_of_the_result():
+  """Also a size of 1, to which an unknown one could be broadcast when maps are added."""
+  weights = tensors(*WEIGHTS)
+  block = tf.function(
+      lambda x, gate: x + BLOCKS['list'](x, gate, sparse_conv.ResidualWeights(*weights)),
+      autograph=False)
+  for size in ((1, 1), (1, WIDTH)):
+    traced = block.get_concrete_function(*(
+        tf.TensorSpec([None, *size, depth], tf.float64) for depth in (CHANNELS, 1)))
+    assert traced.output_shapes.as_list() == [None, *size, CHANNELS]
+
+
 @pytest.mark.slow
 def test_exports_any_size(tmp_path):
   module = tf.Module()

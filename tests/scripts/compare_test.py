@@ -1,9 +1,11 @@
 """Comparisons of trainings: their runs, what they read of a training, tables, what they refuse."""
 import argparse
+import json
 
 import compare
 from comparisons import caddet
 from comparisons import comparison
+from comparisons import detectors
 from comparisons import heads
 from comparisons import necks
 from comparisons import parts
@@ -15,7 +17,8 @@ from official_ext.utils import command_line
 from official_ext.utils import experiment
 from official_ext.modeling import network_cost
 
-ARGS = argparse.Namespace(train_steps=7, init_checkpoint=None, scale_bounds=None)
+ARGS = argparse.Namespace(
+    train_steps=7, init_checkpoint=None, scale_bounds=None, image_size=None)
 
 
 def resolved(kind, name, **options):
@@ -98,6 +101,35 @@ def test_budgets_of_the_parts_of_a_run(name):
   assert row == f'| `{name}` | 1 | 0.250 | 0.500 | 0.500 | 0.400 | 0.200 | 0.300 |'
 
 
+@pytest.mark.parametrize('name', detectors.DETECTORS)
+def test_detector_of_a_run(name):
+  _, params = resolved('detectors', name, image_size='[192,256,3]')
+  model = params.task.model
+  assert model.input_size == [192, 256, 3]
+  kind, _, variant = name.partition('_')
+  assert model.decoder.type == (variant if variant in ('drfpn', 'ifpn') else 'fpn')
+  if kind in ('retinanet', 'fasterrcnn'):
+    assert model.head_style == variant
+    assert hasattr(model, 'rpn_head') == (kind == 'fasterrcnn')
+    return
+  assert model.assigner == kind
+  switches = (model.center_radius, params.task.losses.box_loss, model.head.centerness_tower,
+              model.head.distance_activation)
+  assert switches == ((0.0, 'iou', 'class', 'exp') if variant == 'without_tricks' else
+                      (1.5, 'giou', 'box', 'relu'))
+
+
+def test_every_detector_is_trained_twice_and_its_overlaps_are_tabled(capsys):
+  compared = detectors.DetectorComparison()
+  assert sorted(compared.default_runs) == sorted(2 * list(detectors.DETECTORS))
+  runs = [{'AP': 0.25, 'AP50': 0.5, 'AP75': 0.125}, {'AP': 0.375, 'AP50': 0.5, 'AP75': 0.375}]
+  row = compared.table({'atss_fpn': runs}, {}).split('\n')[2]
+  assert row == '| `atss_fpn` | 2 | 0.312 (0.250 to 0.375) | 0.500 | 0.250 |'
+  with pytest.raises(SystemExit):
+    compare.main(['detectors', '--data=x', '--image_size=256'])
+  assert "'256' is not HEIGHT,WIDTH in pixels, such as 192,256." in capsys.readouterr().err
+
+
 def test_table_of_necks_gives_the_mean_and_the_spread_of_trainings():
   def run(ap, low=1.0):
     return {'AP': ap, 'AP50': 2 * ap, 'parameters': 2_500_000, 'gmac_minimum': low,
@@ -122,15 +154,15 @@ def test_table_of_heads_has_the_spread_over_images_and_the_times_that_are_known(
 
 def test_table_of_budgets_gives_precision_and_the_spread_of_cost():
   def run(ap, mean):
-    return {'AP': ap, 'AP50': 2 * ap, 'mean': mean, 'min': 0.1, 'max': 0.4, 'std': 0.0625,
-            'maximum': 0.5, 'weighted_mean': mean / 2, 'weighted_std': 0.03125}
+    return {'AP': ap, 'AP50': 2 * ap, 'hard/AP': ap / 2, 'mean': mean, 'min': 0.1, 'max': 0.4,
+            'std': 0.0625, 'maximum': 0.5, 'weighted_mean': mean / 2, 'weighted_std': 0.03125}
 
   lines = caddet.BudgetComparison().table({
       'fixed': [run(0.25, 0.2)], 'dynamic': [run(0.25, 0.2), run(0.375, 0.3)]}, {}).split('\n')
-  assert lines[2] == (
-      '| `fixed` | 1 | 0.250 | 0.500 | 200.0 | 100.0 | 400.0 | 62.5 | 500.0 | 100.0 | 31.2 |')
-  assert lines[3] == ('| `dynamic` | 2 | 0.312 (0.250 to 0.375) | 0.625 | 250.0 | 100.0 | 400.0 | '
-                      '62.5 | 500.0 | 125.0 | 31.2 |')
+  assert lines[2] == ('| `fixed` | 1 | 0.250 | 0.500 | 0.125 | 200.0 | 100.0 | 400.0 | 62.5 | '
+                      '500.0 | 100.0 | 31.2 |')
+  assert lines[3] == ('| `dynamic` | 2 | 0.312 (0.250 to 0.375) | 0.625 | 0.156 | 250.0 | 100.0 | '
+                      '400.0 | 62.5 | 500.0 | 125.0 | 31.2 |')
 
 
 def test_cost_of_a_head_is_what_is_fixed_and_what_was_executed():
@@ -187,8 +219,10 @@ def test_finished_runs_are_kept_and_others_are_made(tmp_path, monkeypatch):
 
   def command(module, **options):
     if module == 'train':
+      assert options['mode'] == 'train_and_eval'
       trained.append(options['model_dir'].name)
       assert options['config_file'] == tmp_path / 'records/overrides.yaml'
+      (options['model_dir'] / 'validation').mkdir(parents=True)
     else:
       converted.append((module, options['output_dir']))
 
@@ -214,6 +248,57 @@ def test_finished_runs_are_kept_and_others_are_made(tmp_path, monkeypatch):
   assert second.timed == {'a': 'a-1', 'b': 'b-1'}
   text = (tmp_path / 'table.md').read_text(encoding='utf-8')
   assert 'compare.py necks --data=data --runs=a,a,b\n' in text and "{'head': 1.5}" in text
+
+
+@pytest.mark.parametrize('has_steps_left', [True, False])
+def test_an_interrupted_run_goes_on_and_is_evaluated_anew(
+    has_steps_left, tmp_path, monkeypatch, capsys):
+  evaluations = tmp_path / 'a-1' / 'validation'
+  evaluations.mkdir(parents=True)
+  (evaluations / 'events.half').touch()
+  modes = []
+
+  def command(module, **options):
+    if module == 'train':
+      modes.append(options['mode'])
+      # The trainer goes on from the last checkpoint; without a step it does not evaluate.
+      if has_steps_left or options['mode'] == 'eval':
+        evaluations.mkdir()
+
+  monkeypatch.setattr(comparison, 'command', command)
+  monkeypatch.setattr(comparison, 'last_evaluation',
+                      lambda folder: {'AP': float(len(list((folder / 'validation').iterdir())))})
+  monkeypatch.setattr(comparison.experiment, 'resolve', lambda *args, **options: None)
+  args = argparse.Namespace(
+      kind='necks', data='data', output_dir=tmp_path, train_steps=None, runs='a')
+  compared = Counting()
+  comparison.run_all(compared, ['a'], args)
+  assert compared.shown[-1] == {'a': [0.0]}
+  assert modes == ['train_and_eval'] + ([] if has_steps_left else ['eval'])
+  assert '\n0:00 for a, about 0:00 left\n' in capsys.readouterr().out
+
+
+def test_further_evaluations_of_a_training_have_their_own_names(tmp_path, monkeypatch):
+  """CADDet's: with the gates of open paths as their weights, and with weights of 1."""
+  compared, made = compare.COMPARISONS['caddet'], []
+
+  def command(module, **options):
+    if module == 'train':
+      made.append((options['mode'], 'hard_gates=true' in options['params_override']))
+      (options['model_dir'] / 'validation').mkdir(parents=True, exist_ok=True)
+
+  monkeypatch.setattr(comparison, 'command', command)
+  monkeypatch.setattr(comparison.experiment, 'resolve', lambda *args, **options: None)
+  monkeypatch.setattr(comparison, 'last_evaluation', lambda _: {
+      'AP': float(len(made)), **{f'routing/gmac/{name}': 0.0 for name in (
+          *(f'executed/{field}' for field in ('mean', 'min', 'max', 'std')), 'expected/mean',
+          'expected/std', 'maximum')}, 'AP50': 0.0})
+  args = argparse.Namespace(**{**vars(ARGS), 'kind': 'caddet', 'data': 'data',
+                               'output_dir': tmp_path, 'runs': 'none'})
+  comparison.run_all(compared, ['none'], args)
+  assert made == [('train_and_eval', False), ('eval', True)]
+  result = json.loads((tmp_path / 'none-1' / 'result.json').read_text(encoding='utf-8'))
+  assert (result['AP'], result['hard/AP']) == (1.0, 2.0)
 
 
 def test_flags_of_a_comparison_stand_behind_its_name(capsys):

@@ -1,0 +1,75 @@
+"""Detectors side by side: Model Garden's heads and the papers', FCOS with and without tricks."""
+import argparse
+import re
+from typing import Any
+
+from comparisons import comparison
+
+_EXPERIMENT = '{}_{}_efficientnetlite0_sample'
+_NECKS = ('fpn', 'drfpn', 'ifpn')
+# The lines of the YAML files of DRFPN's and CADDet's rows, which have FCOS of mmdetection 2.1.
+_NO_TRICKS = ','.join((
+    'task.model.center_radius=0', 'task.losses.box_loss=iou',
+    'task.model.head.centerness_tower=class', 'task.model.head.distance_activation=exp',
+    'task.model.detection_generator.nms_iou_threshold=0.5'))
+# Name of the run -> detector, decoder and overrides.
+DETECTORS = {
+    **{f'{detector}_{style}': (detector, 'fpn', f'task.model.head_style={style}')
+       for detector in ('retinanet', 'fasterrcnn') for style in ('garden', 'paper')},
+    'fcos_without_tricks': ('fcos', 'fpn', _NO_TRICKS),
+    **{f'{detector}_{neck}': (detector, neck, '')
+       for detector in ('fcos', 'atss') for neck in _NECKS},
+}
+
+
+def _size(text: str) -> str:
+  """Returns `HEIGHT,WIDTH` as the configuration takes it.
+
+  Raises:
+    ArgumentTypeError: anything else.
+  """
+  if not re.fullmatch(r'[1-9]\d*,[1-9]\d*', text):
+    raise argparse.ArgumentTypeError(
+        f'{text!r} is not HEIGHT,WIDTH in pixels, such as 192,256.')
+  return f'[{text},3]'
+
+
+class DetectorComparison(comparison.Comparison):
+  """Trains detectors with the switches of the papers' rows and tables their accuracy.
+
+  `<detector>_garden` has the heads and losses of Model Garden, `<detector>_paper` those of the
+  papers' toolbox (`task.model.head_style`), both with Model Garden's FPN.  `fcos_without_tricks`
+  has no center sampling, -log(IoU) as its box loss, center-ness from the class tower and
+  exponential distances.  `fcos_<neck>` and `atss_<neck>` have another neck each.  Every name is
+  trained twice.
+  """
+  default_runs = tuple(DETECTORS) * 2
+  allowed = ', '.join(DETECTORS)
+
+  def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+    """Adds the size of images."""
+    parser.add_argument('--image_size', type=_size, metavar='HEIGHT,WIDTH',
+                        help='size into which images are fitted; default: 256,256')
+
+  def resolve(self, name: str, args: argparse.Namespace) -> comparison.Run | None:
+    """Returns the training of a detector."""
+    if name not in DETECTORS:
+      return None
+    detector, neck, overrides = DETECTORS[name]
+    size = f'task.model.input_size={args.image_size}' if args.image_size else ''
+    return comparison.Run(_EXPERIMENT.format(detector, neck),
+                          ','.join(text for text in (overrides, size) if text))
+
+  def summarize(self, params: Any, evaluation: dict[str, float]) -> dict[str, float]:
+    """Returns precision at all overlaps, at 0.5 and at 0.75."""
+    del params
+    return {name: evaluation[name] for name in ('AP', 'AP50', 'AP75')}
+
+  def table(self, results: comparison.Results, milliseconds: dict[str, dict[str, float]]) -> str:
+    """Returns one row per detector."""
+    del milliseconds
+    rows = ['| detector | runs | AP | AP50 | AP75 |', '|---|---:|---:|---:|---:|']
+    for name, runs in results.items():
+      strict = sum(run['AP75'] for run in runs) / len(runs)
+      rows.append(f'| `{name}` | {comparison.precision_columns(runs)} | {strict:.3f} |')
+    return '\n'.join(rows)
