@@ -53,5 +53,8 @@ setuptools.setup(
     ],
     extras_require={
         'dev': ['hypothesis', 'mypy>=2.4,<3', 'pytest', 'pytest-xdist', 'ruff>=0.9',
-                'types-PyYAML']},
+                'types-PyYAML'],
+        # Engines that run converted exports.
+        'openvino': ['openvino==2026.4.*'],
+    },
 )

@@ -37,9 +37,9 @@ ROWS = [
     (r'visualization/.*', ALL),
     (r'(utils|datasets)/.*', ALL),
     (r'tasks/.*', ALL),
-    (r'serving/(?!export_saved_model).*', ALL),
+    (r'serving/(?!(convert|export_saved_model)$).*', ALL),
     (r'registry_imports', NONE),
-    (r'train|tools/.*|serving/export_saved_model', ALL),
+    (r'train|tools/.*|serving/(convert|export_saved_model)', ALL),
 ]
 
 

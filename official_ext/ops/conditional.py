@@ -1,5 +1,5 @@
 """Run a branch only for the images of a batch that selected it."""
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -29,6 +29,25 @@ def select(images: tf.Tensor) -> list[Selection]:
   # For an empty batch reduce_all is True and reduce_any is False.
   cases = tf.unstack(tf.cast(some, tf.int32) + tf.cast(some & every, tf.int32))
   return [Selection(*pair) for pair in zip(tf.unstack(images, axis=1), cases)]
+
+
+def switch(index: tf.Tensor, branches: Sequence[Callable[[], Any]]) -> Any:
+  """Runs one of several branches, like `tf.switch_case`, by two-way conditionals.
+
+  Other engines have an operation for `tf.cond`, but none for `tf.switch_case`.
+
+  Args:
+    index: int32 scalar, the number of the branch that runs, from 0 to `len(branches) - 1`.
+    branches: functions without arguments, which return the same structure of tensors.
+
+  Returns:
+    What the branch returns.
+  """
+  if len(branches) == 1:
+    return branches[0]()
+  half = len(branches) // 2
+  return tf.cond(index < half, lambda: switch(index, branches[:half]),
+                 lambda: switch(index - half, branches[half:]))
 
 
 def run_selected(branch: Callable[[Any], Any], inputs: Any, selection: Selection, base: Any,
@@ -77,4 +96,4 @@ def run_selected(branch: Callable[[Any], Any], inputs: Any, selection: Selection
 
   if selection.images.shape[0] == 1:
     return tf.cond(selection.case > 0, run_all, lambda: base)
-  return tf.switch_case(selection.case, [lambda: base, run_some, run_all])
+  return switch(selection.case, [lambda: base, run_some, run_all])

@@ -49,8 +49,8 @@ class SavedDetector:
     """
     path = pathlib.Path(path)
     self._path = path
-    self._model = _load(path)
-    self.description = _read_description(path)
+    self._model = load_saved_model(path)
+    self.description = read_description(path)
     self.categories = _read_categories(self._model, path, self.description)
     self._function = self._model.signatures.get('serving_default')
     outputs = self._function.structured_outputs if self._function else {}
@@ -259,8 +259,9 @@ def _seconds(batch_size: int, call: Callable[[], Mapping[str, tf.Tensor]]) -> fl
     return time.perf_counter() - start
 
 
-def _load(path: pathlib.Path) -> Any:
-  if not (path / 'saved_model.pb').is_file():
+def load_saved_model(path: files.PathLike) -> Any:
+  """Loads a SavedModel; raises CommandError, about `--saved_model`, if there is none."""
+  if not (pathlib.Path(path) / 'saved_model.pb').is_file():
     raise command_line.CommandError(
         f'--saved_model={path} has no file saved_model.pb: give a folder that '
         'export_saved_model wrote.')
@@ -272,10 +273,10 @@ def _load(path: pathlib.Path) -> Any:
         f'--saved_model={path} cannot be loaded ({text}): export it again.') from error
 
 
-def _read_description(path: pathlib.Path) -> dict[str, Any]:
+def read_description(path: files.PathLike) -> dict[str, Any]:
   """Returns the content of export.json; raises CommandError if it is damaged."""
   try:
-    content = json.loads((path / _DESCRIPTION).read_text(encoding='utf-8'))
+    content = json.loads((pathlib.Path(path) / _DESCRIPTION).read_text(encoding='utf-8'))
   except FileNotFoundError:
     return {}
   except ValueError as error:

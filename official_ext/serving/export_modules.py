@@ -12,6 +12,7 @@ import tensorflow as tf, tf_keras
 from official_ext.dataloaders import image_sizes
 from official_ext.modeling.backbones.caddet import conv_norm
 from official_ext.ops import canvases as canvases_lib
+from official_ext.ops import conditional
 from official_ext.serving import detection
 from official_ext.utils import files
 
@@ -98,8 +99,9 @@ class CanvasDetectionModule(export_base.ExportModule):
 
   def serve(self, images: tf.Tensor) -> Mapping[str, tf.Tensor]:
     """Detects objects in images of one size; see `RoutedDetectionModule`."""
-    return tf.switch_case(self._canvases.index(tf.shape(images)[1:3]),
-                          [functools.partial(module.serve, images) for module in self._modules])
+    return conditional.switch(
+        self._canvases.index(tf.shape(images)[1:3]),
+        [functools.partial(module.serve, images) for module in self._modules])
 
   @tf.function
   def inference_from_image_bytes(self, inputs: tf.Tensor) -> Mapping[str, tf.Tensor]:

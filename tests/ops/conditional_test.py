@@ -145,3 +145,15 @@ def test_selections_are_counted_one_by_one():
     assert [int(selection.case) for selection in selections] == cases
     for column, selection in enumerate(selections):
       np.testing.assert_array_equal(selection.images, images[:rows, column])
+
+
+@pytest.mark.parametrize('count', [1, 2, 3, 5])
+def test_switch_runs_one_branch(count):
+  branches = [lambda number=number: {'number': tf.constant(number)} for number in range(count)]
+  run = tf.function(lambda index: conditional.switch(index, branches), autograph=False)
+  graph = run.get_concrete_function(tf.TensorSpec([], tf.int32)).graph
+  assert [run(tf.constant(index))['number'] for index in range(count)] == [*range(count)]
+  types = {op.type for op in graph.get_operations()} | {
+      node.op for function in graph.as_graph_def().library.function for node in function.node_def}
+  assert not types & {'Case', 'StatelessCase'}
+  assert bool(types & {'If', 'StatelessIf'}) == (count > 1)

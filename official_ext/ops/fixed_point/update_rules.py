@@ -18,6 +18,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import tensorflow as tf, tf_keras  # noqa: F401
 
+from official_ext.ops.fixed_point import small_systems
+
 Levels = list[tf.Tensor]
 
 
@@ -140,7 +142,7 @@ class Anderson:
     A residual of length zero (an empty entry of the history) gets no weight.
     """
     size, dtype = gram.shape[1], gram.dtype
-    squared = tf.linalg.diag_part(gram)
+    squared = small_systems.diagonal(gram)
     newest = squared[:, -1:]
     length = tf.sqrt(squared)
     unit = tf.math.reciprocal_no_nan(length)
@@ -149,11 +151,11 @@ class Anderson:
     # A few rounding units keep the matrix regular if residuals are parallel.
     ridge = 1 + 16 * np.finfo(dtype.as_numpy_dtype).eps
     ridge += self.RIDGE * tf.minimum(tf.math.divide_no_nan(newest, squared), 1 / self.RIDGE)
-    matrix = cosines + tf.linalg.diag(ridge)
+    matrix = cosines + ridge[:, :, None] * identity
     regular = tf.reduce_all(tf.math.is_finite(matrix), axis=[1, 2], keepdims=True)
     matrix = tf.where(regular, matrix, identity)
     unit *= length[:, -1:]
-    weights = unit * tf.linalg.solve(matrix, unit[:, :, None])[:, :, 0]
+    weights = unit * small_systems.solve_positive(matrix, unit)
     total = tf.reduce_sum(weights, axis=1, keepdims=True)
     usable = tf.math.is_finite(total) & (total > 0)
     return tf.where(usable, tf.math.divide_no_nan(weights, total), identity[-1])
@@ -241,13 +243,13 @@ class Broyden:
     """
     gram, dtype = history.gram, history.gram.dtype
     size = gram.shape[1]
-    inverse = history.used * tf.math.reciprocal_no_nan(tf.linalg.diag_part(gram))
+    inverse = history.used * tf.math.reciprocal_no_nan(small_systems.diagonal(gram))
     shifted = tf.pad(gram[:, :, 1:], [[0, 0], [0, 0], [0, 1]])
     if self._rest:
       shifted -= self._rest * gram
     below = np.tril(np.ones([size, size]), -1)
-    matrix = tf.eye(size, dtype=dtype) - shifted * inverse[:, :, None] * below
-    c = tf.linalg.triangular_solve(matrix, (products * inverse)[:, :, None])[:, :, 0]
+    c = small_systems.solve_unit_lower(
+        -shifted * inverse[:, :, None] * below, products * inverse)
     last, full, first = c[:, -1:], 1 / self._step_size, self._first
     denominator = 1 - self._step_size * last
     others = self._of_steps(c, 0 * last)

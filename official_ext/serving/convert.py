@@ -1,0 +1,162 @@
+"""Converts an exported detector for another engine, and checks what was written."""
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+import json
+import pathlib
+import time
+from typing import Any
+
+import numpy as np
+
+from official_ext.serving.engines import catalog
+from official_ext.serving.engines import verification
+from official_ext.utils import command_line
+from official_ext.utils import files
+
+_DESCRIPTION = """\
+Converts a SavedModel that export_saved_model wrote for an engine that runs it without TensorFlow.
+What was written is loaded and compared with the SavedModel before it gets its name: scores, boxes,
+every gate and the cost of every image, for one image and for four.
+
+  DIR/model.xml, model.bin   the model, for --to=openvino
+  DIR/export.json            the description of the SavedModel, with classes
+  DIR/conversion.json        engine and version, largest differences, conditionals
+
+Export with --input_type=image_tensor.  tools.predict and tools.profile take DIR as --saved_model.
+"""
+_EPILOG = """\
+example:
+  python -m official_ext.serving.convert --to=openvino --saved_model=runs/dyfpn_saved_model \\
+    --output_dir=runs/dyfpn_openvino
+"""
+_MARKER = 'conversion.json'
+_BATCH_SIZES = (1, 4)
+_SIZE = (256, 256)
+
+
+def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+  parser = argparse.ArgumentParser(
+      prog='python -m official_ext.serving.convert', description=_DESCRIPTION, epilog=_EPILOG,
+      formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+  parser.add_argument('--to', required=True, choices=catalog.NAMES, help='the engine')
+  parser.add_argument('--saved_model', required=True, metavar='DIR',
+                      help='folder that export_saved_model wrote')
+  parser.add_argument('--output_dir', required=True, metavar='DIR',
+                      help='folder to write; an earlier conversion in it is replaced')
+  return parser.parse_args(arguments)
+
+
+def _load(path: files.PathLike) -> tuple[Callable[[np.ndarray], Mapping[str, np.ndarray]], Any]:
+  """Loads a SavedModel.
+
+  Args:
+    path: its folder.
+
+  Returns:
+    A function from images to outputs by name, and the signature.
+
+  Raises:
+    CommandError: there is no SavedModel, or it does not take images.
+  """
+  import tensorflow as tf
+
+  from official_ext.serving import detectors
+  model = detectors.load_saved_model(path)
+  signature = model.signatures.get('serving_default')
+  specs = signature.structured_input_signature[1] if signature else {}
+  if len(specs) != 1 or (spec := next(iter(specs.values()))).dtype != tf.uint8:
+    raise command_line.CommandError(
+        f'--saved_model={path} does not take images as pixels: export it with '
+        '--input_type=image_tensor.')
+
+  def run(images: np.ndarray) -> dict[str, np.ndarray]:
+    return {name: value.numpy() for name, value in signature(**{spec.name: images}).items()}
+
+  run.model = model  # type: ignore[attr-defined]  # A signature does not keep its variables.
+  return run, signature
+
+
+def count_conditionals(signature: Any) -> int:
+  """Returns the number of conditionals in a signature, those inside of others included."""
+  graph = signature.graph.as_graph_def()
+  nodes = [*graph.node, *(node for function in graph.library.function
+                          for node in function.node_def)]
+  return sum(node.op in ('If', 'StatelessIf') for node in nodes)
+
+
+def example_batches(description: Mapping[str, Any], batch_size: int | None) -> list[np.ndarray]:
+  """Returns images to compare with: of two sizes, for batches of one image and of four.
+
+  Args:
+    description: the content of `export.json`; may be empty.
+    batch_size: the fixed number of images of the model; None: any number.
+  """
+  from official_ext.serving import export_saved_model
+  size = description.get('input_image_size') or _SIZE
+  return [batch for count in ([batch_size] if batch_size else _BATCH_SIZES)
+          for batch in export_saved_model.example_batches(size, count)]
+
+
+def convert(engine_name: str, saved_model: files.PathLike, folder: pathlib.Path) -> dict[str, Any]:
+  """Converts a SavedModel and compares the result with it.
+
+  Args:
+    engine_name: one of `catalog.NAMES`.
+    saved_model: folder of the SavedModel.
+    folder: an existing folder to write into.
+
+  Returns:
+    The content of `conversion.json`.
+
+  Raises:
+    CommandError: the engine is not installed or refuses the model, or the two differ.
+  """
+  from official_ext.serving import detectors
+  engine = catalog.engine(engine_name)
+  start = time.monotonic()
+  run, signature = _load(saved_model)
+  spec, = signature.structured_input_signature[1].values()
+  description = detectors.read_description(saved_model)
+  description['batch_size'] = spec.shape[0]
+  conditionals = engine.convert(files.plain_path(saved_model), folder)
+  wanted = count_conditionals(signature)
+  if wanted and not conditionals:
+    raise command_line.CommandError(
+        f'{engine_name} lost the {wanted} conditionals of the SavedModel, so that shut gates would '
+        'save nothing; nothing was written.')
+  differences = verification.compare(
+      run, engine.Model(folder), example_batches(description, spec.shape[0]))
+  wrong = [f'{name} by {value:g} (allowed: {value.limit:g})'
+           for name, value in differences.items() if not value.is_allowed]
+  if wrong:
+    raise command_line.CommandError(
+        f'the converted model differs from the SavedModel in {", ".join(wrong)}, so nothing was '
+        'written.')
+  (folder / 'export.json').write_text(json.dumps(description, indent=2), encoding='utf-8')
+  result = {
+      'engine': engine_name, 'version': engine.version(),
+      'conditionals': conditionals, 'conditionals_of_saved_model': wanted,
+      'differences': {name: difference.value for name, difference in differences.items()},
+      'seconds': round(time.monotonic() - start, 1)}
+  (folder / _MARKER).write_text(json.dumps(result, indent=2), encoding='utf-8')
+  return result
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+  """Converts a SavedModel; `arguments` replace those of the command line."""
+  args = _parse_arguments(arguments)
+  files.check_own_output(args.output_dir, _MARKER)
+  catalog.engine(args.to)
+  command_line.say(f'Loading the SavedModel and converting it for {args.to} ...')
+  with files.atomic_directory(args.output_dir) as folder:
+    result = convert(args.to, args.saved_model, folder)
+  differences = result['differences']
+  largest = max((name for name in differences), key=differences.__getitem__)
+  command_line.say(
+      f'Wrote {args.output_dir} in {command_line.duration(result["seconds"])}: it differs from the '
+      f'SavedModel most in {largest}, by {differences[largest]:.2g}; '
+      f'{result["conditionals"]} conditionals.')
+
+
+if __name__ == '__main__':
+  command_line.run(main)

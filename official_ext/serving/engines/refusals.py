@@ -1,0 +1,30 @@
+"""The error of an engine that lacks an operation of a model."""
+from collections.abc import Iterable
+
+from official_ext.utils import command_line
+
+# Operation -> what to do so that an export does without it.
+_ADVICE = {
+    'CombinedNonMaxSuppression': 'export without suppression',
+}
+
+
+class RefusedError(command_line.CommandError):
+  """An engine cannot convert a model."""
+
+  def __init__(self, engine: str, operations: Iterable[str], text: str):
+    """Initializes the error.
+
+    Args:
+      engine: name of the engine.
+      operations: the operations that it lacks; empty: it failed otherwise.
+      text: what the engine says, for a failure of another kind.
+    """
+    names = sorted(set(operations))
+    if not names:
+      lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
+      super().__init__(f'{engine} cannot convert the SavedModel: {lines[-1] if lines else "?"}')
+      return
+    advice = ''.join(f'; {_ADVICE[name]}' for name in names if name in _ADVICE)
+    kinds = 'operation' if len(names) == 1 else 'operations'
+    super().__init__(f'{engine} has no {kinds} {", ".join(names)} of the SavedModel{advice}.')

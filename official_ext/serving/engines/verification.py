@@ -1,0 +1,92 @@
+"""Compares a converted detector with its SavedModel on images."""
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+Outputs = Mapping[str, np.ndarray]
+
+# The largest allowed difference of outputs whose names begin so: scores are probabilities, boxes
+# are in pixels, and costs are relative.
+_TOLERANCES = {
+    'decoded_box_scores': 1e-3, 'decoded_boxes': 0.05, 'detection_scores': 1e-3,
+    'raw_scores': 1e-3, 'raw_boxes': 1e-3, 'image_info': 1e-3}
+# The share of positions at which a gate of positions may be open in one engine only: their logits
+# lie within rounding of the threshold.
+_POSITIONS = 1e-3
+
+
+class Difference(NamedTuple):
+  """How an output differs.
+
+  Attributes:
+    value: of scores and boxes the largest absolute difference, of costs the largest relative one,
+      and of gates the share that is open in one engine and shut in the other.
+    limit: the largest allowed value.
+  """
+  value: float
+  limit: float
+
+  @property
+  def is_allowed(self) -> bool:
+    """Whether the difference is a number up to the limit."""
+    return self.value <= self.limit
+
+
+def compare(expected: Callable[[np.ndarray], Outputs], actual: Callable[[np.ndarray], Outputs],
+            batches: Iterable[np.ndarray]) -> dict[str, Difference]:
+  """Runs two detectors on the same images.
+
+  Costs of images are equal, unless gates of positions differ.
+
+  Args:
+    expected: the SavedModel: uint8 `[batch, height, width, 3]` -> outputs by name.
+    actual: the converted model.
+    batches: images.
+
+  Returns:
+    Output -> its largest difference, NaN if a value is NaN in one of the two; infinity if an
+    output is missing or has another shape.
+  """
+  found: dict[str, Difference] = {}
+  for images in batches:
+    wanted, got = expected(images), actual(images)
+    for name, difference in _differences(wanted, got).items():
+      before = found.get(name, difference)
+      found[name] = Difference(
+          float(np.maximum(before.value, difference.value)), max(before.limit, difference.limit))
+  return found
+
+
+def _differences(wanted: Outputs, got: Outputs) -> dict[str, Difference]:
+  """Returns the differences of all outputs that are compared, for one batch."""
+  found: dict[str, Difference] = {}
+  for name, value in wanted.items():
+    if name in _TOLERANCES:
+      found[name] = Difference(_largest(value, got.get(name)), _TOLERANCES[name])
+    elif name.startswith('gate_'):
+      limit = _POSITIONS if value.ndim == 4 else 0.0
+      found[name] = Difference(_switched(value, got.get(name)), limit)
+  # Without the cost of a position, the share of positions limits the share of the cost.
+  differ = any(difference.value > 0 for name, difference in found.items()
+               if name.startswith('gate_'))
+  for name in ('multiply_adds', 'executed_multiply_adds'):
+    if name in wanted:
+      largest = _largest(wanted[name], got.get(name))
+      found[name] = Difference(
+          largest / max(float(np.max(wanted[name])), 1.0), 2 * _POSITIONS if differ else 0.0)
+  return found
+
+
+def _largest(wanted: np.ndarray, got: np.ndarray | None) -> float:
+  """Returns the largest absolute difference."""
+  if got is None or np.shape(wanted) != np.shape(got):
+    return float('inf')
+  return float(np.max(np.abs(np.subtract(wanted, got, dtype=np.float64)), initial=0.0))
+
+
+def _switched(wanted: np.ndarray, got: np.ndarray | None) -> float:
+  """Returns the share of gates that only one of the two has open."""
+  if got is None or np.shape(wanted) != np.shape(got):
+    return float('inf')
+  return float(np.mean((wanted > 0) != (got > 0))) if np.size(wanted) else 0.0

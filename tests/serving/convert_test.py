@@ -1,0 +1,110 @@
+"""Exports that are converted for other engines answer as their SavedModels do."""
+import json
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from official_ext.serving import convert
+from official_ext.serving import export_saved_model
+from official_ext.serving.engines import catalog
+from official_ext.utils import command_line
+import mixed_detector
+
+pytestmark = pytest.mark.slow
+
+DYFPN = 'retinanet_dyfpn_efficientnetlite0_sample'
+RAW = {'detection_generator': {'apply_nms': False}}
+
+
+class Exported:
+  """A DyFPN whose gates differ between images, exported without suppression."""
+
+  def __init__(self, folder):
+    self.path = folder
+    _, _, self.module = mixed_detector.build(DYFPN, **RAW)
+    export_saved_model.save(self.module, folder, 'image_tensor', self.module.image_size)
+    (folder / 'export.json').write_text(json.dumps(self.module.description), encoding='utf-8')
+
+
+@pytest.fixture(scope='module')
+def exported(tmp_path_factory):
+  return Exported(tmp_path_factory.mktemp('exported'))
+
+
+def _convert(name, exported, folder):
+  convert.main([f'--to={name}', f'--saved_model={exported.path}', f'--output_dir={folder}'])
+  return json.loads((folder / 'conversion.json').read_text(encoding='utf-8'))
+
+
+@pytest.mark.parametrize('name', catalog.NAMES)
+def test_answers_as_the_model_in_memory(exported, tmp_path, name):
+  engine = catalog.engine(name) if _is_installed(name) else pytest.skip(f'no {name}')
+  report = _convert(name, exported, tmp_path / 'converted')
+  # Three levels, each with a conditional in a conditional: some images, or all.
+  assert report['conditionals'] == report['conditionals_of_saved_model'] == 6
+  # OpenVINO's telemetry sends events as soon as it is imported.
+  assert 'openvino_telemetry' not in sys.modules
+  model = engine.Model(tmp_path / 'converted', num_threads=1)
+  images = mixed_detector.images()
+  expected = {name: value.numpy() for name, value in exported.module.serve(
+      tf.constant(images)).items()}
+  assert all(set(expected[f'gate_dyfpn_{level}']) == {0, 1} for level in (3, 4, 5))
+  for batch in (slice(0, 4), slice(1, 2), slice(2, 4)):
+    outputs = model(images[batch])
+    assert set(outputs) == set(expected)
+    for key, value in expected.items():
+      tolerance = {'decoded_box_scores': 1e-4, 'decoded_boxes': 1e-2}.get(key, 0)
+      np.testing.assert_allclose(outputs[key], value[batch], 0, tolerance, err_msg=key)
+
+
+def _is_installed(name):
+  try:
+    return catalog.engine(name) is not None
+  except command_line.CommandError:
+    return False
+
+
+def test_a_refused_operation_is_named(tmp_path):
+  pytest.importorskip('openvino')
+
+  class Suppression(tf.Module):
+    """Suppresses boxes that are pixels."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, 'inputs')])
+    def serve(self, inputs):
+      boxes = tf.cast(inputs[:, :, :2], tf.float32)
+      boxes = tf.concat([boxes[..., :2], boxes[..., :2]], -1)
+      return {'boxes': tf.image.combined_non_max_suppression(
+          boxes, boxes[:, :, 0, :1], 5, 5)[0]}
+
+  module = Suppression()
+  tf.saved_model.save(module, str(tmp_path / 'saved'), {'serving_default': module.serve})
+  with pytest.raises(command_line.CommandError, match='no operation CombinedNonMaxSuppression of '
+                     'the SavedModel; export without suppression'):
+    convert.main(['--to=openvino', f'--saved_model={tmp_path}/saved',
+                  f'--output_dir={tmp_path}/converted'])
+  assert not (tmp_path / 'converted').exists()
+
+
+def test_what_differs_is_not_written(exported, tmp_path, monkeypatch):
+  pytest.importorskip('openvino')
+  engine = catalog.engine('openvino')
+
+  class Wrong(engine.Model):
+    def __call__(self, images):
+      outputs = super().__call__(images)
+      return {**outputs, 'gate_dyfpn_4': 1 - outputs['gate_dyfpn_4']}
+
+  monkeypatch.setattr(engine, 'Model', Wrong)
+  with pytest.raises(command_line.CommandError, match='differs .* in gate_dyfpn_4 by'):
+    _convert('openvino', exported, tmp_path / 'converted')
+  assert not (tmp_path / 'converted').exists()
+
+
+def test_a_missing_package_is_named(monkeypatch):
+  engine = catalog.importlib.import_module('official_ext.serving.engines.openvino')
+  monkeypatch.setattr(engine, 'PACKAGES', ('not_here',))
+  with pytest.raises(command_line.CommandError, match=r'not_here.*official_ext\[openvino\]'):
+    catalog.engine('openvino')

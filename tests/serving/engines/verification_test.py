@@ -1,0 +1,56 @@
+"""The comparison of engines notices each kind of difference, and allows rounding."""
+import numpy as np
+import pytest
+
+from official_ext.serving.engines import verification
+
+EXPECTED = {
+    'decoded_box_scores': np.float32([[[0.5, 0.25]]]),
+    'decoded_boxes': np.float32([[[[0, 1, 2, 3]]]]),
+    'multiply_adds': np.float32([4e9]),
+    'gate_neck_3': np.float32([1]),
+    'gate_head_depth_3': np.linspace(0, 1, 4000, dtype=np.float32).reshape([1, 40, 100, 1]),
+}
+POSITIONS = 'gate_head_depth_3'
+
+
+def _compare(**changed):
+  actual = {**EXPECTED, **changed}
+  found = verification.compare(
+      lambda images: EXPECTED, lambda images: {k: v for k, v in actual.items() if v is not None},
+      [np.zeros([1, 8, 8, 3], np.uint8)])
+  return {name for name, difference in found.items() if not difference.is_allowed}
+
+
+def _switched(count):
+  gates = EXPECTED[POSITIONS].copy()
+  gates[0, 1, :count] = 0
+  return gates
+
+
+@pytest.mark.parametrize('changed, wrong', [
+    ({}, set()),
+    ({'decoded_box_scores': EXPECTED['decoded_box_scores'] + 5e-4}, set()),
+    ({'decoded_box_scores': EXPECTED['decoded_box_scores'] + 2e-3}, {'decoded_box_scores'}),
+    ({'decoded_boxes': EXPECTED['decoded_boxes'] + 0.02}, set()),
+    ({'decoded_boxes': EXPECTED['decoded_boxes'] + 0.1}, {'decoded_boxes'}),
+    ({'decoded_boxes': EXPECTED['decoded_boxes'] * np.float32('nan')}, {'decoded_boxes'}),
+    ({'decoded_boxes': EXPECTED['decoded_boxes'][:, :, 0]}, {'decoded_boxes'}),
+    ({'gate_neck_3': np.float32([0])}, {'gate_neck_3'}),
+    ({'gate_neck_3': None}, {'gate_neck_3'}),
+    ({'multiply_adds': np.float32([4e9 + 512])}, {'multiply_adds'}),
+    # A gate of a position may flip, and the cost with it, but not many.
+    ({POSITIONS: _switched(3), 'multiply_adds': np.float32([4.004e9])}, set()),
+    ({POSITIONS: _switched(3), 'multiply_adds': np.float32([4.1e9])}, {'multiply_adds'}),
+    ({POSITIONS: _switched(9)}, {POSITIONS}),
+])
+def test_differences(changed, wrong):
+  assert _compare(**changed) == wrong
+
+
+def test_the_largest_of_several_batches_counts():
+  offsets = iter([0, 2e-3, 0])
+  found = verification.compare(
+      lambda images: {'detection_scores': np.zeros([1])},
+      lambda images: {'detection_scores': np.full([1], next(offsets))}, [None] * 3)
+  assert found['detection_scores'].value == pytest.approx(2e-3)
