@@ -49,6 +49,8 @@ class RetinaNetConfig(retinanet.RetinaNet):
   backbone: components.BackboneConfig = dataclasses.field(default_factory=_resnet)
   decoder: components.DecoderConfig = dataclasses.field(default_factory=_fpn)
   head: RetinaNetHeadConfig = dataclasses.field(default_factory=RetinaNetHeadConfig)
+  detection_generator: retinanet.DetectionGenerator = dataclasses.field(
+      default_factory=lambda: retinanet.DetectionGenerator(nms_version='batched'))
 
 
 @dataclasses.dataclass
@@ -84,7 +86,7 @@ class RetinaNetTaskConfig(head_styles.StyledTask, retinanet.RetinaNetTask):
         'losses': {'focal_loss_alpha': 0.25, 'focal_loss_gamma': 2.0, 'box_loss_weight': 1.0,
                    'huber_loss_delta': 0.0},
         'train_data': parser, 'validation_data': parser,
-        'model': {'detection_generator': {'pre_nms_top_k': 1000, 'nms_version': 'batched'}}}
+        'model': {'detection_generator': {'pre_nms_top_k': 1000}}}
     head = self.model.head
     if head.tower.type in (None, 'plain'):
       tower = {'type': 'plain', 'plain': {'num_convs': head.num_convs, 'norm': 'none'}}
@@ -105,6 +107,8 @@ class MaskRCNNConfig(maskrcnn.MaskRCNN):
   head_style: str = 'garden'
   backbone: components.BackboneConfig = dataclasses.field(default_factory=_resnet)
   decoder: components.DecoderConfig = dataclasses.field(default_factory=_fpn)
+  detection_generator: maskrcnn.DetectionGenerator = dataclasses.field(
+      default_factory=lambda: maskrcnn.DetectionGenerator(nms_version='batched'))
 
 
 @dataclasses.dataclass
@@ -177,13 +181,17 @@ class DenseDetectionsConfig(hyperparams.Config):
     pre_nms_score_threshold: candidates have a class probability above this.
     nms_iou_threshold: overlap above which the lower-scored box of a class is dropped.
     max_num_detections: largest number of detections of an image.
+    nms_version: `batched`, one operation, which is the fastest; or `portable`, in operations that
+      other engines know.
+    apply_nms: if False, exports return boxes, class probabilities and center-ness.
   """
   pre_nms_top_k: int = 1000
   pre_nms_score_threshold: float = 0.05
   nms_iou_threshold: float = 0.6
   max_num_detections: int = 100
-  apply_nms = True
-  nms_version = 'batched'
+  nms_version: str = 'batched'
+  apply_nms: bool = True
+  decode_boxes = True
 
 
 @dataclasses.dataclass

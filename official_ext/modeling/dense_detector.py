@@ -11,6 +11,7 @@ import tensorflow as tf, tf_keras
 from official_ext.modeling.heads import dense_head
 from official_ext.ops import assigners
 from official_ext.ops import checks
+from official_ext.ops import suppression
 
 Levels = Mapping[str, tf.Tensor]
 
@@ -55,7 +56,6 @@ class DetectionGenerator(tf_keras.layers.Layer):
 
   A pair is a location and a class.  The pairs of the highest class probability become
   candidates; a detection's score is the square root of class probability times center-ness.
-  Suppression is `tf.image.combined_non_max_suppression`, which TPUs do not have.
 
   Reference: FCOS, https://arxiv.org/abs/1904.01355, section 3.3.
 
@@ -65,7 +65,8 @@ class DetectionGenerator(tf_keras.layers.Layer):
   """
 
   def __init__(self, pre_nms_top_k: int = 1000, pre_nms_score_threshold: float = 0.05,
-               nms_iou_threshold: float = 0.6, max_num_detections: int = 100, **kwargs):
+               nms_iou_threshold: float = 0.6, max_num_detections: int = 100,
+               nms_version: str = 'batched', apply_nms: bool = True, **kwargs):
     """Initializes the generator.
 
     Args:
@@ -73,13 +74,28 @@ class DetectionGenerator(tf_keras.layers.Layer):
       pre_nms_score_threshold: candidates have a class probability above this.
       nms_iou_threshold: overlap above which the lower-scored box of a class is dropped.
       max_num_detections: largest number of detections of an image.
+      nms_version: one of `suppression.VERSIONS`.
+      apply_nms: if False, boxes, class probabilities and center-ness are returned.
       **kwargs: arguments of `tf_keras.layers.Layer`.
+
+    Raises:
+      ArgumentError: an unknown version.
     """
     # Keras would cast to the compute dtype, which may represent only whole pixels.
     super().__init__(autocast=False, **kwargs)
-    self._options = {
+    checks.check_one_of('detection_generator.nms_version', nms_version, suppression.VERSIONS)
+    self._options: dict[str, Any] = {
         'pre_nms_top_k': pre_nms_top_k, 'pre_nms_score_threshold': pre_nms_score_threshold,
-        'nms_iou_threshold': nms_iou_threshold, 'max_num_detections': max_num_detections}
+        'nms_iou_threshold': nms_iou_threshold, 'max_num_detections': max_num_detections,
+        'nms_version': nms_version, 'apply_nms': apply_nms}
+
+  @property
+  def rule(self) -> suppression.Rule:
+    """The rule of suppression."""
+    options = self._options
+    return suppression.Rule(
+        options['pre_nms_score_threshold'], options['nms_iou_threshold'],
+        options['max_num_detections'], options['pre_nms_top_k'], 'pairs')
 
   def call(self, class_logits: Levels, boxes: tf.Tensor, centerness_logits: Levels,
            image_shape: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
@@ -95,47 +111,24 @@ class DetectionGenerator(tf_keras.layers.Layer):
     Returns:
       `detection_boxes`, float32 `[batch, detections, 4]` in pixels; `detection_scores`,
       float32 `[batch, detections]`; `detection_classes`, int32, from 1; `num_detections`,
-      int32 `[batch]`.
+      int32 `[batch]`.  Without suppression `decoded_boxes`, `[batch, locations, 1, 4]`,
+      `decoded_box_scores`, `[batch, locations, classes]`, and `decoded_box_centerness`,
+      `[batch, locations]`.
     """
     boxes = tf.cast(boxes, tf.float32)
     if image_shape is not None:
       boxes = box_ops.clip_boxes(boxes, image_shape[:, None])
-    logits, centerness = (
-        [tf.cast(_rows(level), tf.float32) for level in finest_first(levels)]
+    probabilities, centerness = (
+        [tf.sigmoid(tf.cast(_rows(level), tf.float32)) for level in finest_first(levels)]
         for levels in (class_logits, centerness_logits))
-    level_boxes = tf.split(boxes, [level.shape[1] for level in logits], 1)
-    candidates = [self._candidates(*level) for level in zip(logits, level_boxes, centerness)]
-    scores, boxes = (tf.concat(values, 1) for values in zip(*candidates))
-    detections = self._options['max_num_detections']
-    boxes, scores, classes, count = tf.image.combined_non_max_suppression(
-        boxes[:, :, None], scores, detections, detections, clip_boxes=False,
-        iou_threshold=self._options['nms_iou_threshold'], score_threshold=0.0)
-    return {'detection_boxes': boxes, 'detection_scores': scores,
-            'detection_classes': tf.cast(classes, tf.int32) + 1, 'num_detections': count}
-
-  def _candidates(self, logits: tf.Tensor, boxes: tf.Tensor, centerness: tf.Tensor
-                  ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the best pairs of a level.
-
-    Args:
-      logits: `[batch, locations, classes]`.
-      boxes: `[batch, locations, 4]`.
-      centerness: logits `[batch, locations, 1]`.
-
-    Returns:
-      Scores `[batch, pairs, classes]`, 0 but for the pair's own class, and boxes
-      `[batch, pairs, 4]`.
-    """
-    num_locations, num_classes = logits.shape[1:]
-    probabilities = tf.reshape(
-        tf.sigmoid(logits), [tf.shape(logits)[0], num_locations * num_classes])
-    best, rows = tf.math.top_k(
-        probabilities, min(self._options['pre_nms_top_k'], num_locations * num_classes))
-    location, label = rows // num_classes, rows % num_classes
-    central = tf.sigmoid(tf.gather(centerness[..., 0], location, batch_dims=1))
-    score = tf.where(best > self._options['pre_nms_score_threshold'], tf.sqrt(best * central), 0.0)
-    return (score[..., None] * tf.one_hot(label, num_classes),
-            tf.gather(boxes, location, batch_dims=1))
+    level_boxes = tf.split(boxes[:, :, None], [level.shape[1] for level in probabilities], 1)
+    levels = [suppression.Level(own, scores, central[..., 0]) for own, scores, central
+              in zip(level_boxes, probabilities, centerness)]
+    if not self._options['apply_nms']:
+      decoded = (tf.concat(values, 1) for values in zip(*levels))
+      return dict(zip(('decoded_boxes', 'decoded_box_scores', 'decoded_box_centerness'), decoded))
+    found = suppression.suppress(self._options['nms_version'], levels, self.rule)
+    return {**found, 'detection_classes': found['detection_classes'] + 1}
 
   def get_config(self) -> dict[str, Any]:
     return {**super().get_config(), **self._options}

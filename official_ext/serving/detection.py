@@ -1,5 +1,6 @@
 """The module that is exported: it detects objects and says what each image cost."""
 from collections.abc import Mapping, Sequence
+import math
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from official_ext.utils import command_line
 from official_ext.utils import files
 
 _GIGA = 1e9
+# Outputs of a model without suppression.
+_DECODED = ('decoded_boxes', 'decoded_box_scores', 'decoded_box_centerness')
 
 
 class RoutedDetectionModule(detection.DetectionModule):
@@ -52,16 +55,34 @@ class RoutedDetectionModule(detection.DetectionModule):
   @property
   def description(self) -> dict[str, Any]:
     """The contents of `export.json`: it tells users how to read the outputs."""
+    suppression = {} if self._suppresses else {'suppression': self._suppression}
     return {
         'input_type': self._input_type,
         'input_image_size': list(self.image_size),
         'batch_size': self._batch_size,
         'num_classes': self.params.task.model.num_classes,
-        'normalized_boxes': _has_normalized_boxes(self.params.task),
+        'normalized_boxes': self._suppresses and _has_normalized_boxes(self.params.task),
+        **suppression,
         'gmac': {name: cost / _GIGA for name, cost in (
             ('static', self.cost.static), ('minimum', self.cost.minimum),
             ('maximum', self.cost.maximum))},
     }
+
+  @property
+  def _suppresses(self) -> bool:
+    """Whether the outputs are detections, and not boxes and scores of all locations."""
+    return self.params.task.model.detection_generator.apply_nms
+
+  @property
+  def _suppression(self) -> dict[str, Any]:
+    """What `serving.suppression` must know to turn the outputs into detections."""
+    config = self.params.task.model
+    sizes = []
+    if isinstance(config, configs.retinanet.RetinaNet):
+      anchors = config.anchor.num_scales * len(config.anchor.aspect_ratios)
+      sizes = [anchors * math.prod(-(-side // 2**level) for side in self.padded_size)
+               for level in range(config.min_level, config.max_level + 1)]
+    return {**self.model.detection_generator.rule._asdict(), 'levels': sizes}
 
   def module_of(self, image_size: Sequence[int]) -> 'RoutedDetectionModule':
     """Returns the module for images of this height and width, in pixels: the only one."""
@@ -92,13 +113,16 @@ class RoutedDetectionModule(detection.DetectionModule):
       images: uint8 `[batch, height, width, 3]` of any size.
 
     Returns:
-      Model Garden's outputs, with boxes in pixels of the resized image, and `multiply_adds`,
+      Model Garden's outputs, with boxes in pixels of the resized image, or, without suppression,
+      those that `serving.suppression.finish` takes; and `multiply_adds`,
       float32 `[batch]`, of the whole network for each image.  If the model has routed layers,
       also `executed_multiply_adds`, float32 `[batch]`, of the routed parts, and, with
       `output_gates`, `gate_<layer>_<gate>` for each gate on the routing tape.
     """
     with routing.RoutingTape() as tape:
-      outputs = dict(super().serve(images))
+      decoded = not self._suppresses and (
+          self.params.task.model.detection_generator.decode_boxes)
+      outputs = self._decode(images) if decoded else dict(super().serve(images))
     routed.check_complete(tape, self.model)
     record = tape.routing()
     executed = record.executed if record else tf.zeros(tf.shape(images)[:1])
@@ -109,6 +133,12 @@ class RoutedDetectionModule(detection.DetectionModule):
       outputs.update(
           {f'gate_{name.replace("/", "_")}': gate for name, gate in record.gates.items()})
     return outputs
+
+  def _decode(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Returns boxes, scores and, for FCOS and ATSS, center-ness of all locations."""
+    inputs, anchors, info = self.preprocess(images)
+    outputs = self.model.call(inputs, image_shape=info[:, 1], anchor_boxes=anchors, training=False)
+    return {'image_info': info, **{name: outputs[name] for name in _DECODED if name in outputs}}
 
 
 def _has_normalized_boxes(task_config: Any) -> bool:

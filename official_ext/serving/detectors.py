@@ -17,6 +17,7 @@ from official_ext.serving import detection
 from official_ext.serving import export_modules
 from official_ext.serving import input_types
 from official_ext.serving import remapper
+from official_ext.serving import suppression
 from official_ext.utils import command_line
 from official_ext.utils import experiment
 from official_ext.utils import files
@@ -24,6 +25,8 @@ from official_ext.utils import files
 _DESCRIPTION = 'export.json'
 _OUTPUTS = ('detection_boxes', 'detection_scores', 'detection_classes', 'num_detections',
             'image_info')
+# Of an export without suppression.
+_UNFINISHED = ('decoded_boxes', 'decoded_box_scores', 'image_info')
 _WARM_UP = 2
 
 
@@ -54,7 +57,9 @@ class SavedDetector:
     self.categories = _read_categories(self._model, path, self.description)
     self._function = self._model.signatures.get('serving_default')
     outputs = self._function.structured_outputs if self._function else {}
-    missing = [name for name in _OUTPUTS if name not in outputs]
+    self._rule = self.description.get('suppression')
+    wanted = _UNFINISHED if self._rule else _OUTPUTS
+    missing = [name for name in wanted if name not in outputs]
     if missing:
       raise command_line.CommandError(
           f'--saved_model={path} does not detect objects: its signature serving_default has no '
@@ -82,7 +87,16 @@ class SavedDetector:
       images = np.concatenate([images, np.repeat(images[-1:], self.batch_size - count, axis=0)])
     with remapper.without_remapper(len(images)):
       outputs = self._function(**{self._input: input_types.encode(images, self.input_type)})
-    return {name: value.numpy()[:count] for name, value in outputs.items()}
+    return {name: value[:count] for name, value in self._finish(outputs).items()}
+
+  def _finish(self, outputs: Mapping[str, tf.Tensor]) -> dict[str, np.ndarray]:
+    """Returns outputs in NumPy; suppresses if the SavedModel does not."""
+    results = {name: value.numpy() for name, value in outputs.items()}
+    if not self._rule:
+      return results
+    found = suppression.finish(results, self._rule)
+    others = {name: value for name, value in results.items() if not name.startswith('decoded_')}
+    return {**others, **found}
 
   def seconds(self, images: Sequence[np.ndarray]) -> float:
     """Returns how many seconds detection takes for a batch, resizing included.
@@ -99,7 +113,7 @@ class SavedDetector:
           f'size at once: {len(images)} of the data cannot be a batch; give another --batch_size, '
           'such as 1.')
     batch = input_types.encode(np.stack(images), self.input_type)
-    return _seconds(len(images), lambda: self._function(**{self._input: batch}))
+    return _seconds(len(images), lambda: self._finish(self._function(**{self._input: batch})))
 
 
 class InMemoryDetector:
@@ -174,7 +188,8 @@ class InMemoryDetector:
       images: uint8 `[height, width, 3]`; sizes may differ.
     """
     inputs, info = self.module.network_inputs(images)
-    return _seconds(len(images), lambda: self._detect(inputs, info[:, 1]))
+    return _seconds(
+        len(images), lambda: self._detect(inputs, info[:, 1])['detection_boxes'].numpy())
 
   def decisions(self, images: Sequence[np.ndarray]) -> routing.Routing | None:
     """Returns what the network decided about each image, and its metrics.
@@ -250,12 +265,16 @@ def latency(detector: Detector, images: Sequence[np.ndarray], batch_size: int,
   return [detector.seconds(batch) for batch in command_line.progress(batches, 'timing runs')]
 
 
-def _seconds(batch_size: int, call: Callable[[], Mapping[str, tf.Tensor]]) -> float:
-  """Returns how many seconds a call takes that detects objects in a batch."""
+def _seconds(batch_size: int, call: Callable[[], Any]) -> float:
+  """Returns how many seconds a call takes that detects objects in a batch.
+
+  Args:
+    batch_size: number of images.
+    call: detects, and reads a result, which waits until an accelerator is done.
+  """
   with remapper.without_remapper(batch_size):
     start = time.perf_counter()
-    # To read a result waits until an accelerator is done.
-    call()['detection_boxes'].numpy()
+    call()
     return time.perf_counter() - start
 
 

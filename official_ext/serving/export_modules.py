@@ -13,11 +13,14 @@ from official_ext.dataloaders import image_sizes
 from official_ext.modeling.backbones.caddet import conv_norm
 from official_ext.ops import canvases as canvases_lib
 from official_ext.ops import conditional
+from official_ext.ops import suppression
 from official_ext.serving import detection
+from official_ext.utils import command_line
 from official_ext.utils import files
 
+NMS = ('batched', 'none', 'portable')
 # The versions of non-maximum suppression that take any number of images.
-_NMS_OF_ANY_BATCH = ('batched', 'v2', 'v3')
+_NMS_OF_ANY_BATCH = ('batched', 'portable', 'v2', 'v3')
 
 
 class _CanvasModule(detection.RoutedDetectionModule):
@@ -150,10 +153,29 @@ def make_module(params: config_definitions.ExperimentConfig, model: tf_keras.Mod
       params, model=model, input_image_size=params.task.model.input_size[:2], **kwargs)
 
 
+def _set_suppression(task_config: Any, nms: str | None) -> None:
+  """Writes `--nms` into an experiment; raises a CommandError if it cannot be had."""
+  model_config = task_config.model
+  generator = model_config.detection_generator
+  if nms in suppression.VERSIONS:
+    generator.nms_version, generator.apply_nms = nms, True
+  if nms != 'none':
+    return
+  if getattr(model_config, 'include_mask', False):
+    raise command_line.CommandError(
+        '--nms=none: the masks are of detections, which are not known without suppression; give '
+        '--nms=portable, or --params_override=task.model.include_mask=false for boxes alone.')
+  if image_sizes.is_paper(task_config):
+    raise command_line.CommandError(
+        '--nms=none: images of several sizes have different numbers of boxes; give one size, such '
+        'as --input_image_size=800,1344.')
+  generator.apply_nms = False
+
+
 def build_module(params: config_definitions.ExperimentConfig, checkpoint_path: files.PathLike,
                  input_type: str = 'image_tensor', image_size: Sequence[int] | None = None,
                  batch_size: int | None = None, output_gates: bool = True,
-                 flag: str = '--checkpoint_path') -> DetectionModule:
+                 flag: str = '--checkpoint_path', nms: str | None = None) -> DetectionModule:
   """Builds and restores the model of an experiment, folds its norms, and wraps it for export.
 
   Args:
@@ -167,6 +189,7 @@ def build_module(params: config_definitions.ExperimentConfig, checkpoint_path: f
     batch_size: fixed number of images, or None for any number.
     output_gates: whether the module returns one output per gate.
     flag: the command's flag that gave the checkpoint, for error messages.
+    nms: one of `NMS`; None: the experiment's own.
 
   Returns:
     The module to be exported.
@@ -189,6 +212,7 @@ def build_module(params: config_definitions.ExperimentConfig, checkpoint_path: f
     if params.task.train_data.parser.pad:
       padded = preprocess_ops.compute_padded_size(padded, 2**model_config.max_level)
     model_config.input_size = [*(int(side) for side in padded), 3]
+  _set_suppression(params.task, nms)
   generator = model_config.detection_generator
   if batch_size is None and generator.nms_version not in _NMS_OF_ANY_BATCH:
     generator.nms_version = 'batched'  # Model Garden's export does the same.

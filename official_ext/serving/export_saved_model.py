@@ -29,6 +29,8 @@ written is loaded again and compared with the model in memory before it gets its
 Outputs are Model Garden's (boxes in pixels of the resized image: divide by
 image_info[:, 2]) and, per image, multiply_adds of the whole network,
 executed_multiply_adds of its routed parts, and gate_<layer>_<level>.
+With --nms=none they have decoded_boxes and decoded_box_scores of all locations instead of
+detections; official_ext.serving.suppression, which needs NumPy alone, makes detections of them.
 
 Names and category ids come from categories.json, which a training writes into its folder,
 or from task.annotation_file; the SavedModel brings them along as the asset `categories`.
@@ -42,7 +44,8 @@ example:
 _TOLERANCE = 1e-3
 _DESCRIPTION_FILE = 'export.json'
 _COMPARED = ('detection_scores', 'detection_boxes', 'detection_masks', 'raw_boxes', 'raw_scores',
-             'decoded_boxes', 'decoded_box_scores', 'multiply_adds', 'executed_multiply_adds')
+             'decoded_boxes', 'decoded_box_scores', 'decoded_box_centerness', 'multiply_adds',
+             'executed_multiply_adds')
 
 
 def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -62,6 +65,10 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
                       'task.resize)')
   parser.add_argument('--batch_size', type=argument_types.positive_int, metavar='N',
                       help='a fixed number of images (any number)')
+  parser.add_argument('--nms', choices=('batched', 'none', 'portable'),
+                      help='suppression of overlapping boxes: one operation of TensorFlow; none, '
+                      'see official_ext.serving.suppression; or in operations that other engines '
+                      "know, with the same detections (the experiment's: batched)")
   parser.add_argument('--output_gates', action=argparse.BooleanOptionalAction, default=True,
                       help='one output for each gate')
   return parser.parse_args(arguments)
@@ -184,7 +191,8 @@ def export(params: Any, args: argparse.Namespace) -> dict[str, Any]:
   start = time.monotonic()
   files.check_own_output(args.export_dir, _DESCRIPTION_FILE, '--export_dir')
   module = export_modules.build_module(params, args.checkpoint_path, args.input_type,
-                                       args.input_image_size, args.batch_size, args.output_gates)
+                                       args.input_image_size, args.batch_size, args.output_gates,
+                                       nms=args.nms)
   categories = category_files.of_training(args.checkpoint_path, params.task)
   with files.atomic_directory(args.export_dir) as temporary:
     differences = save(module, temporary, args.input_type, module.image_size, args.batch_size,

@@ -15,6 +15,7 @@ from official_ext.configs import head_styles
 from official_ext.dataloaders import dense_input
 from official_ext.dataloaders import image_sizes
 from official_ext.losses import paper_losses
+from official_ext.modeling import detection_generators
 from official_ext.modeling import float32_layers
 from official_ext.modeling import two_stage_detector
 from official_ext.modeling.layers import convolutions
@@ -81,9 +82,10 @@ class Float32MaskRCNNTask(PaperMaskRCNNTask):
     model = factory.build_maskrcnn(
         tf_keras.layers.InputSpec(shape=[None, *size]), config.model,
         convolutions.l2_regularizer(config.losses.l2_weight_decay))
-    if self._is_paper:
-      with checks.naming_field('task.model'):
+    with checks.naming_field('task.model'):
+      if self._is_paper:
         model = two_stage_detector.with_paper_heads(model)
+      model = detection_generators.with_two_stages(model)
     model = float32_layers.float32_maskrcnn(model)
     if config.freeze_backbone:
       model.backbone.trainable = False

@@ -17,8 +17,8 @@ from official_ext.dataloaders import image_sizes
 from official_ext.losses import paper_losses
 from official_ext.losses import task_budgets
 from official_ext.modeling import dense_detector
+from official_ext.modeling import detection_generators
 from official_ext.modeling import float32_layers
-from official_ext.modeling import level_candidates
 from official_ext.modeling.layers import convolutions
 from official_ext.ops import checks
 from official_ext.tasks import budgeted_task
@@ -45,8 +45,8 @@ class TowerRetinaNetTask(retinanet.RetinaNetTask, budgeted_task.BudgetedTask):
     if config.model.head.tower.type:
       model = dense_detector.with_towers(
           model, config.model, convolutions.l2_regularizer(config.losses.l2_weight_decay))
-    if is_paper:
-      model = level_candidates.with_level_candidates(model, config.model.input_size)
+    with checks.naming_field('task.model'):
+      model = detection_generators.with_detections(model, config.model.input_size, is_paper)
     return float32_layers.float32_retinanet(model, config.model.input_size)
 
   def build_inputs(self, params: Any,

@@ -31,6 +31,7 @@ def test_experiment_is_what_its_name_says(name):
   assert task.model.head.tower.as_dict() == {'type': 'plain', 'plain': {
       'num_convs': 2 if name in SAMPLE else 4, 'norm': 'group_norm'}}
   assert task.model.detection_generator.as_dict() == {
+      'nms_version': 'batched', 'apply_nms': True,
       'pre_nms_top_k': 1000, 'pre_nms_score_threshold': 0.05, 'nms_iou_threshold': 0.6,
       'max_num_detections': 100}
   assert not task.validation_data.drop_remainder

@@ -41,6 +41,8 @@ def detect_by_hand(logits, boxes, centerness, shape, top_k, threshold, overlap, 
   candidates, first = [], 0
   for level in '34':
     probability = reference.sigmoid(logits[level].reshape([-1, CLASSES]))
+    own = boxes[first:first + len(probability)]
+    probability *= np.all(own[:, 2:] > own[:, :2], -1, keepdims=True)
     central = reference.sigmoid(centerness[level].reshape([-1]))
     pairs = sorted(np.ndindex(*probability.shape), key=lambda pair: -probability[pair])[:top_k]
     candidates += [(np.sqrt(probability[i, label] * central[i]), label, boxes[first + i])

@@ -1,4 +1,5 @@
 """Exports of FCOS, ATSS and CADDet answer as the models in memory."""
+import itertools
 import json
 from unittest import mock
 
@@ -19,13 +20,19 @@ pytestmark = pytest.mark.slow
 
 # Without padding, the strides do not divide the image size.
 UNPADDED = {'model': {'input_size': [50, 70, 3]}, 'train_data': {'parser': {'pad': False}}}
-CASES = [('fcos_dyfpn_efficientnetlite0_sample', (50, 70), UNPADDED),
-         ('atss_fpn_efficientnetlite0_sample', (48, 80), {}),
-         ('fcos_caddet_sample', (64, 96), {})]
+CASES = [('fcos_dyfpn_efficientnetlite0_sample', (50, 70), UNPADDED, 'none'),
+         ('atss_fpn_efficientnetlite0_sample', (48, 80), {}, 'portable'),
+         ('fcos_caddet_sample', (64, 96), {}, 'batched')]
 
 
-@pytest.mark.parametrize('name, size, task', CASES, ids=['fcos', 'atss', 'caddet'])
-def test_exported_answers_as_in_memory(tmp_path, name, size, task):
+def _operations(exported):
+  """Returns all operations of a SavedModel, those of its functions too."""
+  graph = tf.saved_model.load(str(exported)).signatures['serving_default'].graph.as_graph_def()
+  return itertools.chain(graph.node, *(body.node_def for body in graph.library.function))
+
+
+@pytest.mark.parametrize('name, size, task, nms', CASES, ids=['fcos', 'atss', 'caddet'])
+def test_exported_answers_as_in_memory(tmp_path, name, size, task, nms):
   config = small_detectors.small_experiment(name, **task)
   if not task:
     config.task.model.input_size = [64, 96, 3]
@@ -46,17 +53,20 @@ def test_exported_answers_as_in_memory(tmp_path, name, size, task):
         f'--experiment={name}', f'--config_file={tmp_path}/small.yaml',
         '--params_override=' + yaml.safe_dump({'task': task}, default_flow_style=True),
         f'--input_image_size={size[0]},{size[1]}', f'--checkpoint_path={tmp_path}/run',
-        f'--export_dir={exported}'])
+        f'--export_dir={exported}', f'--nms={nms}'])
   fold.assert_called_once()
   module = detection.RoutedDetectionModule(config, model=model, input_image_size=size)
   images = mixed_detector.images(3)
   expected = module.serve(tf.constant(images))
   outputs = detectors.SavedDetector(exported)(images)
-  assert np.all(outputs['num_detections'] > 10)
+  assert np.all(outputs['num_detections'] > 5)
   for key, tolerance in (('detection_scores', 1e-5), ('detection_boxes', 1e-2),
                          ('multiply_adds', 0)):
     np.testing.assert_allclose(outputs[key], expected[key], atol=tolerance, err_msg=key)
   description = json.loads((exported / 'export.json').read_text(encoding='utf-8'))
+  assert ('suppression' in description) == (nms == 'none')
+  operations = {op.op for op in _operations(exported)}
+  assert ('CombinedNonMaxSuppression' in operations) == (nms == 'batched')
   assert description['input_image_size'] == list(size)
   gmac = description['gmac']
   assert (gmac['minimum'] < gmac['maximum']) == ('atss' not in name)
