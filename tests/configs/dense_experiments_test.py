@@ -70,7 +70,7 @@ def test_drfpn_has_the_schedule_and_the_decoder_of_its_paper(name):
 
 
 @pytest.mark.parametrize('field', [
-    'model.detection_generator.nms_version', 'model.anchor.num_scales',
+    'model.detection_generator.pre_nms_top_k_sharding_block', 'model.anchor.num_scales',
     'losses.huber_loss_delta', 'train_data.parser.match_threshold'])
 def test_an_option_that_would_do_nothing_is_unknown(field):
   with pytest.raises(command_line.CommandError, match=field.rpartition('.')[2]):
