@@ -146,7 +146,7 @@ def benchmark_convolution(size, channels: int, repeats: int) -> None:
         f'    {share:4.0%} open, ideal {1 / share:6.2f}:  list {faster["list"]:6.2f}')
 
 
-def _needed_tiles(gate: tf.Tensor, tile_size: int) -> float:
+def needed_tiles(gate: tf.Tensor, tile_size: int) -> float:
   """Returns the largest share of active tiles that an image has."""
   first, _ = sparse_conv.active_positions(gate)
   tiles = tf.nn.max_pool2d(tf.cast(first, tf.float32), tile_size, tile_size, 'SAME')
@@ -165,7 +165,7 @@ def benchmark_tiles(size, channels: int, repeats: int) -> None:
     gate = make_gate('blobs', share, 1, *size)
     functions = {'dense': graphs.traced(_dense, x, gate, weights, compiled=True)}
     for side in (2, 4, 8):
-      capacity = min(1.0, 1.1 * _needed_tiles(gate, side))
+      capacity = min(1.0, 1.1 * needed_tiles(gate, side))
 
       def tiled(x, gate, weights, side=side, capacity=capacity):
         return tiled_conv.tiled_residual_block(

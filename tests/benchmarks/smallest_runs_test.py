@@ -68,6 +68,19 @@ def test_sparse_conv(capsys):
 
 
 @pytest.mark.slow
+def test_accelerator(capsys, tmp_path):
+  accelerator = importlib.import_module('accelerator')
+  case = ['--image_size', '64', '96', '--channels=32', '--batches=1', '--shares=0.2']
+  accelerator.main([*case, '--dtypes=float32', '--repeats=1'])
+  assert len(ratios(capsys)) == 2 * (1 + 6)
+  accelerator.main([*case, '--dtypes=bfloat16', '--write_hlo', str(tmp_path / 'hlo')])
+  name = 'batch1_bfloat16_open20'
+  assert {path.name for path in (tmp_path / 'hlo').iterdir()} == {
+      f'{name}{kind}.{end}' for kind in ('', '_training')
+      for end in ('json', 'npz', 'dense.hlo', 'mask.hlo', 'tiles.hlo')}
+
+
+@pytest.mark.slow
 def test_caddet(capsys, monkeypatch, tmp_path):
   caddet = importlib.import_module('caddet')
   monkeypatch.setattr(caddet, 'PROBABILITIES', (0.5,))
