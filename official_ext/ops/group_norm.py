@@ -81,7 +81,7 @@ def group_norm_at(x: tf.Tensor, index: tf.Tensor, gamma: tf.Tensor, beta: tf.Ten
     return tf.sparse.segment_sum(
         tf.reshape(value, [-1, x.shape[-1]]), places, images, num_segments=batch)
 
-  positions = tf.math.bincount(images, minlength=batch, dtype=tf.int32)[:, None]
+  positions = _segment_sum(tf.ones_like(images)[:, None], images, batch)
   return _normalize(x, positions, total, lambda value: value[:, None, None], gamma, beta,
                     num_groups, epsilon)
 
@@ -107,13 +107,18 @@ def group_norm_rows(rows: tf.Tensor, images: tf.Tensor, batch: tf.Tensor, gamma:
   """
 
   def total(value):
-    # `segment_sum` ends at the last image that has a position; the others get a sum of 0.
-    sums = tf.math.segment_sum(value, images)
-    return tf.pad(sums, [[0, batch - tf.shape(sums)[0]], [0, 0]])
+    return _segment_sum(value, images, batch)
 
   positions = total(tf.ones_like(images)[:, None])
   return _normalize(rows, positions, total, lambda value: tf.gather(value, images), gamma, beta,
                     num_groups, epsilon)
+
+
+def _segment_sum(value: tf.Tensor, images: tf.Tensor, batch: tf.Tensor) -> tf.Tensor:
+  """Sums rows `[positions, channels]` of each image: `[batch, channels]`."""
+  # `segment_sum` ends at the last image that has a position; the others get a sum of 0.
+  sums = tf.math.segment_sum(value, images)
+  return tf.pad(sums, [[0, batch - tf.shape(sums)[0]], [0, 0]])
 
 
 def _normalize(x: tf.Tensor, positions: tf.Tensor, total: Callable[[tf.Tensor], tf.Tensor],

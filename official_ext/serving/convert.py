@@ -126,8 +126,8 @@ def convert(engine_name: str, saved_model: files.PathLike, folder: pathlib.Path)
         'save nothing; nothing was written.')
   differences = verification.compare(
       run, engine.Model(folder), example_batches(description, spec.shape[0]))
-  wrong = [f'{name} by {value:g} (allowed: {value.limit:g})'
-           for name, value in differences.items() if not value.is_allowed]
+  wrong = [f'{name} by {difference.value:g} (allowed: {difference.limit:g})'
+           for name, difference in differences.items() if not difference.is_allowed]
   if wrong:
     raise command_line.CommandError(
         f'the converted model differs from the SavedModel in {", ".join(wrong)}, so nothing was '

@@ -146,7 +146,7 @@ class Anderson:
     newest = squared[:, -1:]
     length = tf.sqrt(squared)
     unit = tf.math.reciprocal_no_nan(length)
-    identity = tf.eye(size, dtype=dtype)
+    identity = np.eye(size, dtype=dtype.as_numpy_dtype)
     cosines = gram * unit[:, :, None] * unit[:, None, :] * (1 - identity)
     # A few rounding units keep the matrix regular if residuals are parallel.
     ridge = 1 + 16 * np.finfo(dtype.as_numpy_dtype).eps

@@ -11,6 +11,8 @@ from official_ext.utils import files
 FILE = 'model.xml'
 PACKAGES = ('openvino',)
 _TELEMETRY = 'openvino_telemetry'
+# Begin of the names of outputs that are not the model's, see `_keep_results`.
+_KEPT = 'kept_'
 
 
 def _load_library() -> Any:
@@ -48,17 +50,42 @@ def convert(saved_model: files.PathLike, folder: files.PathLike) -> int:
   openvino = _load_library()
   library = openvino.frontend
   frontend = library.FrontEndManager().load_by_framework('tf')
+  frontend.add_extension(library.tensorflow.ConversionExtension(
+      'SparseSegmentSumWithNumSegments', _segment_sum))
   try:
     model = frontend.convert(frontend.load(str(saved_model)))
   except (library.OpConversionFailure, library.OpValidationFailure, library.GeneralFailure,
           library.NotImplementedFailure, RuntimeError) as error:
     text = str(error)
-    names = re.search('No conversion rule found for operations: (.*)', text)
-    raise refusals.RefusedError(
-        'OpenVINO', names.group(1).split(', ') if names else [], text) from error
+    found = re.findall('(?:No conversion rule found for operations|Conversion is failed for): (.*)',
+                       text)
+    raise refusals.RefusedError('OpenVINO', ', '.join(found).split(', '), text) from error
+  _keep_results(model)
   # Weights of 16 bits, the default, change scores by more than conversions are allowed to.
   openvino.save_model(model, f'{folder}/{FILE}', compress_to_fp16=False)
   return _count_conditionals(model)
+
+
+def _segment_sum(node: Any) -> list[Any]:
+  """Converts a sum of listed rows of a table for each image, for which OpenVINO has an operation."""
+  _load_library()
+  from openvino import opset15
+  table, *numbers = (node.get_input(index) for index in range(4))
+  rows, images, batch = (opset15.convert(number, 'i32') for number in numbers)
+  return [opset15.embedding_segments_sum(table, rows, images, batch).output(0)]
+
+
+def _keep_results(model: Any) -> None:
+  """Makes the results of all conditionals outputs of the model.
+
+  OpenVINO 2026.4 gives their memory to other operations too early: the first time that a batch has
+  more images than any before, detections are wrong.  What is an output keeps its memory.
+  """
+  for operation in model.get_ordered_ops():
+    if operation.get_type_name() == 'If':
+      for index, output in enumerate(operation.outputs()):
+        added, = model.add_outputs([(operation.get_friendly_name(), index)])
+        added.get_tensor().set_names({f'{_KEPT}{output.get_node().get_friendly_name()}_{index}'})
 
 
 def _count_conditionals(model: Any) -> int:
@@ -103,4 +130,5 @@ class Model:
     """
     results = self._compiled(images)
     return {name: np.array(results[number])
-            for number, names in enumerate(self._names) for name in names}
+            for number, names in enumerate(self._names) for name in names
+            if not name.startswith(_KEPT)}

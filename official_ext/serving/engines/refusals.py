@@ -20,7 +20,7 @@ class RefusedError(command_line.CommandError):
       operations: the operations that it lacks; empty: it failed otherwise.
       text: what the engine says, for a failure of another kind.
     """
-    names = sorted(set(operations))
+    names = sorted(set(filter(None, operations)))
     if not names:
       lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
       super().__init__(f'{engine} cannot convert the SavedModel: {lines[-1] if lines else "?"}')

@@ -152,10 +152,13 @@ class SeparableConvNorm(PointwiseConvNorm):
     return tf.cast(self._depthwise, dtype)
 
   def _sample(self, features: tf.Tensor, depthwise: tf.Tensor) -> tf.Tensor:
-    # Zeros on all sides: `SAME` pads only the end where the stride is 2 and the size is even.
-    padding = [[0, 0], [1, 1], [1, 1], [0, 0]] if self._strides > 1 else 'SAME'
     strides = [1, self._strides, self._strides, 1]
-    return tf.nn.depthwise_conv2d(features, depthwise, strides, padding)
+    if self._strides == 1:
+      return tf.nn.depthwise_conv2d(features, depthwise, strides, 'SAME')
+    # Zeros on all sides: `SAME` pads only the end where the stride is 2 and the size is even.
+    # OpenVINO refuses a depthwise convolution that gets them as its own option.
+    features = tf.pad(features, [[0, 0], [1, 1], [1, 1], [0, 0]])
+    return tf.nn.depthwise_conv2d(features, depthwise, strides, 'VALID')
 
 
 def fold_norms(module: tf.Module) -> None:

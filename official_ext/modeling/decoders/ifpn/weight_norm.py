@@ -43,6 +43,9 @@ def padded_conv2d(features: tf.Tensor, kernel: tf.Tensor, stride: int = 1,
   pad = (kernel.shape[0] - 1) // 2
   padding = 'SAME' if stride == 1 else [[0, 0], [pad, pad], [pad, pad], [0, 0]]
   if depthwise:
+    if stride > 1:
+      # OpenVINO refuses a depthwise convolution that gets the zeros as its own option.
+      features, padding = tf.pad(features, padding), 'VALID'
     return tf.nn.depthwise_conv2d(features, kernel, [1, stride, stride, 1], padding)
   outputs = tf.nn.conv2d(features, kernel, stride, padding)
   keeps_shape = stride == 1 and kernel.shape[2] == kernel.shape[3]
