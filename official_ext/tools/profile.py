@@ -55,6 +55,9 @@ def _arguments() -> argparse.Namespace:
                       help='images per run; default 1')
   parser.add_argument('--num_runs', type=argument_types.positive_int, default=20, metavar='N',
                       help='timed runs, after a warm-up; default 20')
+  parser.add_argument('--twins', action='store_true',
+                      help='also time the same detector without gates and with a plain FPN or '
+                      'head, beside the cheapest and the dearest of the timed images')
   parser.add_argument('--diagnose', action='store_true',
                       help='include metrics that cost as much as the network, such as the spectral '
                       "radius of an implicit pyramid's map")
@@ -114,6 +117,26 @@ def _latency(detector: Any, images: Sequence[Any], arguments: argparse.Namespace
   seconds = detectors.latency(detector, images, arguments.batch_size, arguments.num_runs)
   p50, p95 = np.percentile(seconds, [50, 95])
   return {'p50': p50 * 1000, 'p95': p95 * 1000}
+
+
+def _time_twins(detector: Any, images: Sequence[Any], costs: Sequence[Any], num_runs: int
+                ) -> dict[str, dict[str, float]]:
+  """Times a detector on its cheapest and its dearest image, and its twins without gates.
+
+  Args:
+    detector: the detector in memory.
+    images: the images to choose from.
+    costs: the cost of each image, and perhaps of others behind them.
+    num_runs: number of times.
+
+  Returns:
+    Name -> median and quartiles in milliseconds, as `twins.summaries` returns them.
+  """
+  from official_ext.serving import twins
+  executed = [cost.costs['whole network', 'executed'] for cost in costs[:len(images)]]
+  cheapest, dearest = (images[executed.index(bound)] for bound in (min(executed), max(executed)))
+  return twins.summaries(twins.seconds(
+      detector, twins.make_twins(detector.module), cheapest, dearest, num_runs))
 
 
 def _resolve(arguments: argparse.Namespace) -> tuple[Any, tuple[int, int], tuple[int, int]]:
@@ -231,8 +254,10 @@ def profile(arguments: argparse.Namespace) -> dict[str, Any]:
   }
   if not arguments.count_only:
     module = detection.RoutedDetectionModule(params, model=model, input_image_size=size)
-    figures['latency_ms'] = _latency(
-        saved or detectors.InMemoryDetector(module), first, arguments)
+    detector = detectors.InMemoryDetector(module)
+    figures['latency_ms'] = _latency(saved or detector, first, arguments)
+    if arguments.twins:
+      figures['twins_ms'] = _time_twins(detector, first, costs, arguments.num_runs)
   return figures
 
 
@@ -268,6 +293,9 @@ def _say(figures: dict[str, Any], arguments: argparse.Namespace) -> None:
     command_line.say(
         f'latency, batch of {figures["batch_size"]}: p50 {latency["p50"]:.1f} ms, '
         f'p95 {latency["p95"]:.1f} ms ({arguments.num_runs} runs)')
+  for name, times in figures.get('twins_ms', {}).items():
+    command_line.say(f'  {name:24}median {times["median"]:.1f} ms, quartiles '
+                     f'{times["low"]:.1f} to {times["high"]:.1f} ms')
 
 
 def main() -> None:

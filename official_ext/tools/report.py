@@ -23,6 +23,7 @@ _Predictions = prediction_files.Predictions
 _GIGA = 1e9
 _EXAMPLES = 6
 _ROUTED_EXAMPLES = 3  # Pictures of decisions are large.
+_TIMED_RUNS = 15
 _NAMED_GATES = 8  # If there are more gates, none is listed below an image.
 
 
@@ -68,6 +69,20 @@ def _write_results(page: html_page.HtmlPage, results: dict[str, Any],
       (name, f'{value:.3f}', f'{value * _GIGA / twins[reference]:.0%}') for name, value in rows])
   page.text('The reloaded SavedModel differs from the model in memory by at most '
             f'{results["saved_model_max_abs_diff"]:.1e}.')
+
+
+def _write_times(page: html_page.HtmlPage, results: dict[str, Any],
+                 twins: dict[str, int]) -> None:
+  """Writes how long one image takes, beside what it costs."""
+  gmac = {'cheapest image': results['gmac_min'], 'dearest image': results['gmac_max'],
+          **{name: value / _GIGA for name, value in twins.items()}}
+  page.heading('How long one image takes')
+  page.text('Milliseconds of the network and of suppression on this machine, in TensorFlow: the '
+            'median, and the quartiles, between which half of the times lie.')
+  page.table(['network', 'GMAC', 'ms, median', 'quartiles'], [
+      (name if name in twins else f'this detector, {name}', f'{gmac[name]:.3f}',
+       f'{times["median"]:.1f}', f'{times["low"]:.1f} to {times["high"]:.1f}')
+      for name, times in results['milliseconds'].items()])
 
 
 def _precision(results: dict[str, Any]) -> str:
@@ -207,12 +222,16 @@ def main() -> None:
   args = _arguments()
   from official_ext import registry_imports
   from official_ext.serving import detectors
-  from official_ext.serving import twin_costs
+  from official_ext.serving import twins as twins_lib
   predictions = _Predictions(args.predictions, args.annotation_file, args.images)
   experiment.import_modules(args.imports)
   detector = detectors.restore(args.experiment, args.model_dir)
   costs = [cost['multiply_adds'] / _GIGA for cost in predictions.costs]
-  twins = twin_costs.count_twins(detector.module)
+  made = twins_lib.make_twins(detector.module)
+  twins = {name: twin.multiply_adds for name, twin in made.items()}
+  cheapest, dearest = (
+      predictions.image(predictions.costs[index]['image_id']) for index in (0, -1))
+  times = twins_lib.seconds(detector, made, cheapest, dearest, _TIMED_RUNS)
   exported = prediction_files.read_json(args.saved_model / 'export.json')
   results = {
       **{key: predictions.evaluation[key] for key in ('ap', 'ap50')
@@ -222,6 +241,7 @@ def main() -> None:
       'gmac_min': min(costs),
       'gmac_max': max(costs),
       **{f'gmac_{name.lower().replace(" ", "_")}': cost / _GIGA for name, cost in twins.items()},
+      'milliseconds': twins_lib.summaries(times),
       'saved_model_max_abs_diff': exported['max_abs_diff'],
       'open_ratio': {name: float(np.mean(gate)) for name, gate in predictions.gates().items()},
       'seconds_by_step': (
@@ -229,6 +249,7 @@ def main() -> None:
   }
   page = html_page.HtmlPage(f'{args.experiment}: {len(costs)} images')
   _write_results(page, results, twins)
+  _write_times(page, results, twins)
   _write_routing(page, predictions, twins)
   _write_examples(page, predictions)
   _write_decisions(page, detector, predictions)

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from official_ext.serving import detection
 from official_ext.serving import detectors
-from official_ext.serving import twin_costs
+from official_ext.serving import twins as twins_lib
 from official_ext.utils import command_line
 import mixed_detector
 import small_detectors
@@ -143,7 +143,8 @@ def test_a_detector_without_gates_has_no_threshold_and_no_decisions():
 
 @pytest.mark.slow
 def test_twins_have_no_gates_and_the_same_branches_or_one(mixed):
-  twins = twin_costs.count_twins(mixed)
+  made = twins_lib.make_twins(mixed)
+  twins = {name: twin.multiply_adds for name, twin in made.items()}
   gate_cost = mixed.cost.minimum - mixed.cost.static
   # One 1x1 convolution: positions times channels of the backbone's levels 3 to 5, 64 filters.
   pointwise = (8 * 8 * 40 + 4 * 4 * 112 + 2 * 2 * 320) * 64
@@ -151,3 +152,12 @@ def test_twins_have_no_gates_and_the_same_branches_or_one(mixed):
   assert twins['inception FPN'] == mixed.cost.maximum - gate_cost - pointwise
   branches = 1 + 3 * 9 + 3 * 25
   assert twins['inception FPN'] - twins['FPN'] == (branches - 1) * pointwise
+  cheap, dear = mixed_detector.images(2)
+  times = twins_lib.seconds(detectors.InMemoryDetector(mixed), made, cheap, dear, repeats=3)
+  assert {name: len(values) for name, values in times.items()} == {
+      'cheapest image': 3, 'dearest image': 3, 'inception FPN': 3, 'FPN': 3}
+
+
+def test_times_are_told_in_milliseconds_with_their_quartiles():
+  assert twins_lib.summaries({'FPN': np.array([.004, .001, .002, .005, .003])}) == {
+      'FPN': {'low': 2.0, 'median': 3.0, 'high': 4.0}}

@@ -67,7 +67,7 @@ def convert(saved_model: files.PathLike, folder: files.PathLike) -> int:
 
 
 def _segment_sum(node: Any) -> list[Any]:
-  """Converts a sum of listed rows of a table for each image, for which OpenVINO has an operation."""
+  """Converts a sum of listed rows of a table for each image, which OpenVINO knows otherwise."""
   _load_library()
   from openvino import opset15
   table, *numbers = (node.get_input(index) for index in range(4))

@@ -1,0 +1,111 @@
+"""Twins of a routed detector, whose parts always run: what they cost, how long they take."""
+from collections.abc import Callable, Mapping
+import functools
+from typing import Any, NamedTuple
+
+import numpy as np
+from official.core import task_factory
+
+from official_ext.configs import options
+from official_ext.modeling.layers import routed
+from official_ext.serving import detection
+from official_ext.serving import detectors
+from official_ext.serving import export_modules
+from official_ext.utils import timing
+
+_OWN = ('cheapest image', 'dearest image')
+
+
+class Twin(NamedTuple):
+  """A detector without gates.
+
+  Attributes:
+    detector: the detector, with new weights where it differs from the routed one.
+    multiply_adds: of the whole network for one image.
+    inference: mode in which a supernet runs every path; None: it has no modes.
+  """
+  detector: detectors.InMemoryDetector
+  multiply_adds: int
+  inference: str | None = None
+
+
+def make_twins(module: export_modules.DetectionModule) -> dict[str, Twin]:
+  """Makes the twins of a detector: the same detector with other parts, which always run.
+
+  A detector with a dynamic head has two twins: one with the same head without gates, and one
+  with a plain head of four convolutions.  The twin of CADDet runs every path.  Any other detector
+  has two: one with an inception FPN of the decoder's branches, and one with an FPN.
+
+  Args:
+    module: the export module of the detector; of images of several sizes, the widest is compared.
+
+  Returns:
+    Name -> twin.
+  """
+  model_config = module.params.task.model
+  if model_config.backbone.type == 'caddet':
+    widest = module.module_of(module.image_size)
+    return {'every path': Twin(detectors.InMemoryDetector(widest), module.cost.maximum, 'mask')}
+  tower = (model_config.as_dict().get('head') or {}).get('tower') or {}
+  if tower.get('type') == 'dynamic':
+    fixed = {step: 'fixed' for step in ('scale_step', 'depth_step')
+             if tower['dynamic'][step] == 'gated'}
+    towers = {'fixed head': {'dynamic': {**fixed, 'activation': 'tanh'}},
+              'plain head': {'type': 'plain'}}
+    return {name: _make(module, {'head': {'tower': tower}}) for name, tower in towers.items()}
+  neck = model_config.decoder.as_dict()[model_config.decoder.type]
+  shared = {key: neck[key] for key in ('num_filters', 'norm', 'coarse_levels')
+            if key in neck}
+  branches = {'inception FPN': neck.get('branches', ['1x1']), 'FPN': ['1x1']}
+  return {name: _make(module, {'decoder': {
+      'type': 'inception_fpn', 'inception_fpn': {**shared, 'branches': kinds}}})
+          for name, kinds in branches.items()}
+
+
+def _make(module: export_modules.DetectionModule, override: dict[str, Any]) -> Twin:
+  """Makes the detector after an override of its model's options."""
+  params = module.params.replace(task=module.params.task.replace(
+      budget=options.BudgetConfig(), budgets=[]))
+  params.task.model.override(override)
+  model = task_factory.get_task(params.task).build_model()
+  twin = detection.RoutedDetectionModule(
+      params, model=model, input_image_size=list(module.image_size))
+  return Twin(detectors.InMemoryDetector(twin), twin.cost.maximum)
+
+
+def seconds(detector: detectors.InMemoryDetector, twins: Mapping[str, Twin],
+            cheapest: np.ndarray, dearest: np.ndarray, repeats: int) -> dict[str, np.ndarray]:
+  """Times a detector and its twins, interleaved in one run.
+
+  Args:
+    detector: the routed detector.
+    twins: what `make_twins` returned for it.
+    cheapest: the image that costs it least, uint8 `[height, width, 3]`.
+    dearest: the image that costs it most; twins get this one.
+    repeats: number of times.
+
+  Returns:
+    `cheapest image`, `dearest image`, and names of twins -> seconds, float64 `[repeats]`, of one
+    image, without resizing.
+  """
+  functions: dict[str, Callable[[], Any]] = {
+      name: functools.partial(detector.seconds, [image])
+      for name, image in zip(_OWN, (cheapest, dearest))}
+  for name, twin in twins.items():
+    functions[name] = functools.partial(twin.detector.seconds, [dearest])
+    if twin.inference:
+      # The mode matters when the function is traced, which the first call does.
+      with routed.inference_as(twin.detector.module.model, twin.inference):
+        functions[name]()
+  return timing.interleaved(functions, repeats)
+
+
+def summaries(times: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
+  """Returns name -> `median` and the quartiles `low` and `high`, in milliseconds.
+
+  Args:
+    times: name -> seconds.
+  """
+  return {name: dict(zip(('low', 'median', 'high'), (
+      float(value) for value in 1e3 * np.percentile(values, [25, 50, 75]))))
+          for name, values in times.items()}
