@@ -129,6 +129,7 @@ def test_what_is_written_beside_the_model(exported):
   assert description['categories'] == CATEGORIES == exported.detector.categories.to_coco()
   assert description['max_abs_diff'] <= 1e-3
   assert description['seconds'] > 0
+  assert description['folded_norms'] > 60 and description['kept_norms'] <= 2
   for name in ('static', 'minimum', 'maximum'):
     assert description['gmac'][name] == getattr(exported.module.cost, name) / 1e9
   params = exported.path / 'params.yaml'
@@ -206,7 +207,7 @@ def _half_written(error):
 @pytest.fixture
 def ready(exported, monkeypatch):
   """An export whose model is built already, to save time."""
-  monkeypatch.setattr(export_modules, 'build_module', lambda *_: exported.module)
+  monkeypatch.setattr(export_modules, 'build_module', lambda *_, **unused: exported.module)
   return exported
 
 
@@ -249,7 +250,7 @@ def test_a_saved_model_that_answers_otherwise_is_not_kept(ready, monkeypatch, tm
 
   monkeypatch.setattr(tf.saved_model, 'save', save)
   with pytest.raises(command_line.CommandError, match='differs .* detection_scores by'):
-    export_saved_model.main([*ready.arguments, f'--export_dir={tmp_path}/new'])
+    export_saved_model.main([*ready.arguments, f'--export_dir={tmp_path}/new', '--no-freeze'])
   assert not list(tmp_path.iterdir())
 
 
@@ -262,8 +263,8 @@ def save(module, path, *unused):
   os.kill(os.getpid(), signal.SIGKILL)
 class Module:
   image_size, cost = (64, 64), None
-export_saved_model.save, export_modules.build_module = save, lambda *_: Module
-export_saved_model.main({[*exported.arguments, f'--export_dir={tmp_path}/new']!r})
+export_saved_model.save, export_modules.build_module = save, lambda *_, **unused: Module
+export_saved_model.main({[*exported.arguments, f'--export_dir={tmp_path}/new', '--no-freeze']!r})
 """
   process = subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=False)
   assert process.returncode == -signal.SIGKILL

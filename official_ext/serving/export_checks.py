@@ -1,0 +1,89 @@
+"""Compares the outputs of an export with those of the model in memory."""
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from official_ext.utils import command_line
+
+# Scores and the like may differ by this much, and numbers above 1, such as boxes, in proportion
+# where that is more.
+TOLERANCE, RELATIVE_TOLERANCE = 1e-3, 3e-5
+_COMPARED = ('detection_scores', 'detection_boxes', 'detection_masks', 'raw_boxes', 'raw_scores',
+             'decoded_boxes', 'decoded_box_scores', 'decoded_box_centerness')
+_EXACT = ('num_detections', 'multiply_adds', 'executed_multiply_adds')
+
+
+class Comparison:
+  """Gathers differences over batches of images.
+
+  Attributes:
+    differences: output -> largest absolute difference, NaN if one is NaN; of a gate the share of
+      images or positions for which it is open in one of the two only.
+  """
+
+  def __init__(self):
+    self.differences: dict[str, float] = {}
+    self._allowed: dict[str, float] = {}
+
+  def add(self, expected: Mapping[str, Any], actual: Mapping[str, Any]) -> None:
+    """Compares the outputs of a batch.
+
+    Args:
+      expected: of the model in memory.
+      actual: of the export.
+    """
+    for name, value in expected.items():
+      wanted, got = np.asarray(value), np.asarray(actual[name])
+      allowed = 0.0
+      if name.startswith('gate_'):
+        difference = float(np.mean((wanted > 0) != (got > 0)))
+      elif name == 'detection_boxes':
+        difference = boxes_difference(expected, actual)
+        allowed = _allowed(wanted)
+      elif name in _COMPARED or name in _EXACT:
+        difference = float(np.max(np.abs(np.subtract(wanted, got, dtype=float)), initial=0.0))
+        allowed = _allowed(wanted) if name in _COMPARED else 0.0
+      else:
+        continue
+      self.differences[name] = float(np.maximum(difference, self.differences.get(name, 0.0)))
+      self._allowed[name] = max(allowed, self._allowed.get(name, 0.0))
+
+  def check(self, hint: str = '') -> None:
+    """Raises a CommandError if an output differs by more than is allowed.
+
+    Args:
+      hint: what else to try, as a sentence without an end.
+    """
+    wrong = [f'{name} by {value:g} (allowed: {self._allowed[name]:g})'
+             for name, value in self.differences.items() if not value <= self._allowed[name]]
+    if wrong:
+      raise command_line.CommandError(
+          f'the SavedModel, loaded again, differs from the model in memory in {", ".join(wrong)}, '
+          'so nothing was exported: check that the checkpoint is of a training that did not '
+          f'diverge{"; " if hint else ""}{hint}.')
+
+
+def _allowed(values: np.ndarray) -> float:
+  largest = float(np.max(np.abs(values), initial=0.0))
+  return max(TOLERANCE, RELATIVE_TOLERANCE * largest if np.isfinite(largest) else 0.0)
+
+
+def boxes_difference(expected: Mapping[str, Any], actual: Mapping[str, Any]) -> float:
+  """Returns how far a detected box is at most from one of the other side, in pixels.
+
+  Boxes are compared with those of the same class and score, in any order: detections whose scores
+  are equal up to rounding change places.
+
+  Args:
+    expected: `detection_boxes`, `detection_scores` and `detection_classes`, by name.
+    actual: the same.
+  """
+  boxes, scores, classes = (
+      [np.asarray(outputs[f'detection_{name}']) for outputs in (expected, actual)]
+      for name in ('boxes', 'scores', 'classes'))
+  distances = np.max(np.abs(boxes[0][:, :, None] - boxes[1][:, None]), -1)
+  is_same = (classes[0][:, :, None] == classes[1][:, None]) & (
+      np.abs(scores[0][:, :, None] - scores[1][:, None]) <= TOLERANCE)
+  distances = np.where(is_same, distances, np.inf)
+  return float(max(np.max(np.min(distances, axis)) for axis in (1, 2)))

@@ -1,0 +1,38 @@
+"""Turns a function with variables into one with constants, its norms folded."""
+import itertools
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.python.eager import wrap_function
+from tensorflow.python.framework import convert_to_constants
+
+from official_ext.serving import graph_folding
+from official_ext.serving import graph_values
+
+_NUMBERS = itertools.count()
+
+
+def freeze(function: Any) -> tuple[Any, graph_folding.Folding]:
+  """Returns a function whose weights are constants, with norms folded into kernels.
+
+  Args:
+    function: a concrete function of one tensor that returns a dictionary of tensors.
+
+  Returns:
+    A concrete function of the same signature, and what was folded.
+  """
+  frozen = convert_to_constants.convert_variables_to_constants_v2(
+      function, lower_control_flow=False)
+  folding = graph_folding.fold(
+      frozen.graph.as_graph_def(), [output.op.name for output in frozen.outputs])
+  graph_values.rename_functions(folding.graph_def, f'_folded_{next(_NUMBERS)}')
+  run = wrap_function.function_from_graph_def(
+      folding.graph_def, [frozen.inputs[0].name], [output.name for output in frozen.outputs])
+  names = sorted(function.structured_outputs)
+
+  @tf.function(input_signature=[
+      tf.TensorSpec(function.inputs[0].shape, function.inputs[0].dtype, name='inputs')])
+  def serve(inputs):
+    return dict(zip(names, run(inputs)))
+
+  return serve.get_concrete_function(), folding

@@ -1,0 +1,155 @@
+"""Folds norms into the convolutions before them, in the graph of an export.
+
+A graph has no names of layers, so this takes every backbone, neck and head alike.  After a
+convolution come operations that multiply or shift each channel by a constant: a batch norm at
+inference, fused or written out, a bias.  All of them become one kernel and one bias.
+
+These stay: norms whose input is not a convolution alone (before it, after a sum, after a matrix
+product), whose statistics are of the features (group norm), and whose kernel is computed at run
+time.  Where levels share a kernel but not the norm, every level gets a kernel of its own.
+"""
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from official_ext.serving import graph_values
+
+_CONVOLUTIONS = ('Conv2D', 'DepthwiseConv2dNative')
+_NORMS = ('FusedBatchNorm', 'FusedBatchNormV2', 'FusedBatchNormV3')
+_SHIFTS = ('BiasAdd', 'AddV2', 'Add', 'Sub')
+_OUTPUT = 'output'  # how a function calls the first result of a BiasAdd
+
+
+class Folding(NamedTuple):
+  """What a folding has done.
+
+  Attributes:
+    graph_def: the new graph.
+    folded: number of norms that are in kernels now.
+    kept: number of batch norms that are left.
+    bytes: size of the new kernels.
+  """
+  graph_def: Any
+  folded: int
+  kept: int
+  bytes: int
+
+
+class _Chain(NamedTuple):
+  """A convolution and what follows it.
+
+  Attributes:
+    convolution: its node.
+    kernel: its kernel.
+    last: the last node of the chain.
+    scale: what the kernel is multiplied by, float64 `[channels]`.
+    shift: the bias of the whole chain, float64 `[channels]`.
+    norms: number of multiplications that it has.
+  """
+  convolution: Any
+  kernel: np.ndarray
+  last: Any
+  scale: np.ndarray
+  shift: np.ndarray
+  norms: int
+
+
+def fold(graph_def: Any, outputs: Iterable[str]) -> Folding:
+  """Folds all norms of a graph without variables.
+
+  Args:
+    graph_def: a `GraphDef` with its functions, the branches of conditionals among them.
+    outputs: names of the nodes that are returned.
+  """
+  result = type(graph_def)()
+  result.CopyFrom(graph_def)
+  graph = graph_values.Graph(result, outputs)
+  # All values are read before anything changes.
+  chains = [(scope, chain) for scope in graph.scopes() for chain in _chains(graph, scope)]
+  size = sum(_rewrite(scope, chain) for scope, chain in chains)
+  kept = sum(node.op in _NORMS for scope in graph.scopes() for node in scope.nodes.values())
+  return Folding(result, sum(chain.norms for _, chain in chains), kept, size)
+
+
+def _chains(graph: graph_values.Graph, scope: graph_values.Scope) -> Iterator[_Chain]:
+  """Yields the chains of a graph or function that have a norm."""
+  for node in list(scope.nodes.values()):
+    if node.op not in _CONVOLUTIONS or node.attr['data_format'].s != b'NHWC' or (
+        node.attr['T'].type != tf.float32.as_datatype_enum):
+      continue
+    kernel = graph.value(scope, node.input[1])
+    if kernel is None:
+      continue
+    channels = kernel.shape[-1] * (kernel.shape[-2] if node.op == _CONVOLUTIONS[1] else 1)
+    chain = _Chain(node, kernel, node, np.ones(channels), np.zeros(channels), 0)
+    longest = chain
+    while following := _extend(graph, scope, chain):
+      chain = following
+      longest = chain if chain.norms else longest
+    if longest.norms:
+      yield longest
+
+
+def _extend(graph: graph_values.Graph, scope: graph_values.Scope, chain: _Chain) -> _Chain | None:
+  """Returns a chain with the next node, or None if that is no constant scale or shift."""
+  users = scope.users(chain.last.name)
+  if len(users) != 1 or users[0] is None:
+    return None
+  node, channels = users[0], len(chain.scale)
+  if node.op in _NORMS:
+    return _with_norm(graph, scope, chain, node)
+  if node.op not in ('Mul', *_SHIFTS) or scope.producer(node.input[1]) is chain.last and (
+      node.op in ('Sub', 'BiasAdd')):
+    return None
+  own = 0 if scope.producer(node.input[0]) is chain.last else 1
+  value = graph.value(scope, node.input[1 - own])
+  if value is None or value.size not in (1, channels) or (value.size > 1 and (
+      value.shape[-1] != channels)):
+    return None
+  value = np.broadcast_to(value.reshape(-1), [channels]).astype(np.float64)
+  if node.op == 'Mul':
+    return chain._replace(last=node, scale=chain.scale * value, shift=chain.shift * value,
+                          norms=chain.norms + 1)
+  return chain._replace(
+      last=node, shift=chain.shift - value if node.op == 'Sub' else chain.shift + value)
+
+
+def _with_norm(graph: graph_values.Graph, scope: graph_values.Scope, chain: _Chain, node: Any
+               ) -> _Chain | None:
+  """Returns a chain with a fused batch norm, or None if its numbers are not constant."""
+  values = [graph.value(scope, name) for name in node.input[1:5]]
+  known = [value.astype(np.float64) for value in values if value is not None]
+  if node.attr['is_training'].b or len(known) < len(values) or (
+      scope.producer(node.input[0]) is not chain.last):
+    return None
+  gamma, beta, mean, variance = known
+  scale = gamma / np.sqrt(variance + node.attr['epsilon'].f)
+  return chain._replace(last=node, scale=chain.scale * scale,
+                        shift=(chain.shift - mean) * scale + beta, norms=chain.norms + 1)
+
+
+def _rewrite(scope: graph_values.Scope, chain: _Chain) -> int:
+  """Gives a convolution its new kernel, and makes the last node of its chain the bias.
+
+  Returns:
+    The bytes of the new kernel, 0 if another convolution has it already.
+  """
+  scale, kernel = chain.scale, chain.kernel
+  if chain.convolution.op == _CONVOLUTIONS[1]:
+    scale = scale.reshape(kernel.shape[-2:])
+  convolution, last = chain.convolution, chain.last
+  name, is_new = scope.constant(f'{convolution.name}/folded_kernel',
+                                (kernel * scale).astype(np.float32))
+  convolution.input[1] = name
+  bias, _ = scope.constant(f'{last.name}/folded_bias', chain.shift.astype(np.float32))
+  controls = [name for name in last.input if name.startswith('^')]
+  scope.rename_output(last.name, _OUTPUT)
+  del last.input[:]
+  last.input.extend([scope.tensor(convolution.name, _OUTPUT), bias, *controls])
+  last.op = 'BiasAdd'
+  last.attr.clear()
+  last.attr['T'].type = tf.float32.as_datatype_enum
+  last.attr['data_format'].s = b'NHWC'
+  return kernel.nbytes if is_new else 0
