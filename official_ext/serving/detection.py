@@ -19,6 +19,8 @@ from official_ext.utils import command_line
 from official_ext.utils import files
 
 _GIGA = 1e9
+# Detections alone, with the multiply-adds of every image, and with its gates too.
+OUTPUTS = ('detections', 'detections+cost', 'all')
 # Outputs of a model without suppression.
 _DECODED = ('decoded_boxes', 'decoded_box_scores', 'decoded_box_centerness')
 
@@ -34,7 +36,7 @@ class RoutedDetectionModule(detection.DetectionModule):
 
   def __init__(self, params: config_definitions.ExperimentConfig, *, model: tf_keras.Model,
                input_image_size: Sequence[int], batch_size: int | None = None,
-               input_type: str = 'image_tensor', output_gates: bool = True):
+               input_type: str = 'image_tensor', outputs: str = 'all'):
     """Initializes the module.
 
     Args:
@@ -43,11 +45,11 @@ class RoutedDetectionModule(detection.DetectionModule):
       input_image_size: `[height, width]` that images are resized to, in pixels.
       batch_size: fixed number of images, or None for any number.
       input_type: one of `input_types.INPUT_TYPES`.
-      output_gates: whether `serve` returns one output per gate.
+      outputs: which outputs `serve` returns, one of `OUTPUTS`.
     """
     super().__init__(params=params, batch_size=batch_size, model=model,
                      input_image_size=list(input_image_size), input_type=input_type)
-    self._output_gates = output_gates
+    self._outputs = outputs
     self.image_size = tuple(input_image_size)
     self.padded_size = tuple(self._padded_size)
     self.cost = network_cost.whole_network_cost(model, self.padded_size)
@@ -60,6 +62,7 @@ class RoutedDetectionModule(detection.DetectionModule):
         'input_type': self._input_type,
         'input_image_size': list(self.image_size),
         'batch_size': self._batch_size,
+        'outputs': self._outputs,
         'num_classes': self.params.task.model.num_classes,
         'normalized_boxes': self._suppresses and _has_normalized_boxes(self.params.task),
         **suppression,
@@ -114,10 +117,10 @@ class RoutedDetectionModule(detection.DetectionModule):
 
     Returns:
       Model Garden's outputs, with boxes in pixels of the resized image, or, without suppression,
-      those that `serving.suppression.finish` takes; and `multiply_adds`,
-      float32 `[batch]`, of the whole network for each image.  If the model has routed layers,
-      also `executed_multiply_adds`, float32 `[batch]`, of the routed parts, and, with
-      `output_gates`, `gate_<layer>_<gate>` for each gate on the routing tape.
+      those that `serving.suppression.finish` takes.  Unless `outputs` is `detections`, also
+      `multiply_adds`, float32 `[batch]`, of the whole network for each image, and, if the model
+      has routed layers, `executed_multiply_adds`, float32 `[batch]`, of these.  If `outputs` is
+      `all`, also `gate_<layer>_<gate>` for each gate on the routing tape.
     """
     with routing.RoutingTape() as tape:
       decoded = not self._suppresses and (
@@ -125,11 +128,12 @@ class RoutedDetectionModule(detection.DetectionModule):
       outputs = self._decode(images) if decoded else dict(super().serve(images))
     routed.check_complete(tape, self.model)
     record = tape.routing()
-    executed = record.executed if record else tf.zeros(tf.shape(images)[:1])
-    outputs['multiply_adds'] = tf.constant(float(self.cost.static)) + executed
-    if record:
-      outputs['executed_multiply_adds'] = executed
-    if record and self._output_gates:
+    if self._outputs != 'detections':
+      executed = record.executed if record else tf.zeros(tf.shape(images)[:1])
+      outputs['multiply_adds'] = tf.constant(float(self.cost.static)) + executed
+      if record:
+        outputs['executed_multiply_adds'] = executed
+    if record and self._outputs == 'all':
       outputs.update(
           {f'gate_{name.replace("/", "_")}': gate for name, gate in record.gates.items()})
     return outputs

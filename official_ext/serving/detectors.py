@@ -240,7 +240,8 @@ def restore(experiment_name: str, model_dir: files.PathLike) -> InMemoryDetector
   """
   params = experiment.resolve(
       experiment_name, [str(pathlib.Path(model_dir) / 'params.yaml')], lock=False)
-  module = export_modules.build_module(params, model_dir, output_gates=False, flag='--model_dir')
+  module = export_modules.build_module(
+      params, model_dir, outputs='detections+cost', flag='--model_dir')
   return InMemoryDetector(
       module, categories=category_files.of_training(model_dir, params.task))
 

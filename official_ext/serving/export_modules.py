@@ -57,7 +57,7 @@ class CanvasDetectionModule(export_base.ExportModule):
 
   def __init__(self, params: config_definitions.ExperimentConfig, *, model: tf_keras.Model,
                batch_size: int | None = None, input_type: str = 'image_tensor',
-               output_gates: bool = True):
+               outputs: str = 'all'):
     """Initializes the module.
 
     Args:
@@ -65,7 +65,7 @@ class CanvasDetectionModule(export_base.ExportModule):
       model: the model that the experiment's task builds.
       batch_size: fixed number of images, or None for any number.
       input_type: one of `input_types.INPUT_TYPES`.
-      output_gates: whether `serve` returns one output per gate.
+      outputs: which outputs `serve` returns, one of `detection.OUTPUTS`.
     """
     canvases, = image_sizes.canvases(params.task, is_training=False)
     super().__init__(params=params, batch_size=batch_size, model=model,
@@ -73,7 +73,7 @@ class CanvasDetectionModule(export_base.ExportModule):
     self._canvases = canvases
     self._modules = [
         _CanvasModule(params, canvas, model=model, batch_size=batch_size, input_type=input_type,
-                      output_gates=output_gates) for canvas in canvases]
+                      outputs=outputs) for canvas in canvases]
     widest = self.module_of(canvases.widest.box)
     self.image_size, self.padded_size = widest.image_size, widest.padded_size
     self.cost = widest.cost
@@ -145,7 +145,7 @@ def make_module(params: config_definitions.ExperimentConfig, model: tf_keras.Mod
   Args:
     params: the experiment.
     model: the model that the experiment's task builds.
-    **kwargs: `batch_size`, `input_type` and `output_gates` of the module.
+    **kwargs: `batch_size`, `input_type` and `outputs` of the module.
   """
   if image_sizes.is_paper(params.task):
     return CanvasDetectionModule(params, model=model, **kwargs)
@@ -174,7 +174,7 @@ def _set_suppression(task_config: Any, nms: str | None) -> None:
 
 def build_module(params: config_definitions.ExperimentConfig, checkpoint_path: files.PathLike,
                  input_type: str = 'image_tensor', image_size: Sequence[int] | None = None,
-                 batch_size: int | None = None, output_gates: bool = True,
+                 batch_size: int | None = None, outputs: str = 'all',
                  flag: str = '--checkpoint_path', nms: str | None = None) -> DetectionModule:
   """Builds and restores the model of an experiment, folds its norms, and wraps it for export.
 
@@ -187,7 +187,7 @@ def build_module(params: config_definitions.ExperimentConfig, checkpoint_path: f
     image_size: `[height, width]` that images are resized to, in pixels; None: the experiment's,
       which may be a rule.
     batch_size: fixed number of images, or None for any number.
-    output_gates: whether the module returns one output per gate.
+    outputs: which outputs the module returns, one of `detection.OUTPUTS`.
     flag: the command's flag that gave the checkpoint, for error messages.
     nms: one of `NMS`; None: the experiment's own.
 
@@ -202,7 +202,7 @@ def build_module(params: config_definitions.ExperimentConfig, checkpoint_path: f
   if image_size and image_sizes.is_paper(params.task):
     params.task.resize.rule = 'garden'
   options: dict[str, Any] = {
-      'batch_size': batch_size, 'input_type': input_type, 'output_gates': output_gates}
+      'batch_size': batch_size, 'input_type': input_type, 'outputs': outputs}
   if image_sizes.is_paper(params.task):
     kind: Any = CanvasDetectionModule
   else:

@@ -71,8 +71,11 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument('--freeze', action=argparse.BooleanOptionalAction, default=True,
                       help='write constants instead of variables, with norms folded into the '
                       'kernels of convolutions, which is faster')
-  parser.add_argument('--output_gates', action=argparse.BooleanOptionalAction, default=True,
-                      help='one output for each gate')
+  parser.add_argument('--outputs', choices=('detections', 'detections+cost', 'all'), default='all',
+                      help='detections alone, with the cost of every image, or with its gates too '
+                      '(all)')
+  parser.add_argument('--no-output_gates', dest='outputs', action='store_const',
+                      const='detections+cost', help='the same as --outputs=detections+cost')
   return parser.parse_args(arguments)
 
 
@@ -190,14 +193,15 @@ def export(params: Any, args: argparse.Namespace) -> dict[str, Any]:
   start = time.monotonic()
   files.check_own_output(args.export_dir, _DESCRIPTION_FILE, '--export_dir')
   module = export_modules.build_module(params, args.checkpoint_path, args.input_type,
-                                       args.input_image_size, args.batch_size, args.output_gates,
+                                       args.input_image_size, args.batch_size, args.outputs,
                                        nms=args.nms)
   categories = category_files.of_training(args.checkpoint_path, params.task)
   function, folding = None, {}
   if args.freeze:
     function, folded = frozen.freeze(
         module.get_inference_signatures({args.input_type: _SIGNATURE})[_SIGNATURE])
-    folding = {'folded_norms': folded.folded, 'kept_norms': folded.kept}
+    folding = {'folded_norms': folded.folded, 'kept_norms': folded.kept,
+               'merged_convolutions': folded.merged}
   with files.atomic_directory(args.export_dir) as temporary:
     differences = save(module, temporary, args.input_type, module.image_size, args.batch_size,
                        categories, function)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from official_ext.serving import graph_sums
 from official_ext.serving import graph_values
 
 _CONVOLUTIONS = ('Conv2D', 'DepthwiseConv2dNative')
@@ -29,11 +30,13 @@ class Folding(NamedTuple):
     graph_def: the new graph.
     folded: number of norms that are in kernels now.
     kept: number of batch norms that are left.
+    merged: number of convolutions that others have taken in, see `graph_sums`.
     bytes: size of the new kernels.
   """
   graph_def: Any
   folded: int
   kept: int
+  merged: int
   bytes: int
 
 
@@ -47,6 +50,7 @@ class _Chain(NamedTuple):
     scale: what the kernel is multiplied by, float64 `[channels]`.
     shift: the bias of the whole chain, float64 `[channels]`.
     norms: number of multiplications that it has.
+    reshapes: nodes in it that reshape and keep the channels; they stay.
   """
   convolution: Any
   kernel: np.ndarray
@@ -54,6 +58,7 @@ class _Chain(NamedTuple):
   scale: np.ndarray
   shift: np.ndarray
   norms: int
+  reshapes: tuple[Any, ...] = ()
 
 
 def fold(graph_def: Any, outputs: Iterable[str]) -> Folding:
@@ -65,12 +70,14 @@ def fold(graph_def: Any, outputs: Iterable[str]) -> Folding:
   """
   result = type(graph_def)()
   result.CopyFrom(graph_def)
+  outputs = list(outputs)
+  merged = graph_sums.merge(result, outputs)
   graph = graph_values.Graph(result, outputs)
   # All values are read before anything changes.
   chains = [(scope, chain) for scope in graph.scopes() for chain in _chains(graph, scope)]
   size = sum(_rewrite(scope, chain) for scope, chain in chains)
   kept = sum(node.op in _NORMS for scope in graph.scopes() for node in scope.nodes.values())
-  return Folding(result, sum(chain.norms for _, chain in chains), kept, size)
+  return Folding(result, sum(chain.norms for _, chain in chains), kept, merged, size)
 
 
 def _chains(graph: graph_values.Graph, scope: graph_values.Scope) -> Iterator[_Chain]:
@@ -87,7 +94,8 @@ def _chains(graph: graph_values.Graph, scope: graph_values.Scope) -> Iterator[_C
     longest = chain
     while following := _extend(graph, scope, chain):
       chain = following
-      longest = chain if chain.norms else longest
+      # The last node becomes the bias.
+      longest = chain if chain.norms and chain.last.op not in graph_values.RESHAPES else longest
     if longest.norms:
       yield longest
 
@@ -100,6 +108,9 @@ def _extend(graph: graph_values.Graph, scope: graph_values.Scope, chain: _Chain)
   node, channels = users[0], len(chain.scale)
   if node.op in _NORMS:
     return _with_norm(graph, scope, chain, node)
+  if node.op in graph_values.RESHAPES:
+    return chain._replace(last=node, reshapes=(*chain.reshapes, node)) if (
+        graph.keeps_last_axis(scope, node, channels)) else None
   if node.op not in ('Mul', *_SHIFTS) or scope.producer(node.input[1]) is chain.last and (
       node.op in ('Sub', 'BiasAdd')):
     return None
@@ -147,7 +158,11 @@ def _rewrite(scope: graph_values.Scope, chain: _Chain) -> int:
   controls = [name for name in last.input if name.startswith('^')]
   scope.rename_output(last.name, _OUTPUT)
   del last.input[:]
-  last.input.extend([scope.tensor(convolution.name, _OUTPUT), bias, *controls])
+  previous = convolution
+  for reshape in chain.reshapes:
+    reshape.input[0] = scope.tensor(previous.name, _OUTPUT)
+    previous = reshape
+  last.input.extend([scope.tensor(previous.name, _OUTPUT), bias, *controls])
   last.op = 'BiasAdd'
   last.attr.clear()
   last.attr['T'].type = tf.float32.as_datatype_enum

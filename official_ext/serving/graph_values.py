@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+RESHAPES = ('Reshape', 'Squeeze')
 _SAME = ('Identity', 'StopGradient', 'Snapshot')
 _COMPUTED: dict[str, Callable[..., np.ndarray]] = {
     'Add': np.add, 'AddV2': np.add, 'Sub': np.subtract, 'Mul': np.multiply,
@@ -151,6 +152,20 @@ class Graph:
       self._values[key] = None  # A function that calls itself is not constant.
       self._values[key] = self._compute(scope, tensor)
     return self._values[key]
+
+  def keeps_last_axis(self, scope: Scope, node: Any, size: int) -> bool:
+    """Returns whether one of `RESHAPES` surely keeps a last axis of some size."""
+    if node.op == 'Squeeze':
+      before, axes = scope.producer(node.input[0]), node.attr['squeeze_dims'].list.i
+      return before is not None and before.op == 'Reshape' and list(axes) == [3]
+    shape = self.value(scope, node.input[1])
+    if shape is not None:
+      return bool(shape.size and shape.flat[-1] == size)
+    packed = scope.producer(node.input[1])
+    if packed is None or packed.op != 'Pack':
+      return False
+    last = self.value(scope, [name for name in packed.input if not name.startswith('^')][-1])
+    return last is not None and last.item() == size
 
   def _compute(self, scope: Scope, tensor: str) -> np.ndarray | None:
     node = scope.producer(tensor)

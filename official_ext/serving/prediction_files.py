@@ -54,8 +54,11 @@ class Predictions:
         file.
     """
     self._images = images
-    self.costs = sorted(read_json(folder / 'costs.json')['images'],
-                        key=lambda cost: cost['multiply_adds'])
+    costs = read_json(folder / 'costs.json')['images']
+    if not all('multiply_adds' in cost for cost in costs):
+      raise command_line.CommandError(
+          f'{folder} has no multiply-adds of images: export with --outputs=all, and predict again.')
+    self.costs = sorted(costs, key=lambda cost: cost['multiply_adds'])
     self._files = {cost['image_id']: cost['file'] for cost in self.costs}
     self._detections = _by_image(read_json(folder / 'predictions.json'))
     has_evaluation = (folder / 'evaluation.json').is_file()

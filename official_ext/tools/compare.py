@@ -203,10 +203,11 @@ def _points(models: Mapping[str, Any], images: image_ids.ImageSet, truth: truth_
             ) -> list[dict[str, Any]]:
   """Evaluates every model on all images."""
   for name, detector in models.items():
-    if 'gmac' not in detector.description:
+    description = detector.description
+    if 'gmac' not in description or description.get('outputs') == 'detections':
       raise command_line.CommandError(
           f'--saved_model: {name} does not say what its images cost: export it with '
-          'official_ext.serving.export_saved_model, or leave out --annotation_file.')
+          'official_ext.serving.export_saved_model --outputs=all, or leave out --annotation_file.')
   return [{'model': name, 'threshold': None, **tradeoff.evaluate(detector, images, truth)}
           for name, detector in models.items()]
 

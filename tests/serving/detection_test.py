@@ -56,13 +56,16 @@ def test_a_tape_around_the_model_records_the_same_routing(mixed):
     np.testing.assert_array_equal(gate, outputs['gate_' + name.replace('/', '_')])
 
 
-def test_gates_can_be_left_out(mixed):
+def test_gates_and_costs_can_be_left_out(mixed):
   model, module, outputs = mixed
-  plain = detection.RoutedDetectionModule(
-      module.params, model=model, input_image_size=[64, 64], output_gates=False)
-  fewer = plain.serve(tf.constant(mixed_detector.images()))
-  assert set(outputs) - set(fewer) == {f'gate_dyfpn_{level}' for level in MAPS}
-  np.testing.assert_array_equal(fewer['detection_boxes'], outputs['detection_boxes'])
+  gates = {f'gate_dyfpn_{level}' for level in MAPS}
+  for kind, left_out in (('detections+cost', gates), (
+      'detections', gates | {'multiply_adds', 'executed_multiply_adds'})):
+    plain = detection.RoutedDetectionModule(
+        module.params, model=model, input_image_size=[64, 64], outputs=kind)
+    fewer = plain.serve(tf.constant(mixed_detector.images()))
+    assert set(outputs) - set(fewer) == left_out
+    np.testing.assert_array_equal(fewer['detection_boxes'], outputs['detection_boxes'])
 
 
 def test_a_network_without_routing_has_one_cost_and_model_gardens_outputs():
