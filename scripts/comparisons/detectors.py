@@ -49,7 +49,7 @@ class DetectorComparison(comparison.Comparison):
   def add_arguments(self, parser: argparse.ArgumentParser) -> None:
     """Adds the size of images."""
     parser.add_argument('--image_size', type=_size, metavar='HEIGHT,WIDTH',
-                        help='size into which images are fitted; default: 256,256')
+                        help='size into which images are fitted, multiples of 64 (256,256)')
 
   def resolve(self, name: str, args: argparse.Namespace) -> comparison.Run | None:
     """Returns the training of a detector."""

@@ -81,21 +81,6 @@ def test_detections_flip_with_the_image(sample_records):
   np.testing.assert_allclose(best, mirrored, atol=0.05)
 
 
-@pytest.mark.slow
-def test_towers_in_retinanet(sample_records):
-  task, model = small('retinanet_fpn', sample_records, model={
-      'head': {'tower': {'type': 'plain', 'plain': {'num_convs': 1}}}})
-  assert type(model.head).__name__ == 'AnchorHead'
-  names = [variable.name for variable in model.trainable_variables if 'head' in variable.name]
-  assert len(names) == 2 * (2 + 2) + 4 == len(model.head.trainable_variables)
-  inputs = small_detectors.batch(task, f'{sample_records}/train-*.tfrecord')
-  losses, _ = overfit(task, model, inputs, 6)
-  assert losses[-1] < losses[0]
-  outputs = model(inputs[0], image_shape=inputs[1]['image_info'][:, 1], training=False)
-  assert outputs['cls_outputs']['3'].shape[-1] == 9 * 11
-  assert outputs['detection_boxes'].shape == (4, 100, 4)
-
-
 def test_an_option_of_model_gardens_head_is_refused_beside_a_tower():
   with pytest.raises(ValueError, match='head.use_separable_conv is True; with head.tower it must'):
     small_detectors.small_task('retinanet_fpn_efficientnetlite0_sample', model={
