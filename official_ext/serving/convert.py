@@ -48,7 +48,7 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
   return parser.parse_args(arguments)
 
 
-def _load(path: files.PathLike) -> tuple[Callable[[np.ndarray], Mapping[str, np.ndarray]], Any]:
+def load(path: files.PathLike) -> tuple[Callable[[np.ndarray], Mapping[str, np.ndarray]], Any]:
   """Loads a SavedModel.
 
   Args:
@@ -116,7 +116,7 @@ def convert(engine_name: str, saved_model: files.PathLike, folder: pathlib.Path)
   from official_ext.serving import detectors
   engine = catalog.engine(engine_name)
   start = time.monotonic()
-  run, signature = _load(saved_model)
+  run, signature = load(saved_model)
   spec, = signature.structured_input_signature[1].values()
   description = detectors.read_description(saved_model)
   description['batch_size'] = spec.shape[0]
