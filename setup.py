@@ -55,6 +55,8 @@ setuptools.setup(
         'dev': ['hypothesis', 'mypy>=2.4,<3', 'pytest', 'pytest-xdist', 'ruff>=0.9',
                 'types-PyYAML'],
         # Engines that run converted exports.
+        'litert': ['ai-edge-litert==2.3.*'],
+        'onnx': ['onnx==1.23.*', 'onnxruntime==1.32.*', 'tf2onnx==1.17.*'],
         'openvino': ['openvino==2026.4.*'],
     },
 )

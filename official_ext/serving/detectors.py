@@ -86,12 +86,21 @@ class SavedDetector:
     if self.batch_size and count < self.batch_size:
       images = np.concatenate([images, np.repeat(images[-1:], self.batch_size - count, axis=0)])
     with remapper.without_remapper(len(images)):
-      outputs = self._function(**{self._input: input_types.encode(images, self.input_type)})
-    return {name: value[:count] for name, value in self._finish(outputs).items()}
+      outputs = self._detect(self._encode(images))
+    return {name: value[:count] for name, value in outputs.items()}
 
-  def _finish(self, outputs: Mapping[str, tf.Tensor]) -> dict[str, np.ndarray]:
-    """Returns outputs in NumPy; suppresses if the SavedModel does not."""
-    results = {name: value.numpy() for name, value in outputs.items()}
+  def _encode(self, images: np.ndarray) -> Any:
+    """Returns images as `_run` takes them."""
+    return input_types.encode(images, self.input_type)
+
+  def _run(self, batch: Any) -> dict[str, np.ndarray]:
+    """Returns the outputs of the model."""
+    outputs = self._function(**{self._input: batch})
+    return {name: value.numpy() for name, value in outputs.items()}
+
+  def _detect(self, batch: Any) -> dict[str, np.ndarray]:
+    """Returns the outputs; suppresses if the model does not."""
+    results = self._run(batch)
     if not self._rule:
       return results
     found = suppression.finish(results, self._rule)
@@ -112,8 +121,8 @@ class SavedDetector:
           f'--saved_model={self._path} takes {self.batch_size or "any number of"} images of one '
           f'size at once: {len(images)} of the data cannot be a batch; give another --batch_size, '
           'such as 1.')
-    batch = input_types.encode(np.stack(images), self.input_type)
-    return _seconds(len(images), lambda: self._finish(self._function(**{self._input: batch})))
+    batch = self._encode(np.stack(images))
+    return _seconds(len(images), lambda: self._detect(batch))
 
 
 class InMemoryDetector:

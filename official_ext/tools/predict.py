@@ -53,7 +53,7 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
       prog='python -m official_ext.tools.predict', description=_DESCRIPTION, epilog=_EPILOG,
       formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
   parser.add_argument('--saved_model', required=True, metavar='DIR',
-                      help='folder that export_saved_model wrote')
+                      help='folder that export_saved_model or convert wrote')
   parser.add_argument('--images', required=True, nargs='+', type=pathlib.Path, metavar='PATH',
                       help='a folder, searched with all folders in it, or image files')
   parser.add_argument('--output_dir', required=True, metavar='DIR',
@@ -210,9 +210,9 @@ def run(images: image_ids.ImageSet, truth: truth_lib.Truth | None, args: argpars
   Raises:
     CommandError: no image could be read, or the annotation file is of other classes.
   """
-  from official_ext.serving import detectors
+  from official_ext.serving import converted_detectors
 
-  detector = detectors.SavedDetector(args.saved_model)
+  detector = converted_detectors.load(args.saved_model)
   labels = labels_lib.of_detector(detector, truth)
   shown = 0
   with json_list.writer(folder / _MARKER) as append:

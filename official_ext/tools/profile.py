@@ -50,7 +50,8 @@ def _arguments() -> argparse.Namespace:
                       help='trained weights: a checkpoint or the folder of a training; without '
                       'them gates decide at random and only the bounds mean something')
   parser.add_argument('--saved_model', metavar='DIR',
-                      help='time this export, of input type image_tensor, resizing included')
+                      help='time this export, of input type image_tensor, or its conversion, '
+                      'resizing included')
   parser.add_argument('--batch_size', type=argument_types.positive_int, default=1, metavar='N',
                       help='images per run; default 1')
   parser.add_argument('--num_runs', type=argument_types.positive_int, default=20, metavar='N',
@@ -165,8 +166,8 @@ def _resolve(arguments: argparse.Namespace) -> tuple[Any, tuple[int, int], tuple
 
 def _load_saved_model(path: str) -> Any:
   """Loads the SavedModel to be timed."""
-  from official_ext.serving import detectors
-  detector = detectors.SavedDetector(path)
+  from official_ext.serving import converted_detectors
+  detector = converted_detectors.load(path)
   if detector.input_type != 'image_tensor':
     raise command_line.CommandError(
         f'--saved_model={path} takes {detector.input_type}, not images: export it with '

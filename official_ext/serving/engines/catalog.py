@@ -7,11 +7,14 @@ from typing import Any
 from official_ext.utils import command_line
 from official_ext.utils import files
 
-NAMES = ('openvino',)
+NAMES = ('openvino', 'onnx', 'litert')
 
 
 def engine(name: str) -> Any:
-  """Returns the module of an engine: `FILE`, `PACKAGES`, `version`, `convert` and `Model`.
+  """Returns the module of an engine.
+
+  It has `FILE`, a file of every conversion; `PACKAGES`; `LEFT_OUT`, outputs that it cannot have;
+  `version`; `convert`; and `Model`.
 
   Args:
     name: one of `NAMES`.

@@ -10,6 +10,7 @@ from official_ext.utils import files
 
 FILE = 'model.xml'
 PACKAGES = ('openvino',)
+LEFT_OUT = ()
 _TELEMETRY = 'openvino_telemetry'
 # Begin of the names of outputs that are not the model's, see `_keep_results`.
 _KEPT = 'kept_'
@@ -67,7 +68,7 @@ def convert(saved_model: files.PathLike, folder: files.PathLike) -> int:
 
 
 def _segment_sum(node: Any) -> list[Any]:
-  """Converts a sum of listed rows of a table for each image, which OpenVINO knows otherwise."""
+  """Converts a sum of listed rows of a table for each image to an operation of OpenVINO."""
   _load_library()
   from openvino import opset15
   table, *numbers = (node.get_input(index) for index in range(4))

@@ -4,13 +4,16 @@ from typing import NamedTuple
 
 import numpy as np
 
+from official_ext.serving import export_checks
+
 Outputs = Mapping[str, np.ndarray]
 
 # The largest allowed difference of outputs whose names begin so: scores are probabilities, boxes
 # are in pixels, and costs are relative.
 _TOLERANCES = {
-    'decoded_box_scores': 1e-3, 'decoded_boxes': 0.05, 'detection_scores': 1e-3,
-    'raw_scores': 1e-3, 'raw_boxes': 1e-3, 'image_info': 1e-3}
+    'decoded_box_scores': 1e-3, 'decoded_box_centerness': 1e-3, 'decoded_boxes': 0.05,
+    'detection_scores': 1e-3, 'detection_boxes': 0.05, 'raw_scores': 1e-3, 'raw_boxes': 1e-3,
+    'image_info': 1e-3}
 # The share of positions at which a gate of positions may be open in one engine only: their logits
 # lie within rounding of the threshold.
 _POSITIONS = 1e-3
@@ -64,7 +67,10 @@ def _differences(wanted: Outputs, got: Outputs) -> dict[str, Difference]:
   """Returns the differences of all outputs that are compared, for one batch."""
   found: dict[str, Difference] = {}
   for name, value in wanted.items():
-    if name in _TOLERANCES:
+    if name == 'detection_boxes' and name in got:
+      found[name] = Difference(
+          export_checks.boxes_difference(wanted, got), _TOLERANCES[name])
+    elif name in _TOLERANCES:
       found[name] = Difference(_largest(value, got.get(name)), _TOLERANCES[name])
     elif name.startswith('gate_'):
       limit = _POSITIONS if value.ndim == 4 else 0.0

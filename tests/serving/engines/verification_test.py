@@ -54,3 +54,14 @@ def test_the_largest_of_several_batches_counts():
       lambda images: {'detection_scores': np.zeros([1])},
       lambda images: {'detection_scores': np.full([1], next(offsets))}, [None] * 3)
   assert found['detection_scores'].value == pytest.approx(2e-3)
+
+
+def test_detections_may_change_places():
+  wanted = {'detection_boxes': np.float32([[[0, 0, 9, 9], [5, 5, 7, 7]]]),
+            'detection_scores': np.float32([[0.5, 0.5]]), 'detection_classes': np.int32([[1, 2]])}
+  got = {name: value[:, ::-1] for name, value in wanted.items()}
+  moved = {**got, 'detection_boxes': got['detection_boxes'] + np.float32(1)}
+  for outputs, distance in ((got, 0), (moved, 1)):
+    found = verification.compare(lambda images: wanted, lambda images, found=outputs: found, [None])
+    assert found['detection_boxes'].value == distance
+    assert found['detection_boxes'].is_allowed == (not distance)

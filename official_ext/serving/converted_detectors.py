@@ -1,0 +1,55 @@
+"""Detectors that `serving.convert` has written, which another engine than TensorFlow runs."""
+import pathlib
+
+import numpy as np
+
+from official_ext.datasets import categories as categories_lib
+from official_ext.serving import detectors
+from official_ext.serving.engines import catalog
+from official_ext.utils import command_line
+from official_ext.utils import files
+
+
+class ConvertedDetector(detectors.SavedDetector):
+  """A converted detector, which is called like the SavedModel that it was made of.
+
+  Attributes:
+    input_type: `image_tensor`.
+    batch_size: the fixed number of images, or None for any number.
+    description: the content of `export.json`.
+    categories: the classes; perhaps none.
+  """
+
+  def __init__(self, path: files.PathLike, num_threads: int | None = None):
+    """Loads a converted detector.
+
+    Args:
+      path: the folder that `serving.convert` wrote.
+      num_threads: number of threads; None: the engine's choice.
+
+    Raises:
+      CommandError: the engine is not installed, or cannot load the model.
+    """
+    self._path = pathlib.Path(path)
+    self.description = detectors.read_description(path)
+    self.categories = categories_lib.from_coco(self.description.get('categories', ()))
+    self._rule = self.description.get('suppression')
+    self.input_type, self.batch_size = 'image_tensor', self.description.get('batch_size')
+    name = catalog.engine_of(path)
+    try:
+      self._engine = catalog.engine(name or '').Model(path, num_threads)
+    except RuntimeError as error:
+      text = str(error).strip().splitlines()[0]
+      raise command_line.CommandError(
+          f'--saved_model={path} cannot be loaded ({text}): convert it again.') from error
+
+  def _encode(self, images: np.ndarray) -> np.ndarray:
+    return images
+
+  def _run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+    return self._engine(batch)
+
+
+def load(path: files.PathLike) -> detectors.SavedDetector:
+  """Loads a detector that `export_saved_model` or `convert` has written; see there for errors."""
+  return ConvertedDetector(path) if catalog.engine_of(path) else detectors.SavedDetector(path)

@@ -1,0 +1,96 @@
+"""LiteRT: converts a SavedModel to built-in operations, and runs what was converted."""
+import pathlib
+import re
+from typing import Any
+
+import numpy as np
+
+from official_ext.serving.engines import refusals
+from official_ext.utils import files
+
+FILE = 'model.tflite'
+PACKAGES = ('ai_edge_litert',)
+# LiteRT has no sums of float64, in which costs are counted.
+LEFT_OUT = ('multiply_adds', 'executed_multiply_adds')
+
+
+def version() -> str:
+  """Returns the version of LiteRT."""
+  from importlib import metadata
+  return metadata.version('ai-edge-litert')
+
+
+def convert(saved_model: files.PathLike, folder: files.PathLike) -> int:
+  """Converts a SavedModel to `model.tflite`, without the costs of images.
+
+  Args:
+    saved_model: folder of the SavedModel.
+    folder: an existing folder to write into.
+
+  Returns:
+    The number of conditionals.
+
+  Raises:
+    RefusedError: LiteRT lacks an operation of the model.
+  """
+  import tensorflow as tf
+  loaded = tf.saved_model.load(str(saved_model))
+  signature = loaded.signatures['serving_default']
+  (name, spec), = signature.structured_input_signature[1].items()
+
+  @tf.function(input_signature=[spec], autograph=False)
+  def serve(images: tf.Tensor) -> dict[str, tf.Tensor]:
+    outputs = signature(**{name: images})
+    return {key: value for key, value in outputs.items() if key not in LEFT_OUT}
+
+  loaded.serve_without_costs = serve
+  converter = tf.lite.TFLiteConverter.from_concrete_functions(
+      [serve.get_concrete_function()], loaded)
+  converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+  try:
+    content = converter.convert()
+  except Exception as error:  # The class of its errors is not public.
+    text = str(error)
+    found = re.findall(r"'tf\.(\w+)' op is neither a custom op nor a flex op", text)
+    raise refusals.RefusedError('LiteRT', found, text) from error
+  pathlib.Path(folder, FILE).write_bytes(content)
+  return _count_conditionals(content)
+
+
+def _count_conditionals(content: bytes) -> int:
+  """Returns the number of conditionals in a model, those inside of others included."""
+  from ai_edge_litert import schema_py_generated as schema
+  model = schema.ModelT.InitFromPackedBuf(content, 0)
+  kinds = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes]
+  return sum(kinds[operator.opcodeIndex] == schema.BuiltinOperator.IF
+             for graph in model.subgraphs for operator in graph.operators)
+
+
+class Model:
+  """A converted model."""
+
+  def __init__(self, folder: files.PathLike, num_threads: int | None = None):
+    """Loads a model.
+
+    Args:
+      folder: what `convert` wrote into.
+      num_threads: number of threads; None: LiteRT's choice.
+    """
+    from ai_edge_litert import interpreter
+    self._interpreter: Any = interpreter.Interpreter(f'{folder}/{FILE}', num_threads=num_threads)
+    self._run = self._interpreter.get_signature_runner()
+    self._input, = self._run.get_input_details()
+
+  def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
+    """Runs the model.
+
+    Args:
+      images: uint8 `[batch, height, width, 3]`.
+
+    Returns:
+      Name -> output, `[batch, ...]`.
+
+    Raises:
+      RuntimeError: LiteRT fails.
+    """
+    return self._run(**{self._input: images})
