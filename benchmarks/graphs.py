@@ -31,4 +31,4 @@ def traced(function: Callable[..., Any], *args: Any, compiled: bool = False) -> 
   specs = tf.nest.map_structure(lambda value: tf.TensorSpec(value.shape, value.dtype), args)
   concrete = tf.function(function, autograph=False, jit_compile=compiled).get_concrete_function(
       *specs)
-  return lambda *values: concrete(*tf.nest.flatten(values))
+  return lambda *values: concrete(*values)

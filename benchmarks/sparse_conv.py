@@ -229,8 +229,8 @@ def main() -> None:
     points = benchmark_block(batch, size, channels, SHARES, repeats, training=False)
     command_line.say(f'  break-even of the list, batch of {batch}: {break_even(points):.0%} of the '
                      'work')
-  command_line.say(f'  the default falls back to dense above {sparse_conv.BREAK_EVEN:.0%}, and '
-                   'never for a single image')
+    default = sparse_conv.default_break_even(size[0] * size[1], channels)
+    command_line.say(f'  the default falls back to all positions above {default:.0%}')
   few = (0.5, 0.2, 0.1)
   for size in sizes[1:]:
     benchmark_block(1, size, channels, few, repeats, training=False)

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from official_ext.losses import budgets
 from official_ext.modeling.heads import dynamic_head
-from official_ext.modeling.heads.dynamic_head import spatial_gates
+from official_ext.modeling.heads.dynamic_head import block
 from official_ext.ops import routing
 import reference
 import spies
@@ -60,11 +60,14 @@ def named(gates):
 def forced_gates(decide):
   """Makes every gate return `decide(name, features)`, `[batch, height, width, 1]`."""
 
-  def call(self, features, paths=None, threshold=0.0):
-    del paths, threshold
-    return tf.cast(decide(self.name, features), self.dtype)
+  def decided(self, decisions, features, options):
+    del options
+    return {(path, level): tf.cast(decide(gate.name, own), gate.dtype)
+            for level, own in features.items()
+            for paths, gate in ((paths, self.gates['_'.join(paths)]) for paths in decisions)
+            for path in block._existing(paths, level, list(features))}
 
-  with mock.patch.object(spatial_gates.SpatialGate, 'call', call):
+  with mock.patch.object(block.DynamicBlock, '_decide', decided):
     yield
 
 

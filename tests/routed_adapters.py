@@ -242,7 +242,7 @@ class DynamicTowerAdapter(Adapter):
         lambda name, features: np.full([*features.shape[:3], 1], float(is_open)))
 
   def always_skips(self):
-    return mock.patch.object(sparse_conv, 'BREAK_EVEN', 1.0)
+    return mock.patch.object(sparse_conv, 'default_break_even', return_value=1.0)
 
   def poison(self, layer, inputs, row):
     assert row == self._SHUT

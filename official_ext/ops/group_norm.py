@@ -49,8 +49,41 @@ def group_norm(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, num_groups: int,
   positions = tf.reduce_prod(tf.shape(x)[1:3]) if mask is None else tf.math.count_nonzero(
       mask, axis=[1, 2], dtype=tf.int32)
   return keep(_normalize(
-      keep(x), positions, lambda value: tf.reduce_sum(keep(value), axis=[1, 2]),
+      keep(x), positions, lambda value: _sum_positions(keep(value)),
       lambda value: value[:, None, None], gamma, beta, num_groups, epsilon))
+
+
+def scale_and_shift(x: tf.Tensor, bias: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor,
+                    num_groups: int, epsilon: float = 1e-5) -> tuple[tf.Tensor, tf.Tensor]:
+  """Returns the numbers that `group_norm` of x + bias multiplies x by and adds to it.
+
+  Who adds, multiplies or resizes afterwards can do that first, on a smaller map, or with the
+  numbers in place of the map.
+
+  Args:
+    x: `[batch, height, width, channels]`.
+    bias: `[channels]`, added to `x` before the norm.
+    gamma: `[channels]`, the scale.
+    beta: `[channels]`, the offset.
+    num_groups: a divisor of the number of channels.
+    epsilon: small positive number that is added to the variance.
+
+  Returns:
+    Scale and shift, both `[batch, 1, 1, channels]`, float32 (float64 for float64 input).
+
+  Raises:
+    ArgumentError: `num_groups` does not divide the number of channels.
+  """
+  _check_groups(x, num_groups)
+  value = tf.cast(x, tf.float64 if x.dtype == tf.float64 else tf.float32)
+  bias = tf.cast(bias, value.dtype)
+  count = tf.cast(tf.reduce_prod(tf.shape(x)[1:3]), value.dtype)
+  mean = _sum_positions(value) / count
+  # As in `_normalize`, the gradient needs no way through this mean.
+  distance = tf.math.squared_difference(value, tf.stop_gradient(mean)[:, None, None])
+  scale, shift = _scale_and_shift(
+      mean + bias, _sum_positions(distance) / count, gamma, beta, num_groups, epsilon)
+  return scale[:, None, None], (shift + scale * bias)[:, None, None]
 
 
 def group_norm_at(x: tf.Tensor, index: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor,
@@ -109,8 +142,10 @@ def group_norm_rows(rows: tf.Tensor, images: tf.Tensor, batch: tf.Tensor, gamma:
   def total(value):
     return _segment_sum(value, images, batch)
 
+  # A single image has one row of statistics for all positions.
+  places = images[:tf.where(batch > 1, tf.shape(images)[0], 1)]
   positions = total(tf.ones_like(images)[:, None])
-  return _normalize(rows, positions, total, lambda value: tf.gather(value, images), gamma, beta,
+  return _normalize(rows, positions, total, lambda value: tf.gather(value, places), gamma, beta,
                     num_groups, epsilon)
 
 
@@ -119,6 +154,19 @@ def _segment_sum(value: tf.Tensor, images: tf.Tensor, batch: tf.Tensor) -> tf.Te
   # `segment_sum` ends at the last image that has a position; the others get a sum of 0.
   sums = tf.math.segment_sum(value, images)
   return tf.pad(sums, [[0, batch - tf.shape(sums)[0]], [0, 0]])
+
+
+def _sum_positions(value: tf.Tensor) -> tf.Tensor:
+  """Sums `[batch, height, width, channels]` over positions: `[batch, channels]`."""
+  # TensorFlow's CPU kernel takes several times as long for both axes at once.
+  return tf.reduce_sum(tf.reduce_sum(value, axis=1), axis=1)
+
+
+def _check_groups(x: tf.Tensor, num_groups: int) -> None:
+  if num_groups < 1 or x.shape[-1] % num_groups:
+    raise checks.ArgumentError(
+        'num_groups', f'num_groups is {num_groups}; it must divide the {x.shape[-1]} channels, as '
+        f'{num_groups_of(x.shape[-1])} does.')
 
 
 def _normalize(x: tf.Tensor, positions: tf.Tensor, total: Callable[[tf.Tensor], tf.Tensor],
@@ -142,10 +190,7 @@ def _normalize(x: tf.Tensor, positions: tf.Tensor, total: Callable[[tf.Tensor], 
   Raises:
     ArgumentError: `num_groups` does not divide the number of channels.
   """
-  if num_groups < 1 or x.shape[-1] % num_groups:
-    raise checks.ArgumentError(
-        'num_groups', f'num_groups is {num_groups}; it must divide the {x.shape[-1]} channels, as '
-        f'{num_groups_of(x.shape[-1])} does.')
+  _check_groups(x, num_groups)
   value = tf.cast(x, tf.float64 if x.dtype == tf.float64 else tf.float32)
   count = tf.cast(tf.maximum(positions, 1), value.dtype)
   mean = total(value) / count

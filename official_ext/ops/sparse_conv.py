@@ -16,12 +16,11 @@ import tensorflow as tf
 
 from official_ext.ops import checks
 from official_ext.ops import group_norm
+from official_ext.ops import pixel_lists
 
 MODES = ('skip', 'mask')
-# The share of multiply-adds above which the list is slower than the full convolutions, measured
-# by benchmarks/sparse_conv.py.  For a single image the list is always faster, because TensorFlow
-# 2.20 runs the full convolutions of a single image by slow code.
-BREAK_EVEN = 0.7
+# What a list costs whatever its length, in multiply-adds.
+_LIST_MULTIPLY_ADDS = 5e6
 
 
 class ResidualWeights(NamedTuple):
@@ -52,7 +51,11 @@ def dilate(mask: tf.Tensor) -> tf.Tensor:
   Returns:
     The same shape and dtype.
   """
-  return tf.nn.max_pool2d(tf.cast(mask, tf.float32), 3, 1, 'SAME') > 0
+  # TensorFlow's pooling of one channel takes several times as long.
+  height, width = (known or tf.shape(mask)[axis] for axis, known in enumerate(mask.shape[1:3], 1))
+  padded = tf.pad(mask, [[0, 0], [1, 1], [1, 1], [0, 0]])
+  rows = padded[:, :height] | padded[:, 1:height + 1] | padded[:, 2:]
+  return rows[:, :, :width] | rows[:, :, 1:width + 1] | rows[:, :, 2:]
 
 
 def active_positions(gate: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -85,6 +88,25 @@ def residual_block_multiply_adds(gate: tf.Tensor, channels: int) -> tf.Tensor:
   return tf.constant(9 * channels**2, tf.float64) * tf.cast(positions, tf.float64)
 
 
+def default_break_even(positions: int | tf.Tensor, channels: int) -> float | tf.Tensor:
+  """Returns the share of a block's multiply-adds above which a list is slower than all positions.
+
+  It follows what benchmarks/sparse_conv.py measured: with few channels, to gather a neighborhood
+  takes as long as to multiply it; from 256 channels on a list of all positions is not slower than
+  TensorFlow's convolution.  Of a small map the list costs more than it saves.
+
+  Args:
+    positions: height times width of the map.
+    channels: of the map.
+
+  Returns:
+    A share, at most 0 where a list never pays; a tensor if `positions` is one.
+  """
+  multiply_adds = 18 * channels**2 * (
+      tf.cast(positions, tf.float32) if tf.is_tensor(positions) else positions)
+  return min(1.0, (channels + 96) / 352) - _LIST_MULTIPLY_ADDS / multiply_adds
+
+
 def sparse_conv2d(x: tf.Tensor, kernel: tf.Tensor, mask: tf.Tensor, mode: str = 'skip',
                   break_even: float | None = None) -> tf.Tensor:
   """Convolves with stride 1 at the active positions; the others are 0.
@@ -95,7 +117,7 @@ def sparse_conv2d(x: tf.Tensor, kernel: tf.Tensor, mask: tf.Tensor, mode: str = 
     mask: boolean `[batch, height, width, 1]`, the active positions of each image.
     mode: `skip` computes active positions, `mask` all of them.
     break_even: share of active positions above which `skip` computes all of them; None:
-      `BREAK_EVEN` for several images, and 1 for a single image.
+      `default_break_even`.
 
   Returns:
     `[batch, height, width, filters]`, with zero padding at the borders of the map.
@@ -109,16 +131,18 @@ def sparse_conv2d(x: tf.Tensor, kernel: tf.Tensor, mask: tf.Tensor, mode: str = 
     return _where(mask, tf.nn.conv2d(x, kernel, 1, 'SAME'))
 
   def compute_listed():
-    pixels = _list_pixels(mask, kernel.shape[:2])
-    return _put_back(_convolve(_table_from_map(x, kernel.shape[:2]), pixels, kernel), pixels)
+    pixels = pixel_lists.list_pixels(mask, kernel.shape[:2])
+    table = pixel_lists.table_from_map(x, kernel.shape[:2])
+    return pixel_lists.put_back(pixel_lists.convolve(table, pixels, kernel), pixels)
 
   if mode == 'mask':
     return compute_all()
-  return _compute_cheaper(compute_listed, compute_all, [mask], break_even)
+  return _compute_cheaper(compute_listed, compute_all, [mask], x.shape[-1], break_even)
 
 
 def residual_block(x: tf.Tensor, gate: tf.Tensor, weights: ResidualWeights, num_groups: int,
-                   mode: str = 'skip', break_even: float | None = None) -> tf.Tensor:
+                   mode: str = 'skip', break_even: float | None = None,
+                   adds_input: bool = False) -> tf.Tensor:
   """Computes the gated branch of a dynamic residual block, with group norms (GN).
 
       gate * GN(conv(ReLU(GN(conv(x)))))
@@ -143,10 +167,11 @@ def residual_block(x: tf.Tensor, gate: tf.Tensor, weights: ResidualWeights, num_
     num_groups: number of groups of the norms, a divisor of the number of channels.
     mode: `skip` computes active positions, `mask` all of them, for XLA and TPU.
     break_even: share of the block's multiply-adds in the whole batch above which `skip`
-      computes all positions; None: as in `sparse_conv2d`.
+      computes all positions; None: `default_break_even`.
+    adds_input: whether to return ReLU(x + branch), which then is ReLU(x) where the gate is 0.
 
   Returns:
-    The shape and dtype of `x`; 0 where the gate is 0.
+    The shape and dtype of `x`; 0 where the gate is 0, if the input is not added.
 
   Raises:
     ArgumentError: unknown mode.
@@ -154,33 +179,56 @@ def residual_block(x: tf.Tensor, gate: tf.Tensor, weights: ResidualWeights, num_
   """
   checks.check_one_of('mode', mode, MODES)
   masks = active_positions(gate)
+
+  def full(norms):
+    branch = _full_block(x, gate, weights, norms)
+    return tf.nn.relu(x + branch) if adds_input else branch
+
+  norm = functools.partial(group_norm.group_norm, num_groups=num_groups)
   if mode == 'mask':
-    return _full_block(x, gate, weights, [
-        functools.partial(group_norm.group_norm, num_groups=num_groups, mask=mask)
-        for mask in masks])
-  pixels = [_list_pixels(mask, (3, 3)) for mask in masks]
+    return full([functools.partial(norm, mask=mask) for mask in masks])
+
+  def compute_most():
+    first, second = (
+        functools.partial(group_norm.group_norm_at, index=pixel_lists.list_index(mask),
+                          num_groups=num_groups) for mask in masks)
+    return full([first, lambda *args, **kwargs: _where(masks[1], second(*args, **kwargs))])
 
   def compute_all():
-    return _where(masks[1], _full_block(x, gate, weights, [
-        functools.partial(group_norm.group_norm_at, num_groups=num_groups, index=listed.index)
-        for listed in pixels]))
+    # If every gate is open, norms need no list of positions.
+    return tf.cond(tf.reduce_all(masks[1]), lambda: full([norm, norm]), compute_most)
 
   def compute_listed():
-    return _listed_block(x, gate, weights, pixels, num_groups)
+    return _listed_block(x, gate, weights, masks, num_groups, adds_input)
 
-  return _compute_cheaper(compute_listed, compute_all, masks, break_even)
+  def compute_any():
+    return _compute_cheaper(compute_listed, compute_all, masks, x.shape[-1], break_even)
+
+  # In eager execution a branch without weights would give them no gradients instead of zeros.
+  if not adds_input or tf.executing_eagerly():
+    return compute_any()
+  result = tf.cond(tf.reduce_any(masks[1]), compute_any, lambda: tf.nn.relu(x))
+  result.set_shape(x.shape)
+  return result
 
 
 def _compute_cheaper(compute_listed: Callable[[], tf.Tensor], compute_all: Callable[[], tf.Tensor],
-                     masks: Sequence[tf.Tensor], break_even: float | None) -> tf.Tensor:
+                     masks: Sequence[tf.Tensor], channels: int, break_even: float | None
+                     ) -> tf.Tensor:
   """Computes all positions if the share of active ones, over all masks, is above `break_even`."""
   if break_even is None:
-    break_even = tf.where(tf.shape(masks[0])[0] > 1, BREAK_EVEN, 1.0)
+    height, width = masks[0].shape[1:3]
+    share = default_break_even(
+        height * width if height and width else tf.reduce_prod(tf.shape(masks[0])[1:3]), channels)
+    if not tf.is_tensor(share) and share <= 0:
+      return compute_all()
+  else:
+    share = break_even
   # Empty masks need no branch of their own: a matrix product of no rows is right, unlike a
   # convolution of no images.
   result = tf.cond(
-      tf.reduce_mean(tf.cast(masks, tf.float32)) > break_even, compute_all, compute_listed)
-  # `_put_back` knows no sizes.  An unknown size beside a size of 1 could be broadcast, so that a
+      tf.reduce_mean(tf.cast(masks, tf.float32)) > share, compute_all, compute_listed)
+  # `put_back` knows no sizes.  An unknown size beside a size of 1 could be broadcast, so that a
   # sum with a map of one position would be of unknown size too.
   result.set_shape([*masks[0].shape[:3], None])
   return result
@@ -200,88 +248,22 @@ def _full_block(x: tf.Tensor, gate: tf.Tensor, weights: ResidualWeights,
 
 
 def _listed_block(x: tf.Tensor, gate: tf.Tensor, weights: ResidualWeights,
-                  pixels: Sequence['_Pixels'], num_groups: int) -> tf.Tensor:
-  """Computes the block at the listed positions of each convolution."""
-  first, second = pixels
+                  masks: Sequence[tf.Tensor], num_groups: int, adds_input: bool) -> tf.Tensor:
+  """Computes the block at the active positions of each convolution."""
+  # The positions that the first convolution reads are a list too: a padded map to read from would
+  # take as long as a large part of a sparse block.
+  needed, first, second = (
+      pixel_lists.list_pixels(mask, (3, 3)) for mask in (dilate(masks[0]), *masks))
   batch = tf.shape(x)[0]
-  rows = _convolve(_table_from_map(x, (3, 3)), first, weights.kernel1)
+  rows = pixel_lists.convolve_rows(
+      tf.gather_nd(x, needed.index), needed, first, weights.kernel1)
   rows = tf.nn.relu(group_norm.group_norm_rows(
       rows, first.images, batch, weights.gamma1, weights.beta1, num_groups))
-  rows = _convolve(*_table_from_rows(rows, first, second), weights.kernel2)
+  rows = pixel_lists.convolve_rows(rows, first, second, weights.kernel2)
   rows = group_norm.group_norm_rows(
       rows, second.images, batch, weights.gamma2, weights.beta2, num_groups)
   rows *= tf.cast(tf.gather_nd(gate, second.index), x.dtype)
-  return _put_back(rows, second)
-
-
-class _Pixels(NamedTuple):
-  """The active positions of a batch of maps, image by image.
-
-  Attributes:
-    index: int32 `[pixels, 3]`: image, row and column.
-    images: int32 `[pixels]`, the first column of `index`.
-    taps: int32 `[pixels, taps]`, where the neighborhood's values stand in a table of values, see
-      `_convolve`.
-    shape: int32 `[3]`: batch, height and width.
-    padded_size: int32 scalar, the number of positions of the padded maps.
-  """
-  index: tf.Tensor
-  images: tf.Tensor
-  taps: tf.Tensor
-  shape: tf.Tensor
-  padded_size: tf.Tensor
-
-
-def _list_pixels(mask: tf.Tensor, kernel_size: Sequence[int]) -> _Pixels:
-  """Returns the active positions, with taps that are positions of the flattened padded map."""
-  rows, columns = kernel_size
-  index = tf.cast(tf.where(mask[..., 0]), tf.int32)
-  shape = tf.shape(mask)[:3]
-  height, width = shape[1] + rows - 1, shape[2] + columns - 1
-  corner = (index[:, 0] * height + index[:, 1]) * width + index[:, 2]
-  offsets = tf.reshape(tf.range(rows)[:, None] * width + tf.range(columns), [1, -1])
-  return _Pixels(index, index[:, 0], corner[:, None] + offsets, shape, shape[0] * height * width)
-
-
-def _table_from_map(x: tf.Tensor, kernel_size: Sequence[int]) -> tf.Tensor:
-  """Returns the map with a border of zeros, flattened: `[positions, channels]`."""
-  rows, columns = (size // 2 for size in kernel_size)
-  padded = tf.pad(x, [[0, 0], [rows, rows], [columns, columns], [0, 0]])
-  return tf.reshape(padded, [-1, x.shape[-1]])
-
-
-def _table_from_rows(rows: tf.Tensor, source: _Pixels, target: _Pixels
-                     ) -> tuple[tf.Tensor, _Pixels]:
-  """Returns a table of the rows of `source` after a row of zeros, and `target` with taps in it.
-
-  Args:
-    rows: `[pixels of source, channels]`.
-    source: the positions of the rows.
-    target: positions whose taps are those of the flattened padded map.
-  """
-  center = source.taps.shape[1] // 2
-  places = tf.scatter_nd(
-      source.taps[:, center, None], tf.range(1, tf.shape(rows)[0] + 1), [source.padded_size])
-  return tf.pad(rows, [[1, 0], [0, 0]]), target._replace(taps=tf.gather(places, target.taps))
-
-
-def _convolve(table: tf.Tensor, pixels: _Pixels, kernel: tf.Tensor) -> tf.Tensor:
-  """Convolves at listed positions.
-
-  Args:
-    table: values `[places, channels]`, into which the taps point.
-    pixels: the positions.
-    kernel: `[rows, columns, channels, filters]`.
-
-  Returns:
-    `[pixels, filters]`.
-  """
-  # tf.gather returns the same, but its gradient, tf.IndexedSlices summed by segments, is slower.
-  columns = tf.gather_nd(table, pixels.taps[..., None])
-  kernel = tf.reshape(kernel, [-1, kernel.shape[-1]])
-  return tf.matmul(tf.reshape(columns, [-1, kernel.shape[0]]), kernel)
-
-
-def _put_back(rows: tf.Tensor, pixels: _Pixels) -> tf.Tensor:
-  """Returns a map `[batch, height, width, filters]` of the rows, 0 where no position is listed."""
-  return tf.scatter_nd(pixels.index, rows, tf.concat([pixels.shape, rows.shape[-1:]], 0))
+  if not adds_input:
+    return pixel_lists.put_back(rows, second)
+  rows = tf.nn.relu(tf.gather_nd(x, second.index) + rows)
+  return tf.tensor_scatter_nd_update(tf.nn.relu(x), second.index, rows)

@@ -8,8 +8,8 @@ import numpy as np
 Name = TypeVar('Name', bound=Hashable)
 
 
-def interleaved(functions: Mapping[Name, Callable[[], Any]], repeats: int, calls: int = 1
-                ) -> dict[Name, np.ndarray]:
+def interleaved(functions: Mapping[Name, Callable[[], Any]], repeats: int, calls: int = 1,
+                clock: Callable[[], float] | None = None) -> dict[Name, np.ndarray]:
   """Times functions, one after the other in every repeat, after one call of each as a warm-up.
 
   Args:
@@ -17,16 +17,19 @@ def interleaved(functions: Mapping[Name, Callable[[], Any]], repeats: int, calls
     repeats: number of times.
     calls: a time is the shortest of so many calls in a row. Above 1 for functions that take less
       than a turn of the processor's scheduler.
+    clock: returns seconds.  None: `time.perf_counter`; `time.process_time` counts those that this
+      process computes, on all of its threads together, not those that other processes take.
 
   Returns:
     Name -> seconds, float64 `[repeats]`.
   """
+  clock = clock or time.perf_counter
   seconds: dict[Name, list] = {name: [] for name in functions}
   for function in functions.values():
     function()
   for _ in range(repeats):
     for name, function in functions.items():
-      seconds[name].append(min(_seconds(function) for _ in range(calls)))
+      seconds[name].append(min(_seconds(function, clock) for _ in range(calls)))
   return {name: np.array(values) for name, values in seconds.items()}
 
 
@@ -35,7 +38,7 @@ def median_ratio(seconds: Mapping[Name, np.ndarray], name: Name, base: Name) -> 
   return float(np.median(seconds[name] / seconds[base]))
 
 
-def _seconds(function: Callable[[], Any]) -> float:
-  start = time.perf_counter()
+def _seconds(function: Callable[[], Any], clock: Callable[[], float]) -> float:
+  start = clock()
   function()
-  return time.perf_counter() - start
+  return clock() - start

@@ -83,6 +83,21 @@ def test_accelerator(capsys, tmp_path):
 
 
 @pytest.mark.slow
+def test_dynamic_head(capsys):
+  dynamic_head = importlib.import_module('dynamic_head')
+  args = dynamic_head.make_parser().parse_args(
+      ['--image_size', '32', '64', '--channels=8', '--blocks=1', '--repeats=1', '--shares', '0.5'])
+  case = dynamic_head.tower_case(args)
+  dynamic_head.benchmark(case, args)
+  assert len(ratios(capsys)) == 2 + 3
+  assert 0.5 < case.executed() < 1
+  for share in (0.0, 1.0):
+    dynamic_head.open_share(case.towers[0], share)
+    # Convolutions between levels always run.
+    assert case.executed() < 0.2 if share == 0 else case.executed() == 1
+
+
+@pytest.mark.slow
 def test_caddet(capsys, monkeypatch, tmp_path):
   caddet = importlib.import_module('caddet')
   monkeypatch.setattr(caddet, 'PROBABILITIES', (0.5,))

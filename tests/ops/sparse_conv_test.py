@@ -1,5 +1,6 @@
 """Sparse convolutions against plain NumPy, for every pattern of active positions."""
 import functools
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -92,15 +93,39 @@ def test_computes_all_positions_above_the_break_even(break_even, is_full):
   assert spy.rows == ([2, 2] if is_full else [])
 
 
-@pytest.mark.parametrize('images, share, is_full', [
-    (2, 1.0, True), (2, 0.6, False), (1, 1.0, False)])
-def test_default_break_even(images, share, is_full):
-  gate = np.zeros([images, 5, 10, 1])
-  gate.reshape(images, -1)[:, :round(50 * share)] = 0.5
-  inputs = tensors(random(images, 5, 10, CHANNELS), gate, WEIGHTS)
-  with spies.OperationSpy() as spy:
-    sparse_conv.residual_block(*inputs, GROUPS)
-  assert spy.rows == ([images] * 2 if is_full else [])
+@pytest.mark.parametrize('positions, channels, share', [
+    (64 * 80, 256, 1.00), (64 * 80, 64, 0.44), (8 * 10, 128, 0.42), (4 * 5, 128, -0.21)])
+def test_default_break_even(positions, channels, share):
+  for given in (positions, tf.constant(positions)):
+    assert abs(float(sparse_conv.default_break_even(given, channels)) - share) < 0.01
+
+
+@pytest.mark.parametrize('height', [5, None])
+@pytest.mark.parametrize('share, default, is_full', [
+    (1.0, 0.8, True), (0.6, 0.8, False), (0.0, 0.8, False), (0.0, 0.0, True)])
+def test_uses_the_default_break_even(share, default, is_full, height):
+  gate = np.zeros([1, 5, 10, 1])
+  gate.reshape(-1)[:round(50 * share)] = 0.5
+  inputs = random(1, 5, 10, CHANNELS), gate
+  block = tf.function(
+      lambda x, gate: sparse_conv.residual_block(
+          x, gate, sparse_conv.ResidualWeights(*tensors(*WEIGHTS)), GROUPS),
+      autograph=False, input_signature=[
+          tf.TensorSpec([None, height, 10, depth], tf.float64) for depth in (CHANNELS, 1)])
+  with mock.patch.object(sparse_conv, 'default_break_even', return_value=default), \
+       spies.OperationSpy() as spy:
+    sparse_conv.residual_block(*tensors(*inputs, WEIGHTS), GROUPS)
+    if is_full:
+      assert spy.rows == [1, 1]
+    np.testing.assert_allclose(block(*inputs), expected(*inputs, WEIGHTS), 1e-10, 1e-10)
+
+
+@patterns
+@variants
+def test_block_adds_its_input(pattern, variant):
+  gate = random_gate(MASKS[pattern])
+  result = BLOCKS[variant](*tensors(X, gate, WEIGHTS), adds_input=True)
+  np.testing.assert_allclose(result, np.maximum(X + expected(X, gate, WEIGHTS), 0), 1e-10, 1e-10)
 
 
 @variants

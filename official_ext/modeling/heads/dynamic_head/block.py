@@ -176,14 +176,13 @@ class DynamicBlock(tf_keras.layers.Layer):
     Returns:
       Outputs of the shapes of `features`, gates, and the number of dropped tiles.
     """
-    gates: Gates = {}
-    for paths in self._decisions:
-      if paths != ['depth']:
-        gates.update(self._decide(paths, features, options.gate_threshold))
+    # The depth step's own gate gets the result of the scale step.
+    late = [paths for paths in self._decisions if paths == ['depth']]
+    early = [paths for paths in self._decisions if paths != ['depth']]
+    gates = self._decide(early, features, options)
     if self.scale is not None:
       features = self.scale(features, gates)
-    if ['depth'] in self._decisions:
-      gates.update(self._decide(['depth'], features, options.gate_threshold))
+    gates.update(self._decide(late, features, options))
     if self.depth is None:
       first = next(iter(features.values()))
       return BlockResult(features, gates, tf.zeros(tf.shape(first)[:1], tf.int32))
@@ -192,16 +191,32 @@ class DynamicBlock(tf_keras.layers.Layer):
     return BlockResult({level: result.value for level, result in results.items()}, gates,
                        tf.add_n([result.dropped for result in results.values()]))
 
-  def _decide(self, paths: Sequence[str], features: Mapping[str, tf.Tensor],
-              threshold: float) -> Gates:
-    """Returns the gates of paths that one layer decides about, on all levels."""
-    gate, gates = self.gates['_'.join(paths)], {}
+  def _decide(self, decisions: Sequence[Sequence[str]], features: Mapping[str, tf.Tensor],
+              options: steps.RunOptions) -> Gates:
+    """Returns gates on all levels that are computed from the same features.
+
+    Args:
+      decisions: for every gate, the paths that it decides about.
+      features: `{level: [batch, height, width, channels]}`.
+      options: `skip` computes the gates of a level together.
+    """
+    gates: Gates = {}
     for level, own in features.items():
-      existing = _existing(paths, level, list(features))
-      if existing:
-        decided = gate(own, [paths.index(path) for path in existing], threshold)
-        for path, one in zip(existing, tf.split(decided, len(existing), axis=-1)):
-          gates[path, level] = one
+      # (gate, its paths that exist on this level, their numbers)
+      chosen = []
+      for paths in decisions:
+        existing = _existing(paths, level, list(features))
+        if existing:
+          chosen.append((self.gates['_'.join(paths)], existing, list(map(paths.index, existing))))
+      if options.mode == 'skip' and chosen:
+        logits = spatial_gates.convolve_together([gate for gate, *_ in chosen], own)
+        decided = [gate.decide(logit, numbers, options.gate_threshold)
+                   for logit, (gate, _, numbers) in zip(logits, chosen)]
+      else:
+        decided = [gate(own, numbers, options.gate_threshold) for gate, _, numbers in chosen]
+      for values, (_, existing, _) in zip(decided, chosen):
+        gates.update(zip([(path, level) for path in existing],
+                         tf.split(values, len(existing), axis=-1)))
     return gates
 
   def cost(self, features: Mapping[str, tf.Tensor], gates: Gates) -> BlockCost:

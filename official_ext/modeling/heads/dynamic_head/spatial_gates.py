@@ -14,6 +14,7 @@ import tensorflow as tf, tf_keras
 
 from official_ext.modeling.layers import convolutions
 from official_ext.ops import checks
+from official_ext.ops import narrow_conv
 
 ACTIVATIONS = ('tanh', 'sigmoid', 'softmax')
 # Value of a gate at the start of a training, for features of 0.
@@ -110,7 +111,17 @@ class SpatialGate(tf_keras.layers.Layer):
     Returns:
       Gates in [0, 1], `[batch, height, width, paths]`; float32, or float64 under that policy.
     """
-    logits = self.conv(features)
+    return self.decide(self.conv(features), paths, threshold)
+
+  def decide(self, logits: tf.Tensor, paths: Sequence[int] | None = None,
+             threshold: float = 0.0) -> tf.Tensor:
+    """Computes what `call` returns from the results of the convolution.
+
+    Args:
+      logits: `[batch, height, width, number of paths]`.
+      paths: as in `call`.
+      threshold: as in `call`.
+    """
     if self._coarse:
       mean = tf.reduce_mean(logits, [1, 2], keepdims=True)
       logits = tf.broadcast_to(mean, tf.shape(logits))
@@ -133,3 +144,20 @@ class SpatialGate(tf_keras.layers.Layer):
         'coarse': self._coarse,
         'kernel_regularizer': tf_keras.regularizers.serialize(self._kernel_regularizer),
     }
+
+
+def convolve_together(gates: Sequence[SpatialGate], features: tf.Tensor) -> list[tf.Tensor]:
+  """Computes the convolutions of several gates of one map as one matrix product.
+
+  Args:
+    gates: built gates.
+    features: `[batch, height, width, channels]`.
+
+  Returns:
+    Logits of each gate, for `SpatialGate.decide`.
+  """
+  convs = [gate.conv for gate in gates]
+  kernel, bias = (tf.concat([getattr(conv, name) for conv in convs], axis=-1)
+                  for name in ('kernel', 'bias'))
+  logits = narrow_conv.conv2d(tf.cast(features, kernel.dtype), kernel, bias)
+  return tf.split(logits, [conv.filters for conv in convs], axis=-1)

@@ -151,23 +151,35 @@ class ScaleStep(_StepLayer):
     received: dict[str, list[tf.Tensor]] = {level: [] for level in features}
     for source, own in features.items():
       for path, target in neighbor_levels(source, list(features)).items():
-        message = self._message(path, own)
-        if gates is not None and self._is_gated:
-          message *= tf.cast(gates[path, source], message.dtype)
-        received[target].append(sampling.resize_bilinear(message, features[target]))
-    outputs = {}
-    for level, own in features.items():
-      outputs[level] = self.own_weight * own
-      if received[level]:
-        total = tf.add_n(received[level])
-        outputs[level] += self.neighbor_weight * total if self._is_gated else total
-    return outputs
+        gate = gates[path, source] if gates is not None and self._is_gated else None
+        received[target].append(self._message(path, own, gate, features[target]))
+    return {level: tf.add_n([self.own_weight * own, *received[level]])
+            for level, own in features.items()}
 
-  def _message(self, path: str, features: tf.Tensor) -> tf.Tensor:
+  def _message(self, path: str, features: tf.Tensor, gate: tf.Tensor | None,
+               target: tf.Tensor) -> tf.Tensor:
+    """Returns what one level sends to another, in the size of the other.
+
+    The norm is a scale and a shift of channels, and resizing leaves these as they are.  So the map
+    is scaled and shifted where it is smaller: after it is resized to a coarser level.
+    """
     weights = self.weights_of[path]
     message = tf.nn.depthwise_conv2d(features, weights['kernel'], [1, 1, 1, 1], 'SAME')
-    return group_norm.group_norm(
-        message + weights['bias'], weights['gamma'], weights['beta'], self.num_groups)
+    scale, shift = group_norm.scale_and_shift(
+        message, weights['bias'], weights['gamma'], weights['beta'], self.num_groups)
+    if gate is not None:
+      weight, gate = (tf.cast(value, scale.dtype) for value in (self.neighbor_weight, gate))
+      scale, shift = scale * weight, shift * weight
+
+    def shrink_or_keep(value):
+      return sampling.resize_bilinear(value, target) if path == 'coarser' else value
+
+    if gate is not None:
+      message *= tf.cast(gate, message.dtype)
+      shift *= shrink_or_keep(gate)
+    message = tf.cast(shrink_or_keep(message), scale.dtype) * scale + shift
+    message = tf.cast(message, features.dtype)
+    return message if path == 'coarser' else sampling.resize_bilinear(message, target)
 
   def get_config(self) -> dict[str, Any]:
     return {**super().get_config(), 'is_gated': self._is_gated}
@@ -228,8 +240,8 @@ class DepthStep(_StepLayer):
       residual, dropped = tiled_conv.tiled_residual_block(
           features, gate, weights, self.num_groups, options.tile_capacity)
     else:
-      residual = sparse_conv.residual_block(
-          features, gate, weights, self.num_groups, options.mode)
+      return tiled_conv.TiledResult(sparse_conv.residual_block(
+          features, gate, weights, self.num_groups, options.mode, adds_input=True), dropped)
     return tiled_conv.TiledResult(tf.nn.relu(features + residual), dropped)
 
   def _run_full(self, features: tf.Tensor, gate: tf.Tensor | None,
