@@ -22,7 +22,6 @@ import tensorflow as tf
 from official_ext.serving import convert
 from official_ext.serving import detectors
 from official_ext.serving import export_saved_model
-from official_ext.serving import remapper
 from official_ext.serving.engines import catalog
 from official_ext.utils import command_line
 from official_ext.utils import timing
@@ -77,10 +76,9 @@ def time_saved_model(path: str, arguments: argparse.Namespace) -> None:
   for kind, image in extreme_images(run, size).items():
     for batch_size in map(int, arguments.batch_sizes.split(',')):
       batch = np.repeat(image, batch_size, 0)
-      with remapper.without_remapper(batch_size):
-        seconds = timing.interleaved(
-            {name: functools.partial(model, batch)
-             for name, model in {'tensorflow': run, **models}.items()}, arguments.repeats)
+      seconds = timing.interleaved(
+          {name: functools.partial(model, batch)
+           for name, model in {'tensorflow': run, **models}.items()}, arguments.repeats)
       _print(kind, batch_size, seconds)
 
 

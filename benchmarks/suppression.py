@@ -25,7 +25,7 @@ from official_ext.utils import experiment
 from official_ext.utils import timing
 
 DETECTORS = ('retinanet', 'fcos', 'fasterrcnn')
-_OBJECTS, _REACH = 40, 1.2  # reach of an object's scores in cells of a map
+_OBJECTS, _REACH = 40, 0.8  # reach of an object's scores in cells of a map
 
 
 def build(name: str, image_size: int, **generator: Any) -> tuple[Any, Any]:
@@ -36,17 +36,19 @@ def build(name: str, image_size: int, **generator: Any) -> tuple[Any, Any]:
   return config.task.model, task_factory.get_task(config.task).build_model()
 
 
-def crowd(random: np.random.Generator, shape: tuple[int, ...], first: int) -> np.ndarray:
+def crowd(random: np.random.Generator, shape: tuple[int, ...], first: int, objects: int
+          ) -> np.ndarray:
   """Makes logits that are high near objects, each of one class.
 
   Args:
     random: generator of random numbers.
     shape: (height, width, anchors, classes).
     first: the first class that objects have.
+    objects: number of objects.
   """
   logits = random.normal(-6, 0.7, shape).astype(np.float32)
   rows, columns = np.indices(shape[:2])
-  for _ in range(_OBJECTS):
+  for _ in range(objects):
     row, column = random.uniform(0, 1, 2) * shape[:2]
     near = 3 - ((rows - row)**2 + (columns - column)**2) / (2 * _REACH**2)
     own = logits[..., random.integers(first, shape[3])]
@@ -65,7 +67,8 @@ def dense_inputs(config: Any, model: Any, image_size: int) -> list[Any]:
   is_fcos = 'centerness' in (outputs.get('attribute_outputs') or {})
   logits = {level: tf.constant(crowd(
       random, (*map.shape[1:3], places, map.shape[3] // places),
-      0 if is_fcos else 1).reshape(map.shape)) for level, map in outputs['cls_outputs'].items()}
+      0 if is_fcos else 1, _OBJECTS // len(anchors)).reshape(map.shape))
+            for level, map in outputs['cls_outputs'].items()}
   shape = tf.fill([1, 2], float(image_size))
   if is_fcos:
     boxes = tf.concat([tf.reshape(anchors[level], [1, -1, 4]) for level in sorted(anchors)], 1)

@@ -27,6 +27,7 @@ from official_ext.ops import checks
 from official_ext.ops import suppression
 
 Levels = Mapping[str, tf.Tensor]
+_MARGIN = 1e-3  # of logits
 
 
 def is_ours(options: Mapping[str, Any]) -> bool:
@@ -95,9 +96,43 @@ class AnchorDetectionGenerator(detection_generator.MultilevelDetectionGenerator)
           decoded_boxes=boxes, decoded_box_scores=scores, decoded_box_attributes={})
     return detections
 
-  def _levels(self, *predictions: Any) -> list[suppression.Level]:
-    """Returns the decoded predictions that take part in suppression."""
-    return [suppression.Level(*self._decode_multilevel_outputs(*predictions)[:2])]
+  def _levels(self, raw_boxes: Levels, raw_scores: Levels, anchor_boxes: Levels,
+              image_shape: tf.Tensor | None) -> list[suppression.Level]:
+    """Returns the decoded predictions that may take part in suppression."""
+    threshold = self._config_dict['pre_nms_score_threshold']
+    if (self._config_dict['nms_version'] == 'batched' and 0 < threshold < 1
+        and not self._config_dict['return_decoded']):
+      return [self._likely(raw_boxes[level], raw_scores[level], anchor_boxes[level], image_shape)
+              for level in sorted(raw_boxes, key=int)]
+    return [suppression.Level(*self._decode_multilevel_outputs(
+        raw_boxes, raw_scores, anchor_boxes, image_shape)[:2])]
+
+  def _likely(self, deltas: tf.Tensor, logits: tf.Tensor, anchors: tf.Tensor,
+              image_shape: tf.Tensor | None) -> suppression.Level:
+    """Decodes those anchors of a level that have a score above the threshold.
+
+    Probabilities of all anchors and classes would take most of the time of suppression.
+
+    Args:
+      deltas: `[batch, height, width, 4 anchors]`.
+      logits: `[batch, height, width, classes anchors]`, the first class being the background.
+      anchors: `[batch, height, width, 4 anchors]`.
+      image_shape: `[batch, 2]`, or None.
+    """
+    number = math.prod(deltas.shape[1:]) // 4
+    logits = tf.reshape(logits, [-1, number, math.prod(logits.shape[1:]) // number])[..., 1:]
+    best = tf.reduce_max(logits, -1)
+    threshold = self._config_dict['pre_nms_score_threshold']
+    # Slightly lower, so that rounding loses no score; suppression applies the exact threshold.
+    above = tf.cast(best > math.log(threshold / (1 - threshold)) - _MARGIN, tf.int32)
+    _, rows = tf.math.top_k(best, tf.maximum(tf.reduce_max(tf.reduce_sum(above, 1)), 1))
+    chosen = [tf.gather(values, tf.sort(rows), batch_dims=1) for values in (
+        logits, tf.reshape(deltas, [-1, number, 4]), tf.reshape(anchors, [-1, number, 4]))]
+    boxes = box_ops.decode_boxes(
+        chosen[1], chosen[2], weights=self._config_dict['box_coder_weights'])
+    if image_shape is not None:
+      boxes = box_ops.clip_boxes(boxes, image_shape[:, None])
+    return suppression.Level(boxes[:, :, None], tf.sigmoid(chosen[0]))
 
 
 @tf_keras.utils.register_keras_serializable(package='official_ext')

@@ -16,7 +16,6 @@ from official_ext.ops import routing
 from official_ext.serving import detection
 from official_ext.serving import export_modules
 from official_ext.serving import input_types
-from official_ext.serving import remapper
 from official_ext.serving import suppression
 from official_ext.utils import command_line
 from official_ext.utils import experiment
@@ -85,8 +84,7 @@ class SavedDetector:
     count = len(images)
     if self.batch_size and count < self.batch_size:
       images = np.concatenate([images, np.repeat(images[-1:], self.batch_size - count, axis=0)])
-    with remapper.without_remapper(len(images)):
-      outputs = self._detect(self._encode(images))
+    outputs = self._detect(self._encode(images))
     return {name: value[:count] for name, value in outputs.items()}
 
   def _encode(self, images: np.ndarray) -> Any:
@@ -122,7 +120,7 @@ class SavedDetector:
           f'size at once: {len(images)} of the data cannot be a batch; give another --batch_size, '
           'such as 1.')
     batch = self._encode(np.stack(images))
-    return _seconds(len(images), lambda: self._detect(batch))
+    return _seconds(lambda: self._detect(batch))
 
 
 class InMemoryDetector:
@@ -187,8 +185,7 @@ class InMemoryDetector:
     Returns:
       Name -> output, `[batch, ...]`.
     """
-    with remapper.without_remapper(len(images)):
-      return {name: value.numpy() for name, value in self._serve(images).items()}
+    return {name: value.numpy() for name, value in self._serve(images).items()}
 
   def seconds(self, images: Sequence[np.ndarray]) -> float:
     """Returns how many seconds detection takes for a batch, without resizing.
@@ -197,8 +194,7 @@ class InMemoryDetector:
       images: uint8 `[height, width, 3]`; sizes may differ.
     """
     inputs, info = self.module.network_inputs(images)
-    return _seconds(
-        len(images), lambda: self._detect(inputs, info[:, 1])['detection_boxes'].numpy())
+    return _seconds(lambda: self._detect(inputs, info[:, 1])['detection_boxes'].numpy())
 
   def decisions(self, images: Sequence[np.ndarray]) -> routing.Routing | None:
     """Returns what the network decided about each image, and its metrics.
@@ -212,8 +208,7 @@ class InMemoryDetector:
     if not routed.routed_layers(self.module.model):
       return None
     inputs, info = self.module.network_inputs(images)
-    with remapper.without_remapper(len(images)):
-      record = self._route(inputs, info[:, 1])
+    record = self._route(inputs, info[:, 1])
     return tf.nest.map_structure(
         lambda value: None if value is None else value.numpy(), record)
 
@@ -275,17 +270,11 @@ def latency(detector: Detector, images: Sequence[np.ndarray], batch_size: int,
   return [detector.seconds(batch) for batch in command_line.progress(batches, 'timing runs')]
 
 
-def _seconds(batch_size: int, call: Callable[[], Any]) -> float:
-  """Returns how many seconds a call takes that detects objects in a batch.
-
-  Args:
-    batch_size: number of images.
-    call: detects, and reads a result, which waits until an accelerator is done.
-  """
-  with remapper.without_remapper(batch_size):
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+def _seconds(call: Callable[[], Any]) -> float:
+  """Returns how many seconds a call takes that reads a result, so that accelerators are done."""
+  start = time.perf_counter()
+  call()
+  return time.perf_counter() - start
 
 
 def load_saved_model(path: files.PathLike) -> Any:

@@ -2,6 +2,7 @@
 import argparse
 from collections.abc import Sequence
 import json
+import pathlib
 import tempfile
 import time
 from typing import Any
@@ -12,6 +13,7 @@ from PIL import Image
 from official_ext.datasets import categories as categories_lib
 from official_ext.serving import export_checks
 from official_ext.serving import input_types
+from official_ext.serving import serving_layout
 from official_ext.utils import argument_types
 from official_ext.utils import command_line
 from official_ext.utils import experiment
@@ -71,6 +73,9 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument('--freeze', action=argparse.BooleanOptionalAction, default=True,
                       help='write constants instead of variables, with norms folded into the '
                       'kernels of convolutions, which is faster')
+  parser.add_argument('--serving_layout', action='store_true',
+                      help='write a new numbered version into --export_dir, as TensorFlow Serving '
+                      'reads them, with requests for its warm-up')
   parser.add_argument('--outputs', choices=('detections', 'detections+cost', 'all'), default='all',
                       help='detections alone, with the cost of every image, or with its gates too '
                       '(all)')
@@ -161,6 +166,18 @@ def _write(function: Any, variables: Sequence[Any], export_dir: files.PathLike,
         'another disk.') from error
 
 
+def _write_warm_up(folder: pathlib.Path, args: argparse.Namespace, image_size: Sequence[int]
+                   ) -> None:
+  """Writes requests for the warm-up of a server beside a SavedModel."""
+  import tensorflow as tf
+  loaded = tf.saved_model.load(files.plain_path(folder))
+  serving_layout.write_warm_up(
+      folder, pathlib.Path(args.export_dir).name, _SIGNATURE,
+      lambda images: loaded.signatures[_SIGNATURE](inputs=images),
+      example_batches(image_size, args.batch_size or 1),
+      lambda images: input_types.encode(images, args.input_type))
+
+
 def without_local_paths(value: Any) -> Any:
   """Returns the plain values of a config, with None in place of every absolute path."""
   if isinstance(value, dict):
@@ -170,12 +187,13 @@ def without_local_paths(value: Any) -> Any:
   return None if isinstance(value, str) and value.startswith('/') else value
 
 
-def export(params: Any, args: argparse.Namespace) -> dict[str, Any]:
+def export(params: Any, args: argparse.Namespace, target: pathlib.Path) -> dict[str, Any]:
   """Exports an experiment.
 
   Args:
     params: the resolved experiment, not locked.
     args: the command's arguments.
+    target: the folder to write.
 
   Returns:
     The content of `export.json`.
@@ -191,7 +209,7 @@ def export(params: Any, args: argparse.Namespace) -> dict[str, Any]:
   from official_ext.serving import frozen
 
   start = time.monotonic()
-  files.check_own_output(args.export_dir, _DESCRIPTION_FILE, '--export_dir')
+  files.check_own_output(target, _DESCRIPTION_FILE, '--export_dir')
   module = export_modules.build_module(params, args.checkpoint_path, args.input_type,
                                        args.input_image_size, args.batch_size, args.outputs,
                                        nms=args.nms)
@@ -202,9 +220,11 @@ def export(params: Any, args: argparse.Namespace) -> dict[str, Any]:
         module.get_inference_signatures({args.input_type: _SIGNATURE})[_SIGNATURE])
     folding = {'folded_norms': folded.folded, 'kept_norms': folded.kept,
                'merged_convolutions': folded.merged}
-  with files.atomic_directory(args.export_dir) as temporary:
+  with files.atomic_directory(target) as temporary:
     differences = save(module, temporary, args.input_type, module.image_size, args.batch_size,
                        categories, function)
+    if args.serving_layout:
+      _write_warm_up(temporary, args, module.image_size)
     description = {
         'experiment': args.experiment,
         **module.description,
@@ -228,10 +248,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
   from official_ext import registry_imports
   experiment.import_modules(args.imports)
   params = experiment.resolve(args.experiment, args.config_file, args.params_override, lock=False)
-  description = export(params, args)
+  target = pathlib.Path(args.export_dir)
+  if args.serving_layout:
+    target = serving_layout.next_version(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+  description = export(params, args, target)
   gmac = description['gmac']
   command_line.say(
-      f'Exported to {args.export_dir} in {command_line.duration(description["seconds"])}: loaded '
+      f'Exported to {target} in {command_line.duration(description["seconds"])}: loaded '
       f'again it differs from the model in memory by at most {description["max_abs_diff"]:.2g}; '
       f'{gmac["minimum"]:.3f} to {gmac["maximum"]:.3f} * 10^9 multiply-adds per image.')
   if not description['categories']:

@@ -50,16 +50,28 @@ def merge(graph_def: Any, outputs: Any) -> int:
     outputs: names of the nodes that are returned.
 
   Returns:
-    The number of convolutions that are no longer there.
+    The number of convolutions that are no longer there; those of several branches count once.
   """
-  graph, removed = graph_values.Graph(graph_def, outputs), 0
+  graph = graph_values.Graph(graph_def, outputs)
+  found: dict[tuple, list[tuple]] = {}
   for scope in graph.scopes():
     for node in list(scope.nodes.values()):
       if node.op == 'AddN':
         for terms in _groups(graph, scope, node):
-          _merge(scope, node, terms)
-          removed += len(terms) - 1
-  return removed
+          # The branches of a conditional, for some images and for all, have the same kernels.
+          key = tuple(id(term.kernel) for term in terms)
+          found.setdefault(key, []).append((scope, node, terms))
+  uses = graph.uses() if found else {}
+  for places in found.values():
+    terms = places[0][2]
+    kept = max(range(len(terms)), key=lambda index: terms[index].kernel[..., 0, 0].size)
+    kernel, own = _sum(terms), terms[kept].kernel
+    # A constant that branches get is changed once, where it is.
+    is_changed = kernel.shape == own.shape and uses[id(own)] == len(places) and (
+        graph.replace(own, kernel))
+    for scope, node, terms in places:
+      _merge(scope, node, terms, terms[kept], None if is_changed else kernel)
+  return sum(len(terms) - 1 for places in found.values() for _, _, terms in places[:1])
 
 
 def _groups(graph: graph_values.Graph, scope: graph_values.Scope, node: Any
@@ -105,13 +117,27 @@ def _is_plain(node: Any, kernel: np.ndarray) -> bool:
           and all(size % 2 for size in kernel.shape[:2]))
 
 
-def _merge(scope: graph_values.Scope, node: Any, terms: list[_Term]) -> None:
-  """Leaves one convolution of several in a sum, with the sum of their kernels and biases."""
-  kept = max(terms, key=lambda term: term.kernel.shape[0] * term.kernel.shape[1])
+def _sum(terms: list[_Term]) -> np.ndarray:
+  """Returns the sum of kernels, all as large as the largest."""
   height, width = (max(term.kernel.shape[axis] for term in terms) for axis in (0, 1))
-  kernel = sum(_padded(term.kernel.astype(np.float64), height, width) for term in terms)
-  kept.convolution.input[1], _ = scope.constant(
-      f'{kept.convolution.name}/merged_kernel', np.asarray(kernel, np.float32))
+  return np.sum([_padded(term.kernel.astype(np.float64), height, width) for term in terms], 0
+                ).astype(np.float32)
+
+
+def _merge(scope: graph_values.Scope, node: Any, terms: list[_Term], kept: _Term,
+           kernel: np.ndarray | None) -> None:
+  """Leaves one convolution of several in a sum, with the sum of their biases.
+
+  Args:
+    scope: of the sum.
+    node: the sum.
+    terms: the convolutions.
+    kept: the one that stays.
+    kernel: its new kernel; None if it has that already.
+  """
+  if kernel is not None:
+    kept.convolution.input[1], _ = scope.constant(
+        f'{kept.convolution.name}/merged_kernel', kernel)
   if kept.bias is not None:
     shift = np.sum([term.shift for term in terms], 0)
     kept.bias.input[1], _ = scope.constant(

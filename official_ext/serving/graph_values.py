@@ -3,6 +3,7 @@
 An argument of a function, such as the branch of a conditional, is constant if the graph that calls
 the function passes a constant.
 """
+import collections
 from collections.abc import Callable, Iterable, Iterator, Sequence
 import itertools
 from typing import Any
@@ -117,12 +118,15 @@ class Graph:
     self._scopes = {'': Scope(graph_def.node, outputs=outputs)}
     self._scopes.update({name: Scope(function.node_def, function)
                          for name, function in functions.items()})
+    # Node that calls -> the functions, and the number of inputs that they do not get.
+    self._called: dict[tuple[str, str], list[tuple[str, int]]] = {}
     self._calls: dict[str, list[tuple[Scope, Sequence[str]]]] = {}
     for scope in self._scopes.values():
       for node in scope.nodes.values():
         if node.op in _CALLERS:
           self._add_calls(scope, node)
     self._values: dict[tuple[str, str], np.ndarray | None] = {}
+    self._constants: dict[int, Any] = {}
 
   def scopes(self) -> Iterator[Scope]:
     """Yields the graph and all functions."""
@@ -134,6 +138,7 @@ class Graph:
       if attribute in node.attr:
         for function in (node.attr[attribute].func, *node.attr[attribute].list.func):
           if function.name:
+            self._called.setdefault((scope.name, node.name), []).append((function.name, skipped))
             passed = inputs[skipped:]
             if node.op.endswith('While'):
               passed = self._unchanged(node.attr['body'].func.name, passed)
@@ -152,6 +157,42 @@ class Graph:
       self._values[key] = None  # A function that calls itself is not constant.
       self._values[key] = self._compute(scope, tensor)
     return self._values[key]
+
+  def uses(self) -> collections.Counter[int]:
+    """Returns how many operations of all scopes use a constant, by the id of its value."""
+    return collections.Counter(
+        id(value) for scope in self.scopes() for node in scope.nodes.values()
+        if node.op not in (*_SAME, *_CALLERS) for tensor in node.input
+        if not tensor.startswith('^') and (value := self.value(scope, tensor)) is not None)
+
+  def replace(self, value: np.ndarray, new: np.ndarray) -> bool:
+    """Gives a constant a new value; returns False if `value` is not that of a constant."""
+    node = self._constants.get(id(value))
+    if node is not None:
+      node.attr['value'].tensor.CopyFrom(tf.make_tensor_proto(new))
+    return node is not None
+
+  def empty_unused(self) -> None:
+    """Empties constants that are only passed to functions, none of which uses them."""
+    unused = {(scope.name, index) for scope in self.scopes()
+              for index, name in enumerate(scope.arguments)
+              if not scope.users(name)}
+    for scope in self.scopes():
+      used = {tensor.split(':')[0] for tensor in scope.returned}
+      passed: set[str] = set()
+      for node in scope.nodes.values():
+        inputs = [tensor for tensor in node.input if not tensor.startswith('^')]
+        called = self._called.get((scope.name, node.name), ()) if node.op in _CALLERS else ()
+        for index, tensor in enumerate(inputs):
+          targets = [(name, index - skipped) for name, skipped in called]
+          is_idle = targets and all(
+              position >= 0 and (name, position) in unused for name, position in targets)
+          (passed if is_idle else used).add(tensor.split(':')[0])
+      for name in passed - used:
+        node = scope.nodes.get(name)
+        if node is not None and node.op == 'Const':
+          dtype = tf.as_dtype(node.attr['dtype'].type).as_numpy_dtype
+          node.attr['value'].tensor.CopyFrom(tf.make_tensor_proto(np.zeros([0], dtype)))
 
   def keeps_last_axis(self, scope: Scope, node: Any, size: int) -> bool:
     """Returns whether one of `RESHAPES` surely keeps a last axis of some size."""
@@ -172,7 +213,9 @@ class Graph:
     if node is None:
       return self._argument(scope, tensor)
     if node.op == 'Const':
-      return tf.make_ndarray(node.attr['value'].tensor)
+      value = tf.make_ndarray(node.attr['value'].tensor)
+      self._constants[id(value)] = node  # `_values` keeps the array, so that its id is its own.
+      return value
     if node.op in _SAME:
       return self.value(scope, node.input[0])
     if node.op not in _COMPUTED:

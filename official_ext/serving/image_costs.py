@@ -10,7 +10,6 @@ import tensorflow as tf, tf_keras
 from official_ext.modeling import network_cost
 from official_ext.modeling.layers import routed
 from official_ext.ops import routing
-from official_ext.serving import remapper
 
 # A figure counts the backbone alone, the backbone and the neck, or all parts.
 SCOPES = ('backbone', 'backbone and neck', 'whole network')
@@ -166,8 +165,7 @@ class CostMeter:
     pixels, info = preprocess_ops.resize_and_crop_image(
         pixels, size.content, padded_size=size.padded, aug_scale_min=1.0, aug_scale_max=1.0)
     inputs = tf.ensure_shape(pixels, [*size.padded, 3])[None]
-    with remapper.without_remapper(1):
-      records = self._record(inputs, info[None, 1])
+    records = self._record(inputs, info[None, 1])
     return tf.nest.map_structure(
         lambda value: None if value is None else value.numpy(), records)
 

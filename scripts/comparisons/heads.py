@@ -12,7 +12,6 @@ import tensorflow as tf
 from official_ext.tools import profile
 from official_ext.utils import timing
 from official_ext.modeling import network_cost
-from official_ext.serving import remapper
 
 _EXPERIMENT = '{}_efficientnetlite0_sample'
 # As many convolutions as the two blocks of the dynamic head have.
@@ -98,10 +97,9 @@ class HeadComparison(comparison.Comparison):
     params = next(iter(trainings.values())).params
     data = params.task.validation_data.replace(global_batch_size=args.images)
     images = next(iter(task_factory.get_task(params.task).build_inputs(data)))[0]
-    with remapper.without_remapper(1):
-      functions = {(name, part): call for name, training in trainings.items()
-                   for part, call in _functions(training, images).items()}
-      seconds = timing.interleaved(functions, args.repeats)
+    functions = {(name, part): call for name, training in trainings.items()
+                 for part, call in _functions(training, images).items()}
+    seconds = timing.interleaved(functions, args.repeats)
     found: dict[str, dict[str, float]] = {name: {} for name in trainings}
     for (name, part), values in seconds.items():
       found[name][part] = float(1000 * np.median(values) / len(images))
