@@ -1,5 +1,6 @@
 """Turns a function with variables into one with constants, its norms folded."""
 import itertools
+import math
 from typing import Any
 
 import tensorflow as tf
@@ -8,8 +9,11 @@ from tensorflow.python.framework import convert_to_constants
 
 from official_ext.serving import graph_folding
 from official_ext.serving import graph_values
+from official_ext.utils import command_line
 
 _NUMBERS = itertools.count()
+# A graph may have 2**31 bytes, also while kernels are there before and after folding.
+_LARGEST = 9e8
 
 
 def freeze(function: Any) -> tuple[Any, graph_folding.Folding]:
@@ -20,7 +24,15 @@ def freeze(function: Any) -> tuple[Any, graph_folding.Folding]:
 
   Returns:
     A concrete function of the same signature, and what was folded.
+
+  Raises:
+    CommandError: the weights are too large for a graph.
   """
+  size = sum(math.prod(variable.shape) * variable.dtype.size for variable in function.variables)
+  if size > _LARGEST:
+    raise command_line.CommandError(
+        f'the weights have {size / 1e9:.1f} * 10^9 bytes, too many for constants of a graph '
+        f'({_LARGEST / 1e9:g} * 10^9): give --no-freeze.')
   frozen = convert_to_constants.convert_variables_to_constants_v2(
       function, lower_control_flow=False)
   folding = graph_folding.fold(
