@@ -29,6 +29,8 @@ def traced(function: Callable[..., Any], *args: Any, compiled: bool = False) -> 
     A function of arguments of these shapes and dtypes.
   """
   specs = tf.nest.map_structure(lambda value: tf.TensorSpec(value.shape, value.dtype), args)
-  concrete = tf.function(function, autograph=False, jit_compile=compiled).get_concrete_function(
-      *specs)
+  # The signature must have no optional arguments: with such a one, or with flattened arguments,
+  # every call first writes an error message with all values, which takes milliseconds.
+  concrete = tf.function(lambda *values: function(*values), autograph=False,
+                         jit_compile=compiled).get_concrete_function(*specs)
   return lambda *values: concrete(*values)

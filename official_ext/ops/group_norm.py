@@ -57,8 +57,8 @@ def scale_and_shift(x: tf.Tensor, bias: tf.Tensor, gamma: tf.Tensor, beta: tf.Te
                     num_groups: int, epsilon: float = 1e-5) -> tuple[tf.Tensor, tf.Tensor]:
   """Returns the numbers that `group_norm` of x + bias multiplies x by and adds to it.
 
-  Who adds, multiplies or resizes afterwards can do that first, on a smaller map, or with the
-  numbers in place of the map.
+  A caller that resizes the result, or multiplies it by a number, can resize first and scale the
+  smaller map, or multiply these few numbers instead.
 
   Args:
     x: `[batch, height, width, channels]`.

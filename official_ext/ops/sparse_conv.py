@@ -93,7 +93,7 @@ def default_break_even(positions: int | tf.Tensor, channels: int) -> float | tf.
 
   It follows what benchmarks/sparse_conv.py measured: with few channels, to gather a neighborhood
   takes as long as to multiply it; from 256 channels on a list of all positions is not slower than
-  TensorFlow's convolution.  Of a small map the list costs more than it saves.
+  TensorFlow's convolution.  On a small map a list costs more than it saves.
 
   Args:
     positions: height times width of the map.
