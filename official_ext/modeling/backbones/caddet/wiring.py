@@ -190,9 +190,9 @@ class CostModel:
     routers = tf.constant(self._routers, tf.float64)
 
     def routed(gates):
-      # A matrix product, because OpenVINO 2026.4 multiplies a maximum by a vector wrongly if there
-      # are several images.
-      return (tf.matmul(tf.reduce_max(gates, 2), cells[:, None])[:, 0]
+      # The product comes before the maximum: OpenVINO 2026.4 multiplies a maximum by a vector
+      # wrongly if there are several images.
+      return (tf.reduce_sum(tf.reduce_max(gates * cells[:, None], 2), 1)
               + tf.reduce_sum(gates * paths, [1, 2]))
 
     soft = tf.cast(gates, tf.float64)
