@@ -185,7 +185,7 @@ MUTATIONS = (
          ('base + node_lib.match_size(path, features * weights[spec, path], base)',
           'base + node_lib.match_size(path, features, base)')),
     *_in('modeling/backbones/caddet/wiring', 'modeling/backbones/caddet/caddet',
-         ('tf.matmul(tf.reduce_max(gates, 2)', 'tf.matmul(tf.reduce_sum(gates, 2)'),
+         ('tf.reduce_max(gates * cells[:, None], 2)', 'tf.reduce_sum(gates * cells[:, None], 2)'),
          ('pixels[max(scale, target)]', 'pixels[scale]'),
          ('routed(tf.cast(soft > 0, tf.float64)) + router_cost',
           'routed(soft) + router_cost')),
