@@ -5,8 +5,9 @@
 
 `batched` is what exports have; `portable` and `finish`, NumPy after an export with `--nms=none`,
 must have the same detections: of the same class, with an overlap of at least 0.99 and a score
-within 1e-4.  `v2` is Model Garden's default, whose rules are others.  Prints, for each, how many
-detections have no partner on how many images.
+within 1e-4.  `v2` is Model Garden's default; it also detects boxes without area on the edge of the
+image, which take the places of others.  Prints, for each, how many detections have no partner on
+how many images, and how many have no area.
 """
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,7 +36,7 @@ def build(args: argparse.Namespace, version: str) -> detectors.InMemoryDetector:
   params = experiment.resolve(args.experiment, args.config_file, ','.join(overrides), lock=False)
   nms = {'finish': 'none', 'v2': None}.get(version, version)
   return detectors.InMemoryDetector(
-      export_modules.build_module(params, args.checkpoint_path, output_gates=False, nms=nms))
+      export_modules.build_module(params, args.checkpoint_path, outputs='detections', nms=nms))
 
 
 def detect(detector: detectors.InMemoryDetector, image: np.ndarray) -> Mapping[str, np.ndarray]:
@@ -84,15 +85,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
   base = build(args, _VERSIONS[0])
   others = {version: build(args, version) for version in args.versions}
   alone: dict[str, list[int]] = {version: [] for version in others}
+  flat = dict.fromkeys(others, 0)
   total = 0
   for image in _images(args.data):
     expected = detect(base, image)
     total += len(expected['scores'])
     for version, detector in others.items():
-      alone[version].append(without_partner(expected, detect(detector, image)))
+      found = detect(detector, image)
+      alone[version].append(without_partner(expected, found))
+      flat[version] += np.count_nonzero(
+          np.any(found['boxes'][:, 2:] <= found['boxes'][:, :2], axis=1))
   for version, counts in alone.items():
     command_line.say(f'{version}: {sum(counts)} detections without a partner on '
-                     f'{np.count_nonzero(counts)} of {len(counts)} images; batched has {total}')
+                     f'{np.count_nonzero(counts)} of {len(counts)} images, {flat[version]} without '
+                     f'area; batched has {total}')
 
 
 if __name__ == '__main__':
