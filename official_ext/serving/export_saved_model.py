@@ -70,9 +70,10 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
                       help='suppression of overlapping boxes: one operation of TensorFlow; none, '
                       'see official_ext.serving.suppression; or in operations that other engines '
                       "know, with the same detections (the experiment's: batched)")
-  parser.add_argument('--freeze', action=argparse.BooleanOptionalAction, default=True,
+  parser.add_argument('--freeze', action=argparse.BooleanOptionalAction,
                       help='write constants instead of variables, with norms folded into the '
-                      'kernels of convolutions, which is faster')
+                      'kernels of convolutions, which is faster but takes much memory if there '
+                      'are many weights (constants up to 0.3 * 10^9 bytes)')
   parser.add_argument('--serving_layout', action='store_true',
                       help='write a new numbered version into --export_dir, as TensorFlow Serving '
                       'reads them, with requests for its warm-up')
@@ -215,7 +216,7 @@ def export(params: Any, args: argparse.Namespace, target: pathlib.Path) -> dict[
                                        nms=args.nms)
   categories = category_files.of_training(args.checkpoint_path, params.task)
   function, folding = None, {}
-  if args.freeze:
+  if frozen.is_advisable(module.model) if args.freeze is None else args.freeze:
     function, folded = frozen.freeze(
         module.get_inference_signatures({args.input_type: _SIGNATURE})[_SIGNATURE])
     folding = {'folded_norms': folded.folded, 'kept_norms': folded.kept,

@@ -120,3 +120,10 @@ def test_summed_convolutions_become_three(in_branch):
     expected = function(inputs)['result']
     np.testing.assert_allclose(
         new(inputs)['result'], expected, atol=1e-5 * np.max(np.abs(expected)))
+
+
+@pytest.mark.parametrize('megabytes, expected', [(299, True), (301, False)])
+def test_constants_are_advised_for_few_weights(megabytes, expected):
+  module = tf.Module()
+  module.weights = tf.Variable(tf.zeros([megabytes, 250, 1000]))  # a million bytes each
+  assert frozen.is_advisable(module) == expected
