@@ -11,7 +11,7 @@ import tensorflow as tf, tf_keras
 
 from official_ext import registry_imports
 from official_ext.modeling import network_cost
-from official_ext.serving import detectors
+from official_ext.serving import converted_detectors
 from official_ext.tools import profile
 from official_ext.utils import command_line
 from official_ext.utils import experiment
@@ -183,7 +183,7 @@ def test_arguments_out_of_range(monkeypatch, capsys, arguments):
     ('image_tensor', None), ('image_bytes', 'takes image_bytes, not images: export it with')])
 def test_only_exports_that_take_images_are_timed(monkeypatch, input_type, expected):
   saved = types.SimpleNamespace(input_type=input_type)
-  monkeypatch.setattr(detectors, 'SavedDetector', lambda path: saved)
+  monkeypatch.setattr(converted_detectors, 'load', lambda path: saved)
   if expected is None:
     assert profile._load_saved_model('folder') is saved
   else:
