@@ -84,7 +84,7 @@ def open_share(tower: dynamic_head.DynamicTower, share: float) -> None:
 
 
 class Case(NamedTuple):
-  """What is timed.
+  """Three towers, or three detectors with such towers, to be timed.
 
   Attributes:
     functions: `dynamic`, `fixed` and `plain` -> a function that returns when it is done.

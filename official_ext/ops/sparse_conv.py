@@ -19,7 +19,7 @@ from official_ext.ops import group_norm
 from official_ext.ops import pixel_lists
 
 MODES = ('skip', 'mask')
-# What a list costs whatever its length, in multiply-adds.
+# A list of any length costs as much time as so many multiply-adds, before it saves some.
 _LIST_MULTIPLY_ADDS = 5e6
 
 

@@ -51,5 +51,12 @@ class ConvertedDetector(detectors.SavedDetector):
 
 
 def load(path: files.PathLike) -> detectors.SavedDetector:
-  """Loads a detector that `export_saved_model` or `convert` has written; see there for errors."""
+  """Loads a detector that `export_saved_model` or `convert` has written.
+
+  Args:
+    path: its folder.
+
+  Raises:
+    CommandError: the folder holds no detector, or one that cannot be loaded.
+  """
   return ConvertedDetector(path) if catalog.engine_of(path) else detectors.SavedDetector(path)

@@ -24,7 +24,7 @@ from official_ext.utils import files
 _DESCRIPTION = 'export.json'
 _OUTPUTS = ('detection_boxes', 'detection_scores', 'detection_classes', 'num_detections',
             'image_info')
-# Of an export without suppression.
+# An export without suppression has these outputs instead.
 _UNFINISHED = ('decoded_boxes', 'decoded_box_scores', 'image_info')
 _WARM_UP = 2
 

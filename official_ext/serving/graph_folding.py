@@ -24,7 +24,7 @@ _OUTPUT = 'output'  # how a function calls the first result of a BiasAdd
 
 
 class Folding(NamedTuple):
-  """What a folding has done.
+  """The result of a folding.
 
   Attributes:
     graph_def: the new graph.

@@ -32,7 +32,7 @@ class _Term(NamedTuple):
 
   @property
   def source(self) -> tuple:
-    """What terms have in common that can be one convolution, but for the dilation rate."""
+    """The key of terms that can become one convolution for each dilation rate."""
     return self.convolution.input[0], self.bias is None
 
   @property

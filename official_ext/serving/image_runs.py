@@ -13,7 +13,7 @@ from official_ext.datasets.images import image_reading
 from official_ext.serving import detectors
 from official_ext.utils import command_line
 
-# What a SavedModel, or another engine, raises for images that it cannot take.
+# A SavedModel, or another engine, raises these for images that it cannot take.
 _FAILURES = (tf.errors.OpError, ValueError, TypeError, RuntimeError)
 
 

@@ -43,8 +43,9 @@ class UnroutedAdapter:
 
 
 # A coarse head differs from the other one in the gates alone.
-ADAPTERS = {**routed_adapters.ADAPTERS, 'drfpn': UnroutedAdapter()}
-del ADAPTERS['dynamic_head_coarse']
+ADAPTERS = {'drfpn': UnroutedAdapter(), **{
+    name: adapter for name, adapter in routed_adapters.ADAPTERS.items()
+    if name != 'dynamic_head_coarse'}}
 
 
 def _inference(adapter, layer):
