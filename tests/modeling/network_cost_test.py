@@ -10,8 +10,8 @@ import small_detectors
 pytestmark = pytest.mark.slow
 
 DYFPN = 'retinanet_dyfpn_efficientnetlite0_sample'
-# Positions and channels of C3 to C5 of EfficientNet-Lite0 at 64 pixels; decoders have 64 filters.
-MAPS = ((8 * 8, 40), (4 * 4, 112), (2 * 2, 320))
+# Positions and channels of levels 3 to 5; decoders have 64 filters.
+MAPS = tuple(small_detectors.MAPS.values())
 FILTERS = 64
 BRANCH_TAPS = (1, 9, 9, 9, 25, 25, 25)
 

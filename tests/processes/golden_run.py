@@ -14,12 +14,16 @@ import sys
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 import official_ext  # noqa: F401 (chooses Keras 2)
 import small_detectors
+from official.core import task_factory
 import tensorflow as tf, tf_keras
 
 from official_ext.ops import routing
 
 tf_keras.utils.set_random_seed(5)
-task, model = small_detectors.small_task('retinanet_dyfpn_efficientnetlite0_sample')
+config = small_detectors.pretrained_experiment('retinanet_dyfpn_efficientnetlite0_sample')
+task = task_factory.get_task(config.task)
+model = task.build_model()
+task.initialize(model)
 images, labels = small_detectors.batch(task, sys.argv[1])
 metrics = task.build_metrics(training=True)
 optimizer = tf_keras.optimizers.legacy.SGD(0.0005, momentum=0.9, clipnorm=10.0)

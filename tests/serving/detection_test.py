@@ -13,8 +13,7 @@ pytestmark = pytest.mark.slow
 
 DYFPN = 'retinanet_dyfpn_efficientnetlite0_sample'
 FPN = 'retinanet_fpn_efficientnetlite0_sample'
-# Positions and channels of EfficientNet-Lite0's levels 3 to 5 for images of 64 pixels.
-MAPS = {'3': (8 * 8, 40), '4': (4 * 4, 112), '5': (2 * 2, 320)}
+MAPS = small_detectors.MAPS
 BRANCHES_TAPS = 1 + 3 * 9 + 3 * 25
 FILTERS = 64
 

@@ -46,11 +46,10 @@ def test_exported_answers_as_in_memory(tmp_path, name, size, task, nms):
   for number, variable in enumerate(norms):
     variable.assign(tf.random.stateless_uniform(variable.shape, [number, 0], 0.8, 1.2))
   tf.train.Checkpoint(model=model, **model.checkpoint_items).save(tmp_path / 'run' / 'ckpt')
-  (tmp_path / 'small.yaml').write_text(yaml.safe_dump(small_detectors.SMALL), encoding='utf-8')
   exported = tmp_path / 'exported'
   with mock.patch.object(conv_norm, 'fold_norms', wraps=conv_norm.fold_norms) as fold:
     export_saved_model.main([
-        f'--experiment={name}', f'--config_file={tmp_path}/small.yaml',
+        f'--experiment={name}', small_detectors.write_overrides(name, tmp_path),
         '--params_override=' + yaml.safe_dump({'task': task}, default_flow_style=True),
         f'--input_image_size={size[0]},{size[1]}', f'--checkpoint_path={tmp_path}/run',
         f'--export_dir={exported}', f'--nms={nms}'])

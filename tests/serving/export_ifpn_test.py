@@ -40,11 +40,9 @@ def test_exported_answers_as_in_memory_and_stops_early(tmp_path):
   _, model = small_detectors.small_task(IFPN, model=small)
   model.set_weights(untrained.get_weights())
   tf.train.Checkpoint(model=model, **model.checkpoint_items).save(tmp_path / 'run' / 'ckpt')
-  config = {**small_detectors.SMALL, 'task': {**small_detectors.SMALL['task'], 'model': {
-      **small_detectors.SMALL['task']['model'], **small}}}
-  (tmp_path / 'small.yaml').write_text(yaml.safe_dump(config), encoding='utf-8')
   export_saved_model.main([
-      f'--experiment={IFPN}', f'--config_file={tmp_path}/small.yaml',
+      f'--experiment={IFPN}', small_detectors.write_overrides(IFPN, tmp_path),
+      '--params_override=' + yaml.safe_dump({'task': {'model': small}}, default_flow_style=True),
       '--input_image_size=64,64', f'--checkpoint_path={tmp_path}/run',
       f'--export_dir={tmp_path}/exported'])
   exported = detectors.SavedDetector(tmp_path / 'exported')

@@ -78,9 +78,8 @@ def test_train_step_moves_the_gates_and_reports_cost(dyfpn):
   savable = values['routing/gmac/maximum'] - values['routing/gmac/minimum']
   np.testing.assert_allclose(values['routing/gmac/target'],
                              values['routing/gmac/minimum'] + 0.25 * savable, rtol=1e-5)
-  costs = {'3': 8 * 8 * 40, '4': 4 * 4 * 112, '5': 2 * 2 * 320}
-  by_hand = sum(values[f'routing/gate/dyfpn/{level}'] * cost * 103 * 64
-                for level, cost in costs.items()) / 1e9
+  by_hand = sum(values[f'routing/gate/dyfpn/{level}'] * positions * channels * 103 * 64
+                for level, (positions, channels) in small_detectors.MAPS.items()) / 1e9
   np.testing.assert_allclose(values['routing/gmac/executed'] - values['routing/gmac/minimum'],
                              by_hand, rtol=1e-4)
   assert all(np.any(weight != new)

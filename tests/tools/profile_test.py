@@ -17,10 +17,12 @@ from official_ext.utils import command_line
 from official_ext.utils import experiment
 
 NAME = 'retinanet_{}_efficientnetlite0_sample'
-SMALL = ('task.model.head.num_convs=1,task.model.head.num_filters=8,'
-         'task.model.detection_generator.pre_nms_top_k=10')
-# The sum over EfficientNet-Lite0's levels 3 to 5, for images of 64 x 96 pixels.
-CHANNELS_TIMES_POSITIONS = 40 * 8 * 12 + 112 * 4 * 6 + 320 * 2 * 3
+SMALL = ('task.model.backbone.type=resnet,task.model.backbone.resnet.model_id=10,'
+         'task.model.backbone.resnet.depth_multiplier=0.25,task.model.head.num_convs=1,'
+         'task.model.head.num_filters=8,task.model.detection_generator.pre_nms_top_k=10')
+# Of the backbone's levels 3 to 5; positions for images of 64 x 96 pixels.
+CHANNELS = (32, 64, 128)
+CHANNELS_TIMES_POSITIONS = 32 * 8 * 12 + 64 * 4 * 6 + 128 * 2 * 3
 
 
 @pytest.fixture
@@ -75,7 +77,7 @@ def test_figures_of_a_dynamic_detector(run, tmp_path, capsys, bias, expected):
   figures = run(f'--data={tmp_path}', f'--config_file={config}', '--batch_size=2')
   gmac = figures['gmac']
   branches = 103 * 8 * CHANNELS_TIMES_POSITIONS / 1e9
-  gate = sum(c * (c // 4) + c // 4 * 2 for c in (40, 112, 320)) / 1e9
+  gate = sum(c * (c // 4) + c // 4 * 2 for c in CHANNELS) / 1e9
   np.testing.assert_allclose(gmac['maximum'] - gmac['minimum'], branches, rtol=1e-5)
   np.testing.assert_allclose(gmac['minimum'] - gmac['static'], gate, rtol=1e-3)
   np.testing.assert_allclose(gmac['mean'], gmac[expected], rtol=1e-6)
