@@ -15,14 +15,15 @@ from official_ext.serving import converted_detectors
 from official_ext.tools import profile
 from official_ext.utils import command_line
 from official_ext.utils import experiment
+import small_detectors
 
 NAME = 'retinanet_{}_efficientnetlite0_sample'
 SMALL = ('task.model.backbone.type=resnet,task.model.backbone.resnet.model_id=10,'
          'task.model.backbone.resnet.depth_multiplier=0.25,task.model.head.num_convs=1,'
          'task.model.head.num_filters=8,task.model.detection_generator.pre_nms_top_k=10')
-# Of the backbone's levels 3 to 5; positions for images of 64 x 96 pixels.
-CHANNELS = (32, 64, 128)
-CHANNELS_TIMES_POSITIONS = 32 * 8 * 12 + 64 * 4 * 6 + 128 * 2 * 3
+CHANNELS = [channels for _, channels in small_detectors.MAPS.values()]
+# The sum over the backbone's levels 3 to 5, for images of 64 x 96 pixels.
+CHANNELS_TIMES_POSITIONS = np.dot(CHANNELS, [8 * 12, 4 * 6, 2 * 3])
 
 
 @pytest.fixture
