@@ -9,6 +9,7 @@ the one in the checkpoint.  On several hosts, run it on each with TensorFlow's e
 variable `TF_CONFIG`, `runtime.distribution_strategy=multi_worker_mirrored` and one --model_dir on
 a disk that all share; if one stops, start all again.
 """
+from collections.abc import Collection
 import logging as python_logging
 import os
 import re
@@ -32,6 +33,10 @@ from official_ext.utils import files
 from official_ext.utils import input_checks
 
 FLAGS = flags.FLAGS
+# Options with which a trained model may be evaluated otherwise than it was trained.
+_INFERENCE_OPTIONS = frozenset({
+    'detection_generator', 'gate_threshold', 'hard_gates', 'inference', 'inference_evaluations',
+    'tile_capacity', 'tolerance'})
 
 
 def _define_flags() -> None:
@@ -77,23 +82,26 @@ def _has_checkpoint(model_dir: str) -> bool:
           tf.train.latest_checkpoint(files.plain_path(model_dir)) is not None)
 
 
-def _is_same(previous: Any, now: hyperparams.Config) -> bool:
+def _is_same(previous: Any, now: hyperparams.Config, free: Collection[str] = ()) -> bool:
   """Returns whether options of a model mean what they meant in an earlier version.
 
   Args:
     previous: options as an earlier run has written them.
     now: the options today. One that the earlier version did not have is the same if it has its
       default, because defaults keep what the earlier version did.
+    free: names of options that may differ.
   """
   values, defaults = now.as_dict(), type(now)().as_dict()
   if not isinstance(previous, dict) or not previous.keys() <= values.keys():
     return False
   for name, value in values.items():
     part = getattr(now, name)
-    if name not in previous:
+    if name in free:
+      is_same = True
+    elif name not in previous:
       is_same = name in defaults and value == defaults[name]
     elif isinstance(part, hyperparams.Config):
-      is_same = _is_same(previous[name], part)
+      is_same = _is_same(previous[name], part, free)
     else:
       is_same = previous[name] == value
     if not is_same:
@@ -113,8 +121,8 @@ def _check_model_dir(params: Any, model_dir: str, mode: str) -> None:
     mode: Model Garden's `--mode`.
 
   Raises:
-    CommandError: `params.yaml` in the folder has another `task.model`, or there is no checkpoint
-      to evaluate.
+    CommandError: `params.yaml` in the folder has another `task.model`, apart from options of
+      inference where the mode only evaluates, or there is no checkpoint to evaluate.
   """
   path = os.path.join(model_dir, 'params.yaml')
   if not _has_checkpoint(model_dir):
@@ -123,7 +131,8 @@ def _check_model_dir(params: Any, model_dir: str, mode: str) -> None:
     with open(path, encoding='utf-8') as file:
       previous = yaml.safe_load(file)
     model = getattr(params.task, 'model', None)
-    if model and not _is_same(previous.get('task', {}).get('model'), model):
+    free = () if 'train' in mode else _INFERENCE_OPTIONS
+    if model and not _is_same(previous.get('task', {}).get('model'), model, free):
       raise command_line.CommandError(
           f'--model_dir={model_dir} holds a run of another model (its params.yaml differs in '
           'task.model): choose another folder, or give the same experiment and overrides.')

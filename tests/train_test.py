@@ -11,11 +11,14 @@ import numpy as np
 from official.core import task_factory
 import pytest
 import tensorflow as tf, tf_keras
+import yaml
 
 from official_ext import train
 from official_ext.datasets import truth as truth_lib
 from official_ext.serving import coco_results
 from official_ext.tasks import training
+from official_ext.utils import command_line
+from official_ext.utils import experiment
 
 CHECKOUT = pathlib.Path(__file__).resolve().parents[1]
 # Detector -> steps that overfit ten images, and the side of the images in pixels.  On smaller
@@ -157,6 +160,21 @@ def test_a_run_of_an_earlier_version_is_of_the_same_model():
   assert not train._is_same(previous, model)
 
 
+def test_an_evaluation_may_change_what_only_inference_reads(tmp_path):
+  """And training must not, because its last evaluation would be of another detector."""
+  params = experiment.resolve('fcos_caddet_sample', lock=False)
+  (tmp_path / 'params.yaml').write_text(yaml.safe_dump(params.as_dict()))
+  tf.train.Checkpoint(weight=tf.Variable(0.0)).save(f'{tmp_path}/ckpt')
+  params.task.model.backbone.caddet.hard_gates = True
+  params.task.model.detection_generator.nms_iou_threshold = 0.3
+  train._check_model_dir(params, str(tmp_path), 'eval')
+  with pytest.raises(command_line.CommandError, match='a run of another model'):
+    train._check_model_dir(params, str(tmp_path), 'train_and_eval')
+  params.task.model.backbone.caddet.num_layers += 1
+  with pytest.raises(command_line.CommandError, match='a run of another model'):
+    train._check_model_dir(params, str(tmp_path), 'eval')
+
+
 def _train_command(*arguments: str) -> subprocess.CompletedProcess:
   return subprocess.run(
       [sys.executable, '-m', 'official_ext.train', '--mode=train', *arguments], cwd=CHECKOUT,
@@ -164,7 +182,7 @@ def _train_command(*arguments: str) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('experiment, override, said', [
+@pytest.mark.parametrize('name, override, said', [
     ('retinanet_dyfpn_sample', '', 'did you mean'),
     ('retinanet_dyfpn_efficientnetlite0_sample', 'task.model.decoder.type=dyfnp',
      "Did you mean 'dyfpn'?"),
@@ -173,9 +191,9 @@ def _train_command(*arguments: str) -> subprocess.CompletedProcess:
     ('retinanet_dyfpn_efficientnetlite0_sample', 'task.init_checkpoint=nothing',
      'task.init_checkpoint'),
 ])
-def test_bad_input_ends_in_one_sentence(experiment, override, said, sample_records, tmp_path):
+def test_bad_input_ends_in_one_sentence(name, override, said, sample_records, tmp_path):
   data = f'task.train_data.input_path={sample_records}/train-*.tfrecord'
-  result = _train_command(f'--experiment={experiment}', f'--model_dir={tmp_path}/run',
+  result = _train_command(f'--experiment={name}', f'--model_dir={tmp_path}/run',
                     f'--params_override={",".join(filter(None, [data, override]))}')
   assert result.returncode == 2
   last = result.stderr.strip().splitlines()[-1]

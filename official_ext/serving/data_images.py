@@ -1,5 +1,5 @@
 """The images that a command measures: of a folder, a pattern or TFRecords, or a synthetic one."""
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 import pathlib
 from typing import Any
 
@@ -27,10 +27,17 @@ def decoded(data: str | None, size: Sequence[int]) -> tuple[Iterator[Any], int]:
 
 
 def _image_files(data: str) -> list[pathlib.Path]:
-  """Returns the images of a folder or glob."""
+  """Returns the images of a glob or folder; of the folders below one without images and records."""
   folder = pathlib.Path(data)
-  paths = sorted(folder.iterdir()) if folder.is_dir() else map(
-      pathlib.Path, input_checks.matching_files(data, '--data'))
+  if not folder.is_dir():
+    return _with_image_names(map(pathlib.Path, input_checks.matching_files(data, '--data')))
+  paths = sorted(folder.iterdir())
+  if any('.tfrecord' in path.name for path in paths):
+    return _with_image_names(paths)
+  return _with_image_names(paths) or _with_image_names(sorted(folder.rglob('*')))
+
+
+def _with_image_names(paths: Iterable[pathlib.Path]) -> list[pathlib.Path]:
   return [path for path in paths if image_files.is_image_name(pathlib.Path(path.name))]
 
 
@@ -41,6 +48,9 @@ def _read_files(paths: Sequence[pathlib.Path]) -> Iterator[Any]:
 
 def _read_records(data: str) -> tuple[Iterator[Any], int]:
   """Returns the images of records, and how many there are."""
+  if pathlib.Path(data).is_dir() and not any(pathlib.Path(data).glob('*.tfrecord*')):
+    raise command_line.CommandError(
+        f'--data={data} holds neither images nor TFRecords, nor do folders below it hold images.')
   pattern = (record_folder.path_pattern(data, '*.tfrecord*') if pathlib.Path(data).is_dir()
              else data)
   records = tf.data.TFRecordDataset(input_checks.check_records(pattern, '--data'))

@@ -23,6 +23,17 @@ def test_images_of_records_and_of_files(tmp_path):
     np.testing.assert_array_equal(image, expected)
 
 
+def test_images_below_a_folder_of_a_data_set(tmp_path):
+  (tmp_path / 'LICENSE').write_text('of the data')
+  for split in ('train', 'val'):
+    (tmp_path / 'images' / split).mkdir(parents=True)
+    Image.fromarray(np.zeros([6, 8, 3], np.uint8)).save(tmp_path / 'images' / split / 'a.png')
+  assert data_images.decoded(str(tmp_path), (1, 1))[1] == 2
+  with pytest.raises(command_line.CommandError, match='neither images nor TFRecords'):
+    (tmp_path / 'empty').mkdir()
+    data_images.decoded(str(tmp_path / 'empty'), (1, 1))
+
+
 @pytest.mark.parametrize('name', ['a.tif', 'a.webp', 'a.gif'])
 def test_images_of_all_suffixes_that_predict_takes(tmp_path, name):
   pixels = np.zeros([6, 8, 3], np.uint8)
