@@ -134,7 +134,7 @@ MUTATIONS = (
     # The dynamic head.
     *_in('modeling/heads/dynamic_head/spatial_gates', 'modeling/heads/dynamic_head/spatial_gates',
          ('tf.tanh(logits - tau)', 'tf.tanh(logits + tau)'),
-         ('gates > threshold, gates', 'gates >= threshold, gates')),
+         ('gates > tf.cast(', 'gates >= tf.cast(')),
     *_in('modeling/heads/dynamic_head/steps', 'modeling/heads/dynamic_head/steps',
          ('message *= tf.cast(gate, message.dtype)', 'message += tf.cast(gate, message.dtype)'),
          ('scale * weight, shift * weight', 'scale * weight, shift'),

@@ -7,7 +7,8 @@
 While a tape is open in this thread and in this graph, routed layers record their gates and costs
 on it, as operations do on a `tf.GradientTape`.  Without a tape they record nothing.
 """
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
 import threading
 import types
 from typing import NamedTuple, TypeVar
@@ -73,14 +74,39 @@ def is_per_position(gate: tf.Tensor) -> bool:
 _COSTS = ('executed', 'expected', 'minimum', 'maximum', 'all_branches')
 
 
-class _OpenTapes(threading.local):
-  """The tapes that are open in a thread, innermost last."""
+class _Open(threading.local):
+  """The tapes and thresholds of gates that are open in a thread, innermost last."""
 
   def __init__(self):
     self.tapes: list[RoutingTape] = []
+    self.thresholds: list[tf.Tensor] = []
 
 
-_open = _OpenTapes()
+_open = _Open()
+
+
+@contextlib.contextmanager
+def shutting_gates(threshold: tf.Tensor | float) -> Iterator[None]:
+  """Shuts gates up to a threshold in what models run at inference in this thread.
+
+  Gates are values up to 1: those of a dynamic head and of CADDet as they are; the choice of DyFPN
+  between two paths as the hyperbolic tangent of half the difference of their logits.
+
+  Args:
+    threshold: float32 scalar, perhaps a tensor of a graph.  0 and less, and NaN, leave gates as
+      they are; 1 and more shut all.
+  """
+  threshold = tf.convert_to_tensor(threshold, tf.float32)
+  _open.thresholds.append(tf.where(threshold > 0, tf.minimum(threshold, 1.0), 0.0))
+  try:
+    yield
+  finally:
+    _open.thresholds.pop()
+
+
+def gate_threshold() -> tf.Tensor | None:
+  """Returns the threshold of the innermost `shutting_gates`, in [0, 1]; None without one."""
+  return _open.thresholds[-1] if _open.thresholds else None
 
 
 def _graph() -> tf.Graph | None:

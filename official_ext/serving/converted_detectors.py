@@ -43,6 +43,11 @@ class ConvertedDetector(detectors.SavedDetector):
       raise command_line.CommandError(
           f'--saved_model={path} cannot be loaded ({text}): convert it again.') from error
 
+  def set_gate_threshold(self, threshold: float) -> bool:
+    """Returns False, because a conversion has the signature without a threshold alone."""
+    del threshold
+    return False
+
   def _encode(self, images: np.ndarray) -> np.ndarray:
     return images
 

@@ -1,5 +1,6 @@
 """The detectors that commands run: a SavedModel, and a model in memory."""
 from collections.abc import Callable, Mapping, Sequence
+import contextlib
 import itertools
 import json
 import pathlib
@@ -16,6 +17,7 @@ from official_ext.ops import routing
 from official_ext.serving import detection
 from official_ext.serving import export_modules
 from official_ext.serving import input_types
+from official_ext.serving import signatures
 from official_ext.serving import suppression
 from official_ext.utils import command_line
 from official_ext.utils import experiment
@@ -54,7 +56,8 @@ class SavedDetector:
     self._model = load_saved_model(path)
     self.description = read_description(path)
     self.categories = _read_categories(self._model, path, self.description)
-    self._function = self._model.signatures.get('serving_default')
+    self._function = self._model.signatures.get(signatures.DEFAULT)
+    self._more_inputs: dict[str, tf.Tensor] = {}
     outputs = self._function.structured_outputs if self._function else {}
     self._rule = self.description.get('suppression')
     wanted = _UNFINISHED if self._rule else _OUTPUTS
@@ -71,6 +74,21 @@ class SavedDetector:
     self.batch_size = spec.shape[0]
     given = 'image_bytes' if spec.dtype == tf.string else 'image_tensor'
     self.input_type = self.description.get('input_type', given)
+
+  def set_gate_threshold(self, threshold: float) -> bool:
+    """Shuts gates up to a threshold from now on.
+
+    Args:
+      threshold: in [0, 1]; 0: gates are as the export has them.
+
+    Returns:
+      Whether the export has gates with a threshold.
+    """
+    function = self._model.signatures.get(signatures.WITH_GATE_THRESHOLD)
+    if function is None:
+      return False
+    self._function, self._more_inputs = function, {'gate_threshold': tf.constant(threshold)}
+    return True
 
   def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
     """Detects objects.
@@ -93,7 +111,7 @@ class SavedDetector:
 
   def _run(self, batch: Any) -> dict[str, np.ndarray]:
     """Returns the outputs of the model."""
-    outputs = self._function(**{self._input: batch})
+    outputs = self._function(**{self._input: batch}, **self._more_inputs)
     return {name: value.numpy() for name, value in outputs.items()}
 
   def _detect(self, batch: Any) -> dict[str, np.ndarray]:
@@ -148,16 +166,15 @@ class InMemoryDetector:
     self.input_type, self.batch_size = 'image_tensor', None
     self.description = module.description
     self._diagnose = diagnose
-    self._make_functions()
-
-  def _make_functions(self) -> None:
-    """Makes functions that are not traced yet."""
+    # A variable, so that another threshold needs no other trace.
+    self._threshold = (
+        tf.Variable(0.0, trainable=False) if routed.has_gate_threshold(module.model) else None)
     inputs = None  # Every canvas has its own trace, with static shapes.
     if isinstance(self.module, detection.RoutedDetectionModule):
       height, width = self.module.padded_size
       inputs = [tf.TensorSpec([None, height, width, 3]), tf.TensorSpec([None, 2])]
     self._serve = tf.function(
-        self.module.serve, input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8)])
+        self._serve_images, input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8)])
     self._detect = tf.function(self._run_network, input_signature=inputs, autograph=False)
     self._route = tf.function(self._record, input_signature=inputs, autograph=False)
 
@@ -165,16 +182,24 @@ class InMemoryDetector:
     """Shuts gates up to a threshold from now on.
 
     Args:
-      threshold: in [0, 1).
+      threshold: in [0, 1]; 0: gates are as the model has them.
 
     Returns:
       Whether any layer has gates with a threshold.
     """
-    has_threshold = [layer.set_gate_threshold(threshold)
-                     for layer in routed.routed_layers(self.module.model)]
-    # A function that is traced already would keep the old threshold.
-    self._make_functions()
-    return any(has_threshold)
+    if self._threshold is None:
+      return False
+    self._threshold.assign(threshold)
+    return True
+
+  def _at_threshold(self) -> contextlib.AbstractContextManager[None]:
+    if self._threshold is None:
+      return contextlib.nullcontext()
+    return routing.shutting_gates(self._threshold.read_value())
+
+  def _serve_images(self, images: tf.Tensor) -> Mapping[str, tf.Tensor]:
+    with self._at_threshold():
+      return self.module.serve(images)
 
   def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
     """Detects objects.
@@ -213,7 +238,7 @@ class InMemoryDetector:
         lambda value: None if value is None else value.numpy(), record)
 
   def _run_network(self, inputs: tf.Tensor, image_shape: tf.Tensor) -> dict[str, tf.Tensor]:
-    with routing.RoutingTape() as tape:
+    with self._at_threshold(), routing.RoutingTape() as tape:
       outputs = self.module.model(inputs, image_shape=image_shape, training=False)
     record = tape.routing()
     # The cost is an output, so that TensorFlow does not remove what counts it.
@@ -221,7 +246,7 @@ class InMemoryDetector:
             'executed': record.executed if record else tf.zeros_like(image_shape[:, 0])}
 
   def _record(self, inputs: tf.Tensor, image_shape: tf.Tensor) -> routing.Routing | None:
-    with routing.RoutingTape(diagnose=self._diagnose) as tape:
+    with self._at_threshold(), routing.RoutingTape(diagnose=self._diagnose) as tape:
       self.module.model(inputs, image_shape=image_shape, training=False)
     return tape.routing()
 

@@ -1,6 +1,6 @@
 """Exports a trained detector as a SavedModel, and checks what was written."""
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import json
 import pathlib
 import tempfile
@@ -23,8 +23,8 @@ _DESCRIPTION = """\
 Exports a trained detector as a SavedModel that TensorFlow alone can load.  What was
 written is loaded again and compared with the model in memory before it gets its name.
 
-  DIR/saved_model.pb, variables/   the SavedModel; signature serving_default; the weights are
-                                   constants of its graph, unless --no-freeze
+  DIR/saved_model.pb, variables/   the SavedModel; the weights are constants of its graph,
+                                   unless --no-freeze
   DIR/assets/categories.json       class numbers, names, and category ids of your data
   DIR/export.json                  input type and size, classes, largest difference,
                                    multiply-adds
@@ -36,6 +36,10 @@ executed_multiply_adds of its routed parts, and gate_<layer>_<level>.
 With --nms=none they have decoded_boxes and decoded_box_scores of all locations instead of
 detections; official_ext.serving.suppression, which needs NumPy alone, makes detections of them.
 
+The signature serving_default takes images. If the network has gates of DyFPN, CADDet or a dynamic
+head, the signature with_gate_threshold takes gate_threshold too, a number from 0, the gates as
+trained, to 1, every gate shut: with it you choose between accuracy and time for every call.
+
 Names and category ids come from categories.json, which a training writes into its folder,
 or from task.annotation_file; the SavedModel brings them along as the asset `categories`.
 """
@@ -46,7 +50,8 @@ example:
     --config_file=runs/dyfpn/params.yaml --export_dir=runs/dyfpn_saved_model
 """
 _DESCRIPTION_FILE = 'export.json'
-_SIGNATURE = 'serving_default'
+# At this threshold of gates an export is compared with the model, as well as with its own gates.
+_THRESHOLD = 0.5
 
 
 def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -110,8 +115,8 @@ def example_batches(size: Sequence[int], batch_size: int) -> list[np.ndarray]:
 
 def save(module: Any, export_dir: files.PathLike, input_type: str, image_size: Sequence[int],
          batch_size: int | None = None,
-         categories: categories_lib.Categories = categories_lib.UNKNOWN, function: Any = None
-         ) -> dict[str, float]:
+         categories: categories_lib.Categories = categories_lib.UNKNOWN, network: Any = None,
+         frozen_network: Any = None) -> dict[str, float]:
   """Writes a module as a SavedModel, loads it again and compares the two.
 
   Args:
@@ -121,7 +126,8 @@ def save(module: Any, export_dir: files.PathLike, input_type: str, image_size: S
     image_size: `(height, width)` in pixels of the images to compare with; upright ones follow.
     batch_size: the module's fixed number of images; None: compare with two images.
     categories: the classes; if there are any, they become the asset `categories`.
-    function: what is written, with constants for the module's variables; None: the module's own.
+    network: what `signatures.network_function` returned for the module; None: it is made here.
+    frozen_network: what is written, `network` as `frozen.freeze` made it; None: `network` itself.
 
   Returns:
     The largest absolute difference of each output.
@@ -129,27 +135,32 @@ def save(module: Any, export_dir: files.PathLike, input_type: str, image_size: S
   Raises:
     CommandError: the folder cannot be written, or the two differ.
   """
-  signature = module.get_inference_signatures({input_type: _SIGNATURE})[_SIGNATURE]
-  _write(function or signature, [] if function else module.model.variables, export_dir, categories)
   import tensorflow as tf
-  saved = tf.saved_model.load(files.plain_path(export_dir)).signatures[_SIGNATURE]
+
+  from official_ext.serving import signatures
+  expected = signatures.signatures(network or signatures.network_function(module, input_type))
+  _write(signatures.signatures(frozen_network) if frozen_network else expected,
+         [] if frozen_network else module.model.variables, export_dir, categories)
+  saved = tf.saved_model.load(files.plain_path(export_dir)).signatures
   comparison = export_checks.Comparison()
   batches = example_batches(image_size, batch_size or 2)
   for images in (*batches, np.swapaxes(batches[0], 1, 2)):
     inputs = input_types.encode(images, input_type)
-    comparison.add(signature(inputs), saved(inputs=inputs))
-  comparison.check('--no-freeze writes the network without folding' if function else '')
+    for name, signature in expected.items():
+      more = {} if name == signatures.DEFAULT else {'gate_threshold': tf.constant(_THRESHOLD)}
+      comparison.add(signature(inputs=inputs, **more), saved[name](inputs=inputs, **more))
+  comparison.check('--no-freeze writes the network without folding' if frozen_network else '')
   return comparison.differences
 
 
-def _write(function: Any, variables: Sequence[Any], export_dir: files.PathLike,
+def _write(functions: Mapping[str, Any], variables: Sequence[Any], export_dir: files.PathLike,
            categories: categories_lib.Categories) -> None:
-  """Writes a function as the signature of a SavedModel; raises CommandError if it cannot."""
+  """Writes functions as signatures of a SavedModel; raises CommandError if it cannot."""
   import tensorflow as tf
 
   from official_ext.datasets import category_files
 
-  # The module holds only what the signature needs.  With the Keras model in it, TensorFlow would
+  # The module holds only what the signatures need.  With the Keras model in it, TensorFlow would
   # also save a trace of every layer's call, which takes ten times as long to write and five times
   # as long to load.
   exported = tf.Module()
@@ -159,7 +170,7 @@ def _write(function: Any, variables: Sequence[Any], export_dir: files.PathLike,
       if categories:
         exported.categories = tf.saved_model.Asset(category_files.write(categories, folder))
       tf.saved_model.save(
-          exported, files.plain_path(export_dir), signatures={_SIGNATURE: function})
+          exported, files.plain_path(export_dir), signatures=dict(functions))
   except tf.errors.OpError as error:
     text = str(error).strip().splitlines()[0]
     raise command_line.CommandError(
@@ -171,10 +182,12 @@ def _write_warm_up(folder: pathlib.Path, args: argparse.Namespace, image_size: S
                    ) -> None:
   """Writes requests for the warm-up of a server beside a SavedModel."""
   import tensorflow as tf
+
+  from official_ext.serving import signatures
   loaded = tf.saved_model.load(files.plain_path(folder))
   serving_layout.write_warm_up(
-      folder, pathlib.Path(args.export_dir).name, _SIGNATURE,
-      lambda images: loaded.signatures[_SIGNATURE](inputs=images),
+      folder, pathlib.Path(args.export_dir).name, signatures.DEFAULT,
+      lambda images: loaded.signatures[signatures.DEFAULT](inputs=images),
       example_batches(image_size, args.batch_size or 1),
       lambda images: input_types.encode(images, args.input_type))
 
@@ -208,6 +221,7 @@ def export(params: Any, args: argparse.Namespace, target: pathlib.Path) -> dict[
   from official_ext.datasets import category_files
   from official_ext.serving import export_modules
   from official_ext.serving import frozen
+  from official_ext.serving import signatures
 
   start = time.monotonic()
   files.check_own_output(target, _DESCRIPTION_FILE, '--export_dir')
@@ -215,15 +229,15 @@ def export(params: Any, args: argparse.Namespace, target: pathlib.Path) -> dict[
                                        args.input_image_size, args.batch_size, args.outputs,
                                        nms=args.nms)
   categories = category_files.of_training(args.checkpoint_path, params.task)
-  function, folding = None, {}
+  network, frozen_network = signatures.network_function(module, args.input_type), None
+  folding = {}
   if frozen.is_advisable(module.model) if args.freeze is None else args.freeze:
-    function, folded = frozen.freeze(
-        module.get_inference_signatures({args.input_type: _SIGNATURE})[_SIGNATURE])
+    frozen_network, folded = frozen.freeze(network)
     folding = {'folded_norms': folded.folded, 'kept_norms': folded.kept,
                'merged_convolutions': folded.merged}
   with files.atomic_directory(target) as temporary:
     differences = save(module, temporary, args.input_type, module.image_size, args.batch_size,
-                       categories, function)
+                       categories, network, frozen_network)
     if args.serving_layout:
       _write_warm_up(temporary, args, module.image_size)
     description = {

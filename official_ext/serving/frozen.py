@@ -10,6 +10,7 @@ from tensorflow.python.framework import convert_to_constants
 
 from official_ext.serving import graph_folding
 from official_ext.serving import graph_values
+from official_ext.serving import signatures
 from official_ext.utils import command_line
 
 _NUMBERS = itertools.count()
@@ -37,7 +38,7 @@ def freeze(function: Any) -> tuple[Any, graph_folding.Folding]:
   """Returns a function whose weights are constants, with norms folded into kernels.
 
   Args:
-    function: a concrete function of one tensor that returns a dictionary of tensors.
+    function: a concrete function of tensors that returns a dictionary of tensors.
 
   Returns:
     A concrete function of the same signature, and what was folded.
@@ -56,12 +57,8 @@ def freeze(function: Any) -> tuple[Any, graph_folding.Folding]:
       frozen.graph.as_graph_def(), [output.op.name for output in frozen.outputs])
   graph_values.rename_functions(folding.graph_def, f'_folded_{next(_NUMBERS)}')
   run = wrap_function.function_from_graph_def(
-      folding.graph_def, [frozen.inputs[0].name], [output.name for output in frozen.outputs])
+      folding.graph_def, [tensor.name for tensor in frozen.inputs],
+      [output.name for output in frozen.outputs])
   names = sorted(function.structured_outputs)
-
-  @tf.function(input_signature=[
-      tf.TensorSpec(function.inputs[0].shape, function.inputs[0].dtype, name='inputs')])
-  def serve(inputs):
-    return dict(zip(names, run(inputs)))
-
-  return serve.get_concrete_function(), folding
+  return signatures.with_names(lambda *inputs: dict(zip(names, run(*inputs))), [
+      tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in frozen.inputs]), folding

@@ -71,6 +71,9 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument('--gates', action='store_true',
                       help='draw the decisions about each image: open gates per position, or a '
                       'route; takes about a second per picture')
+  parser.add_argument('--gate_threshold', type=argument_types.threshold, default=0.0, metavar='T',
+                      help='gates up to this value count as shut: less time, less accuracy; from '
+                      '0, as trained, to 1, every gate shut')
   image_files.add_max_pixels_argument(parser)
   args = parser.parse_args(arguments)
   if args.evaluate and not args.annotation_file:
@@ -213,6 +216,10 @@ def run(images: image_ids.ImageSet, truth: truth_lib.Truth | None, args: argpars
   from official_ext.serving import converted_detectors
 
   detector = converted_detectors.load(args.saved_model)
+  if args.gate_threshold and not detector.set_gate_threshold(args.gate_threshold):
+    raise command_line.CommandError(
+        f'--gate_threshold: {args.saved_model} has no signature with_gate_threshold. Exports of '
+        'networks with gates have it, conversions and plain networks do not.')
   labels = labels_lib.of_detector(detector, truth)
   shown = 0
   with json_list.writer(folder / _MARKER) as append:

@@ -1,11 +1,13 @@
 """Draws accuracy against cost of trained detectors, at several thresholds of their gates.
 
-Every training of --model_dir is evaluated in memory, as its SavedModel would be: average
-precision by pycocotools, and the multiply-adds of the whole network for each image.  For gates
-that decide per position, `--thresholds` shuts those up to a threshold, without another training.
+Every training of --model_dir is evaluated in memory, as its SavedModel would be, and every export
+of --saved_model as it stands: average precision by pycocotools, and the multiply-adds of the whole
+network for each image.  `--thresholds` shuts the gates of DyFPN, CADDet and the dynamic head up to
+a threshold, without another training; an export takes it by its signature with_gate_threshold.
 """
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+import functools
 import json
 import pathlib
 from typing import Any
@@ -31,14 +33,17 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
   parser = argparse.ArgumentParser(
       prog='python -m official_ext.tools.tradeoff', description=__doc__, epilog=_EPILOG,
       formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-  parser.add_argument('--experiment', required=True, metavar='NAME',
+  parser.add_argument('--experiment', metavar='NAME',
                       help='the experiment that was trained; params.yaml of each training says '
-                      'what it changed')
-  parser.add_argument('--model_dir', required=True, action='append', type=pathlib.Path,
+                      'what it changed; needed with --model_dir')
+  parser.add_argument('--model_dir', default=[], action='append', type=pathlib.Path,
                       metavar='DIR', help='folder of a training; may be given several times')
+  parser.add_argument('--saved_model', default=[], action='append', type=pathlib.Path,
+                      metavar='DIR', help='folder of an export or conversion; may be given several '
+                      'times')
   parser.add_argument('--thresholds', default=[0.0], metavar='A,B,...',
                       type=argument_types.list_of(argument_types.threshold),
-                      help='gates up to a threshold count as shut; in [0, 1), default 0')
+                      help='gates up to a threshold count as shut; in [0, 1], default 0')
   parser.add_argument('--images', required=True, nargs='+', type=pathlib.Path, metavar='PATH',
                       help='a folder, searched with all folders in it, or image files')
   parser.add_argument('--annotation_file', required=True, type=pathlib.Path, metavar='JSON',
@@ -46,7 +51,12 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument('--output_dir', required=True, type=pathlib.Path, metavar='DIR',
                       help='folder for tradeoff.json and tradeoff.png; earlier ones are replaced')
   experiment.add_import_argument(parser)
-  return parser.parse_args(arguments)
+  args = parser.parse_args(arguments)
+  if not args.model_dir and not args.saved_model:
+    parser.error('give --model_dir or --saved_model')
+  if args.model_dir and not args.experiment:
+    parser.error('--model_dir needs --experiment')
+  return args
 
 
 def evaluate(detector: Any, images: image_ids.ImageSet, truth: truth_lib.Truth
@@ -86,7 +96,7 @@ def evaluate(detector: Any, images: image_ids.ImageSet, truth: truth_lib.Truth
 
 def points(args: argparse.Namespace, images: image_ids.ImageSet, truth: truth_lib.Truth
            ) -> list[dict[str, Any]]:
-  """Evaluates every training at every threshold, or once if no gate has a threshold.
+  """Evaluates every detector at every threshold, or once if no gate has a threshold.
 
   Args:
     args: the command's arguments.
@@ -94,17 +104,21 @@ def points(args: argparse.Namespace, images: image_ids.ImageSet, truth: truth_li
     truth: the annotation file of the images.
 
   Returns:
-    One mapping per training and threshold: the result of `evaluate`, `model`, which is the name
+    One mapping per detector and threshold: the result of `evaluate`, `model`, which is the name
     of the folder, and `threshold`, or None.
   """
+  from official_ext.serving import converted_detectors
   from official_ext.serving import detectors
+  loads: list[tuple[pathlib.Path, Callable[[pathlib.Path], Any]]] = [
+      *((path, functools.partial(detectors.restore, args.experiment)) for path in args.model_dir),
+      *((path, converted_detectors.load) for path in args.saved_model)]
   found = []
-  for model_dir in args.model_dir:
-    detector = detectors.restore(args.experiment, model_dir)
+  for path, load in loads:
+    detector = load(path)
     thresholds = sorted(set(args.thresholds))
     for threshold in thresholds if detector.set_gate_threshold(0.0) else [None]:
       detector.set_gate_threshold(threshold or 0.0)
-      found.append({'model': model_dir.name, 'threshold': threshold,
+      found.append({'model': path.name, 'threshold': threshold,
                     **evaluate(detector, images, truth)})
       _say(found[-1])
   return found

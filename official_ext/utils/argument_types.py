@@ -30,10 +30,10 @@ def positive_number(text: str) -> float:
 
 
 def threshold(text: str) -> float:
-  """Returns a number from 0 to below 1."""
+  """Returns a number from 0 to 1."""
   value = _number(text)
-  if not 0 <= value < 1:
-    raise argparse.ArgumentTypeError(f'{text!r} is not a number from 0 to below 1')
+  if not 0 <= value <= 1:
+    raise argparse.ArgumentTypeError(f'{text!r} is not a number from 0 to 1')
   return value
 
 

@@ -30,6 +30,32 @@ class GateLayer(routed.RoutedLayer):
     return inputs
 
 
+@pytest.mark.parametrize('given, used', [
+    (0.0, 0.0), (0.3, 0.3), (1.0, 1.0), (-0.1, 0.0), (7.0, 1.0), (np.inf, 1.0), (np.nan, 0.0)])
+@pytest.mark.parametrize('in_graph', [False, True])
+def test_a_threshold_of_gates_is_a_number_from_0_to_1(given, used, in_graph):
+  def read(threshold):
+    with routing.shutting_gates(threshold):
+      return tf.identity(routing.gate_threshold())
+
+  threshold = tf.function(read)(tf.constant(given)) if in_graph else read(given)
+  assert threshold == np.float32(used)
+  assert routing.gate_threshold() is None
+
+
+def test_the_innermost_threshold_counts_in_its_thread_alone():
+  others = []
+  with routing.shutting_gates(0.5):
+    with pytest.raises(KeyError), routing.shutting_gates(0.1):
+      assert routing.gate_threshold() == np.float32(0.1)
+      raise KeyError
+    assert routing.gate_threshold() == 0.5
+    thread = threading.Thread(target=lambda: others.append(routing.gate_threshold()))
+    thread.start()
+    thread.join()
+  assert others == [None]
+
+
 def test_nothing_is_recorded_without_a_tape():
   assert routing.RoutingTape.current() is None
   GateLayer(name='part')(tf.constant([1.0, 0.0]))

@@ -13,6 +13,7 @@ from scipy import optimize
 import tensorflow as tf, tf_keras
 
 from official_ext.modeling.layers import routed
+from official_ext.ops import routing
 from official_ext.serving import detectors
 from official_ext.serving import export_modules
 from official_ext.serving import export_saved_model
@@ -86,6 +87,19 @@ def test_decisions_and_costs_are_mixed(exported):
   outputs = exported.detector(mixed_detector.images())
   assert all(set(outputs[f'gate_dyfpn_{level}']) == {0.0, 1.0} for level in LEVELS)
   assert len(set(outputs['multiply_adds'])) == 4
+
+
+def test_a_threshold_shuts_gates_of_the_export(exported):
+  images = mixed_detector.images()
+  detector, cost = detectors.SavedDetector(exported.path), exported.module.cost
+  means = []
+  for threshold in (0.0, 0.5, 1.0):
+    assert detector.set_gate_threshold(threshold)
+    with routing.shutting_gates(threshold):
+      expected = exported.module.serve(tf.constant(images))
+    _assert_same(detector(images), expected)
+    means.append(np.mean(expected['multiply_adds']))
+  assert means[0] > means[-1] == np.float32(cost.minimum)
 
 
 def test_an_answer_does_not_depend_on_the_batch(exported):
@@ -257,13 +271,14 @@ def test_a_saved_model_that_answers_otherwise_is_not_kept(ready, monkeypatch, tm
 def test_a_killed_export_leaves_nothing_under_its_name(exported, tmp_path):
   code = f"""
 import os, pathlib, signal, sys
-from official_ext.serving import export_modules, export_saved_model
+from official_ext.serving import export_modules, export_saved_model, signatures
 def save(module, path, *unused):
   (pathlib.Path(path) / 'saved_model.pb').write_bytes(b'half')
   os.kill(os.getpid(), signal.SIGKILL)
 class Module:
   image_size, cost = (64, 64), None
 export_saved_model.save, export_modules.build_module = save, lambda *_, **unused: Module
+signatures.network_function = lambda *unused: None
 export_saved_model.main({[*exported.arguments, f'--export_dir={tmp_path}/new', '--no-freeze']!r})
 """
   process = subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=False)

@@ -61,6 +61,10 @@ def test_every_command_serves_dynamic_towers(sample_records, tmp_path, monkeypat
   predict.main([
       f'--saved_model={saved}', f'--annotation_file={annotations}', f'--images={images}',
       f'--output_dir={tmp_path}/predictions', '--batch_size=2', '--evaluate', '--gates'])
+  predict.main([
+      f'--saved_model={saved}', f'--images={images}', f'--output_dir={tmp_path}/shut',
+      '--gate_threshold=1', '--no-draw'])
+  shut = json.loads((tmp_path / 'shut' / 'costs.json').read_text())['images']
   costs = json.loads((tmp_path / 'predictions' / 'costs.json').read_text())['images']
   assert len(costs) == 3
   drawn = sorted(path.name for path in (tmp_path / 'predictions' / 'gates').iterdir())
@@ -78,18 +82,22 @@ def test_every_command_serves_dynamic_towers(sample_records, tmp_path, monkeypat
   figures = json.loads((tmp_path / 'profile.json').read_text())
   gmac = figures['gmac']
   assert gmac['minimum'] < gmac['mean'] < gmac['maximum']
+  assert [cost['multiply_adds'] / 1e9 for cost in shut] == pytest.approx(3 * [gmac['minimum']])
   assert gmac['mean'] == pytest.approx(np.mean([cost['multiply_adds'] for cost in costs]) / 1e9)
   positions = 64 + 16
   assert gmac['maximum'] - gmac['minimum'] == pytest.approx(2 * 2 * 9 * 16**2 * positions / 1e9)
   assert sum(figures['gmac_maximum_by_part'].values()) == pytest.approx(gmac['maximum'])
 
   tradeoff.main([
-      f'--experiment={NAME}', f'--model_dir={run}', '--thresholds=0.9999,0',
+      f'--experiment={NAME}', f'--model_dir={run}', f'--saved_model={saved}', '--thresholds=1,0',
       f'--images={images}', f'--annotation_file={annotations}',
       f'--output_dir={tmp_path}/tradeoff'])
-  first, last = json.loads((tmp_path / 'tradeoff' / 'tradeoff.json').read_text())
+  first, last, *of_export = json.loads((tmp_path / 'tradeoff' / 'tradeoff.json').read_text())
+  for point, same in zip((first, last), of_export, strict=True):
+    assert same == {**{name: pytest.approx(value) for name, value in point.items()},
+                    'model': 'saved'}
   evaluation = json.loads((tmp_path / 'predictions' / 'evaluation.json').read_text())
-  assert (first['threshold'], last['threshold']) == (0.0, 0.9999)
+  assert (first['threshold'], last['threshold']) == (0.0, 1.0)
   assert (first['ap'], first['model']) == (pytest.approx(evaluation['ap']), 'run')
   assert first['gmac_mean'] == pytest.approx(gmac['mean'])
   assert first['gmac_min'] == pytest.approx(min(c['multiply_adds'] for c in costs) / 1e9)

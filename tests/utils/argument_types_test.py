@@ -27,10 +27,10 @@ def test_values_are_parsed(parse, text, expected):
     (argument_types.whole_number, ['-1', '0.5', ''], 'is not a whole number from 0'),
     (argument_types.positive_number, ['0', '-1', 'inf', 'nan'], 'is not a number above 0'),
     (argument_types.positive_number, ['a', ''], 'is not a number'),
-    (argument_types.threshold, ['-0.1', '1', 'nan'], 'is not a number from 0 to below 1'),
+    (argument_types.threshold, ['-0.1', '1.1', 'nan'], 'is not a number from 0 to 1'),
     (argument_types.image_size, ['64', '64,', '1,2,3', '64, 64', '-1,5'], 'is not height,width'),
     (argument_types.image_size, ['0,64', '64,0'], "'0' is not a whole number from 1"),
-    (argument_types.list_of(argument_types.threshold), ['', '0,', '0.5,1'], 'is not a number'),
+    (argument_types.list_of(argument_types.threshold), ['', '0,', '0.5,2'], 'is not a number'),
 ])
 def test_other_values_are_refused_with_what_is_allowed(parse, texts, sentence):
   for text in texts:

@@ -44,6 +44,11 @@ class RoutedLayer(tf_keras.layers.Layer):
     return True
 
   @property
+  def has_gate_threshold(self) -> bool:
+    """Whether `routing.shutting_gates` shuts gates of the layer."""
+    return False
+
+  @property
   def gate_names(self) -> list[str]:
     """Names of the gates that the built layer records."""
     return []
@@ -65,18 +70,6 @@ class RoutedLayer(tf_keras.layers.Layer):
     A task may start from such a checkpoint; these variables then keep their initial values.
     """
     return []
-
-  def set_gate_threshold(self, threshold: float) -> bool:
-    """Shuts gates at inference, from now on, whose value is at most a threshold.
-
-    Args:
-      threshold: in [0, 1).
-
-    Returns:
-      Whether the layer has gates with a threshold; False in this base class.
-    """
-    del threshold
-    return False
 
   def total_cost(self, height: int, width: int) -> float:
     """Returns the multiply-adds of one image with every gate open, unrouted parts included.
@@ -172,6 +165,11 @@ def routed_layers(model: tf.Module) -> list[RoutedLayer]:
   """Returns the layers of a model that route, the model itself included."""
   modules = (model, *model.submodules)
   return [module for module in modules if isinstance(module, RoutedLayer) and module.is_routed]
+
+
+def has_gate_threshold(model: tf.Module) -> bool:
+  """Returns whether `routing.shutting_gates` shuts any gates of a model."""
+  return any(layer.has_gate_threshold for layer in routed_layers(model))
 
 
 def layers_by_part(model: tf.Module) -> dict[str, list[RoutedLayer]]:

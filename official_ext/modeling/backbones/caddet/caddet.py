@@ -144,6 +144,10 @@ class CADDet(routed.SkippingLayer):
     return self._has_routers
 
   @property
+  def has_gate_threshold(self) -> bool:
+    return True
+
+  @property
   def gate_names(self) -> list[str]:
     """Names of the gates that the layer records, by layer, scale and path in this order."""
     return [f'layer_{spec.layer:02}/scale_{spec.scale}/{path}'

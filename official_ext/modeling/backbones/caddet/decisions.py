@@ -46,7 +46,7 @@ def enter(batch: tf.Tensor) -> tf.Tensor:
 
 
 def decide(nodes: Sequence[wiring.NodeSpec], logits: Sequence[tf.Tensor], present: tf.Tensor,
-           hard: bool) -> LayerDecisions:
+           hard: bool, threshold: tf.Tensor | None = None) -> LayerDecisions:
   """Decides for all nodes of a layer at once, because many small operations are slow.
 
   Gates are max(0, tanh) of the logits, and 0 below the threshold.  A node that is present and
@@ -58,6 +58,7 @@ def decide(nodes: Sequence[wiring.NodeSpec], logits: Sequence[tf.Tensor], presen
     logits: float32 `[batch, paths of the node]`, what the router of each node returns.
     present: boolean `[batch, nodes]`, the images that are present in each node.
     hard: whether open paths have weight 1 instead of their gate.
+    threshold: gates up to this value are shut too, scalar; None: no further ones.
 
   Returns:
     The decisions of the layer.
@@ -65,6 +66,8 @@ def decide(nodes: Sequence[wiring.NodeSpec], logits: Sequence[tf.Tensor], presen
   gates = tf.tanh(wiring.by_path(nodes, logits))
   here = tf.expand_dims(present, 2)
   is_open = (gates >= THRESHOLD) & here
+  if threshold is not None:
+    is_open &= gates > threshold
   gates = tf.where(is_open, gates, 0.0)
   running = tf.reduce_any(is_open, 2)
   passing = here & ~tf.expand_dims(running, 2) & _IS_KEEP

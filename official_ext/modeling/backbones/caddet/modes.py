@@ -20,6 +20,7 @@ from official_ext.modeling.backbones.caddet import node as node_lib
 from official_ext.modeling.backbones.caddet import router
 from official_ext.modeling.backbones.caddet import wiring
 from official_ext.ops import conditional
+from official_ext.ops import routing
 
 Nodes = Mapping[wiring.NodeSpec, node_lib.SupernetNode]
 
@@ -107,7 +108,9 @@ class Mask:
     present = tf.unstack(state.present, axis=1)
     logits = [self.route(node, state.maps[spec.scale], images)
               for (spec, node), images in zip(nodes.items(), present)]
-    decided = decisions.decide(list(nodes), logits, state.present, self._hard)
+    decided = decisions.decide(
+        list(nodes), logits, state.present, self._hard,
+        None if self._training else routing.gate_threshold())
     running = dict(zip(nodes, tf.unstack(decided.running, axis=1)))
     leaving = dict(zip(_paths(nodes), tf.unstack(_columns(decided.leaving), axis=1)))
     weights = _weights(nodes, decided, state)
@@ -170,7 +173,8 @@ class Skip:
     """See `AllPaths`."""
     logits = [self.route(node, state.maps[spec.scale], selection)
               for (spec, node), selection in zip(nodes.items(), state.selected)]
-    decided = decisions.decide(list(nodes), logits, state.present, self._hard)
+    decided = decisions.decide(
+        list(nodes), logits, state.present, self._hard, routing.gate_threshold())
     running, leaving, next_selected = _select(nodes, decided)
     weights = _weights(nodes, decided, state)
     left, kept = {}, {}

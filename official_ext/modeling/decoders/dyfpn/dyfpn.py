@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
+import numpy as np
 import tensorflow as tf, tf_keras
 
 from official_ext.configs import components
@@ -20,8 +21,11 @@ from official_ext.modeling.layers import routed
 from official_ext.ops import checks
 from official_ext.ops import conditional
 from official_ext.ops import multiply_adds
+from official_ext.ops import routing
 
 Selections = list[conditional.Selection]
+# A threshold of 1 lowers logits by this much, which shuts every gate.
+_LARGEST_SHIFT = 1e6
 
 
 @dataclasses.dataclass
@@ -94,13 +98,21 @@ class DyFPN(routed.SkippingLayer, inception_fpn.InceptionFPN):
   def gate_names(self) -> list[str]:
     return self.backbone_levels
 
+  @property
+  def has_gate_threshold(self) -> bool:
+    """Whether gates follow their logits; those of the ablation with random signals do not."""
+    return self._gate_options['type'] != 'random' and self._gate_options['evaluation'] == 'argmax'
+
   def build(self, input_shape: Mapping[str, tf.TensorShape]) -> None:
     for level in self.backbone_levels:
       convolutions.build_in_scope([self.laterals[level]], [input_shape[level]])
     super().build(input_shape)
 
   def build_pyramid(self, inputs: pyramid.Features, training: bool | None) -> pyramid.Features:
-    choice = self._selection(self.gate(inputs), training=training)
+    logits = self.gate(inputs)
+    if not training:
+      logits = self._at_threshold(logits)
+    choice = self._selection(logits, training=training)
     # In block B path 0 is the skip convolution alone, which always runs.
     gate = choice.gate if self._block == 'A' else choice.gate[..., 1:]
     selections = _select(gate) if self.skips(training) else [None] * len(inputs)
@@ -110,6 +122,22 @@ class DyFPN(routed.SkippingLayer, inception_fpn.InceptionFPN):
       laterals[level] = run(level, inputs[level], gate[:, index], selections[index])
     self._record(inputs, *choice)
     return self.top_down(laterals)
+
+  def _at_threshold(self, logits: tf.Tensor) -> tf.Tensor:
+    """Returns logits `[batch, levels, paths]` with those of dear paths lowered.
+
+    In block B the branches then run where tanh(difference of the two logits / 2) is above the
+    threshold of `routing.shutting_gates`.  In block A a path is lowered in proportion to its taps,
+    so that a higher threshold never chooses a dearer path.
+    """
+    threshold = routing.gate_threshold()
+    if threshold is None:
+      return logits
+    taps = np.array(next(iter(self.laterals.values())).taps if self._block == 'A' else [0, 1])
+    dearness = (taps - taps.min()) / max(1, np.ptp(taps))
+    # Twice the inverse hyperbolic tangent, in operations that all engines have.
+    shift = tf.minimum(tf.math.log((1 + threshold) / (1 - threshold)), _LARGEST_SHIFT)
+    return logits - shift * tf.constant(dearness, tf.float32)
 
   def _run_block_a(self, level: str, features: tf.Tensor, gate: tf.Tensor,
                    selections: Selections | None) -> tf.Tensor:

@@ -100,13 +100,13 @@ class SpatialGate(tf_keras.layers.Layer):
     super().build(input_shape)
 
   def call(self, features: tf.Tensor, paths: Sequence[int] | None = None,
-           threshold: float = 0.0) -> tf.Tensor:
+           threshold: tf.Tensor | float = 0.0) -> tf.Tensor:
     """Computes the gates of every position of a map.
 
     Args:
       features: `[batch, height, width, channels]`.
       paths: numbers of the paths that exist on this level; softmax is over these.  None: all.
-      threshold: gates up to this value are 0.
+      threshold: gates up to this value are 0; scalar.
 
     Returns:
       Gates in [0, 1], `[batch, height, width, paths]`; float32, or float64 under that policy.
@@ -114,7 +114,7 @@ class SpatialGate(tf_keras.layers.Layer):
     return self.decide(self.conv(features), paths, threshold)
 
   def decide(self, logits: tf.Tensor, paths: Sequence[int] | None = None,
-             threshold: float = 0.0) -> tf.Tensor:
+             threshold: tf.Tensor | float = 0.0) -> tf.Tensor:
     """Computes what `call` returns from the results of the convolution.
 
     Args:
@@ -128,7 +128,7 @@ class SpatialGate(tf_keras.layers.Layer):
     if paths is not None and len(paths) < self._num_paths:
       logits = tf.gather(logits, paths, axis=-1)
     gates = self._activate(logits)
-    return tf.where(gates > threshold, gates, tf.zeros_like(gates))
+    return tf.where(gates > tf.cast(threshold, gates.dtype), gates, tf.zeros_like(gates))
 
   def _activate(self, logits: tf.Tensor) -> tf.Tensor:
     if self._activation == 'tanh':

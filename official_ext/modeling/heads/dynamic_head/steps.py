@@ -28,7 +28,7 @@ class RunOptions(NamedTuple):
   """
   mode: str = 'mask'
   norm_positions: str = 'active'
-  gate_threshold: float = 0.0
+  gate_threshold: tf.Tensor | float = 0.0
   tile_capacity: float = 1.0
 
 

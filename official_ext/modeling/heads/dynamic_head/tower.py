@@ -61,7 +61,8 @@ class DynamicTower(routed.SkippingLayer):
   share of the same gates is 0.8 to 1.4 % off ours.
 
   Attributes:
-    gate_threshold: gates up to this value are 0 at inference; may be changed at any time.
+    gate_threshold: gates up to this value are 0 at inference, `routing.shutting_gates` may raise
+      it; may be changed at any time.
   """
 
   inference_modes = ('skip', 'mask', 'tiles')
@@ -128,6 +129,10 @@ class DynamicTower(routed.SkippingLayer):
     return 'gated' in (self._block_options['scale_step'], self._block_options['depth_step'])
 
   @property
+  def has_gate_threshold(self) -> bool:
+    return True
+
+  @property
   def gate_names(self) -> list[str]:
     """Names of the gates that the built tower records."""
     return [self._gate_name(number, *key) for number, one_block in enumerate(self.blocks)
@@ -141,10 +146,6 @@ class DynamicTower(routed.SkippingLayer):
   def metric_limits(self) -> Mapping[str, routed.Limit]:
     reason = 'active tiles beyond tile_capacity are not computed; raise it'
     return dict.fromkeys(self.metric_names, (0.0, reason))
-
-  def set_gate_threshold(self, threshold: float) -> bool:
-    self.gate_threshold = threshold
-    return True
 
   @staticmethod
   def _gate_name(number: int, path: str, level: str) -> str:
@@ -182,7 +183,7 @@ class DynamicTower(routed.SkippingLayer):
     options = steps.RunOptions(
         mode=self._training_mode if training else self.inference,
         norm_positions=self._norm_positions,
-        gate_threshold=0.0 if training else self.gate_threshold,
+        gate_threshold=0.0 if training else self._raised_threshold(),
         tile_capacity=self._tile_capacity)
     outputs, results = features, []
     for one_block in self.blocks:
@@ -191,6 +192,11 @@ class DynamicTower(routed.SkippingLayer):
     if self.is_routed and routing.RoutingTape.current() is not None:
       self._record(features, results)
     return outputs
+
+  def _raised_threshold(self) -> tf.Tensor | float:
+    """Returns the larger one of the threshold of the layer and that of `shutting_gates`."""
+    threshold = routing.gate_threshold()
+    return self.gate_threshold if threshold is None else tf.maximum(self.gate_threshold, threshold)
 
   def _record(self, features: Features, results: Sequence[block.BlockResult]) -> None:
     """Records gates and multiply-adds.

@@ -22,16 +22,16 @@ def _logits(nodes, batch, seed):
   return logits
 
 
-def _decide(layer, hard=False, batch=BATCH, seed=0):
+def _decide(layer, hard=False, batch=BATCH, seed=0, threshold=None):
   """Returns the nodes of a layer, which images are present, gates by hand, and the decisions."""
   nodes = LAYERS[layer]
   present = np.random.default_rng(seed).uniform(size=[batch, len(nodes)]) < 0.7
   logits = _logits(nodes, batch, seed)
   decided = decisions.decide(
-      nodes, [tf.constant(x) for x in logits], tf.constant(present), hard)
+      nodes, [tf.constant(x) for x in logits], tf.constant(present), hard, threshold)
   # Gates of images that are not present are shut, whatever their logits.
-  expected = [np.where((np.tanh(x) >= 1e-4) & here[:, None], np.tanh(x), 0)
-              for x, here in zip(logits, present.T)]
+  expected = [np.where((np.tanh(x) >= 1e-4) & (np.tanh(x) > (threshold or 0)) & here[:, None],
+                       np.tanh(x), 0) for x, here in zip(logits, present.T)]
   for column, node in enumerate(nodes):
     own = [wiring.PATHS.index(path) for path in node.paths]
     np.testing.assert_allclose(decided.gates.numpy()[:, column, own], expected[column], 1e-6)
@@ -41,9 +41,9 @@ def _decide(layer, hard=False, batch=BATCH, seed=0):
 
 
 @pytest.mark.parametrize('layer', LAYERS)
-@pytest.mark.parametrize('hard', [False, True])
-def test_decisions_image_by_image(layer, hard):
-  nodes, present, gates, decided = _decide(layer, hard, seed=layer)
+@pytest.mark.parametrize('hard, threshold', [(False, None), (True, None), (False, 0.9)])
+def test_decisions_image_by_image(layer, hard, threshold):
+  nodes, present, gates, decided = _decide(layer, hard, seed=layer, threshold=threshold)
   expected = np.zeros(decided.next_present.shape, bool)
   dropped = 0
   for column, node in enumerate(nodes):
@@ -63,6 +63,11 @@ def test_decisions_image_by_image(layer, hard):
   np.testing.assert_array_equal(decided.present, present)
   np.testing.assert_array_equal(decided.next_present, expected)
   assert dropped
+
+
+def test_a_threshold_of_1_shuts_every_gate():
+  _, present, _, decided = _decide(2, threshold=1.0)
+  assert not np.any(decided.running) and np.any(present)
 
 
 def test_an_empty_batch_decides_nothing():

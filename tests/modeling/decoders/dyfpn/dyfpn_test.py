@@ -217,6 +217,37 @@ def test_images_of_one_batch_decide_for_themselves(inference):
     assert alone_tape.routing().executed[0] == tape.routing().executed[row]
 
 
+def test_a_threshold_shuts_branches_by_the_margin_of_their_logits():
+  """Block B: branches run where tanh of half the logits' difference is above the threshold."""
+  part = _dyfpn('B', 'channel', norm='none')
+  layer, inputs = part.make(), part.inputs(batch=6)
+  logits = layer.gate(inputs).numpy().astype(np.float64)
+  values = np.tanh((logits[..., 1] - logits[..., 0]) / 2)
+  ordered = np.sort(values[values > 0])
+  widest = np.argmax(np.diff(ordered))
+  for threshold in (0.0, ordered[widest:widest + 2].mean(), 1.0):
+    with routing.RoutingTape() as tape, routing.shutting_gates(threshold):
+      outputs = layer(inputs)
+    gates = np.stack([tape.routing().gates[f'part/{level}'] for level in CHANNELS], 1)
+    np.testing.assert_array_equal(gates, values > threshold)
+    component.same(outputs, _expected(layer, inputs, 'B', np.stack([1 - gates, gates], -1)), 1e-5)
+  with routing.shutting_gates(1.0):  # Training does not know it.
+    layer(inputs, training=True)
+
+
+def test_a_higher_threshold_never_chooses_a_dearer_branch():
+  """Block A: from the choice of the gate down to the cheapest branch."""
+  part = _dyfpn('A', 'channel', norm='none')
+  layer, inputs = part.make(), part.inputs(batch=8)
+  costs = []
+  for threshold in (0.0, 0.2, 0.5, 0.8, 1.0):
+    with routing.RoutingTape() as tape, routing.shutting_gates(threshold):
+      layer(inputs)
+    costs.append(tape.routing().executed)
+  assert np.all(np.diff(costs, axis=0) <= 0) and np.any(costs[0] > costs[-1])
+  np.testing.assert_array_equal(costs[-1], np.full(8, tape.routing().minimum))
+
+
 def test_convolutions_receive_the_selected_images_only():
   part, patterns = _dyfpn('B', 'random', norm='none'), routed_adapters.dyfpn_patterns('B')
   layer, inputs = part.make(), part.inputs(batch=8)

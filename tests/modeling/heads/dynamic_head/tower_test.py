@@ -11,6 +11,7 @@ from official_ext.configs import components
 from official_ext.modeling.heads import dynamic_head
 from official_ext.modeling.layers import routed
 from official_ext.ops import checks
+from official_ext.ops import routing
 from official_ext.ops import sparse_conv
 from component import Component
 import component
@@ -69,6 +70,11 @@ def test_threshold_shuts_gates_at_inference_only():
   dynamic_towers.same(outputs, expected)
   dynamic_towers.same(record.gates, dynamic_towers.named(gates), 1e-6)
   assert np.any(np.abs(outputs['3'] - open_outputs['3']) > 1e-3)
+  for own, threshold in ((0.4, 0.1), (0.0, 0.4)):  # The larger one counts.
+    tower.gate_threshold = own
+    with routing.shutting_gates(threshold):
+      dynamic_towers.same(tower(inputs), outputs, 1e-6)
+      dynamic_towers.same(tower(inputs, training=True), open_outputs)
 
 
 @pytest.mark.parametrize('image', [0, 1])
