@@ -81,7 +81,8 @@ TABLES = {
                   Row('fcos/fpnlite_mobilenetv2_1x', 'fcos_fpnlite_mobilenetv2_coco', '7.8'),
                   Row('fcos/caddet_1x', 'fcos_caddet_coco', '6.5 (7.6 to 6.0)'),
                   Row('retinanet/caddet_1x', 'retinanet_caddet_coco', '6.7 (8.0 to 6.3)')))),
-    'dynamic_head': (Table('Dynamic head, tables 1, 3, 4', 'whole network', 'G', _OWN, (
+    'dynamic_head': (Table('Dynamic head, tables 1, 3, 4, 800x1344', 'whole network', 'G',
+                           {'sides': None, 'image_size': (800, 1344)}, (
         _fcos('fpn', '216.7'), _fcos('dynamichead_fixed_d8', '512.5'),
         _fcos('dynamichead_high', '446.6 (463.1 to 422.7)'),
         _fcos('dynamichead_low', '203.6 (336.0 to 144.7)'),
