@@ -20,8 +20,8 @@ import numpy as np
 import tensorflow as tf
 
 from official_ext.serving import convert
-from official_ext.serving import detectors
 from official_ext.serving import export_saved_model
+from official_ext.serving import saved_models
 from official_ext.serving.engines import catalog
 from official_ext.utils import command_line
 from official_ext.utils import timing
@@ -68,7 +68,7 @@ def time_saved_model(path: str, arguments: argparse.Namespace) -> None:
   """Converts, times and prints one SavedModel."""
   print(path)
   run, _ = convert.load(path)
-  size = detectors.read_description(path).get('input_image_size') or (256, 256)
+  size = saved_models.read_description(path).get('input_image_size') or (256, 256)
   with tempfile.TemporaryDirectory() as folder:
     models = {name: _convert(name, path, pathlib.Path(folder, name), arguments.threads)
               for name in arguments.engine or catalog.NAMES}

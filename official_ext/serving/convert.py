@@ -62,8 +62,8 @@ def load(path: files.PathLike) -> tuple[Callable[[np.ndarray], Mapping[str, np.n
   """
   import tensorflow as tf
 
-  from official_ext.serving import detectors
-  model = detectors.load_saved_model(path)
+  from official_ext.serving import saved_models
+  model = saved_models.load(path)
   signature = model.signatures.get('serving_default')
   specs = signature.structured_input_signature[1] if signature else {}
   if len(specs) != 1 or (spec := next(iter(specs.values()))).dtype != tf.uint8:
@@ -113,12 +113,12 @@ def convert(engine_name: str, saved_model: files.PathLike, folder: pathlib.Path)
   Raises:
     CommandError: the engine is not installed or refuses the model, or the two differ.
   """
-  from official_ext.serving import detectors
+  from official_ext.serving import saved_models
   engine = catalog.engine(engine_name)
   start = time.monotonic()
   run, signature = load(saved_model)
   spec, = signature.structured_input_signature[1].values()
-  description = detectors.read_description(saved_model)
+  description = saved_models.read_description(saved_model)
   description['batch_size'] = spec.shape[0]
   conditionals = engine.convert(files.plain_path(saved_model), folder)
   wanted = count_conditionals(signature)

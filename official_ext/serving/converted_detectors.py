@@ -5,6 +5,7 @@ import numpy as np
 
 from official_ext.datasets import categories as categories_lib
 from official_ext.serving import detectors
+from official_ext.serving import saved_models
 from official_ext.serving.engines import catalog
 from official_ext.utils import command_line
 from official_ext.utils import files
@@ -31,7 +32,7 @@ class ConvertedDetector(detectors.SavedDetector):
       CommandError: the engine is not installed, or cannot load the model.
     """
     self._path = pathlib.Path(path)
-    self.description = detectors.read_description(path)
+    self.description = saved_models.read_description(path)
     self.categories = categories_lib.from_coco(self.description.get('categories', ()))
     self._rule = self.description.get('suppression')
     self.input_type, self.batch_size = 'image_tensor', self.description.get('batch_size')

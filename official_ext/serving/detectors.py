@@ -2,7 +2,6 @@
 from collections.abc import Callable, Mapping, Sequence
 import contextlib
 import itertools
-import json
 import pathlib
 import time
 from typing import Any
@@ -17,13 +16,13 @@ from official_ext.ops import routing
 from official_ext.serving import detection
 from official_ext.serving import export_modules
 from official_ext.serving import input_types
+from official_ext.serving import saved_models
 from official_ext.serving import signatures
 from official_ext.serving import suppression
 from official_ext.utils import command_line
 from official_ext.utils import experiment
 from official_ext.utils import files
 
-_DESCRIPTION = 'export.json'
 _OUTPUTS = ('detection_boxes', 'detection_scores', 'detection_classes', 'num_detections',
             'image_info')
 # An export without suppression has these outputs instead.
@@ -53,9 +52,9 @@ class SavedDetector:
     """
     path = pathlib.Path(path)
     self._path = path
-    self._model = load_saved_model(path)
-    self.description = read_description(path)
-    self.categories = _read_categories(self._model, path, self.description)
+    self._model = saved_models.load(path)
+    self.description = saved_models.read_description(path)
+    self.categories = saved_models.read_categories(self._model, path, self.description)
     self._function = self._model.signatures.get(signatures.DEFAULT)
     self._more_inputs: dict[str, tf.Tensor] = {}
     outputs = self._function.structured_outputs if self._function else {}
@@ -300,42 +299,3 @@ def _seconds(call: Callable[[], Any]) -> float:
   start = time.perf_counter()
   call()
   return time.perf_counter() - start
-
-
-def load_saved_model(path: files.PathLike) -> Any:
-  """Loads a SavedModel; raises CommandError, about `--saved_model`, if there is none."""
-  if not (pathlib.Path(path) / 'saved_model.pb').is_file():
-    raise command_line.CommandError(
-        f'--saved_model={path} has no file saved_model.pb: give a folder that '
-        'export_saved_model wrote.')
-  try:
-    return tf.saved_model.load(files.plain_path(path))
-  except (OSError, tf.errors.OpError, ValueError) as error:
-    text = str(error).strip().splitlines()[0]
-    raise command_line.CommandError(
-        f'--saved_model={path} cannot be loaded ({text}): export it again.') from error
-
-
-def read_description(path: files.PathLike) -> dict[str, Any]:
-  """Returns the content of export.json; raises CommandError if it is damaged."""
-  try:
-    content = json.loads((pathlib.Path(path) / _DESCRIPTION).read_text(encoding='utf-8'))
-  except FileNotFoundError:
-    return {}
-  except ValueError as error:
-    raise command_line.CommandError(
-        f'--saved_model={path}: {_DESCRIPTION} is damaged ({error}): export it again.') from error
-  return content if isinstance(content, dict) else {}
-
-
-def _read_categories(model: Any, path: pathlib.Path, description: Mapping[str, Any]
-                     ) -> categories_lib.Categories:
-  """Returns the classes of a SavedModel; raises CommandError if their file is damaged."""
-  try:
-    asset = getattr(model, 'categories', None)
-    if isinstance(asset, tf.saved_model.Asset):
-      return category_files.read(asset.asset_path.numpy().decode())
-    return categories_lib.from_coco(description.get('categories', ()))
-  except (ValueError, TypeError, AttributeError, tf.errors.OpError) as error:
-    raise command_line.CommandError(
-        f'--saved_model={path} has damaged class names ({error}): export it again.') from error

@@ -87,6 +87,8 @@ def _write_times(page: html_page.HtmlPage, results: dict[str, Any],
 
 def _precision(results: dict[str, Any]) -> str:
   """Returns the average precision in words; empty if nothing was evaluated."""
+  if results.get('ap', 0.0) < 0:
+    return 'AP unknown, because the annotation file has no object in these images'
   return f'AP {results["ap"]:.3f}, AP50 {results["ap50"]:.3f}' if 'ap' in results else ''
 
 

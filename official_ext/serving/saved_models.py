@@ -1,0 +1,53 @@
+"""The files of an exported detector: the SavedModel, its description and its classes."""
+from collections.abc import Mapping
+import json
+import pathlib
+from typing import Any
+
+import tensorflow as tf
+
+from official_ext.datasets import categories as categories_lib
+from official_ext.datasets import category_files
+from official_ext.utils import command_line
+from official_ext.utils import files
+
+_DESCRIPTION = 'export.json'
+
+
+def load(path: files.PathLike) -> Any:
+  """Loads a SavedModel; raises CommandError, about `--saved_model`, if there is none."""
+  if not (pathlib.Path(path) / 'saved_model.pb').is_file():
+    raise command_line.CommandError(
+        f'--saved_model={path} has no file saved_model.pb: give a folder that '
+        'export_saved_model wrote.')
+  try:
+    return tf.saved_model.load(files.plain_path(path))
+  except (OSError, tf.errors.OpError, ValueError) as error:
+    text = str(error).strip().splitlines()[0]
+    raise command_line.CommandError(
+        f'--saved_model={path} cannot be loaded ({text}): export it again.') from error
+
+
+def read_description(path: files.PathLike) -> dict[str, Any]:
+  """Returns the content of export.json; raises CommandError if it is damaged."""
+  try:
+    content = json.loads((pathlib.Path(path) / _DESCRIPTION).read_text(encoding='utf-8'))
+  except FileNotFoundError:
+    return {}
+  except ValueError as error:
+    raise command_line.CommandError(
+        f'--saved_model={path}: {_DESCRIPTION} is damaged ({error}): export it again.') from error
+  return content if isinstance(content, dict) else {}
+
+
+def read_categories(model: Any, path: pathlib.Path, description: Mapping[str, Any]
+                    ) -> categories_lib.Categories:
+  """Returns the classes of a SavedModel; raises CommandError if their file is damaged."""
+  try:
+    asset = getattr(model, 'categories', None)
+    if isinstance(asset, tf.saved_model.Asset):
+      return category_files.read(asset.asset_path.numpy().decode())
+    return categories_lib.from_coco(description.get('categories', ()))
+  except (ValueError, TypeError, AttributeError, tf.errors.OpError) as error:
+    raise command_line.CommandError(
+        f'--saved_model={path} has damaged class names ({error}): export it again.') from error
