@@ -21,8 +21,9 @@ def draw_tradeoff(points: Sequence[Mapping[str, Any]]) -> figure.Figure:
   for number, model in enumerate(dict.fromkeys(point['model'] for point in points)):
     own = [point for point in points if point['model'] == model]
     means = [point['gmac_mean'] for point in own]
-    bars = [[mean - point['gmac_min'] for mean, point in zip(means, own)],
-            [point['gmac_max'] - mean for mean, point in zip(means, own)]]
+    # Rounding may put the mean of equal costs outside of their range.
+    bars = [[max(0.0, mean - point['gmac_min']) for mean, point in zip(means, own)],
+            [max(0.0, point['gmac_max'] - mean) for mean, point in zip(means, own)]]
     axes.errorbar(means, [point['ap'] for point in own], xerr=bars, color=f'C{number}',
                   marker='o', capsize=3, elinewidth=1, label=model)
     for mean, point in zip(means, own):
