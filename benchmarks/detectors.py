@@ -1,12 +1,14 @@
 """Times training steps of whole detectors with each neck, and measures their memory.
 
     .venv/bin/python benchmarks/detectors.py [--detector retinanet] [--image_size 320] [--repeats 5]
+    .venv/bin/python benchmarks/detectors.py --profile DyFPN
 
 A step is Model Garden's: forward pass, losses, gradients and update, for random images with random
 boxes.  Times are ratios of medians, interleaved in one run; machines are noisy, and only ratios
 within one run mean something.  Memory is the peak of a process of its own, or of the GPU, above
 what it held before its first step.  DRFPN's Table 7 ("Time") and i-FPN's section 5 compare the same
-on eight GPUs.
+on eight GPUs.  With `--profile` it prints where the time of a step with one neck goes: by layer,
+forward and backward, and by kind of operation, as TensorFlow's profiler measures it.
 """
 import argparse
 from collections.abc import Callable
@@ -18,6 +20,7 @@ import official_ext  # noqa: F401 (chooses Keras 2)
 import memory
 import numpy as np
 from official.core import task_factory
+import op_times
 import tensorflow as tf
 
 from official_ext import registry_imports
@@ -42,6 +45,7 @@ NECKS = {
 }
 _BASE = 'FPN'
 _NUM_BOXES = 8
+_ROWS = 20
 
 
 def _write_record(path: pathlib.Path, image_size: int) -> None:
@@ -123,10 +127,20 @@ def main() -> None:
   parser.add_argument('--override', default='', help='overrides of every experiment')
   parser.add_argument('--cases', nargs='+', default=list(NECKS), choices=NECKS, metavar='NECK',
                       help=f'any of {", ".join(NECKS)}; FPN is always one')
+  parser.add_argument('--profile', choices=NECKS, metavar='NECK',
+                      help='print where the time of this step goes, and nothing else')
+  parser.add_argument('--depth', type=int, default=2, metavar='N',
+                      help='scopes by which --profile sums operations (2)')
   parser.add_argument('--memory_of', choices=NECKS, help='print the MB of this step alone')
   args = parser.parse_args()
   if args.memory_of:
     command_line.say(f'{memory.added_by(training_step(args.memory_of, args)):.1f}')
+    return
+  if args.profile:
+    step = training_step(args.profile, args)
+    step()
+    runs = [op_times.record(step) for _ in range(args.repeats)]
+    command_line.say('\n'.join(op_times.table(runs, args.depth, _ROWS)))
     return
   benchmark(args)
 
