@@ -1,10 +1,11 @@
 """Set-up for all tests: Keras 2, parsed flags, few threads for each worker, shared data sets."""
 import collections
 import functools
+import importlib
 import os
 import pathlib
-import subprocess
 import sys
+from unittest import mock
 
 # Model Garden's and absl's test modules would read the options of pytest from sys.argv.
 sys.argv = sys.argv[:1]
@@ -107,7 +108,8 @@ def sample_records(tmp_path_factory) -> pathlib.Path:
       ('make_sample_data', f'--output_dir={folder}/coco', '--num_train=24', '--num_val=12'),
       ('convert_dataset', f'--input={folder}/coco', f'--output_dir={folder}/records',
        '--include_masks'))
-  for tool, *arguments in commands:
-    subprocess.run([sys.executable, '-m', f'official_ext.tools.{tool}', *arguments], check=True,
-                   cwd=pathlib.Path(__file__).resolve().parents[1])
+  for arguments in commands:
+    tool = importlib.import_module(f'official_ext.tools.{arguments[0]}')
+    with mock.patch.object(sys, 'argv', [*arguments]):
+      tool.main()
   return folder / 'records'

@@ -63,8 +63,10 @@ _COUNTED = {}
 
 def count_parameters(model):
   """Trainable parameters of a detector's decoder; rows of tables that share one build it once."""
-  if model.decoder.type == 'ifpn':  # A solver has no weights, and takes long to trace.
-    model = copy.deepcopy(model)
+  model = copy.deepcopy(model)
+  if model.decoder.type == 'dyfpn':  # Conditionals have no weights, and take long to trace.
+    model.decoder.dyfpn.inference = 'mask'
+  if model.decoder.type == 'ifpn':  # Nor has a solver.
     count = min(1, model.decoder.ifpn.solver.training_evaluations)  # none: the base features
     model.decoder.ifpn.solver = options.SolverConfig(
         solver='unroll', gradient='unroll', training_evaluations=count,

@@ -1,8 +1,7 @@
 """The checks that every layer and decoder passes; it names no component.
 
 A test calls `run_decoder_checks` with a `Component`; a decoder that routes has its checks in
-tests/modeling/routed_networks_test.py as well.  `check_fresh_process` and `check_two_replicas`
-start processes of their own and are slow.
+tests/modeling/routed_networks_test.py as well.  `check_other_process` starts a process and is slow.
 Numbers against the paper's equations are the business of each component's own test.
 """
 from collections.abc import Mapping, Sequence
@@ -46,7 +45,7 @@ def check_config(part: Component, tmp_path) -> None:
 
 
 def check_saving(part: Component, tmp_path) -> None:
-  """`.keras` keeps the numbers; another process is asked by `check_fresh_process`."""
+  """`.keras` keeps the numbers; another process is asked by `check_other_process`."""
   model = part.model(part.make())
   path = str(tmp_path / 'model.keras')
   model.save(path)
@@ -250,41 +249,43 @@ def run_layer_checks(layer_class: type, options: Mapping[str, Any], inputs: Any,
     assert np.all(np.isfinite(gradient)) and np.any(gradient != 0), variable.name
 
 
-def check_fresh_process(parts: Sequence[Component], tmp_path: pathlib.Path) -> None:
-  """Another process, which knows only `registry_imports`, loads the same numbers."""
+def check_other_process(parts: Sequence[Component], trained: Sequence[Mapping[str, Any]],
+                        tmp_path: pathlib.Path) -> None:
+  """Another process loads the same numbers, and trains alike on two replicas and one device.
+
+  It imports only `registry_imports` before it loads.  One step of two replicas must equal one of
+  a single device with the joint batch.
+
+  Args:
+    parts: what is saved here and loaded there.
+    trained: per component `cls` (`module:Class`), `options` and `channels`; gates, if any,
+      with biases that noise cannot overcome, no batch norm.
+    tmp_path: an empty folder.
+  """
   for number, part in enumerate(parts):
     model, inputs = part.model(part.make()), part.inputs()
     model.save(tmp_path / f'{number}.keras')
     np.savez(tmp_path / f'{number}_inputs.npz', **inputs)
     np.savez(tmp_path / f'{number}_outputs.npz', **_float32(model(inputs)))
-  assert _run('load_models.py', str(tmp_path)) == f'{len(parts)} models equal'
-
-
-def check_two_replicas(parts: Sequence[Mapping[str, Any]]) -> None:
-  """One step of two replicas equals one of a single device with the joint batch.
-
-  Args:
-    parts: per component `cls` (`module:Class`), `options` and `channels`; gates, if any,
-      with biases that noise cannot overcome, no batch norm.
-  """
-  reports = json.loads(_run('two_replicas.py', json.dumps(parts)))
-  assert len(reports) == len(parts)
-  for report in reports:
-    assert report['replicas'] == 2
-    assert report['moved'] > 0
-    assert report['loss'][0] == pytest.approx(report['loss'][1], rel=1e-5)
-    assert report['difference'] < 1e-6 * report['moved']
+  report = json.loads(_run('loads_and_replicas.py', str(tmp_path), json.dumps(trained)))
+  assert report['loaded'] == len(parts)
+  assert len(report['replicas']) == len(trained)
+  for row in report['replicas']:
+    assert row['replicas'] == 2
+    assert row['moved'] > 0
+    assert row['loss'][0] == pytest.approx(row['loss'][1], rel=1e-5)
+    assert row['difference'] < 1e-6 * row['moved']
 
 
 def _float32(pyramid: Mapping[str, Any]) -> dict[str, np.ndarray]:
   return {level: tf.cast(x, tf.float32).numpy() for level, x in pyramid.items()}
 
 
-def _run(script: str, argument: str) -> str:
+def _run(script: str, *arguments: str) -> str:
   """Runs a script of tests/processes and returns its last line."""
   environment = {**os.environ, 'PYTHONPATH': os.pathsep.join([str(TESTS), str(TESTS.parent)])}
   done = subprocess.run(
-      [sys.executable, TESTS / 'processes' / script, argument], env=environment,
+      [sys.executable, TESTS / 'processes' / script, *arguments], env=environment,
       capture_output=True, text=True, timeout=900, check=False)
   assert done.returncode == 0, done.stderr[-3000:]
   return done.stdout.strip().splitlines()[-1]

@@ -22,6 +22,9 @@ SMALL_BACKBONE = {
     'init_checkpoint': None,
     'model': {'backbone': {'type': 'resnet', 'resnet': {'model_id': 10, 'depth_multiplier': 0.25}}},
 }
+# Every evaluation of the solver takes time to trace.
+SHORT_SOLVER = {'training_evaluations': 2, 'inference_evaluations': 2, 'backward_evaluations': 1}
+SMALL_CADDET = {'num_layers': 3, 'channels': [4, 6, 8, 8]}
 # Positions and channels of that backbone's levels 3 to 5, for images of 64 pixels.
 MAPS = {'3': (8 * 8, 32), '4': (4 * 4, 64), '5': (2 * 2, 128)}
 # Options of the model of a Cascade Mask R-CNN with the papers' heads.
@@ -38,9 +41,10 @@ CASCADE_WITH_MASKS = {
 
 
 def small_overrides(name: str) -> dict:
-  """Returns what makes a sample experiment small; CADDet is backbone and neck, and stays."""
-  if 'caddet' in name:
-    return SMALL
+  """Returns what makes a sample experiment small."""
+  if 'caddet' in name:  # It is backbone and neck.
+    model = {**SMALL['task']['model'], 'backbone': {'caddet': SMALL_CADDET}}
+    return {**SMALL, 'task': {**SMALL['task'], 'model': model}}
   model = {**SMALL['task']['model'], **SMALL_BACKBONE['model']}
   return {**SMALL, 'task': {**SMALL['task'], **SMALL_BACKBONE, 'model': model}}
 

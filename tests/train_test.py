@@ -55,13 +55,17 @@ def _train(config, model_dir):
   task = task_factory.get_task(config.task, logging_dir=str(model_dir))
   runner = training.Runner(
       tf.distribute.get_strategy(), task, 'train', config, str(model_dir))
-  return runner.run()[0]
+  tf.config.run_functions_eagerly(True)  # A few steps take less time than to trace one.
+  try:
+    return runner.run()[0]
+  finally:
+    tf.config.run_functions_eagerly(False)
 
 
 @pytest.mark.slow
 # Both have counters in their state: for the noise of gates, and for the masks of dropout.
 @pytest.mark.parametrize('neck, options', [
-    ('dyfpn', {}), ('ifpn', {'solver': {'training_evaluations': 2, 'inference_evaluations': 2}})])
+    ('dyfpn', {}), ('ifpn', {'solver': small_detectors.SHORT_SOLVER})])
 def test_a_stopped_and_resumed_run_ends_where_the_unbroken_one_ends(
     neck, options, sample_records, tmp_path):
   config = _experiment(neck, _few_records(sample_records, tmp_path, 4), 6,
@@ -188,8 +192,9 @@ def _train_command(*arguments: str) -> subprocess.CompletedProcess:
      "Did you mean 'dyfpn'?"),
     ('retinanet_dyfpn_efficientnetlite0_sample', 'task.train_data.input_path=nothing-*.tfrecord',
      'matches no file'),
-    ('retinanet_dyfpn_efficientnetlite0_sample', 'task.init_checkpoint=nothing',
-     'task.init_checkpoint'),
+    ('retinanet_dyfpn_efficientnetlite0_sample', 'task.init_checkpoint=nothing,'
+     'task.model.input_size=[64,64,3],task.model.max_level=5,task.model.backbone.type=resnet,'
+     'task.model.backbone.resnet.model_id=10', 'task.init_checkpoint'),
 ])
 def test_bad_input_ends_in_one_sentence(name, override, said, sample_records, tmp_path):
   data = f'task.train_data.input_path={sample_records}/train-*.tfrecord'

@@ -93,16 +93,11 @@ def test_every_pair_has_its_weights_and_any_size(top_down, bottom_up):
 
 
 @pytest.mark.slow
-def test_another_process_loads_every_variant(tmp_path):
-  parts = [_part(*paths, context) for paths, context in zip(PATHS[::3], CONTEXT + ('ppm', 'none'))]
-  harness.check_fresh_process([*parts, _part(dtype='mixed_bfloat16')], tmp_path)
-
-
-@pytest.mark.slow
-def test_two_replicas_equal_one_device():
-  harness.check_two_replicas([
-      {'cls': f'{drfpn.__name__}:DRFPN', 'channels': CHANNELS,
-       'options': {**OPTIONS, 'norm': 'none', 'context': context}} for context in ('none', 'ppm')])
+def test_another_process_loads_every_path_and_context_and_trains_on_two_replicas(tmp_path):
+  parts = [_part(*options) for options in zip(TOP_DOWN, BOTTOM_UP, CONTEXT)]
+  harness.check_other_process([*parts, _part(dtype='mixed_bfloat16')], [{
+      'cls': f'{drfpn.__name__}:DRFPN', 'channels': CHANNELS,
+      'options': {**OPTIONS, 'norm': 'none'}}], tmp_path)
 
 
 def _block(kind, weights, source, target, direction, options):

@@ -1,6 +1,4 @@
 """Inception FPN and DyFPN: the common checks and the paper's equations in NumPy."""
-import itertools
-
 import numpy as np
 import pytest
 import tensorflow as tf, tf_keras
@@ -28,7 +26,6 @@ GATES = {
     'downward': {'type': 'recurrent', 'direction': 'downward'},
     'random': {'type': 'random'},
 }
-VARIANTS = [*itertools.product('AB', GATES)]
 NAMES = (r'part/((output|skip)_[345]|coarser_6)/(kernel|bias):0'
          r'|part/norm_[3456]/(gamma|beta|moving_mean|moving_variance):0'
          rf'|part/lateral_[345]/conv_({BRANCHES})/(kernel|bias):0'
@@ -104,23 +101,17 @@ def test_decoder_with_every_kind_of_gate(block, kind, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_another_process_loads_every_variant(tmp_path):
-  parts = [_inception(FEW), *(_dyfpn(block, kind, FEW) for block, kind in VARIANTS),
+def test_another_process_loads_every_block_and_gate_and_trains_on_two_replicas(tmp_path):
+  parts = [_inception(FEW), *(_dyfpn(*pair, FEW) for pair in zip('ABAB', GATES)),
            _dyfpn('A', 'channel', FEW, dtype='mixed_bfloat16')]
-  harness.check_fresh_process(parts, tmp_path)
-
-
-@pytest.mark.slow
-def test_two_replicas_equal_one_device():
-  base = {'channels': CHANNELS}
   options = {**OPTIONS, 'branches': list(FEW), 'norm': 'none'}
-  name = f'{dyfpn.__name__}:'
-  cases = [{**base, 'cls': name + 'InceptionFPN', 'options': options}]
+  base, name = {'channels': CHANNELS}, f'{dyfpn.__name__}:'
+  trained = [{**base, 'cls': name + 'InceptionFPN', 'options': options}]
   for block, bias, gate in [
       ('A', [-60.0, 60.0, -60.0], 'channel'), ('B', [-60.0, 60.0], 'upward')]:
-    cases.append({**base, 'cls': name + 'DyFPN', 'gate_bias': bias,
-                  'options': {**options, 'block': block, 'gate': GATES[gate]}})
-  harness.check_two_replicas(cases)
+    trained.append({**base, 'cls': name + 'DyFPN', 'gate_bias': bias,
+                    'options': {**options, 'block': block, 'gate': GATES[gate]}})
+  harness.check_other_process(parts, trained, tmp_path)
 
 
 def _expected(layer, inputs, block, gate):

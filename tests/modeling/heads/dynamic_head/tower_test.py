@@ -199,14 +199,9 @@ def test_saved_model_and_compiled_function_equal_the_tower(tmp_path):
 
 
 @pytest.mark.slow
-def test_another_process_loads_the_tower(tmp_path):
-  harness.check_fresh_process([PART], tmp_path)
-
-
-@pytest.mark.slow
-def test_two_replicas_equal_one_device():
+def test_another_process_loads_the_tower_and_trains_on_two_replicas(tmp_path):
   # In float64: in float32, sums over one batch and over its halves round too differently.
-  harness.check_two_replicas([
+  harness.check_other_process([PART], [
       {'cls': f'{dynamic_head.__name__}:DynamicTower', 'channels': PART.channels,
        'options': {**PART.options, 'training_mode': mode, 'dtype': 'float64'}}
-      for mode in ('mask', 'skip')])
+      for mode in ('mask', 'skip')], tmp_path)
