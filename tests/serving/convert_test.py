@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from official_ext.ops import suppression
 from official_ext.serving import convert
 from official_ext.serving import converted_detectors
 from official_ext.serving import detectors
@@ -72,6 +73,35 @@ def _is_installed(name):
     return catalog.engine(name) is not None
   except command_line.CommandError:
     return False
+
+
+class Portable(tf.Module):
+  """Detects 64 boxes that are pixels, and suppresses those that overlap."""
+
+  @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, 'inputs')])
+  def serve(self, inputs):
+    pixels = tf.reshape(tf.image.resize(tf.cast(inputs, tf.float32), [8, 8]), [-1, 64, 3])
+    corners = pixels[..., :2]
+    boxes = tf.concat([corners, corners + pixels[..., 2:]], -1)
+    scores = tf.linspace(0.05, 0.95, 64)[None, :, None] + tf.zeros_like(boxes[..., :2])
+    return suppression.suppress(
+        'portable', [suppression.Level(boxes[:, :, None], scores * [1.0, 0.9])],
+        suppression.Rule(0.2, 0.4, 30, per_level=50))
+
+
+@pytest.mark.parametrize('name', ['openvino', 'onnx'])
+def test_portable_suppression_runs_in_the_engine(tmp_path, name):
+  if not _is_installed(name):
+    pytest.skip(f'no {name}')
+  module = Portable()
+  tf.saved_model.save(module, str(tmp_path / 'saved'), {'serving_default': module.serve})
+  report = convert.convert(name, tmp_path / 'saved', tmp_path)
+  assert {'detection_boxes', 'detection_scores'} <= set(report['differences'])
+  images = mixed_detector.images(3)
+  outputs, expected = catalog.engine(name).Model(tmp_path)(images), module.serve(images)
+  for key, value in expected.items():
+    np.testing.assert_allclose(outputs[key], value, 0, 1e-3, err_msg=key)
+  assert np.all(expected['num_detections'] > 5)
 
 
 def test_a_refused_operation_is_named(tmp_path):
