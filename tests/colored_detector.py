@@ -1,6 +1,4 @@
 """A detector without weights that finds red and green rectangles exactly, for tests of results."""
-import types
-
 import numpy as np
 from PIL import Image
 import tensorflow as tf
@@ -18,7 +16,7 @@ class ColoredDetector(tf.Module):
     """Initializes the detector with the class numbers of both colors."""
     super().__init__()
     self._classes = (red, green)
-    self.model = types.SimpleNamespace(variables=[])  # as an export module has it
+    self.model = tf.Module()  # as an export module has it, here without variables
     self._function = tf.function(self._detect).get_concrete_function(
         tf.TensorSpec([None, None, None, 3], tf.uint8, name='inputs'))
 

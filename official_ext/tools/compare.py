@@ -53,8 +53,8 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
       prog='python -m official_ext.tools.compare', description=_DESCRIPTION, epilog=_EPILOG,
       formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
   parser.add_argument('--saved_model', action='append', default=[], type=pathlib.Path,
-                      metavar='DIR', help='folder that export_saved_model wrote; may be given '
-                      'several times')
+                      metavar='DIR', help='folder that export_saved_model or convert wrote; may be '
+                      'given several times')
   parser.add_argument('--trained', action='append', default=[], nargs=2,
                       metavar=('NAME', 'MODEL_DIR'), help='experiment and folder of a training, '
                       'to draw what its neck computes; may be given several times')
@@ -249,6 +249,7 @@ def write(args: argparse.Namespace, folder: pathlib.Path) -> None:
     CommandError: a detector or an image cannot be read.
   """
   from official_ext import registry_imports
+  from official_ext.serving import converted_detectors
   from official_ext.serving import detectors
   experiment.import_modules(args.imports)
   truth = truth_lib.Truth(args.annotation_file) if args.annotation_file else None
@@ -256,7 +257,7 @@ def write(args: argparse.Namespace, folder: pathlib.Path) -> None:
   picked = routing_figures.pick_evenly(list(images.paths), args.number)
   shown = images._replace(paths={image_id: images.paths[image_id] for image_id in picked})
   pixels = _pixels(shown, args.max_pixels)
-  models = {name: detectors.SavedDetector(path) for name, path in zip(
+  models = {name: converted_detectors.load(path) for name, path in zip(
       short_names(args.saved_model) if args.saved_model else [], args.saved_model)}
   page = _Page(f'{len(models) + len(args.trained)} detectors, {len(images.paths)} images', folder)
   points = _points(models, images, truth) if truth else []
