@@ -32,6 +32,9 @@ def _arguments() -> argparse.Namespace:
                       metavar='DIR', help='default: runs/quickstart')
   parser.add_argument('--train_steps', type=int, metavar='N',
                       help='default: what the experiment says')
+  parser.add_argument('--params_override', metavar='FIELD=VALUE,...',
+                      help='more options of the experiment, as official_ext.train takes them: '
+                      'task.model.input_size=[320,320,3]')
   return parser.parse_args()
 
 
@@ -89,6 +92,8 @@ def _overrides(args: argparse.Namespace) -> dict[str, str]:
     overrides += [f'trainer.train_steps={args.train_steps}',
                   f'trainer.validation_interval={args.train_steps}',
                   f'trainer.optimizer_config.learning_rate.cosine.decay_steps={args.train_steps}']
+  if args.params_override:
+    overrides.append(args.params_override)
   return {'params_override': ','.join(overrides)} if overrides else {}
 
 

@@ -14,6 +14,12 @@ CHECKOUT = pathlib.Path(__file__).resolve().parents[2]
 # Blanks, quotes, and what has a meaning in shells, YAML, URLs, format strings and patterns.
 ODD_NAME = 'My "data" [v2], O\'Neil #1: 100%? *{x}* back\\slash \u00fc'
 
+# Every step that builds the detector traces a small one.
+SMALL = ('task.init_checkpoint=null,task.train_data.global_batch_size=4,'
+         'task.model.input_size=[64,64,3],task.model.max_level=5,task.model.backbone.type=resnet,'
+         'task.model.backbone.resnet.model_id=10,'
+         'task.model.backbone.resnet.depth_multiplier=0.25')
+
 
 @pytest.mark.slow
 def test_quickstart_writes_a_report_of_zipped_coco_folders_under_an_odd_name(
@@ -29,7 +35,8 @@ def test_quickstart_writes_a_report_of_zipped_coco_folders_under_an_odd_name(
   output = tmp_path / ODD_NAME / 'run'
   result = subprocess.run(
       [sys.executable, str(CHECKOUT / 'scripts' / 'quickstart.py'), f'--data={archive}',
-       f'--output_dir={output}', '--train_steps=3'], cwd=tmp_path, capture_output=True, text=True,
+       f'--output_dir={output}', '--train_steps=3', f'--params_override={SMALL}'],
+      cwd=tmp_path, capture_output=True, text=True,
       env={**os.environ, 'PYTHONPATH': str(CHECKOUT)}, check=False)
   assert result.returncode == 0, result.stderr[-2000:]
   report = json.loads((output / 'report.json').read_text())

@@ -18,7 +18,7 @@ IFPN = 'retinanet_ifpn_efficientnetlite0_sample'
 
 def _options(tolerance):
   return {'max_level': 4, 'decoder': {'ifpn': {'num_filters': 16, 'solver': {
-      'tolerance': tolerance, 'inference_evaluations': 15}}}}
+      **small_detectors.SHORT_SOLVER, 'tolerance': tolerance, 'inference_evaluations': 6}}}}
 
 
 def _median_residual(model, images):
