@@ -1,7 +1,6 @@
 """Peak memory of a step, measured in a process of its own: what several benchmarks print."""
 from collections.abc import Callable, Sequence
 import pathlib
-import resource
 import subprocess
 import sys
 from typing import Any
@@ -22,12 +21,20 @@ def added_by(step: Callable[[], Any], calls: int = 2) -> float:
     for _ in range(calls):
       step()
     return (tf.config.experimental.get_memory_info('GPU:0')['peak'] - before) / 2**20
-  # The resident memory now; building the graph may have had a higher peak.
-  pages = int(pathlib.Path('/proc/self/statm').read_text(encoding='ascii').split()[1])
+  # The peak so far may be that of building the graph.  `ru_maxrss` of `getrusage` would be no
+  # less than what the process held that started this one.
+  pathlib.Path('/proc/self/clear_refs').write_text('5', encoding='ascii')
+  before = _status('VmRSS')
   for _ in range(calls):
     step()
-  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-  return (peak - pages * resource.getpagesize()) / 2**20
+  return _status('VmHWM') - before
+
+
+def _status(field: str) -> float:
+  """Returns a field of this process's memory in MB: `VmRSS`, held now, or `VmHWM`, the peak."""
+  lines = pathlib.Path('/proc/self/status').read_text(encoding='ascii').splitlines()
+  line, = (line for line in lines if line.startswith(f'{field}:'))
+  return int(line.split()[1]) / 2**10
 
 
 def of_process(file: str, arguments: Sequence[str]) -> float:
