@@ -285,6 +285,7 @@ class ImplicitFPNAdapter(Adapter):
 
 ADAPTERS = {
     'dyfpn_a': DyFPNAdapter('A'), 'dyfpn_b': DyFPNAdapter('B'), 'caddet': CADDetAdapter(),
-    'dynamic_head': DynamicTowerAdapter(), 'dynamic_head_coarse': DynamicTowerAdapter(coarse=True),
+    'dynamic_head': DynamicTowerAdapter(),
+    'dynamic_head_coarse': DynamicTowerAdapter(coarse=True, num_blocks=1),
     'ifpn': ImplicitFPNAdapter(),
 }

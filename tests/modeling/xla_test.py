@@ -42,10 +42,11 @@ class UnroutedAdapter:
     return layer(inputs, training=training)
 
 
-# A coarse head differs from the other one in the gates alone.
+# A coarse head differs from the other one in the gates alone, and all blocks are alike.
 ADAPTERS = {'drfpn': UnroutedAdapter(), **{
     name: adapter for name, adapter in routed_adapters.ADAPTERS.items()
-    if name != 'dynamic_head_coarse'}}
+    if not name.startswith('dynamic_head')},
+            'dynamic_head': routed_adapters.DynamicTowerAdapter(num_blocks=1)}
 
 
 def _inference(adapter, layer):
