@@ -305,7 +305,8 @@ def test_installed_wheel_trains_and_exports(wheel, sample_records, tmp_path):
        '--target', site, wheel], check=True)
   common = ['--experiment=retinanet_dyfpn_efficientnetlite0_sample']
   small = ('trainer.train_steps=1,task.train_data.global_batch_size=2,'
-           'task.model.input_size=[64,64,3],task.model.max_level=5')
+           'task.model.input_size=[64,64,3],task.model.max_level=5,'
+           'task.model.decoder.dyfpn.branches=[1x1,3x3]')
   commands = (
       ['official_ext.train', '--mode=train', '--model_dir=model', f'--params_override={small}',
        f'--config_file={sample_records}/overrides.yaml'],

@@ -23,7 +23,8 @@ BACKBONES = {
 # Model Garden's that dense detectors take, and all of the package.
 DECODERS = {
     'fpn': {}, 'inception_fpn': {'branches': ['1x1', '3x3d2']},
-    'dyfpn': {'branches': ['1x1', '3x3d2']}, 'drfpn': {}, 'ifpn': {}, 'fpn_lite': {},
+    'dyfpn': {'branches': ['1x1', '3x3d2']}, 'drfpn': {}, 'fpn_lite': {},
+    'ifpn': {'solver': small_detectors.SHORT_SOLVER},
     'caddet_projection': {}, 'nasfpn': {'num_repeats': 1}}
 PLAIN = {'type': 'plain', 'plain': {'num_convs': 1}}
 DYNAMIC = {'type': 'dynamic', 'dynamic': {'num_blocks': 1}}

@@ -1,11 +1,12 @@
 """Mask R-CNN with DyFPN trains on the masks of the sample and on real masks."""
-import subprocess
 import sys
 
-import small_detectors
 import numpy as np
 import pytest
 import tf_keras
+
+from official_ext.tools import convert_dataset
+import small_detectors
 
 MASKS = {
     'model': {
@@ -47,8 +48,9 @@ def test_a_step_on_the_masks_of_the_sample(sample_records):
 
 
 @pytest.mark.slow
-def test_a_step_on_the_masks_of_real_nuclei(real_data, tmp_path):
-  subprocess.run(
-      [sys.executable, '-m', 'official_ext.tools.convert_dataset', '--include_masks',
-       f'--input={real_data}/nuclei', f'--output_dir={tmp_path}/records'], check=True)
+def test_a_step_on_the_masks_of_real_nuclei(real_data, tmp_path, monkeypatch):
+  monkeypatch.setattr(sys, 'argv', [
+      'convert_dataset', '--include_masks', f'--input={real_data}/nuclei',
+      f'--output_dir={tmp_path}/records'])
+  convert_dataset.main()
   _check(*_step(f'{tmp_path}/records/train-*.tfrecord', 2))

@@ -16,7 +16,8 @@ RESNET = {'backbone': {'type': 'resnet', 'resnet': {'model_id': 10, 'depth_multi
 # Detector -> its experiment and further options of the model.
 DETECTORS = {
     'retinanet': (SAMPLE.format('retinanet_fpn'), RESNET),
-    'retinanet_ifpn': (SAMPLE.format('retinanet_ifpn'), RESNET),
+    'retinanet_ifpn': (SAMPLE.format('retinanet_ifpn'), {
+        **RESNET, 'decoder': {'ifpn': {'solver': small_detectors.SHORT_SOLVER}}}),
     'fcos': (SAMPLE.format('fcos_fpn'), RESNET),
     'atss_dynamic_head': (SAMPLE.format('atss_dynamichead'), RESNET),
     'fcos_caddet': ('fcos_caddet_sample', {}),

@@ -39,7 +39,8 @@ def test_training_and_evaluation_log_the_metrics_of_the_implicit_pyramid(
     sample_records, diagnose, monkeypatch):
   task, model = small_detectors.small_task(
       IFPN, diagnose_routing=diagnose, model={'max_level': 4, 'decoder': {'ifpn': {
-          'num_filters': 16, 'solver': {'training_evaluations': 2, 'inference_evaluations': 3}}}},
+          'num_filters': 16,
+          'solver': {**small_detectors.SHORT_SOLVER, 'inference_evaluations': 3}}}},
       annotation_file=f'{sample_records}/annotations/val.json')
   inputs = small_detectors.batch(task, f'{sample_records}/train-*.tfrecord')
   metrics = task.build_metrics(training=True)
