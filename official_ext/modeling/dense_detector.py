@@ -274,6 +274,8 @@ def with_towers(model: retinanet_model.RetinaNetModel, model_config: Any,
                 l2_regularizer: Any | None = None) -> retinanet_model.RetinaNetModel:
   """Returns a RetinaNet with the backbone and decoder of another one and a head with towers.
 
+  The head has no variables before the first call.
+
   Args:
     model: the model that Model Garden builds from the config.
     model_config: a `configs.detectors.RetinaNetConfig` with `head.tower`.
@@ -291,6 +293,4 @@ def with_towers(model: retinanet_model.RetinaNetModel, model_config: Any,
         **_head_options(model_config, l2_regularizer))
   # A new model, because assigning `model.head` would leave the variables of the old head: Keras
   # also tracks the layers in the model's config.
-  model = retinanet_model.RetinaNetModel(**{**model.get_config(), 'head': new_head})
-  model(tf_keras.Input(model_config.input_size), training=True)
-  return model
+  return retinanet_model.RetinaNetModel(**{**model.get_config(), 'head': new_head})

@@ -270,13 +270,12 @@ def _options(generator: tf_keras.layers.Layer) -> dict[str, Any]:
       is_tpu and options['nms_version'] == 'batched') else options
 
 
-def with_detections(model: retinanet_model.RetinaNetModel, input_size: Sequence[int],
-                    by_level: bool = False) -> retinanet_model.RetinaNetModel:
-  """Returns a RetinaNet of the same parts with a generator of this file.
+def with_detections(model: retinanet_model.RetinaNetModel, by_level: bool = False
+                    ) -> retinanet_model.RetinaNetModel:
+  """Returns a RetinaNet of the same parts with a generator of this file, before its first call.
 
   Args:
     model: the model that Model Garden builds.
-    input_size: height, width and channels of the images.
     by_level: whether candidates are taken from each level.
 
   Raises:
@@ -284,10 +283,8 @@ def with_detections(model: retinanet_model.RetinaNetModel, input_size: Sequence[
   """
   kind = LevelDetectionGenerator if by_level else AnchorDetectionGenerator
   generator = kind.from_config(_options(model.detection_generator))
-  model = retinanet_model.RetinaNetModel(
+  return retinanet_model.RetinaNetModel(
       **{**model.get_config(), 'detection_generator': generator})
-  model(tf_keras.Input(input_size), training=True)
-  return model
 
 
 def with_two_stages(model: maskrcnn_model.MaskRCNNModel) -> maskrcnn_model.MaskRCNNModel:

@@ -3,7 +3,6 @@
 Half precision has too few digits for boxes: above 256 pixels bfloat16 knows only every second
 pixel, and Model Garden's batched suppression does not take it at all.
 """
-from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from official.vision.modeling import maskrcnn_model
@@ -41,24 +40,21 @@ def _is_mixed() -> bool:
   return tf_keras.mixed_precision.global_policy().compute_dtype != 'float32'
 
 
-def float32_retinanet(model: retinanet_model.RetinaNetModel, input_size: Sequence[int]
-                      ) -> retinanet_model.RetinaNetModel:
+def float32_retinanet(model: retinanet_model.RetinaNetModel) -> retinanet_model.RetinaNetModel:
   """Returns a RetinaNet that makes detections in float32.
 
   Args:
     model: the model that Model Garden builds.
-    input_size: height, width and channels of the images.
 
   Returns:
-    The model itself under a float32 policy, else one of the same backbone, decoder and head.
+    The model itself under a float32 policy, else one of the same backbone, decoder and head,
+    before its first call.
   """
   if not _is_mixed():
     return model
   generator = _in_float32(model.detection_generator)
-  model = retinanet_model.RetinaNetModel(
+  return retinanet_model.RetinaNetModel(
       **{**model.get_config(), 'detection_generator': generator})
-  model(tf_keras.Input(input_size), training=True)
-  return model
 
 
 def float32_maskrcnn(model: maskrcnn_model.MaskRCNNModel) -> maskrcnn_model.MaskRCNNModel:

@@ -46,8 +46,11 @@ class TowerRetinaNetTask(retinanet.RetinaNetTask, budgeted_task.BudgetedTask):
       model = dense_detector.with_towers(
           model, config.model, convolutions.l2_regularizer(config.losses.l2_weight_decay))
     with checks.naming_field('task.model'):
-      model = detection_generators.with_detections(model, config.model.input_size, is_paper)
-    return float32_layers.float32_retinanet(model, config.model.input_size)
+      model = detection_generators.with_detections(model, is_paper)
+    model = float32_layers.float32_retinanet(model)
+    # The call makes the variables of new parts; one call for all, because it takes seconds.
+    model(tf_keras.Input(config.model.input_size), training=True)
+    return model
 
   def build_inputs(self, params: Any,
                    input_context: tf.distribute.InputContext | None = None) -> tf.data.Dataset:
