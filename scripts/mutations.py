@@ -78,7 +78,8 @@ MUTATIONS = (
          ('conditional.run_selected(lateral, features, selection, skip)',
           'skip + lateral(features)'),
          ('* lateral(features)', '+ lateral(features)'),
-         ('gate[:, index], selections', 'gate[:, 0], selections')),
+         ('gate[:, index], selections', 'gate[:, 0], selections'),
+         ('tf.math.log((1 + threshold)', 'tf.math.log((1 + threshold)**2')),
     *_in('modeling/decoders/dyfpn/dyfpn', 'modeling/decoders/dyfpn/dyfpn_cost',
          ('exact(gate[:, index]) * paths', 'exact(expected[:, index]) * paths'),
          ('exact(expected[:, index]) * paths', 'exact(gate[:, index]) * paths')),
@@ -159,6 +160,7 @@ MUTATIONS = (
     # CADDet.
     *_in('modeling/backbones/caddet/decisions', 'modeling/backbones/caddet/decisions',
          ('(gates >= THRESHOLD) & here', 'gates >= THRESHOLD'),
+         ('is_open &= gates > threshold', 'is_open |= gates > threshold'),
          ('leaving = is_open | passing', 'leaving = is_open'),
          ('& ~tf.expand_dims(running, 2) & _IS_KEEP', '& _IS_KEEP'),
          ('gates = tf.tanh(wiring', 'gates = tf.sigmoid(wiring')),
