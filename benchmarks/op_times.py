@@ -23,7 +23,7 @@ class OpTime(NamedTuple):
   milliseconds: float
 
 
-# The scopes that begin the names of operations of a gradient, and of a function's body.
+# The scope of the operations of a gradient.
 _GRADIENT = re.compile(r'gradient(s|_tape)(_\d+)?/')
 
 

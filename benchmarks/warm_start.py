@@ -35,7 +35,7 @@ Features = Mapping[str, tf.Tensor]
 
 
 class Solved(NamedTuple):
-  """What one solve took.
+  """The result of one solve, and its cost.
 
   Attributes:
     outputs: the pyramid.
