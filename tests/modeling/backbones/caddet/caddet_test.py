@@ -40,6 +40,25 @@ def test_inference_equals_numpy(size, inference, hard):
     assert any(0 < np.count_nonzero(gate) < len(inputs) for gate in network.gates.values())
 
 
+@pytest.mark.parametrize('inference', ['skip', 'mask'])
+def test_a_threshold_shuts_gates_at_inference_alone(inference):
+  layer, inputs = make(inference=inference), images()
+  _, own = run(layer, inputs)
+  values = np.stack(list(gates_of(own).values()))
+  threshold = np.median(values[values > 0])
+  with routing.shutting_gates(threshold):
+    _, record = run(layer, inputs)
+  raised = np.stack(list(gates_of(record).values()))
+  assert np.all((raised == 0) | (raised > threshold)) and np.any(raised > threshold)
+  assert np.sum(record.executed) < np.sum(own.executed)
+  with routing.shutting_gates(1.0):
+    _, shut = run(layer, inputs)
+    _, training = run(layer, inputs, training=True)
+  assert any(np.any(gate) for gate in gates_of(training).values())
+  assert not any(np.any(gate) for gate in gates_of(shut).values())
+  assert np.all(shut.executed < own.executed)
+
+
 @pytest.mark.parametrize('seed', [0, 1])
 def test_training_equals_numpy_and_counts_the_images_that_would_run(seed):
   """Compares outputs and the statistics of every norm with a reference that masks nothing."""
