@@ -86,7 +86,8 @@ class SavedDetector:
     function = self._model.signatures.get(signatures.WITH_GATE_THRESHOLD)
     if function is None:
       return False
-    self._function, self._more_inputs = function, {'gate_threshold': tf.constant(threshold)}
+    self._function, self._more_inputs = function, {
+        'gate_threshold': tf.constant(threshold, tf.float32)}
     return True
 
   def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:

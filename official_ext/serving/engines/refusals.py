@@ -5,7 +5,7 @@ from official_ext.utils import command_line
 
 # Operation -> what to do so that an export does without it.
 _ADVICE = {
-    'CombinedNonMaxSuppression': 'export with --nms=none or --nms=portable or --nms=portable',
+    'CombinedNonMaxSuppression': 'export with --nms=none or --nms=portable',
 }
 
 
