@@ -77,6 +77,23 @@ def graph_optimizers(request):
         {'disable_meta_optimizer': request.path.parent.name != 'serving'})
 
 
+@pytest.fixture(scope='module', autouse=True)
+def unconverted_code(request):
+  """Switches AutoGraph off for networks and tasks, in all tests but those of tests/serving.
+
+  The conversion takes a tenth of the time of all tests, and that code writes `tf.cond` itself.
+  Processes that tests start have AutoGraph on, as users have.
+  """
+  if 'tensorflow' not in sys.modules or request.path.parent.name == 'serving':
+    yield
+    return
+  from tensorflow.python.autograph.core import config
+  unconverted = [config.DoNotConvert(module) for module in ('tf_keras', 'official', 'official_ext')]
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(config, 'CONVERSION_RULES', (*unconverted, *config.CONVERSION_RULES))
+    yield
+
+
 def pytest_collection_modifyitems(items):
   for item in items:
     if 'real_data' in getattr(item, 'fixturenames', ()):
