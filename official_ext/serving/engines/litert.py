@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from official_ext.serving.engines import inputs
+from official_ext.serving.engines import portable
 from official_ext.serving.engines import refusals
 from official_ext.utils import files
 
@@ -39,17 +40,18 @@ def convert(saved_model: files.PathLike, name: str, folder: files.PathLike) -> i
   import tensorflow as tf
   loaded = tf.saved_model.load(str(saved_model))
   signature = loaded.signatures[name]
-  names = list(signature.structured_input_signature[1])
-  specs = list(signature.structured_input_signature[1].values())
+  known = signature.structured_input_signature[1]
+  names = sorted(known, key=lambda key: key in inputs.NEUTRAL)  # as `signatures.with_names` has it
+  specs = [known[key] for key in names]
 
   @tf.function(input_signature=specs, autograph=False)
   def serve(*values: tf.Tensor) -> dict[str, tf.Tensor]:
     outputs = signature(**dict(zip(names, values)))
     return {key: value for key, value in outputs.items() if key not in LEFT_OUT}
 
-  loaded.serve_without_costs = serve
+  # An empty module: weights are constants of the function.
   converter = tf.lite.TFLiteConverter.from_concrete_functions(
-      [serve.get_concrete_function()], loaded)
+      [portable.replace(serve.get_concrete_function())], tf.Module())
   converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
   try:
     content = converter.convert()

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from official_ext.serving.engines import inputs
-from official_ext.serving.engines import onnx_branches
+from official_ext.serving.engines import onnx_faults
 from official_ext.serving.engines import refusals
 from official_ext.utils import files
 
@@ -53,7 +53,7 @@ def convert(saved_model: files.PathLike, name: str, folder: files.PathLike) -> i
   logger = logging.getLogger('tf2onnx')
   logger.addHandler(handler)
   try:
-    with onnx_branches.right_shapes():
+    with onnx_faults.mended():
       model, _ = tf2onnx.convert.from_function(
           tf.function(serve, autograph=False), specs, opset=_OPSET)
   except (ValueError, RuntimeError, KeyError) as error:
