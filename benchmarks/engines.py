@@ -67,7 +67,7 @@ def _convert(engine: str, saved_model: str, folder: pathlib.Path, threads: int) 
 def time_saved_model(path: str, arguments: argparse.Namespace) -> None:
   """Converts, times and prints one SavedModel."""
   print(path)
-  run, _ = convert.load(path)
+  run = convert.load(path).run
   size = saved_models.read_description(path).get('input_image_size') or (256, 256)
   with tempfile.TemporaryDirectory() as folder:
     models = {name: _convert(name, path, pathlib.Path(folder, name), arguments.threads)

@@ -4,11 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 import json
 import pathlib
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from official_ext.serving.engines import catalog
+from official_ext.serving.engines import inputs
 from official_ext.serving.engines import verification
 from official_ext.utils import command_line
 from official_ext.utils import files
@@ -16,7 +17,8 @@ from official_ext.utils import files
 _DESCRIPTION = """\
 Converts a SavedModel that export_saved_model wrote for an engine that runs it without TensorFlow.
 What was written is loaded and compared with the SavedModel before it gets its name: scores, boxes,
-every gate and the cost of every image, for one image and for four.
+every gate and the cost of every image, for one image and for four.  A network with gates keeps
+the input gate_threshold, and is compared at several thresholds.
 
   DIR/model.xml, model.bin   the model, for --to=openvino
   DIR/model.onnx             for --to=onnx
@@ -34,6 +36,8 @@ example:
 _MARKER = 'conversion.json'
 _BATCH_SIZES = (1, 4)
 _SIZE = (256, 256)
+# Of scalar inputs, beside the value that leaves the network as it is.
+_OTHER_VALUES = (0.5, 1.0)
 
 
 def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -48,14 +52,26 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
   return parser.parse_args(arguments)
 
 
-def load(path: files.PathLike) -> tuple[Callable[[np.ndarray], Mapping[str, np.ndarray]], Any]:
+class Source(NamedTuple):
+  """A loaded SavedModel.
+
+  Attributes:
+    run: function from images, and perhaps scalars by name, to outputs by name.
+    signature: the one with the most inputs, which `run` calls.
+    name: its name.
+    model: what was loaded: a signature does not keep its variables.
+  """
+  run: Callable[..., dict[str, np.ndarray]]
+  signature: Any
+  name: str
+  model: Any
+
+
+def load(path: files.PathLike) -> Source:
   """Loads a SavedModel.
 
   Args:
     path: its folder.
-
-  Returns:
-    A function from images to outputs by name, and the signature.
 
   Raises:
     CommandError: there is no SavedModel, or it does not take images.
@@ -63,19 +79,24 @@ def load(path: files.PathLike) -> tuple[Callable[[np.ndarray], Mapping[str, np.n
   import tensorflow as tf
 
   from official_ext.serving import saved_models
+  from official_ext.serving import signatures
   model = saved_models.load(path)
-  signature = model.signatures.get('serving_default')
-  specs = signature.structured_input_signature[1] if signature else {}
-  if len(specs) != 1 or (spec := next(iter(specs.values()))).dtype != tf.uint8:
+  name = signatures.widest(model.signatures)
+  signature: Any = model.signatures[name] if name else None
+  specs = signature.structured_input_signature[1] if name else {}
+  images = [spec for key, spec in specs.items() if key not in inputs.NEUTRAL]
+  if not name or [spec.dtype for spec in images] != [tf.uint8]:
     raise command_line.CommandError(
         f'--saved_model={path} does not take images as pixels: export it with '
         '--input_type=image_tensor.')
 
-  def run(images: np.ndarray) -> dict[str, np.ndarray]:
-    return {name: value.numpy() for name, value in signature(**{spec.name: images}).items()}
+  def run(images: np.ndarray, scalars: Mapping[str, float] = inputs.NEUTRAL
+          ) -> dict[str, np.ndarray]:
+    fed = inputs.feed(specs, images, scalars)
+    outputs = signature(**{key: tf.constant(value) for key, value in fed.items()})
+    return {key: value.numpy() for key, value in outputs.items()}
 
-  run.model = model  # type: ignore[attr-defined]  # A signature does not keep its variables.
-  return run, signature
+  return Source(run, signature, name, model)
 
 
 def count_conditionals(signature: Any) -> int:
@@ -86,16 +107,22 @@ def count_conditionals(signature: Any) -> int:
   return sum(node.op in ('If', 'StatelessIf') for node in nodes)
 
 
-def example_batches(description: Mapping[str, Any], batch_size: int | None) -> list[np.ndarray]:
-  """Returns images to compare with: of two sizes, for batches of one image and of four.
+def example_calls(description: Mapping[str, Any], batch_size: int | None, scalars: Sequence[str]
+                  ) -> list[inputs.Call]:
+  """Returns what to compare with: images of two sizes, for batches of one image and of four.
 
   Args:
     description: the content of `export.json`; may be empty.
     batch_size: the fixed number of images of the model; None: any number.
+    scalars: names of the model's inputs beside the images, which get the value that leaves the
+      network as it is, and others.
   """
   from official_ext.serving import export_saved_model
   size = description.get('input_image_size') or _SIZE
-  return [batch for count in ([batch_size] if batch_size else _BATCH_SIZES)
+  values: list[dict[str, float]] = [{}, *(
+      {name: value} for name in scalars for value in _OTHER_VALUES)]
+  return [inputs.Call(batch, value) for value in values
+          for count in ([batch_size] if batch_size else _BATCH_SIZES)
           for batch in export_saved_model.example_batches(size, count)]
 
 
@@ -116,22 +143,24 @@ def convert(engine_name: str, saved_model: files.PathLike, folder: pathlib.Path)
   from official_ext.serving import saved_models
   engine = catalog.engine(engine_name)
   start = time.monotonic()
-  run, signature = load(saved_model)
-  spec, = signature.structured_input_signature[1].values()
+  source = load(saved_model)
+  specs = source.signature.structured_input_signature[1]
+  scalars = inputs.scalars(specs)
   description = saved_models.read_description(saved_model)
-  description['batch_size'] = spec.shape[0]
-  conditionals = engine.convert(files.plain_path(saved_model), folder)
-  wanted = count_conditionals(signature)
+  batch_size, = (spec.shape[0] for key, spec in specs.items() if key not in scalars)
+  description['batch_size'] = batch_size
+  conditionals = engine.convert(files.plain_path(saved_model), source.name, folder)
+  wanted = count_conditionals(source.signature)
   if wanted and not conditionals:
     raise command_line.CommandError(
         f'{engine_name} lost the {wanted} conditionals of the SavedModel, so that shut gates would '
         'save nothing; nothing was written.')
 
-  def expected(images: np.ndarray) -> dict[str, np.ndarray]:
-    return {name: value for name, value in run(images).items() if name not in engine.LEFT_OUT}
+  def expected(*call: Any) -> dict[str, np.ndarray]:
+    return {name: value for name, value in source.run(*call).items() if name not in engine.LEFT_OUT}
 
   differences = verification.compare(
-      expected, engine.Model(folder), example_batches(description, spec.shape[0]))
+      expected, engine.Model(folder), example_calls(description, batch_size, scalars))
   wrong = [f'{name} by {difference.value:g} (allowed: {difference.limit:g})'
            for name, difference in differences.items() if not difference.is_allowed]
   if wrong:
@@ -141,7 +170,7 @@ def convert(engine_name: str, saved_model: files.PathLike, folder: pathlib.Path)
   (folder / 'export.json').write_text(json.dumps(description, indent=2), encoding='utf-8')
   result = {
       'engine': engine_name, 'version': engine.version(),
-      'conditionals': conditionals, 'conditionals_of_saved_model': wanted,
+      'conditionals': conditionals, 'conditionals_of_saved_model': wanted, 'scalars': scalars,
       'differences': {name: difference.value for name, difference in differences.items()},
       'seconds': round(time.monotonic() - start, 1)}
   (folder / _MARKER).write_text(json.dumps(result, indent=2), encoding='utf-8')

@@ -35,6 +35,7 @@ class ConvertedDetector(detectors.SavedDetector):
     self.description = saved_models.read_description(path)
     self.categories = categories_lib.from_coco(self.description.get('categories', ()))
     self._rule = self.description.get('suppression')
+    self._scalars: dict[str, float] = {}
     self.input_type, self.batch_size = 'image_tensor', self.description.get('batch_size')
     name = catalog.engine_of(path)
     try:
@@ -45,15 +46,18 @@ class ConvertedDetector(detectors.SavedDetector):
           f'--saved_model={path} cannot be loaded ({text}): convert it again.') from error
 
   def set_gate_threshold(self, threshold: float) -> bool:
-    """Returns False, because a conversion has the signature without a threshold alone."""
-    del threshold
-    return False
+    """Shuts gates up to a threshold from now on; see `SavedDetector`.
+
+    Conversions of networks without gates, and those of older versions, do not take one.
+    """
+    self._scalars = {'gate_threshold': threshold}
+    return 'gate_threshold' in self._engine.scalars
 
   def _encode(self, images: np.ndarray) -> np.ndarray:
     return images
 
   def _run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
-    return self._engine(batch)
+    return self._engine(batch, self._scalars)
 
 
 def load(path: files.PathLike) -> detectors.SavedDetector:

@@ -1,5 +1,5 @@
 """Turns a function with variables into one with constants, its norms folded."""
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 import itertools
 import math
 from typing import Any
@@ -51,14 +51,34 @@ def freeze(function: Any) -> tuple[Any, graph_folding.Folding]:
     raise command_line.CommandError(
         f'the weights have {size / 1e9:.1f} * 10^9 bytes, too many for constants of a graph '
         f'({_LARGEST / 1e9:g} * 10^9): give --no-freeze.')
-  frozen = convert_to_constants.convert_variables_to_constants_v2(
+  foldings = []
+
+  def change(graph_def: Any, outputs: list[str]) -> Any:
+    foldings.append(graph_folding.fold(graph_def, outputs))
+    return foldings[0].graph_def
+
+  return rewrite(function, change), foldings[0]
+
+
+def rewrite(function: Any, change: Callable[[Any, list[str]], Any]) -> Any:
+  """Returns a function whose weights are constants, with a changed graph.
+
+  Args:
+    function: a concrete function of tensors that returns a dictionary of tensors.
+    change: maps the `GraphDef`, which it may change, and the names of the nodes that it returns to
+      the `GraphDef` to use.
+
+  Returns:
+    A concrete function of the same signature.
+  """
+  constant = convert_to_constants.convert_variables_to_constants_v2(
       function, lower_control_flow=False)
-  folding = graph_folding.fold(
-      frozen.graph.as_graph_def(), [output.op.name for output in frozen.outputs])
-  graph_values.rename_functions(folding.graph_def, f'_folded_{next(_NUMBERS)}')
+  graph_def = change(
+      constant.graph.as_graph_def(), [output.op.name for output in constant.outputs])
+  graph_values.rename_functions(graph_def, f'_rewritten_{next(_NUMBERS)}')
   run = wrap_function.function_from_graph_def(
-      folding.graph_def, [tensor.name for tensor in frozen.inputs],
-      [output.name for output in frozen.outputs])
+      graph_def, [tensor.name for tensor in constant.inputs],
+      [output.name for output in constant.outputs])
   names = sorted(function.structured_outputs)
   return signatures.with_names(lambda *inputs: dict(zip(names, run(*inputs))), [
-      tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in frozen.inputs]), folding
+      tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in constant.inputs])

@@ -1,7 +1,9 @@
 """The files of an exported detector: the SavedModel, its description and its classes."""
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+import contextlib
 import json
 import pathlib
+import tempfile
 from typing import Any
 
 import tensorflow as tf
@@ -12,11 +14,12 @@ from official_ext.utils import command_line
 from official_ext.utils import files
 
 _DESCRIPTION = 'export.json'
+_GRAPH = 'saved_model.pb'
 
 
 def load(path: files.PathLike) -> Any:
   """Loads a SavedModel; raises CommandError, about `--saved_model`, if there is none."""
-  if not (pathlib.Path(path) / 'saved_model.pb').is_file():
+  if not (pathlib.Path(path) / _GRAPH).is_file():
     raise command_line.CommandError(
         f'--saved_model={path} has no file saved_model.pb: give a folder that '
         'export_saved_model wrote.')
@@ -26,6 +29,34 @@ def load(path: files.PathLike) -> Any:
     text = str(error).strip().splitlines()[0]
     raise command_line.CommandError(
         f'--saved_model={path} cannot be loaded ({text}): export it again.') from error
+
+
+@contextlib.contextmanager
+def with_default(path: files.PathLike, name: str) -> Iterator[pathlib.Path]:
+  """Shows a SavedModel to programs that read the signature `serving_default` alone.
+
+  Args:
+    path: its folder.
+    name: of the signature that takes the place of `serving_default`.
+
+  Yields:
+    A folder, removed at the end, with the same variables and this one signature.
+  """
+  from tensorflow.core.protobuf import saved_model_pb2
+  source = pathlib.Path(files.plain_path(path)).absolute()
+  content = saved_model_pb2.SavedModel.FromString((source / _GRAPH).read_bytes())
+  functions = content.meta_graphs[0].signature_def
+  chosen = type(functions[name])()
+  chosen.CopyFrom(functions[name])
+  functions.clear()
+  functions['serving_default'].CopyFrom(chosen)
+  with tempfile.TemporaryDirectory() as folder:
+    target = pathlib.Path(folder)
+    for part in source.iterdir():
+      if part.name != _GRAPH:
+        (target / part.name).symlink_to(part)
+    (target / _GRAPH).write_bytes(content.SerializeToString())
+    yield target
 
 
 def read_description(path: files.PathLike) -> dict[str, Any]:

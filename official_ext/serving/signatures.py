@@ -15,6 +15,19 @@ DEFAULT = 'serving_default'
 WITH_GATE_THRESHOLD = 'with_gate_threshold'
 
 
+def widest(functions: Mapping[str, Any]) -> str | None:
+  """Returns the name of the signature with the most inputs, which other engines get.
+
+  Args:
+    functions: the signatures of a SavedModel by name.
+
+  Returns:
+    One of `DEFAULT` and `WITH_GATE_THRESHOLD`; None if the SavedModel has neither.
+  """
+  found = [name for name in (DEFAULT, WITH_GATE_THRESHOLD) if name in functions]
+  return found[-1] if found else None
+
+
 def with_names(function: Callable[..., Mapping[str, tf.Tensor]], specs: Sequence[tf.TensorSpec]
                ) -> Any:
   """Returns a concrete function of `inputs`, the images, and perhaps `gate_threshold`.

@@ -218,8 +218,8 @@ def run(images: image_ids.ImageSet, truth: truth_lib.Truth | None, args: argpars
   detector = converted_detectors.load(args.saved_model)
   if args.gate_threshold and not detector.set_gate_threshold(args.gate_threshold):
     raise command_line.CommandError(
-        f'--gate_threshold: {args.saved_model} has no signature with_gate_threshold. Exports of '
-        'networks with gates have it, conversions and plain networks do not.')
+        f'--gate_threshold: {args.saved_model} takes no threshold. Exports of networks with gates '
+        'and their conversions take one, plain networks do not; convert older ones again.')
   labels = labels_lib.of_detector(detector, truth)
   shown = 0
   with json_list.writer(folder / _MARKER) as append:

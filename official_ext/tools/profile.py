@@ -7,6 +7,7 @@ deviation over the images.  The network always runs in float32.
 """
 import argparse
 from collections.abc import Sequence
+import contextlib
 import functools
 import json
 from typing import Any
@@ -52,6 +53,9 @@ def _arguments() -> argparse.Namespace:
   parser.add_argument('--saved_model', metavar='DIR',
                       help='time this export, of input type image_tensor, or its conversion, '
                       'resizing included')
+  parser.add_argument('--gate_threshold', type=argument_types.threshold, default=0.0, metavar='T',
+                      help='gates up to this value count as shut, in the costs and in what is '
+                      'timed; from 0, as trained, to 1, every gate shut')
   parser.add_argument('--batch_size', type=argument_types.positive_int, default=1, metavar='N',
                       help='images per run; default 1')
   parser.add_argument('--num_runs', type=argument_types.positive_int, default=20, metavar='N',
@@ -164,7 +168,15 @@ def _resolve(arguments: argparse.Namespace) -> tuple[Any, tuple[int, int], tuple
   return params, arguments.image_size or size, arguments.sides or sides
 
 
-def _load_saved_model(path: str) -> Any:
+def _check_threshold(has_one: bool, what: str) -> None:
+  """Raises a CommandError unless the gates of `what` have a threshold."""
+  if not has_one:
+    raise command_line.CommandError(
+        f'--gate_threshold: {what} takes no threshold. Networks with gates of DyFPN, CADDet or a '
+        'dynamic head take one, and their exports and conversions; convert older ones again.')
+
+
+def _load_saved_model(path: str, gate_threshold: float) -> Any:
   """Loads the SavedModel to be timed."""
   from official_ext.serving import converted_detectors
   detector = converted_detectors.load(path)
@@ -172,6 +184,8 @@ def _load_saved_model(path: str) -> Any:
     raise command_line.CommandError(
         f'--saved_model={path} takes {detector.input_type}, not images: export it with '
         '--input_type=image_tensor.')
+  if gate_threshold:
+    _check_threshold(detector.set_gate_threshold(gate_threshold), f'--saved_model={path}')
   return detector
 
 
@@ -221,10 +235,15 @@ def profile(arguments: argparse.Namespace) -> dict[str, Any]:
   from official_ext.serving import detection
   from official_ext.serving import detectors
   from official_ext.serving import image_costs
-  saved = _load_saved_model(arguments.saved_model) if arguments.saved_model else None
+  from official_ext.ops import routing
+  threshold = arguments.gate_threshold
+  saved = _load_saved_model(arguments.saved_model, threshold) if arguments.saved_model else None
   params, size, sides = _resolve(arguments)
   model = build_model(params, arguments.checkpoint_path)
-  costs, first, left_out = _measure(model, size, sides, arguments)
+  if threshold:
+    _check_threshold(routed.has_gate_threshold(model), f'--experiment={arguments.experiment}')
+  with routing.shutting_gates(threshold) if threshold else contextlib.nullcontext():
+    costs, first, left_out = _measure(model, size, sides, arguments)
   statistics = image_costs.statistics(costs)
   whole = statistics['whole network']
   gmac = {field: whole[field]['mean'] for field in ('static', 'minimum', 'maximum')}
@@ -237,6 +256,7 @@ def profile(arguments: argparse.Namespace) -> dict[str, Any]:
       'images': len(costs),
       'mean_pixels': float(np.mean([np.prod(cost.size) for cost in costs])),
       'is_trained': bool(arguments.checkpoint_path),
+      'gate_threshold': threshold,
       'batch_size': arguments.batch_size,
       'count': arguments.count,
       'parameters': count_parameters(model),
@@ -256,6 +276,7 @@ def profile(arguments: argparse.Namespace) -> dict[str, Any]:
   if not arguments.count_only:
     module = detection.RoutedDetectionModule(params, model=model, input_image_size=size)
     detector = detectors.InMemoryDetector(module)
+    detector.set_gate_threshold(threshold)
     figures['latency_ms'] = _latency(saved or detector, first, arguments)
     if arguments.twins:
       figures['twins_ms'] = _time_twins(detector, first, costs, arguments.num_runs)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from official_ext.ops import routing
 from official_ext.ops import suppression
 from official_ext.serving import convert
 from official_ext.serving import converted_detectors
@@ -29,6 +30,10 @@ class Exported:
     _, _, self.module = mixed_detector.build(DYFPN, **RAW)
     export_saved_model.save(self.module, folder, 'image_tensor', self.module.image_size)
     (folder / 'export.json').write_text(json.dumps(self.module.description), encoding='utf-8')
+
+  @property
+  def detector(self):
+    return detectors.SavedDetector(self.path)
 
 
 @pytest.fixture(scope='module')
@@ -60,12 +65,23 @@ def test_answers_as_the_model_in_memory(exported, tmp_path, name):
     for key in outputs:
       tolerance = {'decoded_box_scores': 1e-4, 'decoded_boxes': 1e-2}.get(key, 0)
       np.testing.assert_allclose(outputs[key], expected[key][batch], 0, tolerance, err_msg=key)
+  with routing.shutting_gates(1.0):
+    shut = exported.module.serve(tf.constant(images))
+  outputs = model(images, {'gate_threshold': 1.0})
+  np.testing.assert_allclose(outputs['decoded_box_scores'], shut['decoded_box_scores'], 0, 1e-4)
+  assert not any(np.any(outputs[f'gate_dyfpn_{level}']) for level in (3, 4, 5))
+  assert report['scalars'] == ['gate_threshold']
   # What `predict` and `profile` load finishes the job as the SavedModel's detector does.
-  finished = converted_detectors.load(tmp_path / 'converted')(images)
-  wanted = detectors.SavedDetector(exported.path)(images)
+  converted, saved = converted_detectors.load(tmp_path / 'converted'), exported.detector
+  finished, wanted = converted(images), saved(images)
   assert set(wanted) - set(finished) == set(engine.LEFT_OUT)
   np.testing.assert_allclose(finished['detection_scores'], wanted['detection_scores'], 0, 1e-4)
   assert finished['detection_scores'].max() > 0.1
+  assert converted.set_gate_threshold(1.0) and saved.set_gate_threshold(1.0)
+  changed = converted(images)['detection_scores'] - finished['detection_scores']
+  assert np.abs(changed).max() > 1e-3
+  np.testing.assert_allclose(
+      converted(images)['detection_scores'], saved(images)['detection_scores'], 0, 1e-4)
 
 
 def _is_installed(name):
@@ -97,6 +113,7 @@ def test_portable_suppression_runs_in_the_engine(tmp_path, name):
   tf.saved_model.save(module, str(tmp_path / 'saved'), {'serving_default': module.serve})
   report = convert.convert(name, tmp_path / 'saved', tmp_path)
   assert {'detection_boxes', 'detection_scores'} <= set(report['differences'])
+  assert not report['scalars']
   images = mixed_detector.images(3)
   outputs, expected = catalog.engine(name).Model(tmp_path)(images), module.serve(images)
   for key, value in expected.items():
@@ -131,8 +148,8 @@ def test_what_differs_is_not_written(exported, tmp_path, monkeypatch):
   engine = catalog.engine('openvino')
 
   class Wrong(engine.Model):
-    def __call__(self, images):
-      outputs = super().__call__(images)
+    def __call__(self, *call):
+      outputs = super().__call__(*call)
       return {**outputs, 'gate_dyfpn_4': 1 - outputs['gate_dyfpn_4']}
 
   monkeypatch.setattr(engine, 'Model', Wrong)

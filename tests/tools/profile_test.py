@@ -114,6 +114,10 @@ def test_figures_of_a_dynamic_detector(run, built, tmp_path, capsys):
   small_detectors.set_gate_bias(built[0], -50.0)
   shut = run(f'--data={tmp_path}', '--batch_size=2', model=built[0])['gmac']
   np.testing.assert_allclose(shut['mean'], gmac['minimum'], rtol=1e-6)
+  small_detectors.set_gate_bias(built[0], 5.0)
+  for threshold, bound in ((0.9, 'maximum'), (1, 'minimum')):
+    found = run(f'--data={tmp_path}', f'--gate_threshold={threshold}', model=built[0])['gmac']
+    np.testing.assert_allclose(found['mean'], gmac[bound], rtol=1e-6)
 
 
 @pytest.mark.slow
@@ -203,13 +207,15 @@ def test_arguments_out_of_range(monkeypatch, capsys, arguments):
   assert arguments[0].split('=')[0] in capsys.readouterr().err
 
 
-@pytest.mark.parametrize('input_type, expected', [
-    ('image_tensor', None), ('image_bytes', 'takes image_bytes, not images: export it with')])
-def test_only_exports_that_take_images_are_timed(monkeypatch, input_type, expected):
-  saved = types.SimpleNamespace(input_type=input_type)
+@pytest.mark.parametrize('input_type, threshold, expected', [
+    ('image_tensor', 0, None), ('image_tensor', 0.5, 'takes no threshold'),
+    ('image_bytes', 0, 'takes image_bytes, not images: export it with')])
+def test_only_exports_that_take_what_is_given_are_timed(
+    monkeypatch, input_type, threshold, expected):
+  saved = types.SimpleNamespace(input_type=input_type, set_gate_threshold=lambda value: False)
   monkeypatch.setattr(converted_detectors, 'load', lambda path: saved)
   if expected is None:
-    assert profile._load_saved_model('folder') is saved
+    assert profile._load_saved_model('folder', threshold) is saved
   else:
     with pytest.raises(command_line.CommandError, match=f'--saved_model=folder {expected}'):
-      profile._load_saved_model('folder')
+      profile._load_saved_model('folder', threshold)

@@ -14,7 +14,7 @@ def engine(name: str) -> Any:
   """Returns the module of an engine.
 
   It has `FILE`, a file of every conversion; `PACKAGES`; `LEFT_OUT`, outputs that it cannot have;
-  `version`; `convert`; and `Model`.
+  `version`; `convert`; and `Model`, which is called with `inputs.Call`.
 
   Args:
     name: one of `NAMES`.

@@ -1,10 +1,13 @@
 """LiteRT: converts a SavedModel to built-in operations, and runs what was converted."""
+from collections.abc import Mapping
 import pathlib
 import re
 from typing import Any
 
 import numpy as np
 
+from official_ext.serving.engines import inputs
+from official_ext.serving.engines import portable
 from official_ext.serving.engines import refusals
 from official_ext.utils import files
 
@@ -20,11 +23,12 @@ def version() -> str:
   return metadata.version('ai-edge-litert')
 
 
-def convert(saved_model: files.PathLike, folder: files.PathLike) -> int:
+def convert(saved_model: files.PathLike, name: str, folder: files.PathLike) -> int:
   """Converts a SavedModel to `model.tflite`, without the costs of images.
 
   Args:
     saved_model: folder of the SavedModel.
+    name: of the signature to convert.
     folder: an existing folder to write into.
 
   Returns:
@@ -35,17 +39,19 @@ def convert(saved_model: files.PathLike, folder: files.PathLike) -> int:
   """
   import tensorflow as tf
   loaded = tf.saved_model.load(str(saved_model))
-  signature = loaded.signatures['serving_default']
-  (name, spec), = signature.structured_input_signature[1].items()
+  signature = loaded.signatures[name]
+  known = signature.structured_input_signature[1]
+  names = sorted(known, key=lambda key: key in inputs.NEUTRAL)  # as `signatures.with_names` has it
+  specs = [known[key] for key in names]
 
-  @tf.function(input_signature=[spec], autograph=False)
-  def serve(images: tf.Tensor) -> dict[str, tf.Tensor]:
-    outputs = signature(**{name: images})
+  @tf.function(input_signature=specs, autograph=False)
+  def serve(*values: tf.Tensor) -> dict[str, tf.Tensor]:
+    outputs = signature(**dict(zip(names, values)))
     return {key: value for key, value in outputs.items() if key not in LEFT_OUT}
 
-  loaded.serve_without_costs = serve
+  # An empty module: weights are constants of the function.
   converter = tf.lite.TFLiteConverter.from_concrete_functions(
-      [serve.get_concrete_function()], loaded)
+      [portable.replace(serve.get_concrete_function())], tf.Module())
   converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
   try:
     content = converter.convert()
@@ -67,7 +73,11 @@ def _count_conditionals(content: bytes) -> int:
 
 
 class Model:
-  """A converted model."""
+  """A converted model.
+
+  Attributes:
+    scalars: names of the inputs beside the images.
+  """
 
   def __init__(self, folder: files.PathLike, num_threads: int | None = None):
     """Loads a model.
@@ -79,13 +89,16 @@ class Model:
     from ai_edge_litert import interpreter
     self._interpreter: Any = interpreter.Interpreter(f'{folder}/{FILE}', num_threads=num_threads)
     self._run = self._interpreter.get_signature_runner()
-    self._input, = self._run.get_input_details()
+    self._inputs = list(self._run.get_input_details())
+    self.scalars = inputs.scalars(self._inputs)
 
-  def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
+  def __call__(self, images: np.ndarray, scalars: Mapping[str, float] = inputs.NEUTRAL
+               ) -> dict[str, np.ndarray]:
     """Runs the model.
 
     Args:
       images: uint8 `[batch, height, width, 3]`.
+      scalars: values of inputs by name; others are neutral.
 
     Returns:
       Name -> output, `[batch, ...]`.
@@ -93,4 +106,4 @@ class Model:
     Raises:
       RuntimeError: LiteRT fails.
     """
-    return self._run(**{self._input: images})
+    return self._run(**inputs.feed(self._inputs, images, scalars))

@@ -1,11 +1,13 @@
 """ONNX: converts a SavedModel with tf2onnx, and runs what was converted with ONNX Runtime."""
+from collections.abc import Mapping
 import logging
 import re
 from typing import Any
 
 import numpy as np
 
-from official_ext.serving.engines import onnx_branches
+from official_ext.serving.engines import inputs
+from official_ext.serving.engines import onnx_faults
 from official_ext.serving.engines import refusals
 from official_ext.utils import files
 
@@ -22,11 +24,12 @@ def version() -> str:
   return f'tf2onnx {tf2onnx.__version__}, ONNX Runtime {onnxruntime.__version__}'
 
 
-def convert(saved_model: files.PathLike, folder: files.PathLike) -> int:
+def convert(saved_model: files.PathLike, name: str, folder: files.PathLike) -> int:
   """Converts a SavedModel to `model.onnx`.
 
   Args:
     saved_model: folder of the SavedModel.
+    name: of the signature to convert.
     folder: an existing folder to write into.
 
   Returns:
@@ -39,18 +42,18 @@ def convert(saved_model: files.PathLike, folder: files.PathLike) -> int:
   import tensorflow as tf
   import tf2onnx
   loaded = tf.saved_model.load(str(saved_model))  # A signature does not keep its variables.
-  signature = loaded.signatures['serving_default']
+  signature = loaded.signatures[name]
   names = list(signature.structured_input_signature[1])
   specs = list(signature.structured_input_signature[1].values())
 
-  def serve(*images: tf.Tensor) -> dict[str, tf.Tensor]:
-    return signature(**dict(zip(names, images)))
+  def serve(*values: tf.Tensor) -> dict[str, tf.Tensor]:
+    return signature(**dict(zip(names, values)))
 
   handler = _Errors()
   logger = logging.getLogger('tf2onnx')
   logger.addHandler(handler)
   try:
-    with onnx_branches.right_shapes():
+    with onnx_faults.mended():
       model, _ = tf2onnx.convert.from_function(
           tf.function(serve, autograph=False), specs, opset=_OPSET)
   except (ValueError, RuntimeError, KeyError) as error:
@@ -87,7 +90,11 @@ def _count_conditionals(graph: Any) -> int:
 
 
 class Model:
-  """A converted model."""
+  """A converted model.
+
+  Attributes:
+    scalars: names of the inputs beside the images.
+  """
 
   def __init__(self, folder: files.PathLike, num_threads: int | None = None):
     """Loads a model.
@@ -103,14 +110,17 @@ class Model:
       options.intra_op_num_threads = num_threads
     self._session = onnxruntime.InferenceSession(
         f'{folder}/{FILE}', options, providers=['CPUExecutionProvider'])
-    self._input = self._session.get_inputs()[0].name
+    self._inputs = [value.name for value in self._session.get_inputs()]
+    self.scalars = inputs.scalars(self._inputs)
     self._names = [output.name for output in self._session.get_outputs()]
 
-  def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
+  def __call__(self, images: np.ndarray, scalars: Mapping[str, float] = inputs.NEUTRAL
+               ) -> dict[str, np.ndarray]:
     """Runs the model.
 
     Args:
       images: uint8 `[batch, height, width, 3]`.
+      scalars: values of inputs by name; others are neutral.
 
     Returns:
       Name -> output, `[batch, ...]`.
@@ -119,6 +129,7 @@ class Model:
       RuntimeError: ONNX Runtime fails.
     """
     try:
-      return dict(zip(self._names, self._session.run(None, {self._input: images})))
+      return dict(zip(self._names, self._session.run(
+          None, inputs.feed(self._inputs, images, scalars))))
     except Exception as error:  # Its errors have no common class of their own.
       raise RuntimeError(str(error)) from error

@@ -1,10 +1,13 @@
 """OpenVINO: converts a SavedModel, and runs what was converted."""
+from collections.abc import Mapping
 import re
 import sys
 from typing import Any
 
 import numpy as np
 
+from official_ext.serving import saved_models
+from official_ext.serving.engines import inputs
 from official_ext.serving.engines import refusals
 from official_ext.utils import files
 
@@ -35,11 +38,12 @@ def version() -> str:
   return _load_library().__version__
 
 
-def convert(saved_model: files.PathLike, folder: files.PathLike) -> int:
+def convert(saved_model: files.PathLike, name: str, folder: files.PathLike) -> int:
   """Converts a SavedModel to `model.xml` and `model.bin`.
 
   Args:
     saved_model: folder of the SavedModel.
+    name: of the signature to convert.
     folder: an existing folder to write into.
 
   Returns:
@@ -54,7 +58,8 @@ def convert(saved_model: files.PathLike, folder: files.PathLike) -> int:
   frontend.add_extension(library.tensorflow.ConversionExtension(
       'SparseSegmentSumWithNumSegments', _segment_sum))
   try:
-    model = frontend.convert(frontend.load(str(saved_model)))
+    with saved_models.with_default(saved_model, name) as path:
+      model = frontend.convert(frontend.load(str(path)))
   except (library.OpConversionFailure, library.OpValidationFailure, library.GeneralFailure,
           library.NotImplementedFailure, RuntimeError) as error:
     text = str(error)
@@ -99,7 +104,11 @@ def _count_conditionals(model: Any) -> int:
 
 
 class Model:
-  """A converted model."""
+  """A converted model.
+
+  Attributes:
+    scalars: names of the inputs beside the images.
+  """
 
   def __init__(self, folder: files.PathLike, num_threads: int | None = None):
     """Loads and compiles a model.
@@ -115,13 +124,17 @@ class Model:
     if num_threads:
       options['INFERENCE_NUM_THREADS'] = num_threads
     self._compiled = openvino.Core().compile_model(f'{folder}/{FILE}', 'CPU', options)
+    self._inputs = [value.get_any_name() for value in self._compiled.inputs]
+    self.scalars = inputs.scalars(self._inputs)
     self._names = [output.get_names() for output in self._compiled.outputs]
 
-  def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
+  def __call__(self, images: np.ndarray, scalars: Mapping[str, float] = inputs.NEUTRAL
+               ) -> dict[str, np.ndarray]:
     """Runs the model.
 
     Args:
       images: uint8 `[batch, height, width, 3]`.
+      scalars: values of inputs by name; others are neutral.
 
     Returns:
       Name -> output, `[batch, ...]`.
@@ -129,7 +142,7 @@ class Model:
     Raises:
       RuntimeError: OpenVINO fails.
     """
-    results = self._compiled(images)
+    results = self._compiled(inputs.feed(self._inputs, images, scalars))
     return {name: np.array(results[number])
             for number, names in enumerate(self._names) for name in names
             if not name.startswith(_KEPT)}

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from official_ext.serving import export_checks
+from official_ext.serving.engines import inputs
 
 Outputs = Mapping[str, np.ndarray]
 
@@ -38,24 +39,24 @@ class Difference(NamedTuple):
     return self.value <= self.limit
 
 
-def compare(expected: Callable[[np.ndarray], Outputs], actual: Callable[[np.ndarray], Outputs],
-            batches: Iterable[np.ndarray]) -> dict[str, Difference]:
+def compare(expected: Callable[..., Outputs], actual: Callable[..., Outputs],
+            calls: Iterable[inputs.Call]) -> dict[str, Difference]:
   """Runs two detectors on the same images.
 
   Costs of images are equal up to rounding, unless gates of positions differ.
 
   Args:
-    expected: the SavedModel: uint8 `[batch, height, width, 3]` -> outputs by name.
+    expected: the SavedModel: images and scalars -> outputs by name.
     actual: the converted model.
-    batches: images.
+    calls: images and scalars.
 
   Returns:
     Output -> its largest difference, NaN if a value is NaN in one of the two; infinity if an
     output is missing or has another shape.
   """
   found: dict[str, Difference] = {}
-  for images in batches:
-    wanted, got = expected(images), actual(images)
+  for call in calls:
+    wanted, got = expected(*call), actual(*call)
     for name, difference in _differences(wanted, got).items():
       before = found.get(name, difference)
       found[name] = Difference(

@@ -2,6 +2,7 @@
 import numpy as np
 import pytest
 
+from official_ext.serving.engines import inputs
 from official_ext.serving.engines import verification
 
 EXPECTED = {
@@ -17,8 +18,8 @@ POSITIONS = 'gate_head_depth_3'
 def _compare(**changed):
   actual = {**EXPECTED, **changed}
   found = verification.compare(
-      lambda images: EXPECTED, lambda images: {k: v for k, v in actual.items() if v is not None},
-      [np.zeros([1, 8, 8, 3], np.uint8)])
+      lambda *_: EXPECTED, lambda *_: {k: v for k, v in actual.items() if v is not None},
+      [inputs.Call(np.zeros([1, 8, 8, 3], np.uint8))])
   return {name for name, difference in found.items() if not difference.is_allowed}
 
 
@@ -51,8 +52,8 @@ def test_differences(changed, wrong):
 def test_the_largest_of_several_batches_counts():
   offsets = iter([0, 2e-3, 0])
   found = verification.compare(
-      lambda images: {'detection_scores': np.zeros([1])},
-      lambda images: {'detection_scores': np.full([1], next(offsets))}, [None] * 3)
+      lambda *_: {'detection_scores': np.zeros([1])},
+      lambda *_: {'detection_scores': np.full([1], next(offsets))}, [()] * 3)
   assert found['detection_scores'].value == pytest.approx(2e-3)
 
 
@@ -62,6 +63,6 @@ def test_detections_may_change_places():
   got = {name: value[:, ::-1] for name, value in wanted.items()}
   moved = {**got, 'detection_boxes': got['detection_boxes'] + np.float32(1)}
   for outputs, distance in ((got, 0), (moved, 1)):
-    found = verification.compare(lambda images: wanted, lambda images, found=outputs: found, [None])
+    found = verification.compare(lambda: wanted, lambda found=outputs: found, [()])
     assert found['detection_boxes'].value == distance
     assert found['detection_boxes'].is_allowed == (not distance)

@@ -1,0 +1,99 @@
+"""Works around faults of tf2onnx 1.17 while it converts.
+
+- It reads a function with the shapes of the inputs of the operation that calls it.  A conditional's
+  first input is its predicate, which its branches do not get, so that every shape goes to the next
+  argument; and the optimized functions carry output shapes of unknown rank, which replace those
+  that follow from the inputs.  Convolutions with inputs of unknown rank cannot be converted.
+- It renames the tensors of a function.  Of a function that returns one tensor twice it renames the
+  first result alone, and then does not find the second one.
+- It makes a pooling of every maximum over the last axes, and ONNX Runtime has none for float64.
+- It makes reshapes of the transpositions of maps of one pixel, some with the shape before.
+"""
+from collections.abc import Iterator
+import contextlib
+from typing import Any
+from unittest import mock
+
+_CONDITIONALS = ('If', 'StatelessIf')
+_FUNCTIONS = ('then_branch', 'else_branch', 'cond', 'body')
+
+
+def _functions(operation: Any) -> list[str]:
+  """Returns the names of the functions that an operation calls."""
+  known = operation.node_def.attr
+  return [known[name].func.name for name in _FUNCTIONS if name in known]
+
+
+def separate_results(definition: Any) -> None:
+  """Gives every result of a function a tensor of its own, by identities.
+
+  Args:
+    definition: TensorFlow's definition of the function, which is changed.
+  """
+  seen = set()
+  for result in definition.signature.output_arg:
+    tensor = definition.ret[result.name]
+    if tensor in seen:
+      name = f'separate_{result.name}'
+      node = definition.node_def.add(name=name, op='Identity', input=[tensor])
+      node.attr['T'].type = result.type
+      definition.ret[result.name] = f'{name}:output:0'
+    seen.add(tensor)
+
+
+def read_functions(graph: Any, read: Any, store: Any) -> list[Any]:
+  """Reads all functions of a graph.
+
+  Args:
+    graph: a TensorFlow graph.
+    read: TensorFlow's function from a definition and the shapes of its arguments to a graph.
+    store: called with the name and the graph of every function.
+
+  Returns:
+    Graphs of functions; those that a function calls stand before it.
+  """
+  definitions = {function.signature.name: function
+                 for function in graph.as_graph_def().library.function}
+  found: dict[str, Any] = {}
+
+  def visit(caller: Any) -> None:
+    for operation in caller.get_operations():
+      inputs = list(operation.inputs)[operation.type in _CONDITIONALS:]
+      for name in _functions(operation):
+        if name in found:
+          continue
+        definition = definitions[name]
+        for holder in (*definition.node_def, *definition.arg_attr.values()):
+          holder.attr.pop('_output_shapes', None)
+        separate_results(definition)
+        function = read(definition, input_shapes=[tensor.shape for tensor in inputs])
+        visit(function)
+        found[name] = function
+        store(name, function)
+
+  visit(graph)
+  return list(found.values())
+
+
+@contextlib.contextmanager
+def mended() -> Iterator[None]:
+  """Makes tf2onnx convert without these faults while the context is open."""
+  import onnx
+  from tf2onnx import tf_loader
+  from tf2onnx import tfonnx
+  from tf2onnx.optimizer import global_pool_optimizer
+  from tf2onnx.optimizer import transpose_optimizer
+  optimizer = global_pool_optimizer.GlobalPoolOptimizer
+  make_pooling = optimizer._optimize_reduce
+
+  def resolve(graph: Any) -> list[Any]:
+    return read_functions(graph, tf_loader.function_def_to_graph, tf_loader.set_function)
+
+  def optimize_reduce(self: Any, node: Any, graph: Any) -> bool:
+    return (graph.get_dtype(node.output[0]) == onnx.TensorProto.FLOAT
+            and make_pooling(self, node, graph))
+
+  with (mock.patch.object(tfonnx, 'resolve_functions', resolve),
+        mock.patch.object(optimizer, '_optimize_reduce', optimize_reduce),
+        mock.patch.object(transpose_optimizer.TransposeOptimizer, 'post_optimize_action')):
+    yield

@@ -1,0 +1,46 @@
+"""Converted models get images and scalars; scalars that are not given change nothing."""
+import types
+
+import numpy as np
+import pytest
+
+from official_ext.serving import converted_detectors
+from official_ext.serving.engines import catalog
+from official_ext.serving.engines import inputs
+
+IMAGES = np.zeros([1, 4, 4, 3], np.uint8)
+
+
+@pytest.mark.parametrize('names, values, expected', [
+    (['inputs'], {'gate_threshold': 0.5}, {}),
+    (['gate_threshold', 'inputs'], {}, {'gate_threshold': 0.0}),
+    (['inputs', 'gate_threshold'], {'gate_threshold': 0.5}, {'gate_threshold': 0.5}),
+])
+def test_inputs_by_name(names, values, expected):
+  fed = inputs.feed(names, IMAGES, values)
+  assert fed.pop('inputs') is IMAGES
+  assert inputs.scalars(names) == list(fed) == list(expected)
+  assert fed == expected and all(value.dtype == np.float32 for value in fed.values())
+
+
+@pytest.mark.parametrize('names', [['gate_threshold'], []])
+def test_a_converted_detector_takes_the_threshold_that_its_model_has(monkeypatch, names):
+  calls = []
+
+  class Model:
+    scalars = names
+
+    def __init__(self, *unused):
+      pass
+
+    def __call__(self, images, scalars):
+      calls.append(scalars)
+      return {}
+
+  monkeypatch.setattr(catalog, 'engine_of', lambda path: 'it')
+  monkeypatch.setattr(catalog, 'engine', lambda name: types.SimpleNamespace(Model=Model))
+  detector = converted_detectors.ConvertedDetector('folder')
+  detector(IMAGES)
+  assert detector.set_gate_threshold(0.25) == bool(names)
+  detector(IMAGES)
+  assert calls == [{}, {'gate_threshold': 0.25}]
