@@ -25,6 +25,8 @@ class GateConfig(hyperparams.Config):
     random_probability: probability of the last path of the random signal, the other paths share
       the rest; null: all paths are equally probable.
     seed: seed of the noise.
+    budget_input: whether the gate follows the budget of a call, `routing.spending`; training then
+      needs a budget of the kind `drawn`.
   """
   type: str = 'channel'
   direction: str = 'upward'
@@ -33,6 +35,7 @@ class GateConfig(hyperparams.Config):
   evaluation: str = 'argmax'
   random_probability: float | None = None
   seed: int = 0
+  budget_input: bool = False
 
 
 @dataclasses.dataclass
@@ -91,21 +94,29 @@ class PathSimilarityConfig(hyperparams.Config):
 class BudgetConfig(hyperparams.Config):
   """Options of the loss that pulls the cost of a routed network to a target.
 
-  `share` is for every routed network: its target is a share of what gates can save.  The other
-  kinds are for the backbone `caddet`: their target is a share of the cost of that backbone with
-  every path open.
+  `share` is for every routed network: its target is a share of what gates can save.  So it is for
+  `drawn`, which is for networks with `budget_input`: every step draws a target and gives it to the
+  network.  The other kinds are for the backbone `caddet`: their target is a share of the cost of
+  that backbone with every path open.
 
   Attributes:
     weight: factor of the loss in the total (lambda); 0 for no budget.
     part: whose cost it pulls: that of the `backbone`, the `decoder` or the `head`, or of `all`
       of them together.  Only layers with gates count.
-    kind: `share`, the same target for all images; `fixed`, the same for all images;
+    kind: `share`, the same target for all images; `drawn`, another target at each step, the same
+      for all its images and replicas, and 1 in evaluation; `fixed`, the same for all images;
       `scale_aware`, by how many scales the objects of the image have; `loss_aware`, by the
       detection loss of the image.
     target: for `share`, the wanted share of what gates can save (alpha), from 0, all shut, to 1,
       all open.
-    reduction: for `share`, `mean` over the images, or `sum` over the images of a replica.
-    distance: for `share`, the `squared` or `absolute` distance of the share from the target.
+    reduction: for `share` and `drawn`, what becomes one loss of the images' shares: `mean` of their
+      distances from the target, `sum` of them over the images of a replica, or `mean_share`, the
+      distance of their mean over all replicas, so that images of a batch may differ.
+    distance: for `share` and `drawn`, the `squared` or `absolute` distance of a share from the
+      target.
+    draw_range: for `drawn`, between which shares targets are drawn, all with equal probability.
+    full_every: for `drawn`, every how many steps the target is 1 instead, at steps 0, n, 2n ...;
+      0: never.
     ratio: for the other kinds, the wanted share of the cost of the backbone (C_0): for
       `scale_aware` per scale, for `loss_aware` for the image with the least loss.
     scale_bounds: sizes in pixels of the network's input at which one scale of objects ends and
@@ -121,6 +132,8 @@ class BudgetConfig(hyperparams.Config):
   target: float = 0.5
   reduction: str = 'mean'
   distance: str = 'squared'
+  draw_range: list[float] = dataclasses.field(default_factory=lambda: [0.1, 0.8])
+  full_every: int = 2
   ratio: float = 0.05
   scale_bounds: list[float] = dataclasses.field(default_factory=lambda: list(SCALE_BOUNDS))
   path_similarity: PathSimilarityConfig = dataclasses.field(

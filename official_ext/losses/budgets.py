@@ -5,14 +5,17 @@ from typing import NamedTuple
 import tensorflow as tf, tf_keras
 
 from official_ext.configs import options
+from official_ext.losses import drawn_budget
 from official_ext.losses import path_similarity
 from official_ext.losses import scale_budget
 from official_ext.modeling.layers import routed
 from official_ext.ops import checks
 from official_ext.ops import routing
 
-KINDS = ('share', 'fixed', 'scale_aware', 'loss_aware')
-REDUCTIONS = ('mean', 'sum')
+# The kinds whose target is a share of what gates can save.
+SHARE_KINDS = ('share', 'drawn')
+KINDS = (*SHARE_KINDS, 'fixed', 'scale_aware', 'loss_aware')
+REDUCTIONS = ('mean', 'sum', 'mean_share')
 DISTANCES = ('squared', 'absolute')
 # What `part` may be.
 PARTS = (*routed.PARTS, 'all')
@@ -26,9 +29,11 @@ class Step(NamedTuple):
   Attributes:
     image_size: `(height, width)` of the network's input, in pixels.
     number: int64 scalar, the number of the training step; None in evaluation.
+    budget: float32 scalar in [0, 1], the budget that the network was given; 1 without one.
   """
   image_size: tuple[int, int]
   number: tf.Tensor | None = None
+  budget: tf.Tensor | float = 1.0
 
   @property
   def is_training(self) -> bool:
@@ -39,8 +44,8 @@ class Step(NamedTuple):
 class Shares(NamedTuple):
   """The cost of each image as the share that a budget is about, float32 `[batch]`.
 
-  For the kind `share` it is the share of what the gates of the part can save, for the other kinds
-  the share of the cost of the backbone with every path open.
+  For the kinds `share` and `drawn` it is the share of what the gates of the part can save, for the
+  other kinds the share of the cost of the backbone with every path open.
 
   Attributes:
     executed: the share that runs.
@@ -84,11 +89,12 @@ def check(config: options.BudgetConfig) -> None:
   """
   checks.check_one_of('kind', config.kind, KINDS)
   checks.check_one_of('part', config.part, PARTS)
-  if config.kind != 'share' and config.part not in ('backbone', 'all'):
+  if config.kind not in SHARE_KINDS and config.part not in ('backbone', 'all'):
     raise checks.ArgumentError(
         'part', f'part is {config.part!r} and kind {config.kind!r}, which is for the backbone '
-        "`caddet`; for other parts the kind must be 'share'.")
+        "`caddet`; for other parts the kind must be 'share' or 'drawn'.")
   check_budget(config.target, config.reduction, config.distance)
+  drawn_budget.check('draw_range', config.draw_range, 'full_every', config.full_every)
   if not 0 < config.ratio <= 1:
     raise checks.ArgumentError(
         'ratio', f'ratio is {config.ratio}; it is a share of the cost of the backbone, above 0 '
@@ -102,18 +108,18 @@ def check(config: options.BudgetConfig) -> None:
       'path_similarity.minimum', config.path_similarity.minimum, config.path_similarity.maximum)
 
 
-def check_budget(target: float, reduction: str, distance: str = 'squared') -> None:
+def check_budget(target: tf.Tensor | float, reduction: str, distance: str = 'squared') -> None:
   """Checks the arguments of `budget_loss`.
 
   Args:
-    target: wanted share of what gates can save.
-    reduction: how the losses of images become one.
+    target: wanted share of what gates can save; a tensor is not checked.
+    reduction: how the shares of images become one loss.
     distance: how far a share is from the target.
 
   Raises:
     ArgumentError: a target outside [0, 1], an unknown reduction or distance.
   """
-  if not 0 <= target <= 1:
+  if not tf.is_tensor(target) and not 0 <= target <= 1:
     raise checks.ArgumentError(
         'target', f'target is {target}; it is a share of the cost that can be saved, between 0 '
         '(all shut) and 1 (all open).')
@@ -121,7 +127,7 @@ def check_budget(target: float, reduction: str, distance: str = 'squared') -> No
   checks.check_one_of('distance', distance, DISTANCES)
 
 
-def budget_loss(record: routing.Routing, target: float, reduction: str = 'mean',
+def budget_loss(record: routing.Routing, target: tf.Tensor | float, reduction: str = 'mean',
                 distance: str = 'squared') -> tf.Tensor:
   """Returns how far the cost of images is from a budget.
 
@@ -131,7 +137,8 @@ def budget_loss(record: routing.Routing, target: float, reduction: str = 'mean',
   Args:
     record: what a tape returned.
     target: the wanted share of what gates can save (alpha), in [0, 1].
-    reduction: `mean` or `sum` over the images.
+    reduction: `mean` or `sum` of the distances of the images, or `mean_share`, the distance of
+      their mean share, over all replicas.
     distance: `squared` or `absolute`.
 
   Returns:
@@ -142,8 +149,10 @@ def budget_loss(record: routing.Routing, target: float, reduction: str = 'mean',
   """
   check_budget(target, reduction, distance)
   share = _share(record, record.expected)
+  if reduction == 'mean_share':
+    share = tf.reduce_mean(path_similarity.gather_replicas(share))
   loss = tf.square(share - target) if distance == 'squared' else tf.abs(share - target)
-  return tf.reduce_mean(loss) if reduction == 'mean' else tf.reduce_sum(loss)
+  return tf.reduce_sum(loss) if reduction == 'sum' else tf.reduce_mean(loss)
 
 
 def _share(record: routing.Routing, cost: tf.Tensor) -> tf.Tensor:
@@ -156,10 +165,12 @@ class BudgetLosses:
 
   Reference: Junyi Feng et al., Learning to Generate Content-Aware Dynamic Detectors,
   https://arxiv.org/abs/2012.04265, sections 3.2 and 3.3.  The kind `share` is the budget of
-  DyFPN and of the dynamic head instead; see `budget_loss`.
+  DyFPN and of the dynamic head instead; see `budget_loss`.  `drawn` is this budget with a target
+  that the network is given.
 
   Attributes:
-    part: one of `PARTS`; kinds other than `share` are about the `backbone`.
+    part: one of `PARTS`; kinds that are for the backbone `caddet` are about the `backbone`.
+    draws: whether the target is drawn at each step.
   """
 
   def __init__(self, config: options.BudgetConfig):
@@ -173,7 +184,8 @@ class BudgetLosses:
     """
     check(config)
     self._config = config
-    self.part = config.part if config.kind == 'share' else 'backbone'
+    self.part = config.part if config.kind in SHARE_KINDS else 'backbone'
+    self.draws = config.kind == 'drawn'
     self._layers: list[str] = []
     self._path_layers: list[str] = []
     self._backbone: routed.RoutedLayer | None = None
@@ -199,7 +211,7 @@ class BudgetLosses:
       ArgumentError: nothing in the part has gates, or the backbone has no soft cost.
     """
     config = self._config
-    if config.weight and config.kind != 'share':
+    if config.weight and config.kind not in SHARE_KINDS:
       self._attach_backbone(model)
     if not self.names:
       return
@@ -272,12 +284,13 @@ class BudgetLosses:
     is_on = tf.constant(1.0)
     if step.number is not None:
       is_on = tf.cast(step.number >= config.start_step, tf.float32)
-    if config.weight and config.kind == 'share':
+    if config.weight and config.kind in SHARE_KINDS:
+      goal = step.budget if self.draws else config.target
       record = routing.merge({name: records[name] for name in self._layers})
       shares = Shares(_share(record, record.executed), _share(record, record.expected),
-                      config.target * tf.ones_like(record.executed))
+                      goal * tf.ones_like(record.executed))
       losses['budget'] = is_on * config.weight * budget_loss(
-          record, config.target, config.reduction, config.distance)
+          record, goal, config.reduction, config.distance)
     elif self._backbone is not None and (boxes is not None or config.kind == 'fixed'):
       record = records[self._backbone.name]
       if record.soft_cost is None:

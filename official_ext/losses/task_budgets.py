@@ -7,6 +7,7 @@ import tensorflow as tf, tf_keras
 
 from official_ext.configs import options
 from official_ext.losses import budgets
+from official_ext.losses import drawn_budget
 from official_ext.losses import scale_budget
 from official_ext.ops import checks
 from official_ext.ops import routing
@@ -80,6 +81,25 @@ def _check_list(task_config: Any) -> None:
             f'{", ".join(allowed)}.')
 
 
+def _drawn_alike(task_config: Any) -> options.BudgetConfig | None:
+  """Returns the options of a budget that is drawn; None without one.
+
+  Raises:
+    FieldError: budgets of several parts are drawn differently; a step has one for all parts.
+  """
+  drawn = {field: config for field, config in _configs(task_config).items()
+           if config.kind == 'drawn'}
+  first = next(iter(drawn.values()), None)
+  for field, config in drawn.items():
+    for name in ('draw_range', 'full_every'):
+      given, wanted = getattr(config, name), getattr(first, name)
+      if given != wanted:
+        raise checks.FieldError(
+            f'{field}.{name} is {given}, and that of another part is {wanted}; each step draws one '
+            f'budget for all parts. Change {field}.{name}.')
+  return first
+
+
 class TaskBudgets:
   """The losses that the budgets of a task add to its own.
 
@@ -115,9 +135,20 @@ class TaskBudgets:
             f'Change task.budgets[{index}].part.')
     self._is_list = bool(task_config.budgets)
     short = task_config.budget
-    is_whole = not self._is_list and (short.part == 'all' or short.kind != 'share')
-    self.target = short.target if is_whole else None
+    is_whole = not self._is_list and (short.part == 'all' or short.kind not in budgets.SHARE_KINDS)
+    self.target = short.target if is_whole and short.kind != 'drawn' else None
+    self._drawn = _drawn_alike(task_config)
     self._scale_bounds = scale_bounds(task_config)
+
+  def draw(self, number: tf.Tensor) -> tf.Tensor | None:
+    """Returns the budget of a training step, a float32 scalar; None if no budget is drawn.
+
+    Args:
+      number: int64 scalar, the number of the step.
+    """
+    if self._drawn is None:
+      return None
+    return drawn_budget.draw(number, self._drawn.draw_range, self._drawn.full_every)
 
   @property
   def loss_names(self) -> Sequence[str]:
@@ -149,6 +180,8 @@ class TaskBudgets:
           **{name: f'{field}.{name} or task.model'
              for name in ('part', 'weight', 'path_similarity.weight')}}):
         budget.attach(model)
+    drawn_budget.check_model(model, {
+        budget.part: field for field, budget in self._budgets.items() if budget.draws})
 
   def terms(self, records: Mapping[str, routing.Routing], step: budgets.Step,
             boxes: tf.Tensor | None, image_losses: Callable[[], tf.Tensor]) -> TaskTerms:

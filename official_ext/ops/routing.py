@@ -75,11 +75,12 @@ _COSTS = ('executed', 'expected', 'minimum', 'maximum', 'all_branches')
 
 
 class _Open(threading.local):
-  """The tapes and thresholds of gates that are open in a thread, innermost last."""
+  """The tapes, thresholds of gates and budgets that are open in a thread, innermost last."""
 
   def __init__(self):
     self.tapes: list[RoutingTape] = []
     self.thresholds: list[tf.Tensor] = []
+    self.budgets: list[tf.Tensor] = []
 
 
 _open = _Open()
@@ -107,6 +108,30 @@ def shutting_gates(threshold: tf.Tensor | float) -> Iterator[None]:
 def gate_threshold() -> tf.Tensor | None:
   """Returns the threshold of the innermost `shutting_gates`, in [0, 1]; None without one."""
   return _open.thresholds[-1] if _open.thresholds else None
+
+
+@contextlib.contextmanager
+def spending(budget: tf.Tensor | float) -> Iterator[None]:
+  """Gives a budget to the layers with `budget_input` that run in this thread.
+
+  They read it in training and at inference.
+
+  Args:
+    budget: wanted share of what gates can save, float32, a scalar or one for each image, perhaps
+      a tensor of a graph: 0 shuts every gate, 1 opens all.  Less than 0 counts as 0; more than 1,
+      and NaN, as 1.
+  """
+  budget = tf.convert_to_tensor(budget, tf.float32)
+  _open.budgets.append(tf.where(budget < 1, tf.maximum(budget, 0.0), 1.0))
+  try:
+    yield
+  finally:
+    _open.budgets.pop()
+
+
+def wanted_budget() -> tf.Tensor:
+  """Returns the budget of the innermost `spending`, in [0, 1]; 1, every gate open, without one."""
+  return _open.budgets[-1] if _open.budgets else tf.constant(1.0)
 
 
 def _graph() -> tf.Graph | None:

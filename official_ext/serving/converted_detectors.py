@@ -56,6 +56,11 @@ class ConvertedDetector(detectors.SavedDetector):
   def _encode(self, images: np.ndarray) -> np.ndarray:
     return images
 
+  def set_budget(self, budget: float) -> bool:
+    """Returns False, because a conversion has no signature with a budget."""
+    del budget
+    return False
+
   def _run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
     return self._engine(batch, self._scalars)
 

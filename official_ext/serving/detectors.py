@@ -1,5 +1,5 @@
 """The detectors that commands run: a SavedModel, and a model in memory."""
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import itertools
 import pathlib
@@ -83,11 +83,26 @@ class SavedDetector:
     Returns:
       Whether the export has gates with a threshold.
     """
-    function = self._model.signatures.get(signatures.WITH_GATE_THRESHOLD)
+    return self._choose(signatures.WITH_GATE_THRESHOLD, gate_threshold=threshold)
+
+  def set_budget(self, budget: float) -> bool:
+    """Gives a budget to gates from now on, in place of a threshold.
+
+    Args:
+      budget: wanted share of what gates can save, in [0, 1]; 1: every gate is open.
+
+    Returns:
+      Whether the export has gates that take a budget.
+    """
+    return self._choose(signatures.WITH_BUDGET, budget=budget)
+
+  def _choose(self, signature: str, **inputs: float) -> bool:
+    """Runs a signature with further inputs from now on; returns whether the export has it."""
+    function = self._model.signatures.get(signature)
     if function is None:
       return False
-    self._function, self._more_inputs = function, {
-        'gate_threshold': tf.constant(threshold, tf.float32)}
+    self._function = function
+    self._more_inputs = {name: tf.constant(value, tf.float32) for name, value in inputs.items()}
     return True
 
   def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -166,9 +181,11 @@ class InMemoryDetector:
     self.input_type, self.batch_size = 'image_tensor', None
     self.description = module.description
     self._diagnose = diagnose
-    # A variable, so that another threshold needs no other trace.
+    # Variables, so that another threshold or budget needs no other trace.
     self._threshold = (
         tf.Variable(0.0, trainable=False) if routed.has_gate_threshold(module.model) else None)
+    self._budget = (
+        tf.Variable(1.0, trainable=False) if routed.has_budget_input(module.model) else None)
     inputs = None  # Every canvas has its own trace, with static shapes.
     if isinstance(self.module, detection.RoutedDetectionModule):
       height, width = self.module.padded_size
@@ -192,13 +209,32 @@ class InMemoryDetector:
     self._threshold.assign(threshold)
     return True
 
-  def _at_threshold(self) -> contextlib.AbstractContextManager[None]:
-    if self._threshold is None:
-      return contextlib.nullcontext()
-    return routing.shutting_gates(self._threshold.read_value())
+  def set_budget(self, budget: float) -> bool:
+    """Gives a budget to gates from now on, beside a threshold.
+
+    Args:
+      budget: wanted share of what gates can save, in [0, 1]; 1: every gate is open.
+
+    Returns:
+      Whether any layer has gates that take a budget.
+    """
+    if self._budget is None:
+      return False
+    self._budget.assign(budget)
+    return True
+
+  @contextlib.contextmanager
+  def _as_set(self) -> Iterator[None]:
+    """Shuts gates up to the threshold and gives the budget, as they are set, until the end."""
+    with contextlib.ExitStack() as stack:
+      if self._threshold is not None:
+        stack.enter_context(routing.shutting_gates(self._threshold.read_value()))
+      if self._budget is not None:
+        stack.enter_context(routing.spending(self._budget.read_value()))
+      yield
 
   def _serve_images(self, images: tf.Tensor) -> Mapping[str, tf.Tensor]:
-    with self._at_threshold():
+    with self._as_set():
       return self.module.serve(images)
 
   def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -238,7 +274,7 @@ class InMemoryDetector:
         lambda value: None if value is None else value.numpy(), record)
 
   def _run_network(self, inputs: tf.Tensor, image_shape: tf.Tensor) -> dict[str, tf.Tensor]:
-    with self._at_threshold(), routing.RoutingTape() as tape:
+    with self._as_set(), routing.RoutingTape() as tape:
       outputs = self.module.model(inputs, image_shape=image_shape, training=False)
     record = tape.routing()
     # The cost is an output, so that TensorFlow does not remove what counts it.
@@ -246,7 +282,7 @@ class InMemoryDetector:
             'executed': record.executed if record else tf.zeros_like(image_shape[:, 0])}
 
   def _record(self, inputs: tf.Tensor, image_shape: tf.Tensor) -> routing.Routing | None:
-    with self._at_threshold(), routing.RoutingTape(diagnose=self._diagnose) as tape:
+    with self._as_set(), routing.RoutingTape(diagnose=self._diagnose) as tape:
       self.module.model(inputs, image_shape=image_shape, training=False)
     return tape.routing()
 

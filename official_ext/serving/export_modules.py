@@ -13,6 +13,7 @@ from official_ext.dataloaders import image_sizes
 from official_ext.modeling.backbones.caddet import conv_norm
 from official_ext.ops import canvases as canvases_lib
 from official_ext.ops import conditional
+from official_ext.ops import routing
 from official_ext.ops import suppression
 from official_ext.serving import detection
 from official_ext.utils import command_line
@@ -122,17 +123,26 @@ class CanvasDetectionModule(export_base.ExportModule):
 
     Gates of positions are left out: their sizes differ between canvases.
     """
-    serve = tf.function(self.serve).get_concrete_function(
-        tf.TensorSpec([1, None, None, self._num_channels], tf.uint8))
+    budgets = tf.broadcast_to(
+        tf.reshape(routing.wanted_budget(), [-1]), tf.shape(inputs)[:1])
+
+    def serve_at(image: tf.Tensor, budget: tf.Tensor) -> Mapping[str, tf.Tensor]:
+      with routing.spending(budget):
+        return self.serve(image)
+
+    serve = tf.function(serve_at).get_concrete_function(
+        tf.TensorSpec([1, None, None, self._num_channels], tf.uint8), tf.TensorSpec([]))
     signature = {name: tf.TensorSpec(output.shape[1:], output.dtype)
                  for name, output in serve.structured_outputs.items()
                  if output.shape[1:].is_fully_defined()}
 
-    def detect(encoded: tf.Tensor) -> dict[str, tf.Tensor]:
-      outputs = serve(decode(encoded)[None])
+    def detect(one: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
+      encoded, budget = one
+      outputs = serve(decode(encoded)[None], budget)
       return {name: outputs[name][0] for name in signature}
 
-    return tf.map_fn(detect, inputs, fn_output_signature=signature, parallel_iterations=1)
+    return tf.map_fn(detect, (inputs, budgets), fn_output_signature=signature,
+                     parallel_iterations=1)
 
 
 DetectionModule = detection.RoutedDetectionModule | CanvasDetectionModule

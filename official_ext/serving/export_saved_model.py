@@ -38,7 +38,9 @@ detections; official_ext.serving.suppression, which needs NumPy alone, makes det
 
 The signature serving_default takes images. If the network has gates of DyFPN, CADDet or a dynamic
 head, the signature with_gate_threshold takes gate_threshold too, a number from 0, the gates as
-trained, to 1, every gate shut: with it you choose between accuracy and time for every call.
+trained, to 1, every gate shut: with it you choose between accuracy and time for every call. If its
+gates were trained with budget_input, with_budget takes budget, one number or one for each image,
+the share of what gates can save that runs: from 0, every gate shut, to 1, as in serving_default.
 
 Names and category ids come from categories.json, which a training writes into its folder,
 or from task.annotation_file; the SavedModel brings them along as the asset `categories`.
@@ -50,8 +52,9 @@ example:
     --config_file=runs/dyfpn/params.yaml --export_dir=runs/dyfpn_saved_model
 """
 _DESCRIPTION_FILE = 'export.json'
-# At this threshold of gates an export is compared with the model, as well as with its own gates.
-_THRESHOLD = 0.5
+# An export is compared with the model at this threshold of gates and at this budget, as well as
+# without them.
+_HALF = 0.5
 
 
 def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -143,16 +146,16 @@ def save(module: Any, export_dir: files.PathLike, input_type: str, image_size: S
          [] if frozen_network else module.model.variables, export_dir, categories)
   saved = tf.saved_model.load(files.plain_path(export_dir)).signatures
   comparison = export_checks.Comparison()
+  further_inputs: dict[str, dict[str, float]] = {
+      signatures.DEFAULT: {}, signatures.WITH_GATE_THRESHOLD: {'gate_threshold': _HALF},
+      signatures.WITH_BUDGET: {'budget': _HALF}}
   batches = example_batches(image_size, batch_size or 2)
   for images in (*batches, np.swapaxes(batches[0], 1, 2)):
     inputs = input_types.encode(images, input_type)
-    if signatures.WITH_GATE_THRESHOLD not in saved:
-      comparison.add(network(inputs), saved[signatures.DEFAULT](inputs=inputs))
-      continue
-    comparison.add(network(inputs, tf.constant(0.0)), saved[signatures.DEFAULT](inputs=inputs))
-    threshold = tf.constant(_THRESHOLD)
-    comparison.add(network(inputs, threshold), saved[signatures.WITH_GATE_THRESHOLD](
-        inputs=inputs, gate_threshold=threshold))
+    for name, values in further_inputs.items():
+      if name in saved:
+        comparison.add(signatures.call(network, inputs, **values), saved[name](
+            inputs=inputs, **{key: tf.constant(value) for key, value in values.items()}))
   comparison.check('--no-freeze writes the network without folding' if frozen_network else '')
   return comparison.differences
 

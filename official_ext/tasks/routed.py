@@ -4,6 +4,7 @@
 enter as auxiliary losses.  Cost and gates are logged beside Model Garden's own values.
 """
 from collections.abc import Callable, Mapping, Sequence
+import contextlib
 import functools
 from typing import Any
 
@@ -120,7 +121,11 @@ class RoutedTask(budgeted_task.BudgetedTask):
                      if isinstance(metric, routing_logs.RoutingKerasMean)]
     other_metrics = [metric for metric in metrics or []
                      if not isinstance(metric, routing_logs.RoutingKerasMean)]
-    with step_tape.StepTape(_step(inputs, optimizer.iterations)) as tape:
+    number = optimizer.iterations
+    budget = self._budgets.draw(number)
+    spends = contextlib.nullcontext() if budget is None else routing.spending(budget)
+    step = _step(inputs, number, 1.0 if budget is None else budget)
+    with spends, step_tape.StepTape(step) as tape:
       logs = super().train_step(inputs, model, optimizer, other_metrics)
     if self.last_batch and dense_input.IMAGE_HASH in inputs[1]:
       self.last_batch.update(inputs[1][dense_input.IMAGE_HASH], logs[self.loss],
@@ -221,14 +226,15 @@ class RoutedTask(budgeted_task.BudgetedTask):
     return logs
 
 
-def _step(inputs: Any, number: tf.Tensor | None = None) -> budgets.Step:
+def _step(inputs: Any, number: tf.Tensor | None = None, budget: tf.Tensor | float = 1.0
+          ) -> budgets.Step:
   """Returns what is known of the step that gets `inputs`, `(images, labels)`."""
   height, width = inputs[0].shape[1:3]
   if height is None or width is None:
     raise ValueError('The size of the images is not known while a step is traced: with '
                      'task.resize.rule=paper train by python -m official_ext.train, or take the '
                      'next batch outside of the tf.function.')
-  return budgets.Step((height, width), number)
+  return budgets.Step((height, width), number, budget)
 
 
 def _budget_logs(tape: step_tape.StepTape) -> dict[str, dict[str, tf.Tensor]]:

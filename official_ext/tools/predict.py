@@ -74,8 +74,13 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument('--gate_threshold', type=argument_types.threshold, default=0.0, metavar='T',
                       help='gates up to this value count as shut: less time, less accuracy; from '
                       '0, as trained, to 1, every gate shut')
+  parser.add_argument('--budget', type=argument_types.threshold, metavar='B',
+                      help='for networks with budget_input, the share of what gates can save that '
+                      'runs: from 0, every gate shut, to 1, the default, every gate open')
   image_files.add_max_pixels_argument(parser)
   args = parser.parse_args(arguments)
+  if args.budget is not None and args.gate_threshold:
+    parser.error('give --budget or --gate_threshold, not both')
   if args.evaluate and not args.annotation_file:
     parser.error('--evaluate needs --annotation_file')
   return args
@@ -220,6 +225,10 @@ def run(images: image_ids.ImageSet, truth: truth_lib.Truth | None, args: argpars
     raise command_line.CommandError(
         f'--gate_threshold: {args.saved_model} takes no threshold. Exports of networks with gates '
         'and their conversions take one, plain networks do not; convert older ones again.')
+  if args.budget is not None and not detector.set_budget(args.budget):
+    raise command_line.CommandError(
+        f'--budget: {args.saved_model} has no signature with_budget. Exports of networks with '
+        'budget_input have it, conversions and other networks do not.')
   labels = labels_lib.of_detector(detector, truth)
   shown = 0
   with json_list.writer(folder / _MARKER) as append:

@@ -1,9 +1,10 @@
-"""Draws accuracy against cost of trained detectors, at several thresholds of their gates.
+"""Draws accuracy against cost of trained detectors, at several thresholds or budgets of gates.
 
 Every training of --model_dir is evaluated in memory, as its SavedModel would be, and every export
 of --saved_model as it stands: average precision by pycocotools, and the multiply-adds of the whole
 network for each image.  `--thresholds` shuts the gates of DyFPN, CADDet and the dynamic head up to
 a threshold, without another training; an export takes it by its signature with_gate_threshold.
+`--budgets` gives budgets to networks that were trained with budget_input.
 """
 import argparse
 from collections.abc import Callable, Sequence
@@ -44,6 +45,10 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument('--thresholds', default=[0.0], metavar='A,B,...',
                       type=argument_types.list_of(argument_types.threshold),
                       help='gates up to a threshold count as shut; in [0, 1], default 0')
+  parser.add_argument('--budgets', default=[], metavar='A,B,...',
+                      type=argument_types.list_of(argument_types.threshold),
+                      help='for networks with budget_input, instead of thresholds: the share of '
+                      'what gates can save that runs, in [0, 1]')
   parser.add_argument('--images', required=True, nargs='+', type=pathlib.Path, metavar='PATH',
                       help='a folder, searched with all folders in it, or image files')
   parser.add_argument('--annotation_file', required=True, type=pathlib.Path, metavar='JSON',
@@ -96,7 +101,7 @@ def evaluate(detector: Any, images: image_ids.ImageSet, truth: truth_lib.Truth
 
 def points(args: argparse.Namespace, images: image_ids.ImageSet, truth: truth_lib.Truth
            ) -> list[dict[str, Any]]:
-  """Evaluates every detector at every threshold, or once if no gate has a threshold.
+  """Evaluates every detector at every budget or threshold, or once if it takes neither.
 
   Args:
     args: the command's arguments.
@@ -104,8 +109,8 @@ def points(args: argparse.Namespace, images: image_ids.ImageSet, truth: truth_li
     truth: the annotation file of the images.
 
   Returns:
-    One mapping per detector and threshold: the result of `evaluate`, `model`, which is the name
-    of the folder, and `threshold`, or None.
+    One mapping per detector and budget or threshold: the result of `evaluate`, `model`, which is
+    the name of the folder, and `threshold` and `budget`, at least one of them None.
   """
   from official_ext.serving import converted_detectors
   from official_ext.serving import detectors
@@ -115,17 +120,30 @@ def points(args: argparse.Namespace, images: image_ids.ImageSet, truth: truth_li
   found = []
   for path, load in loads:
     detector = load(path)
-    thresholds = sorted(set(args.thresholds))
-    for threshold in thresholds if detector.set_gate_threshold(0.0) else [None]:
-      detector.set_gate_threshold(threshold or 0.0)
-      found.append({'model': path.name, 'threshold': threshold,
+    for threshold, budget in _settings(detector, args):
+      if budget is not None:
+        detector.set_budget(budget)
+      elif threshold is not None:
+        detector.set_gate_threshold(threshold)
+      found.append({'model': path.name, 'threshold': threshold, 'budget': budget,
                     **evaluate(detector, images, truth)})
       _say(found[-1])
   return found
 
 
+def _settings(detector: Any, args: argparse.Namespace
+              ) -> list[tuple[float | None, float | None]]:
+  """Returns the thresholds and budgets, of which at least one is None, that a detector takes."""
+  if args.budgets and detector.set_budget(1.0):
+    return [(None, budget) for budget in sorted(set(args.budgets))]
+  if detector.set_gate_threshold(0.0):
+    return [(threshold, None) for threshold in sorted(set(args.thresholds))]
+  return [(None, None)]
+
+
 def _say(point: dict[str, Any]) -> None:
-  at = '' if point['threshold'] is None else f' at threshold {point["threshold"]:g}'
+  at = ''.join(f' at {name} {point[name]:g}' for name in ('threshold', 'budget')
+               if point[name] is not None)
   command_line.say(
       f'{point["model"]}{at}: AP {point["ap"]:.3f}, AP50 {point["ap50"]:.3f}; GMAC per image: '
       f'mean {point["gmac_mean"]:.3f}, {point["gmac_min"]:.3f} to {point["gmac_max"]:.3f}')

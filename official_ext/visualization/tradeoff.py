@@ -9,12 +9,13 @@ def draw_tradeoff(points: Sequence[Mapping[str, Any]]) -> figure.Figure:
   """Draws average precision against multiply-adds.
 
   Args:
-    points: mappings with `model`, the name of a curve; `threshold` of its gates, or None;
-      `ap`, in [0, 1]; and `gmac_mean`, `gmac_min` and `gmac_max`, 10^9 multiply-adds per image.
+    points: mappings with `model`, the name of a curve; `threshold` or `budget` of its gates, those
+      that it does not have missing or None; `ap`, in [0, 1]; and `gmac_mean`, `gmac_min` and
+      `gmac_max`, 10^9 multiply-adds per image.
 
   Returns:
-    A figure with a line per model through its points; thresholds are written beside the points,
-    and horizontal bars reach from the cheapest to the dearest image.
+    A figure with a line per model through its points; thresholds and budgets are written beside
+    the points, and horizontal bars reach from the cheapest to the dearest image.
   """
   plot = figure.Figure(figsize=(8, 5))
   axes = plot.subplots()
@@ -27,8 +28,9 @@ def draw_tradeoff(points: Sequence[Mapping[str, Any]]) -> figure.Figure:
     axes.errorbar(means, [point['ap'] for point in own], xerr=bars, color=f'C{number}',
                   marker='o', capsize=3, elinewidth=1, label=model)
     for mean, point in zip(means, own):
-      if point['threshold'] is not None:
-        axes.annotate(f'{point["threshold"]:g}', (mean, point['ap']), (0, 6), fontsize=8,
+      setting = point['threshold'] if point.get('budget') is None else point['budget']
+      if setting is not None:
+        axes.annotate(f'{setting:g}', (mean, point['ap']), (0, 6), fontsize=8,
                       textcoords='offset points', ha='center', color=f'C{number}')
   axes.set_xlabel('GMAC per image, whole network: mean, and cheapest to dearest image')
   axes.set_ylabel('AP')

@@ -45,6 +45,16 @@ def test_absolute_budget_by_hand():
       budgets.budget_loss(_routing(cost), 0.6, 'sum', 'absolute'), 0.6 + 0.1 + 0.4, 1e-6)
 
 
+def test_budget_of_the_mean_share_lets_images_differ():
+  cost = tf.Variable([2.0, 7.0, 12.0])  # shares 0, 0.5, 1
+  with tf.GradientTape() as tape:
+    loss = budgets.budget_loss(_routing(cost), tf.constant(0.3), 'mean_share')
+  np.testing.assert_allclose(loss, 0.2**2, 1e-6)
+  np.testing.assert_allclose(tape.gradient(loss, cost), [2 * 0.2 / 10 / 3] * 3, 1e-5)
+  np.testing.assert_allclose(
+      budgets.budget_loss(_routing(cost), 0.7, 'mean_share', 'absolute'), 0.2, 1e-6)
+
+
 def test_budget_of_a_network_that_cannot_save_is_finite():
   assert float(budgets.budget_loss(_routing([2.0], 2.0, 2.0), 0.5)) == 0.25
 
@@ -52,7 +62,7 @@ def test_budget_of_a_network_that_cannot_save_is_finite():
 @pytest.mark.parametrize('options, argument, message', [
     ((1.5, 'mean'), 'target', 'target is 1.5'),
     ((-0.1, 'mean'), 'target', 'between 0'),
-    ((0.5, 'max'), 'reduction', "reduction is 'max'.*'mean', 'sum'"),
+    ((0.5, 'max'), 'reduction', "reduction is 'max'.*'mean', 'sum', 'mean_share'"),
     ((0.5, 'mean', 'cubed'), 'distance', "distance is 'cubed'.*'squared', 'absolute'")])
 def test_budget_refuses_wrong_arguments(options, argument, message):
   with pytest.raises(checks.ArgumentError, match=message) as error:

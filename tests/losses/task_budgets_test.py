@@ -11,6 +11,7 @@ from official_ext.losses import budgets
 from official_ext.losses import path_similarity
 from official_ext.losses import task_budgets
 from official_ext.modeling.layers import routed
+from official_ext.ops import checks
 from official_ext.ops import routing
 
 STEP = budgets.Step((30, 50), tf.constant(7))
@@ -111,6 +112,14 @@ def test_several_budgets_each_equal_what_they_are_alone():
   np.testing.assert_allclose(pulls[0][0], 0.4 / 2 / 10, rtol=1e-5)
   np.testing.assert_allclose(pulls[1], [2 * (0.25 - 0.5) / 2 / 20, 0], rtol=1e-5)
   assert terms.target is None and own.target is None
+
+
+def test_parts_draw_one_budget():
+  drawn = {'kind': 'drawn', 'weight': 1.0}
+  with pytest.raises(checks.FieldError, match=r'task.budgets\[1\].full_every is 3, and .* is 2'):
+    make(listed=[{'part': 'head', **drawn}, {'part': 'decoder', **drawn, 'full_every': 3}])
+  with pytest.raises(checks.FieldError, match=r'budgets\[0\].kind is .* takes a budget'):
+    make(listed=[{'part': 'backbone', 'kind': 'drawn'}], parts=('neck',))
 
 
 def test_path_similarity_sees_the_supernet_only_or_else_the_gates_for_whole_images():

@@ -56,6 +56,20 @@ def test_the_innermost_threshold_counts_in_its_thread_alone():
   assert others == [None]
 
 
+@pytest.mark.parametrize('given, used', [
+    (0.0, 0.0), (0.3, 0.3), (1.0, 1.0), (-0.1, 0.0), (-np.inf, 0.0), (7.0, 1.0), (np.inf, 1.0),
+    (np.nan, 1.0), ([0.2, -1.0, np.nan], [0.2, 0.0, 1.0])])
+@pytest.mark.parametrize('in_graph', [False, True])
+def test_a_budget_is_a_number_from_0_to_1_or_one_for_each_image(given, used, in_graph):
+  def read(budget):
+    with routing.spending(0.7), routing.spending(budget):
+      return tf.identity(routing.wanted_budget())
+
+  budget = tf.function(read)(tf.constant(given)) if in_graph else read(given)
+  np.testing.assert_array_equal(budget, np.float32(used))
+  assert routing.wanted_budget() == 1
+
+
 def test_nothing_is_recorded_without_a_tape():
   assert routing.RoutingTape.current() is None
   GateLayer(name='part')(tf.constant([1.0, 0.0]))

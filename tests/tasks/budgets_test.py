@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf, tf_keras
 
 from official_ext.losses import budgets
+from official_ext.losses import drawn_budget
 from official_ext.modeling import network_cost
 from official_ext.ops import routing
 from official_ext.tasks import step_tape
@@ -17,7 +18,8 @@ DYFPN = 'retinanet_dyfpn_efficientnetlite0_sample'
     ({'kind': 'dynamic'}, 'kind'), ({'ratio': 1.5}, 'ratio'), ({'start_step': -1}, 'start_step'),
     ({'scale_bounds': [64.0, 64.0]}, 'scale_bounds'), ({'target': 1.5}, 'target'),
     ({'path_similarity': {'minimum': 0.9, 'maximum': 0.8}}, 'path_similarity.minimum'),
-    ({'part': 'neck'}, 'part'),
+    ({'part': 'neck'}, 'part'), ({'draw_range': [0.5, 0.2]}, 'draw_range'),
+    ({'draw_range': [0.5]}, 'draw_range'), ({'full_every': -1}, 'full_every'),
     ({'reduction': 'median'}, 'reduction'), ({'distance': 'cubed'}, 'distance')])
 def test_options_out_of_range_name_the_field(budget, field):
   config = small_detectors.small_experiment(DYFPN, budget=budget).task
@@ -32,6 +34,19 @@ def test_options_out_of_range_name_the_field(budget, field):
 def test_a_model_that_does_not_fit_the_budget_names_the_fields(name, budget, fields):
   config = small_detectors.small_experiment(name, budget=budget).task
   with pytest.raises(ValueError, match=f'Change {fields}.$'):
+    task_factory.get_task(config).build_model()
+
+
+@pytest.mark.parametrize('budget, takes, message', [
+    ({'weight': 1.0, 'kind': 'drawn'}, False, 'gates of dyfpn take no budget.*task.budget.kind'),
+    ({'weight': 1.0}, True, 'dyfpn has budget_input.*Change task.budget.kind'),
+    ({'weight': 1.0, 'kind': 'drawn', 'part': 'head'}, True, 'no budget of the decoder')])
+def test_a_drawn_budget_and_budget_input_need_each_other(budget, takes, message):
+  config = small_detectors.small_experiment(
+      DYFPN, budget=budget, model={'decoder': {'dyfpn': {'gate': {'budget_input': takes}}}}).task
+  if budget.get('part') == 'head':
+    config.budget.weight = 0.0
+  with pytest.raises(ValueError, match=message):
     task_factory.get_task(config).build_model()
 
 
@@ -74,6 +89,39 @@ def test_budgets_of_neck_and_head_are_logged_by_their_names(sample_records):
   cost = network_cost.whole_network_cost(model, (64, 64))
   np.testing.assert_allclose(logs['routing/gmac/network/mean'] - logs['routing/gmac/executed/mean'],
                              cost.static / 1e9, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_drawn_budget_reaches_the_gates_and_the_loss(sample_records):
+  task, model = small_detectors.small_task(
+      DYFPN, budget={'weight': 2.0, 'kind': 'drawn', 'distance': 'absolute', 'full_every': 3,
+                     'reduction': 'mean_share', 'part': 'decoder'},
+      annotation_file=f'{sample_records}/annotations/val.json',
+      model={'decoder': {'dyfpn': {'num_filters': 8, 'gate': {'budget_input': True}}}})
+  inputs = small_detectors.batch(task, f'{sample_records}/train-*.tfrecord')
+  optimizer = tf_keras.optimizers.legacy.SGD(0.01)
+  step = small_detectors.traced_step(task, model, optimizer, metrics := task.build_metrics())
+  budgets_seen = []
+  for _ in range(4):
+    for metric in metrics:
+      metric.reset_state()
+    number = optimizer.iterations.read_value()
+    step(inputs)
+    values = {metric.name: float(metric.result()) for metric in metrics}
+    target = values['routing/share/decoder/target']
+    np.testing.assert_allclose(target, drawn_budget.draw(number, [0.1, 0.8], 3), rtol=1e-6)
+    share = values['routing/share/decoder/expected']
+    np.testing.assert_allclose(
+        values['routing/loss/budget'], 2 * abs(share - target), rtol=1e-4, atol=1e-6)
+    assert share == 1 if target == 1 else share < 1
+    budgets_seen.append(target)
+  assert budgets_seen[0] == budgets_seen[3] == 1 and max(budgets_seen[1:3]) < 1
+  # Evaluation runs everything.
+  task.build_metrics(training=False)
+  validation = small_detectors.batch(task, f'{sample_records}/val-*.tfrecord', training=False)
+  logs = task.validation_step(validation, model)
+  assert logs['routing']['share']['decoder/target'][0] == 1
+  np.testing.assert_array_equal(logs['routing']['share']['decoder/executed'], 1)
 
 
 @pytest.mark.slow

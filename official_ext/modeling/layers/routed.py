@@ -49,6 +49,11 @@ class RoutedLayer(tf_keras.layers.Layer):
     return False
 
   @property
+  def has_budget_input(self) -> bool:
+    """Whether gates of the layer follow `routing.wanted_budget`."""
+    return False
+
+  @property
   def gate_names(self) -> list[str]:
     """Names of the gates that the built layer records."""
     return []
@@ -170,6 +175,11 @@ def routed_layers(model: tf.Module) -> list[RoutedLayer]:
 def has_gate_threshold(model: tf.Module) -> bool:
   """Returns whether `routing.shutting_gates` shuts any gates of a model."""
   return any(layer.has_gate_threshold for layer in routed_layers(model))
+
+
+def has_budget_input(model: tf.Module) -> bool:
+  """Returns whether any gates of a model follow the budget of `routing.spending`."""
+  return any(layer.has_budget_input for layer in routed_layers(model))
 
 
 def layers_by_part(model: tf.Module) -> dict[str, list[RoutedLayer]]:

@@ -46,7 +46,7 @@ def test_the_base_class_offers_nothing_by_default():
   assert layer.is_routed and not layer.samples_gates and not layer.has_soft_cost
   assert (layer.gate_names, layer.metric_names, dict(layer.metric_limits)) == ([], [], {})
   assert layer.router_variables == []
-  assert not layer.has_gate_threshold
+  assert not layer.has_gate_threshold and not layer.has_budget_input
   with pytest.raises(NotImplementedError, match='solver has no soft cost'):
     layer.total_cost(8, 8)
 

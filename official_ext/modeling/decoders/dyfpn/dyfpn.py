@@ -16,6 +16,7 @@ from official_ext.modeling.decoders import pyramid
 from official_ext.modeling.decoders.dyfpn import gates
 from official_ext.modeling.decoders.dyfpn import gumbel_selection
 from official_ext.modeling.decoders.dyfpn import inception_fpn
+from official_ext.modeling.layers import budgeted_logits
 from official_ext.modeling.layers import convolutions
 from official_ext.modeling.layers import routed
 from official_ext.ops import checks
@@ -86,6 +87,8 @@ class DyFPN(routed.SkippingLayer, inception_fpn.InceptionFPN):
     self._selection = gumbel_selection.GumbelSelection(
         **{key: gate_options.pop(key) for key in ('temperature', 'evaluation', 'seed')},
         always_draws=gate_options['type'] == 'random', name=f'{self.name}_selection')
+    if gate_options.pop('budget_input'):
+      self._build_budget_input()
     is_channel_gate = gate_options['type'] == 'channel'
     if gate_options['initial_bias'] is None and self._block == 'B' and is_channel_gate:
       # Not in the paper, but in its code: blocks start open, P(execute) = 0.87.
@@ -93,6 +96,26 @@ class DyFPN(routed.SkippingLayer, inception_fpn.InceptionFPN):
     self.gate = gates.build_gate(
         channels=self.input_channels, kernel_regularizer=self._kernel_regularizer,
         num_paths=len(self._branches) if self._block == 'A' else 2, **gate_options)
+
+  def _build_budget_input(self) -> None:
+    """Makes the layer that moves logits, those of all paths but the first relative to its own."""
+    if not self.has_gate_threshold:
+      raise checks.ArgumentError(
+          'budget_input', 'budget_input is true, but random paths follow no budget: gate.type must '
+          "be 'channel' or 'recurrent', and gate.evaluation 'argmax'.")
+    dearness = self._path_dearness()
+    self._budgeted = budgeted_logits.BudgetedLogits(
+        list(dearness[1:] - dearness[0]) * len(self.backbone_levels), name='gate_budget')
+
+  @property
+  def has_budget_input(self) -> bool:
+    """Whether gates follow `routing.wanted_budget`."""
+    return self._gate_options['budget_input']
+
+  @property
+  def router_variables(self) -> list[tf.Variable]:
+    """Variables that a checkpoint without `budget_input` does not have."""
+    return self._budgeted.variables if self.has_budget_input else []
 
   @property
   def gate_names(self) -> list[str]:
@@ -110,6 +133,8 @@ class DyFPN(routed.SkippingLayer, inception_fpn.InceptionFPN):
 
   def build_pyramid(self, inputs: pyramid.Features, training: bool | None) -> pyramid.Features:
     logits = self.gate(inputs)
+    if self.has_budget_input:
+      logits = self._at_budget(logits, training)
     if not training:
       logits = self._at_threshold(logits)
     choice = self._selection(logits, training=training)
@@ -123,6 +148,18 @@ class DyFPN(routed.SkippingLayer, inception_fpn.InceptionFPN):
     self._record(inputs, *choice)
     return self.top_down(laterals)
 
+  def _path_dearness(self) -> np.ndarray:
+    """Returns the cost of each path, from 0 for the cheapest to 1 for the dearest."""
+    taps = np.array(next(iter(self.laterals.values())).taps if self._block == 'A' else [0, 1])
+    return (taps - taps.min()) / max(1, np.ptp(taps))
+
+  def _at_budget(self, logits: tf.Tensor, training: bool | None) -> tf.Tensor:
+    """Returns logits `[batch, levels, paths]` at the budget of the call, that of path 0 being 0."""
+    levels, paths = logits.shape[1:]
+    others = tf.reshape(logits[..., 1:] - logits[..., :1], [-1, levels * (paths - 1)])
+    others = tf.reshape(self._budgeted(others, training=training), [-1, levels, paths - 1])
+    return tf.pad(others, [[0, 0], [0, 0], [1, 0]])
+
   def _at_threshold(self, logits: tf.Tensor) -> tf.Tensor:
     """Returns logits `[batch, levels, paths]` with those of dear paths lowered.
 
@@ -133,11 +170,9 @@ class DyFPN(routed.SkippingLayer, inception_fpn.InceptionFPN):
     threshold = routing.gate_threshold()
     if threshold is None:
       return logits
-    taps = np.array(next(iter(self.laterals.values())).taps if self._block == 'A' else [0, 1])
-    dearness = (taps - taps.min()) / max(1, np.ptp(taps))
     # Twice the inverse hyperbolic tangent, in operations that all engines have.
     shift = tf.minimum(tf.math.log((1 + threshold) / (1 - threshold)), _LARGEST_SHIFT)
-    return logits - shift * tf.constant(dearness, tf.float32)
+    return logits - shift * tf.constant(self._path_dearness(), tf.float32)
 
   def _run_block_a(self, level: str, features: tf.Tensor, gate: tf.Tensor,
                    selections: Selections | None) -> tf.Tensor:

@@ -25,12 +25,14 @@ GATES = {
     'upward': {'type': 'recurrent', 'direction': 'upward'},
     'downward': {'type': 'recurrent', 'direction': 'downward'},
     'random': {'type': 'random'},
+    'budget': {'type': 'channel', 'budget_input': True},
 }
 NAMES = (r'part/((output|skip)_[345]|coarser_6)/(kernel|bias):0'
          r'|part/norm_[3456]/(gamma|beta|moving_mean|moving_variance):0'
          rf'|part/lateral_[345]/conv_({BRANCHES})/(kernel|bias):0'
          r'|part/gate/((hidden|output)_[345]|embed_[345]|cell|output)/(recurrent_)?(kernel|bias):0'
-         r'|part/part_selection/noise_counter:0')
+         r'|part/part_selection/noise_counter:0'
+         r'|part/gate_budget/(shifts|norm/moving_(mean|variance)):0')
 
 # Output convolutions of three levels and a coarser one, and their batch norm's scale and shift.
 BASE = 4 * (9 * 4 * 4 + 4) + 4 * 2 * 4
@@ -45,8 +47,9 @@ def _laterals(branches):
 def _gate_weights(kind, paths):
   if kind == 'random':
     return 0
-  if kind == 'channel':
-    return sum(c * (c // 4) + c // 4 + (c // 4 + 1) * paths for c in CHANNELS.values())
+  if kind in ('channel', 'budget'):
+    shifts = 6 * 3 * (paths - 1) if kind == 'budget' else 0
+    return shifts + sum(c * (c // 4) + c // 4 + (c // 4 + 1) * paths for c in CHANNELS.values())
   return 16 * (6 + 5 + 7 + 3) + 3 * 16 * (16 + 16 + 2) + 17 * paths
 
 
@@ -60,16 +63,19 @@ def _inception(branches=tuple(KERNELS)):
 def _dyfpn(block, kind, branches=tuple(KERNELS), **options):
   paths = len(branches) if block == 'A' else 2
   gate = {**configs.GateConfig().as_dict(), **GATES[kind]}
+  # A step with a budget of 1 leaves the gates alone.
+  idle, moving = (r'/(lateral_|gate)', 6 * (paths - 1)) if kind == 'budget' else (
+      '/lateral_', 0)
   return component.Component(
       dyfpn.DyFPN,
       {**OPTIONS, 'block': block, 'gate': gate, 'branches': list(branches), **options}, CHANNELS,
       BASE + _laterals(branches) + (SKIPS if block == 'B' else 0) + _gate_weights(kind, paths),
-      4 * 2 * 4 + 1, NAMES, '3456', idle='/lateral_', wrong={
+      4 * 2 * 4 + 1 + moving, NAMES, '3456', idle=idle, wrong={
           'block': 'C', 'inference': 'fast', 'branches': [],
           'gate': ('gate.type', {'type': 'spatial'})})
 
 
-SOME = (('A', 'channel'), ('A', 'random'), ('B', 'downward'))
+SOME = (('A', 'channel'), ('A', 'random'), ('B', 'downward'), ('A', 'budget'))
 FEW = ('1x1', '3x3d3', '5x5')
 FAST = [_inception(FEW), _dyfpn('B', 'channel', FEW)]
 
@@ -102,7 +108,7 @@ def test_decoder_with_every_kind_of_gate(block, kind, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_another_process_loads_every_block_and_gate_and_trains_on_two_replicas(tmp_path):
-  parts = [_inception(FEW), *(_dyfpn(*pair, FEW) for pair in zip('ABAB', GATES)),
+  parts = [_inception(FEW), *(_dyfpn(*pair, FEW) for pair in zip('ABABB', GATES)),
            _dyfpn('A', 'channel', FEW, dtype='mixed_bfloat16')]
   options = {**OPTIONS, 'branches': list(FEW), 'norm': 'none'}
   base, name = {'channels': CHANNELS}, f'{dyfpn.__name__}:'

@@ -1,0 +1,44 @@
+"""At which thresholds and budgets detectors are evaluated."""
+import argparse
+import pathlib
+
+from official_ext.serving import converted_detectors
+from official_ext.tools import tradeoff
+
+
+class _Detector:
+  """Remembers what it was set to."""
+
+  def __init__(self, name):
+    self.takes, self.setting = name.split('_'), None
+
+  def set_gate_threshold(self, threshold):
+    self.setting = 'threshold', threshold
+    return 'threshold' in self.takes
+
+  def set_budget(self, budget):
+    self.setting = 'budget', budget
+    return 'budget' in self.takes
+
+
+def test_budgets_replace_thresholds_where_a_detector_takes_them(monkeypatch, capsys):
+  def evaluate(detector, images, truth):
+    del images, truth
+    name, value = detector.setting
+    return {'ap': value if name in detector.takes else -1.0, 'ap50': 0.0, 'gmac_mean': 1.0,
+            'gmac_min': 1.0, 'gmac_max': 1.0}
+
+  monkeypatch.setattr(converted_detectors, 'load', lambda path: _Detector(path.name))
+  monkeypatch.setattr(tradeoff, 'evaluate', evaluate)
+  names = ['plain', 'threshold', 'threshold_budget']
+  args = argparse.Namespace(model_dir=[], saved_model=[pathlib.Path(name) for name in names],
+                            thresholds=[0.5, 0.0], budgets=[1.0, 0.25, 1.0])
+  found = [tuple(point[name] for name in ('model', 'threshold', 'budget', 'ap'))
+           for point in tradeoff.points(args, None, None)]
+  assert found == [
+      ('plain', None, None, -1.0), ('threshold', 0.0, None, 0.0), ('threshold', 0.5, None, 0.5),
+      ('threshold_budget', None, 0.25, 0.25), ('threshold_budget', None, 1.0, 1.0)]
+  assert 'threshold_budget at budget 0.25: AP 0.250' in capsys.readouterr().out
+  args.budgets = []
+  assert [point['threshold'] for point in tradeoff.points(args, None, None)] == [
+      None, 0.0, 0.5, 0.0, 0.5]
