@@ -72,6 +72,8 @@ MUTATIONS = (
          ('0.5 * (boxes[:, :2] + boxes[:, 2:])', 'boxes[:, :2]'),
          ('np.all(size == 1)', 'np.any(size == 1)'),
          ("scope.rename_output(node.name, 'output')", "scope.rename_output(node.name, 'crops')")),
+    *_in('serving/engines/verification', 'serving/engines/verification',
+         ('bool(np.isfinite(self.value))', 'not np.isnan(self.value)')),
     *_in('serving/engines/onnx_faults', 'serving/engines/onnx_faults',
          ("= f'{name}:output:0'", '= tensor'),
          ('== onnx.TensorProto.FLOAT', 'is not None'),

@@ -47,6 +47,10 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument('--to', required=True, choices=catalog.NAMES, help='the engine')
   parser.add_argument('--saved_model', required=True, metavar='DIR',
                       help='folder that export_saved_model wrote')
+  parser.add_argument('--quantize', choices=('dynamic_range',),
+                      help='round weights to 8 bits, with --to=litert: the file has a quarter of '
+                      'the size; scores and boxes differ, see what predict --evaluate says '
+                      '(weights of float32)')
   parser.add_argument('--output_dir', required=True, metavar='DIR',
                       help='folder to write; an earlier conversion in it is replaced')
   return parser.parse_args(arguments)
@@ -126,22 +130,27 @@ def example_calls(description: Mapping[str, Any], batch_size: int | None, scalar
           for batch in export_saved_model.example_batches(size, count)]
 
 
-def convert(engine_name: str, saved_model: files.PathLike, folder: pathlib.Path) -> dict[str, Any]:
+def convert(engine_name: str, saved_model: files.PathLike, folder: pathlib.Path,
+            quantize: str | None = None) -> dict[str, Any]:
   """Converts a SavedModel and compares the result with it.
 
   Args:
     engine_name: one of `catalog.NAMES`.
     saved_model: folder of the SavedModel.
     folder: an existing folder to write into.
+    quantize: one of the engine's `QUANTIZATIONS`; None: weights are not rounded.  Rounding changes
+      scores and boxes, so that they are compared, but not limited.
 
   Returns:
     The content of `conversion.json`.
 
   Raises:
-    CommandError: the engine is not installed or refuses the model, or the two differ.
+    CommandError: the engine is not installed, cannot round so or refuses the model, or the two
+      differ.
   """
   from official_ext.serving import saved_models
   engine = catalog.engine(engine_name)
+  _check_quantization(engine, engine_name, quantize)
   start = time.monotonic()
   source = load(saved_model)
   specs = source.signature.structured_input_signature[1]
@@ -149,7 +158,7 @@ def convert(engine_name: str, saved_model: files.PathLike, folder: pathlib.Path)
   description = saved_models.read_description(saved_model)
   batch_size, = (spec.shape[0] for key, spec in specs.items() if key not in scalars)
   description['batch_size'] = batch_size
-  conditionals = engine.convert(files.plain_path(saved_model), source.name, folder)
+  conditionals = engine.convert(files.plain_path(saved_model), source.name, folder, quantize)
   wanted = count_conditionals(source.signature)
   if wanted and not conditionals:
     raise command_line.CommandError(
@@ -162,14 +171,15 @@ def convert(engine_name: str, saved_model: files.PathLike, folder: pathlib.Path)
   differences = verification.compare(
       expected, engine.Model(folder), example_calls(description, batch_size, scalars))
   wrong = [f'{name} by {difference.value:g} (allowed: {difference.limit:g})'
-           for name, difference in differences.items() if not difference.is_allowed]
+           for name, difference in differences.items()
+           if not (difference.is_number if quantize else difference.is_allowed)]
   if wrong:
     raise command_line.CommandError(
         f'the converted model differs from the SavedModel in {", ".join(wrong)}, so nothing was '
         'written.')
   (folder / 'export.json').write_text(json.dumps(description, indent=2), encoding='utf-8')
   result = {
-      'engine': engine_name, 'version': engine.version(),
+      'engine': engine_name, 'version': engine.version(), 'quantize': quantize,
       'conditionals': conditionals, 'conditionals_of_saved_model': wanted, 'scalars': scalars,
       'differences': {name: difference.value for name, difference in differences.items()},
       'seconds': round(time.monotonic() - start, 1)}
@@ -177,14 +187,22 @@ def convert(engine_name: str, saved_model: files.PathLike, folder: pathlib.Path)
   return result
 
 
+def _check_quantization(engine: Any, name: str, quantize: str | None) -> None:
+  """Raises a CommandError if an engine cannot round weights so."""
+  if quantize not in (None, *engine.QUANTIZATIONS):
+    raise command_line.CommandError(
+        f'--quantize={quantize}: {name} has {", ".join(engine.QUANTIZATIONS) or "none"}; LiteRT '
+        'has dynamic_range.')
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
   """Converts a SavedModel; `arguments` replace those of the command line."""
   args = _parse_arguments(arguments)
   files.check_own_output(args.output_dir, _MARKER)
-  catalog.engine(args.to)
+  _check_quantization(catalog.engine(args.to), args.to, args.quantize)
   command_line.say(f'Loading the SavedModel and converting it for {args.to} ...')
   with files.atomic_directory(args.output_dir) as folder:
-    result = convert(args.to, args.saved_model, folder)
+    result = convert(args.to, args.saved_model, folder, args.quantize)
   differences = result['differences']
   largest = max((name for name in differences), key=differences.__getitem__)
   command_line.say(

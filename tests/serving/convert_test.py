@@ -84,6 +84,26 @@ def test_answers_as_the_model_in_memory(exported, tmp_path, name):
       converted(images)['detection_scores'], saved(images)['detection_scores'], 0, 1e-4)
 
 
+def test_rounded_weights_make_a_smaller_file_with_similar_scores(exported, tmp_path):
+  pytest.importorskip('ai_edge_litert')
+  folder = tmp_path / 'rounded'
+  convert.main(['--to=litert', f'--saved_model={exported.path}', f'--output_dir={folder}',
+                '--quantize=dynamic_range'])
+  variables, = exported.path.glob('variables/*.data-*')
+  # Kernels of branches come as arguments and stay float32.
+  assert (folder / 'model.tflite').stat().st_size < 0.85 * variables.stat().st_size
+  report = json.loads((folder / 'conversion.json').read_text(encoding='utf-8'))
+  assert report['quantize'] == 'dynamic_range' and report['conditionals'] == 6
+  assert 1e-4 < report['differences']['decoded_box_scores'] < 0.3
+
+
+def test_only_litert_rounds_weights(tmp_path):
+  pytest.importorskip('openvino')
+  with pytest.raises(command_line.CommandError, match='dynamic_range: openvino has none'):
+    convert.main(['--to=openvino', '--quantize=dynamic_range', f'--saved_model={tmp_path}/none',
+                  f'--output_dir={tmp_path}/converted'])
+
+
 def _is_installed(name):
   try:
     return catalog.engine(name) is not None
@@ -141,6 +161,15 @@ def test_a_refused_operation_is_named(tmp_path):
     convert.main(['--to=openvino', f'--saved_model={tmp_path}/saved',
                   f'--output_dir={tmp_path}/converted'])
   assert not (tmp_path / 'converted').exists()
+
+
+def test_what_does_not_compile_in_time_is_refused(tmp_path, monkeypatch):
+  pytest.importorskip('openvino')
+  module = Portable()
+  tf.saved_model.save(module, str(tmp_path / 'saved'), {'serving_default': module.serve})
+  monkeypatch.setattr(catalog.engine('openvino'), '_SECONDS_TO_COMPILE', 0.01)
+  with pytest.raises(command_line.CommandError, match='not compiled after 0.01 seconds.*--to=onnx'):
+    convert.convert('openvino', tmp_path / 'saved', tmp_path)
 
 
 def test_what_differs_is_not_written(exported, tmp_path, monkeypatch):

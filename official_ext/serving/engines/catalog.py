@@ -14,7 +14,8 @@ def engine(name: str) -> Any:
   """Returns the module of an engine.
 
   It has `FILE`, a file of every conversion; `PACKAGES`; `LEFT_OUT`, outputs that it cannot have;
-  `version`; `convert`; and `Model`, which is called with `inputs.Call`.
+  `QUANTIZATIONS`, how it can round weights; `version`; `convert`; and `Model`, which is called with
+  images and scalars.
 
   Args:
     name: one of `NAMES`.

@@ -15,6 +15,8 @@ FILE = 'model.tflite'
 PACKAGES = ('ai_edge_litert',)
 # LiteRT has no sums of float64, in which costs are counted.
 LEFT_OUT = ('multiply_adds', 'executed_multiply_adds')
+# Weights of 8 bits, one scale for each output channel; activations are float32 outside of products.
+QUANTIZATIONS = ('dynamic_range',)
 
 
 def version() -> str:
@@ -23,13 +25,15 @@ def version() -> str:
   return metadata.version('ai-edge-litert')
 
 
-def convert(saved_model: files.PathLike, name: str, folder: files.PathLike) -> int:
+def convert(saved_model: files.PathLike, name: str, folder: files.PathLike,
+            quantize: str | None = None) -> int:
   """Converts a SavedModel to `model.tflite`, without the costs of images.
 
   Args:
     saved_model: folder of the SavedModel.
     name: of the signature to convert.
     folder: an existing folder to write into.
+    quantize: one of `QUANTIZATIONS`; None: weights stay float32.
 
   Returns:
     The number of conditionals.
@@ -53,6 +57,8 @@ def convert(saved_model: files.PathLike, name: str, folder: files.PathLike) -> i
   converter = tf.lite.TFLiteConverter.from_concrete_functions(
       [portable.replace(serve.get_concrete_function())], tf.Module())
   converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+  if quantize:
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
   try:
     content = converter.convert()
   except Exception as error:  # The class of its errors is not public.

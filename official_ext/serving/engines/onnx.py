@@ -14,6 +14,7 @@ from official_ext.utils import files
 FILE = 'model.onnx'
 PACKAGES = ('onnx', 'tf2onnx', 'onnxruntime')
 LEFT_OUT = ()
+QUANTIZATIONS = ()
 _OPSET = 17
 
 
@@ -24,13 +25,15 @@ def version() -> str:
   return f'tf2onnx {tf2onnx.__version__}, ONNX Runtime {onnxruntime.__version__}'
 
 
-def convert(saved_model: files.PathLike, name: str, folder: files.PathLike) -> int:
+def convert(saved_model: files.PathLike, name: str, folder: files.PathLike,
+            quantize: str | None = None) -> int:
   """Converts a SavedModel to `model.onnx`.
 
   Args:
     saved_model: folder of the SavedModel.
     name: of the signature to convert.
     folder: an existing folder to write into.
+    quantize: None, the only one of this engine.
 
   Returns:
     The number of conditionals.
@@ -38,6 +41,7 @@ def convert(saved_model: files.PathLike, name: str, folder: files.PathLike) -> i
   Raises:
     RefusedError: tf2onnx lacks an operation of the model.
   """
+  del quantize
   import onnx
   import tensorflow as tf
   import tf2onnx

@@ -1,6 +1,8 @@
 """OpenVINO: converts a SavedModel, and runs what was converted."""
 from collections.abc import Mapping
+import os
 import re
+import subprocess
 import sys
 from typing import Any
 
@@ -14,9 +16,14 @@ from official_ext.utils import files
 FILE = 'model.xml'
 PACKAGES = ('openvino',)
 LEFT_OUT = ()
+QUANTIZATIONS = ()
 _TELEMETRY = 'openvino_telemetry'
 # Begin of the names of outputs that are not the model's, see `_keep_results`.
 _KEPT = 'kept_'
+# OpenVINO 2026.4 rewrites the graph of i-FPN without an end.  It compiles others in a minute.
+_SECONDS_TO_COMPILE = 300.0
+_COMPILE = ('import sys; from official_ext.serving.engines import openvino; '
+            'openvino.Model(sys.argv[1])')
 
 
 def _load_library() -> Any:
@@ -38,20 +45,23 @@ def version() -> str:
   return _load_library().__version__
 
 
-def convert(saved_model: files.PathLike, name: str, folder: files.PathLike) -> int:
+def convert(saved_model: files.PathLike, name: str, folder: files.PathLike,
+            quantize: str | None = None) -> int:
   """Converts a SavedModel to `model.xml` and `model.bin`.
 
   Args:
     saved_model: folder of the SavedModel.
     name: of the signature to convert.
     folder: an existing folder to write into.
+    quantize: None, the only one of this engine.
 
   Returns:
     The number of conditionals.
 
   Raises:
-    RefusedError: OpenVINO lacks an operation of the model.
+    RefusedError: OpenVINO lacks an operation of the model, or does not compile it.
   """
+  del quantize
   openvino = _load_library()
   library = openvino.frontend
   frontend = library.FrontEndManager().load_by_framework('tf')
@@ -69,7 +79,21 @@ def convert(saved_model: files.PathLike, name: str, folder: files.PathLike) -> i
   _keep_results(model)
   # Weights of 16 bits, the default, change scores by more than conversions are allowed to.
   openvino.save_model(model, f'{folder}/{FILE}', compress_to_fp16=False)
+  _check_compiles(folder)
   return _count_conditionals(model)
+
+
+def _check_compiles(folder: files.PathLike) -> None:
+  """Raises a RefusedError if OpenVINO does not end to compile a model, in a process of its own."""
+  command = [sys.executable, '-c', _COMPILE, str(folder)]
+  environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(filter(None, sys.path))}
+  try:
+    subprocess.run(command, env=environment, capture_output=True, check=False,
+                   timeout=_SECONDS_TO_COMPILE)
+  except subprocess.TimeoutExpired as error:
+    raise refusals.RefusedError(
+        'OpenVINO', (), f'it was not compiled after {_SECONDS_TO_COMPILE:g} seconds, as is known '
+        "of i-FPN's solver; give --to=onnx or --to=litert.") from error
 
 
 def _segment_sum(node: Any) -> list[Any]:

@@ -34,6 +34,11 @@ class Difference(NamedTuple):
   limit: float
 
   @property
+  def is_number(self) -> bool:
+    """Whether both have the output, in the same shape, and all its values are numbers."""
+    return bool(np.isfinite(self.value))
+
+  @property
   def is_allowed(self) -> bool:
     """Whether the difference is a number up to the limit."""
     return self.value <= self.limit

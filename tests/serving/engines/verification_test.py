@@ -49,6 +49,15 @@ def test_differences(changed, wrong):
   assert _compare(**changed) == wrong
 
 
+@pytest.mark.parametrize('boxes, expected', [
+    (EXPECTED['decoded_boxes'] + 9, True), (EXPECTED['decoded_boxes'] * np.nan, False),
+    (EXPECTED['decoded_boxes'][0], False)])
+def test_rounded_weights_may_change_numbers_but_nothing_else(boxes, expected):
+  actual = {**EXPECTED, 'decoded_boxes': boxes}
+  found = verification.compare(lambda: EXPECTED, lambda: actual, [()])
+  assert found['decoded_boxes'].is_number == expected
+
+
 def test_the_largest_of_several_batches_counts():
   offsets = iter([0, 2e-3, 0])
   found = verification.compare(
