@@ -20,7 +20,7 @@ DETECTORS = {
         **RESNET, 'decoder': {'ifpn': {'solver': small_detectors.SHORT_SOLVER}}}),
     'fcos': (SAMPLE.format('fcos_fpn'), RESNET),
     'atss_dynamic_head': (SAMPLE.format('atss_dynamichead'), RESNET),
-    'fcos_caddet': ('fcos_caddet_sample', {}),
+    'fcos_caddet': ('fcos_caddet_sample', {'backbone': {'caddet': {'num_layers': 3}}}),
     'mask_rcnn': ('maskrcnn_fpn_resnet50_coco', {**RESNET, 'num_classes': 3}),
     'cascade_rcnn': (SAMPLE.format('fasterrcnn_fpn'), {
         **RESNET,
