@@ -56,9 +56,7 @@ def _arguments() -> argparse.Namespace:
   parser.add_argument('--gate_threshold', type=argument_types.threshold, default=0.0, metavar='T',
                       help='gates up to this value count as shut, in the costs and in what is '
                       'timed; from 0, as trained, to 1, every gate shut')
-  parser.add_argument('--budget', type=argument_types.threshold, metavar='B',
-                      help='for networks with budget_input, the share of what gates can save that '
-                      'runs: from 0, every gate shut, to 1, the default, every gate open')
+  argument_types.add_budget(parser)
   parser.add_argument('--batch_size', type=argument_types.positive_int, default=1, metavar='N',
                       help='images per run; default 1')
   parser.add_argument('--num_runs', type=argument_types.positive_int, default=20, metavar='N',
