@@ -111,6 +111,8 @@ MUTATIONS = (
          ("moving_variance_initializer='zeros'", "moving_variance_initializer='ones'")),
     *_in('serving/export_modules', 'serving/export_modules',
          ('with routing.spending(budget):', 'with routing.spending(1.0):')),
+    *_in('tools/profile', 'tools/profile',
+         ('routing.spending(1.0 if budget is None else budget)', 'routing.spending(1.0)')),
     *_in('serving/signatures', 'serving/budget_signature',
          ('tf.reshape(budget, [-1])', 'tf.reduce_min(budget)'),
          ('call(function, inputs, budget=budget)',

@@ -74,9 +74,7 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument('--gate_threshold', type=argument_types.threshold, default=0.0, metavar='T',
                       help='gates up to this value count as shut: less time, less accuracy; from '
                       '0, as trained, to 1, every gate shut')
-  parser.add_argument('--budget', type=argument_types.threshold, metavar='B',
-                      help='for networks with budget_input, the share of what gates can save that '
-                      'runs: from 0, every gate shut, to 1, the default, every gate open')
+  argument_types.add_budget(parser)
   image_files.add_max_pixels_argument(parser)
   args = parser.parse_args(arguments)
   if args.budget is not None and args.gate_threshold:

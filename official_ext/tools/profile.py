@@ -56,6 +56,7 @@ def _arguments() -> argparse.Namespace:
   parser.add_argument('--gate_threshold', type=argument_types.threshold, default=0.0, metavar='T',
                       help='gates up to this value count as shut, in the costs and in what is '
                       'timed; from 0, as trained, to 1, every gate shut')
+  argument_types.add_budget(parser)
   parser.add_argument('--batch_size', type=argument_types.positive_int, default=1, metavar='N',
                       help='images per run; default 1')
   parser.add_argument('--num_runs', type=argument_types.positive_int, default=20, metavar='N',
@@ -67,7 +68,10 @@ def _arguments() -> argparse.Namespace:
                       help='include metrics that cost as much as the network, such as the spectral '
                       "radius of an implicit pyramid's map")
   parser.add_argument('--json', metavar='FILE', help='also write the figures to this file')
-  return parser.parse_args()
+  arguments = parser.parse_args()
+  if arguments.budget is not None and arguments.gate_threshold:
+    parser.error('give --budget or --gate_threshold, not both')
+  return arguments
 
 
 def count_parameters(model: Any) -> dict[str, int]:
@@ -176,7 +180,15 @@ def _check_threshold(has_one: bool, what: str) -> None:
         'dynamic head take one, and their exports and conversions; convert older ones again.')
 
 
-def _load_saved_model(path: str, gate_threshold: float) -> Any:
+def _check_budget(takes_one: bool, what: str) -> None:
+  """Raises a CommandError unless the gates of `what` take a budget."""
+  if not takes_one:
+    raise command_line.CommandError(
+        f'--budget: {what} takes no budget. Networks with budget_input and their exports take one, '
+        'conversions do not.')
+
+
+def _load_saved_model(path: str, gate_threshold: float, budget: float | None = None) -> Any:
   """Loads the SavedModel to be timed."""
   from official_ext.serving import converted_detectors
   detector = converted_detectors.load(path)
@@ -186,6 +198,8 @@ def _load_saved_model(path: str, gate_threshold: float) -> Any:
         '--input_type=image_tensor.')
   if gate_threshold:
     _check_threshold(detector.set_gate_threshold(gate_threshold), f'--saved_model={path}')
+  if budget is not None:
+    _check_budget(detector.set_budget(budget), f'--saved_model={path}')
   return detector
 
 
@@ -236,13 +250,17 @@ def profile(arguments: argparse.Namespace) -> dict[str, Any]:
   from official_ext.serving import detectors
   from official_ext.serving import image_costs
   from official_ext.ops import routing
-  threshold = arguments.gate_threshold
-  saved = _load_saved_model(arguments.saved_model, threshold) if arguments.saved_model else None
+  threshold, budget = arguments.gate_threshold, arguments.budget
+  saved = (_load_saved_model(arguments.saved_model, threshold, budget)
+           if arguments.saved_model else None)
   params, size, sides = _resolve(arguments)
   model = build_model(params, arguments.checkpoint_path)
   if threshold:
     _check_threshold(routed.has_gate_threshold(model), f'--experiment={arguments.experiment}')
-  with routing.shutting_gates(threshold) if threshold else contextlib.nullcontext():
+  if budget is not None:
+    _check_budget(routed.has_budget_input(model), f'--experiment={arguments.experiment}')
+  with (routing.shutting_gates(threshold) if threshold else contextlib.nullcontext(),
+        routing.spending(1.0 if budget is None else budget)):
     costs, first, left_out = _measure(model, size, sides, arguments)
   statistics = image_costs.statistics(costs)
   whole = statistics['whole network']
@@ -257,6 +275,7 @@ def profile(arguments: argparse.Namespace) -> dict[str, Any]:
       'mean_pixels': float(np.mean([np.prod(cost.size) for cost in costs])),
       'is_trained': bool(arguments.checkpoint_path),
       'gate_threshold': threshold,
+      'budget': budget,
       'batch_size': arguments.batch_size,
       'count': arguments.count,
       'parameters': count_parameters(model),
@@ -277,6 +296,8 @@ def profile(arguments: argparse.Namespace) -> dict[str, Any]:
     module = detection.RoutedDetectionModule(params, model=model, input_image_size=size)
     detector = detectors.InMemoryDetector(module)
     detector.set_gate_threshold(threshold)
+    if budget is not None:
+      detector.set_budget(budget)
     figures['latency_ms'] = _latency(saved or detector, first, arguments)
     if arguments.twins:
       figures['twins_ms'] = _time_twins(detector, first, costs, arguments.num_runs)

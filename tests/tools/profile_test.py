@@ -121,6 +121,18 @@ def test_figures_of_a_dynamic_detector(run, built, tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_a_budget_bounds_the_cost_of_networks_that_take_one(run, built, tmp_path):
+  write_image(tmp_path / '0.png', 64, 96)
+  options = {'override': 'task.budget.kind=drawn,'
+                         'task.model.decoder.dyfpn.gate.budget_input=true'}
+  figures = run(f'--data={tmp_path}', '--budget=0', **options)
+  assert figures['budget'] == 0
+  np.testing.assert_allclose(figures['gmac']['mean'], figures['gmac']['minimum'], rtol=1e-6)
+  gmac = run(f'--data={tmp_path}', model=built[0], **options)['gmac']
+  np.testing.assert_allclose(gmac['mean'], gmac['maximum'], rtol=1e-6)
+
+
+@pytest.mark.slow
 def test_images_of_both_orientations_at_their_own_sizes(run, tmp_path, capsys):
   for index, size in enumerate([(64, 96), (96, 64), (64, 64)]):
     write_image(tmp_path / f'{index}.png', *size, seed=index)
@@ -212,10 +224,14 @@ def test_arguments_out_of_range(monkeypatch, capsys, arguments):
     ('image_bytes', 0, 'takes image_bytes, not images: export it with')])
 def test_only_exports_that_take_what_is_given_are_timed(
     monkeypatch, input_type, threshold, expected):
-  saved = types.SimpleNamespace(input_type=input_type, set_gate_threshold=lambda value: False)
+  saved = types.SimpleNamespace(input_type=input_type, set_gate_threshold=lambda value: False,
+                                set_budget=lambda value: False)
   monkeypatch.setattr(converted_detectors, 'load', lambda path: saved)
   if expected is None:
     assert profile._load_saved_model('folder', threshold) is saved
   else:
     with pytest.raises(command_line.CommandError, match=f'--saved_model=folder {expected}'):
       profile._load_saved_model('folder', threshold)
+  if expected is None:
+    with pytest.raises(command_line.CommandError, match='--saved_model=folder takes no budget'):
+      profile._load_saved_model('folder', 0, 0.5)
