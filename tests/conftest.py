@@ -79,10 +79,9 @@ def graph_optimizers(request):
 
 @pytest.fixture(scope='module', autouse=True)
 def unconverted_code(request):
-  """Switches AutoGraph off for networks and tasks, in all tests but those of tests/serving.
+  """Switches AutoGraph off, in all tests but those of tests/serving.
 
-  The conversion takes a tenth of the time of all tests, and that code writes `tf.cond` itself.
-  Processes that tests start have AutoGraph on, as users have.
+  Tasks and export modules do so themselves; this is for tests that call layers.
   """
   if 'tensorflow' not in sys.modules or request.path.parent.name == 'serving':
     yield

@@ -109,6 +109,7 @@ class RoutedDetectionModule(detection.DetectionModule):
       infos.append(info)
     return tf.stack(inputs), tf.stack(infos)
 
+  @tf.autograph.experimental.do_not_convert
   def serve(self, images: tf.Tensor) -> Mapping[str, tf.Tensor]:
     """Detects objects.
 

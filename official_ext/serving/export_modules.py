@@ -101,6 +101,7 @@ class CanvasDetectionModule(export_base.ExportModule):
                        '--batch_size=1.')
     return modules[0].network_inputs(images)
 
+  @tf.autograph.experimental.do_not_convert
   def serve(self, images: tf.Tensor) -> Mapping[str, tf.Tensor]:
     """Detects objects in images of one size; see `RoutedDetectionModule`."""
     return conditional.switch(

@@ -31,7 +31,11 @@ _GIGA = 1e9
 
 
 class RoutedTask(budgeted_task.BudgetedTask):
-  """Mixin that gives a detection task a routing tape; the first base of such a task."""
+  """Mixin that gives a detection task a routing tape; the first base of such a task.
+
+  AutoGraph converts nothing below it: the models write `tf.cond` themselves, and to convert their
+  code takes seconds of each start.
+  """
 
   # The images of the last training step; None before `build_metrics`.
   last_batch: last_batch_lib.LastBatch | None = None
@@ -56,6 +60,7 @@ class RoutedTask(budgeted_task.BudgetedTask):
     image_sizes.check(params)
     self._budgets = task_budgets.TaskBudgets(params)
 
+  @tf.autograph.experimental.do_not_convert
   def build_model(self) -> tf_keras.Model:
     """Builds the detector, and reads from its routed layers what there will be to log."""
     model = super().build_model()
@@ -114,6 +119,7 @@ class RoutedTask(budgeted_task.BudgetedTask):
     return metrics + [routing_logs.RoutingKerasMean(f'routing/{name}', self._limits.get(name))
                       for name in self._routed_names]
 
+  @tf.autograph.experimental.do_not_convert
   def train_step(self, inputs: Any, model: tf_keras.Model, optimizer: Any,
                  metrics: list[Any] | None = None) -> Mapping[str, Any]:
     """Runs Model Garden's training step under a tape."""
@@ -141,6 +147,7 @@ class RoutedTask(budgeted_task.BudgetedTask):
         metric.update_state(values[metric.name])
     return logs
 
+  @tf.autograph.experimental.do_not_convert
   def validation_step(self, inputs: Any, model: tf_keras.Model,
                       metrics: list[Any] | None = None) -> dict[str, Any]:
     """Runs Model Garden's validation step under a tape, and again with sampled gates."""
