@@ -71,8 +71,10 @@ def test_decoder(check, tmp_path):
 def test_every_pair_of_paths(top_down, bottom_up, tmp_path):
   # Random offsets may all point outside of a map so small, where they have no gradient.
   part = _part(top_down, bottom_up, 'none', idle='offset')
-  for check in (harness.check_config, harness.check_call_modes, harness.check_training_step):
-    check(part, tmp_path)
+  harness.check_config(part, tmp_path)
+  harness.check_training_step(part, tmp_path)
+  if top_down == 'srb_crb':  # It has the blocks of the others.
+    harness.check_call_modes(part, tmp_path)
 
 
 @pytest.mark.slow
