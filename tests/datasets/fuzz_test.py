@@ -15,7 +15,7 @@ from official_ext.datasets import findings
 
 
 # Smaller examples of a failure would take minutes to look for; `data` says all about the first.
-@hypothesis.settings(max_examples=300, deadline=None, derandomize=True, database=None,
+@hypothesis.settings(max_examples=150, deadline=None, derandomize=True, database=None,
                      phases=[hypothesis.Phase.generate],
                      suppress_health_check=list(hypothesis.HealthCheck))
 @hypothesis.given(strategies.randoms(use_true_random=False))

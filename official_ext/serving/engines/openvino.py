@@ -20,7 +20,7 @@ QUANTIZATIONS = ()
 _TELEMETRY = 'openvino_telemetry'
 # Begin of the names of outputs that are not the model's, see `_keep_results`.
 _KEPT = 'kept_'
-# OpenVINO 2026.4 rewrites the graph of i-FPN without an end.  It compiles others in a minute.
+# OpenVINO 2026.4 had not compiled i-FPN after five minutes.  It compiles others in a minute.
 _SECONDS_TO_COMPILE = 300.0
 _COMPILE = ('import sys; from official_ext.serving.engines import openvino; '
             'openvino.Model(sys.argv[1])')
