@@ -13,6 +13,7 @@ from official_ext.datasets.images import image_files
 from official_ext.datasets.images import image_ids
 from official_ext.datasets import truth as truth_lib
 from official_ext.serving import labels as labels_lib
+from official_ext.tools import gate_settings
 from official_ext.utils import argument_types
 from official_ext.utils import command_line
 from official_ext.utils import files
@@ -71,14 +72,9 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument('--gates', action='store_true',
                       help='draw the decisions about each image: open gates per position, or a '
                       'route; takes about a second per picture')
-  parser.add_argument('--gate_threshold', type=argument_types.threshold, default=0.0, metavar='T',
-                      help='gates up to this value count as shut: less time, less accuracy; from '
-                      '0, as trained, to 1, every gate shut')
-  argument_types.add_budget(parser)
+  gate_settings.add_arguments(parser)
   image_files.add_max_pixels_argument(parser)
   args = parser.parse_args(arguments)
-  if args.budget is not None and args.gate_threshold:
-    parser.error('give --budget or --gate_threshold, not both')
   if args.evaluate and not args.annotation_file:
     parser.error('--evaluate needs --annotation_file')
   return args
@@ -219,14 +215,7 @@ def run(images: image_ids.ImageSet, truth: truth_lib.Truth | None, args: argpars
   from official_ext.serving import converted_detectors
 
   detector = converted_detectors.load(args.saved_model)
-  if args.gate_threshold and not detector.set_gate_threshold(args.gate_threshold):
-    raise command_line.CommandError(
-        f'--gate_threshold: {args.saved_model} takes no threshold. Exports of networks with gates '
-        'and their conversions take one, plain networks do not; convert older ones again.')
-  if args.budget is not None and not detector.set_budget(args.budget):
-    raise command_line.CommandError(
-        f'--budget: {args.saved_model} has no signature with_budget. Exports of networks with '
-        'budget_input have it, conversions and other networks do not.')
+  gate_settings.apply(detector, args, f'--saved_model={args.saved_model}')
   labels = labels_lib.of_detector(detector, truth)
   shown = 0
   with json_list.writer(folder / _MARKER) as append:

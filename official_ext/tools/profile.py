@@ -7,11 +7,11 @@ deviation over the images.  The network always runs in float32.
 """
 import argparse
 from collections.abc import Sequence
-import contextlib
 import functools
 import json
 from typing import Any
 
+from official_ext.tools import gate_settings
 from official_ext.utils import argument_types
 from official_ext.utils import command_line
 from official_ext.utils import experiment
@@ -53,10 +53,7 @@ def _arguments() -> argparse.Namespace:
   parser.add_argument('--saved_model', metavar='DIR',
                       help='time this export, of input type image_tensor, or its conversion, '
                       'resizing included')
-  parser.add_argument('--gate_threshold', type=argument_types.threshold, default=0.0, metavar='T',
-                      help='gates up to this value count as shut, in the costs and in what is '
-                      'timed; from 0, as trained, to 1, every gate shut')
-  argument_types.add_budget(parser)
+  gate_settings.add_arguments(parser)
   parser.add_argument('--batch_size', type=argument_types.positive_int, default=1, metavar='N',
                       help='images per run; default 1')
   parser.add_argument('--num_runs', type=argument_types.positive_int, default=20, metavar='N',
@@ -68,10 +65,7 @@ def _arguments() -> argparse.Namespace:
                       help='include metrics that cost as much as the network, such as the spectral '
                       "radius of an implicit pyramid's map")
   parser.add_argument('--json', metavar='FILE', help='also write the figures to this file')
-  arguments = parser.parse_args()
-  if arguments.budget is not None and arguments.gate_threshold:
-    parser.error('give --budget or --gate_threshold, not both')
-  return arguments
+  return parser.parse_args()
 
 
 def count_parameters(model: Any) -> dict[str, int]:
@@ -172,34 +166,16 @@ def _resolve(arguments: argparse.Namespace) -> tuple[Any, tuple[int, int], tuple
   return params, arguments.image_size or size, arguments.sides or sides
 
 
-def _check_threshold(has_one: bool, what: str) -> None:
-  """Raises a CommandError unless the gates of `what` have a threshold."""
-  if not has_one:
-    raise command_line.CommandError(
-        f'--gate_threshold: {what} takes no threshold. Networks with gates of DyFPN, CADDet or a '
-        'dynamic head take one, and their exports and conversions; convert older ones again.')
-
-
-def _check_budget(takes_one: bool, what: str) -> None:
-  """Raises a CommandError unless the gates of `what` take a budget."""
-  if not takes_one:
-    raise command_line.CommandError(
-        f'--budget: {what} takes no budget. Networks with budget_input and their exports take one, '
-        'conversions do not.')
-
-
-def _load_saved_model(path: str, gate_threshold: float, budget: float | None = None) -> Any:
+def _load_saved_model(arguments: argparse.Namespace) -> Any:
   """Loads the SavedModel to be timed."""
   from official_ext.serving import converted_detectors
+  path = arguments.saved_model
   detector = converted_detectors.load(path)
   if detector.input_type != 'image_tensor':
     raise command_line.CommandError(
         f'--saved_model={path} takes {detector.input_type}, not images: export it with '
         '--input_type=image_tensor.')
-  if gate_threshold:
-    _check_threshold(detector.set_gate_threshold(gate_threshold), f'--saved_model={path}')
-  if budget is not None:
-    _check_budget(detector.set_budget(budget), f'--saved_model={path}')
+  gate_settings.apply(detector, arguments, f'--saved_model={path}')
   return detector
 
 
@@ -249,18 +225,11 @@ def profile(arguments: argparse.Namespace) -> dict[str, Any]:
   from official_ext.serving import detection
   from official_ext.serving import detectors
   from official_ext.serving import image_costs
-  from official_ext.ops import routing
-  threshold, budget = arguments.gate_threshold, arguments.budget
-  saved = (_load_saved_model(arguments.saved_model, threshold, budget)
-           if arguments.saved_model else None)
+  saved = _load_saved_model(arguments) if arguments.saved_model else None
   params, size, sides = _resolve(arguments)
   model = build_model(params, arguments.checkpoint_path)
-  if threshold:
-    _check_threshold(routed.has_gate_threshold(model), f'--experiment={arguments.experiment}')
-  if budget is not None:
-    _check_budget(routed.has_budget_input(model), f'--experiment={arguments.experiment}')
-  with (routing.shutting_gates(threshold) if threshold else contextlib.nullcontext(),
-        routing.spending(1.0 if budget is None else budget)):
+  what = f'--experiment={arguments.experiment}'
+  with gate_settings.applied(model, arguments, what):
     costs, first, left_out = _measure(model, size, sides, arguments)
   statistics = image_costs.statistics(costs)
   whole = statistics['whole network']
@@ -274,8 +243,8 @@ def profile(arguments: argparse.Namespace) -> dict[str, Any]:
       'images': len(costs),
       'mean_pixels': float(np.mean([np.prod(cost.size) for cost in costs])),
       'is_trained': bool(arguments.checkpoint_path),
-      'gate_threshold': threshold,
-      'budget': budget,
+      'gate_threshold': arguments.gate_threshold,
+      'budget': arguments.budget,
       'batch_size': arguments.batch_size,
       'count': arguments.count,
       'parameters': count_parameters(model),
@@ -295,9 +264,7 @@ def profile(arguments: argparse.Namespace) -> dict[str, Any]:
   if not arguments.count_only:
     module = detection.RoutedDetectionModule(params, model=model, input_image_size=size)
     detector = detectors.InMemoryDetector(module)
-    detector.set_gate_threshold(threshold)
-    if budget is not None:
-      detector.set_budget(budget)
+    gate_settings.apply(detector, arguments, what)
     figures['latency_ms'] = _latency(saved or detector, first, arguments)
     if arguments.twins:
       figures['twins_ms'] = _time_twins(detector, first, costs, arguments.num_runs)

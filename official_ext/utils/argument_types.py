@@ -37,13 +37,6 @@ def threshold(text: str) -> float:
   return value
 
 
-def add_budget(parser: argparse.ArgumentParser) -> None:
-  """Adds `--budget` to the arguments of a command; None where it is not given."""
-  parser.add_argument('--budget', type=threshold, metavar='B',
-                      help='for networks with budget_input, the share of what gates can save that '
-                      'runs: from 0, every gate shut, to 1, the default, every gate open')
-
-
 def image_size(text: str) -> tuple[int, int]:
   """Returns height and width in pixels of a text such as `256,320`."""
   if not re.fullmatch(r'[0-9]+,[0-9]+', text):

@@ -188,9 +188,13 @@ def test_two_replicas_have_the_losses_gradients_and_history_of_one_device():
   assert done.returncode == 0, done.stderr[-2000:]
   report = json.loads(done.stdout.strip().splitlines()[-1])
   assert report['replicas'] == 2
-  one, two = report['one_device'], report['two_replicas']
-  assert min(one['losses'].values()) > 1e-3 and np.max(np.abs(one['gradient'])) > 1e-3
-  np.testing.assert_allclose(list(one['losses'].values()), list(two['losses'].values()), rtol=1e-5)
-  np.testing.assert_allclose(one['gradient'], two['gradient'], rtol=1e-5, atol=1e-7)
-  np.testing.assert_allclose(one['history'], two['history'], rtol=1e-6)
-  assert len(set(one['history'][-8:])) == 8 and one['history'][-9] == -1
+  for name in ('loss_aware', 'mean_share'):
+    one, two = report[name]['one_device'], report[name]['two_replicas']
+    assert min(one['losses'].values()) > 1e-3 and np.max(np.abs(one['gradient'])) > 1e-3
+    np.testing.assert_allclose(
+        list(one['losses'].values()), list(two['losses'].values()), rtol=1e-5)
+    np.testing.assert_allclose(one['gradient'], two['gradient'], rtol=1e-5, atol=1e-7)
+  one, two = (report['loss_aware'][devices]['history']
+              for devices in ('one_device', 'two_replicas'))
+  np.testing.assert_allclose(one, two, rtol=1e-6)
+  assert len(set(one[-8:])) == 8 and one[-9] == -1

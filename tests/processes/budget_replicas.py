@@ -1,6 +1,7 @@
 """Prints budget losses of two replicas with half a batch each, and of one device, as JSON.
 
-There are two steps: the second one ranks its losses among those of all images in the first.
+There are two steps: in the second one a budget by the loss of images ranks these losses among
+those of all images in the first.
 """
 import json
 
@@ -17,6 +18,10 @@ from official_ext.ops import routing
 GATES = np.random.default_rng(0).uniform(0.1, 1, [4, 6]).astype('float32')
 LOSSES = np.array([[3.0, 1.0, 4.0, 1.5], [9.0, 2.0, 6.0, 5.0]], 'float32')
 SIDES = [[10, 90], [400, 0], [70, 80], [30, 20]]
+# Budgets of which a replica needs what the other one has.
+BUDGETS = {
+    'loss_aware': {'kind': 'loss_aware', 'path_similarity': {'weight': 1.0}},
+    'mean_share': {'kind': 'drawn', 'reduction': 'mean_share'}}
 BOXES = np.array([[[0, 0, side, side / 2] for side in sides] for sides in SIDES], 'float32')
 
 
@@ -35,12 +40,13 @@ class Backbone(routed.RoutedLayer):
     return 6.0
 
 
-def make(kind):
+def make(name):
   model = tf_keras.Sequential([Backbone()])
   model.build([None, GATES.shape[1]])
   model.backbone = model.layers[0]
-  budget = budgets.BudgetLosses(options.BudgetConfig(
-      weight=1.0, kind=kind, path_similarity=options.PathSimilarityConfig(weight=1.0)))
+  config = options.BudgetConfig(weight=1.0)
+  config.override(BUDGETS[name])
+  budget = budgets.BudgetLosses(config)
   budget.attach(model)
   return model, budget
 
@@ -52,28 +58,29 @@ def step(model, budget, number, rows, share):
     paths = model(gates)
     cost, zero = tf.reduce_sum(paths, 1), tf.constant(0.0)
     record = routing.Routing(
-        dict(enumerate(tf.unstack(paths, axis=1))), cost, cost, zero, zero, zero,
+        dict(enumerate(tf.unstack(paths, axis=1))), cost, cost, zero, tf.constant(6.0), zero,
         soft_cost=cost)
-    terms = budget.terms({model.backbone.name: record}, budgets.Step((8, 8), tf.constant(number)),
-                         boxes, lambda: losses).losses
+    terms = budget.terms(
+        {model.backbone.name: record}, budgets.Step((8, 8), tf.constant(number), 0.3),
+        boxes, lambda: losses).losses
     total = tf.add_n(list(terms.values())) * share
   return ({name: loss * share for name, loss in terms.items()},
           tape.gradient(total, model.trainable_variables[0]))
 
 
 def report(model, losses, gradient):
-  history = model.loss_history.numpy().tolist()
-  return {'losses': {name: float(loss) for name, loss in losses.items()},
-          'gradient': gradient.numpy().tolist(), 'history': history}
+  result = {'losses': {name: float(loss) for name, loss in losses.items()},
+            'gradient': gradient.numpy().tolist()}
+  if hasattr(model, 'loss_history'):
+    result['history'] = model.loss_history.numpy().tolist()
+  return result
 
 
-def main():
-  cpu = tf.config.list_physical_devices('CPU')[0]
-  tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-  strategy = tf.distribute.MirroredStrategy(['CPU:0', 'CPU:1'])
-  model, budget = make('loss_aware')
+def compare(name, strategy):
+  """Returns the reports of one device and of two replicas for a budget."""
+  model, budget = make(name)
   with strategy.scope():
-    mirrored, budget_of_two = make('loss_aware')
+    mirrored, budget_of_two = make(name)
 
   @tf.function
   def two_replicas():
@@ -88,8 +95,15 @@ def main():
 
   one = [step(model, budget, number, tf.range(4), 1.0) for number in (0, 1)][-1]
   two = two_replicas()
-  print(json.dumps({'replicas': strategy.num_replicas_in_sync, 'one_device': report(model, *one),
-                    'two_replicas': report(mirrored, *two)}))
+  return {'one_device': report(model, *one), 'two_replicas': report(mirrored, *two)}
+
+
+def main():
+  cpu = tf.config.list_physical_devices('CPU')[0]
+  tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+  strategy = tf.distribute.MirroredStrategy(['CPU:0', 'CPU:1'])
+  print(json.dumps({'replicas': strategy.num_replicas_in_sync,
+                    **{name: compare(name, strategy) for name in BUDGETS}}))
 
 
 if __name__ == '__main__':

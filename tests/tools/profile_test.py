@@ -227,11 +227,13 @@ def test_only_exports_that_take_what_is_given_are_timed(
   saved = types.SimpleNamespace(input_type=input_type, set_gate_threshold=lambda value: False,
                                 set_budget=lambda value: False)
   monkeypatch.setattr(converted_detectors, 'load', lambda path: saved)
+  given = types.SimpleNamespace(saved_model='folder', gate_threshold=threshold, budget=None)
   if expected is None:
-    assert profile._load_saved_model('folder', threshold) is saved
+    assert profile._load_saved_model(given) is saved
   else:
     with pytest.raises(command_line.CommandError, match=f'--saved_model=folder {expected}'):
-      profile._load_saved_model('folder', threshold)
+      profile._load_saved_model(given)
   if expected is None:
     with pytest.raises(command_line.CommandError, match='--saved_model=folder takes no budget'):
-      profile._load_saved_model('folder', 0, 0.5)
+      profile._load_saved_model(types.SimpleNamespace(
+          saved_model='folder', gate_threshold=0, budget=0.5))
