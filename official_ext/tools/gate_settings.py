@@ -1,0 +1,74 @@
+"""`--gate_threshold` and `--budget`: how much of a network with gates a command lets run."""
+import argparse
+from collections.abc import Iterator
+import contextlib
+from typing import Any
+
+from official_ext.utils import argument_types
+from official_ext.utils import command_line
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds the two arguments, of which a command takes one at most."""
+  group = parser.add_mutually_exclusive_group()
+  group.add_argument('--gate_threshold', type=argument_types.threshold, default=0.0, metavar='T',
+                     help='gates up to this value count as shut: less time, less accuracy; from '
+                     '0, as trained, to 1, every gate shut')
+  group.add_argument('--budget', type=argument_types.threshold, metavar='B',
+                     help='for networks with budget_input, the share of what gates can save that '
+                     'runs: from 0, every gate shut, to 1, the default, every gate open')
+
+
+def apply(detector: Any, args: argparse.Namespace, what: str) -> None:
+  """Gives a detector the threshold or the budget.
+
+  Args:
+    detector: of `serving.detectors`.
+    args: with what `add_arguments` adds.
+    what: the detector, in the words of the command line.
+
+  Raises:
+    CommandError: the detector does not take what is given.
+  """
+  if args.gate_threshold:
+    _check_threshold(detector.set_gate_threshold(args.gate_threshold), what)
+  if args.budget is not None:
+    _check_budget(detector.set_budget(args.budget), what)
+
+
+@contextlib.contextmanager
+def applied(model: Any, args: argparse.Namespace, what: str) -> Iterator[None]:
+  """Gives the threshold or the budget to a model, until the end.
+
+  Args:
+    model: a detector of Keras.
+    args: with what `add_arguments` adds.
+    what: the model, in the words of the command line.
+
+  Raises:
+    CommandError: the model does not take what is given.
+  """
+  from official_ext.modeling.layers import routed
+  from official_ext.ops import routing
+  with contextlib.ExitStack() as stack:
+    if args.gate_threshold:
+      _check_threshold(routed.has_gate_threshold(model), what)
+      stack.enter_context(routing.shutting_gates(args.gate_threshold))
+    if args.budget is not None:
+      _check_budget(routed.has_budget_input(model), what)
+      stack.enter_context(routing.spending(args.budget))
+    yield
+
+
+def _check_threshold(takes_one: bool, what: str) -> None:
+  if not takes_one:
+    raise command_line.CommandError(
+        f'--gate_threshold: {what} takes no threshold. Networks with gates of DyFPN, CADDet or a '
+        'dynamic head take one, and their exports and conversions; convert older ones again.')
+
+
+def _check_budget(takes_one: bool, what: str) -> None:
+  if not takes_one:
+    raise command_line.CommandError(
+        f'--budget: {what} takes no budget. Networks with budget_input and their exports take one, '
+        'conversions do not.')
