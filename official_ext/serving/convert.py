@@ -36,7 +36,7 @@ example:
 _MARKER = 'conversion.json'
 _BATCH_SIZES = (1, 4)
 _SIZE = (256, 256)
-# Of scalar inputs, beside the value that leaves the network as it is.
+# A conversion is compared at these values of a scalar input, and at its neutral value.
 _OTHER_VALUES = (0.5, 1.0)
 
 

@@ -1,4 +1,4 @@
-"""What export modules of several sizes give to the network."""
+"""An export module of several sizes gives each image its own budget."""
 import types
 
 import numpy as np

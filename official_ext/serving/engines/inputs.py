@@ -1,4 +1,4 @@
-"""What goes into an export: images, and for some networks scalars, which may be left out."""
+"""The inputs of an export: images, and for some networks scalars, which calls may leave out."""
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 

@@ -3,7 +3,7 @@
 The SavedModel keeps TensorFlow's operation, which is the fastest there; what is converted has the
 function.
 """
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -65,10 +65,10 @@ def segment_sum(table: tf.Tensor, rows: tf.Tensor, segments: tf.Tensor, count: t
 
 
 class _Substitute(NamedTuple):
-  """What takes the place of an operation.
+  """A function that takes the place of an operation.
 
   Attributes:
-    function: computes the same of the operation's inputs.
+    function: computes the same from the operation's inputs.
     specs: the inputs.
     fits: whether the function can take the place of a node; given the node and the known values
       of its inputs.
@@ -103,13 +103,13 @@ _SUBSTITUTES = {
 OPERATIONS = tuple(_SUBSTITUTES)
 
 
-def replace(function: Any, operations: Iterable[str] = OPERATIONS) -> Any:
-  """Returns a function that computes the same without some operations.
+def replace(function: Any) -> Any:
+  """Returns a function that computes the same without `OPERATIONS`.
+
+  An operation stays if its types or sizes are not those of this package's networks.
 
   Args:
     function: a concrete function of tensors that returns a dictionary of tensors.
-    operations: those to replace, of `OPERATIONS`.  A node stays if its types or sizes are not
-      those of this package's networks.
 
   Returns:
     A concrete function of the same signature, with constants for variables.
@@ -117,8 +117,7 @@ def replace(function: Any, operations: Iterable[str] = OPERATIONS) -> Any:
 
   def change(graph_def: Any, outputs: list[str]) -> Any:
     graph = graph_values.Graph(graph_def, outputs)
-    for name in operations:
-      substitute = _SUBSTITUTES[name]
+    for name, substitute in _SUBSTITUTES.items():
       definition = tf.function(substitute.function, substitute.specs, autograph=False
                                ).get_concrete_function().function_def
       found = [(scope, node) for scope in graph.scopes() for node in scope.nodes.values()

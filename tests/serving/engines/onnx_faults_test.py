@@ -1,4 +1,4 @@
-"""What tf2onnx gets wrong without help: results that are one tensor, and small or exact sums."""
+"""tf2onnx converts what it gets wrong by itself: repeated results, maxima of float64, tiny maps."""
 import logging
 
 import numpy as np
