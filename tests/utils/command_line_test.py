@@ -2,7 +2,6 @@
 import errno
 import io
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -94,21 +93,24 @@ def test_error_erases_an_unfinished_progress_line(monkeypatch):
 
 
 def test_sigterm_unwinds_and_the_old_handler_comes_back():
-  before = signal.getsignal(signal.SIGTERM)
-  unwound = []
-
-  def main():
-    try:
-      os.kill(os.getpid(), signal.SIGTERM)
-      time.sleep(60)
-    finally:
-      unwound.append(True)
-
-  with pytest.raises(SystemExit) as exit_:
-    command_line.run(main)
-  assert exit_.value.code == 143
-  assert unwound
-  assert signal.getsignal(signal.SIGTERM) is before
+  # In a process of its own, because the signal would end the one that runs the tests.
+  text = ('import os, signal, time\n'
+          'from official_ext.utils import command_line\n'
+          'def old(*_): pass\n'
+          'def main():\n'
+          '  try:\n'
+          '    os.kill(os.getpid(), signal.SIGTERM)\n'
+          '    time.sleep(60)\n'
+          '  finally:\n'
+          '    print("unwound")\n'
+          'signal.signal(signal.SIGTERM, old)\n'
+          'try:\n'
+          '  command_line.run(main)\n'
+          'finally:\n'
+          '  print(signal.getsignal(signal.SIGTERM) is old)\n')
+  process = subprocess.run(
+      [sys.executable, '-c', text], capture_output=True, text=True, timeout=50)
+  assert (process.returncode, process.stdout, process.stderr) == (143, 'unwound\nTrue\n', '')
 
 
 def test_reader_that_stops_early_is_no_error():
