@@ -71,6 +71,24 @@ class Scope:
     """Returns how inputs name the first result of a node, which the operation calls `output`."""
     return f'{name}:{output}:0' if self._function else name
 
+  def add(self, name: str, operation: str, inputs: Iterable[str], output: str, **types: int) -> str:
+    """Adds a node.
+
+    Args:
+      name: of the node.
+      operation: its operation.
+      inputs: the tensors that it gets.
+      output: what the operation calls its first result.
+      **types: attributes that are types.
+
+    Returns:
+      The tensor of its first result.
+    """
+    node = self._field.add(name=name, op=operation, input=inputs)
+    for attribute, kind in types.items():
+      node.attr[attribute].type = kind
+    return self.tensor(name, output)
+
   def constant(self, name: str, value: np.ndarray) -> tuple[str, bool]:
     """Adds a constant, unless the scope has got the same one before.
 

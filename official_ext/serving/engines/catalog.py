@@ -13,9 +13,8 @@ NAMES = ('openvino', 'onnx', 'litert')
 def engine(name: str) -> Any:
   """Returns the module of an engine.
 
-  It has `FILE`, a file of every conversion; `PACKAGES`; `LEFT_OUT`, outputs that it cannot have;
-  `QUANTIZATIONS`, how it can round weights; `version`; `convert`; and `Model`, which is called with
-  images and scalars.
+  It has `FILE`, a file of every conversion; `PACKAGES`; `QUANTIZATIONS`, how it can round weights;
+  `version`; `convert`; and `Model`, which is called with images and scalars.
 
   Args:
     name: one of `NAMES`.

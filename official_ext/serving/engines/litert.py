@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 
+from official_ext.serving import frozen
 from official_ext.serving.engines import inputs
 from official_ext.serving.engines import portable
 from official_ext.serving.engines import refusals
+from official_ext.serving.engines import whole_numbers
 from official_ext.utils import files
 
 FILE = 'model.tflite'
 PACKAGES = ('ai_edge_litert',)
-# LiteRT has no sums of float64, in which costs are counted.
-LEFT_OUT = ('multiply_adds', 'executed_multiply_adds')
 # Weights of 8 bits, one scale for each output channel; activations are float32 outside of products.
 QUANTIZATIONS = ('dynamic_range',)
 
@@ -27,7 +27,7 @@ def version() -> str:
 
 def convert(saved_model: files.PathLike, name: str, folder: files.PathLike,
             quantize: str | None = None) -> int:
-  """Converts a SavedModel to `model.tflite`, without the costs of images.
+  """Converts a SavedModel to `model.tflite`.
 
   Args:
     saved_model: folder of the SavedModel.
@@ -50,12 +50,13 @@ def convert(saved_model: files.PathLike, name: str, folder: files.PathLike,
 
   @tf.function(input_signature=specs, autograph=False)
   def serve(*values: tf.Tensor) -> dict[str, tf.Tensor]:
-    outputs = signature(**dict(zip(names, values)))
-    return {key: value for key, value in outputs.items() if key not in LEFT_OUT}
+    return signature(**dict(zip(names, values)))
 
+  function = frozen.rewrite(
+      portable.replace(serve.get_concrete_function()), whole_numbers.count)
   # An empty module: weights are constants of the function.
   converter = tf.lite.TFLiteConverter.from_concrete_functions(
-      [portable.replace(serve.get_concrete_function())], tf.Module())
+      [function], tf.Module())
   converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
   if quantize:
     converter.optimizations = [tf.lite.Optimize.DEFAULT]

@@ -13,7 +13,6 @@ from official_ext.utils import files
 
 FILE = 'model.onnx'
 PACKAGES = ('onnx', 'tf2onnx', 'onnxruntime')
-LEFT_OUT = ()
 QUANTIZATIONS = ()
 _OPSET = 17
 

@@ -15,7 +15,6 @@ from official_ext.utils import files
 
 FILE = 'model.xml'
 PACKAGES = ('openvino',)
-LEFT_OUT = ()
 QUANTIZATIONS = ()
 _TELEMETRY = 'openvino_telemetry'
 # Begin of the names of outputs that are not the model's, see `_keep_results`.

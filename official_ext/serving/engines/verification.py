@@ -18,7 +18,7 @@ _TOLERANCES = {
 # The share of positions at which a gate of positions may be open in one engine only: their logits
 # lie within rounding of the threshold.
 _POSITIONS = 1e-3
-# The relative error of sums of costs in an engine that has no float64.
+# The relative error of sums of costs.
 _ROUNDING = 1e-6
 
 

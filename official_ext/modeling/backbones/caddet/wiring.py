@@ -202,7 +202,7 @@ class CostModel:
     costs = {
         'soft_cost': soft_cost,
         'expected': soft_cost + router_cost,
-        'executed': routed(tf.cast(soft > 0, tf.float64)) + router_cost,
+        'executed': routed(tf.cast(gates > 0, tf.float64)) + router_cost,
         'minimum': tf.constant(at_finest, tf.float64),
         'maximum': tf.reduce_sum(cells) + tf.reduce_sum(paths) + tf.reduce_sum(routers)}
     return NetworkUse(**{name: tf.cast(cost, tf.float32) for name, cost in costs.items()})
