@@ -53,13 +53,16 @@ class ConvertedDetector(detectors.SavedDetector):
     self._scalars = {'gate_threshold': threshold}
     return 'gate_threshold' in self._engine.scalars
 
+  def set_budget(self, budget: float) -> bool:
+    """Gives a budget to gates from now on; see `SavedDetector`.
+
+    Conversions of networks without `budget_input`, and those of older versions, do not take one.
+    """
+    self._scalars = {'budget': budget}
+    return 'budget' in self._engine.scalars
+
   def _encode(self, images: np.ndarray) -> np.ndarray:
     return images
-
-  def set_budget(self, budget: float) -> bool:
-    """Returns False, because a conversion has no signature with a budget."""
-    del budget
-    return False
 
   def _run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
     return self._engine(batch, self._scalars)

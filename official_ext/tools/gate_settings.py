@@ -64,11 +64,12 @@ def _check_threshold(takes_one: bool, what: str) -> None:
   if not takes_one:
     raise command_line.CommandError(
         f'--gate_threshold: {what} takes no threshold. Networks with gates of DyFPN, CADDet or a '
-        'dynamic head take one, and their exports and conversions; convert older ones again.')
+        'dynamic head take one, and their exports and conversions; convert older ones again. '
+        'Conversions of networks with budget_input take --budget in its place.')
 
 
 def _check_budget(takes_one: bool, what: str) -> None:
   if not takes_one:
     raise command_line.CommandError(
-        f'--budget: {what} takes no budget. Networks with budget_input and their exports take one, '
-        'conversions do not.')
+        f'--budget: {what} takes no budget. Networks that were trained with budget_input take one, '
+        'and their exports and conversions; convert older ones again.')
