@@ -78,3 +78,21 @@ def load(path: files.PathLike) -> detectors.SavedDetector:
     CommandError: the folder holds no detector, or one that cannot be loaded.
   """
   return ConvertedDetector(path) if catalog.engine_of(path) else detectors.SavedDetector(path)
+
+
+def load_to_time(path: files.PathLike, flag: str = '--saved_model') -> detectors.SavedDetector:
+  """Loads a detector whose time counts, which has to be that of detection alone.
+
+  Args:
+    path: folder that `export_saved_model` or `convert` has written.
+    flag: of the command that gave the folder, for error messages.
+
+  Raises:
+    CommandError: as `load`, or the detector decodes files.
+  """
+  detector = load(path)
+  if detector.input_type != 'image_tensor':
+    raise command_line.CommandError(
+        f'{flag}={path} takes {detector.input_type}, not images: export it with '
+        '--input_type=image_tensor.')
+  return detector

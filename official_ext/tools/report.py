@@ -13,6 +13,7 @@ from official_ext.tools import compare
 from official_ext.utils import command_line
 from official_ext.utils import experiment
 from official_ext.utils import files
+from official_ext.utils import timing
 from official_ext.visualization import boxes
 from official_ext.visualization import html_page
 from official_ext.visualization import routes
@@ -243,7 +244,7 @@ def main() -> None:
       'gmac_min': min(costs),
       'gmac_max': max(costs),
       **{f'gmac_{name.lower().replace(" ", "_")}': cost / _GIGA for name, cost in twins.items()},
-      'milliseconds': twins_lib.summaries(times),
+      'milliseconds': timing.summaries(times),
       'saved_model_max_abs_diff': exported['max_abs_diff'],
       'open_ratio': {name: float(np.mean(gate)) for name, gate in predictions.gates().items()},
       'seconds_by_step': (
