@@ -15,6 +15,7 @@ class ConvertedDetector(detectors.SavedDetector):
   """A converted detector, which is called like the SavedModel that it was made of.
 
   Attributes:
+    engine: one of `catalog.NAMES`.
     input_type: `image_tensor`.
     batch_size: the fixed number of images, or None for any number.
     description: the content of `export.json`.
@@ -37,9 +38,9 @@ class ConvertedDetector(detectors.SavedDetector):
     self._rule = self.description.get('suppression')
     self._scalars: dict[str, float] = {}
     self.input_type, self.batch_size = 'image_tensor', self.description.get('batch_size')
-    name = catalog.engine_of(path)
+    self.engine = catalog.engine_of(path) or ''
     try:
-      self._engine = catalog.engine(name or '').Model(path, num_threads)
+      self._engine = catalog.engine(self.engine).Model(path, num_threads)
     except RuntimeError as error:
       text = str(error).strip().splitlines()[0]
       raise command_line.CommandError(
