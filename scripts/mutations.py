@@ -130,6 +130,11 @@ MUTATIONS = (
     kept.keep""", '    kept.keep')),
     *_in('tools/gate_settings', 'tools/frontier',
          ("detector.set_budget(point['budget'])", 'detector.set_budget(1.0)')),
+    *_in('tools/budget_pictures', 'tools/budget_pictures',
+         ("""    detector.set_budget(budget)
+""", ''),
+         ("item['score'] >= threshold", 'True'),
+         ('np.mean(values > 0)', 'np.mean(values)')),
     *_in('utils/kept_results', 'utils/kept_results',
          ('previous.get(name) != identity[name]', 'name not in previous')),
     *_in('visualization/tradeoff', 'visualization/tradeoff',

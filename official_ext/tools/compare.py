@@ -147,16 +147,11 @@ def _write_detections(page: _Page, models: Mapping[str, Any], shown: image_ids.I
       enlarged, factor = boxes.fit(pixels[image_id], _SIDE)
       cost = costs[image_id].get('multiply_adds')
       pictures.append(detection_pictures.draw(
-          enlarged, [_scaled(item, factor) for item in found[image_id]], labels))
+          enlarged, [detection_pictures.scaled(item, factor) for item in found[image_id]],
+          labels))
       titles.append(name + (f', {cost / _GIGA:.3f} GMAC' if cost is not None else ''))
     page.image(boxes.draw_grid(pictures, titles, len(pictures)),
                f'detections/{_stem(shown, image_id, number)}.jpg', str(shown.paths[image_id]))
-
-
-def _scaled(detection: Mapping[str, Any], factor: float) -> dict[str, Any]:
-  """Returns a detection in a scaled image; masks are left out."""
-  return {**{name: value for name, value in detection.items() if name != 'segmentation'},
-          'bbox': [factor * side for side in detection['bbox']]}
 
 
 def _stem(shown: image_ids.ImageSet, image_id: Any, number: int) -> str:
