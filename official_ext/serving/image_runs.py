@@ -124,12 +124,14 @@ class ImageRun:
     return f'the detector failed for {width} x {height} pixels: {text.splitlines()[0]}'
 
 
-def pixels(images: image_ids.ImageSet, max_pixels: int) -> dict[image_ids.Id, np.ndarray]:
+def pixels(images: image_ids.ImageSet, max_pixels: int, flag: str = '--images'
+           ) -> dict[image_ids.Id, np.ndarray]:
   """Reads images as a run does.
 
   Args:
     images: the images to read.
     max_pixels: largest allowed width times height of an image.
+    flag: of the command that gave the images, for error messages.
 
   Returns:
     Image id -> uint8 `[height, width, 3]`.
@@ -148,7 +150,7 @@ def pixels(images: image_ids.ImageSet, max_pixels: int) -> dict[image_ids.Id, np
       found[image_id] = reader.read(
           path, listed.get(image_id, image_orientation.NOT_LISTED)).pixels
     except findings.UnusableError as error:
-      raise command_line.CommandError(f'--images: {path}: {error}.') from error
+      raise command_line.CommandError(f'{flag}: {path}: {error}.') from error
   return found
 
 

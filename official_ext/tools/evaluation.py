@@ -30,14 +30,15 @@ def check_costs(detector: Any, name: str, alternative: str = '') -> None:
         f'--saved_model: {name} does not say what its images cost: {advice}.')
 
 
-def evaluate(detector: Any, images: image_ids.ImageSet, truth: truth_lib.Truth
-             ) -> dict[str, float]:
+def evaluate(detector: Any, images: image_ids.ImageSet, truth: truth_lib.Truth,
+             flag: str = '--images') -> dict[str, float]:
   """Evaluates a detector.
 
   Args:
     detector: one of `serving.detectors`.
     images: the images to predict.
     truth: the annotation file of the images.
+    flag: of the command that gave the images, for error messages.
 
   Returns:
     `ap` and `ap50`, in [0, 1]; `gmac_mean`, `gmac_min` and `gmac_max`, 10^9 multiply-adds per
@@ -58,7 +59,7 @@ def evaluate(detector: Any, images: image_ids.ImageSet, truth: truth_lib.Truth
       detector, images, labels, options, pathlib.Path(), predictions.extend)
   if skipped:
     file, reason = next(iter(skipped.items()))
-    raise command_line.CommandError(f'--images: {file} cannot be predicted ({reason}).')
+    raise command_line.CommandError(f'{flag}: {file} cannot be predicted ({reason}).')
   precision = coco_results.average_precision(truth, predictions, list(images.paths))
   gmac = [cost['multiply_adds'] / 1e9 for cost in costs]
   return {'ap': precision['ap'], 'ap50': precision['ap50'], 'gmac_mean': float(np.mean(gmac)),

@@ -188,7 +188,8 @@ def _measure_precision(detector: Any, data: _Data, budgets: Sequence[float],
   missing = [budget for budget in budgets if kept.get(names[budget]) is None]
   for budget in command_line.progress(missing, 'budgets evaluated'):
     detector.set_budget(budget)
-    kept.keep(names[budget], evaluation.evaluate(detector, data.images, data.truth))
+    kept.keep(names[budget], evaluation.evaluate(
+        detector, data.images, data.truth, '--data'))
   return [{'budget': budget, **kept.get(names[budget])} for budget in budgets]
 
 
@@ -199,7 +200,7 @@ def _timed_images(data: _Data) -> list[Any]:
   chosen = routing_figures.pick_evenly(list(data.images.paths), _TIMED_IMAGES)
   found = list(image_runs.pixels(data.images._replace(
       paths={image_id: data.images.paths[image_id] for image_id in chosen}),
-      image_files.MAX_PIXELS).values())
+      image_files.MAX_PIXELS, '--data').values())
   return [image for image in found if image.shape == found[0].shape]
 
 

@@ -123,6 +123,13 @@ def test_folders_of_others_are_refused(run, data, tmp_path):
     run(output=data)
 
 
+def test_an_image_that_cannot_be_read_is_named(run, tmp_path):
+  data = budgeted_colors.write_data(tmp_path / 'val')
+  (data / 'images' / '2.png').write_bytes(b'no image')
+  with pytest.raises(command_line.CommandError, match='--data: .*2.png cannot be predicted'):
+    run(data=data)
+
+
 def test_exports_without_a_budget_are_refused(run, tmp_path):
   plain = colored_detector.save(tmp_path / 'plain')
   with pytest.raises(command_line.CommandError, match='takes no budget: train it with budget_input '
