@@ -28,7 +28,7 @@ def build(name: str, image_size=(64, 64), **model_options):
   module = detection.RoutedDetectionModule(config, model=model, input_image_size=image_size)
   if isinstance(model.decoder, dyfpn.DyFPN):
     _mix_gates(module)
-  _spread_scores(model)
+  spread_scores(model)
   return config, model, module
 
 
@@ -47,7 +47,7 @@ def _mix_gates(module) -> None:
     bias.assign([np.median(logits[:, index, 1] - logits[:, index, 0]), 0.0])
 
 
-def _spread_scores(model) -> None:
+def spread_scores(model) -> None:
   """Makes boxes score differently, so that rounding cannot change their order in suppression."""
   is_one_stage = hasattr(model, 'head')
   for head in [model.head] if is_one_stage else model.detection_head:

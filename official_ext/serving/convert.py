@@ -18,7 +18,8 @@ _DESCRIPTION = """\
 Converts a SavedModel that export_saved_model wrote for an engine that runs it without TensorFlow.
 What was written is loaded and compared with the SavedModel before it gets its name: scores, boxes,
 every gate and the cost of every image, for one image and for four.  A network with gates keeps
-the input gate_threshold, and is compared at several thresholds.
+the input gate_threshold, and is compared at several thresholds; one that takes a budget keeps the
+input budget, one number for all images of a call, instead, and is compared at several budgets.
 
   DIR/model.xml, model.bin   the model, for --to=openvino
   DIR/model.onnx             for --to=onnx
@@ -37,7 +38,7 @@ _MARKER = 'conversion.json'
 _BATCH_SIZES = (1, 4)
 _SIZE = (256, 256)
 # A conversion is compared at these values of a scalar input, and at its neutral value.
-_OTHER_VALUES = (0.5, 1.0)
+_OTHER_VALUES = {'gate_threshold': (0.5, 1.0), 'budget': (0.0, 0.25, 0.5, 0.75)}
 
 
 def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -124,7 +125,7 @@ def example_calls(description: Mapping[str, Any], batch_size: int | None, scalar
   from official_ext.serving import export_saved_model
   size = description.get('input_image_size') or _SIZE
   values: list[dict[str, float]] = [{}, *(
-      {name: value} for name in scalars for value in _OTHER_VALUES)]
+      {name: value} for name in scalars for value in _OTHER_VALUES[name])]
   return [inputs.Call(batch, value) for value in values
           for count in ([batch_size] if batch_size else _BATCH_SIZES)
           for batch in export_saved_model.example_batches(size, count)]

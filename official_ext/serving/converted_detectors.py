@@ -15,6 +15,7 @@ class ConvertedDetector(detectors.SavedDetector):
   """A converted detector, which is called like the SavedModel that it was made of.
 
   Attributes:
+    engine: one of `catalog.NAMES`.
     input_type: `image_tensor`.
     batch_size: the fixed number of images, or None for any number.
     description: the content of `export.json`.
@@ -37,9 +38,9 @@ class ConvertedDetector(detectors.SavedDetector):
     self._rule = self.description.get('suppression')
     self._scalars: dict[str, float] = {}
     self.input_type, self.batch_size = 'image_tensor', self.description.get('batch_size')
-    name = catalog.engine_of(path)
+    self.engine = catalog.engine_of(path) or ''
     try:
-      self._engine = catalog.engine(name or '').Model(path, num_threads)
+      self._engine = catalog.engine(self.engine).Model(path, num_threads)
     except RuntimeError as error:
       text = str(error).strip().splitlines()[0]
       raise command_line.CommandError(
@@ -53,13 +54,16 @@ class ConvertedDetector(detectors.SavedDetector):
     self._scalars = {'gate_threshold': threshold}
     return 'gate_threshold' in self._engine.scalars
 
+  def set_budget(self, budget: float) -> bool:
+    """Gives a budget to gates from now on; see `SavedDetector`.
+
+    Conversions of networks without `budget_input`, and those of older versions, do not take one.
+    """
+    self._scalars = {'budget': budget}
+    return 'budget' in self._engine.scalars
+
   def _encode(self, images: np.ndarray) -> np.ndarray:
     return images
-
-  def set_budget(self, budget: float) -> bool:
-    """Returns False, because a conversion has no signature with a budget."""
-    del budget
-    return False
 
   def _run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
     return self._engine(batch, self._scalars)
@@ -75,3 +79,21 @@ def load(path: files.PathLike) -> detectors.SavedDetector:
     CommandError: the folder holds no detector, or one that cannot be loaded.
   """
   return ConvertedDetector(path) if catalog.engine_of(path) else detectors.SavedDetector(path)
+
+
+def load_to_time(path: files.PathLike, flag: str = '--saved_model') -> detectors.SavedDetector:
+  """Loads a detector whose time counts, which has to be that of detection alone.
+
+  Args:
+    path: folder that `export_saved_model` or `convert` has written.
+    flag: of the command that gave the folder, for error messages.
+
+  Raises:
+    CommandError: as `load`, or the detector decodes files.
+  """
+  detector = load(path)
+  if detector.input_type != 'image_tensor':
+    raise command_line.CommandError(
+        f'{flag}={path} takes {detector.input_type}, not images: export it with '
+        '--input_type=image_tensor.')
+  return detector

@@ -27,3 +27,9 @@ def draw(image: np.ndarray, found: Sequence[Mapping[str, Any]], labels: labels_l
     from pycocotools import mask as mask_lib
     masks = np.stack([mask_lib.decode(d['segmentation']) for d in found])
   return boxes.draw_boxes(image, corners, names, [d['score'] for d in found], masks)
+
+
+def scaled(detection: Mapping[str, Any], factor: float) -> dict[str, Any]:
+  """Returns a detection in an image that was scaled by a factor; masks are left out."""
+  return {**{name: value for name, value in detection.items() if name != 'segmentation'},
+          'bbox': [factor * side for side in detection['bbox']]}

@@ -34,6 +34,7 @@ class SavedDetector:
   """A detector that our `export_saved_model`, or Model Garden's, has written.
 
   Attributes:
+    engine: what runs it, `tensorflow`.
     input_type: one of `input_types.INPUT_TYPES`.
     batch_size: the fixed number of images that the signature takes, or None for any number.
     description: the content of `export.json`, which our export writes; empty without the file.
@@ -51,7 +52,7 @@ class SavedDetector:
         scores.
     """
     path = pathlib.Path(path)
-    self._path = path
+    self._path, self.engine = path, 'tensorflow'
     self._model = saved_models.load(path)
     self.description = saved_models.read_description(path)
     self.categories = saved_models.read_categories(self._model, path, self.description)

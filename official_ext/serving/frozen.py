@@ -81,4 +81,4 @@ def rewrite(function: Any, change: Callable[[Any, list[str]], Any]) -> Any:
       [output.name for output in constant.outputs])
   names = sorted(function.structured_outputs)
   return signatures.with_names(lambda *inputs: dict(zip(names, run(*inputs))), [
-      tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in constant.inputs])
+      tf.TensorSpec(tensor.shape, tensor.dtype, tensor.op.name) for tensor in constant.inputs])

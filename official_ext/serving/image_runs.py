@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from official_ext.datasets import findings
+from official_ext.datasets.images import image_ids
 from official_ext.datasets.images import image_orientation
 from official_ext.datasets.images import image_reading
 from official_ext.serving import detectors
@@ -121,6 +122,36 @@ class ImageRun:
       return f'there is not enough memory to detect objects in {width} x {height} pixels'
     text = str(getattr(error, 'message', error)).strip() or type(error).__name__
     return f'the detector failed for {width} x {height} pixels: {text.splitlines()[0]}'
+
+
+def pixels(images: image_ids.ImageSet, max_pixels: int, flag: str = '--images'
+           ) -> dict[image_ids.Id, np.ndarray]:
+  """Reads images as a run does.
+
+  Args:
+    images: the images to read.
+    max_pixels: largest allowed width times height of an image.
+    flag: of the command that gave the images, for error messages.
+
+  Returns:
+    Image id -> uint8 `[height, width, 3]`.
+
+  Raises:
+    CommandError: an image cannot be read.
+  """
+  listed = {image_id: image_orientation.listed(entry)
+            for image_id, entry in images.entries.items()}
+  reader = image_reading.ImageReader(
+      max_pixels, lambda: ((images.paths[image_id], listed[image_id])
+                           for image_id in images.paths if image_id in listed))
+  found = {}
+  for image_id, path in images.paths.items():
+    try:
+      found[image_id] = reader.read(
+          path, listed.get(image_id, image_orientation.NOT_LISTED)).pixels
+    except findings.UnusableError as error:
+      raise command_line.CommandError(f'{flag}: {path}: {error}.') from error
+  return found
 
 
 def is_lost_by_resizing(size: tuple[int, ...], target: tuple[int, ...]) -> bool:

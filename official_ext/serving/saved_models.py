@@ -71,6 +71,12 @@ def read_description(path: files.PathLike) -> dict[str, Any]:
   return content if isinstance(content, dict) else {}
 
 
+def write_description(path: files.PathLike, description: Mapping[str, Any]) -> None:
+  """Writes export.json in place of an earlier one."""
+  with files.atomic_file(pathlib.Path(path) / _DESCRIPTION) as temporary:
+    temporary.write_text(json.dumps(description, indent=2), encoding='utf-8')
+
+
 def read_categories(model: Any, path: pathlib.Path, description: Mapping[str, Any]
                     ) -> categories_lib.Categories:
   """Returns the classes of a SavedModel; raises CommandError if their file is damaged."""

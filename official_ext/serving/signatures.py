@@ -4,51 +4,52 @@ A detector with gates is written as one function of images, threshold and, if it
 budget.  All signatures call it, so that the SavedModel holds the network once.
 """
 from collections.abc import Callable, Mapping, Sequence
-import functools
+import inspect
 from typing import Any
 
 import tensorflow as tf
 
 from official_ext.modeling.layers import routed
 from official_ext.ops import routing
+from official_ext.serving.engines import inputs as inputs_lib
 
 DEFAULT = 'serving_default'
 WITH_GATE_THRESHOLD = 'with_gate_threshold'
 WITH_BUDGET = 'with_budget'
-# Inputs beside the images, in the order in which a network takes them, and what they are without.
-_NEUTRAL = {'gate_threshold': 0.0, 'budget': 1.0}
 
 
 def widest(functions: Mapping[str, Any]) -> str | None:
-  """Returns the name of the signature with the most inputs, which other engines get.
+  """Returns the name of the signature that other engines get.
+
+  A network that takes a budget keeps the budget alone: no signature takes a threshold beside it,
+  and both shut the same gates.
 
   Args:
     functions: the signatures of a SavedModel by name.
 
   Returns:
-    One of `DEFAULT` and `WITH_GATE_THRESHOLD`; None if the SavedModel has neither.
+    The last of `DEFAULT`, `WITH_GATE_THRESHOLD` and `WITH_BUDGET` that there is; None without any.
   """
-  found = [name for name in (DEFAULT, WITH_GATE_THRESHOLD) if name in functions]
+  found = [name for name in (DEFAULT, WITH_GATE_THRESHOLD, WITH_BUDGET) if name in functions]
   return found[-1] if found else None
 
 
 def with_names(function: Callable[..., Mapping[str, tf.Tensor]], specs: Sequence[tf.TensorSpec]
                ) -> Any:
-  """Returns a concrete function of `inputs`, perhaps `gate_threshold`, and perhaps `budget`.
+  """Returns a concrete function whose arguments have the names of their specifications.
 
   Args:
-    function: maps one to three tensors to outputs by name.
-    specs: of these tensors; their names do not count.
+    function: maps tensors to outputs by name.
+    specs: of these tensors, named.
   """
-  named = [tf.TensorSpec(spec.shape, spec.dtype, name)
-           for spec, name in zip(specs, ('inputs', *_NEUTRAL))]
-  if len(named) == 1:
-    return tf.function(lambda inputs: function(inputs), named).get_concrete_function()
-  if len(named) == 2:
-    return tf.function(lambda inputs, gate_threshold: function(inputs, gate_threshold),
-                       named).get_concrete_function()
-  return tf.function(lambda inputs, gate_threshold, budget: function(
-      inputs, gate_threshold, budget), named).get_concrete_function()
+
+  def run(*values):
+    return function(*values)
+
+  # TensorFlow names arguments by this, not by the specifications.
+  run.__signature__ = inspect.Signature([  # type: ignore[attr-defined]
+      inspect.Parameter(spec.name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for spec in specs])
+  return tf.function(run, specs).get_concrete_function()
 
 
 def network_function(module: Any, input_type: str) -> Any:
@@ -71,8 +72,8 @@ def network_function(module: Any, input_type: str) -> Any:
            'image_bytes': module.inference_from_image_bytes,
            'tf_example': module.inference_from_tf_example}[input_type].python_function
   batch = module.description['batch_size']
-  images = (tf.TensorSpec([batch, None, None, 3], tf.uint8) if input_type == 'image_tensor' else
-            tf.TensorSpec([batch], tf.string))
+  images = (tf.TensorSpec([batch, None, None, 3], tf.uint8, 'inputs')
+            if input_type == 'image_tensor' else tf.TensorSpec([batch], tf.string, 'inputs'))
 
   def run(inputs, gate_threshold, budget=1.0):
     # Another number of budgets than one, or one for each image, is an error here.
@@ -80,7 +81,8 @@ def network_function(module: Any, input_type: str) -> Any:
     with routing.shutting_gates(gate_threshold), routing.spending(budgets):
       return serve(inputs)
 
-  more = [tf.TensorSpec([], tf.float32), *[tf.TensorSpec(None, tf.float32)] * takes_budget]
+  more = [tf.TensorSpec([], tf.float32, 'gate_threshold'),
+          *[tf.TensorSpec(None, tf.float32, 'budget')] * takes_budget]
   return with_names(run, [images, *more])
 
 
@@ -92,8 +94,9 @@ def call(function: Any, inputs: Any, **values: float | tf.Tensor) -> Mapping[str
     inputs: the images.
     **values: `gate_threshold` and `budget`; those that are not given change nothing.
   """
-  names = list(_NEUTRAL)[:len(function.structured_input_signature[0]) - 1]
-  more = [tf.convert_to_tensor(values.get(name, _NEUTRAL[name]), tf.float32) for name in names]
+  names = list(inputs_lib.NEUTRAL)[:len(function.structured_input_signature[0]) - 1]
+  more = [tf.convert_to_tensor(values.get(name, inputs_lib.NEUTRAL[name]), tf.float32)
+          for name in names]
   return function(inputs, *more)
 
 
@@ -104,16 +107,12 @@ def signatures(function: Any) -> dict[str, Any]:
     function: what `network_function` returned, or its frozen form.
   """
   images, *more = function.structured_input_signature[0]
-  if not more:
-    return {DEFAULT: function}
-  own_gates = with_names(functools.partial(call, function), [images])
-  if len(more) == 1:
-    return {DEFAULT: own_gates, WITH_GATE_THRESHOLD: function}
-  with_threshold = with_names(
-      lambda inputs, threshold: call(function, inputs, gate_threshold=threshold),
-      [images, more[0]])
-  with_budget = tf.function(
-      lambda inputs, budget: call(function, inputs, budget=budget),
-      [tf.TensorSpec(images.shape, images.dtype, 'inputs'),
-       tf.TensorSpec(None, tf.float32, 'budget')]).get_concrete_function()
-  return {DEFAULT: own_gates, WITH_GATE_THRESHOLD: with_threshold, WITH_BUDGET: with_budget}
+  found = {DEFAULT: function}
+  if more:
+    found[DEFAULT] = with_names(lambda inputs: call(function, inputs), [images])
+  for spec in more:
+    # The network's own function has this one input beside the images, or others too.
+    found[f'with_{spec.name}'] = function if len(more) == 1 else with_names(
+        lambda inputs, value, name=spec.name: call(function, inputs, **{name: value}),
+        [images, spec])
+  return found

@@ -98,14 +98,3 @@ def seconds(detector: detectors.InMemoryDetector, twins: Mapping[str, Twin],
       with routed.inference_as(twin.detector.module.model, twin.inference):
         functions[name]()
   return timing.interleaved(functions, repeats)
-
-
-def summaries(times: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
-  """Returns name -> `median` and the quartiles `low` and `high`, in milliseconds.
-
-  Args:
-    times: name -> seconds.
-  """
-  return {name: dict(zip(('low', 'median', 'high'), (
-      float(value) for value in 1e3 * np.percentile(values, [25, 50, 75]))))
-          for name, values in times.items()}

@@ -9,15 +9,12 @@ from matplotlib import figure
 import numpy as np
 from PIL import Image
 
-from official_ext.datasets import findings
 from official_ext.datasets.images import image_files
 from official_ext.datasets.images import image_ids
-from official_ext.datasets.images import image_orientation
-from official_ext.datasets.images import image_reading
 from official_ext.datasets import truth as truth_lib
 from official_ext.serving import labels as labels_lib
+from official_ext.tools import evaluation
 from official_ext.tools import predict
-from official_ext.tools import tradeoff
 from official_ext.utils import argument_types
 from official_ext.utils import command_line
 from official_ext.utils import experiment
@@ -150,16 +147,11 @@ def _write_detections(page: _Page, models: Mapping[str, Any], shown: image_ids.I
       enlarged, factor = boxes.fit(pixels[image_id], _SIDE)
       cost = costs[image_id].get('multiply_adds')
       pictures.append(detection_pictures.draw(
-          enlarged, [_scaled(item, factor) for item in found[image_id]], labels))
+          enlarged, [detection_pictures.scaled(item, factor) for item in found[image_id]],
+          labels))
       titles.append(name + (f', {cost / _GIGA:.3f} GMAC' if cost is not None else ''))
     page.image(boxes.draw_grid(pictures, titles, len(pictures)),
                f'detections/{_stem(shown, image_id, number)}.jpg', str(shown.paths[image_id]))
-
-
-def _scaled(detection: Mapping[str, Any], factor: float) -> dict[str, Any]:
-  """Returns a detection in a scaled image; masks are left out."""
-  return {**{name: value for name, value in detection.items() if name != 'segmentation'},
-          'bbox': [factor * side for side in detection['bbox']]}
 
 
 def _stem(shown: image_ids.ImageSet, image_id: Any, number: int) -> str:
@@ -203,12 +195,8 @@ def _points(models: Mapping[str, Any], images: image_ids.ImageSet, truth: truth_
             ) -> list[dict[str, Any]]:
   """Evaluates every model on all images."""
   for name, detector in models.items():
-    description = detector.description
-    if 'gmac' not in description or description.get('outputs') == 'detections':
-      raise command_line.CommandError(
-          f'--saved_model: {name} does not say what its images cost: export it with '
-          'official_ext.serving.export_saved_model --outputs=all, or leave out --annotation_file.')
-  return [{'model': name, 'threshold': None, **tradeoff.evaluate(detector, images, truth)}
+    evaluation.check_costs(detector, name, 'or leave out --annotation_file')
+  return [{'model': name, 'threshold': None, **evaluation.evaluate(detector, images, truth)}
           for name, detector in models.items()]
 
 
@@ -219,23 +207,6 @@ def _write_tradeoff(page: _Page, points: Sequence[Mapping[str, Any]]) -> None:
       (point['model'], *(f'{point[key]:.3f}' for key in (
           'ap', 'ap50', 'gmac_mean', 'gmac_min', 'gmac_max'))) for point in points])
   page.figure(drawing.draw_tradeoff(points), 'tradeoff.png', 'AP against GMAC per image.')
-
-
-def _pixels(shown: image_ids.ImageSet, max_pixels: int) -> dict[Any, np.ndarray]:
-  """Reads the images that are drawn; image id -> uint8 `[height, width, 3]`."""
-  listed = {image_id: image_orientation.listed(entry)
-            for image_id, entry in shown.entries.items()}
-  reader = image_reading.ImageReader(
-      max_pixels, lambda: ((shown.paths[image_id], listed[image_id])
-                           for image_id in shown.paths if image_id in listed))
-  pixels = {}
-  for image_id, path in shown.paths.items():
-    try:
-      pixels[image_id] = reader.read(
-          path, listed.get(image_id, image_orientation.NOT_LISTED)).pixels
-    except findings.UnusableError as error:
-      raise command_line.CommandError(f'--images: {path}: {error}.') from error
-  return pixels
 
 
 def write(args: argparse.Namespace, folder: pathlib.Path) -> None:
@@ -251,12 +222,13 @@ def write(args: argparse.Namespace, folder: pathlib.Path) -> None:
   from official_ext import registry_imports
   from official_ext.serving import converted_detectors
   from official_ext.serving import detectors
+  from official_ext.serving import image_runs
   experiment.import_modules(args.imports)
   truth = truth_lib.Truth(args.annotation_file) if args.annotation_file else None
   images = image_ids.assign(image_files.find(args.images), truth)
   picked = routing_figures.pick_evenly(list(images.paths), args.number)
   shown = images._replace(paths={image_id: images.paths[image_id] for image_id in picked})
-  pixels = _pixels(shown, args.max_pixels)
+  pixels = image_runs.pixels(shown, args.max_pixels)
   models = {name: converted_detectors.load(path) for name, path in zip(
       short_names(args.saved_model) if args.saved_model else [], args.saved_model)}
   page = _Page(f'{len(models) + len(args.trained)} detectors, {len(images.paths)} images', folder)

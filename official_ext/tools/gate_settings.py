@@ -1,4 +1,4 @@
-"""`--gate_threshold` and `--budget`: how much of a network with gates a command lets run."""
+"""How much of a network with gates a command lets run: a threshold, a budget, or a limit."""
 import argparse
 from collections.abc import Iterator
 import contextlib
@@ -8,8 +8,13 @@ from official_ext.utils import argument_types
 from official_ext.utils import command_line
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Adds the two arguments, of which a command takes one at most."""
+def add_arguments(parser: argparse.ArgumentParser, limits: bool = False) -> None:
+  """Adds the arguments, of which a command takes one at most.
+
+  Args:
+    parser: the command's.
+    limits: whether to add `--max_ms` and `--max_gmac` too, for `apply_limit`.
+  """
   group = parser.add_mutually_exclusive_group()
   group.add_argument('--gate_threshold', type=argument_types.threshold, default=0.0, metavar='T',
                      help='gates up to this value count as shut: less time, less accuracy; from '
@@ -17,6 +22,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   group.add_argument('--budget', type=argument_types.threshold, metavar='B',
                      help='for networks with budget_input, the share of what gates can save that '
                      'runs: from 0, every gate shut, to 1, the default, every gate open')
+  if limits:
+    group.add_argument('--max_ms', type=argument_types.positive_number, metavar='MS',
+                       help='the largest budget at which --batch_size images took at most so many '
+                       'milliseconds, by the table that tools.frontier --calibrate has written '
+                       'into the export')
+    group.add_argument('--max_gmac', type=argument_types.positive_number, metavar='GMAC',
+                       help='the largest budget at which images cost at most so many 10^9 '
+                       'multiply-adds on average, by the same table')
+
+
+def apply_limit(detector: Any, args: argparse.Namespace, what: str) -> None:
+  """Gives a detector the largest budget that fits a limit, and says which and what to expect.
+
+  Args:
+    detector: a `SavedDetector`.
+    args: with what `add_arguments` adds with limits, and `batch_size`.
+    what: the detector, in the words of the command line.
+
+  Raises:
+    CommandError: no budget fits, or the export has no table of what budgets cost.
+  """
+  from official_ext.serving import budget_table
+  for flag, value in (('--max_ms', args.max_ms), ('--max_gmac', args.max_gmac)):
+    if value is not None:
+      point, text = budget_table.choose(
+          detector, budget_table.Limit(flag, value), args.batch_size, what)
+      _check_budget(detector.set_budget(point['budget']), what)
+      command_line.say(text)
 
 
 def apply(detector: Any, args: argparse.Namespace, what: str) -> None:
@@ -64,11 +97,12 @@ def _check_threshold(takes_one: bool, what: str) -> None:
   if not takes_one:
     raise command_line.CommandError(
         f'--gate_threshold: {what} takes no threshold. Networks with gates of DyFPN, CADDet or a '
-        'dynamic head take one, and their exports and conversions; convert older ones again.')
+        'dynamic head take one, and their exports and conversions; convert older ones again. '
+        'Conversions of networks with budget_input take --budget in its place.')
 
 
 def _check_budget(takes_one: bool, what: str) -> None:
   if not takes_one:
     raise command_line.CommandError(
-        f'--budget: {what} takes no budget. Networks with budget_input and their exports take one, '
-        'conversions do not.')
+        f'--budget: {what} takes no budget. Networks that were trained with budget_input take one, '
+        'and their exports and conversions; convert older ones again.')

@@ -72,7 +72,7 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument('--gates', action='store_true',
                       help='draw the decisions about each image: open gates per position, or a '
                       'route; takes about a second per picture')
-  gate_settings.add_arguments(parser)
+  gate_settings.add_arguments(parser, limits=True)
   image_files.add_max_pixels_argument(parser)
   args = parser.parse_args(arguments)
   if args.evaluate and not args.annotation_file:
@@ -216,6 +216,7 @@ def run(images: image_ids.ImageSet, truth: truth_lib.Truth | None, args: argpars
 
   detector = converted_detectors.load(args.saved_model)
   gate_settings.apply(detector, args, f'--saved_model={args.saved_model}')
+  gate_settings.apply_limit(detector, args, f'--saved_model={args.saved_model}')
   labels = labels_lib.of_detector(detector, truth)
   shown = 0
   with json_list.writer(folder / _MARKER) as append:

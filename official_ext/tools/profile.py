@@ -16,6 +16,7 @@ from official_ext.utils import argument_types
 from official_ext.utils import command_line
 from official_ext.utils import experiment
 from official_ext.utils import files
+from official_ext.utils import timing
 
 _EPILOG = """example:
   python -m official_ext.tools.profile --experiment=retinanet_dyfpn_efficientnetlite0_sample \\
@@ -133,12 +134,12 @@ def _time_twins(detector: Any, images: Sequence[Any], costs: Sequence[Any], num_
     num_runs: number of times.
 
   Returns:
-    Name -> median and quartiles in milliseconds, as `twins.summaries` returns them.
+    Name -> median and quartiles in milliseconds, as `timing.summaries` returns them.
   """
   from official_ext.serving import twins
   executed = [cost.costs['whole network', 'executed'] for cost in costs[:len(images)]]
   cheapest, dearest = (images[executed.index(bound)] for bound in (min(executed), max(executed)))
-  return twins.summaries(twins.seconds(
+  return timing.summaries(twins.seconds(
       detector, twins.make_twins(detector.module), cheapest, dearest, num_runs))
 
 
@@ -170,11 +171,7 @@ def _load_saved_model(arguments: argparse.Namespace) -> Any:
   """Loads the SavedModel to be timed."""
   from official_ext.serving import converted_detectors
   path = arguments.saved_model
-  detector = converted_detectors.load(path)
-  if detector.input_type != 'image_tensor':
-    raise command_line.CommandError(
-        f'--saved_model={path} takes {detector.input_type}, not images: export it with '
-        '--input_type=image_tensor.')
+  detector = converted_detectors.load_to_time(path)
   gate_settings.apply(detector, arguments, f'--saved_model={path}')
   return detector
 

@@ -9,10 +9,12 @@ from matplotlib import figure
 import numpy as np
 
 from official_ext.serving import prediction_files
+from official_ext.tools import budget_pictures
 from official_ext.tools import compare
 from official_ext.utils import command_line
 from official_ext.utils import experiment
 from official_ext.utils import files
+from official_ext.utils import timing
 from official_ext.visualization import boxes
 from official_ext.visualization import html_page
 from official_ext.visualization import routes
@@ -143,6 +145,21 @@ def _draw_decisions(detector: Any, image: np.ndarray) -> dict[str, figure.Figure
       float(record.maximum), info[0, 2].numpy())
 
 
+def _write_budgets(page: html_page.HtmlPage, detector: Any, predictions: _Predictions) -> None:
+  """Writes what becomes of one image at several budgets, if the detector takes one."""
+  cost = predictions.costs[len(predictions.costs) // 2]
+  found = budget_pictures.draw(detector, predictions.image(cost['image_id']))
+  if not found:
+    return
+  page.heading('One image at several budgets')
+  page.image(
+      boxes.draw_grid([at.picture for at in found],
+                      [f'budget {at.budget:g}, {at.gmac:.3f} GMAC' for at in found], 3),
+      f'{cost["file"]}: the share of what gates can save that runs.')
+  page.table(['budget', 'GMAC', 'objects', 'switched off'], [
+      (f'{at.budget:g}', f'{at.gmac:.3f}', at.objects, at.shut) for at in found])
+
+
 def _write_scales(page: html_page.HtmlPage, detector: Any, predictions: _Predictions) -> None:
   """Writes how cost and routes through a supernet depend on the scales of objects."""
   gates = predictions.gates()
@@ -243,7 +260,7 @@ def main() -> None:
       'gmac_min': min(costs),
       'gmac_max': max(costs),
       **{f'gmac_{name.lower().replace(" ", "_")}': cost / _GIGA for name, cost in twins.items()},
-      'milliseconds': twins_lib.summaries(times),
+      'milliseconds': timing.summaries(times),
       'saved_model_max_abs_diff': exported['max_abs_diff'],
       'open_ratio': {name: float(np.mean(gate)) for name, gate in predictions.gates().items()},
       'seconds_by_step': (
@@ -255,6 +272,7 @@ def main() -> None:
   _write_routing(page, predictions, twins)
   _write_examples(page, predictions)
   _write_decisions(page, detector, predictions)
+  _write_budgets(page, detector, predictions)
   _write_scales(page, detector, predictions)
   _write_branches(page, detector, predictions)
   _write_pyramid(page, detector, predictions)

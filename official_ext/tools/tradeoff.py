@@ -16,8 +16,7 @@ from typing import Any
 from official_ext.datasets.images import image_files
 from official_ext.datasets.images import image_ids
 from official_ext.datasets import truth as truth_lib
-from official_ext.serving import labels as labels_lib
-from official_ext.tools import predict
+from official_ext.tools import evaluation
 from official_ext.utils import argument_types
 from official_ext.utils import command_line
 from official_ext.utils import experiment
@@ -64,41 +63,6 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
   return args
 
 
-def evaluate(detector: Any, images: image_ids.ImageSet, truth: truth_lib.Truth
-             ) -> dict[str, float]:
-  """Evaluates a detector.
-
-  Args:
-    detector: one of `serving.detectors`.
-    images: the images to predict.
-    truth: the annotation file of the images.
-
-  Returns:
-    `ap` and `ap50`, in [0, 1]; `gmac_mean`, `gmac_min` and `gmac_max`, 10^9 multiply-adds per
-    image.
-
-  Raises:
-    CommandError: an image cannot be read, the detector fails for it, or the annotation file is of
-      other classes.
-  """
-  import numpy as np
-
-  from official_ext.serving import coco_results
-  options = argparse.Namespace(
-      batch_size=1, max_pixels=image_files.MAX_PIXELS, draw=False, gates=False)
-  labels = labels_lib.of_detector(detector, truth)
-  predictions: list[dict[str, Any]] = []
-  costs, skipped = predict.predict(
-      detector, images, labels, options, pathlib.Path(), predictions.extend)
-  if skipped:
-    file, reason = next(iter(skipped.items()))
-    raise command_line.CommandError(f'--images: {file} cannot be predicted ({reason}).')
-  precision = coco_results.average_precision(truth, predictions, list(images.paths))
-  gmac = [cost['multiply_adds'] / 1e9 for cost in costs]
-  return {'ap': precision['ap'], 'ap50': precision['ap50'], 'gmac_mean': float(np.mean(gmac)),
-          'gmac_min': min(gmac), 'gmac_max': max(gmac)}
-
-
 def points(args: argparse.Namespace, images: image_ids.ImageSet, truth: truth_lib.Truth
            ) -> list[dict[str, Any]]:
   """Evaluates every detector at every budget or threshold, or once if it takes neither.
@@ -109,8 +73,8 @@ def points(args: argparse.Namespace, images: image_ids.ImageSet, truth: truth_li
     truth: the annotation file of the images.
 
   Returns:
-    One mapping per detector and budget or threshold: the result of `evaluate`, `model`, which is
-    the name of the folder, and `threshold` and `budget`, at least one of them None.
+    One mapping per detector and budget or threshold: the result of `evaluation.evaluate`, `model`,
+    which is the name of the folder, and `threshold` and `budget`, at least one of them None.
   """
   from official_ext.serving import converted_detectors
   from official_ext.serving import detectors
@@ -126,7 +90,7 @@ def points(args: argparse.Namespace, images: image_ids.ImageSet, truth: truth_li
       elif threshold is not None:
         detector.set_gate_threshold(threshold)
       found.append({'model': path.name, 'threshold': threshold, 'budget': budget,
-                    **evaluate(detector, images, truth)})
+                    **evaluation.evaluate(detector, images, truth)})
       _say(found[-1])
   return found
 

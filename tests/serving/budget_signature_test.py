@@ -5,53 +5,27 @@ import types
 import numpy as np
 from PIL import Image
 import pytest
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
-from official_ext.datasets import categories as categories_lib
 from official_ext.ops import routing
-from official_ext.serving import detection
 from official_ext.serving import detectors
-from official_ext.serving import export_saved_model
-from official_ext.serving import frozen
 from official_ext.serving import signatures
 from official_ext.tools import predict
+import budget_detector
 import mixed_detector
-import small_detectors
 
 pytestmark = pytest.mark.slow
 
 BUDGETS = (0.0, 0.15, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 1.0)
-COMPARED = ('detection_scores', 'multiply_adds', 'gate_dyfpn_3', 'gate_dyfpn_4', 'gate_dyfpn_5')
-
-
-def _module():
-  """Returns the export module of a small DyFPN that takes a budget, whose gates differ by image."""
-  tf_keras.utils.set_random_seed(1)
-  options = {'budget': {'kind': 'drawn', 'weight': 1.0}, 'model': {
-      'decoder': {'dyfpn': {'num_filters': 8, 'gate': {'budget_input': True}}}}}
-  name = 'retinanet_dyfpn_efficientnetlite0_sample'
-  _, model = small_detectors.small_task(name, **options)
-  config = small_detectors.small_experiment(name, **options)
-  module = detection.RoutedDetectionModule(config, model=model, input_image_size=[64, 64])
-  decoder = model.decoder
-  features = model.backbone(module.preprocess(tf.constant(mixed_detector.images(8)))[0])
-  logits = decoder.gate({level: features[level] for level in decoder.backbone_levels}).numpy()
-  margins = logits[..., 1] - logits[..., 0]
-  for variable in decoder._budgeted.variables:
-    for name, value in (('mean', margins.mean(0)), ('variance', margins.var(0))):
-      if f'moving_{name}' in variable.name:
-        variable.assign(value)
-  return module
+COMPARED = ('detection_scores', 'multiply_adds', *budget_detector.GATES)
 
 
 @pytest.fixture(scope='module')
 def exported(tmp_path_factory):
   """The module, and its SavedModel with constants for weights."""
-  module, path = _module(), tmp_path_factory.mktemp('budget')
-  network = signatures.network_function(module, 'image_tensor')
-  export_saved_model.save(module, path, 'image_tensor', (64, 64), None, categories_lib.UNKNOWN,
-                          network, frozen.freeze(network)[0])
-  return types.SimpleNamespace(module=module, path=path)
+  module = budget_detector.module()
+  return types.SimpleNamespace(
+      module=module, path=budget_detector.export(module, tmp_path_factory.mktemp('budget')))
 
 
 def _same(actual, expected):

@@ -3,6 +3,7 @@ import argparse
 import pathlib
 
 from official_ext.serving import converted_detectors
+from official_ext.tools import evaluation
 from official_ext.tools import tradeoff
 
 
@@ -29,7 +30,7 @@ def test_budgets_replace_thresholds_where_a_detector_takes_them(monkeypatch, cap
             'gmac_min': 1.0, 'gmac_max': 1.0}
 
   monkeypatch.setattr(converted_detectors, 'load', lambda path: _Detector(path.name))
-  monkeypatch.setattr(tradeoff, 'evaluate', evaluate)
+  monkeypatch.setattr(evaluation, 'evaluate', evaluate)
   names = ['plain', 'threshold', 'threshold_budget']
   args = argparse.Namespace(model_dir=[], saved_model=[pathlib.Path(name) for name in names],
                             thresholds=[0.5, 0.0], budgets=[1.0, 0.25, 1.0])

@@ -34,3 +34,15 @@ def test_the_shortest_of_several_calls_counts(clock):
 def test_ratio_is_the_median_of_ratios():
   seconds = {'a': np.array([1.0, 6.0, 30.0]), 'b': np.array([2.0, 3.0, 10.0])}
   assert timing.median_ratio(seconds, 'a', 'b') == 2.0
+
+
+def test_times_are_told_in_milliseconds_with_their_quartiles():
+  assert timing.summaries({'FPN': np.array([.004, .001, .002, .005, .003])}) == {
+      'FPN': {'low': 2.0, 'median': 3.0, 'high': 4.0}}
+
+
+def test_a_label_shows_progress(capsys):
+  timing.interleaved({'a': lambda: None}, 2)
+  assert not capsys.readouterr().err
+  timing.interleaved({'a': lambda: None}, 2, label='timing')
+  assert 'timing: 2/2, took 0:00' in capsys.readouterr().err

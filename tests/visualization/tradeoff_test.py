@@ -24,3 +24,25 @@ def test_every_model_is_a_line_with_bars_from_the_cheapest_to_the_dearest_image(
   assert [text.get_text() for text in axes.texts] == ['0', '0.3', '0.7']
   assert [text.get_text() for text in axes.get_legend().get_texts()] == [
       'dynamic', 'budgets', 'fixed']
+
+
+def test_a_frontier_has_a_line_for_each_engine_and_size_of_batches():
+  def times(median):
+    return {'low': median - 1, 'median': median, 'high': median + 2}
+
+  points = [{'budget': budget, 'ap': ap, 'gmac_mean': 2.0, 'gmac_min': 1.0, 'gmac_max': 4.0,
+             'milliseconds': {'tensorflow': {'1': times(ms), '8': times(4 * ms)},
+                              'onnx': {'1': times(ms / 2)}}}
+            for budget, ap, ms in ((0.0, 0.25, 8.0), (1.0, 0.5, 16.0))]
+  left, right = tradeoff.draw_frontier(points).axes
+  cost, = left.containers
+  np.testing.assert_array_equal(cost.lines[0].get_xydata(), [[2.0, 0.25], [2.0, 0.5]])
+  one, eight, onnx = right.containers
+  np.testing.assert_array_equal(one.lines[0].get_xydata(), [[8.0, 0.25], [16.0, 0.5]])
+  np.testing.assert_array_equal(eight.lines[0].get_xydata(), [[4.0, 0.25], [8.0, 0.5]])
+  np.testing.assert_array_equal(onnx.lines[0].get_xydata(), [[4.0, 0.25], [8.0, 0.5]])
+  bars, = eight.lines[2]
+  np.testing.assert_array_equal(
+      bars.get_segments(), [[[31 / 8, 0.25], [34 / 8, 0.25]], [[63 / 8, 0.5], [66 / 8, 0.5]]])
+  assert [text.get_text() for text in right.get_legend().get_texts()] == [
+      'tensorflow, batch of 1', 'tensorflow, batch of 8', 'onnx, batch of 1']

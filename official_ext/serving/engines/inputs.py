@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 # Scalar input, float32 -> the value at which the network is as the export has it.
-NEUTRAL: Mapping[str, float] = {'gate_threshold': 0.0}
+NEUTRAL: Mapping[str, float] = {'gate_threshold': 0.0, 'budget': 1.0}
 
 
 class Call(NamedTuple):
@@ -22,6 +22,18 @@ class Call(NamedTuple):
 def scalars(names: Iterable[str]) -> list[str]:
   """Returns those of a model's inputs that are scalars."""
   return [name for name in NEUTRAL if name in names]
+
+
+def with_scalars(specs: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the inputs of a signature by name, as engines get them: those of `NEUTRAL` are scalars.
+
+  Args:
+    specs: name -> specification in TensorFlow.  A budget has no rank there, because it may be one
+      number for each image, which engines do not take.
+  """
+  import tensorflow as tf
+  return {name: tf.TensorSpec([], tf.float32, name) if name in NEUTRAL else spec
+          for name, spec in specs.items()}
 
 
 def feed(names: Iterable[str], images: np.ndarray, values: Mapping[str, float]) -> dict[str, Any]:

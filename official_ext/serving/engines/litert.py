@@ -44,8 +44,8 @@ def convert(saved_model: files.PathLike, name: str, folder: files.PathLike,
   import tensorflow as tf
   loaded = tf.saved_model.load(str(saved_model))
   signature = loaded.signatures[name]
-  known = signature.structured_input_signature[1]
-  names = sorted(known, key=lambda key: key in inputs.NEUTRAL)  # as `signatures.with_names` has it
+  known = inputs.with_scalars(signature.structured_input_signature[1])
+  names = sorted(known, key=lambda key: key in inputs.NEUTRAL)
   specs = [known[key] for key in names]
 
   @tf.function(input_signature=specs, autograph=False)

@@ -46,8 +46,8 @@ def convert(saved_model: files.PathLike, name: str, folder: files.PathLike,
   import tf2onnx
   loaded = tf.saved_model.load(str(saved_model))  # A signature does not keep its variables.
   signature = loaded.signatures[name]
-  names = list(signature.structured_input_signature[1])
-  specs = list(signature.structured_input_signature[1].values())
+  given = inputs.with_scalars(signature.structured_input_signature[1])
+  names, specs = list(given), list(given.values())
 
   def serve(*values: tf.Tensor) -> dict[str, tf.Tensor]:
     return signature(**dict(zip(names, values)))

@@ -75,11 +75,20 @@ def convert(saved_model: files.PathLike, name: str, folder: files.PathLike,
     found = re.findall('(?:No conversion rule found for operations|Conversion is failed for): (.*)',
                        text)
     raise refusals.RefusedError('OpenVINO', ', '.join(found).split(', '), text) from error
+  _make_scalars(model)
   _keep_results(model)
   # Weights of 16 bits, the default, change scores by more than conversions are allowed to.
   openvino.save_model(model, f'{folder}/{FILE}', compress_to_fp16=False)
   _check_compiles(folder)
   return _count_conditionals(model)
+
+
+def _make_scalars(model: Any) -> None:
+  """Makes scalars of the inputs of `inputs.NEUTRAL`: the processor plugin takes no unknown rank."""
+  for value in model.inputs:
+    if value.get_names() & set(inputs.NEUTRAL):
+      value.get_node().set_partial_shape(_load_library().PartialShape([]))
+  model.validate_nodes_and_infer_types()
 
 
 def _check_compiles(folder: files.PathLike) -> None:

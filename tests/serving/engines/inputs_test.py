@@ -15,6 +15,8 @@ IMAGES = np.zeros([1, 4, 4, 3], np.uint8)
     (['inputs'], {'gate_threshold': 0.5}, {}),
     (['gate_threshold', 'inputs'], {}, {'gate_threshold': 0.0}),
     (['inputs', 'gate_threshold'], {'gate_threshold': 0.5}, {'gate_threshold': 0.5}),
+    (['budget', 'inputs'], {}, {'budget': 1.0}),
+    (['budget', 'inputs'], {'gate_threshold': 0.5, 'budget': 0.25}, {'budget': 0.25}),
 ])
 def test_inputs_by_name(names, values, expected):
   fed = inputs.feed(names, IMAGES, values)
@@ -23,8 +25,8 @@ def test_inputs_by_name(names, values, expected):
   assert fed == expected and all(value.dtype == np.float32 for value in fed.values())
 
 
-@pytest.mark.parametrize('names', [['gate_threshold'], []])
-def test_a_converted_detector_takes_the_threshold_that_its_model_has(monkeypatch, names):
+@pytest.mark.parametrize('names', [['gate_threshold'], ['budget'], []])
+def test_a_converted_detector_takes_the_scalar_that_its_model_has(monkeypatch, names):
   calls = []
 
   class Model:
@@ -41,6 +43,8 @@ def test_a_converted_detector_takes_the_threshold_that_its_model_has(monkeypatch
   monkeypatch.setattr(catalog, 'engine', lambda name: types.SimpleNamespace(Model=Model))
   detector = converted_detectors.ConvertedDetector('folder')
   detector(IMAGES)
-  assert detector.set_gate_threshold(0.25) == bool(names)
+  assert detector.set_gate_threshold(0.25) == (names == ['gate_threshold'])
   detector(IMAGES)
-  assert calls == [{}, {'gate_threshold': 0.25}]
+  assert detector.set_budget(0.5) == (names == ['budget'])
+  detector(IMAGES)
+  assert calls == [{}, {'gate_threshold': 0.25}, {'budget': 0.5}]
