@@ -58,7 +58,8 @@ def test_quickstart_writes_a_report_of_zipped_coco_folders_under_an_odd_name(
   assert page.count('<figure>') >= 6 and 'src="data:' in page
 
 
-def test_every_network_is_trained_alike_and_goes_into_the_report(tmp_path, monkeypatch):
+@pytest.mark.parametrize('data', [None, 'digits'])
+def test_every_network_is_trained_alike_and_goes_into_the_report(tmp_path, monkeypatch, data):
   ran = []
 
   def run(self, name, module, log=None, **options):
@@ -68,16 +69,21 @@ def test_every_network_is_trained_alike_and_goes_into_the_report(tmp_path, monke
 
   monkeypatch.setattr(quickstart.Steps, 'run', run)
   monkeypatch.setattr(
-      sys, 'argv', ['quickstart', '--train_steps=7', f'--output_dir={tmp_path}/run'])
+      sys, 'argv', ['quickstart', '--train_steps=7', f'--output_dir={tmp_path}/run',
+                    *([f'--data={data}'] if data else [])])
   quickstart.main()
   assert [name for name, *_ in ran] == [
-      'sample', 'convert', 'check', 'images', 'train fpn', 'export fpn', 'predict fpn', 'train',
-      'export', 'predict', 'report']
+      *(['sample'] if data else []), 'convert', 'check', 'images', 'train fpn', 'export fpn',
+      'predict fpn', 'train', 'export', 'predict', 'report']
   options = {name: given for name, _, given in ran}
   plain, shown = options['train fpn'], options['train']
   for key in ('params_override', 'config_file', 'mode'):
     assert plain[key] == shown[key]
   assert 'trainer.train_steps=7' in plain['params_override']
+  # Mirrored digits are no digits.
+  assert ('hflip=true' in plain['params_override']) == (not data)
+  assert options['convert']['input'] == (
+      pathlib.Path('runs/sample/coco') if data else CHECKOUT / 'data' / 'nuclei')
   assert (plain['experiment'], shown['experiment']) == (
       'retinanet_fpn_efficientnetlite0_sample', 'retinanet_dyfpn_efficientnetlite0_sample')
   assert options['report']['network'] == [
@@ -111,3 +117,13 @@ def test_quickstart_refuses_a_missing_folder_in_one_sentence(tmp_path):
   assert result.returncode == 2
   assert result.stderr.strip() == 'error: --data=nowhere: no such file or folder.'
   assert not any(tmp_path.iterdir())
+
+
+def test_the_carried_images_have_their_licence_and_source_beside_them():
+  folder = CHECKOUT / 'data' / 'nuclei'
+  assert 'CC0' in (folder / 'LICENSE').read_text()
+  assert 'Licence' in (folder / 'SOURCE.md').read_text()
+  for split, count in (('train', 125), ('val', 39)):
+    listed = json.loads((folder / f'annotations/instances_{split}.json').read_text())['images']
+    assert len(listed) == count
+    assert all((folder / 'images' / entry['file_name']).is_file() for entry in listed)
