@@ -1,4 +1,4 @@
-"""Builds the package `official_ext`; the folder `data/` travels in it as `official_ext/data/`."""
+"""Builds the package `official_ext`, in which the weights of `data/` are `official_ext/data/`."""
 import pathlib
 import re
 
@@ -28,7 +28,8 @@ setuptools.setup(
     packages=[*setuptools.find_packages(include=['official_ext', 'official_ext.*']),
               'official_ext.data'],
     package_dir={'official_ext.data': 'data'},
-    package_data={'official_ext': ['py.typed'], 'official_ext.data': ['*/*']},
+    package_data={'official_ext': ['py.typed'],
+                  'official_ext.data': ['efficientnet_lite0_imagenet/*']},
     python_requires='>=3.11,<3.13',
     install_requires=[
         'absl-py',

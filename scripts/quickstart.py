@@ -1,10 +1,11 @@
-"""The main job: from a folder of images to a trained, evaluated, exported dynamic detector.
+"""The main job: from a folder of images to trained, evaluated, exported detectors side by side.
 
 Every step is one of the package's commands and is printed before it runs, so that it can be
-repeated alone.  What is wrong with the data ends the run before the training.
-All steps take eight to thirteen minutes on two cores.
+repeated alone.  What is wrong with the data ends the run before the training.  The report says
+which network to use for this data, and shows the last one in detail.
 """
 import argparse
+from collections.abc import Sequence
 import contextlib
 import json
 import os
@@ -13,11 +14,24 @@ import shlex
 import subprocess
 import sys
 import time
+from typing import Any, NamedTuple
 
 from official_ext.utils import command_line
 from official_ext.utils import files
 
-EXPERIMENT = 'retinanet_dyfpn_efficientnetlite0_sample'
+# What can be trained, and its experiment.
+NETWORKS = {
+    'fpn': 'retinanet_fpn_efficientnetlite0_sample',
+    'inception_fpn': 'retinanet_inception_fpn_efficientnetlite0_sample',
+    'dyfpn': 'retinanet_dyfpn_efficientnetlite0_sample',
+    'drfpn': 'retinanet_drfpn_efficientnetlite0_sample',
+    'ifpn': 'retinanet_ifpn_efficientnetlite0_sample',
+    'fcos': 'fcos_fpn_efficientnetlite0_sample',
+    'dynamic_head': 'fcos_dynamichead_efficientnetlite0_sample',
+}
+# Nuclei of cells in pictures of two kinds of microscope, which the checkout carries.
+NUCLEI = pathlib.Path(__file__).resolve().parents[1] / 'data' / 'nuclei'
+DIGITS = 'digits'
 SAMPLE = pathlib.Path('runs/sample')
 
 
@@ -26,16 +40,57 @@ def _arguments() -> argparse.Namespace:
       prog='scripts/quickstart.sh', description=__doc__, allow_abbrev=False,
       formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--data', type=pathlib.Path, metavar='FOLDER',
-                      help='folder or zip file of a data set in any layout that convert_dataset '
-                      'takes; default: a sample composed from what installed packages ship')
+                      default=NUCLEI, help='folder or zip file of a data set in any layout that '
+                      f'convert_dataset takes; {DIGITS}: handwritten digits over photographs, '
+                      'composed from what installed packages ship; default: the nuclei of cells '
+                      'in data/nuclei')
   parser.add_argument('--output_dir', type=pathlib.Path, default=pathlib.Path('runs/quickstart'),
                       metavar='DIR', help='default: runs/quickstart')
   parser.add_argument('--train_steps', type=int, metavar='N',
                       help='default: what the experiment says')
+  parser.add_argument('--networks', type=_networks, default=['fpn', 'dyfpn'], metavar='A,B,...',
+                      help=f'what is trained, of {", ".join(NETWORKS)}: the first is what people '
+                      'have, with which the others are compared, and the last is shown in detail; '
+                      'default: fpn,dyfpn')
   parser.add_argument('--params_override', metavar='FIELD=VALUE,...',
                       help='more options of the experiment, as official_ext.train takes them: '
                       'task.model.input_size=[320,320,3]')
   return parser.parse_args()
+
+
+def _networks(text: str) -> list[str]:
+  """Parses `--networks`."""
+  names = text.split(',')
+  unknown = [name for name in names if name not in NETWORKS]
+  if unknown or len(set(names)) < len(names):
+    raise argparse.ArgumentTypeError(
+        f'{text!r} is not a list of different ones of {", ".join(NETWORKS)}')
+  return names
+
+
+class Network(NamedTuple):
+  """A network that is trained.
+
+  Attributes:
+    name: of `NETWORKS`.
+    folder: of what is written.
+    suffix: of the names of its steps in the report.
+  """
+  name: str
+  folder: pathlib.Path
+  suffix: str
+
+  @property
+  def model(self) -> pathlib.Path:
+    return self.folder / 'model'
+
+  @property
+  def exported(self) -> pathlib.Path:
+    return self.folder / 'saved_model'
+
+  @property
+  def predictions(self) -> pathlib.Path:
+    return self.folder / 'predictions'
 
 
 class Steps:
@@ -56,13 +111,13 @@ class Steps:
       name: name of the step in the report.
       module: module of the command, below `official_ext`.
       log: file that gets the command's standard error; None: it is shown.
-      **options: flags of the command; True gives a flag without a value.
+      **options: flags of the command; True gives a flag without a value, a list of lists a flag
+        that is given several times, with several values each.
 
     Raises:
       CommandError: the command failed.
     """
-    arguments = [f'--{key}' if value is True else f'--{key}={value}'
-                 for key, value in options.items()]
+    arguments = [argument for key, value in options.items() for argument in _flags(key, value)]
     shown = shlex.join(['python', '-m', f'official_ext.{module}', *arguments])
     command_line.say(f'\n[{len(self.seconds) + 1}/{self._total}] {name}: {shown}')
     start = time.monotonic()
@@ -82,10 +137,17 @@ class Steps:
     self.seconds[name] = round(time.monotonic() - start, 1)
 
 
+def _flags(key: str, value: Any) -> list[str]:
+  """Returns the arguments of a command that give an option a value."""
+  if isinstance(value, list):
+    return [argument for values in value for argument in (f'--{key}', *map(str, values))]
+  return [f'--{key}' if value is True else f'--{key}={value}']
+
+
 def _overrides(args: argparse.Namespace) -> dict[str, str]:
   """Returns the trainer's flag `params_override`, if anything differs from the experiment."""
   overrides = []
-  if args.data:
+  if str(args.data) != DIGITS:
     # The experiment does not mirror, because the digits of its sample must not be.
     overrides.append('task.train_data.parser.aug_rand_hflip=true')
   if args.train_steps:
@@ -108,37 +170,57 @@ def _keep_previous(output: pathlib.Path) -> None:
   command_line.say(f'{output} of an earlier run is now {kept}')
 
 
+def _train(steps: Steps, network: Network, records: pathlib.Path, val: pathlib.Path,
+           overrides: dict[str, str]) -> None:
+  """Trains a network, exports it, and predicts the validation images."""
+  experiment = NETWORKS[network.name]
+  steps.run(f'train{network.suffix}', 'train', log=network.folder / 'train.log',
+            experiment=experiment, mode='train_and_eval', model_dir=network.model,
+            config_file=records / 'overrides.yaml', **overrides)
+  steps.run(f'export{network.suffix}', 'serving.export_saved_model', experiment=experiment,
+            checkpoint_path=network.model, export_dir=network.exported,
+            config_file=network.model / 'params.yaml')
+  steps.run(f'predict{network.suffix}', 'tools.predict', saved_model=network.exported,
+            images=val / 'images', annotation_file=val / 'annotations.json',
+            output_dir=network.predictions, batch_size=8, evaluate=True)
+
+
+def _report(steps: Steps, networks: Sequence[Network], output: pathlib.Path) -> None:
+  """Writes the report about the last network, with all side by side."""
+  seconds = output / 'seconds_by_step.json'
+  with files.atomic_file(seconds) as temporary:
+    temporary.write_text(json.dumps(steps.seconds, indent=2), encoding='utf-8')
+  shown = networks[-1]
+  steps.run('report', 'tools.report', experiment=NETWORKS[shown.name], model_dir=shown.model,
+            images=output / 'val' / 'images',
+            annotation_file=output / 'val' / 'annotations.json', predictions=shown.predictions,
+            saved_model=shown.exported, seconds_by_step=seconds, output_dir=output,
+            network=[[one.name, one.exported, one.predictions] for one in networks])
+
+
 def main() -> None:
   """Runs all steps."""
   args = _arguments()
   output, data = args.output_dir, args.data
-  if data and not data.exists():
+  is_composed = str(data) == DIGITS
+  if not is_composed and not data.exists():
     raise command_line.CommandError(f'--data={data}: no such file or folder.')
   _keep_previous(output)
-  model, exported, predictions = output / 'model', output / 'saved_model', output / 'predictions'
-  records = output / 'records' if data else SAMPLE / 'records'
-  steps = Steps(total=8 if data is None else 7)
-  if data is None:
+  records = SAMPLE / 'records' if is_composed else output / 'records'
+  *others, shown = args.networks
+  networks = [*(Network(name, output / 'networks' / name, f' {name}') for name in others),
+              Network(shown, output, '')]
+  steps = Steps(total=4 + 3 * len(networks) + is_composed)
+  if is_composed:
     data = SAMPLE / 'coco'
     steps.run('sample', 'tools.make_sample_data', output_dir=data)
   steps.run('convert', 'tools.convert_dataset', input=data, output_dir=records)
   steps.run('check', 'tools.check_dataset', data=records, output=output / 'data.png')
   # Predictions are on the images of the records, because every layout has others elsewhere.
   steps.run('images', 'tools.write_images', data=records, output_dir=output / 'val')
-  steps.run('train', 'train', log=output / 'train.log', experiment=EXPERIMENT,
-            mode='train_and_eval', model_dir=model, config_file=records / 'overrides.yaml',
-            **_overrides(args))
-  steps.run('export', 'serving.export_saved_model', experiment=EXPERIMENT, checkpoint_path=model,
-            export_dir=exported, config_file=model / 'params.yaml')
-  images, annotations = output / 'val' / 'images', output / 'val' / 'annotations.json'
-  steps.run('predict', 'tools.predict', saved_model=exported, images=images,
-            annotation_file=annotations, output_dir=predictions, batch_size=8, evaluate=True)
-  seconds = output / 'seconds_by_step.json'
-  with files.atomic_file(seconds) as temporary:
-    temporary.write_text(json.dumps(steps.seconds, indent=2), encoding='utf-8')
-  steps.run('report', 'tools.report', experiment=EXPERIMENT, model_dir=model, images=images,
-            annotation_file=annotations, predictions=predictions, saved_model=exported,
-            seconds_by_step=seconds, output_dir=output)
+  for network in networks:
+    _train(steps, network, records, output / 'val', _overrides(args))
+  _report(steps, networks, output)
   command_line.say(f'\nDone in {command_line.duration(sum(steps.seconds.values()))}: open '
                    f'{output}/report.html')
 

@@ -9,6 +9,7 @@ from matplotlib import figure
 import numpy as np
 
 from official_ext.serving import prediction_files
+from official_ext.serving import side_by_side
 from official_ext.tools import budget_pictures
 from official_ext.tools import compare
 from official_ext.utils import command_line
@@ -17,6 +18,7 @@ from official_ext.utils import files
 from official_ext.utils import timing
 from official_ext.visualization import boxes
 from official_ext.visualization import html_page
+from official_ext.visualization import networks as network_pages
 from official_ext.visualization import routes
 from official_ext.visualization import routing_figures
 
@@ -26,6 +28,8 @@ _GIGA = 1e9
 _EXAMPLES = 6
 _ROUTED_EXAMPLES = 3  # Pictures of decisions are large.
 _TIMED_RUNS = 15
+_TIMED_IMAGES = 8  # of every network that is put side by side
+_TIMED_RUNS_OF_NETWORKS = 7
 _NAMED_GATES = 8  # If there are more gates, none is listed below an image.
 
 
@@ -34,7 +38,7 @@ def _arguments() -> argparse.Namespace:
       prog='python -m official_ext.tools.report', description=__doc__, allow_abbrev=False,
       epilog='example: python -m official_ext.tools.report --experiment '
       'retinanet_dyfpn_efficientnetlite0_sample --model_dir runs/quickstart/model --images '
-      'runs/sample/coco/images --annotation_file runs/sample/records/annotations/val.json '
+      'runs/quickstart/val/images --annotation_file runs/quickstart/val/annotations.json '
       '--predictions runs/quickstart/predictions --saved_model runs/quickstart/saved_model '
       '--output_dir runs/quickstart')
   parser.add_argument('--experiment', required=True, help='the experiment that was trained')
@@ -50,10 +54,32 @@ def _arguments() -> argparse.Namespace:
                       help='folder that serving.export_saved_model wrote')
   parser.add_argument('--output_dir', required=True, type=pathlib.Path,
                       help='where report.html and report.json go')
+  parser.add_argument('--network', action='append', default=[], nargs=3,
+                      metavar=('NAME', 'SAVED_MODEL', 'PREDICTIONS'),
+                      help='a network to put side by side with others: its name, and the folders '
+                      'that export_saved_model and predict wrote for the same images; give it '
+                      'for each, the plain one first')
   parser.add_argument('--seconds_by_step', type=pathlib.Path,
                       help='JSON of the seconds that each step took, to be included')
   experiment.add_import_argument(parser)
-  return parser.parse_args()
+  args = parser.parse_args()
+  names = [name for name, *_ in args.network]
+  if len(set(names)) < len(names):
+    parser.error(f'--network: a name is given twice: {", ".join(names)}')
+  return args
+
+
+def _side_by_side(args: argparse.Namespace, predictions: _Predictions
+                  ) -> list[side_by_side.Network]:
+  """Measures the networks of `--network` on images from the cheapest to the dearest."""
+  from official_ext.serving import converted_detectors
+  detectors = {name: converted_detectors.load_to_time(pathlib.Path(saved_model), '--network')
+               for name, saved_model, _ in args.network}
+  predicted = {name: _Predictions(pathlib.Path(folder), args.annotation_file, args.images)
+               for name, _, folder in args.network}
+  images = [predictions.image(cost['image_id'])
+            for cost in routing_figures.pick_evenly(predictions.costs, _TIMED_IMAGES)]
+  return side_by_side.measure(detectors, predicted, images, _TIMED_RUNS_OF_NETWORKS)
 
 
 def _write_results(page: html_page.HtmlPage, results: dict[str, Any],
@@ -267,6 +293,12 @@ def main() -> None:
           prediction_files.read_json(args.seconds_by_step) if args.seconds_by_step else {}),
   }
   page = html_page.HtmlPage(f'{args.experiment}: {len(costs)} images')
+  advice: list[str] = []
+  if args.network:
+    networks = _side_by_side(args, predictions)
+    results['networks'] = side_by_side.entries(networks)
+    advice = side_by_side.advice(networks)
+    network_pages.write(page, networks, side_by_side.frontier(networks), advice)
   _write_results(page, results, twins)
   _write_times(page, results, twins)
   _write_routing(page, predictions, twins)
@@ -287,6 +319,8 @@ def main() -> None:
   command_line.say((f'{precision}; ' if precision else '') +
                    f'GMAC per image: mean {results["gmac_mean"]:.3f}, {min(costs):.3f} to '
                    f'{max(costs):.3f}')
+  for sentence in advice:
+    command_line.say(sentence)
   command_line.say(f'written: {args.output_dir}/report.html and report.json')
 
 

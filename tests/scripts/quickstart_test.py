@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import quickstart
 
 CHECKOUT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -35,7 +36,8 @@ def test_quickstart_writes_a_report_of_zipped_coco_folders_under_an_odd_name(
   output = tmp_path / ODD_NAME / 'run'
   result = subprocess.run(
       [sys.executable, str(CHECKOUT / 'scripts' / 'quickstart.py'), f'--data={archive}',
-       f'--output_dir={output}', '--train_steps=3', f'--params_override={SMALL}'],
+       f'--output_dir={output}', '--train_steps=3', f'--params_override={SMALL}',
+       '--networks=dyfpn'],
       cwd=tmp_path, capture_output=True, text=True,
       env={**os.environ, 'PYTHONPATH': str(CHECKOUT)}, check=False)
   assert result.returncode == 0, result.stderr[-2000:]
@@ -47,8 +49,64 @@ def test_quickstart_writes_a_report_of_zipped_coco_folders_under_an_odd_name(
   assert report['saved_model_max_abs_diff'] < 1e-3
   assert set(report['seconds_by_step']) == {
       'convert', 'check', 'images', 'train', 'export', 'predict'}
+  shown, = report['networks']
+  assert (shown['name'], shown['gates']) == ('dyfpn', 3)
+  for key in ('ap', 'ap50', 'gmac_mean', 'gmac_min', 'gmac_max'):
+    assert shown[key] == pytest.approx(report[key])
+  assert 0 < shown['ms_min'] <= shown['ms_mean'] <= shown['ms_max']
   page = (output / 'report.html').read_text()
   assert page.count('<figure>') >= 6 and 'src="data:' in page
+
+
+@pytest.mark.parametrize('data', [None, 'digits'])
+def test_every_network_is_trained_alike_and_goes_into_the_report(tmp_path, monkeypatch, data):
+  ran = []
+
+  def run(self, name, module, log=None, **options):
+    del log
+    self.seconds[name] = 1.0
+    ran.append((name, module, options))
+
+  monkeypatch.setattr(quickstart.Steps, 'run', run)
+  monkeypatch.setattr(
+      sys, 'argv', ['quickstart', '--train_steps=7', f'--output_dir={tmp_path}/run',
+                    *([f'--data={data}'] if data else [])])
+  quickstart.main()
+  assert [name for name, *_ in ran] == [
+      *(['sample'] if data else []), 'convert', 'check', 'images', 'train fpn', 'export fpn',
+      'predict fpn', 'train', 'export', 'predict', 'report']
+  options = {name: given for name, _, given in ran}
+  plain, shown = options['train fpn'], options['train']
+  for key in ('params_override', 'config_file', 'mode'):
+    assert plain[key] == shown[key]
+  assert 'trainer.train_steps=7' in plain['params_override']
+  # Mirrored digits are no digits.
+  assert ('hflip=true' in plain['params_override']) == (not data)
+  assert options['convert']['input'] == (
+      pathlib.Path('runs/sample/coco') if data else CHECKOUT / 'data' / 'nuclei')
+  assert (plain['experiment'], shown['experiment']) == (
+      'retinanet_fpn_efficientnetlite0_sample', 'retinanet_dyfpn_efficientnetlite0_sample')
+  assert options['report']['network'] == [
+      ['fpn', options['export fpn']['export_dir'], options['predict fpn']['output_dir']],
+      ['dyfpn', options['export']['export_dir'], options['predict']['output_dir']]]
+  assert options['report']['saved_model'] == tmp_path / 'run' / 'saved_model'
+
+
+def test_values_become_arguments():
+  assert quickstart._flags('data', 'x') == ['--data=x']
+  assert quickstart._flags('evaluate', True) == ['--evaluate']
+  assert quickstart._flags('network', [['a', 1], ['b', 2]]) == [
+      '--network', 'a', '1', '--network', 'b', '2']
+
+
+def test_unknown_networks_and_repeated_ones_are_refused(tmp_path):
+  for networks in ('fpn,resnet', 'fpn,fpn'):
+    result = subprocess.run(
+        [sys.executable, str(CHECKOUT / 'scripts' / 'quickstart.py'), f'--networks={networks}'],
+        cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, 'PYTHONPATH': str(CHECKOUT)}, check=False)
+    assert result.returncode == 2
+    assert f"'{networks}' is not a list of different ones of fpn, " in result.stderr
 
 
 def test_quickstart_refuses_a_missing_folder_in_one_sentence(tmp_path):
@@ -59,3 +117,13 @@ def test_quickstart_refuses_a_missing_folder_in_one_sentence(tmp_path):
   assert result.returncode == 2
   assert result.stderr.strip() == 'error: --data=nowhere: no such file or folder.'
   assert not any(tmp_path.iterdir())
+
+
+def test_the_carried_images_have_their_licence_and_source_beside_them():
+  folder = CHECKOUT / 'data' / 'nuclei'
+  assert 'CC0' in (folder / 'LICENSE').read_text()
+  assert 'Licence' in (folder / 'SOURCE.md').read_text()
+  for split, count in (('train', 125), ('val', 39)):
+    listed = json.loads((folder / f'annotations/instances_{split}.json').read_text())['images']
+    assert len(listed) == count
+    assert all((folder / 'images' / entry['file_name']).is_file() for entry in listed)

@@ -97,8 +97,8 @@ def test_every_command_serves_dynamic_towers(sample_records, tmp_path, monkeypat
     assert same == {**{name: pytest.approx(value) for name, value in point.items()},
                     'model': 'saved'}
   evaluation = json.loads((tmp_path / 'predictions' / 'evaluation.json').read_text())
-  assert (first['threshold'], last['threshold']) == (0.0, 1.0)
-  assert (first['ap'], first['model']) == (pytest.approx(evaluation['ap']), 'run')
+  assert (first['threshold'], last['threshold'], first['model']) == (0.0, 1.0, 'run')
+  assert first['ap'] == pytest.approx(evaluation['ap'])
   assert first['gmac_mean'] == pytest.approx(gmac['mean'])
   assert first['gmac_min'] == pytest.approx(min(c['multiply_adds'] for c in costs) / 1e9)
   assert last['gmac_max'] == last['gmac_min'] == pytest.approx(gmac['minimum'])
@@ -107,11 +107,16 @@ def test_every_command_serves_dynamic_towers(sample_records, tmp_path, monkeypat
   command(monkeypatch, report, f'--experiment={NAME}', f'--model_dir={run}',
           f'--images={images}', f'--annotation_file={annotations}',
           f'--predictions={tmp_path}/predictions', f'--saved_model={saved}',
-          f'--output_dir={tmp_path}/report')
+          f'--output_dir={tmp_path}/report', '--network', 'one', saved, tmp_path / 'predictions',
+          '--network', 'two', saved, tmp_path / 'predictions')
   results = json.loads((tmp_path / 'report' / 'report.json').read_text())
   gates_alone = 2 * 9 * 16 * 2 * positions / 1e9
-  assert results['gmac_fixed_head'] == pytest.approx(gmac['maximum'] - gates_alone)
-  assert results['gmac_plain_head'] > gmac['minimum']
+  assert (results['gmac_fixed_head'], results['gmac_plain_head'] > gmac['minimum']) == (
+      pytest.approx(gmac['maximum'] - gates_alone), True)
+  for entry in results['networks']:
+    assert (entry['ap'], entry['gmac_mean'], entry['gates']) == (
+        pytest.approx(evaluation['ap']), pytest.approx(gmac['mean']), len(costs[0]['gates']))
   page = (tmp_path / 'report' / 'report.html').read_text()
+  assert page.count(' for this data: ') == 1
   for path in ('coarser', 'depth', 'finer'):
     assert page.count(f'{path}: gray is shut.</figcaption>') == 3

@@ -1,0 +1,62 @@
+"""Puts networks side by side: a table, and accuracy against time."""
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib import figure
+
+from official_ext.visualization import html_page
+
+_HEADER = ('network', 'AP', 'AP50', 'GMAC per image', 'cheapest to dearest', 'ms per image',
+           'fastest to slowest', 'gates that decide by image')
+
+
+def write(page: html_page.HtmlPage, networks: Sequence[Any], best: Sequence[Any],
+          advice: Sequence[str]) -> None:
+  """Writes which network to use, what each costs and takes, and a picture of it.
+
+  Args:
+    page: to write on.
+    networks: of `serving.side_by_side`.
+    best: as in `draw_accuracy_against_time`.
+    advice: sentences.
+  """
+  page.heading('Which network to use' if len(networks) > 1 else 'This network')
+  for sentence in advice:
+    page.text(sentence)
+  page.table(_HEADER, [(
+      one.name, *('unknown' if value is None else f'{value:.3f}' for value in (one.ap, one.ap50)),
+      f'{one.gmac_mean:.3f}', f'{one.gmac_min:.3f} to {one.gmac_max:.3f}', f'{one.ms_mean:.1f}',
+      f'{one.ms_min:.1f} to {one.ms_max:.1f}',
+      f'{one.decides} of {one.gates}' if one.gates else 'no gates') for one in networks])
+  if best:
+    page.figure(draw_accuracy_against_time([one for one in networks if one.ap is not None], best),
+                'Accuracy against time in TensorFlow on this machine.')
+
+
+def draw_accuracy_against_time(networks: Sequence[Any], best: Sequence[Any]) -> figure.Figure:
+  """Draws average precision against milliseconds.
+
+  Args:
+    networks: of `serving.side_by_side`, with a known precision.
+    best: those of the networks that none is ahead of in both, from the fastest to the slowest.
+
+  Returns:
+    A figure with a point per network, its name beside it, horizontal bars from the fastest to the
+    slowest image, and a line of steps through the best.
+  """
+  plot = figure.Figure(figsize=(8, 5))
+  axes = plot.subplots()
+  for number, network in enumerate(networks):
+    bars = [[network.ms_mean - network.ms_min], [network.ms_max - network.ms_mean]]
+    axes.errorbar([network.ms_mean], [network.ap], xerr=bars, color=f'C{number}', marker='o',
+                  capsize=3, elinewidth=1)
+    axes.annotate(network.name, (network.ms_mean, network.ap), (0, 7), ha='center',
+                  textcoords='offset points', color=f'C{number}')
+  axes.step([network.ms_mean for network in best], [network.ap for network in best], where='post',
+            color='gray', linestyle=':', label='best at each time')
+  axes.margins(0.15)
+  axes.set_xlabel('milliseconds per image: mean, and fastest to slowest image')
+  axes.set_ylabel('AP')
+  axes.grid(alpha=0.3)
+  axes.legend()
+  return plot
