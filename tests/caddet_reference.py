@@ -50,6 +50,8 @@ def exists(layer, scale, path, num_layers, num_scales):
 class Supernet:
   """The network of a layer's weights.
 
+  `budgets` has the budget of each image, for a layer with `budget_input`.
+
   Attributes:
     cost: image -> multiply-adds without the stem.
     statistics: name of a norm -> the mean and variance that it used.
@@ -58,7 +60,7 @@ class Supernet:
     absent: (node, image) where the image is not present.
   """
 
-  def __init__(self, layer, training=False):
+  def __init__(self, layer, training=False, budgets=None):
     config = layer.get_config()
     self.num_layers, self.channels = config['num_layers'], config['channels']
     self.hard = config['hard_gates'] and not training
@@ -67,6 +69,7 @@ class Supernet:
     self.training = training
     self.cost, self.statistics = collections.Counter(), {}
     self.gates, self.dropped, self.absent = {}, [], []
+    self.budgets = budgets
 
   def norm(self, maps, name):
     """Normalizes by the statistics of these images, or by the moving ones."""
@@ -93,7 +96,7 @@ class Supernet:
       self.cost[i] += x.size * 9
     return self.pointwise(maps, name)
 
-  def route(self, maps, name):
+  def route(self, maps, name, paths):
     """Returns the soft gates of every image, before the threshold."""
     kernel = self.weights[f'{name}/router/hidden/pointwise_kernel']
     hidden = self.norm(
@@ -101,8 +104,25 @@ class Supernet:
     weights, bias = (self.weights[f'{name}/router/output/{part}'] for part in ('kernel', 'bias'))
     for i in maps:
       self.cost[i] += 4 * kernel.size + weights.size
-    return {i: np.maximum(0, np.tanh(np.maximum(x, 0).mean((0, 1)) @ weights + bias))
-            for i, x in hidden.items()}
+    logits = {i: np.maximum(x, 0).mean((0, 1)) @ weights + bias for i, x in hidden.items()}
+    if self.budgets is not None:
+      logits = {i: self.at_budget(x, name, paths, self.budgets[i]) for i, x in logits.items()}
+    return {i: np.maximum(0, np.tanh(x)) for i, x in logits.items()}
+
+  def at_budget(self, logits, name, paths, budget):
+    """Moves the logits of a node to the budget of an image."""
+    layer, scale = name[:len('layer_00')], int(name[len('layer_00_scale_'):])
+    columns = [3 * scale + list(SCALE_CHANGES).index(path) for path in paths]
+
+    def at(values):
+      return np.array([np.interp(budget, np.linspace(0, 1, 11), column) for column in values.T])
+
+    mean, variance = (at(self.weights[f'budget/{layer}/{part}'])[columns]
+                      for part in ('mean', 'variance'))
+    with np.errstate(divide='ignore'):
+      quantile = np.clip(np.log(budget / (1 - budget)) / 1.702, -1e6, 1e6)
+    shift = at(self.weights['budget/shift/shifts'])
+    return 2 * ((logits - mean) / np.sqrt(variance + 1e-5) + quantile + shift)
 
   def __call__(self, images, known=None):
     """Returns `[{image: map} per scale]`.
@@ -143,7 +163,7 @@ class Supernet:
   def node(self, node, layer, scale, maps, batch, known):
     paths = [path for path in SCALE_CHANGES
              if exists(layer, scale, path, self.num_layers, len(self.channels))]
-    gates = self.route(maps, node)
+    gates = self.route(maps, node, paths)
     for column, path in enumerate(paths):
       name = f'layer_{layer:02}/scale_{scale}/{path}'
       soft = np.array([gates[i][column] if i in gates else 0 for i in range(batch)])

@@ -4,6 +4,8 @@ Features are `{level: [batch, height, width, channels]}`, finest first.  `weight
 of a layer's variables, without the layer's own name, to arrays; gates map `(path, level)` to
 arrays.
 """
+import functools
+
 import numpy as np
 
 import reference
@@ -30,12 +32,26 @@ def activate(logits, activation='tanh', tau=1.5):
   return np.maximum(0, (np.tanh(logits - tau) + np.tanh(tau)) / (1 + np.tanh(tau)))
 
 
-def gate(weights, features, paths, activation='tanh', tau=1.5, coarse=False, threshold=0.0):
+def at_budget(weights, logits, column, budgets):
+  """Moves logits of one gate and level to a budget of each image; `column` is that of the level."""
+  moved = []
+  for image, budget in zip(logits, budgets):
+    mean, variance, shift = (
+        np.interp(budget, np.linspace(0, 1, 11), weights[name][:, column])
+        for name in ('norm/mean', 'norm/variance', 'shift/shifts'))
+    with np.errstate(divide='ignore'):
+      quantile = np.clip(np.log(budget / (1 - budget)) / 1.702, -1e6, 1e6)
+    moved.append(4 * ((image - mean) / np.sqrt(variance + 1e-5) + quantile + shift))
+  return np.stack(moved)
+
+
+def gate(weights, features, paths, activation='tanh', tau=1.5, coarse=False, threshold=0.0,
+         move=None):
   """Returns the gates of paths, given by number: `[batch, height, width, paths]`."""
   logits = reference.conv2d(features, weights['conv/kernel'], weights['conv/bias'])[..., paths]
   if coarse:
     logits = np.broadcast_to(logits.mean((1, 2), keepdims=True), logits.shape)
-  gates = activate(logits, activation, tau)
+  gates = activate(logits if move is None else move(logits), activation, tau)
   return gates * (gates > threshold)
 
 
@@ -107,15 +123,22 @@ def depth_step(weights, features, gate=None, norm_positions='active'):
 
 
 def block(weights, features, scale='gated', depth='gated', norm_positions='active',
-          activation='tanh', **gate_options):
-  """Returns outputs and gates of a block."""
+          activation='tanh', budgets=None, **gate_options):
+  """Returns outputs and gates of a block; `budgets` has one for each image."""
   levels, gates = list(features), {}
 
   def decide(names, level, own):
     here = [name for name in names if name == 'depth' or name in neighbors(level, levels)]
+    move = None
+    if here and budgets is not None:
+      has_gate = [i for i in levels if names == ['depth'] or names[0] in neighbors(i, levels)]
+      move = functools.partial(
+          at_budget, inner_weights(weights, f'{names[0]}_budget'),
+          column=has_gate.index(level), budgets=budgets)
     if here:
       values = gate(inner_weights(weights, '_'.join(names) + '_gate'), own,
-                    [names.index(name) for name in here], activation, **gate_options)
+                    [names.index(name) for name in here], activation, move=move,
+                    **gate_options)
       gates.update({(name, level): values[..., [i]] for i, name in enumerate(here)})
 
   first = ['coarser', 'finer'] if scale == 'gated' else []

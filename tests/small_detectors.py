@@ -39,6 +39,17 @@ CASCADE_WITH_MASKS = {
                        'fc_dims': 32},
 }
 
+# Part whose cost follows a budget -> experiment and options of its model.
+BUDGET_NETWORKS = {
+    'head': ('fcos_dynamichead_efficientnetlite0_sample', {
+        'max_level': 4, 'decoder': {'fpn': {'num_filters': 8}},
+        'head': {'num_filters': 8, 'tower': {'dynamic': {'num_blocks': 1, 'budget_input': True}}}}),
+    'decoder': ('retinanet_ifpn_efficientnetlite0_sample', {
+        'decoder': {'ifpn': {'num_filters': 8, 'solver': {
+            'budget_input': True, 'training_evaluations': 4, 'inference_evaluations': 4}}}}),
+    'backbone': ('fcos_caddet_sample', {'backbone': {'caddet': {'budget_input': True}}}),
+}
+
 
 def small_overrides(name: str) -> dict:
   """Returns what makes a sample experiment small."""

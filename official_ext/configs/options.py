@@ -61,6 +61,10 @@ class SolverConfig(hyperparams.Config):
       `warmup_evaluations` times instead of solving, and differentiate these applications.
       Inference always solves.
     warmup_evaluations: number of applications of f in such a training step.
+    budget_input: whether the budget of a call, `routing.spending`, says how many evaluations each
+      image runs; training then needs a budget of the kind `drawn`.
+    least_evaluations: the number at a budget of 0; between it and those above, which run at a
+      budget of 1, it grows with the budget.
   """
   solver: str = 'anderson'
   training_evaluations: int = 5
@@ -74,6 +78,8 @@ class SolverConfig(hyperparams.Config):
   phantom_damping: float = 1.0
   warmup_unroll_steps: int = 0
   warmup_evaluations: int = 3
+  budget_input: bool = False
+  least_evaluations: int = 1
 
 
 @dataclasses.dataclass

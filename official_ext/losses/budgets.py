@@ -219,7 +219,7 @@ class BudgetLosses:
     self._layers = [layer.name for layer in layers]
     if config.path_similarity.weight:
       paths = ([layer for layer in layers if layer.has_soft_cost]
-               or [layer for layer in layers if layer.decides_for_images])
+               or [layer for layer in layers if layer.gate_names and layer.decides_for_images])
       if not paths:
         raise checks.ArgumentError(
             'path_similarity.weight', 'path_similarity.weight is '
@@ -228,8 +228,13 @@ class BudgetLosses:
       self._path_layers = [layer.name for layer in paths]
 
   def _gated_layers(self, model: tf_keras.Model) -> list[routed.RoutedLayer]:
-    """Returns the layers of the part that have gates; raises ArgumentError without any."""
-    by_part = {part: [layer for layer in layers if layer.gate_names]
+    """Returns the layers of the part with gates, or with a budget that is drawn.
+
+    Raises:
+      ArgumentError: the part has none.
+    """
+    by_part = {part: [layer for layer in layers
+                      if layer.gate_names or (self.draws and layer.has_budget_input)]
                for part, layers in routed.layers_by_part(model).items()}
     layers = [layer for part, own in by_part.items() if self._config.part in (part, 'all')
               for layer in own]

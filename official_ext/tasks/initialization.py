@@ -17,9 +17,9 @@ class InitializationError(ValueError):
 def load(items: Mapping[str, Any], path: str, modules: str | Sequence[str]) -> None:
   """Loads modules completely or not at all, and logs what was loaded.
 
-  The one exception are the `router_variables` of routed layers: if the checkpoint has none of
-  them, they keep their random values.  Image classification, from which a backbone comes,
-  trains without routers.
+  The exceptions are the `router_variables` of routed layers, and the `budget_variables` among
+  them: if the checkpoint has none of them, they keep their initial values.  Image classification,
+  from which a backbone comes, trains without routers, and earlier detectors without budgets.
 
   Args:
     items: `checkpoint_items` of a model.
@@ -74,15 +74,16 @@ def _read(items: Mapping[str, Any], checkpoint: str) -> Mapping[str, int]:
 
 
 def _count_missing(root: tf.train.Checkpoint, item: Any, checkpoint: str) -> int:
-  """Returns how many variables are missing: none, or all router variables.
+  """Returns how many variables are missing: none, or all router or budget variables.
 
   Raises:
-    ValueError: other variables are missing, or only some of the router variables.
+    ValueError: other variables are missing, or only some of these.
   """
   modules = _modules(item)
-  router_variables = {id(variable) for module in modules
-                      for layer in routed.routed_layers(module)
-                      for variable in layer.router_variables}
+  layers = [layer for module in modules for layer in routed.routed_layers(module)]
+  router_variables, budget_variables = (
+      {id(variable) for layer in layers for variable in getattr(layer, name)}
+      for name in ('router_variables', 'budget_variables'))
   # `assert_existing_objects_matched` finds what is missing elsewhere.  `CheckpointView` cannot
   # read checkpoints of TensorFlow 1, which have no object graph.
   if not router_variables:
@@ -90,7 +91,7 @@ def _count_missing(root: tf.train.Checkpoint, item: Any, checkpoint: str) -> int
   found = set(map(id, tf.train.CheckpointView(checkpoint).match(root).values()))
   missing = {id(variable): variable.name for module in modules for variable in module.variables
              if id(variable) not in found}
-  if missing and set(missing) != router_variables:
+  if missing and set(missing) not in (router_variables, budget_variables):
     raise ValueError(f'{len(missing)} variables are not in it, such as '
                      f'{next(iter(missing.values()))}')
   return len(missing)

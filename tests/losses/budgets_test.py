@@ -198,3 +198,19 @@ def test_two_replicas_have_the_losses_gradients_and_history_of_one_device():
               for devices in ('one_device', 'two_replicas'))
   np.testing.assert_allclose(one, two, rtol=1e-6)
   assert len(set(one[-8:])) == 8 and one[-9] == -1
+  _check_follow(report['follow'])
+
+
+def _check_follow(follow):
+  """Replicas draw the same budget, and the averages and shifts are means of what each one found."""
+  assert follow['drawn'][0] == follow['drawn'][1]
+  halves = np.random.default_rng(0).uniform(0.1, 1, [2, 2, 6])
+  # Two values that differ are one deviation above and below their mean.
+  means, variances = halves.mean(1), halves.var(1)
+  np.testing.assert_allclose(follow['mean'], [means.mean(0)] * 11, 1e-5)
+  np.testing.assert_allclose(follow['variance'], [variances.mean(0)] * 11, 1e-4)
+  deviations = (halves - means[:, None]) / np.sqrt(variances[:, None] + 1e-5)
+  shares = [(deviations[0] > 0.2).mean(0), (deviations[1] > -0.8).mean(0)]
+  error = 0.3 - np.mean(shares, 0)
+  np.testing.assert_allclose(follow['shifts'][3], 0.5 * error, 1e-4, 1e-6)
+  np.testing.assert_allclose(follow['shifts'][5], 0.125 * error, 1e-4, 1e-6)

@@ -12,6 +12,8 @@ import tensorflow as tf, tf_keras
 
 from official_ext.configs import options
 from official_ext.losses import budgets
+from official_ext.losses import drawn_budget
+from official_ext.modeling.layers import budget_control
 from official_ext.modeling.layers import routed
 from official_ext.ops import routing
 
@@ -98,11 +100,39 @@ def compare(name, strategy):
   return {'one_device': report(model, *one), 'two_replicas': report(mirrored, *two)}
 
 
+def follow(strategy):
+  """Returns what two replicas with half a batch each draw, and learn to follow a budget."""
+  with strategy.scope():
+    norm, shift = (layer(6, dtype='float32') for layer in (
+        budget_control.BudgetNorm, budget_control.BudgetShift))
+    norm.build(None)
+    shift.build(None)
+
+  @tf.function
+  def two_replicas():
+
+    def replica_step():
+      index = tf.distribute.get_replica_context().replica_id_in_sync_group
+      drawn = drawn_budget.draw(tf.constant(7, tf.int64), [0.1, 0.8], 0)
+      with routing.spending(0.3):
+        normalized, = norm([tf.gather(GATES, 2 * index + tf.range(2))], training=True)
+        shift.control(tf.cast(normalized > 0.2 - tf.cast(index, tf.float32), tf.float32))
+      return drawn
+
+    return strategy.experimental_local_results(strategy.run(replica_step))
+
+  drawn = [float(budget) for budget in two_replicas()]
+  names = ('mean', 'variance', 'shifts')
+  return {'drawn': drawn, **{name: variable.numpy().tolist() for name, variable in zip(
+      names, (*norm.variables, *shift.variables))}}
+
+
 def main():
   cpu = tf.config.list_physical_devices('CPU')[0]
   tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
   strategy = tf.distribute.MirroredStrategy(['CPU:0', 'CPU:1'])
   print(json.dumps({'replicas': strategy.num_replicas_in_sync,
+                    'follow': follow(strategy),
                     **{name: compare(name, strategy) for name in BUDGETS}}))
 
 

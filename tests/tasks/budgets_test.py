@@ -125,6 +125,30 @@ def test_a_drawn_budget_reaches_the_gates_and_the_loss(sample_records):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize('part', small_detectors.BUDGET_NETWORKS)
+def test_every_part_trains_with_a_drawn_budget(part, sample_records):
+  name, options = small_detectors.BUDGET_NETWORKS[part]
+  task, model = small_detectors.small_task(
+      name, budget={'weight': 2.0, 'kind': 'drawn', 'distance': 'absolute', 'full_every': 2,
+                    'reduction': 'mean_share', 'part': part, 'start_step': 0}, model=options,
+      annotation_file=f'{sample_records}/annotations/val.json')
+  inputs = small_detectors.batch(task, f'{sample_records}/train-*.tfrecord', size=2)
+  optimizer = tf_keras.optimizers.legacy.SGD(0.01)
+  optimizer.iterations.assign(1)
+  task.train_step(inputs, model, optimizer, metrics := task.build_metrics())
+  values = {metric.name: float(metric.result()) for metric in metrics}
+  target, expected, executed = (
+      values[f'routing/share/{part}/{field}'] for field in ('target', 'expected', 'executed'))
+  drawn = drawn_budget.draw(tf.constant(1, tf.int64), [0.1, 0.8], 2)
+  np.testing.assert_allclose(target, drawn, rtol=1e-6)
+  # Messages between the levels of the head always run.
+  np.testing.assert_allclose(expected, executed, atol=0.05)
+  np.testing.assert_allclose(
+      values['routing/loss/budget'], 2 * abs(expected - target), rtol=1e-4, atol=1e-6)
+  assert 0 < executed < 1
+
+
+@pytest.mark.slow
 def test_two_stage_detectors_know_objects_and_the_loss_of_an_image(sample_records):
   task, model = small_detectors.small_task(
       'fasterrcnn_dyfpn_efficientnetlite0_sample',

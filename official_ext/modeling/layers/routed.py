@@ -74,6 +74,11 @@ class RoutedLayer(tf_keras.layers.Layer):
 
     A task may start from such a checkpoint; these variables then keep their initial values.
     """
+    return self.budget_variables
+
+  @property
+  def budget_variables(self) -> list[tf.Variable]:
+    """Those of `router_variables` that a checkpoint of the layer without a budget input lacks."""
     return []
 
   def total_cost(self, height: int, width: int) -> float:

@@ -83,12 +83,15 @@ class Iteration:
   """The loop of one solver on one function; an update rule computes its iterates."""
 
   def __init__(self, function: Function, initial: Levels, solver: str, max_evaluations: int,
-               tolerance: float = 0.0, memory: int = 5, step_size: float = 1.0):
+               tolerance: float = 0.0, memory: int = 5, step_size: float = 1.0,
+               limits: tf.Tensor | None = None):
     self._function = function
     self._dtypes = [level.dtype for level in initial]
     self._algebra = tf.float64 if tf.float64 in self._dtypes else tf.float32
     self._max_evaluations = max_evaluations
-    self._tolerance = tolerance
+    self._tolerance, self._limits = tolerance, limits
+    # Whether an image may stop before the others.
+    self._stops = bool(tolerance) or limits is not None
     rules: dict[str, Callable[[], update_rules.UpdateRule]] = {
         'anderson': lambda: update_rules.Anderson(memory),
         'broyden': lambda: update_rules.Broyden(max_evaluations, step_size),
@@ -107,16 +110,16 @@ class Iteration:
       initial: the first iterate.
       known: f at the first iterate if the caller has it, or None; it is not counted as an
         evaluation.
-      roll_after: without tolerance, number of evaluations that are unrolled in the graph; the
-        others run in a `tf.while_loop`, and the history must have its final size by then.
-        None: all are unrolled.  A loop saves memory, because TensorFlow runs unrolled
+      roll_after: if no image stops before the others, number of evaluations that are unrolled in
+        the graph; the others run in a `tf.while_loop`, and the history must have its final size
+        by then.  None: all are unrolled.  A loop saves memory, because TensorFlow runs unrolled
         operations as soon as it can and so holds tensors of several evaluations at a time.
 
     Returns:
       The loop variables at the end.
     """
     progress = self._begin(initial)
-    if self._tolerance:
+    if self._stops:
       return tf.while_loop(
           lambda p: (p.evaluations == 0) | tf.reduce_any(p.active),
           lambda p: (self._advance(p, p.evaluations == 0),), (progress,),
@@ -157,7 +160,7 @@ class Iteration:
     batch = tf.shape(x[0])[0]
     infinite = tf.fill([batch], tf.constant(np.inf, self._algebra))
     return Progress(
-        x=x, history=self._rule.start(x, room=bool(self._tolerance)), best_x=x, best_f=zeros,
+        x=x, history=self._rule.start(x, room=self._stops), best_x=x, best_f=zeros,
         residual=infinite, start=infinite, active=tf.fill([batch], True),
         steps=tf.fill([batch], 0), evaluations=tf.constant(0),
         residuals=tf.zeros([self._max_evaluations, batch], self._algebra))
@@ -197,13 +200,15 @@ class Iteration:
     going = active & ~failed
     if self._tolerance:
       going &= residual > self._reachable_tolerance()
+    if self._limits is not None:
+      going &= count + 1 < self._limits
     history = progress.history
     if not is_last:
       moved, history = self._rule.step(history, x, f, q, squared)
       # Rounded to the dtype in which f gets it, so that f(x) - x belongs to the same x.
       moved = [tf.cast(tf.cast(level, dtype), self._algebra)
                for level, dtype in zip(moved, self._dtypes)]
-      x = update_rules.choose(going, moved, x) if self._tolerance else moved
+      x = update_rules.choose(going, moved, x) if self._stops else moved
     rest = tf.range(self._max_evaluations)[:, None] >= count
     return Progress(
         x=x, history=history, best_x=best_x, best_f=best_f,

@@ -45,7 +45,7 @@ def _check_solver(solver: str, max_evaluations: int, tolerance: float, memory: i
 
 def solve(function: Function, initial: Levels, *, solver: str = 'anderson',
           max_evaluations: int = 5, tolerance: float = 0.0, memory: int = 5,
-          step_size: float = 1.0) -> Solution:
+          step_size: float = 1.0, limits: tf.Tensor | None = None) -> Solution:
   """Solves x = f(x) for every image, without gradient.
 
   Args:
@@ -62,6 +62,8 @@ def solve(function: Function, initial: Levels, *, solver: str = 'anderson',
       unrolled: reproducible, and static for XLA.
     memory: number of iterates that Anderson combines.  Broyden always keeps all its steps.
     step_size: factor of Broyden's steps, positive; 1 for the other solvers.
+    limits: largest number of evaluations of each image, int32 `[batch]`, at least 1; the loop runs
+      as many as the largest.  None: `max_evaluations` for all.
 
   Returns:
     A `Solution`.  It reports whether an image converged; no error is raised if not.
@@ -73,7 +75,7 @@ def solve(function: Function, initial: Levels, *, solver: str = 'anderson',
   _check_solver(solver, max_evaluations, tolerance, memory, step_size)
   initial = [tf.stop_gradient(level) for level in initial]
   iteration = loop.Iteration(
-      function, initial, solver, max_evaluations, tolerance, memory, step_size)
+      function, initial, solver, max_evaluations, tolerance, memory, step_size, limits)
   return iteration.solution(iteration.run(initial))
 
 
@@ -81,7 +83,8 @@ def solve_with_gradient(
     function: Function, initial: Levels, *, solver: str = 'anderson', max_evaluations: int = 5,
     tolerance: float = 0.0, memory: int = 5, gradient: str = 'implicit',
     backward_evaluations: int = 3, phantom_steps: int = 3, phantom_damping: float = 1.0,
-    step_size: float = 1.0, training: bool = True) -> tuple[Levels, Solution]:
+    step_size: float = 1.0, limits: tf.Tensor | None = None,
+    training: bool = True) -> tuple[Levels, Solution]:
   """Returns f at the solution P* of x = f(x), differentiable in all that f closes over.
 
   In training f is evaluated once more, at a constant P*, and only that evaluation is
@@ -107,6 +110,7 @@ def solve_with_gradient(
     phantom_steps: number of applications of `phantom`, at least 1.
     phantom_damping: t of `phantom`, in (0, 1].
     step_size: see `solve`; `implicit` takes full steps.
+    limits: see `solve`.
     training: whether gradients are needed.
 
   Returns:
@@ -124,7 +128,7 @@ def solve_with_gradient(
   if gradient != 'unroll':
     initial = [tf.stop_gradient(level) for level in initial]
   iteration = loop.Iteration(
-      function, initial, solver, max_evaluations, tolerance, memory, step_size)
+      function, initial, solver, max_evaluations, tolerance, memory, step_size, limits)
   progress = iteration.run(initial)
   solution = iteration.solution(progress)
   if gradient == 'unroll':

@@ -228,3 +228,21 @@ def test_a_saved_model_takes_fewer_steps_on_easier_input(solver, tmp_path):
     np.testing.assert_array_equal(value, expected[name])
   assert int(loaded.run(rates[:1])['evaluations']) < int(loaded.run(rates)['evaluations'])
   assert np.all(np.diff(expected['steps'].numpy()) > 0)
+
+
+@pytest.mark.parametrize('solver', fixed_point.SOLVERS)
+def test_an_image_with_a_limit_gets_what_it_gets_alone_with_as_many_evaluations(solver):
+  limits, shapes = [4, 1, 6], [[3, 2, 1, 2]] * 2
+  solve = tf.function(lambda initial: fixed_point.solve(
+      fixed_points.linear, initial, solver=solver, max_evaluations=8, memory=3,
+      limits=tf.constant(limits)), autograph=False)
+  together = solve(fixed_points.zeros(shapes))
+  np.testing.assert_array_equal(together.steps, limits)
+  assert int(together.evaluations) == 6
+  for image, count in enumerate(limits):
+    alone = fixed_point.solve(
+        fixed_points.linear, fixed_points.zeros(shapes), solver=solver, max_evaluations=count,
+        memory=3)
+    for ours, theirs in zip(together.state, alone.state):
+      np.testing.assert_allclose(ours[image], theirs[image], 1e-7, 1e-9)
+    np.testing.assert_allclose(together.residual[image], alone.residual[image], 1e-5)

@@ -28,6 +28,7 @@ from official_ext.modeling.backbones.caddet import conv_norm
 from official_ext.modeling.backbones.caddet import decisions
 from official_ext.modeling.backbones.caddet import modes
 from official_ext.modeling.backbones.caddet import node
+from official_ext.modeling.backbones.caddet import path_budget
 from official_ext.modeling.backbones.caddet import router
 from official_ext.modeling.backbones.caddet import wiring
 from official_ext.modeling.layers import convolutions
@@ -48,6 +49,7 @@ class CADDetConfig(hyperparams.Config):
   router_norm: str = 'batch'
   bn_statistics: str = 'present'
   hard_gates: bool = False
+  budget_input: bool = False
   inference: str = 'skip'
 
 
@@ -78,6 +80,7 @@ class CADDet(routed.SkippingLayer):
                router_norm: str = 'batch',
                bn_statistics: str = 'present',
                hard_gates: bool = False,
+               budget_input: bool = False,
                use_sync_bn: bool = False,
                norm_momentum: float = 0.9,
                norm_epsilon: float = 1e-5,
@@ -94,6 +97,8 @@ class CADDet(routed.SkippingLayer):
       router_norm: norm of the routers, `batch` or `group`; see `PathRouter`.
       bn_statistics: the images that batch norm counts: those `present` where it stands, or `all`.
       hard_gates: whether open paths have weight 1 at inference instead of their gate.
+      budget_input: whether gates follow the budget of a call, `routing.spending`; it needs
+        routers, and in training a budget of the kind `drawn`.
       use_sync_bn: whether batch norm uses the statistics of all replicas' images.
       norm_momentum: momentum of the moving averages.
       norm_epsilon: number added to the variance.
@@ -109,6 +114,10 @@ class CADDet(routed.SkippingLayer):
     if not channels or any(depth < 2 for depth in channels):
       raise checks.ArgumentError(
           'channels', f'channels is {list(channels)}; give one number per scale, 2 or more.')
+    if budget_input and not routers:
+      raise checks.ArgumentError(
+          'budget_input', 'budget_input is true, but routers is false: without gates nothing can '
+          'be saved, so routers must be true.')
     self._image_shape = tf.TensorShape(getattr(input_specs, 'shape', input_specs)).as_list()
     self._num_layers, self._channels = num_layers, list(channels)
     self._router_norm, self._bn_statistics = router_norm, bn_statistics
@@ -124,6 +133,8 @@ class CADDet(routed.SkippingLayer):
     self._stem = [conv_norm.SeparableConvNorm(channels[0], 2, name=f'stem_{i}', **shared)
                   for i in (1, 2, 3)]
     self._nodes = [self._node(spec, shared) for spec in self._specs]
+    self._budget = path_budget.PathBudget(
+        num_layers, len(channels), name='budget') if budget_input else None
 
   def _node(self, spec: wiring.NodeSpec, shared: dict[str, Any]) -> node.SupernetNode:
     """Returns the node of a spec; `shared` has the options of all convolutions."""
@@ -137,6 +148,8 @@ class CADDet(routed.SkippingLayer):
     depths += [self._channels[spec.scale] for spec in self._specs]
     convolutions.build_in_scope(
         [*self._stem, *self._nodes], [[None, None, None, depth] for depth in depths])
+    if self._budget is not None:
+      convolutions.build_in_scope([self._budget], [None])
     super().build(input_shape)
 
   @property
@@ -148,6 +161,10 @@ class CADDet(routed.SkippingLayer):
     return True
 
   @property
+  def has_budget_input(self) -> bool:
+    return self._budget is not None
+
+  @property
   def gate_names(self) -> list[str]:
     """Names of the gates that the layer records, by layer, scale and path in this order."""
     return [f'layer_{spec.layer:02}/scale_{spec.scale}/{path}'
@@ -155,9 +172,13 @@ class CADDet(routed.SkippingLayer):
 
   @property
   def router_variables(self) -> list[tf.Variable]:
-    """Variables of the routers, which pre-training does not have."""
+    """Variables of the routers and of the budget, which pre-training does not have."""
     return [variable for layer in self.submodules if isinstance(layer, router.PathRouter)
-            for variable in layer.variables]
+            for variable in layer.variables] + self.budget_variables
+
+  @property
+  def budget_variables(self) -> list[tf.Variable]:
+    return [] if self._budget is None else self._budget.variables
 
   @property
   def output_specs(self) -> dict[str, tf.TensorShape]:
@@ -201,7 +222,7 @@ class CADDet(routed.SkippingLayer):
       nodes = {spec: node for spec, node in zip(self._specs, self._nodes) if spec.layer == layer}
       state = mode.run_layer(nodes, state)
     if self.is_routed:
-      self._record(features, state.decided)
+      self._record(features, state.decided, training)
     return {str(FINEST_LEVEL + scale): features for scale, features in state.maps.items()}
 
   def _mode(self, training: bool | None) -> modes.Mode:
@@ -209,20 +230,28 @@ class CADDet(routed.SkippingLayer):
     if not self.is_routed:
       return modes.AllPaths(training)
     if self.skips(training):
-      return modes.Skip(self._hard_gates)
-    return modes.Mask(training, self._hard_gates and not training, self._bn_statistics == 'all')
+      return modes.Skip(self._hard_gates, self._budget)
+    return modes.Mask(training, self._hard_gates and not training, self._bn_statistics == 'all',
+                      self._budget)
 
-  def _record(self, finest: tf.Tensor, decided: Sequence[decisions.LayerDecisions]) -> None:
-    """Records gates and multiply-adds, if a tape is open.
+  def _record(self, finest: tf.Tensor, decided: Sequence[decisions.LayerDecisions],
+              training: bool | None) -> None:
+    """Records gates and multiply-adds, if a tape is open; in training the budget sees the cost.
 
     Args:
       finest: the map of the stem, whose size is that of the finest scale.
       decided: what each layer decided.
+      training: whether the call trains.
     """
-    if routing.RoutingTape.current() is None:
+    if routing.RoutingTape.current() is None and not (training and self._budget):
       return
     gates = tf.concat([layer.gates for layer in decided], 1)
     use = self._cost_model.use(gates, tf.concat([layer.present for layer in decided], 1), finest)
+    if self._budget is not None:
+      # A share that is given is one of what runs; the gradient is that of the soft gates.
+      use = use._replace(expected=use.executed + use.soft_cost - tf.stop_gradient(use.soft_cost))
+      if training:
+        self._budget.control((use.executed - use.minimum) / (use.maximum - use.minimum))
     existing = [path in spec.paths for spec in self._specs for path in wiring.PATHS]
     columns = [column for column, exists in zip(tf.unstack(
         tf.reshape(gates, [-1, len(existing)]), axis=1), existing) if exists]
@@ -240,6 +269,7 @@ class CADDet(routed.SkippingLayer):
         'router_norm': self._router_norm,
         'bn_statistics': self._bn_statistics,
         'hard_gates': self._hard_gates,
+        'budget_input': self.has_budget_input,
         'use_sync_bn': self._norm_options['synchronized'],
         'norm_momentum': self._norm_options['momentum'],
         'norm_epsilon': self._norm_options['epsilon'],

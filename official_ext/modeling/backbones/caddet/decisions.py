@@ -1,5 +1,5 @@
 """The decisions of the nodes of one layer for the images of a batch: pure functions of logits."""
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -46,7 +46,8 @@ def enter(batch: tf.Tensor) -> tf.Tensor:
 
 
 def decide(nodes: Sequence[wiring.NodeSpec], logits: Sequence[tf.Tensor], present: tf.Tensor,
-           hard: bool, threshold: tf.Tensor | None = None) -> LayerDecisions:
+           hard: bool, threshold: tf.Tensor | None = None,
+           move: Callable[[tf.Tensor], tf.Tensor] | None = None) -> LayerDecisions:
   """Decides for all nodes of a layer at once, because many small operations are slow.
 
   Gates are max(0, tanh) of the logits, and 0 below the threshold.  A node that is present and
@@ -59,11 +60,13 @@ def decide(nodes: Sequence[wiring.NodeSpec], logits: Sequence[tf.Tensor], presen
     present: boolean `[batch, nodes]`, the images that are present in each node.
     hard: whether open paths have weight 1 instead of their gate.
     threshold: gates up to this value are shut too, scalar; None: no further ones.
+    move: maps logits `[batch, nodes, paths]` to those at the budget of the call; None: as they are.
 
   Returns:
     The decisions of the layer.
   """
-  gates = tf.tanh(wiring.by_path(nodes, logits))
+  values = wiring.by_path(nodes, logits)
+  gates = tf.tanh(values if move is None else move(values))
   here = tf.expand_dims(present, 2)
   is_open = (gates >= THRESHOLD) & here
   if threshold is not None:

@@ -17,6 +17,7 @@ import tensorflow as tf
 from official_ext.modeling.backbones.caddet import conv_norm
 from official_ext.modeling.backbones.caddet import decisions
 from official_ext.modeling.backbones.caddet import node as node_lib
+from official_ext.modeling.backbones.caddet import path_budget
 from official_ext.modeling.backbones.caddet import router
 from official_ext.modeling.backbones.caddet import wiring
 from official_ext.ops import conditional
@@ -89,15 +90,17 @@ class Mask:
   """
 
   def __init__(self, training: bool | None, hard: bool = False,
-               counts_all_images: bool = False):
+               counts_all_images: bool = False, budget: path_budget.PathBudget | None = None):
     """Initializes the mode.
 
     Args:
       training: whether batch norm uses the statistics of the batch; None counts as False.
       hard: whether open paths have weight 1 instead of their gate.
       counts_all_images: whether batch norm counts all images, present or not.
+      budget: what makes gates follow a budget; None: nothing does.
     """
     self._training, self._hard, self._counts_all_images = training, hard, counts_all_images
+    self._budget = budget
 
   def enter(self, features: tf.Tensor) -> LayerState:
     """See `AllPaths`."""
@@ -110,7 +113,8 @@ class Mask:
               for (spec, node), images in zip(nodes.items(), present)]
     decided = decisions.decide(
         list(nodes), logits, state.present, self._hard,
-        None if self._training else routing.gate_threshold())
+        None if self._training else routing.gate_threshold(),
+        _move(self._budget, nodes, state, self._training))
     running = dict(zip(nodes, tf.unstack(decided.running, axis=1)))
     leaving = dict(zip(_paths(nodes), tf.unstack(_columns(decided.leaving), axis=1)))
     weights = _weights(nodes, decided, state)
@@ -156,13 +160,14 @@ class Skip:
   of a layer are made at once, because many small operations are slow.
   """
 
-  def __init__(self, hard: bool = False):
+  def __init__(self, hard: bool = False, budget: path_budget.PathBudget | None = None):
     """Initializes the mode.
 
     Args:
       hard: whether open paths have weight 1 instead of their gate.
+      budget: what makes gates follow a budget; None: nothing does.
     """
-    self._hard = hard
+    self._hard, self._budget = hard, budget
 
   def enter(self, features: tf.Tensor) -> LayerState:
     """See `AllPaths`."""
@@ -174,7 +179,8 @@ class Skip:
     logits = [self.route(node, state.maps[spec.scale], selection)
               for (spec, node), selection in zip(nodes.items(), state.selected)]
     decided = decisions.decide(
-        list(nodes), logits, state.present, self._hard, routing.gate_threshold())
+        list(nodes), logits, state.present, self._hard, routing.gate_threshold(),
+        _move(self._budget, nodes, state))
     running, leaving, next_selected = _select(nodes, decided)
     weights = _weights(nodes, decided, state)
     left, kept = {}, {}
@@ -226,6 +232,14 @@ class Skip:
 
 
 Mode = AllPaths | Mask | Skip
+
+
+def _move(budget: path_budget.PathBudget | None, nodes: Nodes, state: LayerState,
+          training: bool | None = False) -> Callable[[tf.Tensor], tf.Tensor] | None:
+  """Returns what moves the logits of a layer to the budget of the call, if anything does."""
+  if budget is None:
+    return None
+  return lambda logits: budget(logits, list(nodes), state.present, training=training)
 
 
 def _add_transitions(

@@ -113,8 +113,7 @@ class DyFPN(routed.SkippingLayer, inception_fpn.InceptionFPN):
     return self._gate_options['budget_input']
 
   @property
-  def router_variables(self) -> list[tf.Variable]:
-    """Variables that a checkpoint without `budget_input` does not have."""
+  def budget_variables(self) -> list[tf.Variable]:
     return self._budgeted.variables if self.has_budget_input else []
 
   @property

@@ -147,6 +147,11 @@ class ImplicitFPN(routed.RoutedLayer, pyramid.PyramidDecoder):
     return self._solver['training_evaluations'] > 0
 
   @property
+  def has_budget_input(self) -> bool:
+    """Whether the number of evaluations follows `routing.wanted_budget`."""
+    return self._solver['budget_input'] and self._is_implicit
+
+  @property
   def levels(self) -> list[str]:
     """All levels of the pyramid, finest first."""
     return self._backbone_levels + self._coarser_levels

@@ -8,6 +8,7 @@ from official_ext.modeling.decoders.ifpn import connections
 from official_ext.modeling.decoders.ifpn import maps
 from official_ext.ops import checks
 from official_ext.ops import fixed_point
+from official_ext.ops import routing
 
 Levels = list[tf.Tensor]
 
@@ -73,6 +74,13 @@ def check_options(options: Mapping[str, Any], known: Mapping[str, Any]) -> None:
         'alike, so solver.training_evaluations and solver.inference_evaluations must be equal.')
   _check_at_least(options, 'warmup_unroll_steps', 0)
   _check_at_least(options, 'warmup_evaluations', 1)
+  _check_at_least(options, 'least_evaluations', 1)
+  most = min(training, inference)
+  if options['budget_input'] and options['least_evaluations'] > most:
+    raise checks.ArgumentError(
+        'solver.least_evaluations', f'solver.least_evaluations is {options["least_evaluations"]}, '
+        f'and a budget of 1 runs {most} evaluations: with solver.budget_input it must be at most '
+        'solver.training_evaluations and solver.inference_evaluations.')
   if not training:
     return
   try:
@@ -143,20 +151,28 @@ class ImplicitSolve:
                                 lambda: tuple(self._solve(initial))))
 
   def _solve(self, initial: Levels) -> SolveResult:
+    limits = self._limits(tf.shape(initial[0])[0]) if self._options['budget_input'] else None
     outputs, solution = fixed_point.solve_with_gradient(
         self.function, initial, max_evaluations=self._budget, training=bool(self._training),
-        **{name: self._options[name] for name in _SOLVER_ARGUMENTS})
-    return self._result(outputs, solution, self._gradient_evaluations)
+        limits=limits, **{name: self._options[name] for name in _SOLVER_ARGUMENTS})
+    return self._result(outputs, solution, self._gradient_evaluations, limits is not None)
+
+  def _limits(self, batch: tf.Tensor) -> tf.Tensor:
+    """Returns the evaluations of each image at the budget of the call, int32 `[batch]`."""
+    least = self._options['least_evaluations']
+    more = tf.floor(routing.wanted_budget() * (self._budget - least) + 0.5)
+    return tf.broadcast_to(tf.reshape(least + tf.cast(more, tf.int32), [-1]), [batch])
 
   def _warm_up(self, initial: Levels) -> SolveResult:
     outputs, solution = fixed_point.solve_with_gradient(
         self.function, initial, solver='unroll', gradient='unroll', training=True,
         max_evaluations=self._options['warmup_evaluations'])
-    return self._result(outputs, solution, 0)
+    return self._result(outputs, solution, 0, False)
 
-  def _result(self, outputs: Levels, solution: fixed_point.Solution, more: int) -> SolveResult:
+  def _result(self, outputs: Levels, solution: fixed_point.Solution, more: int,
+              has_limits: bool) -> SolveResult:
     steps = tf.cast(solution.steps, tf.float32)
-    if not self._options['tolerance']:
+    if not self._options['tolerance'] and not has_limits:
       # A fixed budget is spent on all images, also on those that diverged.
       steps = tf.zeros_like(steps) + tf.cast(solution.evaluations, tf.float32)
     return SolveResult(outputs, solution.state, solution.residual, steps, steps + more)
@@ -175,7 +191,8 @@ class ImplicitSolve:
     sizes = [tf.shape(level)[1:3] for level in self._basis]
     evaluation = self._network.multiply_adds(sizes)
     more = self._gradient_evaluations
-    counts = [(1 if self._options['tolerance'] else self._budget) + more, self._budget + more]
+    least = self._options['least_evaluations'] if self._options['budget_input'] else self._budget
+    counts = [(1 if self._options['tolerance'] else least) + more, self._budget + more]
     if self._training and self._options['warmup_unroll_steps']:
       counts.append(self._options['warmup_evaluations'])
     extra = int(self._has_updated)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf, tf_keras
 
+from official_ext.modeling.heads.dynamic_head import gate_budget
 from official_ext.modeling.heads.dynamic_head import spatial_gates
 from official_ext.modeling.heads.dynamic_head import steps
 from official_ext.modeling.layers import convolutions
@@ -102,7 +103,7 @@ class DynamicBlock(tf_keras.layers.Layer):
 
   def __init__(self, scale_step: str = 'gated', depth_step: str = 'gated',
                activation: str = 'tanh', tau: float = 1.5, coarse: bool = False,
-               kernel_regularizer: Any | None = None, **kwargs):
+               budget_input: bool = False, kernel_regularizer: Any | None = None, **kwargs):
     """Initializes the block.
 
     Args:
@@ -111,15 +112,17 @@ class DynamicBlock(tf_keras.layers.Layer):
       activation: activation of the gates, see `spatial_gates.SpatialGate`.
       tau: parameter of the activation `tanh`.
       coarse: whether gates decide once per image and level.
+      budget_input: whether gates follow the budget of a call, see `gate_budget.GateBudget`.
       kernel_regularizer: regularizer of kernels, and of the two scalars of the scale step.
       **kwargs: arguments of `tf_keras.layers.Layer`.
 
     Raises:
-      ArgumentError: an unknown option, no step at all, or softmax without all of its paths.
+      ArgumentError: an unknown option, no step at all, softmax without all of its paths, or gates
+        that can follow no budget.
     """
     super().__init__(**kwargs)
     self._options = {'scale_step': scale_step, 'depth_step': depth_step, 'activation': activation,
-                     'tau': tau, 'coarse': coarse}
+                     'tau': tau, 'coarse': coarse, 'budget_input': budget_input}
     checks.check_one_of('scale_step', scale_step, STEP_KINDS)
     checks.check_one_of('depth_step', depth_step, STEP_KINDS)
     if scale_step == depth_step == 'absent':
@@ -131,6 +134,10 @@ class DynamicBlock(tf_keras.layers.Layer):
           'activation', "activation is 'softmax', which chooses between scale and depth paths: it "
           f"needs scale_step 'gated', which is {scale_step!r}, and depth_step 'gated', which is "
           f'{depth_step!r}.')
+    if budget_input and (activation != 'tanh' or depth_step != 'gated'):
+      raise checks.ArgumentError(
+          'budget_input', "budget_input is true, but nothing could be saved: activation must be "
+          f"'tanh', which is {activation!r}, and depth_step 'gated', which is {depth_step!r}.")
     self._kernel_regularizer = tf_keras.regularizers.get(kernel_regularizer)
     common = {'kernel_regularizer': self._kernel_regularizer, 'dtype': self.dtype_policy}
     self.scale = self.depth = None
@@ -146,6 +153,8 @@ class DynamicBlock(tf_keras.layers.Layer):
         '_'.join(paths): spatial_gates.SpatialGate(
             len(paths), activation, tau, coarse, name=f'{"_".join(paths)}_gate', **common)
         for paths in self._decisions}
+    # Path -> what moves the logits of its gate; made when the levels are known.
+    self.gate_budgets: dict[str, gate_budget.GateBudget] = {}
 
   def build(self, input_shape: Mapping[str, tf.TensorShape]) -> None:
     shape = next(iter(input_shape.values()))
@@ -154,7 +163,17 @@ class DynamicBlock(tf_keras.layers.Layer):
     if self.depth is not None:
       convolutions.build_in_scope([self.depth], [shape])
     convolutions.build_in_scope(list(self.gates.values()), [shape] * len(self.gates))
+    if self._options['budget_input']:
+      self._build_budgets(list(input_shape))
     super().build(input_shape)
+
+  def _build_budgets(self, levels: Sequence[str]) -> None:
+    for path, in self._decisions:
+      existing = [level for level in levels if _existing([path], level, levels)]
+      if existing:
+        self.gate_budgets[path] = gate_budget.GateBudget(
+            existing, path == 'depth', dtype=self.gates[path].dtype, name=f'{path}_budget')
+    convolutions.build_in_scope(list(self.gate_budgets.values()), [None] * len(self.gate_budgets))
 
   def gate_keys(self, levels: Sequence[str]) -> list[GateKey]:
     """Returns path and level of all gates.
@@ -200,24 +219,29 @@ class DynamicBlock(tf_keras.layers.Layer):
       features: `{level: [batch, height, width, channels]}`.
       options: `skip` computes the gates of a level together.
     """
-    gates: Gates = {}
+    # Gate -> level -> its logits.
+    logits: dict[str, dict[str, tf.Tensor]] = {'_'.join(paths): {} for paths in decisions}
     for level, own in features.items():
-      # (gate, its paths that exist on this level, their numbers)
-      chosen = []
-      for paths in decisions:
-        existing = _existing(paths, level, list(features))
-        if existing:
-          chosen.append((self.gates['_'.join(paths)], existing, list(map(paths.index, existing))))
-      if options.mode == 'skip' and chosen:
-        logits = spatial_gates.convolve_together([gate for gate, *_ in chosen], own)
-        decided = [gate.decide(logit, numbers, options.gate_threshold)
-                   for logit, (gate, _, numbers) in zip(logits, chosen)]
+      names = ['_'.join(paths) for paths in decisions if _existing(paths, level, list(features))]
+      gates = [self.gates[name] for name in names]
+      if options.mode == 'skip' and gates:
+        values = spatial_gates.convolve_together(gates, own)
       else:
-        decided = [gate(own, numbers, options.gate_threshold) for gate, _, numbers in chosen]
-      for values, (_, existing, _) in zip(decided, chosen):
-        gates.update(zip([(path, level) for path in existing],
-                         tf.split(values, len(existing), axis=-1)))
-    return gates
+        values = [gate.conv(own) for gate in gates]
+      for name, value in zip(names, values):
+        logits[name][level] = value
+    for name in logits:
+      if name in self.gate_budgets:
+        logits[name] = self.gate_budgets[name](logits[name], training=options.training)
+    decided: Gates = {}
+    for paths in decisions:
+      for level, value in logits['_'.join(paths)].items():
+        existing = _existing(paths, level, list(features))
+        values = self.gates['_'.join(paths)].decide(
+            value, list(map(paths.index, existing)), options.gate_threshold)
+        decided.update(zip([(path, level) for path in existing],
+                           tf.split(values, len(existing), axis=-1)))
+    return decided
 
   def cost(self, features: Mapping[str, tf.Tensor], gates: Gates) -> BlockCost:
     """Counts the multiply-adds of one call.
@@ -245,8 +269,7 @@ class DynamicBlock(tf_keras.layers.Layer):
       if self.depth is not None and ('depth', level) not in gates:
         fixed += 2 * conv * size
     for (path, level), gate in gates.items():
-      # Softmax shuts no gate, so the cost does not depend on how it shares 1 between the paths.
-      weight = tf.sign(gate) if self._options['activation'] == 'softmax' else gate
+      weight = self._budget_weight(gate)
       if path == 'depth':
         gated += 2 * conv * sizes[level]
         executed += sparse_conv.residual_block_multiply_adds(gate, channels)
@@ -260,6 +283,16 @@ class DynamicBlock(tf_keras.layers.Layer):
     return BlockCost(fixed=fixed, gated=gated, executed=executed, budget=budget,
                      full_budget=full_budget, gates=gate_cost, messages=messages,
                      open_messages=open_messages)
+
+  def _budget_weight(self, gate: tf.Tensor) -> tf.Tensor:
+    """Returns what a position counts in a budget."""
+    # Softmax shuts no gate, so the cost does not depend on how it shares 1 between the paths.
+    if self._options['activation'] == 'softmax':
+      return tf.sign(gate)
+    # A share that is given is one of what runs; the gradient is that of the gate.
+    if self._options['budget_input']:
+      return gate + tf.stop_gradient(tf.sign(gate) - gate)
+    return gate
 
   def get_config(self) -> dict[str, Any]:
     return {

@@ -25,11 +25,13 @@ class RunOptions(NamedTuple):
       positions or from `all`; `all` computes all positions in every mode.
     gate_threshold: gates up to this value are 0.
     tile_capacity: share of an image's tiles that the mode `tiles` computes, in (0, 1].
+    training: whether gates with `budget_input` take the statistics of the batch.
   """
   mode: str = 'mask'
   norm_positions: str = 'active'
   gate_threshold: tf.Tensor | float = 0.0
   tile_capacity: float = 1.0
+  training: bool = False
 
 
 DEFAULT_OPTIONS = RunOptions()

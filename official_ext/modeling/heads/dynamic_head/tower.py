@@ -38,6 +38,7 @@ class DynamicTowerConfig(hyperparams.Config):
   inference: str = 'skip'
   tile_capacity: float = 1.0
   gate_threshold: float = 0.0
+  budget_input: bool = False
 
 
 @components.register_tower('dynamic', DynamicTowerConfig)
@@ -73,7 +74,8 @@ class DynamicTower(routed.SkippingLayer):
                depth_step: str = 'gated', activation: str = 'tanh', tau: float = 1.5,
                coarse: bool = False, norm_positions: str = 'active',
                training_mode: str = 'mask', tile_capacity: float = 1.0,
-               gate_threshold: float = 0.0, kernel_regularizer: Any | None = None, **kwargs):
+               gate_threshold: float = 0.0, budget_input: bool = False,
+               kernel_regularizer: Any | None = None, **kwargs):
     """Initializes the tower.
 
     Args:
@@ -92,6 +94,9 @@ class DynamicTower(routed.SkippingLayer):
       tile_capacity: share of an image's tiles that the inference mode `tiles` computes, in (0,
         1]; active tiles beyond it are dropped, and recorded as `dropped_tiles`.
       gate_threshold: gates up to this value are 0 at inference; in [0, 1).
+      budget_input: whether gates follow the budget of a call, `routing.spending`: on every level
+        of every block the wanted share of what it can save runs.  It needs `tanh`, a gated depth
+        step and norms over the active positions, and in training a budget of the kind `drawn`.
       kernel_regularizer: regularizer of all kernels, and of the scalars of scale steps.
       **kwargs: `inference`, see `SkippingLayer`: `skip` computes active positions, `mask` all of
         them, and `tiles` active tiles with static shapes, for XLA and TPU too; arguments of
@@ -112,12 +117,17 @@ class DynamicTower(routed.SkippingLayer):
           'tile_capacity', f'tile_capacity is {tile_capacity}; it must be in (0, 1].')
     checks.check_one_of('norm_positions', norm_positions, NORM_POSITIONS)
     checks.check_one_of('training_mode', training_mode, TRAINING_MODES)
+    if budget_input and norm_positions == 'all':
+      raise checks.ArgumentError(
+          'budget_input', "budget_input is true, but norm_positions is 'all', with which nothing "
+          "can be saved; it must be 'active'.")
     self._num_filters, self._norm_positions = num_filters, norm_positions
     self._training_mode, self._tile_capacity = training_mode, tile_capacity
     self.gate_threshold = gate_threshold
     self._kernel_regularizer = tf_keras.regularizers.get(kernel_regularizer)
     self._block_options: dict[str, Any] = {'scale_step': scale_step, 'depth_step': depth_step,
-                           'activation': activation, 'tau': tau, 'coarse': coarse}
+                           'activation': activation, 'tau': tau, 'coarse': coarse,
+                           'budget_input': budget_input}
     self.blocks = [
         block.DynamicBlock(
             **self._block_options, kernel_regularizer=self._kernel_regularizer,
@@ -131,6 +141,15 @@ class DynamicTower(routed.SkippingLayer):
   @property
   def has_gate_threshold(self) -> bool:
     return True
+
+  @property
+  def has_budget_input(self) -> bool:
+    return self._block_options['budget_input']
+
+  @property
+  def budget_variables(self) -> list[tf.Variable]:
+    return [variable for one_block in self.blocks for layer in one_block.gate_budgets.values()
+            for variable in layer.variables]
 
   @property
   def gate_names(self) -> list[str]:
@@ -184,7 +203,7 @@ class DynamicTower(routed.SkippingLayer):
         mode=self._training_mode if training else self.inference,
         norm_positions=self._norm_positions,
         gate_threshold=0.0 if training else self._raised_threshold(),
-        tile_capacity=self._tile_capacity)
+        tile_capacity=self._tile_capacity, training=bool(training))
     outputs, results = features, []
     for one_block in self.blocks:
       results.append(one_block(outputs, options=options))

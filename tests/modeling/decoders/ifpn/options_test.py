@@ -15,6 +15,9 @@ OPTIONS = {'input_specs': {level: [None, None, None, depth] for level, depth in 
     ({'solver': {'solver': 'unroll', 'training_evaluations': 2}}, 'has to run alike'),
     ({'solver': {'tolerance': -1.0}}, 'tolerance'),
     ({'solver': {'warmup_unroll_steps': -1}}, 'warmup_unroll_steps'),
+    ({'solver': {'least_evaluations': 0}}, 'solver.least_evaluations is 0'),
+    ({'solver': {'budget_input': True, 'least_evaluations': 4, 'inference_evaluations': 3}},
+     'solver.least_evaluations is 4, and a budget of 1 runs 3'),
     ({'injection': 'mdeq', 'residual': False}, 'has its own map'),
     ({'cross_scale': 'nasfpn'}, '5 levels, not 3'),
     ({'cross_scale': 'bifpn', 'min_level': 4, 'max_level': 4}, 'at least 2 levels')])
