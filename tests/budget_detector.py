@@ -28,10 +28,10 @@ def module(**model_options):
   features = model.backbone(made.preprocess(tf.constant(mixed_detector.images(8)))[0])
   logits = decoder.gate({level: features[level] for level in decoder.backbone_levels}).numpy()
   margins = logits[..., 1] - logits[..., 0]
-  for variable in decoder._budgeted.variables:
+  for variable in decoder.budget_variables:
     for name, value in (('mean', margins.mean(0)), ('variance', margins.var(0))):
-      if f'moving_{name}' in variable.name:
-        variable.assign(value)
+      if f'/{name}:' in variable.name:
+        variable.assign(value[:, None])
   mixed_detector.spread_scores(model)
   return made
 

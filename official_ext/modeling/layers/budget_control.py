@@ -12,9 +12,9 @@ import tensorflow as tf, tf_keras
 from official_ext.ops import checks
 from official_ext.ops import routing
 
-_KNOTS = 11
+KNOTS = np.linspace(0, 1, 11)
 # Added to the variance of logits.
-_EPSILON = 1e-5
+EPSILON = 1e-5
 # Budgets of 0 and 1 move normalized logits by this much, which shuts or opens every gate.
 _LARGEST_QUANTILE = 1e6
 # The controller moves normalized logits by this much at most.
@@ -23,15 +23,27 @@ _LARGEST_SHIFT = 4.0
 _LOGISTIC_OF_NORMAL = 1.702
 
 
-def _budget(dtype: tf.DType) -> tf.Tensor:
+def wanted(dtype: tf.DType) -> tf.Tensor:
   """Returns the budgets of the call, `[budgets, 1]`: one, or one for each image."""
   return tf.reshape(tf.cast(routing.wanted_budget(), dtype), [-1, 1])
 
 
-def _knot_weights(budget: tf.Tensor) -> tf.Tensor:
+def knot_weights(budget: tf.Tensor) -> tf.Tensor:
   """Returns the weights of linear interpolation, `[budgets, knots]`; they sum to 1."""
-  knots = tf.constant(np.arange(_KNOTS), budget.dtype)
-  return tf.nn.relu(1 - tf.abs(budget * (_KNOTS - 1) - knots))
+  knots = tf.constant(np.arange(len(KNOTS)), budget.dtype)
+  return tf.nn.relu(1 - tf.abs(budget * (len(KNOTS) - 1) - knots))
+
+
+def quantile(budget: tf.Tensor) -> tf.Tensor:
+  """Returns the quantile of a budget, by which normalized logits move; of the shape of `budget`."""
+  return tf.clip_by_value((tf.math.log(budget) - tf.math.log(1 - budget)) / _LOGISTIC_OF_NORMAL,
+                          -_LARGEST_QUANTILE, _LARGEST_QUANTILE)
+
+
+def check_rate(rate: float) -> float:
+  """Returns a rate; raises ArgumentError if it is not positive."""
+  checks.check_positive('rate', rate)
+  return rate
 
 
 def _moves(weights: tf.Tensor) -> tf.Tensor:
@@ -43,12 +55,12 @@ def _moves(weights: tf.Tensor) -> tf.Tensor:
   Args:
     weights: of the interpolation, `[budgets, knots]`.
   """
-  distances = np.abs(np.subtract.outer(np.arange(_KNOTS), np.arange(_KNOTS)))
+  distances = np.abs(np.subtract.outer(np.arange(len(KNOTS)), np.arange(len(KNOTS))))
   moves = weights @ tf.constant(0.5**distances, weights.dtype)
   return moves / tf.reduce_sum(moves * weights, 1, keepdims=True)
 
 
-class _KnotLayer(tf_keras.layers.Layer):
+class KnotLayer(tf_keras.layers.Layer):
   """Base of layers that keep one number for each of eleven budgets and each logit."""
 
   def __init__(self, columns: int, **kwargs):
@@ -64,8 +76,12 @@ class _KnotLayer(tf_keras.layers.Layer):
 
   def add_knots(self, name: str) -> tf.Variable:
     """Adds numbers `[knots, columns]` of 0 that no gradient moves; replicas average theirs."""
+    return self.add_average(name, [len(KNOTS), self._columns])
+
+  def add_average(self, name: str, shape: Sequence[int]) -> tf.Variable:
+    """Adds numbers of 0 that no gradient moves; replicas average theirs."""
     return self.add_weight(
-        name, [_KNOTS, self._columns], initializer='zeros', trainable=False,
+        name, shape, initializer='zeros', trainable=False,
         synchronization=tf.VariableSynchronization.ON_READ,
         aggregation=tf.VariableAggregation.MEAN)
 
@@ -74,7 +90,7 @@ class _KnotLayer(tf_keras.layers.Layer):
 
 
 @tf_keras.utils.register_keras_serializable(package='official_ext')
-class BudgetNorm(_KnotLayer):
+class BudgetNorm(KnotLayer):
   """Gives each logit a mean of 0 and a deviation of 1 over images and positions.
 
   As batch norm it takes the statistics of the batch in training, and moving averages at inference.
@@ -88,7 +104,7 @@ class BudgetNorm(_KnotLayer):
     Args:
       columns: number of logits.
       momentum: share of the averages that a training step at their budget keeps, in [0, 1).
-      **kwargs: arguments of `_KnotLayer`.
+      **kwargs: arguments of `KnotLayer`.
 
     Raises:
       ArgumentError: a momentum that is not allowed.
@@ -115,14 +131,14 @@ class BudgetNorm(_KnotLayer):
       Tensors of the shapes of `logits`.
     """
     logits = [tf.cast(x, self.dtype) for x in logits]
-    weights = _knot_weights(_budget(self.dtype))
+    weights = knot_weights(wanted(self.dtype))
     if training and self.trainable:
       moments = [_moments(x, counted) for x in logits]
       mean, variance, number = (tf.concat(parts, 0)[None] for parts in zip(*moments))
       self._move(mean, variance, number > 0, weights)
     else:
       mean, variance = weights @ self._mean, weights @ self._variance
-    factor = tf.math.rsqrt(variance + _EPSILON)
+    factor = tf.math.rsqrt(variance + EPSILON)
     sizes = [x.shape[-1] for x in logits]
     parts = [tf.split(statistic, sizes, axis=1) for statistic in (mean, factor)]
     return [(x - _beside(m, x)) * _beside(f, x) for x, m, f in zip(logits, *parts)]
@@ -160,7 +176,7 @@ def _beside(statistic: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
 
 
 @tf_keras.utils.register_keras_serializable(package='official_ext')
-class BudgetShift(_KnotLayer):
+class BudgetShift(KnotLayer):
   """Says by how much normalized logits move, so that the gates above 0 cost the wanted share b.
 
   Where logits are spread as a normal distribution their quantile of b opens a share b of them.  To
@@ -175,14 +191,13 @@ class BudgetShift(_KnotLayer):
     Args:
       columns: number of logits; 1: one shift for all logits.
       rate: by how much a training step moves a shift if the share is 1 off, positive.
-      **kwargs: arguments of `_KnotLayer`.
+      **kwargs: arguments of `KnotLayer`.
 
     Raises:
       ArgumentError: a rate that is not positive.
     """
     super().__init__(columns, **kwargs)
-    checks.check_positive('rate', rate)
-    self._rate = rate
+    self._rate = check_rate(rate)
 
   def build(self, input_shape: Any = None) -> None:
     self._shifts = self.add_knots('shifts')
@@ -198,11 +213,8 @@ class BudgetShift(_KnotLayer):
     Returns:
       Tensors of the shapes of `logits`; gates are open where they are above 0.
     """
-    budget = _budget(self.dtype)
-    quantile = tf.clip_by_value(
-        (tf.math.log(budget) - tf.math.log(1 - budget)) / _LOGISTIC_OF_NORMAL,
-        -_LARGEST_QUANTILE, _LARGEST_QUANTILE)
-    shift = quantile + _knot_weights(budget) @ self._shifts
+    budget = wanted(self.dtype)
+    shift = quantile(budget) + knot_weights(budget) @ self._shifts
     if self._columns == 1:
       return [x + _beside(shift, x) for x in logits]
     parts = tf.split(shift, [x.shape[-1] for x in logits], axis=1)
@@ -216,9 +228,9 @@ class BudgetShift(_KnotLayer):
     """
     if not self.trainable:
       return
-    budget = _budget(self.dtype)
+    budget = wanted(self.dtype)
     error = tf.stop_gradient(budget - tf.cast(shares, self.dtype))
-    moves = _moves(_knot_weights(budget)) * tf.ones_like(error[:, :1])
+    moves = _moves(knot_weights(budget)) * tf.ones_like(error[:, :1])
     images = tf.cast(tf.maximum(tf.shape(error)[0], 1), self.dtype)
     moved = self._shifts + self._rate * tf.matmul(moves, error, transpose_a=True) / images
     self._shifts.assign(tf.clip_by_value(moved, -_LARGEST_SHIFT, _LARGEST_SHIFT))

@@ -13,10 +13,10 @@ import tensorflow as tf, tf_keras
 from official_ext.configs import components
 from official_ext.configs import options
 from official_ext.modeling.decoders import pyramid
+from official_ext.modeling.decoders.dyfpn import budget_tracker
 from official_ext.modeling.decoders.dyfpn import gates
 from official_ext.modeling.decoders.dyfpn import gumbel_selection
 from official_ext.modeling.decoders.dyfpn import inception_fpn
-from official_ext.modeling.layers import budgeted_logits
 from official_ext.modeling.layers import convolutions
 from official_ext.modeling.layers import routed
 from official_ext.ops import checks
@@ -98,14 +98,13 @@ class DyFPN(routed.SkippingLayer, inception_fpn.InceptionFPN):
         num_paths=len(self._branches) if self._block == 'A' else 2, **gate_options)
 
   def _build_budget_input(self) -> None:
-    """Makes the layer that moves logits, those of all paths but the first relative to its own."""
+    """Makes the layer that moves logits to the budget of a call."""
     if not self.has_gate_threshold:
       raise checks.ArgumentError(
           'budget_input', 'budget_input is true, but random paths follow no budget: gate.type must '
           "be 'channel' or 'recurrent', and gate.evaluation 'argmax'.")
-    dearness = self._path_dearness()
-    self._budgeted = budgeted_logits.BudgetedLogits(
-        list(dearness[1:] - dearness[0]) * len(self.backbone_levels), name='gate_budget')
+    self._budget_tracker = budget_tracker.BudgetTracker(
+        len(self.backbone_levels), self._path_dearness().tolist(), name='gate_budget')
 
   @property
   def has_budget_input(self) -> bool:
@@ -114,7 +113,7 @@ class DyFPN(routed.SkippingLayer, inception_fpn.InceptionFPN):
 
   @property
   def budget_variables(self) -> list[tf.Variable]:
-    return self._budgeted.variables if self.has_budget_input else []
+    return self._budget_tracker.variables if self.has_budget_input else []
 
   @property
   def gate_names(self) -> list[str]:
@@ -133,7 +132,7 @@ class DyFPN(routed.SkippingLayer, inception_fpn.InceptionFPN):
   def build_pyramid(self, inputs: pyramid.Features, training: bool | None) -> pyramid.Features:
     logits = self.gate(inputs)
     if self.has_budget_input:
-      logits = self._at_budget(logits, training)
+      logits = self._budget_tracker(logits, training=training)
     if not training:
       logits = self._at_threshold(logits)
     choice = self._selection(logits, training=training)
@@ -151,13 +150,6 @@ class DyFPN(routed.SkippingLayer, inception_fpn.InceptionFPN):
     """Returns the cost of each path, from 0 for the cheapest to 1 for the dearest."""
     taps = np.array(next(iter(self.laterals.values())).taps if self._block == 'A' else [0, 1])
     return (taps - taps.min()) / max(1, np.ptp(taps))
-
-  def _at_budget(self, logits: tf.Tensor, training: bool | None) -> tf.Tensor:
-    """Returns logits `[batch, levels, paths]` at the budget of the call, that of path 0 being 0."""
-    levels, paths = logits.shape[1:]
-    others = tf.reshape(logits[..., 1:] - logits[..., :1], [-1, levels * (paths - 1)])
-    others = tf.reshape(self._budgeted(others, training=training), [-1, levels, paths - 1])
-    return tf.pad(others, [[0, 0], [0, 0], [1, 0]])
 
   def _at_threshold(self, logits: tf.Tensor) -> tf.Tensor:
     """Returns logits `[batch, levels, paths]` with those of dear paths lowered.

@@ -45,18 +45,17 @@ def test_decisions_equal_numpy_and_rise_from_all_shut_to_all_open(block):
   layer, inputs = _trained(block)
   logits = layer.gate(inputs).numpy().astype(np.float64)
   others = logits[..., 1:] - logits[..., :1]
-  weights = {v.name.split('gate_budget/')[-1][:-2]: v.numpy() for v in layer._budgeted.variables}
-  paths = others.shape[-1]
   mean, variance, shifts = (
-      weights[name].reshape([-1, 3, paths])
-      for name in ('norm/moving_mean', 'norm/moving_variance', 'shifts'))
-  costs = []
-  for knot, budget in enumerate(BUDGETS):
+      {v.name.split('gate_budget/')[-1][:-2]: v.numpy() for v in layer.budget_variables}[name]
+      for name in ('mean', 'variance', 'shifts'))
+  paths, costs = others.shape[-1], []
+  for number, budget in enumerate(BUDGETS):
     _, record = _record(layer, inputs, budget)
     with np.errstate(divide='ignore'):
-      quantile = np.clip(np.log(budget / (1 - budget)) / 1.702, -1e4, 1e4)
-    scores = ((others - mean) / np.sqrt(variance + 1e-5) + quantile * DEARNESS[block]
-              + shifts[knot])
+      quantile = np.clip(np.log(budget / (1 - budget)) / 1.702, -1e6, 1e6)
+    # The budgets are every second one of the tracked ones.
+    moved = (quantile + shifts[2 * number])[:, None] * DEARNESS[block]
+    scores = (others - mean) / np.sqrt(variance + 1e-5) + moved
     gates = np.eye(1 + paths)[np.argmax(np.pad(scores, [(0, 0), (0, 0), (1, 0)]), -1)]
     for index, level in enumerate(CHANNELS):
       wanted = gates[:, index] if block == 'A' else gates[:, index, 1]
@@ -68,9 +67,8 @@ def test_decisions_equal_numpy_and_rise_from_all_shut_to_all_open(block):
   np.testing.assert_array_equal(_record(layer, inputs, np.nan)[1].executed, costs[-1])
 
 
-def test_a_fresh_layer_runs_more_at_a_higher_budget():
+def test_a_layer_runs_more_at_a_higher_budget():
   layer, inputs = _trained('B')
-  layer._budgeted._shifts.assign(tf.zeros_like(layer._budgeted._shifts))
   costs = [_record(layer, inputs, budget)[1].executed for budget in np.linspace(0, 1, 9)]
   assert np.all(np.diff(costs, axis=0) >= 0) and len({float(np.mean(c)) for c in costs}) > 4
 
@@ -96,10 +94,9 @@ def test_gradients_reach_the_gates_at_every_budget(budget):
   with tf.GradientTape() as tape:
     _, record = _record(layer, inputs, budget, training=True)
     loss = tf.reduce_sum(record.expected / record.maximum)
-  # A hidden unit may be shut for all images, and the norm takes away the last bias.
-  variables = [v for v in (*layer.gate.trainable_variables, layer._budgeted._shifts)
-               if '/output_' in v.name and 'kernel' in v.name or 'shifts' in v.name]
-  assert len(variables) == 3 + 1
+  # A hidden unit may be shut for all images.
+  variables = [v for v in layer.gate.trainable_variables if '/output_' in v.name]
+  assert len(variables) == 3 + 3
   for variable, gradient in zip(variables, tape.gradient(loss, variables)):
     assert np.any(gradient != 0) and np.all(np.isfinite(gradient)), variable.name
 
