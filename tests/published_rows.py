@@ -370,6 +370,15 @@ def image_sizes(name: str) -> dict[str, Any]:
       'frozen_stages': ['stem', 'conv2_x'] if 'resnet' in name else []}
 
 
+# --- Necks that these papers compare with ------------------------------------------------------
+
+
+def _peer(detector: str, name: str) -> Expected:
+  del detector
+  parameters = {'pafpn': _FPN + 6 * _CONV, 'carafe': _FPN + 3 * 74_148}
+  return Expected(epochs(12, 8, 0.01), parameters[name.partition('_')[0]], fields=_backbone(name))
+
+
 PAPERS = {
     'DyFPN': Paper(
         r'(fasterrcnn|maskrcnn|cascadercnn)/(fpn|inception_fpn|lateral|dyfpn)_.*',
@@ -389,6 +398,10 @@ PAPERS = {
         r'(fcos|atss)/fpn_.*',
         r'(Dynamic head \(arxiv.org/abs/2012.03519\), Table \d, row '
         r'|ATSS \(arxiv.org/abs/1912.02424\), R50)', (), _dense_baseline),
+    'PAFPN and CARAFE': Paper(
+        r'fasterrcnn/(pafpn|carafe)_.*',
+        r'(PAFPN \(arxiv.org/abs/1803.01534\)|CARAFE \(arxiv.org/abs/1905.02188\)), as DRFPN ',
+        ('Table 3, row TD+BU', 'Table 1, row CARAFE'), _peer),
     'CADDet': Paper(
         r'\w+/(caddet|fpnlite)_.*', r'CADDet \(arxiv.org/abs/2012.04265\), Table \d, row ',
         _CADDET_ROWS, _caddet),

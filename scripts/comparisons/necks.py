@@ -11,6 +11,9 @@ _DECODER = 'task.model.decoder.'
 # Name of the run -> decoder of the experiment, and overrides.
 NECKS = {
     'fpn': ('fpn', ''),
+    'pafpn': ('pafpn', ''),
+    'bifpn': ('bifpn', ''),
+    'carafe': ('carafe', ''),
     'inception_fpn': ('inception_fpn', ''),
     'dyfpn': ('dyfpn', ''),
     'drfpn': ('drfpn', ''),

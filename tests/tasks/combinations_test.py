@@ -25,6 +25,7 @@ DECODERS = {
     'fpn': {}, 'inception_fpn': {'branches': ['1x1', '3x3d2']},
     'dyfpn': {'branches': ['1x1', '3x3d2']}, 'drfpn': {}, 'fpn_lite': {},
     'ifpn': {'solver': small_detectors.SHORT_SOLVER},
+    'pafpn': {}, 'bifpn': {'num_repeats': 1}, 'carafe': {'compressed_filters': 8},
     'caddet_projection': {}, 'nasfpn': {'num_repeats': 1}}
 PLAIN = {'type': 'plain', 'plain': {'num_convs': 1}}
 DYNAMIC = {'type': 'dynamic', 'dynamic': {'num_blocks': 1}}
@@ -38,7 +39,9 @@ TRAINED = [
     ('imported', 'fpn', 'fcos_dynamic'), ('caddet', 'inception_fpn', 'atss_dynamic'),
     ('imported', 'dyfpn', 'retinanet_dynamic'), ('caddet', 'drfpn', 'fcos'),
     ('caddet', 'ifpn', 'retinanet_plain'), ('imported', 'fpn_lite', 'fasterrcnn'),
-    ('caddet', 'caddet_projection', 'retinanet'), ('imported', 'nasfpn', 'atss')]
+    ('caddet', 'caddet_projection', 'retinanet'), ('imported', 'nasfpn', 'atss'),
+    ('imported', 'pafpn', 'fcos'), ('imported', 'bifpn', 'retinanet'),
+    ('imported', 'carafe', 'fasterrcnn')]
 
 
 def _levels(decoder):
@@ -75,7 +78,7 @@ def test_no_component_is_left_out():
   assert _of_package(components.decoder()) == set(DECODERS) - {'fpn', 'nasfpn'}
   assert _of_package(components.tower()) == {'plain', 'dynamic'}
   assert sorted(row[1] for row in TRAINED) == sorted(DECODERS)
-  assert sorted(row[2] for row in TRAINED) == sorted(HEADS)
+  assert {row[2] for row in TRAINED} == set(HEADS)
 
 
 @pytest.mark.slow
