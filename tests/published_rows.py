@@ -375,8 +375,10 @@ def image_sizes(name: str) -> dict[str, Any]:
 
 def _peer(detector: str, name: str) -> Expected:
   del detector
-  parameters = {'pafpn': _FPN + 6 * _CONV, 'carafe': _FPN + 3 * 74_148}
-  return Expected(epochs(12, 8, 0.01), parameters[name.partition('_')[0]], fields=_backbone(name))
+  parameters = {'pafpn': _FPN + 6 * _CONV, 'carafe': _FPN + 3 * 74_148,
+                'deformable_fpn': _FPN + 4 * (9 * 256 + 1) * 18}
+  return Expected(epochs(12, 8, 0.01), parameters[name.removesuffix('_resnet50_1x')],
+                  fields=_backbone(name))
 
 
 PAPERS = {
@@ -385,7 +387,7 @@ PAPERS = {
         r'DyFPN \(arxiv.org/abs/2012.00779\), (Table|Figure) \d, ', _DYFPN_ROWS, _dyfpn),
     'DRFPN': Paper(
         r'\w+/drfpn_.*', r'DRFPN \(arxiv.org/abs/2012.01733\), Table \d, row ', _DRFPN_ROWS,
-        _drfpn, {'Faster R-CNN X101-64x4d': 'ResNeXt', 'FPN w/ DCN': 'deformable convolution'}),
+        _drfpn, {'Faster R-CNN X101-64x4d': 'ResNeXt'}),
     'i-FPN': Paper(
         r'\w+/ifpn_.*', r'i-FPN \(arxiv.org/abs/2012.13563\), Table \d, row ', _IFPN_ROWS, _ifpn,
         {'row AutoAssign': 'AutoAssign', 'X101-64x4d-DCN': 'ResNeXt with deformable convolution',
@@ -398,10 +400,11 @@ PAPERS = {
         r'(fcos|atss)/fpn_.*',
         r'(Dynamic head \(arxiv.org/abs/2012.03519\), Table \d, row '
         r'|ATSS \(arxiv.org/abs/1912.02424\), R50)', (), _dense_baseline),
-    'PAFPN and CARAFE': Paper(
-        r'fasterrcnn/(pafpn|carafe)_.*',
-        r'(PAFPN \(arxiv.org/abs/1803.01534\)|CARAFE \(arxiv.org/abs/1905.02188\)), as DRFPN ',
-        ('Table 3, row TD+BU', 'Table 1, row CARAFE'), _peer),
+    'Necks that DRFPN compares with': Paper(
+        r'fasterrcnn/(pafpn|carafe|deformable_fpn)_.*',
+        r'(PAFPN \(arxiv.org/abs/1803.01534\)|CARAFE \(arxiv.org/abs/1905.02188\)'
+        r'|Deformable convolution \(arxiv.org/abs/1703.06211\)), as DRFPN ',
+        ('Table 3, row TD+BU', 'Table 1, row CARAFE', 'Table 4, row FPN w/ DCN'), _peer),
     'CADDet': Paper(
         r'\w+/(caddet|fpnlite)_.*', r'CADDet \(arxiv.org/abs/2012.04265\), Table \d, row ',
         _CADDET_ROWS, _caddet),

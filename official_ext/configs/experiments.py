@@ -17,7 +17,8 @@ from official_ext.configs import detectors
 SAMPLE = 'runs/sample/records'
 SAMPLE_CLASSES = 11
 
-_DECODERS = ('fpn', 'inception_fpn', 'dyfpn', 'drfpn', 'pafpn', 'bifpn', 'carafe')
+_DECODERS = ('fpn', 'inception_fpn', 'dyfpn', 'drfpn', 'pafpn', 'bifpn', 'carafe',
+             'deformable_fpn')
 # Differs: Model Garden's suppression is `v2`, which takes seconds per image on a CPU;
 # `modeling/detection_generators.py` says in what the two differ.
 _BATCHED_NMS = {'task': {'model': {'detection_generator': {'nms_version': 'batched'}}}}
@@ -104,7 +105,8 @@ def _schedule(steps: int, learning_rate: dict[str, Any], warmup_steps: int,
 # - The experiments with `fpn` use Model Garden's FPN, with batch norm, and with a convolution for
 #   level 6.
 #
-# `pafpn`, `bifpn` and `carafe`, which the papers compare with, get the schedule of DyFPN.
+# `pafpn`, `bifpn`, `carafe` and `deformable_fpn`, which the papers compare with, have the schedule
+# of DyFPN.
 
 COCO_IMAGES = 118287
 

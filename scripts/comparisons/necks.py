@@ -14,6 +14,7 @@ NECKS = {
     'pafpn': ('pafpn', ''),
     'bifpn': ('bifpn', ''),
     'carafe': ('carafe', ''),
+    'deformable_fpn': ('deformable_fpn', ''),
     'inception_fpn': ('inception_fpn', ''),
     'dyfpn': ('dyfpn', ''),
     'drfpn': ('drfpn', ''),

@@ -14,6 +14,7 @@ from official_ext.configs import components
 from official_ext.configs import options
 from official_ext.modeling.decoders import bifpn
 from official_ext.modeling.decoders import carafe
+from official_ext.modeling.decoders import deformable_fpn
 from official_ext.modeling.decoders import drfpn
 from official_ext.modeling.decoders import dyfpn
 from official_ext.modeling.decoders import pafpn
@@ -262,7 +263,7 @@ def test_errors_of_towers_name_the_field(argument, field):
 def test_defaults_of_configs_and_classes_agree():
   for name, cls in (('dyfpn', dyfpn.DyFPN), ('inception_fpn', dyfpn.InceptionFPN),
                     ('drfpn', drfpn.DRFPN), ('pafpn', pafpn.PAFPN), ('bifpn', bifpn.BiFPN),
-                    ('carafe', carafe.CARAFE)):
+                    ('carafe', carafe.CARAFE), ('deformable_fpn', deformable_fpn.DeformableFPN)):
     config = cls(input_specs=SPECS).get_config()
     options = components.decoder(type=name).get().as_dict()
     assert {key: config[key] for key in options} == options

@@ -17,7 +17,8 @@ COCO = [f'{name}_{rest}_coco' for name in FAMILY
 DRFPN = [f'{name}_drfpn_resnet50_coco' for name in FAMILY]
 SAMPLE = [f'{name}_{decoder}_efficientnetlite0_sample' for name in FAMILY
           for decoder in (
-              'fpn', 'inception_fpn', 'dyfpn', 'drfpn', 'ifpn', 'pafpn', 'bifpn', 'carafe')]
+              'fpn', 'inception_fpn', 'dyfpn', 'drfpn', 'ifpn', 'pafpn', 'bifpn', 'carafe',
+              'deformable_fpn')]
 
 
 @pytest.mark.parametrize('name', COCO + DRFPN + SAMPLE)

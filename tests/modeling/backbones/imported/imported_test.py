@@ -9,17 +9,20 @@ import tensorflow as tf, tf_keras
 
 from official_ext.configs import components
 from official_ext.modeling.backbones import imported
+from official_ext.modeling.backbones.imported import blocks
 from official_ext.modeling.backbones.imported import conventions
 from official_ext.modeling.backbones.imported import paddings
+from official_ext.modeling.layers import deformable
 from official_ext.ops import checks
+from official_ext.tasks import initialization
 from official_ext.utils.source_weights import conversion
 from official_ext.utils.source_weights import layer_names
 
 
-def build(network, source):
+def build(network, source, **options):
   """A backbone as an experiment builds it."""
   config = components.backbone(type='imported')
-  config.imported.override({'network': network, 'source': source})
+  config.imported.override({'network': network, 'source': source, **options})
   norm = types.SimpleNamespace(use_sync_bn=False, norm_momentum=0.9, norm_epsilon=0.5,
                                activation='tanh')
   return factory.build_backbone(
@@ -86,3 +89,45 @@ def test_conventions(network, source, expected):
 def test_unknown_networks_are_errors(network, source, message):
   with pytest.raises(checks.ArgumentError, match=message):
     imported.ImportedBackbone(network, source)
+
+
+def _bottleneck(filters, deformed, strides=1, source='torchvision'):
+  """A block of ResNet as the backbone makes it, built for an input of 8 channels."""
+  block = blocks.Bottleneck(
+      conventions.convention('resnet50', source), deformed, filters=filters, strides=strides,
+      use_projection=True)
+  block(tf.zeros([1, 5, 7, 8]))
+  return block
+
+
+@pytest.mark.parametrize('source', ['torchvision', 'keras'])
+@pytest.mark.parametrize('strides', [1, 2])
+def test_deformable_block_starts_as_the_plain_one_with_its_checkpoint(source, strides, tmp_path):
+  plain = _bottleneck(128, blocks.Deformable(), strides, source)
+  path = tf.train.Checkpoint(backbone=plain).save(str(tmp_path / 'ckpt'))
+  ours = _bottleneck(128, blocks.Deformable((3,)), strides, source)
+  initialization.load({'backbone': ours}, path, 'backbone')
+  x = tf.random.stateless_normal([2, 5, 7, 8], [1, 2])
+  np.testing.assert_allclose(ours(x), plain(x), 1e-4, 1e-5)
+  ours._conv2.offset.bias.assign(tf.ones(18))
+  assert np.max(np.abs(ours(x) - plain(x))) > 1e-3
+
+
+def test_published_weights_of_deformable_stages():
+  """ResNet-50 has 4, 6 and 3 blocks in C3 to C5: 580,842 weights of offsets, 871,263 with masks."""
+  for modulated, weights in ((False, 580_842), (True, 871_263)):
+    count = 0
+    for filters, repeats in ((64, 3), (128, 4), (256, 6), (512, 3)):
+      conv = _bottleneck(filters, blocks.Deformable((3, 4, 5), modulated))._conv2
+      if filters == 64:
+        assert not isinstance(conv, deformable.DeformableConv2D)
+      else:
+        count += repeats * conv.offset.count_params()
+    assert count == weights
+
+
+@pytest.mark.parametrize('network, stages, text', [
+    ('resnet50', [3, 6], 'any of'), ('mobilenet_v2', [3], 'no ResNet')])
+def test_stages_that_a_network_has_not_are_errors(network, stages, text):
+  with pytest.raises(checks.ArgumentError, match=text):
+    imported.ImportedBackbone(network, deformable_stages=stages)
