@@ -55,7 +55,7 @@ class Deformable(NamedTuple):
 
 
 class Bottleneck(Imported, nn_blocks.BottleneckBlock):
-  """A block of ResNet."""
+  """A block of ResNet or ResNeXt."""
   _conv1: tf_keras.layers.Layer
   _conv2: tf_keras.layers.Layer
 
@@ -79,7 +79,9 @@ class Bottleneck(Imported, nn_blocks.BottleneckBlock):
 
   def build(self, input_shape: tf.TensorShape) -> None:
     super().build(input_shape)
-    if max(self._conv2.strides) > 1:
+    if self._convention.cardinality:
+      self._make_groups(*self._convention.cardinality)
+    elif max(self._conv2.strides) > 1:
       if self._convention.stride_in_first:
         self._conv1 = paddings.changed(self._conv1, strides=self._conv2.strides)
         self._conv2 = paddings.changed(self._conv2, strides=(1, 1))
@@ -91,6 +93,18 @@ class Bottleneck(Imported, nn_blocks.BottleneckBlock):
       for name in ('padding', 'pads', 'scale', 'offset'):
         options.pop(name, None)
       self._conv2 = deformable.DeformableConv2D(modulated=self._deformed.modulated, **options)
+
+  def _make_groups(self, groups: int, channels: int) -> None:
+    """Makes the block that of ResNeXt: another width, and groups in its 3x3 convolution.
+
+    Args:
+      groups: their number.
+      channels: of a group in the first stage.
+    """
+    width = groups * channels * 2**(self._level - 2)
+    self._conv1 = paddings.changed(self._conv1, filters=width)
+    self._conv2 = paddings.changed(
+        self._conv2, paddings.GroupedConv2D, pads='symmetric', filters=width, groups=groups)
 
   def weighted_layers(self) -> Layers:
     shortcut = [self._shortcut, self._norm0] if self._use_projection else []

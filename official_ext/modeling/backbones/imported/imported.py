@@ -49,8 +49,9 @@ class ImportedBackbone(tf_keras.Model):
   https://arxiv.org/abs/1512.03385; Andrew Howard et al., MobileNets,
   https://arxiv.org/abs/1704.04861; Mark Sandler et al., MobileNetV2,
   https://arxiv.org/abs/1801.04381; Mingxing Tan, Quoc Le, EfficientNet,
-  https://arxiv.org/abs/1905.11946; Jifeng Dai et al., Deformable Convolutional Networks,
-  https://arxiv.org/abs/1703.06211.
+  https://arxiv.org/abs/1905.11946; Saining Xie et al., Aggregated Residual Transformations for Deep
+  Neural Networks, https://arxiv.org/abs/1611.05431; Jifeng Dai et al., Deformable Convolutional
+  Networks, https://arxiv.org/abs/1703.06211.
   """
 
   def __init__(self,
