@@ -20,7 +20,8 @@ TOLERANCE = 1e-4  # of the largest feature of a level
 SIZES = ((64, 96), (65, 77))
 # Network -> the parts of torchvision's network that end levels 2 to 5.
 LEVELS = {
-    **{f'resnet{depth}': ('layer1', 'layer2', 'layer3', 'layer4') for depth in (50, 101, 152)},
+    **{f'resne{name}': ('layer1', 'layer2', 'layer3', 'layer4') for name in (
+        't50', 't101', 't152', 'xt50_32x4d', 'xt101_32x8d', 'xt101_64x4d')},
     'mobilenet_v2': ('features.3', 'features.6', 'features.13', 'features.17'),
     **{f'efficientnet_b{size}': ('features.2', 'features.3', 'features.5', 'features.7')
        for size in range(8)},

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import tensorflow as tf, tf_keras
 
+from official_ext.modeling.decoders import pyramid
 from component import Component
 from component import same
 import spies
@@ -168,7 +169,9 @@ def check_wrong_input(part: Component, tmp_path) -> None:
     layer(missing)
   with pytest.raises(ValueError, match='batch, height, width, channels'):
     layer({**inputs, levels[0]: inputs[levels[0]][0]})
-  wrong = {'norm': 'group', 'coarse_levels': 'bilinear', 'min_level': 9, **part.wrong}
+  wrong = {'norm': 'group', 'min_level': 9, **part.wrong}
+  if isinstance(layer, pyramid.PyramidDecoder):
+    wrong['coarse_levels'] = 'bilinear'
   for option, value in wrong.items():
     name, value = value if isinstance(value, tuple) else (option, value)
     with pytest.raises(ValueError, match=re.escape(name)):

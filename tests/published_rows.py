@@ -186,7 +186,8 @@ _DRFPN_PARAMETERS = {
     'srb_high': _BOTH + _PPM - 3 * (_NARROW + _COMPRESS), 'srb_add': _BOTH + _PPM - 3 * _NARROW,
     'crb_high': _BOTH + _PPM, 'crb_add': _BOTH + _PPM + 3 * _CONV,
     'crb_cat': _BOTH + _PPM + 3 * (_CONV + 513 * 256), 'non_local': _BOTH + 2_099_968,
-    'dense_aspp': _BOTH + 12_259_072,
+    'dense_aspp': _BOTH + 12_259_072, 'pafpn': _FPN + 6 * _CONV, 'carafe': _FPN + 3 * 74_148,
+    'deformable_fpn': _FPN + 4 * (9 * 256 + 1) * 18,
 }
 # One-stage detectors: levels 3 to 7, of which two are coarser than the backbone's.  RetinaNet's
 # level 6 is made from C5.
@@ -364,8 +365,7 @@ def image_sizes(name: str) -> dict[str, Any]:
       'resize.rule': 'paper', 'model.input_size': [None, None, 3],
       'resize.short_side': 600 if is_ablation else 800,
       'resize.long_side': 1000 if is_ablation else 1333,
-      # The 2x recipe of i-FPN.
-      'resize.training_short_sides': (
+      'resize.training_short_sides': (  # the 2x recipe of i-FPN
           [640, 672, 704, 736, 768, 800] if name.endswith('180k') else None),
       'frozen_stages': ['stem', 'conv2_x'] if 'resnet' in name else []}
 
@@ -376,19 +376,23 @@ PAPERS = {
         r'DyFPN \(arxiv.org/abs/2012.00779\), (Table|Figure) \d, ', _DYFPN_ROWS, _dyfpn),
     'DRFPN': Paper(
         r'\w+/drfpn_.*', r'DRFPN \(arxiv.org/abs/2012.01733\), Table \d, row ', _DRFPN_ROWS,
-        _drfpn, {'Faster R-CNN X101-64x4d': 'ResNeXt', 'FPN w/ DCN': 'deformable convolution'}),
+        _drfpn, {'Faster R-CNN X101-64x4d': 'a YAML file'}),
     'i-FPN': Paper(
         r'\w+/ifpn_.*', r'i-FPN \(arxiv.org/abs/2012.13563\), Table \d, row ', _IFPN_ROWS, _ifpn,
-        {'row AutoAssign': 'AutoAssign', 'X101-64x4d-DCN': 'ResNeXt with deformable convolution',
-         'X152-32x8d-DCN': 'ResNeXt with deformable convolution'}),
+        {'row AutoAssign': 'AutoAssign', 'X101-64x4d-DCN': 'a deformable tower',
+         'X152-32x8d-DCN': 'a deformable tower'}),
     'Dynamic head': Paper(
-        r'\w+/dynamichead_.*', r'Dynamic head \(arxiv.org/abs/2012.03519\), ',
-        _DYNAMIC_HEAD_ROWS, _dynamic_head,
-        {'row FreeAnchor R50': 'FreeAnchor', 'row EfficientDet-D1': 'BiFPN as a decoder'}),
+        r'\w+/dynamichead_.*', r'Dynamic head \(arxiv.org/abs/2012.03519\), ', _DYNAMIC_HEAD_ROWS,
+        _dynamic_head, {'row FreeAnchor R50': 'FreeAnchor', 'row EfficientDet-D1': 'its head'}),
     'FCOS and ATSS': Paper(
-        r'(fcos|atss)/fpn_.*',
-        r'(Dynamic head \(arxiv.org/abs/2012.03519\), Table \d, row '
+        r'(fcos|atss)/fpn_.*', r'(Dynamic head \(arxiv.org/abs/2012.03519\), Table \d, row '
         r'|ATSS \(arxiv.org/abs/1912.02424\), R50)', (), _dense_baseline),
+    'Necks that DRFPN compares with': Paper(
+        r'fasterrcnn/(pafpn|carafe|deformable_fpn)_.*', r'(PAFPN|CARAFE|Deformable convolution) '
+        r'\(arxiv.org/abs/\d+\.\d+\), as DRFPN \(arxiv.org/abs/2012.01733\) (compares|quotes)',
+        ('Table 3, row TD+BU', 'Table 1, row CARAFE', 'Table 4, row FPN w/ DCN'),
+        lambda _, name: Expected(epochs(12, 8, 0.01), _DRFPN_PARAMETERS[
+            name.removesuffix('_resnet50_1x')], fields=_backbone(name))),
     'CADDet': Paper(
         r'\w+/(caddet|fpnlite)_.*', r'CADDet \(arxiv.org/abs/2012.04265\), Table \d, row ',
         _CADDET_ROWS, _caddet),

@@ -77,6 +77,7 @@ for _assigner in _BOX_LOSS_WEIGHTS:
   for _decoder in ('ifpn', 'drfpn'):
     exp_factory.register_config_factory(f'{_assigner}_{_decoder}_resnet50_coco')(
         functools.partial(_coco, _assigner, 50, _decoder))
-  for _decoder in ('fpn', 'inception_fpn', 'dyfpn', 'drfpn', 'ifpn'):
+  for _decoder in ('fpn', 'inception_fpn', 'dyfpn', 'drfpn', 'ifpn', 'pafpn', 'bifpn', 'carafe',
+                   'deformable_fpn'):
     exp_factory.register_config_factory(f'{_assigner}_{_decoder}_efficientnetlite0_sample')(
         functools.partial(_sample, _assigner, _decoder))

@@ -1,4 +1,4 @@
-"""Experiments of DyFPN, DRFPN and i-FPN: `<detector>_<component>_<backbone>_<dataset>`.
+"""Experiments of the necks: `<detector>_<decoder>_<backbone>_<dataset>`.
 
 Each starts from an experiment of Model Garden and overrides what its paper, or the small sample,
 does otherwise.  It runs by its name alone in a folder that has its data.
@@ -17,7 +17,8 @@ from official_ext.configs import detectors
 SAMPLE = 'runs/sample/records'
 SAMPLE_CLASSES = 11
 
-_DECODERS = ('fpn', 'inception_fpn', 'dyfpn', 'drfpn')
+_DECODERS = ('fpn', 'inception_fpn', 'dyfpn', 'drfpn', 'pafpn', 'bifpn', 'carafe',
+             'deformable_fpn')
 # Differs: Model Garden's suppression is `v2`, which takes seconds per image on a CPU;
 # `modeling/detection_generators.py` says in what the two differ.
 _BATCHED_NMS = {'task': {'model': {'detection_generator': {'nms_version': 'batched'}}}}
@@ -103,6 +104,9 @@ def _schedule(steps: int, learning_rate: dict[str, Any], warmup_steps: int,
 # - There are 91 classes, as COCO numbers them, instead of 80.  Training computes in bfloat16.
 # - The experiments with `fpn` use Model Garden's FPN, with batch norm, and with a convolution for
 #   level 6.
+#
+# `pafpn`, `bifpn`, `carafe` and `deformable_fpn`, which the papers compare with, have the schedule
+# of DyFPN.
 
 COCO_IMAGES = 118287
 
@@ -157,9 +161,13 @@ def coco_data(decoder: str) -> dict[str, Any]:
 
 
 def paper_decoder(decoder: str) -> dict[str, Any]:
-  """Returns options of a decoder without norm, as papers have it; Model Garden's FPN has one."""
-  options = {} if decoder == 'fpn' else {'norm': 'none'}
-  return {'type': decoder, decoder: options}
+  """Returns options of a decoder without norm, as papers have it.
+
+  Model Garden's FPN has a norm, and BiFPN has one in its paper too.  BiFPN gets the width of the
+  other necks.
+  """
+  own = {'fpn': {}, 'bifpn': {'num_filters': 256}}
+  return {'type': decoder, decoder: own.get(decoder, {'norm': 'none'})}
 
 
 def _budget(decoder: str, weight: float = 0.2, target: float = 0.5) -> dict[str, Any]:
@@ -177,7 +185,7 @@ def _retinanet_coco(decoder: str) -> cfg.ExperimentConfig:
 
 def _two_stage_model(decoder: str) -> dict[str, Any]:
   options = paper_decoder(decoder)
-  if decoder != 'fpn':
+  if decoder not in ('fpn', 'bifpn'):
     options[decoder]['coarse_levels'] = 'max_pool'
   return {
       'input_size': [832, 1344, 3],

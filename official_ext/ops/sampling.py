@@ -1,4 +1,5 @@
 """Resizing of feature maps to a target size, and sampling of them at any positions."""
+from typing import Any
 
 import tensorflow as tf
 
@@ -144,8 +145,8 @@ def resize_bilinear(features: tf.Tensor, target: tf.Tensor,
   return _with_static_shape(resized, features, target)
 
 
-def sample_bilinear(features: tf.Tensor, positions: tf.Tensor,
-                    padding: str = 'zeros') -> tf.Tensor:
+def sample_bilinear(features: tf.Tensor, positions: tf.Tensor, padding: str = 'zeros',
+                    one_sided: bool = False) -> tf.Tensor:
   """Interpolates a map between the four pixels around each position.
 
   The result is differentiable in features and positions.  In plain graphs it is TensorFlow's
@@ -159,6 +160,9 @@ def sample_bilinear(features: tf.Tensor, positions: tf.Tensor,
       or float64; whole numbers are the centers of pixels.
     padding: value outside the map: `zeros`, to which values fade within a pixel of the border,
       or `border`, the value of the nearest pixel.
+    one_sided: whether the gradient of a position exactly on a pixel is the slope towards the next
+      pixel, down and to the right, as in PyTorch.  TensorFlow's kernel has 0 there, so that
+      positions that start on pixels would never move; four gathers give the slope.
 
   Returns:
     `[batch, target_height, target_width, channels]`, of the features' dtype.
@@ -178,7 +182,9 @@ def sample_bilinear(features: tf.Tensor, positions: tf.Tensor,
   # For NaN the kernel would read an arbitrary address.
   positions = tf.where(tf.math.is_nan(positions), -margin, positions)
   positions = tf.clip_by_value(positions, -margin, last + margin)
-  sample = _sample_with_kernel if _has_kernel(features) else _sample_with_gathers
+  sample = _sample_with_gathers
+  if _has_kernel(features):
+    sample = _sample_one_sided if one_sided else _sample_with_kernel
   shape = tf.shape(positions)
   sampled = tf.reshape(sample(features, positions),
                        [shape[0], shape[1], shape[2], features.shape[3]])
@@ -196,6 +202,39 @@ def _sample_with_kernel(features: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
   sampled = tf.image.crop_and_resize(
       framed, tf.concat([corners, corners], axis=-1), images, crop_size=[1, 1])
   return tf.cast(sampled, features.dtype)
+
+
+def _sample_one_sided(features: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
+  """Samples as `_sample_with_kernel` does, with other gradients of the positions."""
+
+  @tf.custom_gradient
+  def with_slopes(sampled: tf.Tensor, positions: tf.Tensor) -> tuple[tf.Tensor, Any]:
+    return tf.identity(sampled), lambda upstream: (
+        upstream, _slopes(features, positions, upstream))
+
+  return with_slopes(_sample_with_kernel(features, tf.stop_gradient(positions)), positions)
+
+
+def _slopes(features: tf.Tensor, positions: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
+  """Returns the gradient of positions, of products of `upstream` with the pixels around them."""
+  # A position in the last row reads one more row below the frame.
+  framed = tf.pad(features, [[0, 0], [1, 2], [1, 2], [0, 0]])
+  size, channels = tf.shape(framed), features.shape[3]
+  table = tf.reshape(framed, [-1, channels])
+  start = tf.floor(positions)
+  down, right = tf.unstack(positions - start, axis=-1)
+  row, column = tf.unstack(tf.cast(start, tf.int32) + 1, axis=-1)
+  first = ((tf.range(size[0]) * size[1])[:, None, None] + row) * size[2] + column
+  upstream = tf.reshape(upstream, [-1, channels, 1])
+
+  def product(step: Any) -> tf.Tensor:
+    pixels = tf.gather(table, tf.reshape(first + step, [-1, 1]))
+    return tf.cast(tf.reshape(tf.matmul(pixels, upstream), tf.shape(first)), positions.dtype)
+
+  here, there = product(0), product(1)
+  below, across = product(size[2]), product(size[2] + 1)
+  return tf.stack([(1 - right) * (below - here) + right * (across - there),
+                   (1 - down) * (there - here) + down * (across - below)], axis=-1)
 
 
 def _sample_with_gathers(features: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:

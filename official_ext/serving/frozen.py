@@ -75,6 +75,7 @@ def rewrite(function: Any, change: Callable[[Any, list[str]], Any]) -> Any:
       function, lower_control_flow=False)
   graph_def = change(
       constant.graph.as_graph_def(), [output.op.name for output in constant.outputs])
+  _forget_gradients(graph_def)
   graph_values.rename_functions(graph_def, f'_rewritten_{next(_NUMBERS)}')
   run = wrap_function.function_from_graph_def(
       graph_def, [tensor.name for tensor in constant.inputs],
@@ -82,3 +83,14 @@ def rewrite(function: Any, change: Callable[[Any, list[str]], Any]) -> Any:
   names = sorted(function.structured_outputs)
   return signatures.with_names(lambda *inputs: dict(zip(names, run(*inputs))), [
       tf.TensorSpec(tensor.shape, tensor.dtype, tensor.op.name) for tensor in constant.inputs])
+
+
+def _forget_gradients(graph_def: Any) -> None:
+  """Removes the names of custom gradients, whose functions read tensors of the old graph.
+
+  TensorFlow would trace and save them with the graph, and fail.  An export has no gradients.
+  """
+  for nodes in (graph_def.node, *(each.node_def for each in graph_def.library.function)):
+    for node in nodes:
+      if '_gradient_op_type' in node.attr:
+        del node.attr['_gradient_op_type']

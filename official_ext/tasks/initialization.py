@@ -1,11 +1,13 @@
 """Starting a detector from a checkpoint: whole modules, with a report of what was loaded."""
 from collections.abc import Mapping, Sequence
+import itertools
 import os
 from typing import Any
 
 from absl import logging
 import tensorflow as tf
 
+from official_ext.modeling.layers import deformable
 from official_ext.modeling.layers import routed
 from official_ext.utils import files
 
@@ -17,9 +19,10 @@ class InitializationError(ValueError):
 def load(items: Mapping[str, Any], path: str, modules: str | Sequence[str]) -> None:
   """Loads modules completely or not at all, and logs what was loaded.
 
-  The exceptions are the `router_variables` of routed layers, and the `budget_variables` among
-  them: if the checkpoint has none of them, they keep their initial values.  Image classification,
-  from which a backbone comes, trains without routers, and earlier detectors without budgets.
+  The exceptions are the `router_variables` of routed layers, the `budget_variables` among them, and
+  the offsets of deformable convolutions: if the checkpoint has none of one kind, these keep their
+  initial values.  Image classification, from which a backbone comes, trains without them, and
+  earlier detectors without budgets.
 
   Args:
     items: `checkpoint_items` of a model.
@@ -48,8 +51,8 @@ def load(items: Mapping[str, Any], path: str, modules: str | Sequence[str]) -> N
   for name in names:
     count = sum(len(module.variables) for module in _modules(items[name]))
     if num_missing[name]:
-      logging.info('%s: %d of %d variables loaded from %s; the %d of its routers start from '
-                   'random weights.', name, count - num_missing[name], count, checkpoint,
+      logging.info('%s: %d of %d variables loaded from %s; the %d of its routers and offsets keep '
+                   'their initial values.', name, count - num_missing[name], count, checkpoint,
                    num_missing[name])
     else:
       logging.info('%s: all %d variables loaded from %s.', name, count, checkpoint)
@@ -74,24 +77,28 @@ def _read(items: Mapping[str, Any], checkpoint: str) -> Mapping[str, int]:
 
 
 def _count_missing(root: tf.train.Checkpoint, item: Any, checkpoint: str) -> int:
-  """Returns how many variables are missing: none, or all router or budget variables.
+  """Returns how many variables are missing: none, or all of those that may be new.
 
   Raises:
-    ValueError: other variables are missing, or only some of these.
+    ValueError: other variables are missing, or only some of one kind.
   """
   modules = _modules(item)
   layers = [layer for module in modules for layer in routed.routed_layers(module)]
-  router_variables, budget_variables = (
-      {id(variable) for layer in layers for variable in getattr(layer, name)}
-      for name in ('router_variables', 'budget_variables'))
+  deformed = [layer for module in modules for layer in module.submodules
+              if isinstance(layer, deformable.DeformableConv2D)]
+  kinds = [{id(variable) for variables in kind for variable in variables} for kind in (
+      [layer.router_variables for layer in layers], [layer.budget_variables for layer in layers],
+      [layer.offset.variables for layer in deformed])]
   # `assert_existing_objects_matched` finds what is missing elsewhere.  `CheckpointView` cannot
   # read checkpoints of TensorFlow 1, which have no object graph.
-  if not router_variables:
+  if not any(kinds):
     return 0
   found = set(map(id, tf.train.CheckpointView(checkpoint).match(root).values()))
   missing = {id(variable): variable.name for module in modules for variable in module.variables
              if id(variable) not in found}
-  if missing and set(missing) not in (router_variables, budget_variables):
+  allowed = [set().union(*chosen) for number in range(len(kinds) + 1)
+             for chosen in itertools.combinations(kinds, number)]
+  if set(missing) not in allowed:
     raise ValueError(f'{len(missing)} variables are not in it, such as '
                      f'{next(iter(missing.values()))}')
   return len(missing)

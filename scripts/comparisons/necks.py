@@ -11,6 +11,10 @@ _DECODER = 'task.model.decoder.'
 # Name of the run -> decoder of the experiment, and overrides.
 NECKS = {
     'fpn': ('fpn', ''),
+    'pafpn': ('pafpn', ''),
+    'bifpn': ('bifpn', ''),
+    'carafe': ('carafe', ''),
+    'deformable_fpn': ('deformable_fpn', ''),
     'inception_fpn': ('inception_fpn', ''),
     'dyfpn': ('dyfpn', ''),
     'drfpn': ('drfpn', ''),

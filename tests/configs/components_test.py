@@ -12,8 +12,12 @@ import tensorflow as tf, tf_keras
 from official_ext import registry_imports
 from official_ext.configs import components
 from official_ext.configs import options
+from official_ext.modeling.decoders import bifpn
+from official_ext.modeling.decoders import carafe
+from official_ext.modeling.decoders import deformable_fpn
 from official_ext.modeling.decoders import drfpn
 from official_ext.modeling.decoders import dyfpn
+from official_ext.modeling.decoders import pafpn
 from official_ext.modeling.decoders import pyramid
 from official_ext.modeling.heads import dense_head
 from official_ext.ops import checks
@@ -258,7 +262,8 @@ def test_errors_of_towers_name_the_field(argument, field):
 
 def test_defaults_of_configs_and_classes_agree():
   for name, cls in (('dyfpn', dyfpn.DyFPN), ('inception_fpn', dyfpn.InceptionFPN),
-                    ('drfpn', drfpn.DRFPN)):
+                    ('drfpn', drfpn.DRFPN), ('pafpn', pafpn.PAFPN), ('bifpn', bifpn.BiFPN),
+                    ('carafe', carafe.CARAFE), ('deformable_fpn', deformable_fpn.DeformableFPN)):
     config = cls(input_specs=SPECS).get_config()
     options = components.decoder(type=name).get().as_dict()
     assert {key: config[key] for key in options} == options

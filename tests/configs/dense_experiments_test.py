@@ -16,7 +16,9 @@ COCO = [f'{name}_{rest}_coco' for name in FAMILY
         for rest in ('fpn_resnet50', 'fpn_resnet101', 'ifpn_resnet50')]
 DRFPN = [f'{name}_drfpn_resnet50_coco' for name in FAMILY]
 SAMPLE = [f'{name}_{decoder}_efficientnetlite0_sample' for name in FAMILY
-          for decoder in ('fpn', 'inception_fpn', 'dyfpn', 'drfpn', 'ifpn')]
+          for decoder in (
+              'fpn', 'inception_fpn', 'dyfpn', 'drfpn', 'ifpn', 'pafpn', 'bifpn', 'carafe',
+              'deformable_fpn')]
 
 
 @pytest.mark.parametrize('name', COCO + DRFPN + SAMPLE)
@@ -25,7 +27,7 @@ def test_experiment_is_what_its_name_says(name):
   task = params.task
   assert isinstance(task, detectors.DenseTaskConfig)
   assert task.model.assigner == name[:4]
-  assert task.model.decoder.type == re.search(r'_(\w*fpn)_', name)[1]
+  assert task.model.decoder.type == re.search(r'_(\w*fpn|carafe)_', name)[1]
   assert task.losses.box_loss_weight == {'fcos': 1.0, 'atss': 2.0}[name[:4]]
   assert (task.losses.focal_loss_alpha, task.losses.focal_loss_gamma) == (0.25, 2.0)
   assert task.model.head.tower.as_dict() == {'type': 'plain', 'plain': {

@@ -23,6 +23,8 @@ DECODERS = {
     'dyfpn': (ALL_DETECTORS, published_rows.epochs(12, 8, 0.01)),
     'drfpn': (ALL_DETECTORS, published_rows.epochs(12, 24, 0.03)),
     'ifpn': (ALL_DETECTORS[:2], published_rows.STEPS_90K),
+    **dict.fromkeys(['pafpn', 'bifpn', 'carafe', 'deformable_fpn'],
+                    (ALL_DETECTORS, published_rows.epochs(12, 8, 0.01))),
 }
 COCO = [f'{detector}_{decoder}_resnet50_coco'
         for decoder, (detectors, _) in DECODERS.items() for detector in detectors]
@@ -31,7 +33,7 @@ SAMPLE = [f'{detector}_{decoder}_efficientnetlite0_sample'
 
 
 def decoder_of(name):
-  return re.search(r'_((inception_)?fpn|dyfpn|drfpn|ifpn)_', name)[1]
+  return re.search(r'_((inception_|deformable_)?fpn|dyfpn|drfpn|ifpn|pafpn|bifpn|carafe)_', name)[1]
 
 
 def test_all_experiments_are_registered():

@@ -14,6 +14,9 @@ import tensorflow as tf
 from tensorflow.python.framework import convert_to_constants
 from tensorflow.python.ops import resource_variable_ops
 
+from official_ext.modeling.decoders import bifpn
+from official_ext.modeling.decoders import carafe
+from official_ext.modeling.decoders import deformable_fpn
 from official_ext.modeling.decoders import drfpn
 from official_ext.ops import routing
 import component
@@ -21,32 +24,39 @@ import routed_adapters
 
 pytestmark = pytest.mark.slow
 
-DRFPN = component.Component(
-    cls=drfpn.DRFPN, channels={'3': 6, '4': 5, '5': 7}, trainable=0, non_trainable=0, names='',
-    output_levels='345', options={'input_specs': {
-        level: [None, None, None, depth] for level, depth in (('3', 6), ('4', 5), ('5', 7))},
-        'min_level': 3, 'max_level': 5, 'num_filters': 16})
-
 
 class UnroutedAdapter:
-  """DRFPN, as the adapters of routed networks are."""
+  """A neck without gates, as the adapters of routed networks are."""
   inference_modes = ()
 
+  def __init__(self, cls, **options):
+    channels = {'3': 6, '4': 5, '5': 7}
+    self._part = component.Component(
+        cls=cls, channels=channels, trainable=0, non_trainable=0, names='', output_levels='345',
+        options={'input_specs': {
+            level: [None, None, None, depth] for level, depth in channels.items()},
+            'min_level': 3, 'max_level': 5, 'num_filters': 16, **options})
+
   def make(self):
-    return DRFPN.make()
+    return self._part.make()
 
   def inputs(self):
-    return DRFPN.inputs()
+    return self._part.inputs()
 
   def call(self, layer, inputs, training=False):
     return layer(inputs, training=training)
 
 
-# A coarse head differs from the other one in the gates alone, and all blocks are alike.
-ADAPTERS = {'drfpn': UnroutedAdapter(), **{
-    name: adapter for name, adapter in routed_adapters.ADAPTERS.items()
-    if not name.startswith('dynamic_head')},
-            'dynamic_head': routed_adapters.DynamicTowerAdapter(num_blocks=1)}
+# A coarse head differs from the other one in the gates alone, and all blocks and all deformable
+# convolutions are alike.
+ADAPTERS = {
+    'drfpn': UnroutedAdapter(drfpn.DRFPN),
+    'bifpn': UnroutedAdapter(bifpn.BiFPN, num_repeats=1),
+    'carafe': UnroutedAdapter(carafe.CARAFE, compressed_filters=4),
+    'deformable_fpn': UnroutedAdapter(deformable_fpn.DeformableFPN, min_level=5),
+    **{name: adapter for name, adapter in routed_adapters.ADAPTERS.items()
+       if not name.startswith('dynamic_head')},
+    'dynamic_head': routed_adapters.DynamicTowerAdapter(num_blocks=1)}
 
 
 def _inference(adapter, layer):

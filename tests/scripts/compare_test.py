@@ -39,7 +39,7 @@ def test_every_run_is_an_experiment_that_resolves(kind, name):
 
 
 @pytest.mark.parametrize('kind, names, text', [
-    ('necks', 'fpn,pafpn', '--runs names pafpn; allowed are fpn, '),
+    ('necks', 'fpn,panet', '--runs names panet; allowed are fpn, '),
     ('heads', 'fcos,pan', '--runs names pan; allowed are fcos, '),
     ('heads', 'fcos_dynamic_,fcos', 'names fcos_dynamic_; .*, such as fcos_dynamic_0.4'),
     ('heads', 'fcos_dynamic_x', '--runs names fcos_dynamic_x; allowed are fcos, '),

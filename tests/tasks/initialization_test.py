@@ -4,8 +4,10 @@ import numpy as np
 from official.core import exp_factory
 from official.core import task_factory
 import pytest
-import tensorflow as tf
+import tensorflow as tf, tf_keras
 
+from official_ext.modeling.layers import convolutions
+from official_ext.modeling.layers import deformable
 from official_ext.tasks import initialization
 
 DYFPN = 'retinanet_dyfpn_efficientnetlite0_sample'
@@ -65,3 +67,23 @@ def test_unknown_modules_and_missing_files_are_named(stock_checkpoint):
   task, model = _task('nowhere/ckpt-1', 'backbone')
   with pytest.raises(initialization.InitializationError, match='nowhere/ckpt-1'):
     task.initialize(model)
+
+
+def test_offsets_of_deformable_convolutions_may_be_new_all_together(tmp_path):
+  def network(cls):
+    model = tf_keras.Sequential([cls(2, 3, name=name) for name in ('first', 'second')])
+    model.build([None, 4, 4, 2])
+    return model
+
+  path = tf.train.Checkpoint(backbone=network(convolutions.Conv2D)).save(str(tmp_path / 'plain'))
+  model = network(deformable.DeformableConv2D)
+  initialization.load({'backbone': model}, path, 'backbone')
+  reader = tf.train.load_checkpoint(path)
+  for index, layer in enumerate(model.layers):
+    np.testing.assert_array_equal(layer.kernel, reader.get_tensor(
+        f'backbone/layer_with_weights-{index}/kernel/.ATTRIBUTES/VARIABLE_VALUE'))
+  mixed = network(convolutions.Conv2D)
+  mixed.layers[0].offset = model.layers[0].offset
+  path = tf.train.Checkpoint(backbone=mixed).save(str(tmp_path / 'mixed'))
+  with pytest.raises(initialization.InitializationError, match='2 variables are not in it'):
+    initialization.load({'backbone': model}, path, 'backbone')

@@ -84,7 +84,7 @@ def test_experiment_without_decoder(run):
 
 @pytest.mark.parametrize('override, expected', [
     ('task.model.nek=1', 'nek'),
-    ('task.model.decoder.type=pafpn', "'pafpn'; known are"),
+    ('task.model.decoder.type=panet', "'panet'; known are"),
     ('task.model.min_level=7', 'min_level is 7 and max_level 6'),
     ('task.model.min_level=1', r'the backbone gives levels \[2, 3, 4, 5\]'),
     ('task.model.decoder.dyfpn.norm=group', "norm is 'group'"),

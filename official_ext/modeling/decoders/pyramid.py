@@ -20,33 +20,26 @@ Features = dict[str, tf.Tensor]
 
 
 @dataclasses.dataclass
-class PyramidConfig(hyperparams.Config):
-  """Options that all pyramids have; see the arguments of `PyramidDecoder`."""
+class LevelsConfig(hyperparams.Config):
+  """Options that all decoders have; see the arguments of `LevelsDecoder`."""
   num_filters: int = 256
   norm: str = 'batch_norm'
+
+
+@dataclasses.dataclass
+class PyramidConfig(LevelsConfig):
+  """Options that decoders with output convolutions have; see `PyramidDecoder`."""
   coarse_levels: str = 'conv'
   coarse_input: str = 'result'
   coarse_activation: str = 'between'
   symmetric_padding: bool = False
 
 
-class PyramidDecoder(convolutions.ConvBlock):
-  """Base class of decoders: a pyramid from the backbone's levels, then coarser levels.
+class LevelsDecoder(convolutions.ConvBlock):
+  """Base class of everything that maps the backbone's levels to levels of one width.
 
-  Reference: Tsung-Yi Lin et al., Feature Pyramid Networks for Object Detection,
-  https://arxiv.org/abs/1612.03144.
-
-  Differs: by default coarser levels are made as in Model Garden's FPN, not as in the toolboxes of
-  the papers.  Those pad symmetrically, so that kernels are centered on pixels 0, 2, 4, ...; if a
-  size is even, Keras pads at the end only, and kernels are centered on pixels 1, 3, 5, ....
-  RetinaNet of mmdetection makes the first coarser level from the backbone's C5.
-
-  Attributes:
-    has_output_convs: whether a 3x3 convolution follows `build_pyramid` on every level; False in
-      a subclass whose own blocks end in convolutions.
+  A subclass computes the result in `call`, from `checked` inputs.
   """
-
-  has_output_convs = True
 
   def __init__(self,
                input_specs: Mapping[str, Any],
@@ -54,10 +47,6 @@ class PyramidDecoder(convolutions.ConvBlock):
                max_level: int = 7,
                num_filters: int = 256,
                norm: str = 'batch_norm',
-               coarse_levels: str = 'conv',
-               coarse_input: str = 'result',
-               coarse_activation: str = 'between',
-               symmetric_padding: bool = False,
                activation: str = 'relu',
                use_sync_bn: bool = False,
                norm_momentum: float = 0.99,
@@ -71,46 +60,27 @@ class PyramidDecoder(convolutions.ConvBlock):
       min_level: finest level of the result; its stride is `2**min_level`.
       max_level: coarsest level of the result.
       num_filters: channels of every level of the result.
-      norm: `batch_norm` after the last convolution of every level, as in Model Garden's FPN,
-        or `none`, as in most papers.
-      coarse_levels: the operation that makes levels coarser than the backbone's: `conv`, a 3x3
-        convolution of stride 2, or `max_pool`, of kernel 1 and stride 2.
-      coarse_input: what the first coarser level is made from: the coarsest level of the `result`
-        that the backbone has, or that level of the `backbone`.
-      coarse_activation: the coarser levels whose convolution the activation precedes: `every`,
-        `between`, all but the first, or `none`.
-      symmetric_padding: whether the convolutions of coarser levels pad one zero on all sides, as
-        PyTorch does, or as Keras does.
-      activation: see `coarse_activation`.
+      norm: `batch_norm` or `none`; a subclass says where.
+      activation: name of the activation; a subclass says where.
       use_sync_bn: whether replicas share the statistics of batch norm.
       norm_momentum: momentum of the moving averages of batch norm.
       norm_epsilon: constant that batch norm adds to the variance.
       **kwargs: arguments of `ConvBlock`.
 
     Raises:
-      ArgumentError: an unknown option, or levels that the backbone does not give.
+      ArgumentError: an unknown norm, or levels that the backbone does not give.
     """
     super().__init__(**kwargs)
     checks.check_one_of('norm', norm, ('batch_norm', 'none'))
-    checks.check_one_of('coarse_levels', coarse_levels, ('conv', 'max_pool'))
-    checks.check_one_of('coarse_input', coarse_input, ('result', 'backbone'))
-    checks.check_one_of('coarse_activation', coarse_activation, ('every', 'between', 'none'))
-    if (coarse_input, coarse_levels) == ('backbone', 'max_pool'):
-      raise checks.ArgumentError(
-          'coarse_input', 'coarse_input is `backbone`, whose levels have other channels than the '
-          'result; with coarse_levels `max_pool` it must be `result`.')
     self._input_specs = {
         level: tf.TensorShape(shape).as_list() for level, shape in input_specs.items()}
     self._min_level, self._max_level = min_level, max_level
     self._num_filters = num_filters
     self._norm = norm
-    self._coarse, self._coarse_input = coarse_levels, coarse_input
-    self._coarse_activation, self._symmetric_padding = coarse_activation, symmetric_padding
     self._activation = activation
     self._norm_options = {
         'synchronized': use_sync_bn, 'momentum': norm_momentum, 'epsilon': norm_epsilon}
     self._set_levels()
-    self._build_outputs()
 
   def _set_levels(self) -> None:
     """Splits the levels of the result into those that the backbone has and coarser ones."""
@@ -142,25 +112,10 @@ class PyramidDecoder(convolutions.ConvBlock):
     """
     return super().conv(kernel_size, name, filters or self._num_filters, **options)
 
-  def output_conv(self, level: str) -> tf_keras.layers.Layer:
-    """Makes the convolution that follows `build_pyramid` on a level."""
-    return self.conv(3, f'output_{level}')
-
-  def coarser_conv(self, level: str) -> tf_keras.layers.Layer:
-    """Makes the convolution that computes a coarser level from the level before it."""
-    return self.conv(3, f'coarser_{level}', strides=2, symmetric_padding=self._symmetric_padding)
-
-  def _build_outputs(self) -> None:
-    self._output_convs, self._coarser_convs, self._norms = {}, {}, {}
-    if self.has_output_convs:
-      self._output_convs = {level: self.output_conv(level) for level in self._backbone_levels}
-    if self._coarse == 'conv':
-      self._coarser_convs = {level: self.coarser_conv(level) for level in self._coarser_levels}
-    if self._norm == 'batch_norm':
-      self._norms = {
-          level: tf_keras.layers.BatchNormalization(
-              name=f'norm_{level}', dtype=self.dtype_policy, **self._norm_options)
-          for level in self._backbone_levels + self._coarser_levels}
+  def batch_norm(self, name: str) -> tf_keras.layers.BatchNormalization:
+    """Makes a batch norm with the decoder's options and dtype policy."""
+    return tf_keras.layers.BatchNormalization(
+        name=name, dtype=self.dtype_policy, **self._norm_options)
 
   @property
   def backbone_levels(self) -> list[str]:
@@ -183,6 +138,111 @@ class PyramidDecoder(convolutions.ConvBlock):
       shape = [shape[0], *(size and -(-size // 2) for size in shape[1:3]), shape[3]]
       specs[level] = tf.TensorShape(shape)
     return specs
+
+  def checked(self, inputs: Mapping[str, tf.Tensor]) -> Features:
+    """Returns `backbone_levels` of the input.
+
+    Args:
+      inputs: `{level: [batch, height, width, channels]}`.
+
+    Returns:
+      The input without other levels.
+
+    Raises:
+      ValueError: a level is missing or is not of rank 4.
+    """
+    for level in self._backbone_levels:
+      if level not in inputs:
+        raise ValueError(
+            f'{self.name} needs level {level!r}, but inputs has levels {sorted(inputs)}.')
+      if len(inputs[level].shape) != 4:
+        raise ValueError(f'{self.name}: inputs[{level!r}] has shape {inputs[level].shape}, '
+                         'expected [batch, height, width, channels].')
+    return {level: inputs[level] for level in self._backbone_levels}
+
+  def get_config(self) -> dict[str, Any]:
+    return {
+        **super().get_config(),
+        'input_specs': {level: list(shape) for level, shape in self._input_specs.items()},
+        'min_level': self._min_level,
+        'max_level': self._max_level,
+        'num_filters': self._num_filters,
+        'norm': self._norm,
+        'activation': self._activation,
+        'use_sync_bn': self._norm_options['synchronized'],
+        'norm_momentum': self._norm_options['momentum'],
+        'norm_epsilon': self._norm_options['epsilon'],
+    }
+
+
+class PyramidDecoder(LevelsDecoder):
+  """Base class of decoders: a pyramid from the backbone's levels, then coarser levels.
+
+  Reference: Tsung-Yi Lin et al., Feature Pyramid Networks for Object Detection,
+  https://arxiv.org/abs/1612.03144.
+
+  Differs: by default coarser levels are made as in Model Garden's FPN, not as in the toolboxes of
+  the papers.  Those pad symmetrically, so that kernels are centered on pixels 0, 2, 4, ...; if a
+  size is even, Keras pads at the end only, and kernels are centered on pixels 1, 3, 5, ....
+  RetinaNet of mmdetection makes the first coarser level from the backbone's C5.
+
+  Attributes:
+    has_output_convs: whether a 3x3 convolution follows `build_pyramid` on every level; False in
+      a subclass whose own blocks end in convolutions.
+  """
+
+  has_output_convs = True
+
+  def __init__(self, input_specs: Mapping[str, Any], coarse_levels: str = 'conv',
+               coarse_input: str = 'result', coarse_activation: str = 'between',
+               symmetric_padding: bool = False, **kwargs):
+    """Initializes the decoder.
+
+    Args:
+      input_specs: see `LevelsDecoder`, whose `norm` follows the last convolution of every level,
+        as in Model Garden's FPN; most papers have none.
+      coarse_levels: the operation that makes levels coarser than the backbone's: `conv`, a 3x3
+        convolution of stride 2, or `max_pool`, of kernel 1 and stride 2.
+      coarse_input: what the first coarser level is made from: the coarsest level of the `result`
+        that the backbone has, or that level of the `backbone`.
+      coarse_activation: the coarser levels whose convolution the activation precedes: `every`,
+        `between`, all but the first, or `none`.
+      symmetric_padding: whether the convolutions of coarser levels pad one zero on all sides, as
+        PyTorch does, or as Keras does.
+      **kwargs: arguments of `LevelsDecoder`.
+
+    Raises:
+      ArgumentError: an unknown option, or levels that the backbone does not give.
+    """
+    super().__init__(input_specs=input_specs, **kwargs)
+    checks.check_one_of('coarse_levels', coarse_levels, ('conv', 'max_pool'))
+    checks.check_one_of('coarse_input', coarse_input, ('result', 'backbone'))
+    checks.check_one_of('coarse_activation', coarse_activation, ('every', 'between', 'none'))
+    if (coarse_input, coarse_levels) == ('backbone', 'max_pool'):
+      raise checks.ArgumentError(
+          'coarse_input', 'coarse_input is `backbone`, whose levels have other channels than the '
+          'result; with coarse_levels `max_pool` it must be `result`.')
+    self._coarse, self._coarse_input = coarse_levels, coarse_input
+    self._coarse_activation, self._symmetric_padding = coarse_activation, symmetric_padding
+    self._build_outputs()
+
+  def output_conv(self, level: str) -> tf_keras.layers.Layer:
+    """Makes the convolution that follows `build_pyramid` on a level."""
+    return self.conv(3, f'output_{level}')
+
+  def coarser_conv(self, level: str) -> tf_keras.layers.Layer:
+    """Makes the convolution that computes a coarser level from the level before it."""
+    return self.conv(3, f'coarser_{level}', strides=2, symmetric_padding=self._symmetric_padding)
+
+  def _build_outputs(self) -> None:
+    self._output_convs, self._coarser_convs, self._norms = {}, {}, {}
+    if self.has_output_convs:
+      self._output_convs = {level: self.output_conv(level) for level in self._backbone_levels}
+    if self._coarse == 'conv':
+      self._coarser_convs = {level: self.coarser_conv(level) for level in self._coarser_levels}
+    if self._norm == 'batch_norm':
+      self._norms = {level: self.batch_norm(f'norm_{level}')
+                     for level in self._backbone_levels + self._coarser_levels}
 
   def build_pyramid(self, inputs: Features, training: bool | None) -> Features:
     """Computes the levels that the backbone has, before the output convolutions, if any.
@@ -223,27 +283,6 @@ class PyramidDecoder(convolutions.ConvBlock):
     inputs = self.checked(inputs)
     return self.finish(self.build_pyramid(inputs, training=training), inputs, training)
 
-  def checked(self, inputs: Mapping[str, tf.Tensor]) -> Features:
-    """Returns `backbone_levels` of the input.
-
-    Args:
-      inputs: `{level: [batch, height, width, channels]}`.
-
-    Returns:
-      The input without other levels.
-
-    Raises:
-      ValueError: a level is missing or is not of rank 4.
-    """
-    for level in self._backbone_levels:
-      if level not in inputs:
-        raise ValueError(
-            f'{self.name} needs level {level!r}, but inputs has levels {sorted(inputs)}.')
-      if len(inputs[level].shape) != 4:
-        raise ValueError(f'{self.name}: inputs[{level!r}] has shape {inputs[level].shape}, '
-                         'expected [batch, height, width, channels].')
-    return {level: inputs[level] for level in self._backbone_levels}
-
   def finish(self, features: Features, inputs: Features, training: bool | None) -> Features:
     """Applies the output convolutions, adds coarser levels and normalizes every level.
 
@@ -280,17 +319,8 @@ class PyramidDecoder(convolutions.ConvBlock):
   def get_config(self) -> dict[str, Any]:
     return {
         **super().get_config(),
-        'input_specs': {level: list(shape) for level, shape in self._input_specs.items()},
-        'min_level': self._min_level,
-        'max_level': self._max_level,
-        'num_filters': self._num_filters,
-        'norm': self._norm,
         'coarse_levels': self._coarse,
         'coarse_input': self._coarse_input,
         'coarse_activation': self._coarse_activation,
         'symmetric_padding': self._symmetric_padding,
-        'activation': self._activation,
-        'use_sync_bn': self._norm_options['synchronized'],
-        'norm_momentum': self._norm_options['momentum'],
-        'norm_epsilon': self._norm_options['epsilon'],
     }

@@ -24,6 +24,7 @@ _VARIABLES = {
 }
 _SEPARATORS = {'keras': '/', 'torchvision': '.'}
 _LAST_FILTERS = 1280  # of the last convolution of EfficientNet-B0
+_RESNET_CHANNELS = 64  # of the 3x3 convolutions in the first stage of ResNet
 _NORMALIZATION_TOLERANCE = 1e-4
 
 
@@ -48,7 +49,8 @@ def recognize(tensors: Tensors, source: str, path: str) -> Origin:
   found = {name.rpartition(_SEPARATORS[source])[0] for name in _of_backbone(tensors, source)}
   differences = {}
   for network in imported.NETWORKS:
-    if (network, source) == ('mobilenet_v1', 'torchvision'):
+    if (network, source) == ('mobilenet_v1', 'torchvision') or (
+        source == 'keras' and network in imported.CARDINALITIES):
       continue
     wanted = set(layer_names.of_network(network, source))
     differences[network] = (wanted - found, found - wanted)
@@ -69,11 +71,16 @@ def _of_backbone(tensors: Tensors, source: str) -> list[str]:
 
 
 def _has_width(tensors: Tensors, network: str, source: str) -> bool:
-  """Returns whether the last layer, which tells EfficientNet B1 from B2, has the right width.
+  """Returns whether the layer that tells networks of the same names apart has the right width.
 
-  The last norm of the other networks is compared when it is put into the backbone.
+  It is the last one of EfficientNet B1 and B2, and the first 3x3 convolution of ResNet and ResNeXt:
+  `[channels, channels of a group, 3, 3]`.  The last norm of the other networks is compared when it
+  is put into the backbone.
   """
   kind, model_id = imported.NETWORKS[network]
+  if (kind, source) == ('resnet', 'torchvision'):
+    groups, channels = imported.CARDINALITIES.get(network, (1, _RESNET_CHANNELS))
+    return tensors['layer1.0.conv2.weight'].shape[:2] == (groups * channels, channels)
   if kind != 'efficientnet':
     return True
   width = nn_layers.round_filters(

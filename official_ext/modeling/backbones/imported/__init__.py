@@ -2,12 +2,14 @@
 
 `tools.convert_backbone` writes checkpoints of these backbones.
 """
+from official_ext.modeling.backbones.imported.conventions import CARDINALITIES
 from official_ext.modeling.backbones.imported.conventions import NETWORKS
 from official_ext.modeling.backbones.imported.conventions import SOURCES
 from official_ext.modeling.backbones.imported.imported import ImportedBackbone
 from official_ext.modeling.backbones.imported.imported import ImportedConfig
 
 __all__ = [
+    'CARDINALITIES',
     'NETWORKS',
     'SOURCES',
     'ImportedBackbone',

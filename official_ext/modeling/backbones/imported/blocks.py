@@ -4,7 +4,8 @@ The variables have the names that they have in Model Garden's blocks.  `weighted
 layers with variables in one order for all blocks: the main path from input to output, then the
 shortcut.
 """
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 from official.vision.modeling.backbones import mobilenet
 from official.vision.modeling.layers import nn_blocks
@@ -12,6 +13,7 @@ import tensorflow as tf, tf_keras
 
 from official_ext.modeling.backbones.imported import conventions
 from official_ext.modeling.backbones.imported import paddings
+from official_ext.modeling.layers import deformable
 
 Layers = list[tf_keras.layers.Layer]
 
@@ -41,21 +43,68 @@ class Imported:
     raise NotImplementedError
 
 
+class Deformable(NamedTuple):
+  """Which 3x3 convolutions of a ResNet are deformable.
+
+  Attributes:
+    stages: levels of the stages, of 2 to 5.
+    modulated: whether their samples are multiplied by masks.
+  """
+  stages: tuple[int, ...] = ()
+  modulated: bool = False
+
+
 class Bottleneck(Imported, nn_blocks.BottleneckBlock):
-  """A block of ResNet."""
+  """A block of ResNet or ResNeXt."""
   _conv1: tf_keras.layers.Layer
   _conv2: tf_keras.layers.Layer
 
+  def __init__(self, convention: conventions.Convention, deformed: Deformable,
+               **kwargs: Any):
+    """Initializes the block.
+
+    Args:
+      convention: how the source computes the network.
+      deformed: the stages whose 3x3 convolutions are deformable; the block's own follows from its
+        filters.
+      **kwargs: arguments of Model Garden's block.
+    """
+    super().__init__(convention, **kwargs)
+    self._deformed = deformed
+
+  @property
+  def _level(self) -> int:
+    """The level of the block's stage: 2 with 64 filters, 3 with 128, ...."""
+    return 2 + int(math.log2(self._filters // 64))
+
   def build(self, input_shape: tf.TensorShape) -> None:
     super().build(input_shape)
-    if max(self._conv2.strides) == 1:
-      return
-    if self._convention.stride_in_first:
-      self._conv1 = paddings.changed(self._conv1, strides=self._conv2.strides)
-      self._conv2 = paddings.changed(self._conv2, strides=(1, 1))
-    else:
-      self._conv2 = paddings.changed(
-          self._conv2, paddings.PaddedConv2D, pads=self._convention.padding)
+    if self._convention.cardinality:
+      self._make_groups(*self._convention.cardinality)
+    elif max(self._conv2.strides) > 1:
+      if self._convention.stride_in_first:
+        self._conv1 = paddings.changed(self._conv1, strides=self._conv2.strides)
+        self._conv2 = paddings.changed(self._conv2, strides=(1, 1))
+      else:
+        self._conv2 = paddings.changed(
+            self._conv2, paddings.PaddedConv2D, pads=self._convention.padding)
+    if self._level in self._deformed.stages:
+      options = self._conv2.get_config()
+      for name in ('padding', 'pads', 'scale', 'offset'):
+        options.pop(name, None)
+      self._conv2 = deformable.DeformableConv2D(modulated=self._deformed.modulated, **options)
+
+  def _make_groups(self, groups: int, channels: int) -> None:
+    """Makes the block that of ResNeXt: another width, and groups in its 3x3 convolution.
+
+    Args:
+      groups: their number.
+      channels: of a group in the first stage.
+    """
+    width = groups * channels * 2**(self._level - 2)
+    self._conv1 = paddings.changed(self._conv1, filters=width)
+    self._conv2 = paddings.changed(
+        self._conv2, paddings.GroupedConv2D, pads='symmetric', filters=width, groups=groups)
 
   def weighted_layers(self) -> Layers:
     shortcut = [self._shortcut, self._norm0] if self._use_projection else []

@@ -1,4 +1,5 @@
 """A backbone of Model Garden that computes what Keras Applications or torchvision compute."""
+from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
@@ -12,6 +13,7 @@ from official_ext.configs import components
 from official_ext.modeling.backbones.imported import blocks
 from official_ext.modeling.backbones.imported import conventions
 from official_ext.modeling.backbones.imported import paddings
+from official_ext.ops import checks
 
 _CLASSES = {'resnet': resnet.ResNet, 'mobilenet': mobilenet.MobileNet,
             'efficientnet': efficientnet.EfficientNet}
@@ -23,6 +25,8 @@ class ImportedConfig(hyperparams.Config):
   """Options of `ImportedBackbone`; see its arguments."""
   network: str = 'resnet50'
   source: str = 'torchvision'
+  deformable_stages: list[int] = dataclasses.field(default_factory=list)
+  modulated: bool = False
 
 
 @components.register_backbone(
@@ -45,12 +49,16 @@ class ImportedBackbone(tf_keras.Model):
   https://arxiv.org/abs/1512.03385; Andrew Howard et al., MobileNets,
   https://arxiv.org/abs/1704.04861; Mark Sandler et al., MobileNetV2,
   https://arxiv.org/abs/1801.04381; Mingxing Tan, Quoc Le, EfficientNet,
-  https://arxiv.org/abs/1905.11946.
+  https://arxiv.org/abs/1905.11946; Saining Xie et al., Aggregated Residual Transformations for Deep
+  Neural Networks, https://arxiv.org/abs/1611.05431; Jifeng Dai et al., Deformable Convolutional
+  Networks, https://arxiv.org/abs/1703.06211.
   """
 
   def __init__(self,
                network: str = 'resnet50',
                source: str = 'torchvision',
+               deformable_stages: Sequence[int] = (),
+               modulated: bool = False,
                input_specs: Any = (None, None, None, 3),
                use_sync_bn: bool = False,
                norm_momentum: float = 0.99,
@@ -61,6 +69,11 @@ class ImportedBackbone(tf_keras.Model):
     Args:
       network: a key of `conventions.NETWORKS`, such as `resnet101`.
       source: `keras`, Keras Applications, or `torchvision`.
+      deformable_stages: levels, of 2 to 5, whose stages have deformable 3x3 convolutions in every
+        block, for a ResNet; [3, 4, 5] is usual.  They start as the plain ones and take their
+        weights, and their offsets start at 0.
+      modulated: whether deformable convolutions have masks (version 2); they start at half of the
+        plain convolution.
       input_specs: `InputSpec` or shape of the images, `[batch, height, width, 3]`.
       use_sync_bn: whether batch norm uses the statistics of all replicas' images.
       norm_momentum: momentum of the moving averages.
@@ -68,13 +81,17 @@ class ImportedBackbone(tf_keras.Model):
       name: of the model.
 
     Raises:
-      ArgumentError: an unknown network or source, or a source that has no such network.
+      ArgumentError: an unknown network or source, a source that has no such network, or stages
+        that it has not.
     """
     self._convention = conventions.convention(network, source)
     kind, model_id = conventions.NETWORKS[network]
+    _check_stages(network, kind, deformable_stages)
+    self._deformed = blocks.Deformable(tuple(deformable_stages), modulated)
     shape = tf.TensorShape(getattr(input_specs, 'shape', input_specs)).as_list()
     self._options = {
-        'network': network, 'source': source, 'input_specs': shape, 'use_sync_bn': use_sync_bn,
+        'network': network, 'source': source, 'deformable_stages': list(deformable_stages),
+        'modulated': modulated, 'input_specs': shape, 'use_sync_bn': use_sync_bn,
         'norm_momentum': norm_momentum,
         'kernel_regularizer': tf_keras.regularizers.serialize(
             tf_keras.regularizers.get(kernel_regularizer))}
@@ -91,6 +108,8 @@ class ImportedBackbone(tf_keras.Model):
   def _imported_layer(self, layer: tf_keras.layers.Layer) -> tf_keras.layers.Layer:
     """Returns a layer of Model Garden's backbone as the source has it."""
     cls = blocks.IMPORTED.get(type(layer))
+    if cls is blocks.Bottleneck:
+      return cls(convention=self._convention, deformed=self._deformed, **layer.get_config())
     if cls:
       return cls(convention=self._convention, **layer.get_config())
     if isinstance(layer, tf_keras.layers.Conv2D) and max(layer.strides) > 1:
@@ -126,3 +145,12 @@ class ImportedBackbone(tf_keras.Model):
   def from_config(cls, config: dict[str, Any], custom_objects: Any | None = None
                   ) -> 'ImportedBackbone':
     return cls(**config)
+
+
+def _check_stages(network: str, kind: str, stages: Sequence[int]) -> None:
+  """Checks that a network has the stages whose convolutions are to be deformable."""
+  allowed = [2, 3, 4, 5] if kind == 'resnet' else []
+  if not set(stages) <= set(allowed):
+    raise checks.ArgumentError(
+        'deformable_stages', f'deformable_stages is {list(stages)}; allowed for {network} are '
+        f'{"any of " + str(allowed) if allowed else "none, because it is no ResNet"}.')

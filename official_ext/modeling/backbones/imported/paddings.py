@@ -63,6 +63,18 @@ class PaddedConv2D(tf_keras.layers.Conv2D):
             'offset': self._offset}
 
 
+class GroupedConv2D(PaddedConv2D):
+  """A convolution in groups of neighboring channels, of stride 1 or 2.
+
+  Keras compiles convolutions with groups by XLA, which keeps exports from other engines.
+  TensorFlow's own convolution takes the groups from the shape of the kernel; on a CPU it has
+  gradients in float32.
+  """
+
+  def call(self, inputs: tf.Tensor) -> tf.Tensor:
+    return self.convolution_op(inputs, tf.convert_to_tensor(self.kernel))
+
+
 class _Padded:
   """A layer of stride 2 with the option `pads`, which `call` reads."""
 

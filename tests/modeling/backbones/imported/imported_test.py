@@ -1,25 +1,33 @@
 """Imported backbones compute what torchvision computes, and are backbones of Model Garden."""
+import dataclasses
 import types
 
 import numpy as np
 from official.vision.modeling.backbones import factory
+from official.vision.modeling.backbones import resnet
 import pytest
+import reference
 import source_networks
+import spies
 import tensorflow as tf, tf_keras
 
 from official_ext.configs import components
 from official_ext.modeling.backbones import imported
+from official_ext.modeling.backbones.imported import blocks
 from official_ext.modeling.backbones.imported import conventions
 from official_ext.modeling.backbones.imported import paddings
+from official_ext.modeling.layers import deformable
 from official_ext.ops import checks
+from official_ext.tasks import initialization
+from official_ext.utils import command_line
 from official_ext.utils.source_weights import conversion
 from official_ext.utils.source_weights import layer_names
 
 
-def build(network, source):
+def build(network, source, **options):
   """A backbone as an experiment builds it."""
   config = components.backbone(type='imported')
-  config.imported.override({'network': network, 'source': source})
+  config.imported.override({'network': network, 'source': source, **options})
   norm = types.SimpleNamespace(use_sync_bn=False, norm_momentum=0.9, norm_epsilon=0.5,
                                activation='tanh')
   return factory.build_backbone(
@@ -82,7 +90,117 @@ def test_conventions(network, source, expected):
 
 @pytest.mark.parametrize('network, source, message', [
     ('resnet18', 'keras', 'network'), ('resnet50', 'caffe', 'source'),
-    ('mobilenet_v1', 'torchvision', 'has no mobilenet_v1')])
+    ('mobilenet_v1', 'torchvision', 'has no mobilenet_v1'),
+    ('resnext50_32x4d', 'keras', 'has no resnext50_32x4d')])
 def test_unknown_networks_are_errors(network, source, message):
   with pytest.raises(checks.ArgumentError, match=message):
     imported.ImportedBackbone(network, source)
+
+
+def _bottleneck(filters, deformed, strides=1, source='torchvision'):
+  """A block of ResNet as the backbone makes it, built for an input of 8 channels."""
+  block = blocks.Bottleneck(
+      conventions.convention('resnet50', source), deformed, filters=filters, strides=strides,
+      use_projection=True)
+  block(tf.zeros([1, 5, 7, 8]))
+  return block
+
+
+@pytest.mark.parametrize('source', ['torchvision', 'keras'])
+@pytest.mark.parametrize('strides', [1, 2])
+def test_deformable_block_starts_as_the_plain_one_with_its_checkpoint(source, strides, tmp_path):
+  plain = _bottleneck(128, blocks.Deformable(), strides, source)
+  path = tf.train.Checkpoint(backbone=plain).save(str(tmp_path / 'ckpt'))
+  ours = _bottleneck(128, blocks.Deformable((3,)), strides, source)
+  initialization.load({'backbone': ours}, path, 'backbone')
+  x = tf.random.stateless_normal([2, 5, 7, 8], [1, 2])
+  np.testing.assert_allclose(ours(x), plain(x), 1e-4, 1e-5)
+  ours._conv2.offset.bias.assign(tf.ones(18))
+  assert np.max(np.abs(ours(x) - plain(x))) > 1e-3
+
+
+def test_published_weights_of_deformable_stages():
+  """ResNet-50 has 4, 6 and 3 blocks in C3 to C5: 580,842 weights of offsets, 871,263 with masks."""
+  for modulated, weights in ((False, 580_842), (True, 871_263)):
+    count = 0
+    for filters, repeats in ((64, 3), (128, 4), (256, 6), (512, 3)):
+      conv = _bottleneck(filters, blocks.Deformable((3, 4, 5), modulated))._conv2
+      if filters == 64:
+        assert not isinstance(conv, deformable.DeformableConv2D)
+      else:
+        count += repeats * conv.offset.count_params()
+    assert count == weights
+
+
+def _grouped(x, kernel, groups, stride):
+  """A convolution for each group of channels, padded on all sides."""
+  depth, filters = kernel.shape[2], kernel.shape[3] // groups
+  return np.concatenate([
+      reference.symmetric_conv2d(
+          x[..., group * depth:(group + 1) * depth],
+          kernel[..., group * filters:(group + 1) * filters], stride=stride)
+      for group in range(groups)], -1)
+
+
+@pytest.mark.parametrize('strides', [1, 2])
+def test_block_of_resnext_equals_numpy(strides):
+  convention = dataclasses.replace(
+      conventions.convention('resnext50_32x4d', 'torchvision'), cardinality=(4, 2))
+  block = blocks.Bottleneck(convention, blocks.Deformable(), filters=128, strides=strides,
+                            use_projection=True, norm_epsilon=1e-5)
+  x = np.random.default_rng(0).normal(size=[2, 6, 7, 5]).astype(np.float32)
+  block(x)
+  spies.randomize(block)
+
+  def norm(layer, x):
+    gamma, beta, mean, variance = (weight.numpy() for weight in layer.weights)
+    return (x - mean) / np.sqrt(variance + 1e-5) * gamma + beta
+
+  convs, norms = block.weighted_layers()[::2], block.weighted_layers()[1::2]
+  assert [conv.filters for conv in convs] == [16, 16, 512, 512]
+  kernels = [conv.kernel.numpy() for conv in convs]
+  assert kernels[1].shape == (3, 3, 4, 16)
+  y = np.maximum(norm(norms[0], reference.conv2d(x, kernels[0])), 0)
+  y = np.maximum(norm(norms[1], _grouped(y, kernels[1], 4, strides)), 0)
+  y = norm(norms[2], reference.conv2d(y, kernels[2]))
+  shortcut = norm(norms[3], reference.conv2d(x, kernels[3])[:, ::strides, ::strides])
+  np.testing.assert_allclose(block(x), np.maximum(y + shortcut, 0), 1e-4, 1e-5)
+
+
+@pytest.mark.parametrize('network, weights', [
+    ('resnet50', 23_508_032), ('resnext50_32x4d', 22_979_904), ('resnext101_32x4d', 42_128_704),
+    ('resnext101_64x4d', 81_406_272), ('resnext101_32x8d', 86_742_336),
+    ('resnext152_32x8d', 120_323_392)])
+def test_published_weights_without_classifier(network, weights):
+  """The first convolution with its norm, and the blocks, one of each kind built."""
+  total = 7 * 7 * 3 * 64 + 2 * 64
+  channels = 64
+  for _, filters, repeats in resnet.RESNET_SPECS[conventions.NETWORKS[network][1]]:
+    for count in (1, repeats - 1):
+      block = blocks.Bottleneck(
+          conventions.convention(network, 'torchvision'), blocks.Deformable(), filters=filters,
+          strides=1, use_projection=count == 1, kernel_initializer='zeros')
+      block(tf.zeros([1, 1, 1, channels]))
+      total += count * sum(v.shape.num_elements() for v in block.trainable_variables)
+      channels = 4 * filters
+  assert total == weights
+
+
+@pytest.mark.parametrize('network', ['resnet50', 'resnext50_32x4d', 'resnext101_32x8d',
+                                     'resnext101_64x4d'])
+def test_a_file_of_torchvision_is_recognized_by_its_first_block(network):
+  names = layer_names.of_network(network, 'torchvision')
+  state = {f'{name}.weight': np.zeros([1, 1, 1, 1]) for name in names}
+  groups, channels = conventions.CARDINALITIES.get(network, (1, 64))
+  state['layer1.0.conv2.weight'] = np.zeros([groups * channels, channels, 3, 3])
+  assert conversion.recognize(state, 'torchvision', 'x.pth').network == network
+  state['layer1.0.conv2.weight'] = np.zeros([96, 3, 3, 3])
+  with pytest.raises(command_line.CommandError, match='widths other than'):
+    conversion.recognize(state, 'torchvision', 'x.pth')
+
+
+@pytest.mark.parametrize('network, stages, text', [
+    ('resnet50', [3, 6], 'any of'), ('mobilenet_v2', [3], 'no ResNet')])
+def test_stages_that_a_network_has_not_are_errors(network, stages, text):
+  with pytest.raises(checks.ArgumentError, match=text):
+    imported.ImportedBackbone(network, deformable_stages=stages)

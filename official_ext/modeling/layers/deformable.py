@@ -1,0 +1,92 @@
+"""A deformable convolution that computes its own offsets."""
+from typing import Any
+
+import tensorflow as tf, tf_keras
+
+from official_ext.modeling.layers import convolutions
+from official_ext.ops import checks
+from official_ext.ops import deformable_conv
+
+
+@tf_keras.utils.register_keras_serializable(package='official_ext')
+class DeformableConv2D(convolutions.Conv2D):
+  """A convolution whose taps sample at offsets that another convolution computes from its input.
+
+  Kernel and bias have the names, shapes and initial values of `convolutions.Conv2D`, so that
+  weights of a plain convolution load.  The convolution `offset` starts at 0: then the layer is the
+  plain convolution with symmetric padding, or half of it if `modulated`.  Offsets, positions and
+  masks are float32 under mixed precision, in which bfloat16 would miss whole pixels.
+
+  References: Jifeng Dai et al., Deformable Convolutional Networks,
+  https://arxiv.org/abs/1703.06211; Xizhou Zhu et al., Deformable ConvNets v2,
+  https://arxiv.org/abs/1811.11168 (`modulated`).
+  """
+
+  def __init__(self, filters: int, kernel_size: Any, modulated: bool = False,
+               mask_scale: float = 1.0, offset_sets: int = 1, **kwargs):
+    """Initializes the layer.
+
+    Args:
+      filters: channels of the result.
+      kernel_size: height and width of the kernel, odd, or one number for both.
+      modulated: whether every sample is also multiplied by a mask, a sigmoid times `mask_scale`.
+      mask_scale: largest value of a mask; with 2 the layer starts as the plain convolution.
+      offset_sets: number of groups of neighboring channels that have offsets of their own; it must
+        divide the channels.
+      **kwargs: arguments of `convolutions.Conv2D`; `groups` are those of the kernel.
+
+    Raises:
+      ArgumentError: an even kernel, or strides or dilation rates that differ by axis.
+    """
+    super().__init__(filters, kernel_size, **{**kwargs, 'symmetric_padding': True})
+    if any(size % 2 == 0 for size in self.kernel_size):
+      raise checks.ArgumentError(
+          'kernel_size', f'kernel_size is {self.kernel_size}; allowed are odd numbers, because '
+          'offsets count from the center.')
+    for argument in ('strides', 'dilation_rate'):
+      first, second = getattr(self, argument)
+      if first != second:
+        raise checks.ArgumentError(
+            argument, f'{argument} is {(first, second)}; both must be equal.')
+    self._modulated, self._mask_scale, self._offset_sets = modulated, mask_scale, offset_sets
+    self._taps = self.kernel_size[0] * self.kernel_size[1]
+    self.offset = convolutions.Conv2D(
+        offset_sets * self._taps * (3 if modulated else 2), self.kernel_size,
+        strides=self.strides, dilation_rate=self.dilation_rate, symmetric_padding=True,
+        kernel_initializer='zeros', kernel_regularizer=self.kernel_regularizer, name='offset',
+        dtype=self.variable_dtype)
+
+  def build(self, input_shape: tf.TensorShape) -> None:
+    channels = tf.TensorShape(input_shape)[-1]
+    if channels % self._offset_sets:
+      raise checks.ArgumentError(
+          'offset_sets', f'offset_sets is {self._offset_sets}, which does not divide the '
+          f'{channels} channels of the input.')
+    super().build(input_shape)
+
+  def call(self, inputs: tf.Tensor) -> tf.Tensor:
+    """Convolves.
+
+    Args:
+      inputs: `[batch, height, width, channels]`.
+
+    Returns:
+      `[batch, ceil(height / stride), ceil(width / stride), filters]`.
+    """
+    offsets, masks = self.offset(inputs), None
+    if self._modulated:
+      offsets, logits = tf.split(
+          offsets, [2 * self._offset_sets * self._taps, self._offset_sets * self._taps], axis=-1)
+      masks = self._mask_scale * tf.sigmoid(logits)
+    kernel = tf.cast(self.kernel, self.compute_dtype)
+    outputs = deformable_conv.deformable_conv2d(
+        inputs, kernel, offsets, masks, self.strides[0], self.dilation_rate[0])
+    if not inputs.shape[0]:
+      outputs = convolutions.with_conv_shape(outputs, inputs, self.strides, self.filters)
+    if self.use_bias:
+      outputs = tf.nn.bias_add(outputs, tf.cast(self.bias, self.compute_dtype))
+    return self.activation(outputs) if self.activation else outputs
+
+  def get_config(self) -> dict[str, Any]:
+    return {**super().get_config(), 'modulated': self._modulated,
+            'mask_scale': self._mask_scale, 'offset_sets': self._offset_sets}

@@ -1,0 +1,25 @@
+"""Functions whose variables became constants can be saved, whatever gradients they had."""
+import numpy as np
+import tensorflow as tf
+
+from official_ext.ops import reassembly
+from official_ext.ops import sampling
+from official_ext.serving import frozen
+
+
+def test_a_function_with_custom_gradients_can_be_saved(tmp_path):
+  kernels = tf.Variable(tf.random.stateless_normal([1, 3, 4, 4, 9], [1, 2]))
+  positions = tf.Variable(tf.random.stateless_uniform([1, 2, 2, 2], [3, 4], 0, 3))
+
+  @tf.function(autograph=False, input_signature=[tf.TensorSpec([1, 3, 4, 5], name='images')])
+  def network(images):
+    upsampled = reassembly.reassemble(2 * images, tf.convert_to_tensor(kernels), 2)
+    return {'output': sampling.sample_bilinear(
+        upsampled, tf.convert_to_tensor(positions), one_sided=True)}
+
+  images = tf.random.stateless_normal([1, 3, 4, 5], [5, 6])
+  function, _ = frozen.freeze(network.get_concrete_function())
+  tf.saved_model.save(tf.Module(), str(tmp_path), signatures={'serving_default': function})
+  loaded = tf.saved_model.load(str(tmp_path)).signatures['serving_default']
+  np.testing.assert_allclose(
+      loaded(inputs=images)['output'], network(images)['output'], 1e-5, 1e-6)
