@@ -26,6 +26,9 @@ NETWORKS = {
     'dyfpn': 'retinanet_dyfpn_efficientnetlite0_sample',
     'drfpn': 'retinanet_drfpn_efficientnetlite0_sample',
     'ifpn': 'retinanet_ifpn_efficientnetlite0_sample',
+    'pafpn': 'retinanet_pafpn_efficientnetlite0_sample',
+    'bifpn': 'retinanet_bifpn_efficientnetlite0_sample',
+    'carafe': 'retinanet_carafe_efficientnetlite0_sample',
     'fcos': 'fcos_fpn_efficientnetlite0_sample',
     'dynamic_head': 'fcos_dynamichead_efficientnetlite0_sample',
 }

@@ -92,6 +92,13 @@ def test_every_network_is_trained_alike_and_goes_into_the_report(tmp_path, monke
   assert options['report']['saved_model'] == tmp_path / 'run' / 'saved_model'
 
 
+def test_every_network_has_an_experiment():
+  from official.core import exp_factory
+  from official_ext import registry_imports
+  for experiment in quickstart.NETWORKS.values():
+    assert exp_factory.get_exp_config(experiment).task.model.num_classes
+
+
 def test_values_become_arguments():
   assert quickstart._flags('data', 'x') == ['--data=x']
   assert quickstart._flags('evaluate', True) == ['--evaluate']
