@@ -16,6 +16,7 @@ import sys
 import time
 from typing import Any, NamedTuple
 
+from official_ext.utils import argument_types
 from official_ext.utils import command_line
 from official_ext.utils import files
 
@@ -49,8 +50,8 @@ def _arguments() -> argparse.Namespace:
                       'in data/nuclei')
   parser.add_argument('--output_dir', type=pathlib.Path, default=pathlib.Path('runs/quickstart'),
                       metavar='DIR', help='default: runs/quickstart')
-  parser.add_argument('--train_steps', type=int, metavar='N',
-                      help='default: what the experiment says')
+  parser.add_argument('--train_steps', type=argument_types.positive_int, default=400, metavar='N',
+                      help='of eight images, for each network; default: 400')
   parser.add_argument('--networks', type=_networks, default=['fpn', 'dyfpn'], metavar='A,B,...',
                       help=f'what is trained, of {", ".join(NETWORKS)}: the first is what people '
                       'have, with which the others are compared, and the last is shown in detail; '
@@ -148,18 +149,17 @@ def _flags(key: str, value: Any) -> list[str]:
 
 
 def _overrides(args: argparse.Namespace) -> dict[str, str]:
-  """Returns the trainer's flag `params_override`, if anything differs from the experiment."""
+  """Returns the trainer's flag `params_override`: how long to train, and what the data needs."""
   overrides = []
   if str(args.data) != DIGITS:
     # The experiment does not mirror, because the digits of its sample must not be.
     overrides.append('task.train_data.parser.aug_rand_hflip=true')
-  if args.train_steps:
-    overrides += [f'trainer.train_steps={args.train_steps}',
-                  f'trainer.validation_interval={args.train_steps}',
-                  f'trainer.optimizer_config.learning_rate.cosine.decay_steps={args.train_steps}']
+  overrides += [f'trainer.train_steps={args.train_steps}',
+                f'trainer.validation_interval={args.train_steps}',
+                f'trainer.optimizer_config.learning_rate.cosine.decay_steps={args.train_steps}']
   if args.params_override:
     overrides.append(args.params_override)
-  return {'params_override': ','.join(overrides)} if overrides else {}
+  return {'params_override': ','.join(overrides)}
 
 
 def _keep_previous(output: pathlib.Path) -> None:
