@@ -1,7 +1,7 @@
 """The signatures of an export: one of images, others with a threshold of gates or a budget too.
 
-A detector with gates is written as one function of images, threshold and, if its gates take one,
-budget.  All signatures call it, so that the SavedModel holds the network once.
+A detector with gates or a solver is written as one function of images and those of threshold and
+budget that it takes.  All signatures call it, so that the SavedModel holds the network once.
 """
 from collections.abc import Callable, Mapping, Sequence
 import inspect
@@ -60,13 +60,13 @@ def network_function(module: Any, input_type: str) -> Any:
     input_type: one of `input_types.INPUT_TYPES`.
 
   Returns:
-    A function of images, as the input type says; for a model whose gates have a threshold or take
-    a budget also of a threshold, a float32 scalar as `routing.shutting_gates` takes it; and for
-    gates that take one also of a budget, float32, a scalar or one for each image, as
-    `routing.spending` takes it.
+    A function of images, as the input type says; for gates that have a threshold also of this, a
+    float32 scalar as `routing.shutting_gates` takes it; and for gates or a solver that take a
+    budget also of this, float32, a scalar or one for each image, as `routing.spending` takes it.
   """
-  takes_budget = routed.has_budget_input(module.model)
-  if not takes_budget and not routed.has_gate_threshold(module.model):
+  more = [tf.TensorSpec([], tf.float32, 'gate_threshold')] * routed.has_gate_threshold(module.model)
+  more += [tf.TensorSpec(None, tf.float32, 'budget')] * routed.has_budget_input(module.model)
+  if not more:
     return module.get_inference_signatures({input_type: DEFAULT})[DEFAULT]
   serve = {'image_tensor': module.inference_from_image_tensors,
            'image_bytes': module.inference_from_image_bytes,
@@ -75,14 +75,13 @@ def network_function(module: Any, input_type: str) -> Any:
   images = (tf.TensorSpec([batch, None, None, 3], tf.uint8, 'inputs')
             if input_type == 'image_tensor' else tf.TensorSpec([batch], tf.string, 'inputs'))
 
-  def run(inputs, gate_threshold, budget=1.0):
+  def run(inputs, *values):
+    given = {**inputs_lib.NEUTRAL, **{spec.name: value for spec, value in zip(more, values)}}
     # Another number of budgets than one, or one for each image, is an error here.
-    budgets = tf.broadcast_to(tf.reshape(budget, [-1]), tf.shape(inputs)[:1])
-    with routing.shutting_gates(gate_threshold), routing.spending(budgets):
+    budgets = tf.broadcast_to(tf.reshape(given['budget'], [-1]), tf.shape(inputs)[:1])
+    with routing.shutting_gates(given['gate_threshold']), routing.spending(budgets):
       return serve(inputs)
 
-  more = [tf.TensorSpec([], tf.float32, 'gate_threshold'),
-          *[tf.TensorSpec(None, tf.float32, 'budget')] * takes_budget]
   return with_names(run, [images, *more])
 
 
@@ -94,7 +93,7 @@ def call(function: Any, inputs: Any, **values: float | tf.Tensor) -> Mapping[str
     inputs: the images.
     **values: `gate_threshold` and `budget`; those that are not given change nothing.
   """
-  names = list(inputs_lib.NEUTRAL)[:len(function.structured_input_signature[0]) - 1]
+  names = [spec.name for spec in function.structured_input_signature[0][1:]]
   more = [tf.convert_to_tensor(values.get(name, inputs_lib.NEUTRAL[name]), tf.float32)
           for name in names]
   return function(inputs, *more)
