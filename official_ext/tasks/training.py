@@ -21,6 +21,7 @@ import tensorflow as tf, tf_keras
 
 from official_ext.dataloaders import image_sizes
 from official_ext.datasets import category_files
+from official_ext.tasks import budget_calibration
 from official_ext.tasks import canvas_trainer
 from official_ext.tasks import initialization
 from official_ext.tasks import last_batch
@@ -140,11 +141,12 @@ def _runner(params: Any, strategy: tf.distribute.Strategy, flags: Any, watch: _L
     model_dir = _private_folder(model_dir, params.trainer.best_checkpoint_export_subdir)
   with strategy.scope():
     task = task_factory.get_task(params.task, logging_dir=model_dir)
+  calibration = budget_calibration.BudgetCalibration(params, task, strategy)
   runner = Runner(
-      strategy, task, flags.mode, params, model_dir, train_actions=[watch],
+      strategy, task, flags.mode, params, model_dir, train_actions=[watch, calibration],
       eval_summary_manager=summary_manager.maybe_build_eval_summary_manager(params, model_dir),
       enable_async_checkpointing=flags.enable_async_checkpointing)
-  watch.model = runner.trainer.model
+  watch.model, calibration.trainer = runner.trainer.model, runner.trainer
   return runner
 
 

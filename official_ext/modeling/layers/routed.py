@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 import contextlib
 from typing import Any
 
+import numpy as np
 import tensorflow as tf, tf_keras
 
 from official_ext.ops import checks
@@ -80,6 +81,23 @@ class RoutedLayer(tf_keras.layers.Layer):
   def budget_variables(self) -> list[tf.Variable]:
     """Those of `router_variables` that a checkpoint of the layer without a budget input lacks."""
     return []
+
+  @property
+  def calibrates_budget(self) -> bool:
+    """Whether `budget_logits` and `calibrate_budget` set what gates do at each budget."""
+    return False
+
+  def budget_logits(self, inputs: Any) -> tf.Tensor:
+    """Returns what `calibrate_budget` needs of a batch of inputs, `[batch, ...]`."""
+    raise NotImplementedError
+
+  def calibrate_budget(self, logits: np.ndarray) -> None:
+    """Sets what gates do at each budget so that images with these logits spend it.
+
+    Args:
+      logits: what `budget_logits` returned, of images as inference gets them.
+    """
+    raise NotImplementedError
 
   def total_cost(self, height: int, width: int) -> float:
     """Returns the multiply-adds of one image with every gate open, unrouted parts included.

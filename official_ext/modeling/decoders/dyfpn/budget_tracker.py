@@ -10,6 +10,10 @@ from official_ext.modeling.layers import budget_control
 # Factor of normalized and moved logits: the larger, the less do the draws of training differ from
 # the decisions of inference.
 _SHARPNESS = 4.0
+# Shifts of normalized logits that surely take the cheapest and the dearest path, and how often the
+# distance between them is halved to find one between.
+_FARTHEST = 1e3
+_BISECTIONS = 40
 # Share of the statistics that a training step keeps: they are those of the last 100 steps.
 _MOMENTUM = 0.99
 
@@ -82,7 +86,7 @@ class BudgetTracker(budget_control.KnotLayer):
     Returns:
       `[..., batch, levels, paths]`.
     """
-    relative = np.array(self._dearness[1:], np.float32) - np.float32(self._dearness[0])
+    relative = tf.constant(np.subtract(self._dearness[1:], self._dearness[0]), shift.dtype)
     moved = normalized + shift[..., None] * relative
     return tf.concat([tf.zeros_like(moved[..., :1]), moved], -1)
 
@@ -100,10 +104,40 @@ class BudgetTracker(budget_control.KnotLayer):
   def _track(self, normalized: tf.Tensor) -> None:
     """Moves the shifts of all budgets by the images of a batch."""
     budgets = tf.constant(budget_control.KNOTS, self.dtype)[:, None]
-    shifts = budget_control.quantile(budgets) + self._shifts
-    choice = tf.argmax(self._moved(normalized[None], shifts[:, None]), -1)
-    shares = tf.reduce_mean(tf.gather(tf.constant(self._dearness, self.dtype), choice), 1)
+    shares = self._shares(normalized, budget_control.quantile(budgets) + self._shifts)
     self._shifts.assign_add(self._rate * (budgets - shares))
+
+  def _shares(self, normalized: tf.Tensor, shifts: tf.Tensor) -> tf.Tensor:
+    """Returns the share that images spend at each shift, `[shifts, levels]`.
+
+    Args:
+      normalized: `[batch, levels, paths - 1]`.
+      shifts: `[shifts, levels]`.
+    """
+    choice = tf.argmax(self._moved(normalized[None], shifts[:, None]), -1)
+    return tf.reduce_mean(tf.gather(tf.constant(self._dearness, normalized.dtype), choice), 1)
+
+  def calibrate(self, logits: np.ndarray) -> None:
+    """Sets statistics and shifts so that images with these logits spend the share b at every b.
+
+    Args:
+      logits: `[images, levels, paths]`, of at least one image.
+    """
+    others = logits[..., 1:].astype(np.float64) - logits[..., :1]
+    mean, variance = others.mean(0), others.var(0)
+    normalized = tf.constant((others - mean) / np.sqrt(variance + budget_control.EPSILON))
+    # Bisection: the share grows with the shift.
+    least, most = (tf.fill([len(budget_control.KNOTS), self._columns],
+                           tf.constant(end, tf.float64)) for end in (-_FARTHEST, _FARTHEST))
+    for _ in range(_BISECTIONS):
+      middle = (least + most) / 2
+      is_enough = self._shares(normalized, middle) >= budget_control.KNOTS[:, None]
+      least, most = tf.where(is_enough, least, middle), tf.where(is_enough, middle, most)
+    shifts = most - budget_control.quantile(tf.constant(budget_control.KNOTS[:, None]))
+    is_between = (budget_control.KNOTS > 0) & (budget_control.KNOTS < 1)
+    for variable, value in ((self._mean, mean), (self._variance, variance), (
+        self._shifts, tf.where(is_between[:, None], shifts, 0))):
+      variable.assign(tf.cast(value, self.dtype))
 
   def get_config(self) -> dict[str, Any]:
     return {**super().get_config(), 'dearness': list(self._dearness), 'rate': self._rate}

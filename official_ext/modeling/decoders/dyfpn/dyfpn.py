@@ -116,6 +116,17 @@ class DyFPN(routed.SkippingLayer, inception_fpn.InceptionFPN):
     return self._budget_tracker.variables if self.has_budget_input else []
 
   @property
+  def calibrates_budget(self) -> bool:
+    return self.has_budget_input
+
+  def budget_logits(self, inputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
+    """Returns the logits of the gates, `[batch, levels, paths]`; `inputs` are those of `call`."""
+    return self.gate({level: inputs[level] for level in self.backbone_levels})
+
+  def calibrate_budget(self, logits: np.ndarray) -> None:
+    self._budget_tracker.calibrate(logits)
+
+  @property
   def gate_names(self) -> list[str]:
     return self.backbone_levels
 

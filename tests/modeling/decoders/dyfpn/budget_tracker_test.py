@@ -130,3 +130,22 @@ def test_everything_is_float32_under_any_policy():
 def test_refuses_a_rate_that_is_not_positive():
   with pytest.raises(checks.ArgumentError, match='^rate is 0'):
     _make(rate=0)
+
+
+@pytest.mark.parametrize('dearness', [[0.0, 1.0], DEARNESS])
+def test_calibrated_images_spend_the_wanted_share(dearness):
+  """Of any spread, and to within the two images that are next to a threshold."""
+  layer = budget_tracker.BudgetTracker(2, dearness)
+  kinds = RNG.choice([-40.0, 4.0], [100, 2, 1]) * np.linspace(0.5, 1, len(dearness))
+  logits = (kinds + RNG.normal(size=[100, 2, len(dearness)])).astype(np.float32)
+  layer(logits[:3], training=True)
+  layer.calibrate(logits)
+  for budget in KNOTS:
+    with routing.spending(np.float32(budget)):
+      paths = np.argmax(layer(logits), -1)
+    np.testing.assert_allclose(np.array(dearness)[paths].mean(0), budget, 0, 0.02)
+  found = _weights(layer)
+  others = logits[..., 1:].astype(np.float64) - logits[..., :1]
+  np.testing.assert_allclose(found['mean'], others.mean(0), 1e-4, 1e-4)
+  np.testing.assert_allclose(found['variance'], others.var(0), 1e-4)
+  assert np.all(np.isfinite(found['shifts']))
