@@ -1,4 +1,4 @@
-"""What gates do at each budget is set by training images that are not augmented, when it is time."""
+"""Thresholds of gates are set by training images that are not augmented, when it is time."""
 import types
 
 import numpy as np
