@@ -51,9 +51,9 @@ def load(items: Mapping[str, Any], path: str, modules: str | Sequence[str]) -> N
   for name in names:
     count = sum(len(module.variables) for module in _modules(items[name]))
     if num_missing[name]:
-      logging.info('%s: %d of %d variables loaded from %s; the %d of its routers and offsets keep '
-                   'their initial values.', name, count - num_missing[name], count, checkpoint,
-                   num_missing[name])
+      logging.info('%s: %d of %d variables loaded from %s; the %d of its routers, budgets and '
+                   'offsets keep their initial values.', name, count - num_missing[name], count,
+                   checkpoint, num_missing[name])
     else:
       logging.info('%s: all %d variables loaded from %s.', name, count, checkpoint)
   left = sorted(set(items) - set(names))
