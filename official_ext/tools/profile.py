@@ -16,7 +16,6 @@ from official_ext.utils import argument_types
 from official_ext.utils import command_line
 from official_ext.utils import experiment
 from official_ext.utils import files
-from official_ext.utils import timing
 
 _EPILOG = """example:
   python -m official_ext.tools.profile --experiment=retinanet_dyfpn_efficientnetlite0_sample \\
@@ -137,6 +136,7 @@ def _time_twins(detector: Any, images: Sequence[Any], costs: Sequence[Any], num_
     Name -> median and quartiles in milliseconds, as `timing.summaries` returns them.
   """
   from official_ext.serving import twins
+  from official_ext.utils import timing
   executed = [cost.costs['whole network', 'executed'] for cost in costs[:len(images)]]
   cheapest, dearest = (images[executed.index(bound)] for bound in (min(executed), max(executed)))
   return timing.summaries(twins.seconds(

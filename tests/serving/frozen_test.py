@@ -22,4 +22,4 @@ def test_a_function_with_custom_gradients_can_be_saved(tmp_path):
   tf.saved_model.save(tf.Module(), str(tmp_path), signatures={'serving_default': function})
   loaded = tf.saved_model.load(str(tmp_path)).signatures['serving_default']
   np.testing.assert_allclose(
-      loaded(inputs=images)['output'], network(images)['output'], 1e-5, 1e-6)
+      loaded(images=images)['output'], network(images)['output'], 1e-5, 1e-6)
