@@ -48,3 +48,10 @@ def test_a_converted_detector_takes_the_scalar_that_its_model_has(monkeypatch, n
   assert detector.set_budget(0.5) == (names == ['budget'])
   detector(IMAGES)
   assert calls == [{}, {'gate_threshold': 0.25}, {'budget': 0.5}]
+
+
+def test_engines_get_scalars():
+  import tensorflow as tf
+  images = tf.TensorSpec([None, None, None, 3], tf.uint8, 'inputs')
+  specs = inputs.with_scalars({'inputs': images, 'budget': tf.TensorSpec(None, tf.float32)})
+  assert specs == {'inputs': images, 'budget': tf.TensorSpec([], tf.float32, 'budget')}
