@@ -20,7 +20,7 @@ from official_ext.utils import argument_types
 from official_ext.utils import command_line
 from official_ext.utils import files
 
-# What can be trained, and its experiment.
+# Name of a network -> the experiment that trains it.
 NETWORKS = {
     'fpn': 'retinanet_fpn_efficientnetlite0_sample',
     'inception_fpn': 'retinanet_inception_fpn_efficientnetlite0_sample',

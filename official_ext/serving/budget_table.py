@@ -1,4 +1,4 @@
-"""What a detector does at several budgets, as its export remembers it, and the choice of one.
+"""Reads and writes the table of budgets of an export, and chooses a budget by time or cost.
 
 A table has `model`, `data` and `machine`, what was measured and where; and `points`, one for each
 budget: `budget`, `ap`, `ap50`, `gmac_mean`, `gmac_min`, `gmac_max`, and `milliseconds` of a batch,

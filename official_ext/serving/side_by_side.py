@@ -16,7 +16,7 @@ _SAME_AP = 0.04
 
 
 class Network(NamedTuple):
-  """What is known of a detector.
+  """The accuracy, cost and time of a detector.
 
   Attributes:
     name: of the network.

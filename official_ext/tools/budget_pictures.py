@@ -14,7 +14,7 @@ _NAMED_GATES = 8
 
 
 class AtBudget(NamedTuple):
-  """What a detector does with an image at a budget.
+  """The detections, cost and gates of an image at a budget.
 
   Attributes:
     budget: the budget.

@@ -1,4 +1,4 @@
-"""What a machine is that times are measured on."""
+"""Describes the machine on which times are measured."""
 from collections.abc import Mapping
 import os
 import pathlib

@@ -1,4 +1,4 @@
-"""What makes the gates of a supernet follow the budget of a call."""
+"""Moves the logits of a supernet's gates, so that the share of a budget runs."""
 from collections.abc import Sequence
 from typing import Any
 

@@ -106,7 +106,7 @@ def test_gradients_reach_the_routers_at_every_budget(budget):
   layer, images = _make(), supernets.images()
   with tf.GradientTape() as tape:
     _, record = _run(layer, images, budget, training=True)
-    # What the loss sees is what runs.
+    # The expected cost, which the loss sees, equals the executed cost.
     np.testing.assert_allclose(record.expected, record.executed, 1e-6)
     loss = tf.reduce_sum(record.expected / record.maximum)
   first = [v for v in layer.trainable_variables

@@ -134,7 +134,7 @@ def test_refuses_a_rate_that_is_not_positive():
 
 @pytest.mark.parametrize('dearness', [[0.0, 1.0], DEARNESS])
 def test_calibrated_images_spend_the_wanted_share(dearness):
-  """Of any spread, and to within the two images that are next to a threshold."""
+  """The share is off by at most two of the 100 images, however the logits are spread."""
   layer = budget_tracker.BudgetTracker(2, dearness)
   kinds = RNG.choice([-40.0, 4.0], [100, 2, 1]) * np.linspace(0.5, 1, len(dearness))
   logits = (kinds + RNG.normal(size=[100, 2, len(dearness)])).astype(np.float32)

@@ -104,7 +104,7 @@ def test_the_share_that_runs_is_the_budget():
   for budget in budgets:
     _, record = _run(tower, inputs, budget)
     shares.append(np.mean(_share(record, record.executed)))
-    # What the loss sees is what runs, but for messages between levels, which always run.
+    # The expected cost equals the executed cost, except for messages between levels.
     np.testing.assert_allclose(np.mean(_share(record, record.expected)), shares[-1], atol=0.02)
   np.testing.assert_allclose(shares, budgets, atol=0.04)
   assert np.all(np.diff(shares) > 0)
