@@ -7,6 +7,7 @@ which network to use for this data, and shows the last one in detail.
 import argparse
 from collections.abc import Sequence
 import contextlib
+import importlib.util
 import json
 import os
 import pathlib
@@ -20,19 +21,48 @@ from official_ext.utils import argument_types
 from official_ext.utils import command_line
 from official_ext.utils import files
 
-# Name of a network -> the experiment that trains it.
+
+class Recipe(NamedTuple):
+  """How a network is trained.
+
+  Attributes:
+    experiment: name of the experiment.
+    overrides: options of it, `field=value,field=value`.
+    takes_budget: whether the trained network takes a budget at every call.
+  """
+  experiment: str
+  overrides: str = ''
+  takes_budget: bool = False
+
+
+def _retinanet(neck: str) -> Recipe:
+  return Recipe(f'retinanet_{neck}_efficientnetlite0_sample')
+
+
+_DRAWN = ('task.budget.kind=drawn,task.budget.weight=0.1,task.budget.reduction=mean_share,'
+          'task.budget.distance=absolute')
 NETWORKS = {
-    'fpn': 'retinanet_fpn_efficientnetlite0_sample',
-    'inception_fpn': 'retinanet_inception_fpn_efficientnetlite0_sample',
-    'dyfpn': 'retinanet_dyfpn_efficientnetlite0_sample',
-    'drfpn': 'retinanet_drfpn_efficientnetlite0_sample',
-    'ifpn': 'retinanet_ifpn_efficientnetlite0_sample',
-    'pafpn': 'retinanet_pafpn_efficientnetlite0_sample',
-    'bifpn': 'retinanet_bifpn_efficientnetlite0_sample',
-    'carafe': 'retinanet_carafe_efficientnetlite0_sample',
-    'fcos': 'fcos_fpn_efficientnetlite0_sample',
-    'dynamic_head': 'fcos_dynamichead_efficientnetlite0_sample',
+    'fpn': _retinanet('fpn'),
+    'inception_fpn': _retinanet('inception_fpn'),
+    'dyfpn': _retinanet('dyfpn'),
+    'dyfpn_budget': Recipe(
+        'retinanet_dyfpn_efficientnetlite0_sample',
+        f'task.model.decoder.dyfpn.gate.budget_input=true,{_DRAWN}', True),
+    'drfpn': _retinanet('drfpn'),
+    'ifpn': _retinanet('ifpn'),
+    'pafpn': _retinanet('pafpn'),
+    'bifpn': _retinanet('bifpn'),
+    'carafe': _retinanet('carafe'),
+    'fcos': Recipe('fcos_fpn_efficientnetlite0_sample'),
+    'dynamic_head': Recipe('fcos_dynamichead_efficientnetlite0_sample'),
+    'dynamic_head_budget': Recipe(
+        'fcos_dynamichead_efficientnetlite0_sample',
+        f'task.model.head.tower.dynamic.budget_input=true,{_DRAWN},'
+        'task.budget.draw_range=[0.1,0.9]', True),
 }
+# The backbone's first layers stay as ImageNet has them: half of a step's time is theirs.
+FROZEN = 'task.frozen_stages=[stem,conv2_x]'
+BUDGETS = '0,0.25,0.5,0.75,1'
 # Nuclei of cells in pictures of two kinds of microscope, which the checkout carries.
 NUCLEI = pathlib.Path(__file__).resolve().parents[1] / 'data' / 'nuclei'
 DIGITS = 'digits'
@@ -50,12 +80,19 @@ def _arguments() -> argparse.Namespace:
                       'in data/nuclei')
   parser.add_argument('--output_dir', type=pathlib.Path, default=pathlib.Path('runs/quickstart'),
                       metavar='DIR', help='default: runs/quickstart')
-  parser.add_argument('--train_steps', type=argument_types.positive_int, default=400, metavar='N',
-                      help='of eight images, for each network; default: 400')
-  parser.add_argument('--networks', type=_networks, default=['fpn', 'dyfpn'], metavar='A,B,...',
+  parser.add_argument('--train_steps', type=argument_types.positive_int, default=300, metavar='N',
+                      help='of eight images, for each network; default: 300')
+  parser.add_argument('--networks', type=_networks, metavar='A,B,...',
+                      default=['fpn', 'dynamic_head', 'dyfpn_budget'],
                       help=f'what is trained, of {", ".join(NETWORKS)}: the first is what people '
                       'have, with which the others are compared, and the last is shown in detail; '
-                      'default: fpn,dyfpn')
+                      'those that end with _budget are shown at the budget that '
+                      'official_ext.tools.frontier recommends; default: '
+                      'fpn,dynamic_head,dyfpn_budget')
+  parser.add_argument('--engine', choices=('openvino', 'none'),
+                      default='openvino' if importlib.util.find_spec('openvino') else 'none',
+                      help='another engine than TensorFlow to convert the networks for and to '
+                      'time them in; default: openvino where it is installed')
   parser.add_argument('--params_override', metavar='FIELD=VALUE,...',
                       help='more options of the experiment, as official_ext.train takes them: '
                       'task.model.input_size=[320,320,3]')
@@ -89,8 +126,16 @@ class Network(NamedTuple):
     return self.folder / 'model'
 
   @property
+  def recipe(self) -> Recipe:
+    return NETWORKS[self.name]
+
+  @property
   def exported(self) -> pathlib.Path:
     return self.folder / 'saved_model'
+
+  @property
+  def frontier(self) -> pathlib.Path:
+    return self.folder / 'frontier'
 
   @property
   def predictions(self) -> pathlib.Path:
@@ -148,18 +193,16 @@ def _flags(key: str, value: Any) -> list[str]:
   return [f'--{key}' if value is True else f'--{key}={value}']
 
 
-def _overrides(args: argparse.Namespace) -> dict[str, str]:
-  """Returns the trainer's flag `params_override`: how long to train, and what the data needs."""
-  overrides = []
+def _overrides(args: argparse.Namespace, recipe: Recipe) -> str:
+  """Returns the trainer's `params_override`: how long to train, and what the data needs."""
+  overrides = [FROZEN]
   if str(args.data) != DIGITS:
     # The experiment does not mirror, because the digits of its sample must not be.
     overrides.append('task.train_data.parser.aug_rand_hflip=true')
   overrides += [f'trainer.train_steps={args.train_steps}',
                 f'trainer.validation_interval={args.train_steps}',
                 f'trainer.optimizer_config.learning_rate.cosine.decay_steps={args.train_steps}']
-  if args.params_override:
-    overrides.append(args.params_override)
-  return {'params_override': ','.join(overrides)}
+  return ','.join([*overrides, *filter(None, [recipe.overrides, args.params_override])])
 
 
 def _keep_previous(output: pathlib.Path) -> None:
@@ -173,32 +216,48 @@ def _keep_previous(output: pathlib.Path) -> None:
   command_line.say(f'{output} of an earlier run is now {kept}')
 
 
-def _train(steps: Steps, network: Network, records: pathlib.Path, val: pathlib.Path,
-           overrides: dict[str, str]) -> None:
-  """Trains a network, exports it, and predicts the validation images."""
-  experiment = NETWORKS[network.name]
-  steps.run(f'train{network.suffix}', 'train', log=network.folder / 'train.log',
-            experiment=experiment, mode='train_and_eval', model_dir=network.model,
-            config_file=records / 'overrides.yaml', **overrides)
-  steps.run(f'export{network.suffix}', 'serving.export_saved_model', experiment=experiment,
+def _train(steps: Steps, network: Network, args: argparse.Namespace, records: pathlib.Path
+           ) -> None:
+  """Trains a network, exports and converts it, and predicts the validation images."""
+  recipe, suffix, val = network.recipe, network.suffix, args.output_dir / 'val'
+  steps.run(f'train{suffix}', 'train', log=network.folder / 'train.log',
+            experiment=recipe.experiment, mode='train_and_eval', model_dir=network.model,
+            config_file=records / 'overrides.yaml', params_override=_overrides(args, recipe))
+  options: dict[str, Any] = {}
+  if args.engine != 'none':
+    options['nms'] = 'portable'
+  steps.run(f'export{suffix}', 'serving.export_saved_model', experiment=recipe.experiment,
             checkpoint_path=network.model, export_dir=network.exported,
-            config_file=network.model / 'params.yaml')
-  steps.run(f'predict{network.suffix}', 'tools.predict', saved_model=network.exported,
+            config_file=network.model / 'params.yaml', **options)
+  if args.engine != 'none':
+    steps.run(f'{args.engine}{suffix}', 'serving.convert', to=args.engine,
+              saved_model=network.exported, output_dir=network.folder / args.engine)
+  options = {}
+  if recipe.takes_budget:
+    steps.run(f'budgets{suffix}', 'tools.frontier', saved_model=network.exported, data=val,
+              budgets=BUDGETS, batch_sizes=1, num_runs=5, output_dir=network.frontier,
+              calibrate=True)
+    table = json.loads((network.frontier / 'frontier.json').read_text(encoding='utf-8'))
+    options['budget'] = table['recommended']
+  steps.run(f'predict{suffix}', 'tools.predict', saved_model=network.exported,
             images=val / 'images', annotation_file=val / 'annotations.json',
-            output_dir=network.predictions, batch_size=8, evaluate=True)
+            output_dir=network.predictions, batch_size=8, evaluate=True, **options)
 
 
-def _report(steps: Steps, networks: Sequence[Network], output: pathlib.Path) -> None:
+def _report(steps: Steps, networks: Sequence[Network], args: argparse.Namespace) -> None:
   """Writes the report about the last network, with all side by side."""
+  output = args.output_dir
   seconds = output / 'seconds_by_step.json'
   with files.atomic_file(seconds) as temporary:
     temporary.write_text(json.dumps(steps.seconds, indent=2), encoding='utf-8')
   shown = networks[-1]
-  steps.run('report', 'tools.report', experiment=NETWORKS[shown.name], model_dir=shown.model,
+  converted = [] if args.engine == 'none' else [args.engine]
+  steps.run('report', 'tools.report', experiment=shown.recipe.experiment, model_dir=shown.model,
             images=output / 'val' / 'images',
             annotation_file=output / 'val' / 'annotations.json', predictions=shown.predictions,
             saved_model=shown.exported, seconds_by_step=seconds, output_dir=output,
-            network=[[one.name, one.exported, one.predictions] for one in networks])
+            network=[[one.name, one.exported, one.predictions,
+                      *(one.folder / engine for engine in converted)] for one in networks])
 
 
 def main() -> None:
@@ -213,7 +272,9 @@ def main() -> None:
   *others, shown = args.networks
   networks = [*(Network(name, output / 'networks' / name, f' {name}') for name in others),
               Network(shown, output, '')]
-  steps = Steps(total=4 + 3 * len(networks) + is_composed)
+  each = 3 + (args.engine != 'none')
+  steps = Steps(total=4 + each * len(networks) + is_composed +
+                sum(one.recipe.takes_budget for one in networks))
   if is_composed:
     data = SAMPLE / 'coco'
     steps.run('sample', 'tools.make_sample_data', output_dir=data)
@@ -222,8 +283,8 @@ def main() -> None:
   # Predictions are on the images of the records, because every layout has others elsewhere.
   steps.run('images', 'tools.write_images', data=records, output_dir=output / 'val')
   for network in networks:
-    _train(steps, network, records, output / 'val', _overrides(args))
-  _report(steps, networks, output)
+    _train(steps, network, args, records)
+  _report(steps, networks, args)
   command_line.say(f'\nDone in {command_line.duration(sum(steps.seconds.values()))}: open '
                    f'{output}/report.html')
 

@@ -68,8 +68,8 @@ class RetinaNetTaskConfig(head_styles.StyledTask, retinanet.RetinaNetTask):
     diagnose_routing: whether evaluation also logs metrics that are as expensive as their layer,
       such as the spectral radius of an implicit pyramid's map.
     resize: the size of images.
-    frozen_stages: stages of a ResNet that do not train, of `stem`, `conv2_x`, `conv3_x`, `conv4_x`
-      and `conv5_x`: neither weights nor statistics of norms.
+    frozen_stages: stages of a ResNet or EfficientNet that do not train, of `stem`, `conv2_x`,
+      `conv3_x`, `conv4_x` and `conv5_x`: neither weights nor statistics of norms.
   """
   model: RetinaNetConfig = dataclasses.field(default_factory=RetinaNetConfig)
   budget: options.BudgetConfig = dataclasses.field(default_factory=options.BudgetConfig)

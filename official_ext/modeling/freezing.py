@@ -1,6 +1,7 @@
 """Stages of a backbone that do not train."""
 from collections.abc import Sequence
 
+from official.vision.modeling.layers import nn_blocks
 import tensorflow as tf, tf_keras
 
 from official_ext.ops import checks
@@ -11,7 +12,7 @@ _LEVELS = {f'conv{level}_x': str(level) for level in range(2, 6)}
 
 
 def freeze_stages(backbone: tf_keras.Model, stages: Sequence[str]) -> None:
-  """Freezes stages of Model Garden's ResNet.
+  """Freezes stages of Model Garden's ResNet or EfficientNet.
 
   Their variables get no gradient and no weight decay, and their batch norms use and keep the
   moving statistics.  As with Model Garden's `freeze_backbone`, the losses still have the constant
@@ -22,7 +23,7 @@ def freeze_stages(backbone: tf_keras.Model, stages: Sequence[str]) -> None:
     stages: some of `STAGES`; empty: nothing is frozen.
 
   Raises:
-    FieldError: an unknown stage, or a backbone that is no ResNet with all stages.
+    FieldError: an unknown stage, or a backbone that has other stages.
   """
   if not stages:
     return
@@ -37,15 +38,14 @@ def freeze_stages(backbone: tf_keras.Model, stages: Sequence[str]) -> None:
 
 
 def _layers_of_stages(backbone: tf_keras.Model) -> dict[str, list[tf_keras.layers.Layer]]:
-  """Returns the layers of every stage of a ResNet."""
-  pools = [layer for layer in getattr(backbone, 'layers', ())
-           if isinstance(layer, tf_keras.layers.MaxPooling2D)]
+  """Returns the layers of every stage: what its end needs and the end before it does not."""
   levels = backbone.output if isinstance(getattr(backbone, 'output', None), dict) else {}
-  if len(pools) != 1 or not set(_LEVELS.values()) <= set(levels):
+  stem = _end_of_stem(getattr(backbone, 'layers', ()))
+  if stem is None or not set(_LEVELS.values()) <= set(levels):
     raise checks.FieldError(
-        f'task.frozen_stages names stages of a ResNet; {type(backbone).__name__} of '
-        'task.model.backbone has no such stages: set task.frozen_stages=[].')
-  ends: dict[str, tf.Tensor] = {'stem': pools[0].output} | {
+        f'task.frozen_stages names stages of a ResNet or EfficientNet; {type(backbone).__name__} '
+        'of task.model.backbone has no such stages: set task.frozen_stages=[].')
+  ends: dict[str, tf.Tensor] = {'stem': stem.output} | {
       stage: levels[level] for stage, level in _LEVELS.items()}
   stages: dict[str, list[tf_keras.layers.Layer]] = {}
   before: set[int] = set()
@@ -54,3 +54,13 @@ def _layers_of_stages(backbone: tf_keras.Model) -> dict[str, list[tf_keras.layer
     stages[stage] = [layer for layer in layers if id(layer) not in before]
     before.update(map(id, layers))
   return stages
+
+
+def _end_of_stem(layers: Sequence[tf_keras.layers.Layer]) -> tf_keras.layers.Layer | None:
+  """Returns the only pooling of a ResNet, or what is before the first block of an EfficientNet."""
+  pools = [layer for layer in layers if isinstance(layer, tf_keras.layers.MaxPooling2D)]
+  if len(pools) == 1:
+    return pools[0]
+  blocks = [number for number, layer in enumerate(layers)
+            if isinstance(layer, nn_blocks.InvertedBottleneckBlock)]
+  return layers[blocks[0] - 1] if blocks and not pools else None

@@ -1,10 +1,10 @@
 """Reads and writes the table of budgets of an export, and chooses a budget by time or cost.
 
-A table has `model`, `data` and `machine`, what was measured and where; and `points`, one for each
-budget: `budget`, `ap`, `ap50`, `gmac_mean`, `gmac_min`, `gmac_max`, and `milliseconds` of a batch,
-engine -> size of the batch -> `low`, `median` and `high`.
+A table has `model`, `data` and `machine`, what was measured and where; `recommended`, a budget;
+and `points`, one for each budget: `budget`, `ap`, `ap50`, `gmac_mean`, `gmac_min`, `gmac_max`, and
+`milliseconds` of a batch, engine -> size of the batch -> `low`, `median` and `high`.
 """
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import json
 import pathlib
 from typing import Any, NamedTuple
@@ -16,6 +16,8 @@ from official_ext.utils import machine as machine_lib
 
 Point = Mapping[str, Any]
 
+# Less than two trainings of one network differ by.
+SMALL_LOSS = 0.01
 _KEY = 'budgets'
 _ASSET = 'assets.extra/budgets.json'
 _COMMAND = 'python -m official_ext.tools.frontier --calibrate'
@@ -48,6 +50,17 @@ def write(folder: pathlib.Path, table: Mapping[str, Any]) -> None:
   with files.atomic_file(folder / _ASSET) as temporary:
     temporary.write_text(json.dumps(table, indent=2) + '\n', encoding='utf-8')
   saved_models.write_description(folder, {**saved_models.read_description(folder), _KEY: table})
+
+
+def recommended(points: Sequence[Point]) -> float:
+  """Returns the cheapest budget whose average precision is within `SMALL_LOSS` of the best.
+
+  Args:
+    points: of a table; at least one.
+  """
+  least = max(point['ap'] for point in points) - SMALL_LOSS
+  return min((point for point in points if point['ap'] >= least),
+             key=lambda point: (point['gmac_mean'], point['budget']))['budget']
 
 
 def without(description: Mapping[str, Any]) -> dict[str, Any]:

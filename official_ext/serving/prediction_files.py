@@ -36,6 +36,7 @@ class Predictions:
     names: category id of a prediction -> name.
     evaluation: average precision, as `evaluation.json` has it; empty without that file.
     costs: cost and gates of every image, as `costs.json` has them, cheapest image first.
+    budget: what the network was given to spend; None if it was given none.
     has_truth: whether there are annotations.
   """
 
@@ -54,7 +55,9 @@ class Predictions:
         file.
     """
     self._images = images
-    costs = read_json(folder / 'costs.json')['images']
+    written = read_json(folder / 'costs.json')
+    costs = written['images']
+    self.budget: float | None = written.get('budget')
     if not all('multiply_adds' in cost for cost in costs):
       raise command_line.CommandError(
           f'{folder} has no multiply-adds of images: export with --outputs=all, and predict again.')

@@ -1,7 +1,7 @@
 """Several exported detectors on the same images: what each costs and takes, and which to use."""
 from collections.abc import Mapping, Sequence
 import functools
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -11,8 +11,20 @@ from official_ext.utils import timing
 _GIGA = 1e9
 # Times that differ by less count as equal, because medians differ so much from run to run.
 _SAME_TIME = 1.05
-# Two trainings of one network differ by as much (README, "What it found").
+# Two trainings of one network differ by as much (docs/necks.md).
 _SAME_AP = 0.04
+TENSORFLOW = 'tensorflow'
+
+
+class Candidate(NamedTuple):
+  """A detector that is put side by side with others.
+
+  Attributes:
+    detectors: engine -> one of `serving.detectors`; `TENSORFLOW` is the export itself.
+    predicted: its predictions, made at the budget that is timed.
+  """
+  detectors: Mapping[str, Any]
+  predicted: prediction_files.Predictions
 
 
 class Network(NamedTuple):
@@ -25,11 +37,14 @@ class Network(NamedTuple):
     gmac_mean: 10^9 multiply-adds of an image, the mean over all images.
     gmac_min: of the cheapest image.
     gmac_max: of the dearest image.
-    ms_mean: milliseconds of an image, the mean over the timed images.
+    ms_mean: milliseconds of an image in TensorFlow, the mean over the timed images.
     ms_min: of the fastest of them.
     ms_max: of the slowest.
     decides: how many of its gates decide differently for different images.
     gates: how many gates it has.
+    budget: what it was given to spend; None if it takes no budget.
+    budgets: for each budget of the export's table `budget`, `ap`, `gmac_mean` and `ms_mean`.
+    engines: other engine -> `ms_mean`, `ms_min` and `ms_max` there.
   """
   name: str
   ap: float | None
@@ -42,35 +57,71 @@ class Network(NamedTuple):
   ms_max: float
   decides: int
   gates: int
+  budget: float | None = None
+  budgets: Sequence[Mapping[str, float]] = ()
+  engines: Mapping[str, Mapping[str, float]] = {}
 
 
-def measure(detectors: Mapping[str, Any], predicted: Mapping[str, prediction_files.Predictions],
-            images: Sequence[np.ndarray], repeats: int) -> list[Network]:
+def measure(candidates: Mapping[str, Candidate], images: Sequence[np.ndarray], repeats: int
+            ) -> list[Network]:
   """Times detectors in one run, and puts beside it what their predictions say.
 
+  A detector whose export has a table of budgets (`serving.budget_table`) is timed at all of them.
+
   Args:
-    detectors: name -> one of `serving.detectors`.
-    predicted: name -> predictions of the same detectors.
+    candidates: name -> a detector and its predictions.
     images: what is timed, uint8 `[height, width, 3]` each.
     repeats: number of times that each detector gets each image, one at a time.
 
   Returns:
-    The networks, in the order of `detectors`.
+    The networks, in the order of `candidates`.
   """
-  calls = {(name, number): functools.partial(detector.seconds, [image])
-           for name, detector in detectors.items() for number, image in enumerate(images)}
+  calls = {
+      (name, engine, budget, number): functools.partial(_detect, detector, budget, image)
+      for name, candidate in candidates.items() for engine, detector in candidate.detectors.items()
+      for budget in _budgets(candidate, engine) for number, image in enumerate(images)}
   seconds = timing.interleaved(calls, repeats, label='timing the networks')
+
+  def milliseconds(name, engine, budget):
+    return [1e3 * float(np.median(seconds[name, engine, budget, number]))
+            for number in range(len(images))]
+
   networks = []
-  for name in detectors:
-    times = [1e3 * float(np.median(seconds[name, number])) for number in range(len(images))]
-    costs = [cost['multiply_adds'] / _GIGA for cost in predicted[name].costs]
-    gates = predicted[name].gates()
-    precision = predicted[name].evaluation
+  for name, (detectors, predicted) in candidates.items():
+    gates = predicted.gates()
+    precision = predicted.evaluation
     networks.append(Network(
-        name, _known(precision.get('ap')), _known(precision.get('ap50')), *_spread(costs),
-        *_spread(times), sum(bool(np.any(gate != gate[0])) for gate in gates.values()),
-        len(gates)))
+        name, _known(precision.get('ap')), _known(precision.get('ap50')),
+        *_spread([cost['multiply_adds'] / _GIGA for cost in predicted.costs]),
+        *_spread(milliseconds(name, TENSORFLOW, predicted.budget)),
+        sum(bool(np.any(gate != gate[0])) for gate in gates.values()), len(gates),
+        predicted.budget,
+        [{**{key: point[key] for key in ('budget', 'ap', 'gmac_mean')},
+          'ms_mean': float(np.mean(milliseconds(name, TENSORFLOW, point['budget'])))}
+         for point in _points(detectors[TENSORFLOW])],
+        {engine: dict(zip(('ms_mean', 'ms_min', 'ms_max'), _spread(
+            milliseconds(name, engine, predicted.budget))))
+         for engine in detectors if engine != TENSORFLOW}))
   return networks
+
+
+def _points(detector: Any) -> Sequence[Mapping[str, Any]]:
+  """Returns the points of the table of budgets of an export; none if it has none."""
+  return detector.description.get('budgets', {}).get('points', ())
+
+
+def _budgets(candidate: Candidate, engine: str) -> list[float | None]:
+  """Returns at which budgets a detector is timed: its own first, then those of its table."""
+  own = candidate.predicted.budget
+  points = _points(candidate.detectors[engine]) if engine == TENSORFLOW else ()
+  return list(dict.fromkeys([own, *(point['budget'] for point in points)]))
+
+
+def _detect(detector: Any, budget: float | None, image: np.ndarray) -> None:
+  """Detects the objects of one image at a budget; None: the detector takes none."""
+  if budget is not None:
+    detector.set_budget(budget)
+  detector(image[None])
 
 
 def _known(precision: float | None) -> float | None:
@@ -87,6 +138,14 @@ def _spread(values: Sequence[float]) -> tuple[float, float, float]:
 def entries(networks: Sequence[Network]) -> list[dict[str, Any]]:
   """Returns the networks as `report.json` has them."""
   return [network._asdict() for network in networks]
+
+
+def in_engine(networks: Sequence[Network], engine: str) -> list[Network]:
+  """Returns the networks with the times of an engine, those that were timed there."""
+  if engine == TENSORFLOW:
+    return list(networks)
+  return [network._replace(**cast(dict[str, Any], network.engines[engine])) for network in networks
+          if engine in network.engines]
 
 
 def frontier(networks: Sequence[Network]) -> list[Network]:
@@ -118,21 +177,21 @@ def advice(networks: Sequence[Network]) -> list[str]:
   if networks[0].ap is None:
     return ['No network can be recommended: the accuracy is not known.', *_alike(networks)]
   plain = known[0]
-  limit = _SAME_TIME * plain.ms_mean
-  winner = max((network for network in known if network.ms_mean <= limit), key=_rank)
+  winner = _at_equal_time(known)
   most = max(known, key=_rank)
-  sentences = [_at_equal_time(plain, winner)]
+  sentences = [_use(plain, winner)]
   if most is not winner:
     sentences.append(
-        f'The most accurate, {most.name}, has AP {most.ap:.3f} in {most.ms_mean:.1f} ms, '
+        f'The most accurate, {_title(most)}, has AP {most.ap:.3f} in {most.ms_mean:.1f} ms, '
         f'{most.ms_mean / plain.ms_mean:.2f} of the time of {plain.name}.')
   saving = min((network for network in known if _precision(network) >= _precision(plain)
                 and network.ms_mean < plain.ms_mean / _SAME_TIME), default=None,
                key=lambda network: network.ms_mean)
   if saving and saving is not winner:
     sentences.append(
-        f'{saving.name} is the fastest of those that are not behind {plain.name}: AP '
+        f'{_title(saving)} is the fastest of those that are not behind {plain.name}: AP '
         f'{saving.ap:.3f} in {saving.ms_mean / plain.ms_mean:.2f} of its time.')
+  sentences += _other_engines(known, winner)
   if any(abs(_precision(network) - _precision(winner)) < _SAME_AP
          for network in known if network is not winner):
     sentences.append(
@@ -151,18 +210,47 @@ def _rank(network: Network) -> tuple[float, float]:
   return _precision(network), -network.ms_mean
 
 
-def _at_equal_time(plain: Network, winner: Network) -> str:
-  """Says which network is the most accurate of those that take no longer than the plain one."""
+def _title(network: Network) -> str:
+  """Returns the name of a network, with its budget if it takes one."""
+  return network.name if network.budget is None else f'{network.name} at budget {network.budget:g}'
+
+
+def _at_equal_time(known: Sequence[Network]) -> Network:
+  """Returns the most accurate of those that take no longer than the first."""
+  limit = _SAME_TIME * known[0].ms_mean
+  return max((network for network in known if network.ms_mean <= limit), key=_rank)
+
+
+def _use(plain: Network, winner: Network) -> str:
+  """Says which network to use at the time of the plain one."""
   if winner is plain:
     return (f'Use {plain.name} for this data: at its time ({plain.ms_mean:.1f} ms an image) no '
             f'network is more accurate (AP {plain.ap:.3f}).')
-  return (f'Use {winner.name} for this data: AP {winner.ap:.3f} in {winner.ms_mean:.1f} ms an '
+  return (f'Use {_title(winner)} for this data: AP {winner.ap:.3f} in {winner.ms_mean:.1f} ms an '
           f'image, where {plain.name} has AP {plain.ap:.3f} in {plain.ms_mean:.1f} ms.')
+
+
+def _other_engines(known: Sequence[Network], winner: Network) -> list[str]:
+  """Says for each other engine which network is ahead there."""
+  sentences = []
+  for engine in known[0].engines:
+    there = in_engine(known, engine)
+    other = _at_equal_time(there)
+    same = 'too' if other.name == winner.name else 'instead'
+    sentences.append(f'In {engine} that is {_title(other)} {same}: AP {other.ap:.3f} in '
+                     f'{other.ms_mean:.1f} ms, {there[0].name} takes {there[0].ms_mean:.1f} ms.')
+  return sentences
 
 
 def _alike(networks: Sequence[Network]) -> list[str]:
   """Names the networks whose gates decide alike for all images, and what to change."""
-  return [f'The gates of {network.name} decide alike for all images, so it spends the same on '
-          'each: give them a budget that is met by the mean of a batch '
-          '(task.budget.reduction=mean_share), or train longer.'
+  return [f'The gates of {_title(network)} decide alike for all images, so it spends the same on '
+          f'each: {_change(network)}, or train longer.'
           for network in networks if network.gates and not network.decides]
+
+
+def _change(network: Network) -> str:
+  """Says what lets gates decide differently."""
+  if network.budget is None:
+    return 'let them take the budget as an input (budget_input, docs/frontier.md)'
+  return 'give them another budget between 0 and 1 (predict --budget)'

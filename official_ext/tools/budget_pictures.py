@@ -30,13 +30,15 @@ class AtBudget(NamedTuple):
   shut: str
 
 
-def draw(detector: Any, image: np.ndarray, threshold: float = 0.4) -> list[AtBudget]:
+def draw(detector: Any, image: np.ndarray, threshold: float = 0.4, afterwards: float = 1.0
+         ) -> list[AtBudget]:
   """Runs a detector on an image at every budget of `BUDGETS`.
 
   Args:
-    detector: an `InMemoryDetector`; every gate is open afterwards.
+    detector: an `InMemoryDetector`.
     image: uint8 `[height, width, 3]`.
     threshold: least score of a box that is drawn.
+    afterwards: the budget that the detector is left with.
 
   Returns:
     An entry for each budget; none if the detector takes no budget.
@@ -61,7 +63,7 @@ def draw(detector: Any, image: np.ndarray, threshold: float = 0.4) -> list[AtBud
             enlarged, [detection_pictures.scaled(item, factor) for item in detections], labels),
         float(outputs['multiply_adds'][0]) / _GIGA, len(detections),
         switched_off({name: gate[0] for name, gate in record.gates.items()})))
-  detector.set_budget(1.0)
+  detector.set_budget(afterwards)
   return found
 
 

@@ -281,7 +281,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
              for timed in (detector, *conversions.values())}
   table = {
       **identity, 'data': {'name': data.name, 'images': len(data.images.paths)},
-      'num_runs': args.num_runs,
+      'num_runs': args.num_runs, 'recommended': budget_table.recommended(points),
       'points': [{**point, 'milliseconds': {
           engine: {size: found[f'{point["budget"]:g}'] for size, found in sizes.items()}
           for engine, sizes in times.items()}} for point in points]}
@@ -296,12 +296,15 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> None:
   """Measures and draws; `arguments` replace those of the command line."""
   args = _parse_arguments(arguments)
+  from official_ext.serving import budget_table
   from official_ext.visualization import tradeoff
   table = measure(args)
   with files.atomic_file(args.output_dir / 'frontier.png') as temporary:
     tradeoff.draw_frontier(table['points']).savefig(temporary, dpi=110, bbox_inches='tight')
   _say(table['points'])
   data = table['data']
+  command_line.say(f'Recommended: {table["recommended"]:g}, the cheapest budget whose AP is within '
+                   f'{budget_table.SMALL_LOSS:g} of the best.')
   command_line.say(f'{data["images"]} images of {data["name"]}; {machine.text(table["machine"])}; '
                    f'wrote {args.output_dir}/frontier.json and frontier.png')
 

@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser, limits: bool = False) -> None
 
   Args:
     parser: the command's.
-    limits: whether to add `--max_ms` and `--max_gmac` too, for `apply_limit`.
+    limits: whether to add `--max_ms` and `--max_gmac` too.
   """
   group = parser.add_mutually_exclusive_group()
   group.add_argument('--gate_threshold', type=argument_types.threshold, default=0.0, metavar='T',
@@ -32,41 +32,37 @@ def add_arguments(parser: argparse.ArgumentParser, limits: bool = False) -> None
                        'multiply-adds on average, by the same table')
 
 
-def apply_limit(detector: Any, args: argparse.Namespace, what: str) -> None:
-  """Gives a detector the largest budget that fits a limit, and says which and what to expect.
+def apply(detector: Any, args: argparse.Namespace, what: str) -> float | None:
+  """Gives a detector the threshold, the budget, or the largest budget that fits a limit.
+
+  Of a limit it says which budget that is, and what to expect of it.
 
   Args:
-    detector: a `SavedDetector`.
-    args: with what `add_arguments` adds with limits, and `batch_size`.
+    detector: of `serving.detectors`; for a limit, a `SavedDetector`.
+    args: with what `add_arguments` adds, and `batch_size` beside limits.
     what: the detector, in the words of the command line.
 
+  Returns:
+    The budget; None if none is given.
+
   Raises:
-    CommandError: no budget fits, or the export has no table of what budgets cost.
+    CommandError: the detector does not take what is given, no budget fits a limit, or the export
+      has no table of what budgets cost.
   """
   from official_ext.serving import budget_table
-  for flag, value in (('--max_ms', args.max_ms), ('--max_gmac', args.max_gmac)):
+  if args.gate_threshold:
+    _check_threshold(detector.set_gate_threshold(args.gate_threshold), what)
+  budget = args.budget
+  for flag in ('--max_ms', '--max_gmac'):
+    value = getattr(args, flag.removeprefix('--'), None)
     if value is not None:
       point, text = budget_table.choose(
           detector, budget_table.Limit(flag, value), args.batch_size, what)
-      _check_budget(detector.set_budget(point['budget']), what)
+      budget = point['budget']
       command_line.say(text)
-
-
-def apply(detector: Any, args: argparse.Namespace, what: str) -> None:
-  """Gives a detector the threshold or the budget.
-
-  Args:
-    detector: of `serving.detectors`.
-    args: with what `add_arguments` adds.
-    what: the detector, in the words of the command line.
-
-  Raises:
-    CommandError: the detector does not take what is given.
-  """
-  if args.gate_threshold:
-    _check_threshold(detector.set_gate_threshold(args.gate_threshold), what)
-  if args.budget is not None:
-    _check_budget(detector.set_budget(args.budget), what)
+  if budget is not None:
+    _check_budget(detector.set_budget(budget), what)
+  return budget
 
 
 @contextlib.contextmanager

@@ -215,8 +215,7 @@ def run(images: image_ids.ImageSet, truth: truth_lib.Truth | None, args: argpars
   from official_ext.serving import converted_detectors
 
   detector = converted_detectors.load(args.saved_model)
-  gate_settings.apply(detector, args, f'--saved_model={args.saved_model}')
-  gate_settings.apply_limit(detector, args, f'--saved_model={args.saved_model}')
+  budget = gate_settings.apply(detector, args, f'--saved_model={args.saved_model}')
   labels = labels_lib.of_detector(detector, truth)
   shown = 0
   with json_list.writer(folder / _MARKER) as append:
@@ -231,7 +230,7 @@ def run(images: image_ids.ImageSet, truth: truth_lib.Truth | None, args: argpars
     file, reason = next(iter(skipped.items()))
     raise command_line.CommandError(
         f'no image could be predicted ({len(skipped)} tried), such as {file}: {reason}.')
-  _write_json({'images': costs, 'skipped': skipped, 'absent': images.absent,
+  _write_json({'images': costs, 'budget': budget, 'skipped': skipped, 'absent': images.absent,
                'not_in_annotation_file': [str(path) for path in images.unknown]},
               folder / 'costs.json')
   _write_csv(costs, folder / 'costs.csv')

@@ -12,13 +12,13 @@ from official_ext.serving import prediction_files
 from official_ext.serving import side_by_side
 from official_ext.tools import budget_pictures
 from official_ext.tools import compare
+from official_ext.tools import report_networks
 from official_ext.utils import command_line
 from official_ext.utils import experiment
 from official_ext.utils import files
 from official_ext.utils import timing
 from official_ext.visualization import boxes
 from official_ext.visualization import html_page
-from official_ext.visualization import networks as network_pages
 from official_ext.visualization import routes
 from official_ext.visualization import routing_figures
 
@@ -28,8 +28,6 @@ _GIGA = 1e9
 _EXAMPLES = 6
 _ROUTED_EXAMPLES = 3  # Pictures of decisions are large.
 _TIMED_RUNS = 15
-_TIMED_IMAGES = 8  # of every network that is put side by side
-_TIMED_RUNS_OF_NETWORKS = 7
 _NAMED_GATES = 8  # If there are more gates, none is listed below an image.
 
 
@@ -54,32 +52,13 @@ def _arguments() -> argparse.Namespace:
                       help='folder that serving.export_saved_model wrote')
   parser.add_argument('--output_dir', required=True, type=pathlib.Path,
                       help='where report.html and report.json go')
-  parser.add_argument('--network', action='append', default=[], nargs=3,
-                      metavar=('NAME', 'SAVED_MODEL', 'PREDICTIONS'),
-                      help='a network to put side by side with others: its name, and the folders '
-                      'that export_saved_model and predict wrote for the same images; give it '
-                      'for each, the plain one first')
+  report_networks.add_argument(parser)
   parser.add_argument('--seconds_by_step', type=pathlib.Path,
                       help='JSON of the seconds that each step took, to be included')
   experiment.add_import_argument(parser)
   args = parser.parse_args()
-  names = [name for name, *_ in args.network]
-  if len(set(names)) < len(names):
-    parser.error(f'--network: a name is given twice: {", ".join(names)}')
+  report_networks.check(parser, args)
   return args
-
-
-def _side_by_side(args: argparse.Namespace, predictions: _Predictions
-                  ) -> list[side_by_side.Network]:
-  """Measures the networks of `--network` on images from the cheapest to the dearest."""
-  from official_ext.serving import converted_detectors
-  detectors = {name: converted_detectors.load_to_time(pathlib.Path(saved_model), '--network')
-               for name, saved_model, _ in args.network}
-  predicted = {name: _Predictions(pathlib.Path(folder), args.annotation_file, args.images)
-               for name, _, folder in args.network}
-  images = [predictions.image(cost['image_id'])
-            for cost in routing_figures.pick_evenly(predictions.costs, _TIMED_IMAGES)]
-  return side_by_side.measure(detectors, predicted, images, _TIMED_RUNS_OF_NETWORKS)
 
 
 def _write_results(page: html_page.HtmlPage, results: dict[str, Any],
@@ -174,7 +153,9 @@ def _draw_decisions(detector: Any, image: np.ndarray) -> dict[str, figure.Figure
 def _write_budgets(page: html_page.HtmlPage, detector: Any, predictions: _Predictions) -> None:
   """Writes what becomes of one image at several budgets, if the detector takes one."""
   cost = predictions.costs[len(predictions.costs) // 2]
-  found = budget_pictures.draw(detector, predictions.image(cost['image_id']))
+  afterwards = 1.0 if predictions.budget is None else predictions.budget
+  found = budget_pictures.draw(
+      detector, predictions.image(cost['image_id']), afterwards=afterwards)
   if not found:
     return
   page.heading('One image at several budgets')
@@ -271,6 +252,8 @@ def main() -> None:
   predictions = _Predictions(args.predictions, args.annotation_file, args.images)
   experiment.import_modules(args.imports)
   detector = detectors.restore(args.experiment, args.model_dir)
+  if predictions.budget is not None:
+    detector.set_budget(predictions.budget)
   costs = [cost['multiply_adds'] / _GIGA for cost in predictions.costs]
   made = twins_lib.make_twins(detector.module)
   twins = {name: twin.multiply_adds for name, twin in made.items()}
@@ -295,10 +278,10 @@ def main() -> None:
   page = html_page.HtmlPage(f'{args.experiment}: {len(costs)} images')
   advice: list[str] = []
   if args.network:
-    networks = _side_by_side(args, predictions)
+    networks = report_networks.measure(args, predictions)
     results['networks'] = side_by_side.entries(networks)
     advice = side_by_side.advice(networks)
-    network_pages.write(page, networks, side_by_side.frontier(networks), advice)
+    report_networks.write(page, networks, advice)
   _write_results(page, results, twins)
   _write_times(page, results, twins)
   _write_routing(page, predictions, twins)

@@ -10,6 +10,9 @@ _HEADER = ('network', 'AP', 'AP50', 'GMAC per image', 'cheapest to dearest', 'ms
            'fastest to slowest', 'gates that decide by image')
 
 
+_TIMES = ('network', 'AP', 'ms per image', 'fastest to slowest')
+
+
 def write(page: html_page.HtmlPage, networks: Sequence[Any], best: Sequence[Any],
           advice: Sequence[str]) -> None:
   """Writes which network to use, what each costs and takes, and a picture of it.
@@ -24,13 +27,39 @@ def write(page: html_page.HtmlPage, networks: Sequence[Any], best: Sequence[Any]
   for sentence in advice:
     page.text(sentence)
   page.table(_HEADER, [(
-      one.name, *('unknown' if value is None else f'{value:.3f}' for value in (one.ap, one.ap50)),
+      title(one), *('unknown' if value is None else f'{value:.3f}' for value in (one.ap, one.ap50)),
       f'{one.gmac_mean:.3f}', f'{one.gmac_min:.3f} to {one.gmac_max:.3f}', f'{one.ms_mean:.1f}',
       f'{one.ms_min:.1f} to {one.ms_max:.1f}',
       f'{one.decides} of {one.gates}' if one.gates else 'no gates') for one in networks])
   if best:
     page.figure(draw_accuracy_against_time([one for one in networks if one.ap is not None], best),
-                'Accuracy against time in TensorFlow on this machine.')
+                'Accuracy against time in TensorFlow on this machine. A thin line is one network '
+                'at all budgets that were measured.')
+
+
+def write_times(page: html_page.HtmlPage, engine: str, networks: Sequence[Any],
+                best: Sequence[Any]) -> None:
+  """Writes what networks take in another engine, and a picture of it.
+
+  Args:
+    page: to write on.
+    engine: its name.
+    networks: of `serving.side_by_side`, with their times in the engine.
+    best: as in `draw_accuracy_against_time`.
+  """
+  page.text(f'The same networks in {engine}:')
+  page.table(_TIMES, [(
+      title(one), 'unknown' if one.ap is None else f'{one.ap:.3f}', f'{one.ms_mean:.1f}',
+      f'{one.ms_min:.1f} to {one.ms_max:.1f}') for one in networks])
+  if best:
+    page.figure(draw_accuracy_against_time(
+        [one._replace(budgets=()) for one in networks if one.ap is not None], best),
+                f'Accuracy against time in {engine} on this machine.')
+
+
+def title(network: Any) -> str:
+  """Returns the name of a network, with its budget if it takes one."""
+  return network.name if network.budget is None else f'{network.name}, budget {network.budget:g}'
 
 
 def draw_accuracy_against_time(networks: Sequence[Any], best: Sequence[Any]) -> figure.Figure:
@@ -42,7 +71,8 @@ def draw_accuracy_against_time(networks: Sequence[Any], best: Sequence[Any]) -> 
 
   Returns:
     A figure with a point per network, its name beside it, horizontal bars from the fastest to the
-    slowest image, and a line of steps through the best.
+    slowest image, a thin line through its `budgets` if it has some, and a line of steps through
+    the best.
   """
   plot = figure.Figure(figsize=(8, 5))
   axes = plot.subplots()
@@ -50,7 +80,11 @@ def draw_accuracy_against_time(networks: Sequence[Any], best: Sequence[Any]) -> 
     bars = [[network.ms_mean - network.ms_min], [network.ms_max - network.ms_mean]]
     axes.errorbar([network.ms_mean], [network.ap], xerr=bars, color=f'C{number}', marker='o',
                   capsize=3, elinewidth=1)
-    axes.annotate(network.name, (network.ms_mean, network.ap), (0, 7), ha='center',
+    if network.budgets:
+      axes.plot([point['ms_mean'] for point in network.budgets],
+                [point['ap'] for point in network.budgets], color=f'C{number}', marker='.',
+                linewidth=0.8)
+    axes.annotate(title(network), (network.ms_mean, network.ap), (0, 7), ha='center',
                   textcoords='offset points', color=f'C{number}')
   axes.step([network.ms_mean for network in best], [network.ap for network in best], where='post',
             color='gray', linestyle=':', label='best at each time')

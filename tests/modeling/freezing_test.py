@@ -1,5 +1,6 @@
-"""Frozen stages of a ResNet keep all their variables in a step; the others change theirs."""
+"""Frozen stages keep all their variables in a step; the others change theirs."""
 import numpy as np
+from official.vision.modeling.backbones import efficientnet
 from official.vision.modeling.backbones import resnet
 import pytest
 import tensorflow as tf, tf_keras
@@ -30,11 +31,22 @@ def test_frozen_stages_keep_their_variables():
   assert changed == sum(count for stage, count in STAGES.items() if stage not in frozen)
 
 
+def test_frozen_stages_of_an_efficientnet_are_what_comes_before_their_levels():
+  backbone = efficientnet.EfficientNet(
+      'b0', tf_keras.layers.InputSpec(shape=[None, 32, 32, 3]), se_ratio=0.0)
+  freezing.freeze_stages(backbone, ['stem', 'conv2_x'])
+  groups = [layer for layer in backbone.layers if layer.variables]
+  # The convolution and norm of the stem; block groups 0 (one block) and 1 (two) give level 2.
+  assert [layer.trainable for layer in groups] == [False] * 5 + [True] * (len(groups) - 5)
+  frozen = tf_keras.Model(backbone.input, backbone.output['2'])
+  assert {id(layer) for layer in groups[:5]} == {id(one) for one in frozen.layers if one.variables}
+
+
 def test_wrong_stages_and_backbones_are_named():
   freezing.freeze_stages(None, [])
   with pytest.raises(ValueError, match='has layer1; allowed are stem, conv2_x'):
     freezing.freeze_stages(None, ['stem', 'layer1'])
   inputs = tf_keras.Input([8, 8, 3])
   model = tf_keras.Model(inputs, {'2': tf_keras.layers.Conv2D(2, 1)(inputs)})
-  with pytest.raises(ValueError, match=r'names stages of a ResNet; Functional .*=\[\]'):
+  with pytest.raises(ValueError, match=r'of a ResNet or EfficientNet; Functional .*=\[\]'):
     freezing.freeze_stages(model, ['stem'])

@@ -37,7 +37,7 @@ def test_quickstart_writes_a_report_of_zipped_coco_folders_under_an_odd_name(
   result = subprocess.run(
       [sys.executable, str(CHECKOUT / 'scripts' / 'quickstart.py'), f'--data={archive}',
        f'--output_dir={output}', '--train_steps=3', f'--params_override={SMALL}',
-       '--networks=dyfpn'],
+       '--networks=dyfpn_budget', '--engine=none'],
       cwd=tmp_path, capture_output=True, text=True,
       env={**os.environ, 'PYTHONPATH': str(CHECKOUT)}, check=False)
   assert result.returncode == 0, result.stderr[-2000:]
@@ -48,9 +48,12 @@ def test_quickstart_writes_a_report_of_zipped_coco_folders_under_an_odd_name(
   assert report['gmac_fpn'] < report['gmac_inception_fpn']
   assert report['saved_model_max_abs_diff'] < 1e-3
   assert set(report['seconds_by_step']) == {
-      'convert', 'check', 'images', 'train', 'export', 'predict'}
+      'convert', 'check', 'images', 'train', 'export', 'budgets', 'predict'}
   shown, = report['networks']
-  assert (shown['name'], shown['gates']) == ('dyfpn', 3)
+  assert (shown['name'], shown['gates']) == ('dyfpn_budget', 3)
+  assert [point['budget'] for point in shown['budgets']] == [0, 0.25, 0.5, 0.75, 1]
+  costs = json.loads((output / 'predictions' / 'costs.json').read_text())
+  assert shown['budget'] == costs['budget'] in [0, 0.25, 0.5, 0.75, 1]
   for key in ('ap', 'ap50', 'gmac_mean', 'gmac_min', 'gmac_max'):
     assert shown[key] == pytest.approx(report[key])
   assert 0 < shown['ms_min'] <= shown['ms_mean'] <= shown['ms_max']
@@ -58,26 +61,35 @@ def test_quickstart_writes_a_report_of_zipped_coco_folders_under_an_odd_name(
   assert page.count('<figure>') >= 6 and 'src="data:' in page
 
 
-@pytest.mark.parametrize('data', [None, 'digits'])
-def test_every_network_is_trained_alike_and_goes_into_the_report(tmp_path, monkeypatch, data):
+@pytest.mark.parametrize('data, engine', [(None, 'openvino'), ('digits', 'none')])
+def test_every_network_is_trained_alike_and_goes_into_the_report(
+    tmp_path, monkeypatch, data, engine):
   ran = []
 
   def run(self, name, module, log=None, **options):
     del log
     self.seconds[name] = 1.0
     ran.append((name, module, options))
+    if module == 'tools.frontier':
+      options['output_dir'].mkdir(parents=True)
+      (options['output_dir'] / 'frontier.json').write_text('{"recommended": 0.25}')
 
   monkeypatch.setattr(quickstart.Steps, 'run', run)
   monkeypatch.setattr(
       sys, 'argv', ['quickstart', '--train_steps=7', f'--output_dir={tmp_path}/run',
-                    *([f'--data={data}'] if data else [])])
+                    f'--engine={engine}', *([f'--data={data}'] if data else [])])
   quickstart.main()
+  converted = ['openvino'] if engine == 'openvino' else []
   assert [name for name, *_ in ran] == [
-      *(['sample'] if data else []), 'convert', 'check', 'images', 'train fpn', 'export fpn',
-      'predict fpn', 'train', 'export', 'predict', 'report']
+      *(['sample'] if data else []), 'convert', 'check', 'images',
+      *(f'{step} {name}' for name in ('fpn', 'dynamic_head')
+        for step in ('train', 'export', *converted, 'predict')),
+      'train', 'export', *converted, 'budgets', 'predict', 'report']
   options = {name: given for name, _, given in ran}
   plain, shown = options['train fpn'], options['train']
-  for key in ('params_override', 'config_file', 'mode'):
+  assert shown['params_override'].startswith(plain['params_override'])
+  assert 'budget_input=true' in shown['params_override'].removeprefix(plain['params_override'])
+  for key in ('config_file', 'mode'):
     assert plain[key] == shown[key]
   assert 'trainer.train_steps=7' in plain['params_override']
   # Mirrored digits are no digits.
@@ -86,17 +98,23 @@ def test_every_network_is_trained_alike_and_goes_into_the_report(tmp_path, monke
       pathlib.Path('runs/sample/coco') if data else CHECKOUT / 'data' / 'nuclei')
   assert (plain['experiment'], shown['experiment']) == (
       'retinanet_fpn_efficientnetlite0_sample', 'retinanet_dyfpn_efficientnetlite0_sample')
-  assert options['report']['network'] == [
-      ['fpn', options['export fpn']['export_dir'], options['predict fpn']['output_dir']],
-      ['dyfpn', options['export']['export_dir'], options['predict']['output_dir']]]
-  assert options['report']['saved_model'] == tmp_path / 'run' / 'saved_model'
+  assert (options['predict']['budget'], options['predict fpn'].get('budget')) == (0.25, None)
+  assert options['export'].get('nms') == ('portable' if converted else None)
+  run = tmp_path / 'run'
+  conversions = [name for step in ('openvino fpn', 'openvino') if converted
+                 for name in [options[step]['output_dir']]]
+  assert options['report']['network'][::2] == [
+      ['fpn', run / 'networks/fpn/saved_model', run / 'networks/fpn/predictions',
+       *conversions[:1]],
+      ['dyfpn_budget', run / 'saved_model', run / 'predictions', *conversions[1:]]]
+  assert options['report']['saved_model'] == run / 'saved_model'
 
 
 def test_every_network_has_an_experiment():
   from official.core import exp_factory
   from official_ext import registry_imports
-  for experiment in quickstart.NETWORKS.values():
-    assert exp_factory.get_exp_config(experiment).task.model.num_classes
+  for recipe in quickstart.NETWORKS.values():
+    assert exp_factory.get_exp_config(recipe.experiment).task.model.num_classes
 
 
 def test_values_become_arguments():

@@ -64,9 +64,11 @@ def test_the_report_shows_it_where_the_detector_takes_a_budget(takes_budget):
   asked = []
   predictions = types.SimpleNamespace(
       costs=[{'image_id': number, 'file': f'{number}.png'} for number in range(3)],
-      image=lambda image_id: asked.append(image_id) or IMAGE)
+      image=lambda image_id: asked.append(image_id) or IMAGE, budget=0.25)
   page = html_page.HtmlPage('report')
-  report._write_budgets(page, Detector(takes_budget), predictions)
+  detector = Detector(takes_budget)
+  report._write_budgets(page, detector, predictions)
+  assert not takes_budget or detector.budget == 0.25
   html = page.html()
   assert ('One image at several budgets' in html) == takes_budget == ('<img' in html)
   assert asked == [1]

@@ -1,16 +1,15 @@
 """The picture and the table of networks side by side show the values that they were given."""
-import types
-
 import numpy as np
 
+from official_ext.serving import side_by_side
 from official_ext.visualization import html_page
 from official_ext.visualization import networks
 
 
-def network(name, ap, ms, low, high, gates=0):
-  return types.SimpleNamespace(
-      name=name, ap=ap, ap50=None if ap is None else ap + 0.1, gmac_mean=1.5, gmac_min=1.0,
-      gmac_max=2.0, ms_mean=ms, ms_min=low, ms_max=high, decides=1, gates=gates)
+def network(name, ap, ms, low, high, gates=0, **budgets):
+  return side_by_side.Network(
+      name, ap, None if ap is None else ap + 0.1, 1.5, 1.0, 2.0, ms, low, high, 1, gates,
+      **budgets)
 
 
 PLAIN, ROUTED = network('plain', 0.4, 10.0, 9.0, 12.0), network('routed', 0.5, 20.0, 15.0, 21.0, 3)
@@ -26,6 +25,19 @@ def test_bars_reach_from_the_fastest_to_the_slowest_image_and_the_best_are_joine
   steps = axes.lines[-1]
   np.testing.assert_array_equal(steps.get_xydata(), [[10.0, 0.4], [20.0, 0.5]])
   assert steps.get_drawstyle() == 'steps-post'
+
+
+def test_a_budget_is_named_and_all_budgets_are_a_line():
+  routed = network('routed', 0.5, 20.0, 15.0, 21.0, 3, budget=0.5, budgets=[
+      {'budget': 0.5, 'ap': 0.5, 'ms_mean': 19.0}, {'budget': 1.0, 'ap': 0.6, 'ms_mean': 30.0}])
+  axes, = networks.draw_accuracy_against_time([PLAIN, routed], [PLAIN]).axes
+  assert [text.get_text() for text in axes.texts] == ['plain', 'routed, budget 0.5']
+  assert any(np.array_equal(line.get_xydata(), [[19.0, 0.5], [30.0, 0.6]]) for line in axes.lines)
+  page = html_page.HtmlPage('title')
+  networks.write_times(page, 'other', [routed], [routed])
+  text = page.html()
+  assert '<td>routed, budget 0.5</td>' in text and '<td>15.0 to 21.0</td>' in text
+  assert 'The same networks in other:' in text and text.count('<figure>') == 1
 
 
 def test_the_page_has_the_advice_the_table_and_the_picture():

@@ -1,0 +1,81 @@
+"""The part of a report that puts networks side by side."""
+import argparse
+from collections.abc import Sequence
+import pathlib
+from typing import Any
+
+from official_ext.serving import prediction_files
+from official_ext.serving import side_by_side
+from official_ext.utils import command_line
+from official_ext.visualization import html_page
+from official_ext.visualization import networks as network_pages
+from official_ext.visualization import routing_figures
+
+_TIMED_IMAGES = 8
+_TIMED_RUNS = 7
+
+
+def add_argument(parser: argparse.ArgumentParser) -> None:
+  """Adds `--network`."""
+  parser.add_argument('--network', action='append', default=[], nargs='+', metavar='NAME DIR',
+                      help='a network to put side by side with others: its name, the folders that '
+                      'export_saved_model and predict wrote for the same images, and perhaps '
+                      'those of conversions, which are timed too; give it for each network, the '
+                      'plain one first')
+
+
+def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+  """Ends the command if `--network` was not given as it should be."""
+  short = [values for values in args.network if len(values) < 3]
+  if short:
+    parser.error(f'--network {" ".join(short[0])}: give NAME SAVED_MODEL PREDICTIONS.')
+  names = [name for name, *_ in args.network]
+  if len(set(names)) < len(names):
+    parser.error(f'--network: a name is given twice: {", ".join(names)}')
+
+
+def measure(args: argparse.Namespace, shown: prediction_files.Predictions
+            ) -> list[side_by_side.Network]:
+  """Measures the networks of `--network`.
+
+  Args:
+    args: `network`, `annotation_file` and `images`.
+    shown: of the network of the report; images from its cheapest to its dearest are timed.
+
+  Raises:
+    CommandError: a folder holds no detector, or one that takes no images or not the budget that
+      its predictions were made at.
+  """
+  images = [shown.image(cost['image_id'])
+            for cost in routing_figures.pick_evenly(shown.costs, _TIMED_IMAGES)]
+  return side_by_side.measure(
+      {name: _candidate(args, saved_model, folder, conversions)
+       for name, saved_model, folder, *conversions in args.network}, images, _TIMED_RUNS)
+
+
+def _candidate(args: argparse.Namespace, saved_model: str, folder: str,
+               conversions: Sequence[str]) -> side_by_side.Candidate:
+  """Loads a network and its predictions."""
+  from official_ext.serving import converted_detectors
+  predicted = prediction_files.Predictions(pathlib.Path(folder), args.annotation_file, args.images)
+  found: dict[str, Any] = {}
+  for path in (saved_model, *conversions):
+    detector = converted_detectors.load_to_time(pathlib.Path(path), '--network')
+    if predicted.budget is not None and not detector.set_budget(predicted.budget):
+      raise command_line.CommandError(
+          f'--network: {path} takes no budget, but {folder} was predicted at one: give the export '
+          'that was predicted with.')
+    found[detector.engine] = detector
+  if side_by_side.TENSORFLOW not in found:
+    raise command_line.CommandError(
+        f'--network: {saved_model} is a conversion: give the export, and the conversion last.')
+  return side_by_side.Candidate(found, predicted)
+
+
+def write(page: html_page.HtmlPage, networks: Sequence[side_by_side.Network],
+          advice: Sequence[str]) -> None:
+  """Writes which network to use, and a table and a picture for each engine."""
+  network_pages.write(page, networks, side_by_side.frontier(networks), advice)
+  for engine in networks[0].engines:
+    there = side_by_side.in_engine(networks, engine)
+    network_pages.write_times(page, engine, there, side_by_side.frontier(there))
