@@ -29,7 +29,8 @@ setuptools.setup(
               'official_ext.data'],
     package_dir={'official_ext.data': 'data'},
     package_data={'official_ext': ['py.typed'],
-                  'official_ext.data': ['efficientnet_lite0_imagenet/*']},
+                  'official_ext.data': [
+                      'efficientnet_lite0_imagenet/*', 'demo/*', 'demo/images/*']},
     python_requires='>=3.11,<3.13',
     install_requires=[
         'absl-py',

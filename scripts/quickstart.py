@@ -39,6 +39,10 @@ def _retinanet(neck: str) -> Recipe:
   return Recipe(f'retinanet_{neck}_efficientnetlite0_sample')
 
 
+def _fcos(part: str) -> Recipe:
+  return Recipe(f'fcos_{part}_efficientnetlite0_sample')
+
+
 _DRAWN = ('task.budget.kind=drawn,task.budget.weight=0.1,task.budget.reduction=mean_share,'
           'task.budget.distance=absolute')
 NETWORKS = {
@@ -53,8 +57,9 @@ NETWORKS = {
     'pafpn': _retinanet('pafpn'),
     'bifpn': _retinanet('bifpn'),
     'carafe': _retinanet('carafe'),
-    'fcos': Recipe('fcos_fpn_efficientnetlite0_sample'),
-    'dynamic_head': Recipe('fcos_dynamichead_efficientnetlite0_sample'),
+    'fcos': _fcos('fpn'),
+    'fcos_dyfpn': _fcos('dyfpn'),
+    'dynamic_head': _fcos('dynamichead'),
     'dynamic_head_budget': Recipe(
         'fcos_dynamichead_efficientnetlite0_sample',
         f'task.model.head.tower.dynamic.budget_input=true,{_DRAWN},'
@@ -80,15 +85,15 @@ def _arguments() -> argparse.Namespace:
                       'in data/nuclei')
   parser.add_argument('--output_dir', type=pathlib.Path, default=pathlib.Path('runs/quickstart'),
                       metavar='DIR', help='default: runs/quickstart')
-  parser.add_argument('--train_steps', type=argument_types.positive_int, default=300, metavar='N',
-                      help='of eight images, for each network; default: 300')
+  parser.add_argument('--train_steps', type=argument_types.positive_int, default=200, metavar='N',
+                      help='of eight images, for each network; default: 200')
   parser.add_argument('--networks', type=_networks, metavar='A,B,...',
-                      default=['fpn', 'dynamic_head', 'dyfpn_budget'],
+                      default=['fcos', 'fcos_dyfpn', 'dynamic_head_budget'],
                       help=f'what is trained, of {", ".join(NETWORKS)}: the first is what people '
                       'have, with which the others are compared, and the last is shown in detail; '
                       'those that end with _budget are shown at the budget that '
                       'official_ext.tools.frontier recommends; default: '
-                      'fpn,dynamic_head,dyfpn_budget')
+                      'fcos,fcos_dyfpn,dynamic_head_budget')
   parser.add_argument('--engine', choices=('openvino', 'none'),
                       default='openvino' if importlib.util.find_spec('openvino') else 'none',
                       help='another engine than TensorFlow to convert the networks for and to '
@@ -193,7 +198,7 @@ def _flags(key: str, value: Any) -> list[str]:
   return [f'--{key}' if value is True else f'--{key}={value}']
 
 
-def _overrides(args: argparse.Namespace, recipe: Recipe) -> str:
+def training_overrides(args: argparse.Namespace, recipe: Recipe) -> str:
   """Returns the trainer's `params_override`: how long to train, and what the data needs."""
   overrides = [FROZEN]
   if str(args.data) != DIGITS:
@@ -218,11 +223,15 @@ def _keep_previous(output: pathlib.Path) -> None:
 
 def _train(steps: Steps, network: Network, args: argparse.Namespace, records: pathlib.Path
            ) -> None:
-  """Trains a network, exports and converts it, and predicts the validation images."""
+  """Trains a network, exports and converts it, and predicts the validation images.
+
+  The training does not evaluate, because the predictions of the export are evaluated.
+  """
   recipe, suffix, val = network.recipe, network.suffix, args.output_dir / 'val'
   steps.run(f'train{suffix}', 'train', log=network.folder / 'train.log',
-            experiment=recipe.experiment, mode='train_and_eval', model_dir=network.model,
-            config_file=records / 'overrides.yaml', params_override=_overrides(args, recipe))
+            experiment=recipe.experiment, mode='train', model_dir=network.model,
+            config_file=records / 'overrides.yaml',
+            params_override=training_overrides(args, recipe))
   options: dict[str, Any] = {}
   if args.engine != 'none':
     options['nms'] = 'portable'

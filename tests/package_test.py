@@ -252,15 +252,17 @@ def wheel(tmp_path_factory) -> pathlib.Path:
 
 
 @pytest.mark.slow
-def test_wheel_holds_every_module_and_the_backbone(wheel):
+def test_wheel_holds_every_module_the_backbone_and_the_demo(wheel):
   with zipfile.ZipFile(wheel) as archive:
     files = {name for name in archive.namelist() if '.dist-info/' not in name}
     metadata = archive.read(next(
         name for name in archive.namelist() if name.endswith('/METADATA'))).decode()
   backbone = sorted((CHECKOUT / 'data' / 'efficientnet_lite0_imagenet').iterdir())
   assert {'LICENSE', 'SOURCE.md', 'checkpoint', 'ckpt-1.index'} < {path.name for path in backbone}
+  demo = sorted(path for path in (CHECKOUT / 'data' / 'demo').rglob('*') if path.is_file())
+  assert {'LICENSE', 'SOURCE.md', 'weights.npz', 'params.yaml'} < {path.name for path in demo}
   assert files == {relative(path) for path in MODULES} | {'official_ext/py.typed'} | {
-      f'official_ext/{relative(path)}' for path in backbone}
+      f'official_ext/{relative(path)}' for path in (*backbone, *demo)}
   (versions,) = re.findall('Requires-Python: (.*)', metadata)
   assert set(versions.split(',')) == {'>=3.11', '<3.13'}
   assert 'Requires-Dist: tf-models-official~=2.20.0' in metadata

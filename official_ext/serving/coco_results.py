@@ -1,6 +1,7 @@
 """Turns the outputs of a detector into COCO's results format, and evaluates them."""
 from collections.abc import Sequence
 import contextlib
+import copy
 import io
 from typing import Any
 
@@ -16,6 +17,8 @@ from official_ext.serving import labels as labels_lib
 
 Id = normal_values.Id
 
+# Kind of object of pycocotools -> how our names of its results begin.
+_PREFIXES = {'bbox': '', 'segm': 'mask_'}
 _STATISTICS = ('ap', 'ap50', 'ap75', 'ap_small', 'ap_medium', 'ap_large')
 
 
@@ -112,6 +115,58 @@ def average_precision(truth: truth_lib.Truth, predictions: Sequence[dict[str, An
     there is no object to find.  If both the annotations and the detections have masks, also
     `mask_ap` and so on.
   """
+  results = {}
+  with contextlib.redirect_stdout(io.StringIO()):
+    for kind, evaluation in _evaluations(truth, predictions, image_ids).items():
+      evaluation.accumulate()
+      evaluation.summarize()
+      results.update({f'{_PREFIXES[kind]}{name}': float(value)
+                      for name, value in zip(_STATISTICS, evaluation.stats)})
+  return results
+
+
+def precision_interval(truth: truth_lib.Truth, predictions: Sequence[dict[str, Any]],
+                       image_ids: Sequence[Id], resamples: int) -> tuple[float, float]:
+  """Returns how far the AP of boxes depends on which images there are, by a bootstrap over them.
+
+  Args:
+    truth: as in `average_precision`.
+    predictions: as there.
+    image_ids: as there.
+    resamples: number of times that as many images are drawn with repetition.
+
+  Returns:
+    The 2.5th and the 97.5th percentile of the AP, those of -1, without an object to find, left out;
+    twice -1 if all are.
+  """
+  random = np.random.default_rng(0)
+  with contextlib.redirect_stdout(io.StringIO()):
+    evaluation = _evaluations(truth, predictions, image_ids)['bbox']
+    options = evaluation.params
+    number = len(options.imgIds)
+    # One entry for each class, range of areas and image; AP is that of the first range.
+    found = np.array(evaluation.evalImgs, object).reshape(
+        len(options.catIds), len(options.areaRng), number)[:, :1]
+    options.areaRng, options.areaRngLbl = options.areaRng[:1], options.areaRngLbl[:1]
+    options.maxDets = options.maxDets[-1:]
+    evaluation._paramsEval = copy.deepcopy(options)
+    options.imgIds = evaluation._paramsEval.imgIds = list(range(number))
+    values = []
+    for _ in range(resamples):
+      evaluation.evalImgs = list(found[:, :, random.integers(0, number, number)].ravel())
+      evaluation.accumulate()
+      precision = evaluation.eval['precision']
+      if np.any(precision > -1):
+        values.append(np.mean(precision[precision > -1]))
+  if not values:
+    return -1.0, -1.0
+  low, high = np.percentile(values, [2.5, 97.5])
+  return float(low), float(high)
+
+
+def _evaluations(truth: truth_lib.Truth, predictions: Sequence[dict[str, Any]],
+                 image_ids: Sequence[Id]) -> dict[str, cocoeval.COCOeval]:
+  """Returns what pycocotools has matched, of `bbox` and, where there are masks, of `segm`."""
   has_masks = bool(predictions) and all('segmentation' in item for item in predictions)
   content, images, categories = truth.to_coco(has_masks)
   # Detections of classes that the file does not have are of no object that it could have.
@@ -119,18 +174,13 @@ def average_precision(truth: truth_lib.Truth, predictions: Sequence[dict[str, An
                'category_id': categories[detection['category_id']]}
               for detection in predictions if detection['category_id'] in categories]
   has_masks = has_masks and all('segmentation' in item for item in content['annotations'])
-  results = {}
-  with contextlib.redirect_stdout(io.StringIO()):
-    known = coco.COCO()
-    known.dataset = content
-    known.createIndex()
-    found = known.loadRes(numbered) if numbered else coco.COCO()
-    for kind, prefix in (('bbox', ''), ('segm', 'mask_'))[:1 + has_masks]:
-      evaluation = cocoeval.COCOeval(known, found, kind)
-      evaluation.params.imgIds = sorted(images[image_id] for image_id in image_ids)
-      evaluation.evaluate()
-      evaluation.accumulate()
-      evaluation.summarize()
-      results.update({prefix + name: float(value)
-                      for name, value in zip(_STATISTICS, evaluation.stats)})
-  return results
+  known = coco.COCO()
+  known.dataset = content
+  known.createIndex()
+  found = known.loadRes(numbered) if numbered else coco.COCO()
+  evaluations = {}
+  for kind in list(_PREFIXES)[:1 + has_masks]:
+    evaluations[kind] = cocoeval.COCOeval(known, found, kind)
+    evaluations[kind].params.imgIds = sorted(images[image_id] for image_id in image_ids)
+    evaluations[kind].evaluate()
+  return evaluations

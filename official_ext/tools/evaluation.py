@@ -31,7 +31,7 @@ def check_costs(detector: Any, name: str, alternative: str = '') -> None:
 
 
 def evaluate(detector: Any, images: image_ids.ImageSet, truth: truth_lib.Truth,
-             flag: str = '--images') -> dict[str, float]:
+             flag: str = '--images', resamples: int = 0) -> dict[str, float]:
   """Evaluates a detector.
 
   Args:
@@ -39,10 +39,11 @@ def evaluate(detector: Any, images: image_ids.ImageSet, truth: truth_lib.Truth,
     images: the images to predict.
     truth: the annotation file of the images.
     flag: of the command that gave the images, for error messages.
+    resamples: of the bootstrap over images (`coco_results.precision_interval`); 0: none.
 
   Returns:
     `ap` and `ap50`, in [0, 1]; `gmac_mean`, `gmac_min` and `gmac_max`, 10^9 multiply-adds per
-    image.
+    image; with `resamples` `ap_low` and `ap_high`, the ends of the interval of AP.
 
   Raises:
     CommandError: an image cannot be read, the detector fails for it, or the annotation file is of
@@ -62,5 +63,9 @@ def evaluate(detector: Any, images: image_ids.ImageSet, truth: truth_lib.Truth,
     raise command_line.CommandError(f'{flag}: {file} cannot be predicted ({reason}).')
   precision = coco_results.average_precision(truth, predictions, list(images.paths))
   gmac = [cost['multiply_adds'] / 1e9 for cost in costs]
-  return {'ap': precision['ap'], 'ap50': precision['ap50'], 'gmac_mean': float(np.mean(gmac)),
-          'gmac_min': min(gmac), 'gmac_max': max(gmac)}
+  found = {'ap': precision['ap'], 'ap50': precision['ap50'], 'gmac_mean': float(np.mean(gmac)),
+           'gmac_min': min(gmac), 'gmac_max': max(gmac)}
+  if resamples:
+    found['ap_low'], found['ap_high'] = coco_results.precision_interval(
+        truth, predictions, list(images.paths), resamples)
+  return found

@@ -13,6 +13,7 @@ from official_ext.datasets.images import image_files
 from official_ext.datasets.images import image_ids
 from official_ext.datasets import truth as truth_lib
 from official_ext.serving import labels as labels_lib
+from official_ext.tools import demo
 from official_ext.tools import gate_settings
 from official_ext.utils import argument_types
 from official_ext.utils import command_line
@@ -40,9 +41,10 @@ are for the stored pixels, and boxes are in the frame of the annotation file, or
 Images that cannot be read, or in which the detector fails, are skipped and named.
 """
 _EPILOG = """\
-example:
+examples:
   python -m official_ext.tools.predict --saved_model=runs/dyfpn_saved_model \\
     --images=photos --output_dir=runs/predictions
+  python -m official_ext.tools.predict --demo
 """
 _NAMED = 3
 # A folder with this file was written by this command and may be replaced.
@@ -53,11 +55,15 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
   parser = argparse.ArgumentParser(
       prog='python -m official_ext.tools.predict', description=_DESCRIPTION, epilog=_EPILOG,
       formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-  parser.add_argument('--saved_model', required=True, metavar='DIR',
+  parser.add_argument('--demo', action='store_true',
+                      help='instead of --saved_model: a small detector of nuclei in pictures of '
+                      'microscopes, which takes a budget (0.5) and comes with the package, as do '
+                      'three images for it; writes into runs/demo')
+  parser.add_argument('--saved_model', metavar='DIR',
                       help='folder that export_saved_model or convert wrote')
-  parser.add_argument('--images', required=True, nargs='+', type=pathlib.Path, metavar='PATH',
+  parser.add_argument('--images', nargs='+', type=pathlib.Path, metavar='PATH',
                       help='a folder, searched with all folders in it, or image files')
-  parser.add_argument('--output_dir', required=True, metavar='DIR',
+  parser.add_argument('--output_dir', metavar='DIR',
                       help='folder to write; earlier predictions in it are replaced')
   parser.add_argument('--batch_size', type=argument_types.positive_int, default=1, metavar='N',
                       help='images of one size that are run together (1)')
@@ -77,6 +83,14 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
   args = parser.parse_args(arguments)
   if args.evaluate and not args.annotation_file:
     parser.error('--evaluate needs --annotation_file')
+  if args.demo and args.saved_model:
+    parser.error('--demo brings a detector along: leave out --saved_model')
+  missing = [f'--{name}' for name in ('saved_model', 'images', 'output_dir')
+             if not getattr(args, name)]
+  if missing and not args.demo:
+    parser.error(f'the following arguments are required: {", ".join(missing)}')
+  if args.demo:
+    demo.fill(args)
   return args
 
 
@@ -214,15 +228,15 @@ def run(images: image_ids.ImageSet, truth: truth_lib.Truth | None, args: argpars
   """
   from official_ext.serving import converted_detectors
 
-  detector = converted_detectors.load(args.saved_model)
-  budget = gate_settings.apply(detector, args, f'--saved_model={args.saved_model}')
+  detector = demo.load() if args.demo else converted_detectors.load(args.saved_model)
+  budget = gate_settings.apply(
+      detector, args, '--demo' if args.demo else f'--saved_model={args.saved_model}')
   labels = labels_lib.of_detector(detector, truth)
-  shown = 0
+  shown: list[int] = []
   with json_list.writer(folder / _MARKER) as append:
 
     def add(found: list[dict[str, Any]]) -> None:
-      nonlocal shown
-      shown += sum(detection['score'] >= args.score_threshold for detection in found)
+      shown.append(sum(detection['score'] >= args.score_threshold for detection in found))
       append(found)
 
     costs, skipped = predict(detector, images, labels, args, folder, add)
@@ -243,8 +257,19 @@ def run(images: image_ids.ImageSet, truth: truth_lib.Truth | None, args: argpars
   if args.evaluate and truth:
     predictions = json.loads((folder / _MARKER).read_text(encoding='utf-8'))
     _evaluate(truth, predictions, costs, folder)
+  if len(costs) <= _NAMED:
+    for cost, count in zip(costs, shown):
+      command_line.say(_image_summary(cost, count))
   command_line.say(f'Images: {len(costs)}; objects with a score of at least '
-                   f'{args.score_threshold:g}: {shown}{_cost_summary(costs)}.')
+                   f'{args.score_threshold:g}: {sum(shown)}{_cost_summary(costs)}.')
+
+
+def _image_summary(cost: dict[str, Any], count: int) -> str:
+  """Says what was found in an image, what that cost, and how long it took."""
+  spent = (f', {cost["multiply_adds"] / 1e9:.3f} * 10^9 multiply-adds'
+           if 'multiply_adds' in cost else '')
+  return (f'{pathlib.Path(cost["file"]).name}: objects: {count}{spent}, '
+          f'{1e3 * cost["seconds"]:.1f} ms')
 
 
 def _cost_summary(costs: Sequence[dict[str, Any]]) -> str:

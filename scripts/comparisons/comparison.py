@@ -103,10 +103,15 @@ def run_overrides(train_steps: int | None, *more: str) -> str:
 def command(module: str, **options: Any) -> None:
   """Runs `python -m official_ext.<module> --option=value ...`; standard error is not shown.
 
+  Args:
+    module: of the command.
+    **options: its flags; a list gives a flag several times.
+
   Raises:
     CommandError: it failed; the text has its last line on standard error.
   """
-  arguments = [f'--{key}={value}' for key, value in options.items()]
+  arguments = [f'--{key}={value}' for key, values in options.items()
+               for value in (values if isinstance(values, list) else [values])]
   result = subprocess.run(
       [sys.executable, '-m', f'official_ext.{module}', *arguments], check=False, text=True,
       stderr=subprocess.PIPE, env={**os.environ, 'TF_CPP_MIN_LOG_LEVEL': '2'})

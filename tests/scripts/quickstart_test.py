@@ -82,11 +82,11 @@ def test_every_network_is_trained_alike_and_goes_into_the_report(
   converted = ['openvino'] if engine == 'openvino' else []
   assert [name for name, *_ in ran] == [
       *(['sample'] if data else []), 'convert', 'check', 'images',
-      *(f'{step} {name}' for name in ('fpn', 'dynamic_head')
+      *(f'{step} {name}' for name in ('fcos', 'fcos_dyfpn')
         for step in ('train', 'export', *converted, 'predict')),
       'train', 'export', *converted, 'budgets', 'predict', 'report']
   options = {name: given for name, _, given in ran}
-  plain, shown = options['train fpn'], options['train']
+  plain, shown = options['train fcos'], options['train']
   assert shown['params_override'].startswith(plain['params_override'])
   assert 'budget_input=true' in shown['params_override'].removeprefix(plain['params_override'])
   for key in ('config_file', 'mode'):
@@ -97,16 +97,16 @@ def test_every_network_is_trained_alike_and_goes_into_the_report(
   assert options['convert']['input'] == (
       pathlib.Path('runs/sample/coco') if data else CHECKOUT / 'data' / 'nuclei')
   assert (plain['experiment'], shown['experiment']) == (
-      'retinanet_fpn_efficientnetlite0_sample', 'retinanet_dyfpn_efficientnetlite0_sample')
-  assert (options['predict']['budget'], options['predict fpn'].get('budget')) == (0.25, None)
+      'fcos_fpn_efficientnetlite0_sample', 'fcos_dynamichead_efficientnetlite0_sample')
+  assert (options['predict']['budget'], options['predict fcos'].get('budget')) == (0.25, None)
   assert options['export'].get('nms') == ('portable' if converted else None)
   run = tmp_path / 'run'
-  conversions = [name for step in ('openvino fpn', 'openvino') if converted
+  conversions = [name for step in ('openvino fcos', 'openvino') if converted
                  for name in [options[step]['output_dir']]]
   assert options['report']['network'][::2] == [
-      ['fpn', run / 'networks/fpn/saved_model', run / 'networks/fpn/predictions',
+      ['fcos', run / 'networks/fcos/saved_model', run / 'networks/fcos/predictions',
        *conversions[:1]],
-      ['dyfpn_budget', run / 'saved_model', run / 'predictions', *conversions[1:]]]
+      ['dynamic_head_budget', run / 'saved_model', run / 'predictions', *conversions[1:]]]
   assert options['report']['saved_model'] == run / 'saved_model'
 
 

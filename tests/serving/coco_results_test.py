@@ -128,6 +128,47 @@ def test_average_precision_without_any_detection(truth):
   assert coco_results.average_precision(truth_lib.Truth(truth), [], [1, 2])['ap'] == 0
 
 
+def test_the_interval_is_that_of_drawn_images(tmp_path):
+  """Every draw is evaluated again, with images of their own for those that are drawn twice."""
+  random = np.random.default_rng(1)
+  number, resamples = 5, 40
+  boxes = [[10, 10, 40, 40], [50, 60, 20, 30]]
+  found = [{'image_id': image, 'category_id': 1 + (image % 2), 'score': random.uniform(),
+            'bbox': [box[0] + random.uniform(0, 12), *box[1:]]}
+           for image in range(1, number + 1) for box in boxes[:1 + image % 2]]
+
+  def evaluate(drawn):
+    path = tmp_path / 'drawn.json'
+    path.write_text(json.dumps({
+        'images': [{'id': new, 'width': 100, 'height': 100, 'file_name': f'{new}.jpg'}
+                   for new in range(1, len(drawn) + 1)],
+        'categories': [{'id': 1, 'name': 'a'}, {'id': 2, 'name': 'b'}],
+        'annotations': [
+            {'id': 10 * new + number, 'image_id': new, 'category_id': 1 + (old % 2), 'bbox': box,
+             'area': box[2] * box[3], 'iscrowd': 0}
+            for new, old in enumerate(drawn, 1) for number, box in enumerate(boxes)]}))
+    predicted = [{**item, 'image_id': new} for new, old in enumerate(drawn, 1)
+                 for item in found if item['image_id'] == old]
+    truth = truth_lib.Truth(path)
+    numbers = list(range(1, len(drawn) + 1))
+    return (coco_results.average_precision(truth, predicted, numbers)['ap'],
+            lambda: coco_results.precision_interval(truth, predicted, numbers, resamples))
+
+  _, interval = evaluate(range(1, number + 1))
+  low, high = interval()
+  random = np.random.default_rng(0)
+  values = [evaluate((1 + random.integers(0, number, number)).tolist())[0]
+            for _ in range(resamples)]
+  assert (low, high) == pytest.approx(tuple(np.percentile(values, [2.5, 97.5])))
+  assert low < high - 0.05
+
+
+def test_without_objects_there_is_no_interval(truth):
+  content = json.loads(truth.read_text())
+  truth.write_text(json.dumps({**content, 'annotations': []}))
+  assert coco_results.precision_interval(truth_lib.Truth(truth), [], [1, 2], 3) == (-1.0, -1.0)
+
+
 def test_masks_are_evaluated_if_annotations_and_detections_have_them(truth):
   outline = [[10, 10, 50, 10, 50, 50, 10, 50]]
   annotations = json.loads(truth.read_text(encoding='utf-8'))

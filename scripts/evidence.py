@@ -1,0 +1,210 @@
+"""Trains what a study compares, measures it, and writes one page with intervals.
+
+    .venv/bin/python scripts/evidence.py --plan=frontier --data=nuclei=data/nuclei --repeats=3
+
+A plan (`frontier`, detectors that take their budget beside separate trainings and plain detectors;
+`gains`, the papers' networks beside what they extend) is a list of networks, which are trained on
+every data set, several times. Each is exported, evaluated from the export at every budget that it
+takes, with a bootstrap over images, and converted for OpenVINO where that is installed. At the end
+all exports of a data set are timed in one run, in turn. Everything that is finished is kept in
+--output_dir, by other plans too, so that an interrupted study goes on; the time left is shown.
+
+  <plan>.md, <plan>.json   tables, claims and the figures
+  <plan>_<data set>.png    accuracy against multiply-adds and against time
+"""
+import argparse
+from collections.abc import Iterator, Sequence
+import importlib.util
+import json
+import pathlib
+import time
+from typing import Any, NamedTuple
+
+from comparisons import comparison
+from studies import measuring
+from studies import page
+from studies import plans
+import yaml
+
+from official_ext.utils import argument_types
+from official_ext.utils import command_line
+from official_ext.utils import files
+
+
+class DataSet(NamedTuple):
+  """A data set of a study.
+
+  Attributes:
+    name: of it.
+    source: what `convert_dataset` reads.
+  """
+  name: str
+  source: pathlib.Path
+
+
+class Training(NamedTuple):
+  """A network that is trained on a data set for the n-th time.
+
+  Attributes:
+    data: name of the data set.
+    name: of the subject.
+    number: from 1.
+  """
+  data: str
+  name: str
+  number: int
+
+  def folder(self, output: pathlib.Path) -> pathlib.Path:
+    """Returns where it is kept."""
+    return output / self.data / f'{self.name}-{self.number}'
+
+
+def _data_set(text: str) -> DataSet:
+  """Parses `--data`."""
+  name, equals, source = text.partition('=')
+  if not (name.replace('_', '').isalnum() and equals and source):
+    raise argparse.ArgumentTypeError(f'{text!r} is not NAME=FOLDER, such as nuclei=data/nuclei')
+  return DataSet(name, pathlib.Path(source))
+
+
+def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+  parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('--plan', required=True, choices=sorted(plans.PLANS), help='what is compared')
+  parser.add_argument('--data', required=True, action='append', type=_data_set,
+                      metavar='NAME=FOLDER', help='a data set in any layout that convert_dataset '
+                      'takes; may be given several times')
+  parser.add_argument('--subjects', metavar='A,B,...', type=lambda text: text.split(','),
+                      help='some of the networks of the plan (all)')
+  parser.add_argument('--repeats', type=argument_types.positive_int, default=1, metavar='N',
+                      help='trainings of each network (1)')
+  parser.add_argument('--train_steps', type=argument_types.positive_int, default=500, metavar='N',
+                      help='of each training (500)')
+  parser.add_argument('--image_size', type=argument_types.image_size, default=(256, 256),
+                      metavar='H,W', help='in pixels, multiples of 64 (256,256)')
+  parser.add_argument('--resamples', type=argument_types.positive_int, default=200, metavar='N',
+                      help='of the bootstrap over images (200)')
+  parser.add_argument('--output_dir', type=pathlib.Path, default=pathlib.Path('runs/evidence'),
+                      metavar='DIR', help='folder to write, or to go on with (runs/evidence)')
+  args = parser.parse_args(arguments)
+  known = plans.PLANS[args.plan].subjects
+  args.subjects = args.subjects or list(known)
+  unknown = [name for name in args.subjects if name not in known]
+  if unknown:
+    parser.error(f'--subjects names {", ".join(unknown)}; {args.plan} has {", ".join(known)}')
+  return args
+
+
+def _trainings(args: argparse.Namespace) -> Iterator[Training]:
+  """Yields all trainings: once each before any is repeated, so that a page is early complete."""
+  for number in range(1, args.repeats + 1):
+    for data in args.data:
+      for name in args.subjects:
+        yield Training(data.name, name, number)
+
+
+def _settings(args: argparse.Namespace) -> dict[str, Any]:
+  """Returns what all results of a folder have in common."""
+  return {'train_steps': args.train_steps, 'image_size': list(args.image_size),
+          'resamples': args.resamples}
+
+
+def _options(subject: plans.Subject, args: argparse.Namespace) -> dict[str, Any]:
+  """Returns field -> value of a training."""
+  # The experiments do not mirror, because digits of the composed sample must not be.
+  return {'task.train_data.parser.aug_rand_hflip': True,
+          'trainer.train_steps': args.train_steps,
+          'trainer.validation_interval': args.train_steps,
+          'trainer.optimizer_config.learning_rate.cosine.decay_steps': args.train_steps,
+          **subject.overrides(args.image_size)}
+
+
+def nested(options: dict[str, Any]) -> dict[str, Any]:
+  """Returns `{'a.b': 1}` as `{'a': {'b': 1}}`."""
+  found: dict[str, Any] = {}
+  for field, value in options.items():
+    *parents, last = field.split('.')
+    inner = found
+    for parent in parents:
+      inner = inner.setdefault(parent, {})
+    inner[last] = value
+  return found
+
+
+def _train(training: Training, subject: plans.Subject, args: argparse.Namespace) -> None:
+  """Trains, exports, measures and converts a network, from where that stopped."""
+  folder = training.folder(args.output_dir)
+  records = args.output_dir / training.data / 'records'
+  with files.atomic_file(folder / 'options.yaml') as temporary:
+    temporary.write_text(yaml.safe_dump(nested(_options(subject, args))), encoding='utf-8')
+  if not (folder / 'saved_model').exists():
+    comparison.command('train', mode='train', model_dir=folder / 'model',
+                       experiment=subject.experiment,
+                       config_file=[records / 'overrides.yaml', folder / 'options.yaml'])
+    comparison.command('serving.export_saved_model', checkpoint_path=folder / 'model',
+                       experiment=subject.experiment, nms='portable',
+                       config_file=folder / 'model' / 'params.yaml',
+                       export_dir=folder / 'saved_model')
+  if importlib.util.find_spec('openvino') and not (folder / 'openvino').exists():
+    comparison.command('serving.convert', to='openvino', saved_model=folder / 'saved_model',
+                       output_dir=folder / 'openvino')
+  points = measuring.points(folder / 'saved_model', args.output_dir / training.data / 'val',
+                            subject.budgets, args.resamples)
+  _write(folder / 'result.json', points)
+
+
+def _write(path: pathlib.Path, value: Any) -> None:
+  with files.atomic_file(path) as temporary:
+    temporary.write_text(json.dumps(value, indent=2) + '\n', encoding='utf-8')
+
+
+def _prepare(args: argparse.Namespace) -> None:
+  """Checks that kept results were made alike, and converts the data sets."""
+  kept = args.output_dir / 'settings.json'
+  if kept.is_file() and json.loads(kept.read_text(encoding='utf-8')) != _settings(args):
+    raise command_line.CommandError(
+        f'--output_dir={args.output_dir} has results of other settings ({kept}): give a new '
+        'folder, or the --train_steps, --image_size and --resamples of then.')
+  _write(kept, _settings(args))
+  for data in args.data:
+    folder = args.output_dir / data.name
+    if not (folder / 'val').exists():
+      comparison.command('tools.convert_dataset', input=data.source, output_dir=folder / 'records')
+      comparison.command('tools.write_images', data=folder / 'records', output_dir=folder / 'val')
+
+
+def _results(args: argparse.Namespace) -> dict[str, dict[str, list[list[dict[str, Any]]]]]:
+  """Returns data set -> subject -> points of every finished training."""
+  found: dict[str, dict[str, list[list[dict[str, Any]]]]] = {data.name: {} for data in args.data}
+  for training in _trainings(args):
+    path = training.folder(args.output_dir) / 'result.json'
+    if path.is_file():
+      found[training.data].setdefault(training.name, []).append(
+          json.loads(path.read_text(encoding='utf-8')))
+  return found
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+  """Runs what is not finished, and writes the page after every training."""
+  args = _arguments(arguments)
+  plan = plans.PLANS[args.plan]
+  _prepare(args)
+  waiting = [training for training in _trainings(args)
+             if not (training.folder(args.output_dir) / 'result.json').is_file()]
+  start = time.monotonic()
+  for number, training in enumerate(waiting, 1):
+    command_line.say(f'[{number}/{len(waiting)}] {training.name} on {training.data}, training '
+                     f'{training.number}')
+    _train(training, plan.subjects[training.name], args)
+    left = (time.monotonic() - start) / number * (len(waiting) - number)
+    command_line.say(f'about {command_line.duration(left)} left')
+    page.write(args.output_dir, args.plan, plan, _results(args), {}, vars(args))
+  times = {data.name: measuring.times(
+      {name: Training(data.name, name, 1).folder(args.output_dir) for name in args.subjects},
+      plan.subjects, args.output_dir / data.name / 'val') for data in args.data}
+  page.write(args.output_dir, args.plan, plan, _results(args), times, vars(args))
+  command_line.say(f'Wrote {args.output_dir}/{args.plan}.md')
+
+
+if __name__ == '__main__':
+  command_line.run(main)

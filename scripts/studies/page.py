@@ -1,0 +1,155 @@
+"""The page of a study: claims, tables and pictures."""
+from collections.abc import Mapping, Sequence
+import json
+import math
+import pathlib
+from typing import Any
+
+from matplotlib import figure
+import numpy as np
+from studies import plans
+
+from official_ext.utils import files
+
+Points = list[dict[str, Any]]
+Results = Mapping[str, Mapping[str, list[Points]]]
+Times = Mapping[str, Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]]
+
+# Two-sided 95 % points of Student's distribution, by degrees of freedom.
+_STUDENT = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
+_NORMAL = 1.96
+
+
+def interval(values: Sequence[float]) -> float:
+  """Returns half of the 95 % interval of the mean of values; infinite for a single one."""
+  count = len(values)
+  if count < 2:
+    return math.inf
+  return float(_STUDENT.get(count - 1, _NORMAL) * np.std(values, ddof=1) / math.sqrt(count))
+
+
+def at(runs: Sequence[Points], budget: float | None) -> Points:
+  """Returns the point of each training at a budget."""
+  return [point for points in runs for point in points if point['budget'] == budget]
+
+
+def _precisions(results: Mapping[str, list[Points]], name: str) -> list[float]:
+  """Returns the AP of every training of a subject, `name` or `name@budget`."""
+  subject, at_sign, budget = name.partition('@')
+  return [point['ap'] for point in at(results.get(subject, []), float(budget) if at_sign else None)]
+
+
+def answer(claim: plans.Claim, results: Mapping[str, list[Points]]) -> str:
+  """Returns `yes`, `no` or `not shown`, with the difference that says so.
+
+  A difference counts if its 95 % interval, by Welch's formula with the fewer degrees of freedom,
+  does not reach across the margin.
+
+  Args:
+    claim: what is asked.
+    results: subject -> points of every training, on one data set.
+  """
+  left, right = (_precisions(results, name) for name in (claim.left, claim.right))
+  if not left or not right:
+    return 'not trained'
+  difference = float(np.mean(left) - np.mean(right))
+  count = min(len(left), len(right))
+  if count < 2:
+    return f'not shown: {difference:+.3f}, one training each'
+  half = _STUDENT.get(count - 1, _NORMAL) * math.sqrt(
+      np.var(left, ddof=1) / len(left) + np.var(right, ddof=1) / len(right))
+  found = f'{difference:+.3f} +- {half:.3f}'
+  if difference - half > claim.margin:
+    return f'yes: {found}'
+  return f'no: {found}' if difference + half < claim.margin else f'not shown: {found}'
+
+
+def _rows(results: Mapping[str, list[Points]], times: Mapping[str, Any]) -> list[str]:
+  """Returns the lines of a table, one for each subject and budget."""
+  engines = list(dict.fromkeys(engine for budgets in times.values() for found in budgets.values()
+                               for engine in found))
+  head = ['network', 'budget', 'trainings', 'AP', 'bootstrap over images', 'AP50',
+          'GMAC (min to max)', *(f'ms in {engine} (quartiles)' for engine in engines)]
+  rows = [head, ['---'] * len(head)]
+  for name, runs in results.items():
+    for budget in dict.fromkeys(point['budget'] for points in runs for point in points):
+      found = at(runs, budget)
+      ap = [point['ap'] for point in found]
+      mean = {key: float(np.mean([point[key] for point in found])) for key in (
+          'ap50', 'ap_low', 'ap_high', 'gmac_mean', 'gmac_min', 'gmac_max')}
+      spread = f' +- {interval(ap):.3f}' if len(ap) > 1 else ''
+      timed = times.get(name, {}).get(str(budget), {})
+      rows.append([
+          f'`{name}`', '' if budget is None else f'{budget:g}', str(len(found)),
+          f'{np.mean(ap):.3f}{spread}', f'{mean["ap_low"]:.3f} to {mean["ap_high"]:.3f}',
+          f'{mean["ap50"]:.3f}',
+          '{gmac_mean:.3f} ({gmac_min:.3f} to {gmac_max:.3f})'.format(**mean),
+          *('{median:.1f} ({low:.1f} to {high:.1f})'.format(**timed[engine])
+            if engine in timed else '-' for engine in engines)])
+  return [f'| {" | ".join(row)} |' for row in rows]
+
+
+def draw(results: Mapping[str, list[Points]], times: Mapping[str, Any],
+         subjects: Mapping[str, plans.Subject]) -> figure.Figure:
+  """Draws AP against multiply-adds, and against the time in each engine.
+
+  Args:
+    results: subject -> points of every training, on one data set.
+    times: what `measuring.times` returned for it; empty while nothing is timed.
+    subjects: name -> subject; plain ones get squares.
+  """
+  engines = list(dict.fromkeys(engine for budgets in times.values() for found in budgets.values()
+                               for engine in found))
+  plot = figure.Figure(figsize=(7 * (1 + len(engines)), 5))
+  axes = np.atleast_1d(plot.subplots(1, 1 + len(engines)))
+  for number, (name, runs) in enumerate(results.items()):
+    budgets = list(dict.fromkeys(point['budget'] for points in runs for point in points))
+    found = [at(runs, budget) for budget in budgets]
+    ap = [float(np.mean([point['ap'] for point in points])) for points in found]
+    half = [interval([point['ap'] for point in points]) for points in found]
+    marks = {'yerr': [0.0 if math.isinf(value) else value for value in half], 'label': name,
+             'color': f'C{number % 10}', 'capsize': 2, 'elinewidth': 1,
+             'marker': 's' if subjects[name].is_plain else 'o'}
+    axes[0].errorbar([float(np.mean([point['gmac_mean'] for point in points]))
+                      for points in found], ap, **marks)
+    for axis, engine in zip(axes[1:], engines):
+      timed = [times.get(name, {}).get(str(budget), {}).get(engine) for budget in budgets]
+      if all(timed):
+        axis.errorbar([time['median'] for time in timed], ap, **marks)
+  labels = ['GMAC per image', *(f'ms per image in {engine}' for engine in engines)]
+  for axis, label in zip(axes, labels):
+    axis.set_xlabel(label)
+    axis.set_ylabel('AP')
+    axis.grid(alpha=0.3)
+  if results:
+    axes[0].legend(fontsize=7)
+  return plot
+
+
+def write(folder: pathlib.Path, name: str, plan: plans.Plan, results: Results, times: Times,
+          arguments: Mapping[str, Any]) -> None:
+  """Writes `<name>.md`, `<name>.json` and a picture for each data set.
+
+  Args:
+    folder: to write into.
+    name: of the plan.
+    plan: the plan.
+    results: data set -> subject -> points of every training.
+    times: data set -> what `measuring.times` returned; empty while nothing is timed.
+    arguments: of the command: steps, sizes, resamples.
+  """
+  height, width = arguments['image_size']
+  lines = [f'# {name}', '',
+           f'{arguments["train_steps"]} steps, {height} x {width} pixels. AP: mean over trainings, '
+           'and its 95 % interval by Student where there are several; the bootstrap draws the '
+           f'images {arguments["resamples"]} times.']
+  for data, found in results.items():
+    timed = times.get(data, {})
+    lines += ['', f'## {data}', '', f'![{data}]({name}_{data}.png)', '', *_rows(found, timed), '',
+              *(f'- {claim.text}: {answer(claim, found)}' for claim in plan.claims)]
+    with files.atomic_file(folder / f'{name}_{data}.png') as temporary:
+      draw(found, timed, plan.subjects).savefig(temporary, dpi=110, bbox_inches='tight')
+  for file, text in ((f'{name}.md', '\n'.join(lines)), (f'{name}.json', json.dumps(
+      {'results': results, 'times': times}, indent=2))):
+    with files.atomic_file(folder / file) as temporary:
+      temporary.write_text(f'{text}\n', encoding='utf-8')

@@ -1,0 +1,133 @@
+"""Studies: what they train resolves, what they conclude, and that they go on where they stopped."""
+import argparse
+import json
+
+import evidence
+import numpy as np
+import pytest
+from studies import page
+from studies import plans
+import yaml
+
+from official_ext.utils import command_line
+from official_ext.utils import experiment
+
+ARGS = argparse.Namespace(train_steps=7, image_size=(128, 192))
+
+
+@pytest.mark.parametrize('plan, name', [
+    (plan, name) for plan, study in plans.PLANS.items() for name in study.subjects])
+def test_every_subject_is_an_experiment_that_resolves(plan, name, tmp_path):
+  subject = plans.PLANS[plan].subjects[name]
+  options = evidence._options(subject, ARGS)
+  path = tmp_path / 'options.yaml'
+  path.write_text(yaml.safe_dump(evidence.nested(options)))
+  params = experiment.resolve(subject.experiment, [str(path)])
+  assert params.trainer.train_steps == 7
+  small = subject.image_scale < 1
+  assert params.task.model.input_size == ([128, 128, 3] if small else [128, 192, 3])
+  for field, value in options.items():
+    found = params.as_dict()
+    for part in field.split('.'):
+      found = found[part]
+    assert found == value
+  assert bool(subject.budgets) == (params.task.budget.kind == 'drawn')
+
+
+def test_claims_name_subjects_and_budgets_of_their_plan():
+  for plan in plans.PLANS.values():
+    for claim in plan.claims:
+      for side in (claim.left, claim.right):
+        name, _, budget = side.partition('@')
+        assert not budget or float(budget) in plan.subjects[name].budgets
+        assert name in plan.subjects
+
+
+def runs(*precisions, budget=None):
+  return [[{'budget': budget, 'ap': ap, 'ap50': 0.5, 'ap_low': 0.1, 'ap_high': 0.9,
+            'gmac_mean': 1.5, 'gmac_min': 1.0, 'gmac_max': 2.0}] for ap in precisions]
+
+
+@pytest.mark.parametrize('left, right, margin, words', [
+    ((0.50, 0.51, 0.52), (0.40, 0.41, 0.42), 0.0, 'yes: +0.100 +- 0.035'),
+    ((0.40, 0.41, 0.42), (0.50, 0.51, 0.52), -0.01, 'no: -0.100 +- 0.035'),
+    ((0.40, 0.41, 0.42), (0.41, 0.42, 0.43), -0.01, 'not shown: -0.010 +- 0.035'),
+    ((0.5,), (0.4,), 0.0, 'not shown: +0.100, one training each'),
+    ((), (0.4,), 0.0, 'not trained')])
+def test_answers(left, right, margin, words):
+  claim = plans.Claim('', 'a@0.5', 'b', margin)
+  assert page.answer(claim, {'a': runs(*left, budget=0.5), 'b': runs(*right)}) == words
+
+
+def test_the_interval_of_a_mean_is_students():
+  # Two values at a distance of 2: deviation sqrt(2), so 12.71 * sqrt(2) / sqrt(2).
+  assert page.interval([1.0, 3.0]) == pytest.approx(12.71)
+  assert np.isinf(page.interval([1.0]))
+
+
+def test_the_page_has_a_row_for_each_budget_the_answers_and_a_picture(tmp_path):
+  subjects = {'a': plans.Subject('x', {}, (0.5,)), 'b': plans.Subject('y', is_plain=True)}
+  plan = plans.Plan(subjects, [plans.Claim('A is better', 'a@0.5', 'b')])
+  results = {'nuclei': {'a': runs(0.5, 0.6, budget=0.5), 'b': runs(0.4)}}
+  times = {'nuclei': {name: {budget: {'tensorflow': {'low': 1.0, 'median': 2.0, 'high': 3.0}}}
+                      for name, budget in (('a', '0.5'), ('b', 'None'))}}
+  page.write(tmp_path, 'study', plan, results, times,
+             {'train_steps': 7, 'image_size': (128, 192), 'resamples': 9})
+  text = (tmp_path / 'study.md').read_text()
+  assert ('| `a` | 0.5 | 2 | 0.550 +- 0.635 | 0.100 to 0.900 | 0.500 | 1.500 (1.000 to 2.000) | '
+          '2.0 (1.0 to 3.0) |') in text
+  assert '| `b` |  | 1 | 0.400 |' in text
+  assert '- A is better: not shown: +0.150, one training each' in text
+  assert json.loads((tmp_path / 'study.json').read_text())['results'] == results
+  assert (tmp_path / 'study_nuclei.png').is_file()
+  left, right = page.draw(results['nuclei'], times['nuclei'], subjects).axes
+  assert [len(axes.containers) for axes in (left, right)] == [2, 2]
+  np.testing.assert_allclose(right.containers[0].lines[0].get_xydata(), [[2.0, 0.55]])
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+  """Runs a study of two subjects whose trainings are faked; returns the names of these."""
+  trained = []
+
+  def train(training, subject, args):
+    del subject
+    trained.append((training.data, training.name, training.number))
+    folder = training.folder(args.output_dir)
+    folder.mkdir(parents=True)
+    (folder / 'result.json').write_text(json.dumps(runs(0.5)[0]))
+
+  monkeypatch.setattr(evidence, '_train', train)
+  monkeypatch.setattr(evidence.comparison, 'command', lambda *args, **options: None)
+  monkeypatch.setattr(evidence.measuring, 'times', lambda folders, subjects, val: {})
+
+  def call(*options):
+    trained.clear()
+    evidence.main(['--plan=gains', '--data=one=x', '--data=two=y', '--subjects=fpn,fcos',
+                   f'--output_dir={tmp_path}/out', *options])
+    return list(trained)
+
+  return call
+
+
+def test_a_study_trains_everything_once_before_it_repeats_and_goes_on(study, tmp_path):
+  first = [(data, name, 1) for data in ('one', 'two') for name in ('fpn', 'fcos')]
+  assert study() == first
+  assert study('--repeats=2') == [(data, name, 2) for data, name, _ in first]
+  assert '| `fcos` |  | 2 | 0.500 +- 0.000 |' in (tmp_path / 'out' / 'gains.md').read_text()
+
+
+def test_results_of_other_settings_are_refused(study):
+  study()
+  with pytest.raises(command_line.CommandError, match='has results of other settings'):
+    study('--train_steps=8')
+
+
+def test_wrong_arguments_are_named(capsys):
+  for arguments, words in (
+      (['--plan=gains', '--data=x'], "'x' is not NAME=FOLDER, such as nuclei=data/nuclei"),
+      (['--plan=gains', '--data=x=y', '--subjects=fpn,pan'],
+       '--subjects names pan; gains has fpn')):
+    with pytest.raises(SystemExit):
+      evidence.main(arguments)
+    assert words in capsys.readouterr().err
