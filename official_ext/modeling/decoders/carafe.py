@@ -179,8 +179,8 @@ class PixelShuffle(convolutions.ConvBlock):
 class CARAFE(pyramid.PyramidDecoder):
   """An FPN whose top-down path upsamples by `ContentAwareUpsampling`, one for each step.
 
-  To compare with, the path may upsample in other ways (`upsample`).  Where a level has an odd height
-  or width, the last row or column of a map that a layer doubled is cut off.
+  To compare with, the path may upsample in other ways (`upsample`).  Where a level has an odd
+  height or width, the last row or column of a map that a layer doubled is cut off.
 
   Reference: see the module.
 

@@ -17,6 +17,7 @@ from official_ext.modeling.backbones import imported
 from official_ext.modeling.backbones.imported import blocks
 from official_ext.modeling.backbones.imported import conventions
 from official_ext.modeling.layers import deformable
+from official_ext.ops import multiply_adds
 from official_ext.tasks import initialization
 import spies
 
@@ -99,6 +100,19 @@ def test_published_weights_without_classifier(network, stages, weights, modulate
   assert total == weights
 
 
+def multiply_adds_by_hand(groups, channels, deformable_levels):
+  """Counts a backbone of one block in each stage, with offsets, for images of 64 pixels."""
+  total, depth, positions = 32 * 32 * 7 * 7 * 3 * 64, 64, 16 * 16
+  for level, filters in ((2, 64), (3, 128), (4, 256), (5, 512)):
+    width, before = groups * channels * 2**(level - 2), positions
+    positions = (64 >> level)**2
+    offsets = 9 * width * 18 if level in deformable_levels else 0
+    total += before * depth * width + positions * (
+        9 * width * width // groups + offsets + width * 4 * filters + depth * 4 * filters)
+    depth = 4 * filters
+  return total
+
+
 @pytest.fixture(name='shallow')
 def fixture_shallow(monkeypatch):
   """One block in each stage."""
@@ -113,8 +127,10 @@ def test_frozen_norms_frozen_stages_and_a_plain_checkpoint(shallow, tmp_path):
   path = tf.train.Checkpoint(backbone=plain).save(str(tmp_path / 'ckpt'))
   backbone = built('resnext50_32x4d_dcn', bn_trainable=False, modulated=False)
   initialization.load({'backbone': backbone}, path, 'backbone')
-  images = tf.random.stateless_normal([2, 64, 64, 3], [1, 2])
-  found = [backbone(images, training=training) for training in (False, True)]
+  images = tf.random.stateless_normal([1, 64, 64, 3], [1, 2])
+  traced = tf.function(backbone, autograph=False).get_concrete_function(images, training=False)
+  assert multiply_adds.count_graph(traced.graph) == multiply_adds_by_hand(32, 4, (3, 4, 5))
+  found = [traced(images), backbone(images, training=True)]
   for level, features in plain(images, training=False).items():
     for training in (False, True):
       np.testing.assert_allclose(
