@@ -224,15 +224,17 @@ class CARAFE(pyramid.PyramidDecoder):
 
   def _make_step(self, level: str) -> convolutions.ConvBlock | None:
     """Returns the layer that doubles a level; None: it has no weights."""
-    cls, options = {
-        'carafe': (ContentAwareUpsampling, self._upsampling),
-        'deconv': (TransposedUpsampling, {'filters': self._num_filters}),
-        'pixel_shuffle': (PixelShuffle, {'filters': self._num_filters}),
-    }.get(self._upsample, (None, {}))
-    return cls and cls(
-        **options, name=f'upsample_{level}', dtype=self.dtype_policy,
-        kernel_initializer=tf_keras.initializers.serialize(self._kernel_initializer),
-        kernel_regularizer=self._kernel_regularizer, bias_regularizer=self._bias_regularizer)
+    common = {
+        'name': f'upsample_{level}', 'dtype': self.dtype_policy,
+        'kernel_initializer': tf_keras.initializers.serialize(self._kernel_initializer),
+        'kernel_regularizer': self._kernel_regularizer, 'bias_regularizer': self._bias_regularizer}
+    if self._upsample == 'carafe':
+      return ContentAwareUpsampling(**self._upsampling, **common)
+    if self._upsample == 'deconv':
+      return TransposedUpsampling(self._num_filters, **common)
+    if self._upsample == 'pixel_shuffle':
+      return PixelShuffle(self._num_filters, **common)
+    return None
 
   def _upsampled(self, step: convolutions.ConvBlock | None, source: tf.Tensor,
                  target: tf.Tensor) -> tf.Tensor:

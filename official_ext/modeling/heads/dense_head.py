@@ -75,9 +75,10 @@ class PlainTower(convolutions.ConvBlock):
                    for i in range(num_convs if norm == 'group_norm' else 0)]
 
   def _make_conv(self, index: int) -> tf_keras.layers.Layer:
-    is_deformable = self._deformable and index == self._num_convs - 1
-    options = {'cls': deformable_lib.DeformableConv2D, 'modulated': True}
-    return self.conv(3, f'conv_{index}', self._num_filters, **(options if is_deformable else {}))
+    if self._deformable and index == self._num_convs - 1:
+      return self.conv(3, f'conv_{index}', self._num_filters,
+                       cls=deformable_lib.DeformableConv2D, modulated=True)
+    return self.conv(3, f'conv_{index}', self._num_filters)
 
   def call(self, features: Mapping[str, tf.Tensor], training: bool | None = None) -> Features:
     """Runs the convolutions on every level.

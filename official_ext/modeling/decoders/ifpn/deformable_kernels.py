@@ -1,5 +1,5 @@
 """Deformable kernels of an implicit pyramid, which eq. 8 allows for W_ij."""
-from typing import NamedTuple
+from typing import Any
 
 import tensorflow as tf, tf_keras
 
@@ -10,17 +10,6 @@ from official_ext.ops import deformable_conv
 
 # With it the masks start at 1, and the layer as the plain convolution.
 _MASK_SCALE = 2.0
-
-
-class DeformableWeights(NamedTuple):
-  """Tensors that a prepared deformable convolution runs with.
-
-  Attributes:
-    main: kernel and bias that multiply the samples.
-    offset: kernel and bias of the offsets and masks, in the dtype of the variables.
-  """
-  main: weight_norm.NormalizedWeights
-  offset: weight_norm.NormalizedWeights
 
 
 @tf_keras.utils.register_keras_serializable(package='official_ext')
@@ -41,13 +30,13 @@ class DeformableWeightNormConv2D(deformable.WithOffsets, weight_norm.WeightNormC
     convolutions.build_in_scope([self.offset], [input_shape])
     super().build(input_shape)
 
-  def prepare(self, dtype: tf.DType) -> DeformableWeights:
-    """Returns the normalized kernel and the bias in this dtype, and those of the offsets."""
+  def prepare(self, dtype: tf.DType) -> Any:
+    """Returns kernels and biases: the normalized ones in this dtype, and those of the offsets."""
     offset = weight_norm.NormalizedWeights(
         tf.convert_to_tensor(self.offset.kernel), tf.convert_to_tensor(self.offset.bias))
-    return DeformableWeights(super().prepare(dtype), offset)
+    return super().prepare(dtype), offset
 
-  def run(self, weights: DeformableWeights, features: tf.Tensor) -> tf.Tensor:
+  def run(self, weights: Any, features: tf.Tensor) -> tf.Tensor:
     """Convolves features of the weights' dtype; offsets are in that of the variables."""
     (kernel, bias), (offset_kernel, offset_bias) = weights
     taps = self._kernel_size**2
