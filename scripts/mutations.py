@@ -199,7 +199,7 @@ MUTATIONS = (
          ('right * (across - there)', 'right * (across - below)')),
     *_in('modeling/layers/deformable', 'modeling/layers/deformable',
          ('self._mask_scale * tf.sigmoid(logits)', 'tf.sigmoid(logits)'),
-         ('dtype=self.variable_dtype)', 'dtype=self.dtype_policy)')),
+         ('dtype=self.variable_dtype, **options)', 'dtype=self.dtype_policy, **options)')),
     *_in('modeling/decoders/deformable_fpn', 'modeling/decoders/deformable_fpn',
          ('mask_scale=2.0', 'mask_scale=1.0')),
     *_in('modeling/backbones/imported/blocks', 'modeling/backbones/imported/imported',
