@@ -1,7 +1,8 @@
 r"""Converts exported detectors and times them against TensorFlow, all in turn in one process.
 
     .venv/bin/python benchmarks/engines.py --saved_model=DIR [--saved_model=DIR ...] \
-      [--experiment=NAME ...] [--image_size=128] [--engine=openvino ...] [--threads=1]
+      [--experiment=NAME ...] [--image_size=128] [--engine=openvino ...] [--threads=1] \
+      [--params_override=FIELD=VALUE,...]
 
 An experiment is exported with random weights.  Each SavedModel is converted into a temporary
 folder.  Of several synthetic images it takes the one with the fewest and the one with the most
@@ -40,6 +41,8 @@ def _parse_arguments() -> argparse.Namespace:
   parser.add_argument('--saved_model', action='append', default=[], metavar='DIR')
   parser.add_argument('--experiment', action='append', default=[], metavar='NAME')
   parser.add_argument('--image_size', type=int, default=128, help='of experiments')
+  parser.add_argument('--params_override', default='', metavar='FIELD=VALUE,...',
+                      help='of experiments')
   parser.add_argument('--engine', action='append', choices=catalog.NAMES, metavar='NAME',
                       help='default: all')
   parser.add_argument('--threads', type=int, default=1)
@@ -105,9 +108,9 @@ def _print(kind: str, batch_size: int, seconds: Mapping[str, np.ndarray]) -> Non
   print(f'  {kind:24}batch {batch_size}: ' + ''.join(cell.ljust(_WIDTH + 4) for cell in cells))
 
 
-def export_random(name: str, size: int, folder: pathlib.Path) -> None:
+def export_random(name: str, size: int, params_override: str, folder: pathlib.Path) -> None:
   """Exports an experiment with random weights, for images of one side."""
-  module = export.make_module(name, size)
+  module = export.make_module(name, size, params_override)
   network = signatures.network_function(module, 'image_tensor')
   export_saved_model.save(module, folder, 'image_tensor', module.image_size, network=network,
                           frozen_network=frozen.freeze(network)[0])
@@ -125,7 +128,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
       path = pathlib.Path(folder, name)
       path.mkdir()
-      export_random(name, arguments.image_size, path)
+      export_random(name, arguments.image_size, arguments.params_override, path)
       time_saved_model(str(path), arguments)
 
 

@@ -31,9 +31,10 @@ EXPERIMENTS = ('retinanet_fpn_efficientnetlite0_sample', 'retinanet_dyfpn_effici
                'fcos_dynamichead_efficientnetlite0_sample', 'fcos_caddet_sample')
 
 
-def make_module(name: str, size: int) -> export_modules.DetectionModule:
+def make_module(name: str, size: int, params_override: str = ''
+                ) -> export_modules.DetectionModule:
   """Returns what an experiment exports, for images of one side, with random weights."""
-  params = experiment.resolve(name, lock=False)
+  params = experiment.resolve(name, params_override=params_override, lock=False)
   params.override({'task': {'model': {
       'input_size': [size, size, 3], 'detection_generator': {'apply_nms': False}}}})
   model = detection.build_model(params)

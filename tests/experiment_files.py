@@ -71,6 +71,8 @@ def count_parameters(model):
     model.decoder.ifpn.solver = options.SolverConfig(
         solver='unroll', gradient='unroll', training_evaluations=count,
         inference_evaluations=count)
+  if model.backbone.type.startswith('resne'):  # ResNet-50 has the channels of all of them.
+    model.backbone.override({'type': 'resnet', 'resnet': {'model_id': 50, 'bn_trainable': False}})
   parts = [getattr(model, name).as_dict() for name in ('backbone', 'decoder', 'norm_activation')]
   key = json.dumps([*parts, model.min_level, model.max_level], sort_keys=True)
   if key not in _COUNTED:

@@ -1,5 +1,6 @@
 """The maps of the implicit pyramid in plain NumPy, from weights by name."""
 import numpy as np
+import reference
 
 
 def conv(inputs, kernel, stride=1):
@@ -67,7 +68,13 @@ class Map:
       outputs = np.concatenate([
           conv(inputs[..., [c]], kernel[:, :, [c], None]) for c in range(inputs.shape[3])], -1)
     else:
-      outputs = conv(inputs, kernel / np.sqrt((kernel**2).sum((0, 1, 2))) * scale, stride)
+      kernel = kernel / np.sqrt((kernel**2).sum((0, 1, 2))) * scale
+      if f'{name}/offset/kernel' in self.weights:
+        raw = conv(inputs, self.weights[f'{name}/offset/kernel'], stride)
+        outputs = reference.deformable_conv2d(
+            inputs, kernel, raw + self.weights[f'{name}/offset/bias'], stride, 2.0)
+      else:
+        outputs = conv(inputs, kernel, stride)
     return outputs + self.weights.get(f'{name}/bias', 0.0)
 
   def norm(self, name, inputs):

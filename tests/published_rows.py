@@ -8,6 +8,8 @@ import dataclasses
 import re
 from typing import Any
 
+import published_backbones
+
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
@@ -91,14 +93,6 @@ PLAIN_FCOS = {
     'losses.box_loss': 'iou'}
 
 
-def _backbone(name: str) -> dict[str, Any]:
-  """Returns the fields that a name with `resnet50` or `resnet101` calls for."""
-  depth = int(re.search(r'resnet(\d+)', name)[1])
-  fields = {'model.backbone.resnet.model_id': depth, 'losses.l2_weight_decay': 1e-4}
-  # No checkpoint of ResNet-101 is public, and one that does not fit must not be loaded.
-  return {**fields, 'init_checkpoint': None} if depth == 101 else fields
-
-
 # --- DyFPN -------------------------------------------------------------------------------------
 
 _CHANNELS = 256 + 512 + 1024 + 2048
@@ -152,7 +146,7 @@ _DYFPN_ROWS = (
 def _dyfpn(detector: str, name: str) -> Expected:
   del detector
   row = re.fullmatch(r'(.+)_resnet\d+_1x', name)[1]
-  fields = {**_backbone(name), 'budget.weight': 0}
+  fields = {**published_backbones.fields(name), 'budget.weight': 0}
   printed = re.search(r'alpha0(\d)_lambda0(\d)', row)
   if printed:
     # Our loss is a mean over images, the paper's code sums over the two images of a GPU.
@@ -196,7 +190,7 @@ _COARSER = {'fcos': 2 * _CONV, 'retinanet': (9 * 2048 + 1) * 256 + _CONV}
 _DRFPN_ROWS = (
     *(f'Table 1, row {detector}, {neck}' for neck in ('base', 'DRFPN') for detector in (
         'RetinaNet R50 1x', 'FCOS R50 1x', 'Faster R-CNN R50 1x', 'Faster R-CNN R101 1x',
-        'Faster R-CNN R101 2x',
+        'Faster R-CNN R101 2x', 'Faster R-CNN X101-64x4d 1x',
         'Mask R-CNN R50 1x', 'Mask R-CNN R101 1x', 'Mask R-CNN R101 2x',
         'Cascade Mask R-CNN R50 1x', 'Cascade Mask R-CNN R101 1x')),
     *(f'Table {row}' for row in (
@@ -212,10 +206,11 @@ _DRFPN_ROWS = (
 
 
 def _drfpn(detector: str, name: str) -> Expected:
-  row, number = re.fullmatch(r'drfpn_?(.*?)_?resnet\d+_(\d)x', name).groups()
+  row, number = re.fullmatch(
+      rf'drfpn_?(.*?)_?{published_backbones.PATTERN}_(\d)x', name).groups()
   parameters = (_DRFPN_ONE_STAGE[row] + _COARSER[detector] if detector in _COARSER else
                 _DRFPN_PARAMETERS[row])
-  fields = {**_backbone(name), **(PLAIN_FCOS if detector == 'fcos' else {})}
+  fields = {**published_backbones.fields(name), **(PLAIN_FCOS if detector == 'fcos' else {})}
   if 'cascade' in row:
     fields.update({'model.roi_sampler.cascade_iou_thresholds': [0.6, 0.7],
                    'model.include_mask': True})
@@ -240,6 +235,8 @@ _IFPN_ROWS = (
     'Table 1, row Faster R-CNN, baseline', 'Table 1, row Faster R-CNN, i-FPN',
     'Table 1, row FCOS, baseline', 'Table 1, row FCOS, i-FPN', 'Table 1, row ATSS, baseline',
     'Table 1, row ATSS, i-FPN', 'Table 6, row ATSS: its schedule',
+    'Table 6, row ATSS X101-64x4d-DCN, baseline', 'Table 6, row ATSS X101-64x4d-DCN, i-FPN',
+    'Table 6, row ATSS X152-32x8d-DCN, i-FPN',
     'Table 2, row unrolling 0', 'Table 2, row unrolling 1', 'Table 2, row unrolling 2',
     'Table 2, row unrolling 4', 'Table 2, row Broyden', 'Table 3, row none', 'Table 3, row RBL;',
     'Table 3, row CSC', 'Table 3, row RBL and CSC', 'Table 4, row without connections',
@@ -248,8 +245,10 @@ _IFPN_ROWS = (
 
 
 def _ifpn(detector: str, name: str) -> Expected:
-  row, thousands = re.fullmatch(r'ifpn_?(\w*?)_?resnet\d+_(90|180)k', name).groups()
-  fields, schedule = _backbone(name), {'90': STEPS_90K, '180': STEPS_180K}[thousands]
+  row, thousands = re.fullmatch(
+      rf'ifpn_?(\w*?)_?{published_backbones.PATTERN}_(90|180)k', name).groups()
+  fields = published_backbones.fields(name)
+  schedule = {'90': STEPS_90K, '180': STEPS_180K}[thousands]
   if row == 'baseline':
     return Expected(schedule, fields={**fields, 'model.decoder.type': 'inception_fpn'})
   if row.startswith('unroll'):
@@ -287,7 +286,7 @@ def _dynamic_head(detector: str, name: str) -> Expected:
   del detector
   row = re.fullmatch(r'dynamichead_(?:(.+)_)?resnet\d+_90k', name)[1] or 'table4'
   fields = {
-      **_backbone(name), 'budget.weight': _LAMBDAS.get(row, 0.0),
+      **published_backbones.fields(name), 'budget.weight': _LAMBDAS.get(row, 0.0),
       'model.head.tower.dynamic.coarse': row.startswith('coarse'),
       'model.head.tower.dynamic.tau': _TAUS.get(row, 1.5),
       'model.head.tower.dynamic.activation': 'softmax' if row == 'softmax' else 'tanh'}
@@ -297,7 +296,7 @@ def _dynamic_head(detector: str, name: str) -> Expected:
 
 def _dense_baseline(detector: str, name: str) -> Expected:
   return Expected(STEPS_90K, fields={
-      **_backbone(name), 'model.assigner': detector, 'model.decoder.type': 'fpn',
+      **published_backbones.fields(name), 'model.assigner': detector, 'model.decoder.type': 'fpn',
       'model.head.tower.type': 'plain'}, same_as_experiment=True)
 
 
@@ -367,7 +366,7 @@ def image_sizes(name: str) -> dict[str, Any]:
       'resize.long_side': 1000 if is_ablation else 1333,
       'resize.training_short_sides': (  # the 2x recipe of i-FPN
           [640, 672, 704, 736, 768, 800] if name.endswith('180k') else None),
-      'frozen_stages': ['stem', 'conv2_x'] if 'resnet' in name else []}
+      'frozen_stages': ['stem', 'conv2_x'] if 'resne' in name else []}
 
 
 PAPERS = {
@@ -376,11 +375,10 @@ PAPERS = {
         r'DyFPN \(arxiv.org/abs/2012.00779\), (Table|Figure) \d, ', _DYFPN_ROWS, _dyfpn),
     'DRFPN': Paper(
         r'\w+/drfpn_.*', r'DRFPN \(arxiv.org/abs/2012.01733\), Table \d, row ', _DRFPN_ROWS,
-        _drfpn, {'Faster R-CNN X101-64x4d': 'a YAML file'}),
+        _drfpn),
     'i-FPN': Paper(
         r'\w+/ifpn_.*', r'i-FPN \(arxiv.org/abs/2012.13563\), Table \d, row ', _IFPN_ROWS, _ifpn,
-        {'row AutoAssign': 'AutoAssign', 'X101-64x4d-DCN': 'a deformable tower',
-         'X152-32x8d-DCN': 'a deformable tower'}),
+        {'row AutoAssign': 'AutoAssign'}),
     'Dynamic head': Paper(
         r'\w+/dynamichead_.*', r'Dynamic head \(arxiv.org/abs/2012.03519\), ', _DYNAMIC_HEAD_ROWS,
         _dynamic_head, {'row FreeAnchor R50': 'FreeAnchor', 'row EfficientDet-D1': 'its head'}),
@@ -392,7 +390,7 @@ PAPERS = {
         r'\(arxiv.org/abs/\d+\.\d+\), as DRFPN \(arxiv.org/abs/2012.01733\) (compares|quotes)',
         ('Table 3, row TD+BU', 'Table 1, row CARAFE', 'Table 4, row FPN w/ DCN'),
         lambda _, name: Expected(epochs(12, 8, 0.01), _DRFPN_PARAMETERS[
-            name.removesuffix('_resnet50_1x')], fields=_backbone(name))),
+            name.removesuffix('_resnet50_1x')], fields=published_backbones.fields(name))),
     'CADDet': Paper(
         r'\w+/(caddet|fpnlite)_.*', r'CADDet \(arxiv.org/abs/2012.04265\), Table \d, row ',
         _CADDET_ROWS, _caddet),

@@ -68,6 +68,20 @@ def sample_bilinear(inputs, positions, padding='zeros'):
   return np.einsum('bijr,bijs,brsc->bijc', rows, columns, inputs)
 
 
+def deformable_conv2d(inputs, kernel, raw, stride=1, mask_scale=1.0):
+  """Sums over the taps of a kernel: of `raw` a pair of each is its offset, the rest its logits."""
+  sides = kernel.shape[:2]
+  taps = sides[0] * sides[1]
+  grid = stride * np.stack(np.meshgrid(*map(np.arange, raw.shape[1:3]), indexing='ij'), -1)
+  total = 0
+  for tap, place in enumerate(np.ndindex(*sides)):
+    start = grid + place - np.array(sides) // 2
+    sampled = sample_bilinear(inputs, start + raw[..., 2 * tap:2 * tap + 2])
+    mask = mask_scale * sigmoid(raw[..., 2 * taps + tap, None])
+    total = total + (mask * sampled) @ kernel[place]
+  return total
+
+
 def aligned_grid(size_in, size_out):
   """Returns where the pixels of one map lie in another, with corners on corners."""
   axes = [np.arange(b) * (a - 1) / max(b - 1, 1) for a, b in zip(size_in, size_out)]

@@ -155,11 +155,12 @@ def tower(**options: Any) -> TowerConfig:
 
 def register_backbone(name: str, options: type[hyperparams.Config],
                       norm_options: Sequence[str] = tuple(_NORM_FIELDS)
-                      ) -> Callable[[type], type]:
+                      ) -> Callable[[Any], Any]:
   """Registers a backbone class for `backbone.type: name` in Model Garden's factory.
 
-  The class has `output_specs`, level -> shape, and maps images to `{level: features}`.  The
-  factory raises a ValueError that names the field for each `checks.ArgumentError` of the class.
+  A function that makes a backbone may stand for the class, which has `output_specs`, level ->
+  shape, and maps images to `{level: features}`.  The factory raises a ValueError that names the
+  field for each `checks.ArgumentError` of the class.
 
   Args:
     name: the type in YAML.

@@ -12,6 +12,7 @@ from official.core import exp_factory
 
 from official_ext import environment
 from official_ext.configs import detectors
+from official_ext.modeling.backbones import imported
 
 # Folder into which the commands of the README write the composed sample.
 SAMPLE = 'runs/sample/records'
@@ -141,7 +142,8 @@ def paper_schedule(decoder: str) -> dict[str, Any]:
 
 
 # One or two images per replica are too few for batch statistics; the papers freeze these norms too.
-FROZEN_NORM = {'task': {'model': {'backbone': {'resnet': {'bn_trainable': False}}}}}
+FROZEN_NORM = {'task': {'model': {'backbone': {
+    name: {'bn_trainable': False} for name in ('resnet', 'imported', *imported.NAMED)}}}}
 
 
 def coco_data(decoder: str) -> dict[str, Any]:

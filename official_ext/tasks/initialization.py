@@ -85,7 +85,7 @@ def _count_missing(root: tf.train.Checkpoint, item: Any, checkpoint: str) -> int
   modules = _modules(item)
   layers = [layer for module in modules for layer in routed.routed_layers(module)]
   deformed = [layer for module in modules for layer in module.submodules
-              if isinstance(layer, deformable.DeformableConv2D)]
+              if isinstance(layer, deformable.WithOffsets)]
   kinds = [{id(variable) for variables in kind for variable in variables} for kind in (
       [layer.router_variables for layer in layers], [layer.budget_variables for layer in layers],
       [layer.offset.variables for layer in deformed])]

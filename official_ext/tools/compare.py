@@ -29,7 +29,8 @@ Puts detectors side by side and writes into --output_dir:
 
   compare.html    everything on one page
   detections/     each image once for every --saved_model, with the cost of the image
-  levels/         the levels of the neck of every --trained detector, as feature maps
+  levels/         the levels of the neck of every --trained detector, as feature maps, and the
+                  same of each of --channels
   offsets/        where DRFPN samples, as arrows over the image
   tradeoff.png    accuracy against cost of every --saved_model, with --annotation_file
   compare.json    what tradeoff.png draws
@@ -63,6 +64,9 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
                       help='folder to write; an earlier comparison in it is replaced')
   parser.add_argument('--number', type=argument_types.positive_int, default=6, metavar='N',
                       help='how many of the images are drawn, at equal distances (6)')
+  parser.add_argument('--channels', default=[], metavar='N,N,...',
+                      type=argument_types.list_of(argument_types.whole_number),
+                      help='channels of the necks of --trained to draw alone, from 0')
   parser.add_argument('--score_threshold', type=float, default=0.4, metavar='SCORE',
                       help='least score of a box that is drawn (0.4)')
   image_files.add_max_pixels_argument(parser)
@@ -159,32 +163,46 @@ def _stem(shown: image_ids.ImageSet, image_id: Any, number: int) -> str:
 
 
 def _write_pyramid(page: _Page, name: str, detector: Any, shown: image_ids.ImageSet,
-                   pixels: Mapping[Any, np.ndarray]) -> None:
+                   pixels: Mapping[Any, np.ndarray], channels: Sequence[int]) -> None:
   """Draws the levels of a detector's neck, and the offsets of a DRFPN."""
   from official_ext.serving import pyramid_features
   page.page.heading(f'What the neck of {name} computes')
   for number, image_id in enumerate(shown.paths, 1):
     stem = f'{name.replace("/", "_")}_{_stem(shown, image_id, number)}'
-    for part, plot in draw_pyramid(pyramid_features, detector, pixels[image_id]).items():
-      folder = 'levels' if part == 'levels' else 'offsets'
+    plots = draw_pyramid(pyramid_features, detector, pixels[image_id], channels)
+    for part, plot in plots.items():
+      folder = 'offsets' if part.startswith('level_') else 'levels'
       page.figure(plot, f'{folder}/{stem}{"" if part == "levels" else "_" + part}.png',
                   f'{shown.paths[image_id]}, {part}')
 
 
-def draw_pyramid(features: Any, detector: Any, image: np.ndarray) -> dict[str, figure.Figure]:
+def draw_pyramid(features: Any, detector: Any, image: np.ndarray,
+                 channels: Sequence[int] = ()) -> dict[str, figure.Figure]:
   """Draws what a neck computes for an image.
 
   Args:
     features: the module `serving.pyramid_features`, whose import takes seconds.
     detector: an `InMemoryDetector`.
     image: uint8 `[height, width, 3]`.
+    channels: channels to draw alone too.
 
   Returns:
-    `levels` -> the mean magnitude of each level's features; for a DRFPN also `level_<number>` ->
-    its sampling offsets.
+    `levels` -> the mean magnitude of each level's features; `channel_<number>` -> that of one
+    channel; for a DRFPN also `level_<number>` -> its sampling offsets.
+
+  Raises:
+    CommandError: the neck has not so many channels.
   """
   named = {f'level {level}': value for level, value in features.levels(detector, image).items()}
   plots = {'levels': routing_figures.draw_feature_grid(image, named, 'mean magnitude of features')}
+  for channel in channels:
+    depth = min(value.shape[-1] for value in named.values())
+    if channel >= depth:
+      raise command_line.CommandError(
+          f'--channels has {channel}, but this neck has the channels 0 to {depth - 1}.')
+    plots[f'channel_{channel}'] = routing_figures.draw_feature_grid(
+        image, {name: value[..., [channel]] for name, value in named.items()},
+        f'magnitude of channel {channel}')
   for level, found in features.offsets(detector, image).items():
     plots[f'level_{level}'] = offsets_lib.draw_offsets(
         image, found.starts, found.ends, f'level {level} samples level {int(level) + 1}')
@@ -240,7 +258,8 @@ def write(args: argparse.Namespace, folder: pathlib.Path) -> None:
   model_dirs = [pathlib.Path(model_dir) for _, model_dir in args.trained]
   for name, (experiment_name, model_dir) in zip(
       short_names(model_dirs) if model_dirs else [], args.trained):
-    _write_pyramid(page, name, detectors.restore(experiment_name, model_dir), shown, pixels)
+    _write_pyramid(page, name, detectors.restore(experiment_name, model_dir), shown, pixels,
+                   args.channels)
   (folder / 'compare.html').write_text(page.page.html(), encoding='utf-8')
   (folder / _MARKER).write_text(json.dumps(points, indent=2) + '\n', encoding='utf-8')
 

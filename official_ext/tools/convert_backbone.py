@@ -3,11 +3,13 @@
 The network is recognized by the names of its layers:
 
   ResNet-50, -101, -152     .h5 and .keras of Keras Applications, .pth of torchvision
+  ResNeXt-50-32x4d, -101-32x8d, -101-64x4d    .pth
   MobileNetV1               .h5 and .keras
   MobileNetV2               .h5, .keras and .pth
   EfficientNet B0 to B7     .h5, .keras and .pth
 
-The checkpoint is for `backbone.type: imported`, which computes the features of the source.  The
+The checkpoint is for `backbone.type: imported`, which computes the features of the source, or for
+the types of ResNeXt and of deformable ResNets that bear the network's name (`resnet101_dcn`).  The
 command prints the overrides that a training needs.
 """
 import argparse
@@ -93,14 +95,19 @@ def _read(weights: pathlib.Path) -> tuple[str, Mapping[str, np.ndarray]]:
 
 
 def overrides(output_dir: pathlib.Path, origin: Mapping[str, Any]) -> str:
-  """Returns the value of --params_override with which a training starts from the checkpoint."""
-  fields = {
-      'task.init_checkpoint': output_dir,
-      'task.init_checkpoint_modules': 'backbone',
-      'task.model.backbone.type': 'imported',
-      'task.model.backbone.imported.network': origin['network'],
-      'task.model.backbone.imported.source': origin['source'],
-  }
+  """Returns the value of --params_override with which a training starts from the checkpoint.
+
+  ResNeXt has types of its own, which also YAML files of published rows name.  These files keep
+  theirs, which may be the deformable one.
+  """
+  from official_ext.modeling.backbones import imported
+  fields = {'task.init_checkpoint': output_dir, 'task.init_checkpoint_modules': 'backbone'}
+  if origin['network'] in imported.NAMED:
+    fields['task.model.backbone.type'] = origin['network']
+  else:
+    fields |= {'task.model.backbone.type': 'imported',
+               'task.model.backbone.imported.network': origin['network'],
+               'task.model.backbone.imported.source': origin['source']}
   return ','.join(f'{field}={value}' for field, value in fields.items())
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -87,6 +88,35 @@ class Comparison(abc.ABC):
     """Returns name -> part -> milliseconds per image; empty where nothing is timed."""
     del trainings, args
     return {}
+
+
+def _size(text: str) -> str:
+  """Returns `HEIGHT,WIDTH` as the configuration takes it.
+
+  Raises:
+    ArgumentTypeError: anything else.
+  """
+  if not re.fullmatch(r'[1-9]\d*,[1-9]\d*', text):
+    raise argparse.ArgumentTypeError(
+        f'{text!r} is not HEIGHT,WIDTH in pixels, such as 192,256.')
+  return f'[{text},3]'
+
+
+def add_image_size(parser: argparse.ArgumentParser) -> None:
+  """Adds the flag `--image_size`; `sized` makes overrides of its value."""
+  parser.add_argument('--image_size', type=_size, metavar='HEIGHT,WIDTH',
+                      help='size into which images are fitted, multiples of 64 (256,256)')
+
+
+def sized(overrides: str, image_size: str | None) -> str:
+  """Returns overrides of a run, and those that give its images another size.
+
+  Args:
+    overrides: of the run; may be empty.
+    image_size: as `add_image_size` reads it; None: the size of the experiment.
+  """
+  size = f'task.model.input_size={image_size}' if image_size else ''
+  return ','.join(text for text in (overrides, size) if text)
 
 
 def run_overrides(train_steps: int | None, *more: str) -> str:

@@ -1,6 +1,5 @@
 """Detectors side by side: Model Garden's heads and the papers', FCOS with and without tricks."""
 import argparse
-import re
 from typing import Any
 
 from comparisons import comparison
@@ -22,18 +21,6 @@ DETECTORS = {
 }
 
 
-def _size(text: str) -> str:
-  """Returns `HEIGHT,WIDTH` as the configuration takes it.
-
-  Raises:
-    ArgumentTypeError: anything else.
-  """
-  if not re.fullmatch(r'[1-9]\d*,[1-9]\d*', text):
-    raise argparse.ArgumentTypeError(
-        f'{text!r} is not HEIGHT,WIDTH in pixels, such as 192,256.')
-  return f'[{text},3]'
-
-
 class DetectorComparison(comparison.Comparison):
   """Trains detectors with the switches of the papers' rows and tables their accuracy.
 
@@ -48,17 +35,15 @@ class DetectorComparison(comparison.Comparison):
 
   def add_arguments(self, parser: argparse.ArgumentParser) -> None:
     """Adds the size of images."""
-    parser.add_argument('--image_size', type=_size, metavar='HEIGHT,WIDTH',
-                        help='size into which images are fitted, multiples of 64 (256,256)')
+    comparison.add_image_size(parser)
 
   def resolve(self, name: str, args: argparse.Namespace) -> comparison.Run | None:
     """Returns the training of a detector."""
     if name not in DETECTORS:
       return None
     detector, neck, overrides = DETECTORS[name]
-    size = f'task.model.input_size={args.image_size}' if args.image_size else ''
     return comparison.Run(_EXPERIMENT.format(detector, neck),
-                          ','.join(text for text in (overrides, size) if text))
+                          comparison.sized(overrides, args.image_size))
 
   def summarize(self, params: Any, evaluation: dict[str, float]) -> dict[str, float]:
     """Returns precision at all overlaps, at 0.5 and at 0.75."""

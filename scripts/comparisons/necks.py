@@ -34,13 +34,17 @@ class NeckComparison(comparison.Comparison):
   default_runs = tuple(NECKS)
   allowed = ', '.join(NECKS)
 
+  def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+    """Adds the size of images."""
+    comparison.add_image_size(parser)
+
   def resolve(self, name: str, args: argparse.Namespace) -> comparison.Run | None:
     """Returns the training of a neck."""
-    del args
     if name not in NECKS:
       return None
     decoder, overrides = NECKS[name]
-    return comparison.Run(f'retinanet_{decoder}_efficientnetlite0_sample', overrides)
+    return comparison.Run(f'retinanet_{decoder}_efficientnetlite0_sample',
+                          comparison.sized(overrides, args.image_size))
 
   def summarize(self, params: Any, evaluation: dict[str, float]) -> dict[str, float]:
     """Returns precision, parameters, and the cost of an image in 10^9 multiply-adds."""

@@ -31,7 +31,7 @@ def test_experiment_is_what_its_name_says(name):
   assert task.losses.box_loss_weight == {'fcos': 1.0, 'atss': 2.0}[name[:4]]
   assert (task.losses.focal_loss_alpha, task.losses.focal_loss_gamma) == (0.25, 2.0)
   assert task.model.head.tower.as_dict() == {'type': 'plain', 'plain': {
-      'num_convs': 2 if name in SAMPLE else 4, 'norm': 'group_norm'}}
+      'num_convs': 2 if name in SAMPLE else 4, 'norm': 'group_norm', 'deformable': False}}
   assert task.model.detection_generator.as_dict() == {
       'nms_version': 'batched', 'apply_nms': True,
       'pre_nms_top_k': 1000, 'pre_nms_score_threshold': 0.05, 'nms_iou_threshold': 0.6,

@@ -52,10 +52,11 @@ def test_an_unknown_run_is_refused(kind, names, text):
 
 @pytest.mark.parametrize('neck', necks.NECKS)
 def test_neck_of_a_run(neck):
-  run, params = resolved('necks', neck)
+  run, params = resolved('necks', neck, image_size='[128,192,3]')
   decoder, overrides = necks.NECKS[neck]
   assert run.experiment == f'retinanet_{decoder}_efficientnetlite0_sample'
   assert params.task.model.decoder.type == decoder
+  assert params.task.model.input_size == [128, 192, 3]
   assert not overrides or overrides.split('=')[0].startswith(f'task.model.decoder.{decoder}')
 
 

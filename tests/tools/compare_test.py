@@ -1,6 +1,7 @@
 """The comparison has every detector's boxes where they are, in its own column."""
 import json
 import pathlib
+import types
 
 import colored_detector
 import numpy as np
@@ -70,3 +71,17 @@ def test_short_names(paths, expected, monkeypatch, tmp_path):
   assert all(name.endswith(wanted) for name, wanted in zip(names, expected))
   with pytest.raises(command_line.CommandError, match='twice'):
     compare.short_names([pathlib.Path('a'), pathlib.Path('a')])
+
+
+def test_chosen_channels_are_drawn_for_every_level():
+  levels = {'3': np.full([4, 6, 2], [1.0, -3.0]), '4': np.full([2, 3, 2], [2.0, -5.0])}
+  features = types.SimpleNamespace(levels=lambda *_: levels, offsets=lambda *_: {})
+  image = np.zeros([8, 12, 3], np.uint8)
+  plots = compare.draw_pyramid(features, None, image, channels=[1])
+  assert list(plots) == ['levels', 'channel_1']
+  for part, means in (('levels', (2, 3.5)), ('channel_1', (3, 5))):
+    drawn = [axis.images[0].get_array() for axis in plots[part].axes[1:3]]
+    assert [array.shape for array in drawn] == [(4, 6), (2, 3)]
+    assert tuple(array.mean() for array in drawn) == means
+  with pytest.raises(command_line.CommandError, match='has 2, but this neck has .* 0 to 1'):
+    compare.draw_pyramid(features, None, image, channels=[2])

@@ -70,6 +70,12 @@ def test_the_command(network, backbone, tmp_path, capsys):
   check_features('mobilenet_v2', network, backbone, SIZE)
 
 
+def test_a_resnext_has_a_type_of_its_own():
+  assert convert_backbone.overrides('out', {'network': 'resnext101_64x4d', 'source': 'x'}) == (
+      'task.init_checkpoint=out,task.init_checkpoint_modules=backbone,'
+      'task.model.backbone.type=resnext101_64x4d')
+
+
 def test_both_files_of_keras_hold_the_same(network, tensors, tmp_path):
   network.save(str(tmp_path / 'model.keras'))
   network.save(str(tmp_path / 'model.h5'))

@@ -1,5 +1,5 @@
 """BiFPN: cells that fuse neighboring levels by learned weights, top-down and bottom-up."""
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import dataclasses
 from typing import Any, NamedTuple
 
@@ -228,22 +228,8 @@ class BiFPN(pyramid.LevelsDecoder):
       features = self._projection_norms[name](features, training=training)
     return features
 
-  def call(self, inputs: Mapping[str, tf.Tensor], training: bool | None = None
-           ) -> pyramid.Features:
-    """Maps the backbone's levels to the pyramid.
-
-    Args:
-      inputs: `{level: [batch, height, width, channels]}`; levels that are not in
-        `backbone_levels` are ignored.
-      training: None counts as False.
-
-    Returns:
-      `{level: [batch, height, width, num_filters]}` for `min_level` to `max_level`.
-
-    Raises:
-      ValueError: a level is missing or is not of rank 4.
-    """
-    features = self.checked(inputs)
+  def build_levels(self, inputs: pyramid.Features, training: bool | None) -> pyramid.Features:
+    features = dict(inputs)
     coarsest = features[self._backbone_levels[-1]]
     for level in self._coarser_levels:
       coarsest = features[level] = halve(self._projected(coarsest, f'coarser_{level}', training))

@@ -16,11 +16,13 @@ from official_ext.ops import reassembly
 from official_ext.ops import sampling
 
 SCALE = 2
+UPSAMPLING = ('carafe', 'nearest', 'bilinear', 'deconv', 'pixel_shuffle')
 
 
 @dataclasses.dataclass
 class CARAFEConfig(pyramid.PyramidConfig):
   """Options of `CARAFE`; see its arguments."""
+  upsample: str = 'carafe'
   kernel_size: int = 5
   encoder_kernel_size: int = 3
   compressed_filters: int = 64
@@ -111,12 +113,74 @@ class ContentAwareUpsampling(convolutions.ConvBlock):
             'compressed_filters': self._compressed_filters, 'groups': self._groups}
 
 
+@tf_keras.utils.register_keras_serializable(package='official_ext')
+class TransposedUpsampling(convolutions.ConvBlock):
+  """Doubles height and width by a 3x3 transposed convolution.
+
+  Pixel i of the input lies on pixel 2 i of the result.
+  """
+
+  def __init__(self, filters: int, **kwargs):
+    """Initializes the layer.
+
+    Args:
+      filters: channels of the result.
+      **kwargs: arguments of `ConvBlock`.
+    """
+    super().__init__(**kwargs)
+    self._filters = filters
+    self._conv = self.conv(3, 'conv', filters, cls=tf_keras.layers.Conv2DTranspose,
+                           strides=SCALE, padding='valid')
+
+  def call(self, features: tf.Tensor) -> tf.Tensor:
+    """Maps `[batch, height, width, channels]` to `[batch, 2 height, 2 width, filters]`."""
+    # Without padding there is a row above and a column to the left of the first pixel.
+    return self._conv(features)[:, 1:, 1:]
+
+  def get_config(self) -> dict[str, Any]:
+    return {**super().get_config(), 'filters': self._filters}
+
+
+@tf_keras.utils.register_keras_serializable(package='official_ext')
+class PixelShuffle(convolutions.ConvBlock):
+  """Doubles height and width by a 3x3 convolution with a channel for each of four subpixels.
+
+  Subpixels of a channel are neighboring channels of the convolution's result, in row-major order.
+
+  Reference: Wenzhe Shi et al., Real-Time Single Image and Video Super-Resolution Using an Efficient
+  Sub-Pixel Convolutional Neural Network, https://arxiv.org/abs/1609.05158.
+  """
+
+  def __init__(self, filters: int, **kwargs):
+    """Initializes the layer.
+
+    Args:
+      filters: channels of the result.
+      **kwargs: arguments of `ConvBlock`.
+    """
+    super().__init__(**kwargs)
+    self._filters = filters
+    self._conv = self.conv(3, 'conv', filters * SCALE**2)
+
+  def call(self, features: tf.Tensor) -> tf.Tensor:
+    """Maps `[batch, height, width, channels]` to `[batch, 2 height, 2 width, filters]`."""
+    height, width = (features.shape[axis] or tf.shape(features)[axis] for axis in (1, 2))
+    # Few engines transpose more than five axes, so batch and height are one.
+    pixels = tf.reshape(self._conv(features), [-1, width, self._filters, SCALE, SCALE])
+    return tf.reshape(tf.transpose(pixels, [0, 3, 1, 4, 2]),
+                      [-1, SCALE * height, SCALE * width, self._filters])
+
+  def get_config(self) -> dict[str, Any]:
+    return {**super().get_config(), 'filters': self._filters}
+
+
 @components.register_decoder('carafe', CARAFEConfig)
 @tf_keras.utils.register_keras_serializable(package='official_ext')
 class CARAFE(pyramid.PyramidDecoder):
   """An FPN whose top-down path upsamples by `ContentAwareUpsampling`, one for each step.
 
-  Where a level has an odd height or width, the last row or column of the upsampled map is cut off.
+  To compare with, the path may upsample in other ways (`upsample`).  Where a level has an odd
+  height or width, the last row or column of a map that a layer doubled is cut off.
 
   Reference: see the module.
 
@@ -125,12 +189,16 @@ class CARAFE(pyramid.PyramidDecoder):
   by default, as in Model Garden's FPN; `norm: none` is the paper's form.
   """
 
-  def __init__(self, kernel_size: int = 5, encoder_kernel_size: int = 3,
+  def __init__(self, upsample: str = 'carafe', kernel_size: int = 5, encoder_kernel_size: int = 3,
                compressed_filters: int = 64, groups: int = 1, symmetric_padding: bool = True,
                **kwargs):
     """Initializes the decoder.
 
     Args:
+      upsample: how the top-down path doubles a map: `carafe`; `nearest`, as the plain FPN;
+        `bilinear`, with aligned outer edges, as the toolboxes do; `deconv`, a 3x3 transposed
+        convolution; or `pixel_shuffle`, a 3x3 convolution to subpixels.  The arguments below are
+        those of `carafe` alone.
       kernel_size: see `ContentAwareUpsampling`.
       encoder_kernel_size: see `ContentAwareUpsampling`.
       compressed_filters: see `ContentAwareUpsampling`.
@@ -139,32 +207,52 @@ class CARAFE(pyramid.PyramidDecoder):
       **kwargs: arguments of `PyramidDecoder`.
 
     Raises:
-      ArgumentError: an even size of a kernel, or groups that do not divide `num_filters`.
+      ArgumentError: an unknown way, an even size of a kernel, or groups that do not divide
+        `num_filters`.
     """
     super().__init__(symmetric_padding=symmetric_padding, **kwargs)
+    checks.check_one_of('upsample', upsample, UPSAMPLING)
     if groups < 1 or self._num_filters % groups:
       raise checks.ArgumentError(
           'groups', f'groups is {groups}; it must divide num_filters, {self._num_filters}.')
+    self._upsample = upsample
     self._upsampling: dict[str, Any] = {
         'kernel_size': kernel_size, 'encoder_kernel_size': encoder_kernel_size,
         'compressed_filters': compressed_filters, 'groups': groups}
     self._laterals = {level: self.conv(1, f'lateral_{level}') for level in self.backbone_levels}
-    self._steps = {
-        level: ContentAwareUpsampling(
-            **self._upsampling, name=f'upsample_{level}', dtype=self.dtype_policy,
-            kernel_initializer=tf_keras.initializers.serialize(self._kernel_initializer),
-            kernel_regularizer=self._kernel_regularizer, bias_regularizer=self._bias_regularizer)
-        for level in self.backbone_levels[1:]}
+    self._steps = {level: self._make_step(level) for level in self.backbone_levels[1:]}
+
+  def _make_step(self, level: str) -> convolutions.ConvBlock | None:
+    """Returns the layer that doubles a level; None: it has no weights."""
+    common = {
+        'name': f'upsample_{level}', 'dtype': self.dtype_policy,
+        'kernel_initializer': tf_keras.initializers.serialize(self._kernel_initializer),
+        'kernel_regularizer': self._kernel_regularizer, 'bias_regularizer': self._bias_regularizer}
+    if self._upsample == 'carafe':
+      return ContentAwareUpsampling(**self._upsampling, **common)
+    if self._upsample == 'deconv':
+      return TransposedUpsampling(self._num_filters, **common)
+    if self._upsample == 'pixel_shuffle':
+      return PixelShuffle(self._num_filters, **common)
+    return None
+
+  def _upsampled(self, step: convolutions.ConvBlock | None, source: tf.Tensor,
+                 target: tf.Tensor) -> tf.Tensor:
+    if step is not None:
+      return _cropped(step(source), source, target)
+    if self._upsample == 'nearest':
+      return sampling.resize_nearest(source, target)
+    return sampling.resize_bilinear(source, target, align_corners=False)
 
   def build_pyramid(self, inputs: pyramid.Features, training: bool | None) -> pyramid.Features:
     merged = {level: lateral(inputs[level]) for level, lateral in self._laterals.items()}
     for level, step in reversed(self._steps.items()):
       finer = str(int(level) - 1)
-      merged[finer] += _cropped(step(merged[level]), merged[level], merged[finer])
+      merged[finer] += self._upsampled(step, merged[level], merged[finer])
     return merged
 
   def get_config(self) -> dict[str, Any]:
-    return {**super().get_config(), **self._upsampling}
+    return {**super().get_config(), 'upsample': self._upsample, **self._upsampling}
 
 
 def _cropped(upsampled: tf.Tensor, source: tf.Tensor, target: tf.Tensor) -> tf.Tensor:

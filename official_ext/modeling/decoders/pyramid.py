@@ -38,7 +38,7 @@ class PyramidConfig(LevelsConfig):
 class LevelsDecoder(convolutions.ConvBlock):
   """Base class of everything that maps the backbone's levels to levels of one width.
 
-  A subclass computes the result in `call`, from `checked` inputs.
+  A subclass computes the result in `build_levels`.
   """
 
   def __init__(self,
@@ -160,6 +160,26 @@ class LevelsDecoder(convolutions.ConvBlock):
                          'expected [batch, height, width, channels].')
     return {level: inputs[level] for level in self._backbone_levels}
 
+  def call(self, inputs: Mapping[str, tf.Tensor], training: bool | None = None) -> Features:
+    """Maps the backbone's levels to the pyramid.
+
+    Args:
+      inputs: `{level: [batch, height, width, channels]}`; levels that are not in
+        `backbone_levels` are ignored.
+      training: None counts as False.
+
+    Returns:
+      `{level: [batch, height, width, num_filters]}` for `min_level` to `max_level`.
+
+    Raises:
+      ValueError: a level is missing or is not of rank 4.
+    """
+    return self.build_levels(self.checked(inputs), training)
+
+  def build_levels(self, inputs: Features, training: bool | None) -> Features:
+    """Computes the result from `backbone_levels` of the input; `call` says in which shapes."""
+    raise NotImplementedError
+
   def get_config(self) -> dict[str, Any]:
     return {
         **super().get_config(),
@@ -266,21 +286,7 @@ class PyramidDecoder(LevelsDecoder):
         merged[level] += sampling.resize_nearest(coarser, laterals[level])
     return merged
 
-  def call(self, inputs: Mapping[str, tf.Tensor], training: bool | None = None) -> Features:
-    """Maps the backbone's levels to the pyramid.
-
-    Args:
-      inputs: `{level: [batch, height, width, channels]}`; levels that are not in
-        `backbone_levels` are ignored.
-      training: None counts as False.
-
-    Returns:
-      `{level: [batch, height, width, num_filters]}` for `min_level` to `max_level`.
-
-    Raises:
-      ValueError: a level is missing or is not of rank 4.
-    """
-    inputs = self.checked(inputs)
+  def build_levels(self, inputs: Features, training: bool | None) -> Features:
     return self.finish(self.build_pyramid(inputs, training=training), inputs, training)
 
   def finish(self, features: Features, inputs: Features, training: bool | None) -> Features:

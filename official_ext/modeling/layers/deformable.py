@@ -1,4 +1,4 @@
-"""A deformable convolution that computes its own offsets."""
+"""Deformable convolutions that compute their own offsets."""
 from typing import Any
 
 import tensorflow as tf, tf_keras
@@ -8,8 +8,29 @@ from official_ext.ops import checks
 from official_ext.ops import deformable_conv
 
 
+class WithOffsets(tf_keras.layers.Layer):
+  """Base of layers that sample at offsets, which checkpoints of plain convolutions do not have.
+
+  Attributes:
+    offset: the convolution of the offsets and masks.
+  """
+  offset: convolutions.Conv2D
+
+  def offset_conv(self, filters: int, kernel_size: Any, **options: Any) -> convolutions.Conv2D:
+    """Makes the convolution `offset`, which starts at 0, in the dtype of the variables.
+
+    Args:
+      filters: numbers of a position, two for each offset and one for each mask.
+      kernel_size: height and width of the kernel, odd, or one number for both.
+      **options: arguments of `convolutions.Conv2D`.
+    """
+    return convolutions.Conv2D(
+        filters, kernel_size, symmetric_padding=True, kernel_initializer='zeros', name='offset',
+        dtype=self.variable_dtype, **options)
+
+
 @tf_keras.utils.register_keras_serializable(package='official_ext')
-class DeformableConv2D(convolutions.Conv2D):
+class DeformableConv2D(WithOffsets, convolutions.Conv2D):
   """A convolution whose taps sample at offsets that another convolution computes from its input.
 
   Kernel and bias have the names, shapes and initial values of `convolutions.Conv2D`, so that
@@ -50,11 +71,10 @@ class DeformableConv2D(convolutions.Conv2D):
             argument, f'{argument} is {(first, second)}; both must be equal.')
     self._modulated, self._mask_scale, self._offset_sets = modulated, mask_scale, offset_sets
     self._taps = self.kernel_size[0] * self.kernel_size[1]
-    self.offset = convolutions.Conv2D(
+    self.offset = self.offset_conv(
         offset_sets * self._taps * (3 if modulated else 2), self.kernel_size,
-        strides=self.strides, dilation_rate=self.dilation_rate, symmetric_padding=True,
-        kernel_initializer='zeros', kernel_regularizer=self.kernel_regularizer, name='offset',
-        dtype=self.variable_dtype)
+        strides=self.strides, dilation_rate=self.dilation_rate,
+        kernel_regularizer=self.kernel_regularizer)
 
   def build(self, input_shape: tf.TensorShape) -> None:
     channels = tf.TensorShape(input_shape)[-1]

@@ -20,7 +20,7 @@ PART = component.Component(
     4 * (6 + 5 + 7 + 3) + 5 * (9 * 4 + 1) * 4 + 2 * STEP + 40, 40,
     r'part/((lateral|output)_[345]|coarser_[67]|upsample_[45]/(compressor|encoder))/(kernel|bias):0'
     r'|part/norm_[3-7]/(gamma|beta|moving_mean|moving_variance):0', '34567',
-    wrong={'kernel_size': 4, 'encoder_kernel_size': 2, 'groups': 3})
+    wrong={'upsample': 'area', 'kernel_size': 4, 'encoder_kernel_size': 2, 'groups': 3})
 
 
 def _upsampled(weights, x, size, groups):
@@ -118,6 +118,52 @@ def test_equals_numpy(size):
   expected['6'] = conv('coarser_6', expected['5'], reference.symmetric_conv2d)
   expected['7'] = conv('coarser_7', np.maximum(expected['6'], 0), reference.symmetric_conv2d)
   component.same(layer(inputs), expected, 1e-10, 1e-10)
+
+
+def _doubled(way, weights, x, size):
+  """Upsampling to a size, of ways other than by content."""
+  kernel, bias = weights.get('conv/kernel'), weights.get('conv/bias')
+  if way == 'nearest':
+    return reference.resize_nearest(x, size)
+  if way == 'deconv':
+    return reference.transposed_conv2d(x, kernel, bias)[:, :size[0], :size[1]]
+  if way == 'bilinear':
+    # A pixel's center is half a pixel from its edge, and borders repeat.
+    places = [(np.arange(new) + 0.5) * old / new - 0.5 for new, old in zip(size, x.shape[1:3])]
+    grid = np.stack(np.meshgrid(*places, indexing='ij'), -1)
+    return reference.sample_bilinear(x, np.broadcast_to(grid, [2, *grid.shape]), 'border')
+  raw = reference.conv2d(x, kernel, bias)
+  result = np.zeros([2, *size, 4])
+  for row, column, channel in np.ndindex(*size, 4):
+    result[:, row, column, channel] = raw[
+        :, row // 2, column // 2, 4 * channel + 2 * (row % 2) + column % 2]
+  return result
+
+
+@pytest.mark.parametrize('way', carafe.UPSAMPLING[1:])
+def test_other_ways_of_upsampling_equal_numpy(way):
+  layer = PART.make(dtype='float64', norm='none', upsample=way)
+  inputs = {level: 4 * (x - 0.5) for level, x in PART.inputs((75, 101), dtype=np.float64).items()}
+  layer(inputs)
+  spies.randomize(layer)
+  weights, merged = _weights(layer), None
+  for level in '543':
+    lateral = reference.conv2d(inputs[level], weights[f'lateral_{level}/kernel'],
+                               weights[f'lateral_{level}/bias'])
+    above = f'upsample_{int(level) + 1}/'
+    step = {name.removeprefix(above): value for name, value in weights.items()
+            if name.startswith(above)}
+    assert bool(step) == (level != '5' and way in ('deconv', 'pixel_shuffle'))
+    merged = lateral if merged is None else lateral + _doubled(
+        way, step, merged, lateral.shape[1:3])
+    np.testing.assert_allclose(layer.build_pyramid(inputs, None)[level], merged, 1e-9, 1e-9)
+
+
+def test_upsampling_layers_of_other_ways():
+  x = tf.random.stateless_normal([2, 4, 3, 4], [1, 2])
+  for cls, weights in ((carafe.TransposedUpsampling, (9 * 4 + 1) * 4),
+                       (carafe.PixelShuffle, (9 * 4 + 1) * 16)):
+    harness.run_layer_checks(cls, {'filters': 4}, x, weights)
 
 
 def test_levels_of_unusual_sizes_are_resized():

@@ -9,6 +9,7 @@ from official_ext.ops import multiply_adds
 import component
 import harness
 import reference
+import spies
 
 CHANNELS = {'3': 6, '4': 5, '5': 7}
 OPTIONS = {'input_specs': {level: [None, None, None, depth] for level, depth in CHANNELS.items()},
@@ -18,16 +19,23 @@ PART = component.Component(
     pafpn.PAFPN, OPTIONS, CHANNELS, 4 * (6 + 5 + 7 + 3) + (3 + 4 + 2) * CONV + 40, 40,
     r'part/((lateral|output)_[345]|(strided|bottom_up_output)_[45]|coarser_[67])/(kernel|bias):0'
     r'|part/norm_[3-7]/(gamma|beta|moving_mean|moving_variance):0', '34567',
-    wrong={'chain': 'both'})
+    wrong={'chain': 'both', 'path_norm': 'batch_norm', 'path_activation': 'tanh'})
 
 
 def _weights(layer):
   return {v.name[len('part/'):-2]: v.numpy() for v in layer.variables}
 
 
-def _expected(layer, inputs, chain):
+def _expected(layer, inputs, chain, activation='none'):
   """Laterals, top-down path, bottom-up path and coarser levels in NumPy."""
   weights = _weights(layer)
+
+  def along_path(name, x, function=reference.conv2d):
+    x = conv(name, x, function)
+    if f'{name}_norm/gamma' in weights:  # Of four channels each is a group.
+      x = (x - x.mean((1, 2), keepdims=True)) / np.sqrt(x.var((1, 2), keepdims=True) + 1e-5)
+      x = x * weights[f'{name}_norm/gamma'] + weights[f'{name}_norm/beta']
+    return np.maximum(x, 0) if activation == 'relu' else x
 
   def conv(name, x, function=reference.conv2d):
     return function(x, weights[f'{name}/kernel'], weights[f'{name}/bias'])
@@ -41,9 +49,9 @@ def _expected(layer, inputs, chain):
   outputs = {'3': features['3']}
   source = features['3']
   for level in '45':
-    strided = conv(f'strided_{level}', source, reference.symmetric_conv2d)
+    strided = along_path(f'strided_{level}', source, reference.symmetric_conv2d)
     total = reference.resize_bilinear(strided, features[level].shape[1:3]) + features[level]
-    outputs[level] = conv(f'bottom_up_output_{level}', total)
+    outputs[level] = along_path(f'bottom_up_output_{level}', total)
     source = {'output': outputs[level], 'sum': total}[chain]
   outputs['6'] = conv('coarser_6', outputs['5'], reference.symmetric_conv2d)
   outputs['7'] = conv('coarser_7', np.maximum(outputs['6'], 0), reference.symmetric_conv2d)
@@ -56,6 +64,20 @@ def test_equals_numpy(chain, size):
   layer = PART.make(dtype='float64', norm='none', chain=chain)
   inputs = {level: 20 * (x - 0.5) for level, x in PART.inputs(size, dtype=np.float64).items()}
   component.same(layer(inputs), _expected(layer, inputs, chain), 1e-8, 1e-10)
+
+
+@pytest.mark.parametrize('chain, norm, activation', [
+    ('sum', 'none', 'relu'), ('output', 'group_norm', 'none'), ('output', 'group_norm', 'relu')])
+def test_norms_and_activations_of_the_second_path_equal_numpy(chain, norm, activation):
+  layer = PART.make(dtype='float64', norm='none', chain=chain, path_norm=norm,
+                    path_activation=activation)
+  inputs = {level: 20 * (x - 0.5)
+            for level, x in PART.inputs((75, 101), dtype=np.float64).items()}
+  layer(inputs)
+  spies.randomize(layer)
+  expected = _expected(layer, inputs, chain, activation)
+  assert activation == 'none' or 0 < np.mean(expected['5'] == 0) < 1
+  component.same(layer(inputs), expected, 1e-8, 1e-9)
 
 
 def test_levels_of_unusual_sizes_are_resized():

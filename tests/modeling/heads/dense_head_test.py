@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from official_ext.modeling.heads import dense_head
 from official_ext.ops import checks
+from official_ext.ops import multiply_adds
 import component
 import harness
 import reference
@@ -31,8 +32,14 @@ def named_values(layer):
 
 def tower_in_numpy(tower, x):
   values = named_values(tower)
-  for index in range(sum('conv' in name for name in values) // 2):
-    x = reference.conv2d(x, values[f'conv_{index}/kernel:0'], values[f'conv_{index}/bias:0'])
+  number = sum('conv' in name for name in values) // 2
+  for index in range(number):
+    kernel, bias = values[f'conv_{index}/kernel:0'], values[f'conv_{index}/bias:0']
+    if index == number - 1 and 'offset/kernel:0' in values:
+      raw = reference.conv2d(x, values['offset/kernel:0'], values['offset/bias:0'])
+      x = reference.deformable_conv2d(x, kernel, raw) + bias
+    else:
+      x = reference.conv2d(x, kernel, bias)
     if f'norm_{index}/gamma:0' in values:
       groups = max(n for n in range(1, 33) if x.shape[-1] % n == 0)
       x = group_norm(x, values[f'norm_{index}/gamma:0'], values[f'norm_{index}/beta:0'], groups)
@@ -40,9 +47,11 @@ def tower_in_numpy(tower, x):
   return x
 
 
-@pytest.mark.parametrize('norm', ['group_norm', 'none'])
-def test_tower_equals_numpy(norm):
-  tower = dense_head.PlainTower(FILTERS, num_convs=2, norm=norm, dtype='float64', name='tower')
+@pytest.mark.parametrize('norm, deformable', [
+    ('group_norm', False), ('none', False), ('group_norm', True)])
+def test_tower_equals_numpy(norm, deformable):
+  tower = dense_head.PlainTower(FILTERS, num_convs=2, norm=norm, deformable=deformable,
+                                dtype='float64', name='tower')
   inputs = reference.pyramid_inputs(CHANNELS, dtype=np.float64)
   tower(inputs)
   spies.randomize(tower)
@@ -59,6 +68,22 @@ def test_tower_contract(tmp_path):
                 harness.check_weights, harness.check_precision):
     check(part, tmp_path)
   harness.run_layer_checks(part.cls, part.options, part.inputs(), part.trainable, 1e-5)
+
+
+def test_deformable_tower_has_its_published_weights_and_starts_at_offsets_of_zero():
+  """Of 256 channels 62,235 weights more, and 62,208 multiply-adds for a position."""
+  tower = dense_head.PlainTower(256, num_convs=1, norm='none', deformable=True)
+  with tf.Graph().as_default() as graph:
+    tower({'3': tf.zeros([1, 1, 1, 256])})
+  assert multiply_adds.count_graph(graph) == 9 * 256 * 256 + 62_208
+  assert tower.count_params() == (9 * 256 + 1) * 256 + 62_235
+  small = dense_head.PlainTower(4, num_convs=1, norm='none', deformable=True)
+  plain = dense_head.PlainTower(4, num_convs=1, norm='none')
+  inputs = reference.pyramid_inputs(CHANNELS)
+  small(inputs), plain(inputs)
+  plain.set_weights(small.get_weights()[:2])
+  for level, output in plain(inputs).items():
+    np.testing.assert_allclose(small(inputs)[level], output / 2, 1e-4, 1e-7)
 
 
 def test_tower_starts_as_published():
@@ -148,6 +173,8 @@ def test_wrong_options_and_levels_are_named():
     dense_head.DenseHead(3, tower='plian')
   with pytest.raises(checks.ArgumentError, match="norm is 'batch_norm'.*'group_norm', 'none'"):
     dense_head.PlainTower(norm='batch_norm')
+  with pytest.raises(checks.ArgumentError, match='deformable is true, but num_convs is 0'):
+    dense_head.PlainTower(num_convs=0, deformable=True)
   head = dense_head.DenseHead(3, name='head', **SMALL)
   with pytest.raises(ValueError, match='head needs levels 3, 4; 4 is missing: change min_level'):
     head({'3': tf.zeros([1, 3, 3, 6])})

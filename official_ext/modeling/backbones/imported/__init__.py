@@ -7,9 +7,11 @@ from official_ext.modeling.backbones.imported.conventions import NETWORKS
 from official_ext.modeling.backbones.imported.conventions import SOURCES
 from official_ext.modeling.backbones.imported.imported import ImportedBackbone
 from official_ext.modeling.backbones.imported.imported import ImportedConfig
+from official_ext.modeling.backbones.imported.named import NAMED
 
 __all__ = [
     'CARDINALITIES',
+    'NAMED',
     'NETWORKS',
     'SOURCES',
     'ImportedBackbone',

@@ -27,10 +27,14 @@ class ImportedConfig(hyperparams.Config):
   source: str = 'torchvision'
   deformable_stages: list[int] = dataclasses.field(default_factory=list)
   modulated: bool = False
+  bn_trainable: bool = True
 
 
-@components.register_backbone(
-    'imported', ImportedConfig, norm_options=('use_sync_bn', 'norm_momentum'))
+# The fields of `norm_activation` that the backbone takes.
+NORM_OPTIONS = ('use_sync_bn', 'norm_momentum')
+
+
+@components.register_backbone('imported', ImportedConfig, NORM_OPTIONS)
 @tf_keras.utils.register_keras_serializable(package='official_ext')
 class ImportedBackbone(tf_keras.Model):
   """Model Garden's backbone, with padding, stride, input and epsilon of the source of its weights.
@@ -59,6 +63,7 @@ class ImportedBackbone(tf_keras.Model):
                source: str = 'torchvision',
                deformable_stages: Sequence[int] = (),
                modulated: bool = False,
+               bn_trainable: bool = True,
                input_specs: Any = (None, None, None, 3),
                use_sync_bn: bool = False,
                norm_momentum: float = 0.99,
@@ -74,6 +79,8 @@ class ImportedBackbone(tf_keras.Model):
         weights, and their offsets start at 0.
       modulated: whether deformable convolutions have masks (version 2); they start at half of the
         plain convolution.
+      bn_trainable: whether batch norms train; if not, they use and keep their moving averages,
+        scales and offsets, as most detectors with few images on each device have it.
       input_specs: `InputSpec` or shape of the images, `[batch, height, width, 3]`.
       use_sync_bn: whether batch norm uses the statistics of all replicas' images.
       norm_momentum: momentum of the moving averages.
@@ -91,8 +98,8 @@ class ImportedBackbone(tf_keras.Model):
     shape = tf.TensorShape(getattr(input_specs, 'shape', input_specs)).as_list()
     self._options = {
         'network': network, 'source': source, 'deformable_stages': list(deformable_stages),
-        'modulated': modulated, 'input_specs': shape, 'use_sync_bn': use_sync_bn,
-        'norm_momentum': norm_momentum,
+        'modulated': modulated, 'bn_trainable': bn_trainable, 'input_specs': shape,
+        'use_sync_bn': use_sync_bn, 'norm_momentum': norm_momentum,
         'kernel_regularizer': tf_keras.regularizers.serialize(
             tf_keras.regularizers.get(kernel_regularizer))}
     stock = _CLASSES[kind](
@@ -104,6 +111,8 @@ class ImportedBackbone(tf_keras.Model):
     outputs = dict(zip(stock.output, copy.outputs))
     super().__init__(inputs=copy.inputs, outputs=outputs, name=name)
     self._output_specs = {level: outputs[level].shape for level in stock.output_specs}
+    for norm in self._batch_norms():
+      norm.trainable = bn_trainable
 
   def _imported_layer(self, layer: tf_keras.layers.Layer) -> tf_keras.layers.Layer:
     """Returns a layer of Model Garden's backbone as the source has it."""
@@ -127,6 +136,10 @@ class ImportedBackbone(tf_keras.Model):
   def convention(self) -> conventions.Convention:
     """How the source computes the network."""
     return self._convention
+
+  def _batch_norms(self) -> blocks.Layers:
+    return [layer for layer in self.submodules
+            if isinstance(layer, tf_keras.layers.BatchNormalization)]
 
   def weighted_layers(self) -> blocks.Layers:
     """Returns the layers with variables, in the order in which the sources name them."""

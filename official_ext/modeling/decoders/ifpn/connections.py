@@ -27,12 +27,14 @@ class PieceFactory:
 
   Attributes:
     conv: makes a convolution from `name`, `kernel_size`, and options of `WeightNormConv2D`.
+    deformable_conv: makes a deformable one of the same arguments.
     norm: makes a norm from `name` and `initial_scale`.
     activation: the function between convolutions.
     output_scale: initial scale of the norms that make the result.
     num_filters: channels of every level.
   """
   conv: Callable[..., weight_norm.WeightNormConv2D]
+  deformable_conv: Callable[..., weight_norm.WeightNormConv2D]
   norm: Callable[..., prepared.PreparedLayer]
   activation: Callable[[tf.Tensor], tf.Tensor]
   output_scale: float
@@ -51,8 +53,10 @@ class Connection(prepared.PreparedLayer):
     self._part_layers[layer.name] = layer
     return layer
 
-  def _conv(self, name: str, kernel_size: int = 3, **options: Any) -> weight_norm.WeightNormConv2D:
-    return self._add(self._pieces.conv(name=name, kernel_size=kernel_size, **options))
+  def _conv(self, name: str, kernel_size: int = 3, is_deformable: bool = False,
+            **options: Any) -> weight_norm.WeightNormConv2D:
+    make = self._pieces.deformable_conv if is_deformable else self._pieces.conv
+    return self._add(make(name=name, kernel_size=kernel_size, **options))
 
   def _norm(self, name: str, is_output: bool = False) -> prepared.PreparedLayer:
     scale = self._pieces.output_scale if is_output else 1.0
@@ -160,19 +164,21 @@ class PyramidConnection(Connection):
   the letter.
   """
 
-  def __init__(self, pieces: PieceFactory, num_levels: int, is_shared: bool = True, **kwargs):
+  def __init__(self, pieces: PieceFactory, num_levels: int, is_shared: bool = True,
+               is_deformable: bool = False, **kwargs):
     """Initializes the connection.
 
     Args:
       pieces: makes convolutions and norms.
       num_levels: number of levels.
       is_shared: whether all levels share three kernels, or each pair of neighbors has its own.
+      is_deformable: whether the kernels sample at offsets, which each computes from its input.
       **kwargs: arguments of `tf_keras.layers.Layer`.
     """
     super().__init__(pieces, **kwargs)
     self._num_levels, self._is_shared = num_levels, is_shared
     for name in dict.fromkeys(self._names().values()):
-      self._conv(name, strides=2 if name.startswith('finer') else 1)
+      self._conv(name, is_deformable=is_deformable, strides=2 if name.startswith('finer') else 1)
     self._norm('norm', is_output=True)
 
   def _names(self):

@@ -14,6 +14,7 @@ from official_ext.configs import components
 from official_ext.configs import options
 from official_ext.modeling.decoders import pyramid
 from official_ext.modeling.decoders.ifpn import connections
+from official_ext.modeling.decoders.ifpn import deformable_kernels as deformable_lib
 from official_ext.modeling.decoders.ifpn import maps
 from official_ext.modeling.decoders.ifpn import solve
 from official_ext.modeling.decoders.ifpn import weight_norm
@@ -34,6 +35,7 @@ class ImplicitFPNConfig(pyramid.PyramidConfig):
   residual: bool = True
   cross_scale: str = 'pyramid'
   shared: bool = True
+  deformable_kernels: bool = False
   injection: str = 'sum'
   block_norm: str = 'group_norm'
   output_norm_scale: float = 0.3
@@ -74,10 +76,10 @@ class ImplicitFPN(routed.RoutedLayer, pyramid.PyramidDecoder):
 
   def __init__(self, input_specs: Mapping[str, Any], solver: Mapping[str, Any] | None = None,
                residual: bool = True, cross_scale: str = 'pyramid', shared: bool = True,
-               injection: str = 'sum', block_norm: str = 'group_norm',
-               output_norm_scale: float = 0.3, normalize_basis: bool = False,
-               dropout: float = 0.02, norm: str = 'none', symmetric_padding: bool = True,
-               **kwargs):
+               deformable_kernels: bool = False, injection: str = 'sum',
+               block_norm: str = 'group_norm', output_norm_scale: float = 0.3,
+               normalize_basis: bool = False, dropout: float = 0.02, norm: str = 'none',
+               symmetric_padding: bool = True, **kwargs):
     """Initializes the decoder.
 
     Args:
@@ -88,6 +90,8 @@ class ImplicitFPN(routed.RoutedLayer, pyramid.PyramidDecoder):
       cross_scale: connections between levels: `none`, `pyramid`, `dense`, `bifpn` or
         `nasfpn` (Table 4).
       shared: whether all levels share the kernels of `pyramid`.
+      deformable_kernels: whether the kernels of `pyramid` are deformable convolutions of version 2,
+        which start as the plain ones.
       injection: how B enters G: `sum`, G(P + B), or `mdeq`, inside blocks of another map
         that has its own connections (Table 5).
       block_norm: norm in G: `group_norm`, or `batch_norm`, whose statistics are frozen during a
@@ -109,7 +113,8 @@ class ImplicitFPN(routed.RoutedLayer, pyramid.PyramidDecoder):
     self._solver = {**options.SolverConfig().as_dict(), **(solver or {})}
     self._options: dict[str, Any] = {
         'residual': residual, 'cross_scale': cross_scale, 'shared': shared,
-        'injection': injection, 'block_norm': block_norm, 'output_norm_scale': output_norm_scale,
+        'deformable_kernels': deformable_kernels, 'injection': injection,
+        'block_norm': block_norm, 'output_norm_scale': output_norm_scale,
         'normalize_basis': normalize_basis, 'dropout': dropout}
     self._check_options()
     variables = tf.as_dtype(self.variable_dtype)
@@ -133,11 +138,16 @@ class ImplicitFPN(routed.RoutedLayer, pyramid.PyramidDecoder):
           'output_norm_scale',
           f'output_norm_scale is {given["output_norm_scale"]}; it must be positive.')
     maps.check_dropout_rate('dropout', given['dropout'])
-    own = {'residual': True, 'cross_scale': 'pyramid', 'shared': True}
+    own = {'residual': True, 'cross_scale': 'pyramid', 'shared': True,
+           'deformable_kernels': False}
     if given['injection'] == 'mdeq' and any(given[name] != own[name] for name in own):
       raise checks.ArgumentError(
           'injection', f'injection `mdeq` has its own map: {", ".join(own)} must keep their '
           f'defaults {own}, or injection be `sum`.')
+    if given['deformable_kernels'] and given['cross_scale'] != 'pyramid':
+      raise checks.ArgumentError(
+          'deformable_kernels', 'deformable_kernels is true, but cross_scale is '
+          f'{given["cross_scale"]!r}: only the kernels of `pyramid` may be deformable.')
     solve.check_options(self._solver, options.SolverConfig().as_dict())
     if given['normalize_basis'] or (self._is_implicit and given['block_norm'] == 'group_norm'):
       norms.check_group_size('num_filters', self._num_filters)
@@ -177,18 +187,20 @@ class ImplicitFPN(routed.RoutedLayer, pyramid.PyramidDecoder):
       norm = functools.partial(
           norms.FrozenBatchNorm, dtype=variables, momentum=self._norm_options['momentum'],
           epsilon=self._norm_options['epsilon'])
-    conv = functools.partial(
-        weight_norm.WeightNormConv2D, self._num_filters, dtype=variables,
-        kernel_regularizer=self._kernel_regularizer, bias_regularizer=self._bias_regularizer)
+    conv, deformable_conv = (functools.partial(
+        cls, self._num_filters, dtype=variables, kernel_regularizer=self._kernel_regularizer,
+        bias_regularizer=self._bias_regularizer) for cls in (
+            weight_norm.WeightNormConv2D, deformable_lib.DeformableWeightNormConv2D))
     pieces = connections.PieceFactory(
-        conv, norm, tf_keras.activations.get(self._activation),
+        conv, deformable_conv, norm, tf_keras.activations.get(self._activation),
         self._options['output_norm_scale'], self._num_filters)
     common = {'name': 'map', 'dtype': variables}
     if self._options['injection'] == 'mdeq':
       return maps.InjectedMap(pieces, len(self.levels), **common)
     return maps.ResidualMap(
         pieces, len(self.levels), is_residual=self._options['residual'],
-        cross_scale_type=self._options['cross_scale'], is_shared=self._options['shared'], **common)
+        cross_scale_type=self._options['cross_scale'], is_shared=self._options['shared'],
+        is_deformable=self._options['deformable_kernels'], **common)
 
   def build(self, input_shape: Mapping[str, tf.TensorShape]) -> None:
     layers = [*self._basis_norms.values(), *filter(None, (self.map, self._masks))]

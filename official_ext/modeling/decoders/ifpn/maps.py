@@ -81,7 +81,8 @@ class ResidualMap(connections.Connection):
   """G(P + B): a residual block for each level, then connections between levels (Figure 4)."""
 
   def __init__(self, pieces: connections.PieceFactory, num_levels: int, is_residual: bool = True,
-               cross_scale_type: str = 'pyramid', is_shared: bool = True, **kwargs):
+               cross_scale_type: str = 'pyramid', is_shared: bool = True,
+               is_deformable: bool = False, **kwargs):
     """Initializes the map.
 
     Args:
@@ -90,12 +91,14 @@ class ResidualMap(connections.Connection):
       is_residual: whether there are residual blocks (Figure 4, b and c), or connections only (a).
       cross_scale_type: a key of `CONNECTIONS`.
       is_shared: see `PyramidConnection`; only for `pyramid`.
+      is_deformable: see `PyramidConnection`; only for `pyramid`.
       **kwargs: arguments of `tf_keras.layers.Layer`.
     """
     super().__init__(pieces, **kwargs)
     connection: Callable[..., connections.Connection] = CONNECTIONS[cross_scale_type]
     if cross_scale_type == 'pyramid':
-      connection = functools.partial(connection, is_shared=is_shared)
+      connection = functools.partial(
+          connection, is_shared=is_shared, is_deformable=is_deformable)
     self._blocks = []
     if is_residual:
       self._blocks = [

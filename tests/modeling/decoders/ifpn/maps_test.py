@@ -77,6 +77,38 @@ def test_levels_that_are_not_halves_are_resized(options, sizes):
     np.testing.assert_allclose(result, value, 1e-10, 1e-10)
 
 
+@pytest.mark.parametrize('is_shared', [True, False])
+def test_map_with_deformable_kernels_equals_numpy(is_shared):
+  """Two levels have one of each kind of kernel."""
+  options = {'deformable_kernels': True, 'shared': is_shared}
+  layer = make(levels=2, **options)
+  sizes = ((4, 5), (2, 3))
+  state, basis = draw(0, sizes=sizes, batch=1), draw(1, sizes=sizes, batch=1)
+  results = layer.map(maps.MapInputs(state, basis))
+  for result, value in zip(results, expected(layer, options, state, basis)):
+    np.testing.assert_allclose(result, value, 1e-10, 1e-10)
+
+
+def test_deformable_kernels_start_as_the_plain_ones():
+  """All offsets and masks are 0 at the start, whatever the kernels are."""
+  plain, ours = make(levels=2), make(levels=2, deformable_kernels=True)
+  offsets = [v for v in ours.variables if '/offset/' in v.name]
+  assert sum(v.shape.num_elements() for v in offsets) == 3 * (9 * 8 + 1) * 27
+  for variable in offsets:
+    variable.assign(tf.zeros_like(variable))
+  values = {v.name: v.numpy() for v in ours.variables}
+  for variable in plain.variables:
+    variable.assign(values[variable.name])
+  sizes = ((4, 6), (2, 3))
+  inputs = maps.MapInputs(draw(0, sizes=sizes), draw(1, sizes=sizes))
+  for result, value in zip(ours.map(inputs), plain.map(inputs)):
+    np.testing.assert_allclose(result, value, 1e-10, 1e-10)
+  fresh = ifpn.ImplicitFPN({'3': [None, None, None, 4]}, max_level=4, num_filters=8,
+                           deformable_kernels=True)
+  fresh.build({'3': tf.TensorShape([None, None, None, 4])})
+  assert not any(np.any(v) for v in fresh.variables if '/offset/' in v.name)
+
+
 def test_frozen_batch_norm_moves_to_what_it_sees_over_all_levels():
   layer = make(levels=2, cross_scale='none', residual=False, block_norm='batch_norm')
   sizes = ((4, 6), (2, 3))

@@ -19,6 +19,8 @@ OPTIONS = {'input_specs': {level: [None, None, None, depth] for level, depth in 
     ({'solver': {'budget_input': True, 'least_evaluations': 4, 'inference_evaluations': 3}},
      'solver.least_evaluations is 4, and a budget of 1 runs 3'),
     ({'injection': 'mdeq', 'residual': False}, 'has its own map'),
+    ({'injection': 'mdeq', 'deformable_kernels': True}, 'has its own map'),
+    ({'cross_scale': 'dense', 'deformable_kernels': True}, "cross_scale is 'dense': only"),
     ({'cross_scale': 'nasfpn'}, '5 levels, not 3'),
     ({'cross_scale': 'bifpn', 'min_level': 4, 'max_level': 4}, 'at least 2 levels')])
 def test_options_that_cannot_be_are_refused(options, message):
