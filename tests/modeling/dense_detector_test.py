@@ -6,7 +6,9 @@ import tensorflow as tf, tf_keras
 
 from official_ext import registry_imports
 from official_ext.configs import detectors
+from official_ext.modeling import dense_detections
 from official_ext.modeling import dense_detector
+from official_ext.modeling import dense_levels
 from official_ext.modeling import network_cost
 from official_ext.tools import profile
 from official_ext.utils import experiment
@@ -60,7 +62,7 @@ def detect_by_hand(logits, boxes, centerness, shape, top_k, threshold, overlap, 
 def test_detections_equal_numpy(top_k, most, policy):
   logits, boxes, centerness = predictions()
   shape = np.array([[32.0, 40.0], [24.0, 28.0]])
-  generator = dense_detector.DetectionGenerator(top_k, 0.1, 0.4, most, dtype=policy)
+  generator = dense_detections.DetectionGenerator(top_k, 0.1, 0.4, most, dtype=policy)
   outputs = generator(*tf.nest.map_structure(
       lambda x: tf.constant(x, tf.float32), (logits, boxes, centerness, shape)))
   assert outputs['detection_boxes'].shape == (2, most, 4)
@@ -80,7 +82,7 @@ def test_detections_equal_numpy(top_k, most, policy):
 
 def test_levels_are_taken_finest_first_whatever_the_order_of_the_dictionary():
   levels = {level: tf.fill([1, 1, 1, 2], float(level)) for level in ('10', '3', '9')}
-  np.testing.assert_array_equal(dense_detector.flatten(levels)[0, :, 0], [3, 9, 10])
+  np.testing.assert_array_equal(dense_levels.flatten(levels)[0, :, 0], [3, 9, 10])
 
 
 @pytest.mark.parametrize('options, message', [

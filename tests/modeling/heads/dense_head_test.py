@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 
 from official_ext.modeling.heads import dense_head
+from official_ext.modeling.heads import plain_tower
 from official_ext.ops import checks
 import component
 import harness
@@ -42,7 +43,7 @@ def tower_in_numpy(tower, x):
 
 @pytest.mark.parametrize('norm', ['group_norm', 'none'])
 def test_tower_equals_numpy(norm):
-  tower = dense_head.PlainTower(FILTERS, num_convs=2, norm=norm, dtype='float64', name='tower')
+  tower = plain_tower.PlainTower(FILTERS, num_convs=2, norm=norm, dtype='float64', name='tower')
   inputs = reference.pyramid_inputs(CHANNELS, dtype=np.float64)
   tower(inputs)
   spies.randomize(tower)
@@ -52,7 +53,7 @@ def test_tower_equals_numpy(norm):
 
 def test_tower_contract(tmp_path):
   part = component.Component(
-      dense_head.PlainTower, {'num_filters': 4, 'num_convs': 2}, CHANNELS,
+      plain_tower.PlainTower, {'num_filters': 4, 'num_convs': 2}, CHANNELS,
       trainable=(9 * 6 + 1) * 4 + (9 * 4 + 1) * 4 + 2 * 8, non_trainable=0,
       names=r'part/(conv|norm)_[01]/(kernel|bias|gamma|beta):0', output_levels='34')
   for check in (harness.check_config, harness.check_saving, harness.check_sizes,
@@ -62,7 +63,7 @@ def test_tower_contract(tmp_path):
 
 
 def test_tower_starts_as_published():
-  tower = dense_head.PlainTower(64, num_convs=1)
+  tower = plain_tower.PlainTower(64, num_convs=1)
   tower({'3': tf.zeros([1, 4, 4, 64])})
   values = named_values(tower)
   assert np.std(values['conv_0/kernel:0']) == pytest.approx(0.01, rel=0.02)
@@ -147,7 +148,7 @@ def test_wrong_options_and_levels_are_named():
   with pytest.raises(ValueError, match="tower.type is 'plian'.*Did you mean 'plain'"):
     dense_head.DenseHead(3, tower='plian')
   with pytest.raises(checks.ArgumentError, match="norm is 'batch_norm'.*'group_norm', 'none'"):
-    dense_head.PlainTower(norm='batch_norm')
+    plain_tower.PlainTower(norm='batch_norm')
   head = dense_head.DenseHead(3, name='head', **SMALL)
   with pytest.raises(ValueError, match='head needs levels 3, 4; 4 is missing: change min_level'):
     head({'3': tf.zeros([1, 3, 3, 6])})
