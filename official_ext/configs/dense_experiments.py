@@ -40,11 +40,11 @@ _ASSIGNERS: dict[str, dict[str, Any]] = {
                   'detection_generator': {'nms_iou_threshold': 0.5}},
         'losses': {'focal_loss_alpha': 0.5, 'box_loss': 'smooth_l1', 'box_loss_weight': 0.75}},
 }
-# What an assigner has on COCO alone, and on the sample alone.
-_COCO: dict[str, dict[str, Any]] = {'freeanchor': {
-    'task': {'model': {'head': {'tower': {'plain': {'norm': 'none'}}}}},
-    'trainer': {'optimizer_config': {'warmup': {'linear': {
-        'warmup_steps': 500, 'warmup_learning_rate': 0.01 / 3}}}}}}
+# What an assigner has on COCO alone, in the schedule of 90k steps alone, and on the sample alone.
+_COCO: dict[str, dict[str, Any]] = {'freeanchor': {'task': {'model': {
+    'head': {'tower': {'plain': {'norm': 'none'}}}}}}}
+_WARMUPS: dict[str, dict[str, Any]] = {'freeanchor': {'trainer': {'optimizer_config': {'warmup': {
+    'linear': {'warmup_steps': 500, 'warmup_learning_rate': 0.01 / 3}}}}}}
 _SAMPLE: dict[str, dict[str, Any]] = {'freeanchor': {'task': {'model': {
     'anchor': {'anchor_size': 3.0}}}}}
 
@@ -79,7 +79,8 @@ def _coco(assigner: str, depth: int, decoder: str = 'fpn') -> cfg.ExperimentConf
               experiments.schedule_90k())
   return _experiment(
       assigner, {'runtime': {'mixed_precision_dtype': 'bfloat16'}, 'task': task}, {'task': own},
-      experiments.FROZEN_NORM, schedule, {} if decoder == 'drfpn' else _COCO.get(assigner, {}))
+      experiments.FROZEN_NORM, schedule, _COCO.get(assigner, {}),
+      {} if decoder == 'drfpn' else _WARMUPS.get(assigner, {}))
 
 
 def _sample(assigner: str, decoder: str) -> cfg.ExperimentConfig:

@@ -144,7 +144,7 @@ def positive_losses(likelihoods: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
 def confidences(overlap: tf.Tensor, is_inside: tf.Tensor) -> tf.Tensor:
   """Returns how far each box relieves the negative loss of its locations, eq. 8.
 
-  1 / (1 - overlap) is mapped to [0, 1] over the locations of a box.
+  1 / (1 - overlap) is mapped to [0, 1] over the locations of a box, and to 1 if all are equal.
 
   Args:
     overlap: `[batch, locations]`, largest overlap of a location's prediction with any box.
@@ -153,14 +153,14 @@ def confidences(overlap: tf.Tensor, is_inside: tf.Tensor) -> tf.Tensor:
   Returns:
     `[batch, boxes, locations]`, 0 outside of the box.
   """
-  # 1 / 1e-12 is a float32.
   values = (1 / tf.maximum(1 - overlap, _LEAST))[:, None]
   least = tf.reduce_min(tf.where(is_inside, values, values.dtype.max), -1, keepdims=True)
   most = tf.reduce_max(tf.where(is_inside, values, values.dtype.min), -1, keepdims=True)
-  has_location = most >= least
-  # Both are 0 for a box without a location; their difference would overflow.
-  least, most = (tf.where(has_location, limit, 0.0) for limit in (least, most))
-  return tf.where(is_inside, (values - least + _LEAST) / (most - least + _LEAST), 0.0)
+  # The authors add 1e-12 to both sides of the division; TensorFlow's optimizer of graphs adds it to
+  # `least` first, where it is lost.
+  has_spread = most > least
+  shares = (values - least) / tf.where(has_spread, most - least, 1.0)
+  return tf.where(is_inside, tf.where(has_spread, shares, 1.0), 0.0)
 
 
 def _by_class(values: tf.Tensor, columns: tf.Tensor, num_classes: int) -> tf.Tensor:

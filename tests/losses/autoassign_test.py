@@ -125,6 +125,16 @@ def test_compiled_equals_eager_in_float32_with_finite_gradients():
   assert np.any(expected[1][0][0]) and not np.any(expected[1][1][0])
 
 
+def test_a_graph_gives_the_only_location_of_a_box_all_confidence():
+  random = np.random.default_rng(0)
+  is_inside = random.uniform(size=[10, 100, 340]) < 0.01
+  is_inside[0, 0] = np.arange(340) == 7
+  overlap = tf.constant(random.uniform(0, 0.6, [10, 340]), tf.float32)
+  found = tf.function(autoassign.confidences)(overlap, tf.constant(is_inside)).numpy()
+  assert found[0, 0, 7] == found[0, 0].sum() == 1
+  assert np.all((found >= 0) & (found <= 1))
+
+
 # --- Values of the authors' code and of mmdetection's, in float64 ------------------------
 
 PUBLISHED_AT = assigners.locations([(4, 4), (2, 2)], 3, 0.0)

@@ -100,6 +100,37 @@ def test_dense_head_equals_numpy(coding, activation, tower):
     np.testing.assert_allclose(boxes[level], expected, 1e-10, 1e-10)
 
 
+@pytest.mark.parametrize('tower', ['box', 'class'])
+def test_autoassign_head_equals_numpy(tower):
+  head = dense_head.AutoAssignHead(
+      3, centerness_tower=tower, dtype='float64', name='head', **SMALL)
+  inputs = reference.pyramid_inputs(CHANNELS, dtype=np.float64)
+  head(inputs)
+  spies.randomize(head)
+  classes, boxes, attributes = head(inputs)
+  assert set(attributes) == {'objectness'}
+  for index, (level, x) in enumerate(inputs.items()):
+    np.testing.assert_allclose(classes[level], head_in_numpy(head, x, 'classes', 'class'), 1e-10)
+    np.testing.assert_allclose(
+        attributes['objectness'][level], head_in_numpy(head, x, 'objectness', tower), 1e-10)
+    expected = np.maximum(head_in_numpy(head, x, 'boxes') * head.scales.numpy()[index], 0)
+    np.testing.assert_allclose(boxes[level], expected * 2**int(level), 1e-10)
+  for found, name in zip(head.center_prior(), ('center_offsets', 'center_spreads')):
+    np.testing.assert_array_equal(found, named_values(head)[f'head/{name}:0'])
+
+
+def test_autoassign_head_starts_as_published():
+  head = dense_head.AutoAssignHead(3, name='head', **SMALL)
+  classes, boxes, attributes = head({level: tf.zeros([1, 3, 3, 6]) for level in CHANNELS})
+  for level in CHANNELS:
+    np.testing.assert_allclose(tf.sigmoid(classes[level]), 0.02, rtol=1e-5)
+    np.testing.assert_allclose(tf.sigmoid(attributes['objectness'][level]), 0.5, rtol=1e-6)
+    np.testing.assert_allclose(boxes[level], 4 * 2**int(level))  # squares of 8 strides
+  offsets, spreads = head.center_prior()
+  np.testing.assert_array_equal(offsets, np.zeros([3, 2]))
+  np.testing.assert_array_equal(spreads, np.ones([3, 2]))
+
+
 def test_anchor_head_equals_numpy():
   head = dense_head.AnchorHead(3, num_anchors=2, dtype='float64', name='head', **SMALL)
   inputs = reference.pyramid_inputs(CHANNELS, dtype=np.float64)
