@@ -33,7 +33,8 @@ def _operations(exported):
   return itertools.chain(graph.node, *(body.node_def for body in graph.library.function))
 
 
-@pytest.mark.parametrize('name, size, task, nms', CASES, ids=['fcos', 'autoassign', 'freeanchor', 'caddet'])
+@pytest.mark.parametrize('name, size, task, nms', CASES,
+                         ids=['fcos', 'autoassign', 'freeanchor', 'caddet'])
 def test_exported_answers_as_in_memory(tmp_path, name, size, task, nms):
   config = small_detectors.small_experiment(name, **task)
   if not task:
