@@ -24,7 +24,7 @@ from official.core import task_factory
 import tensorflow as tf, tf_keras
 
 from official_ext import registry_imports
-from official_ext.modeling.heads import dense_head
+from official_ext.modeling.heads import plain_tower
 from official_ext.modeling.heads import dynamic_head
 from official_ext.ops import routing
 from official_ext.utils import command_line
@@ -114,7 +114,7 @@ def tower_case(args: argparse.Namespace) -> Case:
       'dynamic': dynamic_head.DynamicTower(args.channels, args.blocks),
       'fixed': dynamic_head.DynamicTower(
           args.channels, args.blocks, scale_step='fixed', depth_step='fixed'),
-      'plain': dense_head.PlainTower(args.channels, 2 * args.blocks)}
+      'plain': plain_tower.PlainTower(args.channels, 2 * args.blocks)}
   functions = {}
   for name, tower in kinds.items():
     tower(features)

@@ -9,6 +9,7 @@ import re
 from typing import Any
 
 import published_backbones
+import row_names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,21 +19,23 @@ class Schedule:
   Attributes:
     batch_size: images per step.
     steps: training steps.
-    warmup: steps of the warm-up, which begins at 1e-5.
+    warmup: steps of the warm-up.
     rate: learning rate after the warm-up.
     drops: steps after which the rate is a tenth.
+    start: learning rate at which the warm-up begins.
   """
   batch_size: int
   steps: int
   warmup: int
   rate: float
   drops: tuple[int, int]
+  start: float = 1e-5
 
   def rates(self) -> dict[int, float]:
     """Returns the learning rate at the steps where it changes, and halfway through the warm-up."""
     first, second = self.drops
     return {
-        0: 1e-5, self.warmup // 2: (1e-5 + self.rate) / 2, self.warmup: self.rate,
+        0: self.start, self.warmup // 2: (self.start + self.rate) / 2, self.warmup: self.rate,
         first: self.rate, first + 1: self.rate / 10, second: self.rate / 10,
         second + 1: self.rate / 100}
 
@@ -125,22 +128,6 @@ _DYFPN_PARAMETERS = {
     'lateral_5x5': inception_parameters(5),
     'lateral_7x7': inception_parameters(7),
 }
-_DYFPN_ROWS = (
-    'Table 1, row R50 FPN', 'Table 1, row R50 inception FPN', 'Table 1, row R50 DyFPN',
-    'Table 1, row R101 FPN', 'Table 1, row R101 inception FPN', 'Table 1, row R101 DyFPN',
-    'Table 2, row FPN', 'Table 2, row 1x1, 3x3.', 'Table 2, row 1x1, 3x3, 5x5.',
-    'Table 2, row 1x1, 3x3 of dilation 1, 2, 3.', 'Table 2, last row', 'plain 3x3 laterals',
-    'plain 5x5 laterals', 'plain 7x7 laterals', 'Table 3, row A, GRU upward',
-    'Table 3, row A, GRU downward', 'Table 3, row A, CNN', 'Table 3, row B, GRU upward',
-    'Table 3, row B, GRU downward', 'Table 3, row B, CNN', 'Table 5, row A, R/R',
-    'Table 5, row A, G/R', 'Table 5, row A, G/G', 'Table 5, row B, R/R', 'Table 5, row B, C/R',
-    'Table 5, row B, C/C', 'Table 6, row Raw', 'Table 6, row I:', 'Table 6, row II:',
-    'Table 6, row III:', 'Table 6, row IV:', 'Figure 5, Faster R-CNN R50 FPN',
-    'Figure 5, Faster R-CNN R50 inception FPN', 'Figure 5, Cascade R-CNN R50, FPN',
-    'Figure 5, Cascade R-CNN R50, inception', 'Figure 5, Cascade R-CNN R101, FPN',
-    'Figure 5, Cascade R-CNN R101, inception', 'Figure 5, Mask R-CNN R50, FPN',
-    'Figure 5, Mask R-CNN R50, inception', 'Figure 5, Mask R-CNN R101, FPN',
-    'Figure 5, Mask R-CNN R101, inception')
 
 
 def _dyfpn(detector: str, name: str) -> Expected:
@@ -187,22 +174,6 @@ _DRFPN_PARAMETERS = {
 # level 6 is made from C5.
 _DRFPN_ONE_STAGE = {'base': 984_064 - 65_792 + 3 * _CONV, '': 6_864_646 + _PPM}
 _COARSER = {'fcos': 2 * _CONV, 'retinanet': (9 * 2048 + 1) * 256 + _CONV}
-_DRFPN_ROWS = (
-    *(f'Table 1, row {detector}, {neck}' for neck in ('base', 'DRFPN') for detector in (
-        'RetinaNet R50 1x', 'FCOS R50 1x', 'Faster R-CNN R50 1x', 'Faster R-CNN R101 1x',
-        'Faster R-CNN R101 2x', 'Faster R-CNN X101-64x4d 1x',
-        'Mask R-CNN R50 1x', 'Mask R-CNN R101 1x', 'Mask R-CNN R101 2x',
-        'Cascade Mask R-CNN R50 1x', 'Cascade Mask R-CNN R101 1x')),
-    *(f'Table {row}' for row in (
-        '2, row baseline', '2, row SRB.', '2, row CRB.', '2, row PPM;', '2, row SRB+CRB;',
-        '2, row SRB+PPM;', '2, row CRB+PPM;', '2, row SRB+CRB+PPM', '3, row TD;', '3, row TD+BU.',
-        '3, row TD+PPM.', '3, row TD+BU+PPM', '3, row TD[SRB+CRB].', '3, row TD[SRB+CRB]+PPM',
-        '3, row TD[CRB]+BU[SRB].', '3, row TD[CRB]+BU[SRB]+PPM', '3, row TD[SRB]+BU[CRB];',
-        '3, row TD[SRB]+BU[CRB]+PPM', '4, row without SRB', '4, row offset', '4, row weight',
-        '4, row both', '5, row F_l', '5, row F_h', '5, row add', '5, row cat',
-        '6, row without CRB', '6, row F_l', '6, row F_h', '6, row add', '6, row cat',
-        '7, row FPN', '7, row without PPM', '7, row PPM', '7, row Non-Local',
-        '7, row DenseASPP')))
 
 
 def _drfpn(detector: str, name: str) -> Expected:
@@ -220,7 +191,7 @@ def _drfpn(detector: str, name: str) -> Expected:
 # --- i-FPN -------------------------------------------------------------------------------------
 
 # 1x1 convolutions of C3 to C5 and two coarser 3x3 ones, or of C2 to C5 and a pooled level.
-IFPN_BASIS = {**dict.fromkeys(['retinanet', 'fcos', 'atss'],
+IFPN_BASIS = {**dict.fromkeys(['retinanet', 'fcos', 'atss', 'autoassign'],
                               256 * (512 + 1024 + 2048 + 3) + 2 * 256 * (9 * 256 + 1)),
               'fasterrcnn': 256 * (256 + 512 + 1024 + 2048 + 4)}
 IFPN_MAPS = {
@@ -230,18 +201,6 @@ IFPN_MAPS = {
     # Five blocks; 10 1x1 and 20 3x3 between levels, 5 1x1 behind them; norms: 15, 30 and 5.
     'mdeq': 30 * 589_824 + 15 * 65_536 + 45 * 256 + 50 * 512,
 }
-_IFPN_ROWS = (
-    'Table 1, row RetinaNet, baseline', 'Table 1, row RetinaNet, i-FPN',
-    'Table 1, row Faster R-CNN, baseline', 'Table 1, row Faster R-CNN, i-FPN',
-    'Table 1, row FCOS, baseline', 'Table 1, row FCOS, i-FPN', 'Table 1, row ATSS, baseline',
-    'Table 1, row ATSS, i-FPN', 'Table 6, row ATSS: its schedule',
-    'Table 6, row ATSS X101-64x4d-DCN, baseline', 'Table 6, row ATSS X101-64x4d-DCN, i-FPN',
-    'Table 6, row ATSS X152-32x8d-DCN, i-FPN',
-    'Table 2, row unrolling 0', 'Table 2, row unrolling 1', 'Table 2, row unrolling 2',
-    'Table 2, row unrolling 4', 'Table 2, row Broyden', 'Table 3, row none', 'Table 3, row RBL;',
-    'Table 3, row CSC', 'Table 3, row RBL and CSC', 'Table 4, row without connections',
-    'Table 4, row Bi-FPN', 'Table 4, row NAS-FPN', 'Table 4, row Dense-FPN',
-    'Table 4, row Pyramid', 'Table 5, row RLIter', 'Table 5, row MDEQ')
 
 
 def _ifpn(detector: str, name: str) -> Expected:
@@ -250,6 +209,8 @@ def _ifpn(detector: str, name: str) -> Expected:
   fields = published_backbones.fields(name)
   schedule = {'90': STEPS_90K, '180': STEPS_180K}[thousands]
   if row == 'baseline':
+    if detector == 'autoassign':  # as in its authors' code
+      fields['model.decoder.inception_fpn.coarse_input'] = 'backbone'
     return Expected(schedule, fields={**fields, 'model.decoder.type': 'inception_fpn'})
   if row.startswith('unroll'):
     steps = int(row[-1])
@@ -273,24 +234,29 @@ _TOWER_PARAMETERS = {
 _LAMBDAS = {'low': 0.1, 'coarse_low': 0.1, 'd2': 0.1, 'd4': 0.1, 'd6': 0.1, 'lambda04': 0.4,
             'lambda08': 0.8, 'table4': 0.1}
 _TAUS = {'tau05': 0.5, 'tau10': 1.0, 'tau20': 2.0, 'restricted_tanh': 0.0}
-_DYNAMIC_HEAD_ROWS = (
-    'row FCOS-D8;', 'row FCOS-D8@L, fine', 'row FCOS-D8@H, fine', 'row FCOS-D8@L, coarse',
-    'row FCOS-D8@H, coarse', 'row softmax', 'row restricted tanh', 'row tau 0.5', 'row tau 1.0',
-    'row tau 1.5', 'row tau 2.0', 'row of scale alone', 'row of depth alone',
-    'row of scale and depth', 'row of neither', 'row FCOS R101', 'row ATSS R101',
-    'row RetinaNet R50', 'lambda 0.4', 'lambda 0.8',
-    *(f'Figure 5, {kind} head D{depth}' for kind in ('dynamic', 'fixed') for depth in (2, 4, 6)))
+
+
+def _freeanchor_schedule(name: str) -> Schedule:
+  schedule = STEPS_180K if name.endswith('180k') else STEPS_90K
+  return dataclasses.replace(schedule, warmup=500, start=0.01 / 3)
+
+
+def _freeanchor(detector: str, name: str) -> Expected:
+  """The plain head, whose towers have no norm, after an FPN without norm."""
+  del detector
+  return Expected(_freeanchor_schedule(name), IFPN_BASIS['fcos'] + 3 * _CONV, fields={
+      **published_backbones.fields(name), 'model.assigner': 'freeanchor', 'model.head.tower.plain.norm': 'none'})
 
 
 def _dynamic_head(detector: str, name: str) -> Expected:
-  del detector
   row = re.fullmatch(r'dynamichead_(?:(.+)_)?resnet\d+_90k', name)[1] or 'table4'
   fields = {
       **published_backbones.fields(name), 'budget.weight': _LAMBDAS.get(row, 0.0),
       'model.head.tower.dynamic.coarse': row.startswith('coarse'),
       'model.head.tower.dynamic.tau': _TAUS.get(row, 1.5),
       'model.head.tower.dynamic.activation': 'softmax' if row == 'softmax' else 'tanh'}
-  return Expected(STEPS_90K, tower_parameters=_TOWER_PARAMETERS.get(row, 8 * _BLOCK),
+  schedule = _freeanchor_schedule(name) if detector == 'freeanchor' else STEPS_90K
+  return Expected(schedule, tower_parameters=_TOWER_PARAMETERS.get(row, 8 * _BLOCK),
                   fields=fields)
 
 
@@ -316,17 +282,6 @@ _CADDET_ABLATIONS = {
     'fpnlite005': ('scale_aware', 0.05, (0.6, 0.95)),
     'fpnlite01': ('scale_aware', 0.1, (0.6, 0.95)),
 }
-_CADDET_ROWS = (
-    'Table 1, row Fixed, ratio 0.1', 'Table 1, row Fixed, ratio 0.2',
-    'Table 1, row Loss-aware, ratio 0.05', 'Table 1, row Loss-aware, ratio 0.1',
-    'Table 1, row Proposed, ratio 0.05', 'Table 1, row Proposed, ratio 0.1',
-    'row of the global budget alone', 'Min 0.4, Max 0.95', 'Min 0.6, Max 0.95',
-    'Min 0.8, Max 0.95', 'Min 0.6, Max 0.9.', 'Min 0.6, Max 1.0',
-    'Table 3, row CADDet, ratio 0.05', 'Table 3, row CADDet, ratio 0.1',
-    'Table 3, row CADDet + FPNLite, ratio 0.05', 'Table 3, row CADDet + FPNLite, ratio 0.1',
-    'Table 4, row CADDet, FCOS', 'Table 4, row CADDet, RetinaNet', 'row MobileNet + FPNLite, FCOS',
-    'row MobileNet + FPNLite, RetinaNet', 'row MobileNetV2 + FPNLite, FCOS',
-    'row MobileNetV2 + FPNLite, RetinaNet')
 
 
 def _caddet(detector: str, name: str) -> Expected:
@@ -372,19 +327,23 @@ def image_sizes(name: str) -> dict[str, Any]:
 PAPERS = {
     'DyFPN': Paper(
         r'(fasterrcnn|maskrcnn|cascadercnn)/(fpn|inception_fpn|lateral|dyfpn)_.*',
-        r'DyFPN \(arxiv.org/abs/2012.00779\), (Table|Figure) \d, ', _DYFPN_ROWS, _dyfpn),
+        r'DyFPN \(arxiv.org/abs/2012.00779\), (Table|Figure) \d, ', row_names.DYFPN, _dyfpn),
     'DRFPN': Paper(
-        r'\w+/drfpn_.*', r'DRFPN \(arxiv.org/abs/2012.01733\), Table \d, row ', _DRFPN_ROWS,
+        r'\w+/drfpn_.*', r'DRFPN \(arxiv.org/abs/2012.01733\), Table \d, row ', row_names.DRFPN,
         _drfpn),
     'i-FPN': Paper(
-        r'\w+/ifpn_.*', r'i-FPN \(arxiv.org/abs/2012.13563\), Table \d, row ', _IFPN_ROWS, _ifpn,
-        {'row AutoAssign': 'AutoAssign'}),
+        r'\w+/ifpn_.*', r'i-FPN \(arxiv.org/abs/2012.13563\), Table \d, row ', row_names.IFPN,
+        _ifpn),
     'Dynamic head': Paper(
-        r'\w+/dynamichead_.*', r'Dynamic head \(arxiv.org/abs/2012.03519\), ', _DYNAMIC_HEAD_ROWS,
-        _dynamic_head, {'row FreeAnchor R50': 'FreeAnchor', 'row EfficientDet-D1': 'its head'}),
+        r'\w+/dynamichead_.*', r'Dynamic head \(arxiv.org/abs/2012.03519\), ',
+        row_names.DYNAMIC_HEAD, _dynamic_head, {'row EfficientDet-D1': 'its head'}),
     'FCOS and ATSS': Paper(
         r'(fcos|atss)/fpn_.*', r'(Dynamic head \(arxiv.org/abs/2012.03519\), Table \d, row '
         r'|ATSS \(arxiv.org/abs/1912.02424\), R50)', (), _dense_baseline),
+    'FreeAnchor': Paper(
+        r'freeanchor/fpn_.*', r'(Dynamic head \(arxiv.org/abs/2012.03519\), Table 4, row '
+        r'|FreeAnchor \(arxiv.org/abs/1909.02466\), R101)',
+        ('row FreeAnchor R50', 'R101 90k', 'R101 180k'), _freeanchor),
     'Necks that DRFPN compares with': Paper(
         r'fasterrcnn/(pafpn|carafe|deformable_fpn)_.*', r'(PAFPN|CARAFE|Deformable convolution) '
         r'\(arxiv.org/abs/\d+\.\d+\), as DRFPN \(arxiv.org/abs/2012.01733\) (compares|quotes)',
@@ -393,5 +352,5 @@ PAPERS = {
             name.removesuffix('_resnet50_1x')], fields=published_backbones.fields(name))),
     'CADDet': Paper(
         r'\w+/(caddet|fpnlite)_.*', r'CADDet \(arxiv.org/abs/2012.04265\), Table \d, row ',
-        _CADDET_ROWS, _caddet),
+        row_names.CADDET, _caddet),
 }

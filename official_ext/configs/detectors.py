@@ -135,7 +135,7 @@ class MaskRCNNTaskConfig(head_styles.StyledTask, maskrcnn.MaskRCNNTask):
         'model': {'roi_generator': {'pre_nms_top_k': 2000, 'test_pre_nms_top_k': 1000}}}
 
 
-# --- FCOS, ATSS and similar detectors: one model and one task with several assigners -------
+# --- FCOS, ATSS, AutoAssign, FreeAnchor: one model and one task with several assigners -------
 #
 # Their options derive from RetinaNet's, so that Model Garden exports them like RetinaNet.
 # RetinaNet's options without a meaning here are left out.  Model Garden's export reads the
@@ -143,15 +143,17 @@ class MaskRCNNTaskConfig(head_styles.StyledTask, maskrcnn.MaskRCNNTask):
 
 
 @dataclasses.dataclass
-class SquareAnchorConfig(hyperparams.Config):
-  """Options of the one anchor that ATSS has at each location.
+class DenseAnchorConfig(hyperparams.Config):
+  """Options of the anchors at each location, of which ATSS has one and FreeAnchor several.
 
   Attributes:
-    anchor_size: side of the anchor, in strides.
+    anchor_size: side of the smallest square anchor, in strides.
+    num_scales: for FreeAnchor, number of sizes; each is `2**(1 / num_scales)` times the one before.
+    aspect_ratios: for FreeAnchor, width divided by height.
   """
   anchor_size: float = 8.0
-  num_scales = 1
-  aspect_ratios = (1.0,)
+  num_scales: int = 1
+  aspect_ratios: list[float] = dataclasses.field(default_factory=lambda: [1.0])
 
 
 @dataclasses.dataclass
@@ -163,7 +165,8 @@ class DenseHeadConfig(hyperparams.Config):
     tower: the layers before the predictors of classes and boxes, any registered one.
     distance_activation: for FCOS, how predictions become distances: `relu`, their ReLU times
       the stride of the level, or `exp`, their exponential in pixels.
-    centerness_tower: the tower from which center-ness is predicted, `box` or `class`.
+    centerness_tower: the tower from which center-ness (FCOS, ATSS) or objectness (AutoAssign) is
+      predicted, `box` or `class`.
   """
   num_filters: int = 256
   tower: components.TowerConfig = dataclasses.field(default_factory=_plain_tower)
@@ -176,9 +179,10 @@ class DenseDetectionsConfig(hyperparams.Config):
   """Options of `DetectionGenerator`, which makes detections from predictions.
 
   Attributes:
-    pre_nms_top_k: largest number of candidates of a level; a candidate is a pair of a location
-      and a class.
-    pre_nms_score_threshold: candidates have a class probability above this.
+    pre_nms_top_k: largest number of candidates of a level; a candidate is a pair of a location,
+      or of an anchor of FreeAnchor, and a class.
+    pre_nms_score_threshold: candidates have a class probability above this; for AutoAssign it is
+      multiplied by objectness.
     nms_iou_threshold: overlap above which the lower-scored box of a class is dropped.
     max_num_detections: largest number of detections of an image.
     nms_version: `batched`, one operation, which is the fastest; or `portable`, in operations that
@@ -196,11 +200,14 @@ class DenseDetectionsConfig(hyperparams.Config):
 
 @dataclasses.dataclass
 class DenseDetectorConfig(retinanet.RetinaNet):
-  """Options of FCOS, ATSS and similar detectors.
+  """Options of FCOS, ATSS, AutoAssign and FreeAnchor.
 
   Attributes:
-    assigner: rule of assignment of boxes to locations, and box coding: `fcos` or `atss`.
-    anchor: ATSS's anchor; FCOS has none.
+    assigner: how boxes are assigned to locations, and box coding: `fcos`, `atss`, `autoassign` or
+      `freeanchor`.  Losses, anchors and other numbers are fields of their own, which an override
+      that changes it does not set; the experiments of an assigner have them.
+    location_offset: where in its cell a location lies, in strides from its top and its left.
+    anchor: anchors of ATSS and FreeAnchor; FCOS and AutoAssign have none.
     center_radius: for FCOS, how near to its center, in strides, a box is assigned to locations
       (center sampling); 0: everywhere in the box.
     backbone: any registered one.
@@ -209,7 +216,8 @@ class DenseDetectorConfig(retinanet.RetinaNet):
     detection_generator: how predictions become detections.
   """
   assigner: str = 'fcos'
-  anchor: SquareAnchorConfig = dataclasses.field(default_factory=SquareAnchorConfig)
+  location_offset: float = 0.5
+  anchor: DenseAnchorConfig = dataclasses.field(default_factory=DenseAnchorConfig)
   center_radius: float = 1.5
   backbone: components.BackboneConfig = dataclasses.field(default_factory=_resnet)
   decoder: components.DecoderConfig = dataclasses.field(default_factory=_fpn)
@@ -224,10 +232,13 @@ class DenseLossesConfig(hyperparams.Config):
 
   Attributes:
     loss_weight: weight of the total loss.
-    focal_loss_alpha: weight of objects in the focal loss; the weight of background is 1 minus it.
+    focal_loss_alpha: weight of objects in the focal loss, and of the positive loss of AutoAssign
+      and FreeAnchor; the weight of background, and of their negative loss, is 1 minus it.
     focal_loss_gamma: exponent of the focal loss; the larger, the less easy locations count.
-    box_loss: `giou`, 1 - generalized overlap, or `iou`, -log(overlap).
-    box_loss_weight: weight of the box loss; the other losses have a weight of 1.
+    box_loss: for FCOS and ATSS `giou`, 1 - generalized overlap, or `iou`, -log(overlap); for
+      AutoAssign `giou`; for FreeAnchor `smooth_l1`, of the deltas.
+    box_loss_weight: weight of the box loss; the other losses have a weight of 1.  For AutoAssign
+      and FreeAnchor it stands in the exponent of a box's likelihood.
     l2_weight_decay: weight decay of all kernels.
   """
   loss_weight: float = 1.0
@@ -260,7 +271,7 @@ class DenseDataConfig(retinanet.DataConfig):
 
 @dataclasses.dataclass
 class DenseTaskConfig(RetinaNetTaskConfig):
-  """Options of the task of FCOS, ATSS and similar detectors; see `RetinaNetTaskConfig`."""
+  """Options of the task of FCOS, ATSS, AutoAssign and FreeAnchor; see `RetinaNetTaskConfig`."""
   model: DenseDetectorConfig = dataclasses.field(default_factory=DenseDetectorConfig)
   train_data: DenseDataConfig = dataclasses.field(
       default_factory=lambda: DenseDataConfig(is_training=True))

@@ -38,7 +38,7 @@ def _retinanet() -> cfg.ExperimentConfig:
 
 
 exp_factory.register_config_factory('retinanet_dynamichead_resnet50_coco')(_retinanet)
-for _detector in ('fcos', 'atss'):
+for _detector in ('fcos', 'atss', 'autoassign', 'freeanchor'):
   for _backbone, _blocks in (('resnet50_coco', 8), ('resnet101_coco', 8),
                              ('efficientnetlite0_sample', 2)):
     exp_factory.register_config_factory(f'{_detector}_dynamichead_{_backbone}')(

@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 from official.vision.losses import focal_loss
 import tensorflow as tf
 
-from official_ext.modeling import dense_detector
+from official_ext.losses import replicas
+from official_ext.modeling import dense_levels
 from official_ext.ops import assigners
 from official_ext.ops import checks
+from official_ext.ops import overlaps
 
 BOX_LOSSES = ('giou', 'iou')
 _LEAST_IOU = 1e-6  # overlaps below count as this in the IoU loss, where the logarithm has no limit
@@ -51,9 +53,12 @@ def _location_terms(outputs: Mapping[str, Any], labels: Mapping[str, tf.Tensor],
                     assigner: assigners.Assigner, alpha: float, gamma: float,
                     box_loss: str) -> _LocationTerms:
   """Assigns boxes to locations and returns the loss of each location; see `batch_losses`."""
-  locations = dense_detector.grid_locations(outputs['box_outputs'])
+  if assigner.match is None:
+    raise checks.ArgumentError(
+        'assigner', f'assigner is {assigner.name!r}, which has losses of its own.')
+  locations = dense_levels.grid_locations(outputs['box_outputs'], assigner.offset)
   class_logits, raw_boxes, centerness_logits = (
-      tf.cast(dense_detector.flatten(levels), tf.float32) for levels in (
+      tf.cast(dense_levels.flatten(levels), tf.float32) for levels in (
           outputs['cls_outputs'], outputs['box_outputs'],
           outputs['attribute_outputs']['centerness']))
   targets = assigners.targets(
@@ -86,8 +91,8 @@ def overlap_losses(predicted: tf.Tensor, target: tf.Tensor, box_loss: str) -> tf
   """
   checks.check_one_of('box_loss', box_loss, BOX_LOSSES)
   if box_loss == 'giou':
-    return 1 - assigners.generalized_iou(predicted, target)
-  overlap = assigners.intersection_over_union(predicted, target)
+    return 1 - overlaps.generalized_iou(predicted, target)
+  overlap = overlaps.intersection_over_union(predicted, target)
   return -tf.math.log(tf.maximum(overlap, _LEAST_IOU))
 
 
@@ -116,10 +121,11 @@ def batch_losses(outputs: Mapping[str, Any], labels: Mapping[str, tf.Tensor],
     ArgumentError: an unknown box loss.
   """
   terms = _location_terms(outputs, labels, assigner, alpha, gamma, box_loss)
-  num_positives = _denominator(terms.positives)
+  num_positives = tf.maximum(replicas.mean_sum(terms.positives), 1.0)
+  box_weight = tf.maximum(replicas.mean_sum(terms.box_weights), 1.0)
   return LossTerms(
       classes=tf.reduce_sum(terms.classes) / num_positives,
-      boxes=tf.reduce_sum(terms.boxes) / _denominator(terms.box_weights),
+      boxes=tf.reduce_sum(terms.boxes) / box_weight,
       centerness=tf.reduce_sum(terms.centerness) / num_positives)
 
 
@@ -138,11 +144,3 @@ def image_losses(outputs: Mapping[str, Any], labels: Mapping[str, tf.Tensor],
       classes=sums.classes / num_positives,
       boxes=sums.boxes / tf.maximum(sums.box_weights, 1.0),
       centerness=sums.centerness / num_positives)
-
-
-def _denominator(values: tf.Tensor) -> tf.Tensor:
-  """Returns the sum of this replica's values, averaged over replicas, and at least 1."""
-  total, context = tf.reduce_sum(values), tf.distribute.get_replica_context()
-  if context and context.num_replicas_in_sync > 1:
-    total = context.all_reduce(tf.distribute.ReduceOp.MEAN, total)
-  return tf.maximum(total, 1.0)

@@ -5,133 +5,17 @@ from typing import Any
 from official.vision.modeling import backbones
 from official.vision.modeling import retinanet_model
 from official.vision.modeling.decoders import factory
-from official.vision.ops import box_ops
 import tensorflow as tf, tf_keras
 
+from official_ext.modeling import dense_detections
+from official_ext.modeling import dense_levels
 from official_ext.modeling.heads import dense_head
 from official_ext.ops import assigners
 from official_ext.ops import checks
-from official_ext.ops import suppression
 
-Levels = Mapping[str, tf.Tensor]
-
-
-def finest_first(levels: Levels) -> list[tf.Tensor]:
-  """Returns the maps of all levels, finest first."""
-  return [levels[level] for level in sorted(levels, key=int)]
-
-
-def flatten(levels: Levels) -> tf.Tensor:
-  """Returns the values of all levels in one tensor `[batch, locations, channels]`.
-
-  Args:
-    levels: `{level: [batch, height, width, channels]}`, of known heights and widths.
-  """
-  return tf.concat([_rows(level) for level in finest_first(levels)], 1)
-
-
-def _rows(level: tf.Tensor) -> tf.Tensor:
-  """Returns a map as `[batch, locations, channels]`."""
-  height, width, channels = level.shape[1:]
-  return tf.reshape(level, [tf.shape(level)[0], height * width, channels])
-
-
-def grid_locations(levels: Levels) -> assigners.Locations:
-  """Returns the locations of maps, one at every position.
-
-  Args:
-    levels: `{level: [batch, height, width, channels]}`.
-
-  Raises:
-    ValueError: a height or width is not known.
-  """
-  # Heights and widths are unknown only if those of the images are.
-  with checks.naming_field('model', elsewhere={'sizes': 'model.input_size'}):
-    return assigners.locations([tuple(level.shape[1:3]) for level in finest_first(levels)],
-                               min(map(int, levels)))
-
-
-class DetectionGenerator(tf_keras.layers.Layer):
-  """Turns predictions into detections: best pairs of every level, then suppression by class.
-
-  A pair is a location and a class.  The pairs of the highest class probability become
-  candidates; a detection's score is the square root of class probability times center-ness.
-
-  Reference: FCOS, https://arxiv.org/abs/1904.01355, section 3.3.
-
-  Differs: FCOS's authors choose candidates by the product of class probability and center-ness,
-  of pairs whose class probability alone is above the threshold.  That matters only where a level
-  has more such pairs than candidates.
-  """
-
-  def __init__(self, pre_nms_top_k: int = 1000, pre_nms_score_threshold: float = 0.05,
-               nms_iou_threshold: float = 0.6, max_num_detections: int = 100,
-               nms_version: str = 'batched', apply_nms: bool = True, **kwargs):
-    """Initializes the generator.
-
-    Args:
-      pre_nms_top_k: largest number of candidates of a level.
-      pre_nms_score_threshold: candidates have a class probability above this.
-      nms_iou_threshold: overlap above which the lower-scored box of a class is dropped.
-      max_num_detections: largest number of detections of an image.
-      nms_version: one of `suppression.VERSIONS`.
-      apply_nms: if False, boxes, class probabilities and center-ness are returned.
-      **kwargs: arguments of `tf_keras.layers.Layer`.
-
-    Raises:
-      ArgumentError: an unknown version.
-    """
-    # Keras would cast to the compute dtype, which may represent only whole pixels.
-    super().__init__(autocast=False, **kwargs)
-    checks.check_one_of('detection_generator.nms_version', nms_version, suppression.VERSIONS)
-    self._options: dict[str, Any] = {
-        'pre_nms_top_k': pre_nms_top_k, 'pre_nms_score_threshold': pre_nms_score_threshold,
-        'nms_iou_threshold': nms_iou_threshold, 'max_num_detections': max_num_detections,
-        'nms_version': nms_version, 'apply_nms': apply_nms}
-
-  @property
-  def rule(self) -> suppression.Rule:
-    """The rule of suppression."""
-    options = self._options
-    return suppression.Rule(
-        options['pre_nms_score_threshold'], options['nms_iou_threshold'],
-        options['max_num_detections'], options['pre_nms_top_k'], 'pairs')
-
-  def call(self, class_logits: Levels, boxes: tf.Tensor, centerness_logits: Levels,
-           image_shape: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
-    """Makes detections of predictions.
-
-    Args:
-      class_logits: `{level: [batch, height, width, classes]}`.
-      boxes: `[batch, locations, 4]` of all levels, finest first.
-      centerness_logits: `{level: [batch, height, width, 1]}`.
-      image_shape: `[batch, 2]`, height and width that boxes are clipped to; None: boxes are not
-        clipped.
-
-    Returns:
-      `detection_boxes`, float32 `[batch, detections, 4]` in pixels; `detection_scores`,
-      float32 `[batch, detections]`; `detection_classes`, int32, from 1; `num_detections`,
-      int32 `[batch]`.  Without suppression `decoded_boxes`, `[batch, locations, 1, 4]`,
-      `decoded_box_scores`, `[batch, locations, classes]`, and `decoded_box_centerness`,
-      `[batch, locations]`.
-    """
-    boxes = tf.cast(boxes, tf.float32)
-    if image_shape is not None:
-      boxes = box_ops.clip_boxes(boxes, image_shape[:, None])
-    probabilities, centerness = (
-        [tf.sigmoid(tf.cast(_rows(level), tf.float32)) for level in finest_first(levels)]
-        for levels in (class_logits, centerness_logits))
-    level_boxes = tf.split(boxes[:, :, None], [level.shape[1] for level in probabilities], 1)
-    levels = [suppression.Level(own, scores, central[..., 0]) for own, scores, central
-              in zip(level_boxes, probabilities, centerness)]
-    if not self._options['apply_nms']:
-      decoded = (tf.concat(values, 1) for values in zip(*levels))
-      return dict(zip(('decoded_boxes', 'decoded_box_scores', 'decoded_box_centerness'), decoded))
-    found = suppression.suppress(self._options['nms_version'], levels, self.rule)
-    return {**found, 'detection_classes': found['detection_classes'] + 1}
-
-  def get_config(self) -> dict[str, Any]:
-    return {**super().get_config(), **self._options}
+_FIELDS = {**{name: f'model.head.{name}' for name in ('distance_activation', 'centerness_tower')},
+           **{name: f'model.anchor.{name}' for name in (
+               'anchor_size', 'num_scales', 'aspect_ratios')}}
 
 
 class DenseDetector(retinanet_model.RetinaNetModel):
@@ -142,9 +26,9 @@ class DenseDetector(retinanet_model.RetinaNetModel):
   """
 
   def __init__(self, backbone: tf_keras.Model, decoder: tf_keras.layers.Layer | None,
-               head: dense_head.DenseHead, detection_generator: DetectionGenerator,
-               assigner: str = 'fcos', anchor_size: float = 8.0,
-               center_radius: float = assigners.CENTER_RADIUS, **kwargs):
+               head: tf_keras.layers.Layer,
+               detection_generator: dense_detections.DetectionGenerator, assigner: str = 'fcos',
+               assigner_options: Mapping[str, Any] | None = None, **kwargs):
     """Initializes the detector.
 
     Args:
@@ -152,24 +36,24 @@ class DenseDetector(retinanet_model.RetinaNetModel):
       decoder: layer that maps these to the head's levels; None: the backbone has them.
       head: layer that predicts in the assigner's box coding.
       detection_generator: layer that makes detections.
-      assigner: `fcos` or `atss`.
-      anchor_size: side of ATSS's anchor of a location, in strides.
-      center_radius: of FCOS's center sampling, see `assigners.assigner`.
+      assigner: one of `assigners.NAMES`.
+      assigner_options: further arguments of `assigners.assigner`.
       **kwargs: arguments of `tf_keras.Model`.
 
     Raises:
-      ArgumentError: an unknown assigner, or a radius that it does not take.
+      ArgumentError: an unknown assigner, or an option that it does not take.
     """
     super().__init__(backbone, decoder, head, detection_generator, **kwargs)
     self._config_dict = {
         'backbone': backbone, 'decoder': decoder, 'head': head,
         'detection_generator': detection_generator, 'assigner': assigner,
-        'anchor_size': anchor_size, 'center_radius': center_radius}
-    self._assigner = assigners.assigner(assigner, anchor_size, center_radius)
+        'assigner_options': dict(assigner_options or {})}
+    self._assigner = assigners.assigner(assigner, **(assigner_options or {}))
 
   def call(self, images: tf.Tensor, image_shape: tf.Tensor | None = None,
-           anchor_boxes: Levels | None = None, output_intermediate_features: bool = False,
-           training: bool | None = None) -> dict[str, Any]:
+           anchor_boxes: dense_levels.Levels | None = None,
+           output_intermediate_features: bool = False, training: bool | None = None
+           ) -> dict[str, Any]:
     """Predicts, and makes detections unless the call trains.
 
     Args:
@@ -180,8 +64,9 @@ class DenseDetector(retinanet_model.RetinaNetModel):
       training: whether the call trains; None counts as False.
 
     Returns:
-      `cls_outputs`, `box_outputs` and `attribute_outputs`, which the head returns; unless the
-      call trains, also the results of the detection generator.
+      `cls_outputs`, `box_outputs` and `attribute_outputs`, which the head returns; with AutoAssign
+      `center_prior`, its offsets and spreads, which the losses need; unless the call trains, also
+      the results of the detection generator.
     """
     del anchor_boxes
     outputs = {}
@@ -194,12 +79,23 @@ class DenseDetector(retinanet_model.RetinaNetModel):
       outputs.update({f'decoder_{level}': x for level, x in features.items()})
     classes, boxes, attributes = self.head(features)
     outputs.update(cls_outputs=classes, box_outputs=boxes, attribute_outputs=attributes)
+    if self._assigner.name == 'autoassign':
+      outputs.update(center_prior=self.head.center_prior())
     if training:
       return outputs
-    decoded = self._assigner.decode(grid_locations(boxes), flatten(boxes))
+    decoded = self._assigner.decode(
+        dense_levels.grid_locations(boxes, self._assigner.offset), dense_levels.flatten(boxes))
     outputs.update(self.detection_generator(
-        classes, decoded, attributes['centerness'], image_shape))
+        classes, decoded, attributes.get('centerness'), image_shape, attributes.get('objectness')))
     return outputs
+
+
+def _assigner_options(model_config: Any) -> dict[str, Any]:
+  """Returns the arguments of `assigners.assigner` beside its name."""
+  anchor = model_config.anchor
+  return {'anchor_size': anchor.anchor_size, 'center_radius': model_config.center_radius,
+          'num_scales': anchor.num_scales, 'aspect_ratios': list(anchor.aspect_ratios),
+          'location_offset': model_config.location_offset}
 
 
 def config_assigner(model_config: Any) -> assigners.Assigner:
@@ -211,8 +107,27 @@ def config_assigner(model_config: Any) -> assigners.Assigner:
   Raises:
     ArgumentError: see `assigners.assigner`.
   """
-  return assigners.assigner(model_config.assigner, model_config.anchor.anchor_size,
-                            model_config.center_radius)
+  return assigners.assigner(model_config.assigner, **_assigner_options(model_config))
+
+
+def _build_head(model_config: Any, l2_regularizer: Any | None) -> tf_keras.layers.Layer:
+  """Returns the head that an assigner needs."""
+  assigner, head = config_assigner(model_config), model_config.head
+  num_classes, options = model_config.num_classes - 1, _head_options(model_config, l2_regularizer)
+  own = {'distance_activation': head.distance_activation,
+         'centerness_tower': head.centerness_tower}
+  if assigner.name == 'autoassign':
+    return dense_head.AutoAssignHead(num_classes, **own, **options)
+  if assigner.name == 'freeanchor':
+    for name, value in own.items():
+      only = getattr(type(head)(), name)
+      if value != only:
+        raise checks.ArgumentError(
+            name, f'{name} is {value!r}, but FreeAnchor has neither distances nor center-ness; it '
+            f'must be {only!r}, which is not used.')
+    return dense_head.AnchorHead(num_classes, assigner.anchor_shapes.number,
+                                 prior_probability=dense_head.LEARNED_PRIOR, **options)
+  return dense_head.DenseHead(num_classes, assigner.box_coding, **own, **options)
 
 
 def build_dense_detector(input_specs: tf_keras.layers.InputSpec, model_config: Any,
@@ -230,21 +145,15 @@ def build_dense_detector(input_specs: tf_keras.layers.InputSpec, model_config: A
   Raises:
     ValueError: an option that is not allowed; the message names the field.
   """
-  head = model_config.head
-  with checks.naming_field('model', {'distance_activation': 'model.head.distance_activation',
-                                     'centerness_tower': 'model.head.centerness_tower'}):
-    box_coding = config_assigner(model_config).box_coding
+  with checks.naming_field('model', _FIELDS):
+    head = _build_head(model_config, l2_regularizer)
     backbone = backbones.factory.build_backbone(
         input_specs, model_config.backbone, model_config.norm_activation, l2_regularizer)
     decoder = factory.build_decoder(backbone.output_specs, model_config, l2_regularizer)
     model = DenseDetector(
-        backbone, decoder,
-        dense_head.DenseHead(
-            model_config.num_classes - 1, box_coding,
-            distance_activation=head.distance_activation, centerness_tower=head.centerness_tower,
-            **_head_options(model_config, l2_regularizer)),
-        DetectionGenerator(**model_config.detection_generator.as_dict()),
-        model_config.assigner, model_config.anchor.anchor_size, model_config.center_radius)
+        backbone, decoder, head,
+        dense_detections.DetectionGenerator(**model_config.detection_generator.as_dict()),
+        model_config.assigner, _assigner_options(model_config))
   # The call makes the variables of decoder and head.
   model(tf_keras.Input(input_specs.shape[1:]), training=True)
   return model

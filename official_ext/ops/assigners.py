@@ -10,13 +10,14 @@ import functools
 from typing import NamedTuple
 
 import numpy as np
-from official.vision.ops import box_ops
 import tensorflow as tf
 
+from official_ext.ops import anchors
 from official_ext.ops import checks
+from official_ext.ops import overlaps
 
-# Reciprocals of the deviations 0.1 of center y and x, and 0.2 of height and width.
-DELTA_WEIGHTS = [10.0, 10.0, 5.0, 5.0]
+NAMES = ('fcos', 'atss', 'autoassign', 'freeanchor')
+CENTER_OF_CELL = 0.5  # strides: where in its cell a location lies
 CENTER_RADIUS = 1.5  # strides: FCOS assigns locations that are so near to a box's center
 _REACH = 8  # strides: the largest distance that a location of FCOS predicts
 _CLOSEST = 9  # anchors per level that are candidates of a box in ATSS
@@ -37,12 +38,14 @@ class Locations(NamedTuple):
   counts: tuple[int, ...]
 
 
-def locations(sizes: Sequence[tuple[int, int]], min_level: int) -> Locations:
-  """Returns the centers of the cells of every level's grid.
+def locations(sizes: Sequence[tuple[int, int]], min_level: int,
+              offset: float = CENTER_OF_CELL) -> Locations:
+  """Returns one location for every cell of every level's grid.
 
   Args:
     sizes: `(height, width)` of every level's map, finest first.
     min_level: the finest level; its stride is `2**min_level`.
+    offset: distance of a location from the top and the left of its cell, in strides.
 
   Raises:
     ArgumentError: a height or width is None.
@@ -54,7 +57,7 @@ def locations(sizes: Sequence[tuple[int, int]], min_level: int) -> Locations:
           'sizes', f'sizes has {tuple(size)} for level {level}; boxes need images of a fixed '
           'height and width.')
     grid = np.stack(np.meshgrid(*map(np.arange, size), indexing='ij'), -1).reshape([-1, 2])
-    points.append((grid + 0.5) * 2**level)
+    points.append((grid + offset) * 2**level)
     strides.append(np.full(len(grid), 2**level))
   return Locations(np.concatenate(points).astype(np.float32),
                    np.concatenate(strides).astype(np.float32), tuple(map(len, points)))
@@ -64,44 +67,86 @@ class Assigner(NamedTuple):
   """A rule of assignment, and the box coding that belongs to it.
 
   Attributes:
+    name: one of `NAMES`.
     box_coding: how the head predicts boxes, `distances` or `deltas`.
+    decode: function of locations and the head's box predictions `[batch, locations, values]`; it
+      returns boxes `[batch, boxes, 4]`, one for each anchor, or one for each location.
     match: function of locations, boxes `[batch, boxes, 4]` and classes `[batch, boxes]`; it
       returns the row of each location's box, int32 `[batch, locations]`, -1 for background.
-    decode: function of locations and the head's box predictions `[batch, locations, 4]`; it
-      returns boxes `[batch, locations, 4]`.
+      None for AutoAssign and FreeAnchor, whose losses weigh all locations or anchors.
+    offset: where in its cell a location lies, see `locations`.
+    anchor_shapes: the anchors of a location; not used by FCOS and AutoAssign.
   """
+  name: str
   box_coding: str
-  match: Callable[[Locations, tf.Tensor, tf.Tensor], tf.Tensor]
   decode: Callable[[Locations, tf.Tensor], tf.Tensor]
+  match: Callable[[Locations, tf.Tensor, tf.Tensor], tf.Tensor] | None = None
+  offset: float = CENTER_OF_CELL
+  anchor_shapes: anchors.Shapes = anchors.Shapes()
 
 
-def assigner(name: str, anchor_size: float = 8.0,
-             center_radius: float = CENTER_RADIUS) -> Assigner:
+def assigner(name: str, anchor_size: float = 8.0, center_radius: float = CENTER_RADIUS,
+             num_scales: int = 1, aspect_ratios: Sequence[float] = (1.0,),
+             location_offset: float = CENTER_OF_CELL) -> Assigner:
   """Returns an assigner.
 
   Args:
-    name: `fcos` or `atss`.
-    anchor_size: side of ATSS's anchor of a location, in strides.
+    name: one of `NAMES`.
+    anchor_size: side of the smallest square anchor of ATSS or FreeAnchor, in strides.
     center_radius: of FCOS's center sampling, in strides; 0: no center sampling.
+    num_scales: sizes of FreeAnchor's anchors, see `anchors.Shapes`.
+    aspect_ratios: aspect ratios of FreeAnchor's anchors, see `anchors.Shapes`.
+    location_offset: where in its cell a location lies, in strides.
 
   Raises:
-    ArgumentError: an unknown name, named `assigner` as the argument of the callers; or a radius
-      that is negative or given to ATSS.
+    ArgumentError: an unknown name, named `assigner` as the argument of the callers; a value that
+      is not allowed; or one that only another assigner has.
   """
-  checks.check_one_of('assigner', name, ('fcos', 'atss'))
-  if name == 'fcos':
-    if center_radius < 0:
-      raise checks.ArgumentError(
-          'center_radius', f'center_radius is {center_radius}; it must be positive, or 0 for no '
-          'center sampling.')
-    return Assigner('distances', functools.partial(fcos_matches, center_radius=center_radius),
-                    lambda at, outputs: boxes_from_distances(at.points, outputs))
-  if center_radius != CENTER_RADIUS:
+  checks.check_one_of('assigner', name, NAMES)
+  shapes = anchors.Shapes(anchor_size, num_scales, tuple(aspect_ratios))
+  _check_options(name, shapes, center_radius, location_offset)
+  if name in ('fcos', 'autoassign'):
+    match = None if name == 'autoassign' else functools.partial(
+        fcos_matches, center_radius=center_radius)
+    return Assigner(name, 'distances', lambda at, outputs: boxes_from_distances(
+        tf.cast(at.points, outputs.dtype), outputs), match, location_offset)
+  match = None if name == 'freeanchor' else functools.partial(
+      atss_matches, anchor_size=anchor_size)
+  return Assigner(name, 'deltas', functools.partial(_decode_deltas, shapes), match,
+                  location_offset, shapes)
+
+
+def _check_options(name: str, shapes: anchors.Shapes, center_radius: float,
+                   location_offset: float) -> None:
+  """Raises an ArgumentError for an option that has no meaning, or none with this assigner."""
+  title = {'atss': 'ATSS', 'autoassign': 'AutoAssign', 'freeanchor': 'FreeAnchor'}.get(name, '')
+  if name == 'fcos' and center_radius < 0:
     raise checks.ArgumentError(
-        'center_radius', f'center_radius is {center_radius}, but ATSS has no center sampling; it '
-        f'must be {CENTER_RADIUS}, which is not used, or assigner `fcos`.')
-  return Assigner('deltas', functools.partial(atss_matches, anchor_size=anchor_size),
-                  lambda at, outputs: boxes_from_deltas(outputs, anchors(at, anchor_size)))
+        'center_radius', f'center_radius is {center_radius}; it must be positive, or 0 for no '
+        'center sampling.')
+  if name != 'fcos' and center_radius != CENTER_RADIUS:
+    raise checks.ArgumentError(
+        'center_radius', f'center_radius is {center_radius}, but {title} has no center sampling; '
+        f'it must be {CENTER_RADIUS}, which is not used, or assigner `fcos`.')
+  if not 0 <= location_offset <= 1:
+    raise checks.ArgumentError(
+        'location_offset', f'location_offset is {location_offset}; it must be in [0, 1].')
+  anchors.check(shapes)
+  if name == 'freeanchor':
+    return
+  for argument, value, only in (('num_scales', shapes.num_scales, 1),
+                                ('aspect_ratios', list(shapes.aspect_ratios), [1.0])):
+    if value != only:
+      raise checks.ArgumentError(
+          argument, f'{argument} is {value}, but only FreeAnchor has several anchors at a '
+          f'location; it must be {only}, or assigner `freeanchor`.')
+
+
+def _decode_deltas(shapes: anchors.Shapes, at: Locations, outputs: tf.Tensor) -> tf.Tensor:
+  """Returns boxes `[batch, anchors, 4]` of deltas `[batch, locations, 4 * anchors of each]`."""
+  anchor_boxes = tf.cast(anchors.boxes(at.points, at.strides, shapes), outputs.dtype)
+  return anchors.boxes_from_deltas(
+      tf.reshape(outputs, [-1, anchor_boxes.shape[0], 4]), anchor_boxes)
 
 
 class Targets(NamedTuple):
@@ -150,17 +195,6 @@ def boxes_from_distances(points: tf.Tensor, to_sides: tf.Tensor) -> tf.Tensor:
   return tf.concat([points - to_sides[..., :2], points + to_sides[..., 2:]], -1)
 
 
-def anchors(at: Locations, anchor_size: float) -> tf.Tensor:
-  """Returns one square box per location, of `anchor_size` strides: `[locations, 4]`."""
-  half = at.strides[:, None] * anchor_size / 2
-  return tf.constant(np.concatenate([at.points - half, at.points + half], -1))
-
-
-def boxes_from_deltas(deltas: tf.Tensor, anchor_boxes: tf.Tensor) -> tf.Tensor:
-  """Returns anchors `[..., 4]` moved and scaled by deltas of center and size, `[..., 4]`."""
-  return box_ops.decode_boxes(deltas, anchor_boxes, DELTA_WEIGHTS)
-
-
 def centerness(points: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
   """Returns how central points `[..., 2]` are in boxes: `[...]`, 1 in the middle, 0 outside.
 
@@ -170,41 +204,6 @@ def centerness(points: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
   first, second = to_sides[..., :2], to_sides[..., 2:]
   ratios = tf.math.divide_no_nan(tf.minimum(first, second), tf.maximum(first, second))
   return tf.sqrt(tf.reduce_prod(ratios, -1))
-
-
-# --- Overlaps --------------------------------------------------------------------------
-
-
-def areas(boxes: tf.Tensor) -> tf.Tensor:
-  """Returns areas `[...]`; 0 for boxes of negative height or width."""
-  size = tf.maximum(boxes[..., 2:] - boxes[..., :2], 0)
-  return size[..., 0] * size[..., 1]
-
-
-def intersections(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
-  """Returns the areas `[...]` of the intersections of boxes of two broadcastable tensors."""
-  return areas(tf.concat([tf.maximum(first[..., :2], second[..., :2]),
-                          tf.minimum(first[..., 2:], second[..., 2:])], -1))
-
-
-def intersection_over_union(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
-  """Returns intersections over unions `[...]`, in [0, 1]; 0 for two empty boxes."""
-  shared = intersections(first, second)
-  return tf.math.divide_no_nan(shared, areas(first) + areas(second) - shared)
-
-
-def generalized_iou(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
-  """Returns generalized intersections over unions `[...]`, in [-1, 1].
-
-  Reference: Hamid Rezatofighi et al., Generalized Intersection over Union,
-  https://arxiv.org/abs/1902.09630, Algorithm 1.
-  """
-  shared = intersections(first, second)
-  union = areas(first) + areas(second) - shared
-  hull = areas(tf.concat([tf.minimum(first[..., :2], second[..., :2]),
-                          tf.maximum(first[..., 2:], second[..., 2:])], -1))
-  return (tf.math.divide_no_nan(shared, union) -
-          tf.math.divide_no_nan(hull - union, hull))
 
 
 # --- Rules -----------------------------------------------------------------------------
@@ -242,8 +241,8 @@ def fcos_matches(at: Locations, boxes: tf.Tensor, classes: tf.Tensor,
   farthest = tf.reduce_max(to_sides, -1)
   low, high = (limit[None, :, None] for limit in _size_ranges(at))
   is_match &= (farthest >= low) & (farthest <= high)
-  is_match &= _is_object(boxes, classes[:, None])
-  return _best(is_match, -areas(boxes))
+  is_match &= is_object(boxes, classes[:, None])
+  return _best(is_match, -overlaps.areas(boxes))
 
 
 def _size_ranges(at: Locations) -> tuple[np.ndarray, np.ndarray]:
@@ -274,15 +273,15 @@ def atss_matches(at: Locations, boxes: tf.Tensor, classes: tf.Tensor,
   Returns:
     int32 `[batch, locations]`: the row of the assigned box, -1 for background.
   """
-  anchor_boxes = anchors(at, anchor_size)
-  overlaps = intersection_over_union(boxes[:, :, None], anchor_boxes)
+  anchor_boxes = anchors.boxes(at.points, at.strides, anchors.Shapes(anchor_size))
+  shared = overlaps.intersection_over_union(boxes[:, :, None], anchor_boxes)
   is_candidate = _closest(at, (boxes[..., :2] + boxes[..., 2:]) / 2)
-  threshold = _mean_and_deviation(overlaps, is_candidate)
+  threshold = _mean_and_deviation(shared, is_candidate)
   is_inside = tf.reduce_min(distances(at.points, boxes[:, :, None]), -1) > _INSIDE
   # Equal overlaps may round to just below their mean.
-  is_match = is_candidate & (overlaps >= threshold * (1 - _ROUNDING)) & is_inside
-  is_match &= _is_object(boxes, classes)[:, :, None]
-  return _best(tf.transpose(is_match, [0, 2, 1]), tf.transpose(overlaps, [0, 2, 1]))
+  is_match = is_candidate & (shared >= threshold * (1 - _ROUNDING)) & is_inside
+  is_match &= is_object(boxes, classes)[:, :, None]
+  return _best(tf.transpose(is_match, [0, 2, 1]), tf.transpose(shared, [0, 2, 1]))
 
 
 def _closest(at: Locations, centers: tf.Tensor) -> tf.Tensor:
@@ -306,9 +305,9 @@ def _mean_and_deviation(values: tf.Tensor, is_candidate: tf.Tensor) -> tf.Tensor
   return mean + tf.sqrt(squares / tf.maximum(count - 1, 1))
 
 
-def _is_object(boxes: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
+def is_object(boxes: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
   """Returns whether a row of the ground truth is an object."""
-  return (classes > 0) & (areas(boxes) > 0)
+  return (classes > 0) & (overlaps.areas(boxes) > 0)
 
 
 def _best(is_match: tf.Tensor, merit: tf.Tensor) -> tf.Tensor:

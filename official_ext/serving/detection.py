@@ -158,7 +158,8 @@ def check_detector(task_config: Any) -> None:
   if not isinstance(task_config, (configs.retinanet.RetinaNetTask, configs.maskrcnn.MaskRCNNTask)):
     raise command_line.CommandError(
         f'--experiment trains {type(task_config).__name__}; this command knows RetinaNet, FCOS, '
-        'ATSS, and Faster, Mask and Cascade R-CNN: show_config --all lists the experiments.')
+        'ATSS, AutoAssign, FreeAnchor, and Faster, Mask and Cascade R-CNN: show_config --all lists '
+        'the experiments.')
   try:
     image_sizes.check(task_config)
   except ValueError as error:

@@ -1,8 +1,11 @@
-"""The task of FCOS and ATSS: their model, their labels and losses, Model Garden's evaluation."""
-from collections.abc import Mapping
+"""The task of FCOS, ATSS, AutoAssign and FreeAnchor: their model, labels and losses.
+
+Evaluation is Model Garden's.
+"""
+from collections.abc import Callable, Mapping
 import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 from official.core import task_factory
 from official.vision.tasks import retinanet
@@ -11,14 +14,37 @@ import tensorflow as tf, tf_keras
 from official_ext.configs import detectors
 from official_ext.dataloaders import dense_input
 from official_ext.dataloaders import image_sizes
+from official_ext.losses import autoassign
 from official_ext.losses import dense_losses
+from official_ext.losses import free_anchor
 from official_ext.modeling import dense_detector
 from official_ext.modeling.layers import convolutions
-from official_ext.ops import assigners
 from official_ext.ops import checks
 from official_ext.tasks import budgeted_task
 from official_ext.tasks import routed
 from official_ext.tasks import sized_inputs
+
+
+# Assigner -> the box losses that it may have.
+_BOX_LOSSES = {'fcos': dense_losses.BOX_LOSSES, 'atss': dense_losses.BOX_LOSSES,
+               'autoassign': ('giou',), 'freeanchor': ('smooth_l1',)}
+# Assigners that learn with the detector: their losses assign and weigh.
+_LEARNED: dict[str, Callable[..., Any]] = {
+    'autoassign': autoassign.losses, 'freeanchor': free_anchor.losses}
+
+
+class _Losses(NamedTuple):
+  """Losses, float32: scalars for a batch, or `[batch]` with one loss per image.
+
+  Attributes:
+    classes: loss of classes; of AutoAssign and FreeAnchor the negative loss.
+    boxes: loss of boxes, not weighted; of AutoAssign and FreeAnchor the positive loss, which is of
+      classes and boxes together.
+    model: the weighted sum of all losses of the model.
+  """
+  classes: tf.Tensor
+  boxes: tf.Tensor
+  model: tf.Tensor
 
 
 class DenseTask(retinanet.RetinaNetTask, budgeted_task.BudgetedTask):
@@ -28,7 +54,8 @@ class DenseTask(retinanet.RetinaNetTask, budgeted_task.BudgetedTask):
     """Builds the detector that the config describes."""
     config = self.task_config
     with checks.naming_field('task.losses'):
-      checks.check_one_of('box_loss', config.losses.box_loss, dense_losses.BOX_LOSSES)
+      checks.check_one_of('box_loss', config.losses.box_loss,
+                          _BOX_LOSSES.get(config.model.assigner, dense_losses.BOX_LOSSES))
     model = dense_detector.build_dense_detector(
         tf_keras.layers.InputSpec(shape=[None, *config.model.input_size]), config.model,
         convolutions.l2_regularizer(config.losses.l2_weight_decay))
@@ -50,28 +77,30 @@ class DenseTask(retinanet.RetinaNetTask, budgeted_task.BudgetedTask):
                    aux_losses: list[tf.Tensor] | None = None) -> tuple[tf.Tensor, ...]:
     """Returns the total, class, box and model loss, which Model Garden's steps expect.
 
-    The model loss is the sum of the class loss, the weighted box loss and the center-ness loss.
-    The total adds `aux_losses` to it.
+    `_Losses` says what they are.  The total adds `aux_losses` to the model loss.
     """
-    losses = dense_losses.batch_losses(outputs, labels, *self._loss_options())
-    model_loss = self._model_loss(losses)
-    total = model_loss + tf.add_n(aux_losses) if aux_losses else model_loss
-    return (self.task_config.losses.loss_weight * total, losses.classes, losses.boxes,
-            model_loss)
+    losses = self._losses(outputs, labels)
+    total = losses.model + tf.add_n(aux_losses) if aux_losses else losses.model
+    return self.task_config.losses.loss_weight * total, *losses
 
   def image_losses(self, outputs: Mapping[str, Any], labels: Mapping[str, Any]) -> tf.Tensor:
     """Returns the model loss of each image as if it were a batch of its own."""
-    return self._model_loss(dense_losses.image_losses(outputs, labels, *self._loss_options()))
+    return self._losses(outputs, labels, per_image=True).model
 
-  def _loss_options(self) -> tuple[assigners.Assigner, float, float, str]:
-    """Returns the assigner, alpha and gamma of the focal loss, and the kind of box loss."""
-    losses = self.task_config.losses
-    return (dense_detector.config_assigner(self.task_config.model), losses.focal_loss_alpha,
-            losses.focal_loss_gamma, losses.box_loss)
-
-  def _model_loss(self, losses: dense_losses.LossTerms) -> tf.Tensor:
-    weight = self.task_config.losses.box_loss_weight
-    return losses.classes + weight * losses.boxes + losses.centerness
+  def _losses(self, outputs: Mapping[str, Any], labels: Mapping[str, Any],
+              per_image: bool = False) -> _Losses:
+    """Returns the losses of a batch or of each image."""
+    config = self.task_config.losses
+    assigner = dense_detector.config_assigner(self.task_config.model)
+    alpha, gamma = config.focal_loss_alpha, config.focal_loss_gamma
+    if assigner.name in _LEARNED:
+      terms = _LEARNED[assigner.name](
+          outputs, labels, assigner, alpha, gamma, config.box_loss_weight, per_image)
+      return _Losses(terms.negative, terms.positive, tf.add_n(terms))
+    function = dense_losses.image_losses if per_image else dense_losses.batch_losses
+    terms = function(outputs, labels, assigner, alpha, gamma, config.box_loss)
+    return _Losses(terms.classes, terms.boxes, (
+        terms.classes + config.box_loss_weight * terms.boxes + terms.centerness))
 
   def validation_step(self, inputs: tuple[tf.Tensor, Mapping[str, Any]], model: tf_keras.Model,
                       metrics: list[Any] | None = None) -> dict[str, Any]:
@@ -82,4 +111,4 @@ class DenseTask(retinanet.RetinaNetTask, budgeted_task.BudgetedTask):
 
 @task_factory.register_task_cls(detectors.DenseTaskConfig)
 class RoutedDenseTask(routed.RoutedTask, DenseTask):
-  """The task of FCOS and ATSS, with routed parts."""
+  """The task of FCOS, ATSS, AutoAssign and FreeAnchor, with routed parts."""

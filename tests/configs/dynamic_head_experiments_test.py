@@ -11,9 +11,10 @@ from official_ext.modeling import network_cost
 from official_ext.modeling.heads import dynamic_head
 from official_ext.modeling.layers import routed
 
+DETECTORS = ('fcos', 'atss', 'autoassign', 'freeanchor')
 COCO = [f'{detector}_dynamichead_resnet{depth}_coco'
-        for detector in ('fcos', 'atss') for depth in (50, 101)]
-SAMPLE = [f'{detector}_dynamichead_efficientnetlite0_sample' for detector in ('fcos', 'atss')]
+        for detector in DETECTORS for depth in (50, 101)]
+SAMPLE = [f'{detector}_dynamichead_efficientnetlite0_sample' for detector in DETECTORS]
 
 
 @pytest.mark.parametrize('name', COCO + SAMPLE)
@@ -69,7 +70,8 @@ def test_counts_of_the_whole_detector():
 
 @pytest.mark.slow
 @pytest.mark.parametrize('experiment_name, published', [
-    ('fcos_dynamichead_resnet101_coco', 65.56), ('retinanet_dynamichead_resnet50_coco', 48.17)])
+    ('fcos_dynamichead_resnet101_coco', 65.56), ('freeanchor_dynamichead_resnet50_coco', 48.17),
+    ('retinanet_dynamichead_resnet50_coco', 48.17)])
 def test_parameters_of_the_whole_detector(experiment_name, published):
   """Detectors with D8; the paper does not count the weights of batch norm."""
   model = _build(experiment_name)

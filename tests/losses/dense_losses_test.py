@@ -206,4 +206,14 @@ def test_two_replicas_share_their_denominators():
       env={**os.environ, 'PYTHONPATH': str(tests.parent)}, timeout=300, check=True)
   report = json.loads(done.stdout.strip().splitlines()[-1])
   assert report['replicas'] == 2
-  np.testing.assert_allclose(report['two_replicas'], report['one_device'], rtol=1e-5)
+  assert set(report['losses']) == {'fcos', 'autoassign', 'freeanchor'}
+  for name, losses in report['losses'].items():
+    assert all(losses['one_device'])
+    np.testing.assert_allclose(
+        losses['two_replicas'], losses['one_device'], rtol=1e-5, err_msg=name)
+
+
+def test_an_assigner_with_losses_of_its_own_is_refused():
+  with pytest.raises(checks.ArgumentError, match="'autoassign', which has losses of its own"):
+    dense_losses.batch_losses(
+        head_outputs(*random_outputs()), labels(), assigners.assigner('autoassign'))

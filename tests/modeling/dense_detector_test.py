@@ -6,7 +6,9 @@ import tensorflow as tf, tf_keras
 
 from official_ext import registry_imports
 from official_ext.configs import detectors
+from official_ext.modeling import dense_detections
 from official_ext.modeling import dense_detector
+from official_ext.modeling import dense_levels
 from official_ext.modeling import network_cost
 from official_ext.tools import profile
 from official_ext.utils import experiment
@@ -35,7 +37,8 @@ def iou(a, b):
   return height * width / max(sum(areas) - height * width, 1e-9)
 
 
-def detect_by_hand(logits, boxes, centerness, shape, top_k, threshold, overlap, most):
+def detect_by_hand(logits, boxes, centerness, shape, top_k, threshold, overlap, most,
+                   kind='centerness'):
   """Returns score, class and box of one image's detections, best first."""
   boxes = np.clip(boxes, 0, [*shape, *shape])
   candidates, first = [], 0
@@ -44,8 +47,11 @@ def detect_by_hand(logits, boxes, centerness, shape, top_k, threshold, overlap, 
     own = boxes[first:first + len(probability)]
     probability *= np.all(own[:, 2:] > own[:, :2], -1, keepdims=True)
     central = reference.sigmoid(centerness[level].reshape([-1]))
+    if kind == 'objectness':
+      probability *= central[:, None]
     pairs = sorted(np.ndindex(*probability.shape), key=lambda pair: -probability[pair])[:top_k]
-    candidates += [(np.sqrt(probability[i, label] * central[i]), label, boxes[first + i])
+    candidates += [(np.sqrt(probability[i, label] * central[i]) if kind == 'centerness'
+                    else probability[i, label], label, boxes[first + i])
                    for i, label in pairs if probability[i, label] > threshold]
     first += len(probability)
   kept = []
@@ -60,7 +66,7 @@ def detect_by_hand(logits, boxes, centerness, shape, top_k, threshold, overlap, 
 def test_detections_equal_numpy(top_k, most, policy):
   logits, boxes, centerness = predictions()
   shape = np.array([[32.0, 40.0], [24.0, 28.0]])
-  generator = dense_detector.DetectionGenerator(top_k, 0.1, 0.4, most, dtype=policy)
+  generator = dense_detections.DetectionGenerator(top_k, 0.1, 0.4, most, dtype=policy)
   outputs = generator(*tf.nest.map_structure(
       lambda x: tf.constant(x, tf.float32), (logits, boxes, centerness, shape)))
   assert outputs['detection_boxes'].shape == (2, most, 4)
@@ -78,9 +84,40 @@ def test_detections_equal_numpy(top_k, most, policy):
     assert not np.any(outputs['detection_scores'][image, count:])
 
 
+@pytest.mark.parametrize('kind, anchors', [('objectness', 1), ('none', 3)])
+@pytest.mark.parametrize('version', ['batched', 'portable'])
+def test_detections_without_center_ness_equal_numpy(kind, anchors, version):
+  """Those of AutoAssign, and of FreeAnchor, which has several anchors at a location."""
+  random = np.random.default_rng(0)
+  logits, _, objectness = predictions(batch=1)
+  logits = {level: random.normal(-2, 2, [*x.shape[:3], anchors * CLASSES])
+            for level, x in logits.items()}
+  start = random.uniform(-5, 30, [1, 26 * anchors, 2])
+  boxes = np.concatenate([start, start + random.uniform(5, 20, start.shape)], -1)
+  shape = np.array([[32.0, 40.0]])
+  given = objectness if kind == 'objectness' else None
+  logits32, boxes32, shape32, given32 = tf.nest.map_structure(
+      lambda x: tf.constant(x, tf.float32), (logits, boxes, shape, given or {}))
+  generator = dense_detections.DetectionGenerator(9, 0.05, 0.4, 100, version)
+  outputs = generator(logits32, boxes32, None, shape32, given32 or None)
+  kept = detect_by_hand({level: x[0] for level, x in logits.items()}, boxes[0],
+                        {level: x[0] for level, x in objectness.items()}, shape[0], 9, 0.05, 0.4,
+                        100, kind)
+  count = int(outputs['num_detections'][0])
+  scores, labels, rows = zip(*kept)
+  assert count == len(kept) > 5
+  np.testing.assert_allclose(outputs['detection_scores'][0, :count], scores, 1e-5)
+  np.testing.assert_array_equal(outputs['detection_classes'][0, :count], np.array(labels) + 1)
+  np.testing.assert_allclose(outputs['detection_boxes'][0, :count], rows, 1e-4, 1e-4)
+  decoded = dense_detections.DetectionGenerator(apply_nms=False)(
+      logits32, boxes32, None, shape32, given32 or None)
+  assert set(decoded) == {'decoded_boxes', 'decoded_box_scores'}
+  assert decoded['decoded_box_scores'].shape == (1, 26 * anchors, CLASSES)
+
+
 def test_levels_are_taken_finest_first_whatever_the_order_of_the_dictionary():
   levels = {level: tf.fill([1, 1, 1, 2], float(level)) for level in ('10', '3', '9')}
-  np.testing.assert_array_equal(dense_detector.flatten(levels)[0, :, 0], [3, 9, 10])
+  np.testing.assert_array_equal(dense_levels.flatten(levels)[0, :, 0], [3, 9, 10])
 
 
 @pytest.mark.parametrize('options, message', [
@@ -88,6 +125,13 @@ def test_levels_are_taken_finest_first_whatever_the_order_of_the_dictionary():
     ({'assigner': 'atss', 'center_radius': 0}, 'ATSS has no.*Change model.center_radius.$'),
     ({'assigner': 'atss', 'head': {'distance_activation': 'exp'}},
      'predicts deltas.*Change model.head.distance_activation.$'),
+    ({'assigner': 'freeanchor', 'head': {'centerness_tower': 'class'}},
+     "'class', but FreeAnchor has neither.*Change model.head.centerness_tower.$"),
+    ({'assigner': 'autoassign', 'head': {'distance_activation': 'exp'}},
+     "with AutoAssign it must be 'relu'.*Change model.head.distance_activation.$"),
+    ({'assigner': 'atss', 'anchor': {'num_scales': 3}},
+     'only FreeAnchor has several.*Change model.anchor.num_scales.$'),
+    ({'location_offset': 2}, 'location_offset is 2; it.*Change model.location_offset.$'),
     ({'head': {'centerness_tower': 'both'}}, "'both'.*Change model.head.centerness_tower.$"),
     ({'input_size': [None, 64, 3]}, 'level 3; boxes need .*Change model.input_size.')])
 def test_a_wrong_option_is_named_with_its_field(options, message):
@@ -131,3 +175,25 @@ def test_published_counts(name, parameters, gmac):
   assert cost.maximum / 1e9 == pytest.approx(gmac, rel=0.01)
   if parameters:
     assert profile.count_parameters(network)['total'] / 1e6 == pytest.approx(parameters, rel=0.01)
+
+
+# Specifications of the papers' codes: an FPN without norm, level 6 from level 5 or from C5; 80
+# classes at 800x1344 pixels.  Weights without the statistics of batch norm, 10^9 multiply-adds.
+# The authors' ResNet for AutoAssign has strides in its 1x1 convolutions, ours in the 3x3 ones.
+_STRIDES = 3 * 0.75 * 2.202009600
+LEARNED = [('autoassign', 'backbone', 36_426_458, 210.90 + _STRIDES),
+           ('freeanchor', 'result', 33_839_924, 249.36)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name, source, parameters, gmac', LEARNED)
+def test_counts_of_learned_assignment(name, source, parameters, gmac):
+  params = experiment.resolve(f'{name}_fpn_resnet50_coco', lock=False)
+  params.task.model.override({
+      'input_size': [800, 1344, 3], 'num_classes': 81, 'decoder': {
+          'type': 'inception_fpn',
+          'inception_fpn': {'branches': ['1x1'], 'norm': 'none', 'coarse_input': source}}})
+  network = task_factory.get_task(params.task).build_model()
+  assert profile.count_parameters(network)['total'] == parameters
+  cost = network_cost.whole_network_cost(network, (800, 1344))
+  assert cost.maximum / 1e9 == pytest.approx(gmac, abs=0.01)

@@ -14,10 +14,13 @@ import tensorflow as tf
 from tensorflow.python.framework import convert_to_constants
 from tensorflow.python.ops import resource_variable_ops
 
+from official_ext.losses import autoassign
+from official_ext.losses import free_anchor
 from official_ext.modeling.decoders import bifpn
 from official_ext.modeling.decoders import carafe
 from official_ext.modeling.decoders import deformable_fpn
 from official_ext.modeling.decoders import drfpn
+from official_ext.ops import assigners
 from official_ext.ops import routing
 import component
 import routed_adapters
@@ -130,6 +133,32 @@ def test_inference_lowers_for_accelerators(network):
     if mode:
       layer.inference = mode
     _check(_hlo(_inference(adapter, layer), inputs))
+
+
+@pytest.mark.parametrize('name, losses, anchors', [
+    ('autoassign', autoassign.losses, 1), ('freeanchor', free_anchor.losses, 2)])
+def test_losses_that_assign_lower_for_accelerators(name, losses, anchors):
+  options = {'aspect_ratios': [0.5, 2.0]} if anchors == 2 else {}
+  random = np.random.default_rng(0)
+  maps = {key: {level: random.normal(1, 1, [2, size, size, depth]).astype(np.float32)
+                for level, size in (('3', 6), ('4', 3))}
+          for key, depth in (('cls_outputs', 3 * anchors), ('box_outputs', 4 * anchors),
+                             ('objectness', 1))}
+  inputs = {**maps, 'offsets': np.zeros([3, 2], np.float32),
+            'spreads': np.ones([3, 2], np.float32),
+            'boxes': np.array([[[4, 4, 30, 40], [-1] * 4]] * 2, np.float32),
+            'classes': np.array([[2, -1], [-1, -1]])}
+
+  def train(inputs):
+    with tf.GradientTape() as tape:
+      tape.watch(inputs)
+      outputs = {**inputs, 'attribute_outputs': inputs,
+                 'center_prior': (inputs['offsets'], inputs['spreads'])}
+      total = tf.add_n(losses(outputs, inputs, assigners.assigner(name, **options)))
+    sources = tf.nest.flatten([inputs[key] for key in maps])
+    return tape.gradient(total, sources, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+
+  _check(_hlo(train, tf.nest.map_structure(tf.constant, inputs)))
 
 
 @pytest.mark.parametrize('name', ['dyfpn_a', 'dyfpn_b', 'caddet'])  # others: beside their tests

@@ -225,7 +225,9 @@ def test_an_unknown_assigner_is_refused():
 
 @pytest.mark.parametrize('name, radius, message', [
     ('fcos', -1, 'center_radius is -1; it must be positive, or 0'),
-    ('atss', 0, 'center_radius is 0, but ATSS has no center sampling')])
+    ('atss', 0, 'center_radius is 0, but ATSS has no center sampling'),
+    ('autoassign', 2, 'center_radius is 2, but AutoAssign has no center sampling'),
+    ('freeanchor', 0, 'center_radius is 0, but FreeAnchor has no center sampling')])
 def test_a_radius_without_a_meaning_is_refused(name, radius, message):
   with pytest.raises(checks.ArgumentError, match=message):
     assigners.assigner(name, center_radius=radius)
@@ -239,31 +241,42 @@ def test_a_rule_takes_its_radius_from_the_assigner():
   assert np.sum(found[0] >= 0) > np.sum(found[1.5] >= 0)
 
 
-def giou_by_hand(a, b):
-  height = max(a[2], b[2]) - min(a[0], b[0])
-  width = max(a[3], b[3]) - min(a[1], b[1])
-  shared = (max(min(a[2], b[2]) - max(a[0], b[0]), 0) *
-            max(min(a[3], b[3]) - max(a[1], b[1]), 0))
-  union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared
-  return shared / union - (height * width - union) / (height * width)
+@pytest.mark.parametrize('name, options, message', [
+    ('atss', {'num_scales': 3}, 'num_scales is 3, but only FreeAnchor has several anchors'),
+    ('fcos', {'aspect_ratios': [2.0]}, r'aspect_ratios is \[2.0\], but only FreeAnchor'),
+    ('freeanchor', {'aspect_ratios': []}, 'aspect_ratios is 0.0; it must be positive'),
+    ('freeanchor', {'anchor_size': -1.0}, 'anchor_size is -1.0; it must be positive'),
+    ('fcos', {'location_offset': 1.5}, r'location_offset is 1.5; it must be in \[0, 1\]')])
+def test_an_anchor_or_offset_without_a_meaning_is_refused(name, options, message):
+  with pytest.raises(checks.ArgumentError, match=message):
+    assigners.assigner(name, **options)
 
 
-def test_overlaps_against_loops():
-  random = np.random.default_rng(6)
-  start = random.uniform(0, 20, [2, 100, 2])
-  first, second = np.concatenate([start, start + random.uniform(1, 20, [2, 100, 2])], -1)
-  for function, by_hand in ((assigners.generalized_iou, giou_by_hand),
-                            (assigners.intersection_over_union, iou_by_hand)):
-    np.testing.assert_allclose(
-        function(tf.constant(first), tf.constant(second)),
-        [by_hand(a, b) for a, b in zip(first, second)], atol=1e-12)
+def test_an_offset_moves_all_locations():
+  corner = assigners.locations(SIZES, 3, assigners.assigner('autoassign', location_offset=0).offset)
+  np.testing.assert_array_equal(corner.points, AT.points - AT.strides[:, None] / 2)
+  assert tuple(corner.points[SIZES[0][1] + 2]) == (8, 16)
 
 
-def test_generalized_overlap_of_degenerate_boxes_is_finite_with_its_gradient():
-  first = tf.constant([[1.0, 1, 1, 1], [1, 1, 1, 1], [0, 0, 4, 4], [9, 9, 9, 9]])
-  second = tf.constant([[1.0, 1, 1, 1], [0, 0, 4, 4], [0, 0, 4, 4], [-1, -1, -1, -1]])
-  with tf.GradientTape() as tape:
-    tape.watch(first)
-    overlap = assigners.generalized_iou(first, second)
-  np.testing.assert_allclose(overlap, [0, 0, 1, -1])
-  assert np.all(np.isfinite(tape.gradient(overlap, first)))
+def test_learned_assigners_leave_the_assignment_to_their_losses():
+  for name in ('autoassign', 'freeanchor'):
+    assert assigners.assigner(name).match is None
+  for name in NAMES:
+    assert assigners.assigner(name).match is not None
+
+
+def test_every_anchor_of_a_location_is_decoded():
+  rule = assigners.assigner('freeanchor', anchor_size=4, num_scales=3, aspect_ratios=[0.5, 1, 2])
+  at = assigners.locations([(2, 3)], 3)
+  raw = np.random.default_rng(7).normal(0, 1, [2, 6, 36])
+  decoded = rule.decode(at, tf.constant(raw, tf.float64)).numpy()
+  assert decoded.shape == (2, 54, 4)
+  for image, location, anchor in np.ndindex(2, 6, 9):
+    scale, aspect = divmod(anchor, 3)
+    side, ratio = 32 * 2**(scale / 3), (0.5, 1, 2)[aspect]
+    size = np.array([side / np.sqrt(ratio), side * np.sqrt(ratio)])
+    deltas = raw[image, location, 4 * anchor:4 * anchor + 4]
+    center = at.points[location] + deltas[:2] * 0.1 * size
+    half = size * np.exp(0.2 * deltas[2:]) / 2
+    np.testing.assert_allclose(decoded[image, 9 * location + anchor],
+                               [*(center - half), *(center + half)], rtol=1e-5)

@@ -116,8 +116,9 @@ def test_detector_of_a_run(name):
   assert model.assigner == kind
   switches = (model.center_radius, params.task.losses.box_loss, model.head.centerness_tower,
               model.head.distance_activation)
+  box_loss = 'smooth_l1' if kind == 'freeanchor' else 'giou'
   assert switches == ((0.0, 'iou', 'class', 'exp') if variant == 'without_tricks' else
-                      (1.5, 'giou', 'box', 'relu'))
+                      (1.5, box_loss, 'box', 'relu'))
 
 
 def test_every_detector_is_trained_twice_and_its_overlaps_are_tabled(capsys):

@@ -1,4 +1,4 @@
-"""Exports of FCOS, ATSS and CADDet answer as the models in memory."""
+"""Exports of dense detectors and of CADDet answer as the models in memory."""
 import itertools
 import json
 from unittest import mock
@@ -22,7 +22,8 @@ pytestmark = pytest.mark.slow
 UNPADDED = {'model': {'input_size': [50, 70, 3]}, 'train_data': {'parser': {'pad': False}}}
 SHALLOW = {'model': {'input_size': [64, 96, 3], 'backbone': {'caddet': {'num_layers': 3}}}}
 CASES = [('fcos_dyfpn_efficientnetlite0_sample', (50, 70), UNPADDED, 'none'),
-         ('atss_fpn_efficientnetlite0_sample', (48, 80), {}, 'portable'),
+         ('autoassign_fpn_efficientnetlite0_sample', (48, 80), {}, 'portable'),
+         ('freeanchor_fpn_efficientnetlite0_sample', (48, 80), {}, 'none'),
          ('fcos_caddet_sample', (64, 96), SHALLOW, 'batched')]
 
 
@@ -32,7 +33,8 @@ def _operations(exported):
   return itertools.chain(graph.node, *(body.node_def for body in graph.library.function))
 
 
-@pytest.mark.parametrize('name, size, task, nms', CASES, ids=['fcos', 'atss', 'caddet'])
+@pytest.mark.parametrize('name, size, task, nms', CASES,
+                         ids=['fcos', 'autoassign', 'freeanchor', 'caddet'])
 def test_exported_answers_as_in_memory(tmp_path, name, size, task, nms):
   config = small_detectors.small_experiment(name, **task)
   if not task:
@@ -69,4 +71,4 @@ def test_exported_answers_as_in_memory(tmp_path, name, size, task, nms):
   assert ('CombinedNonMaxSuppression' in operations) == (nms == 'batched')
   assert description['input_image_size'] == list(size)
   gmac = description['gmac']
-  assert (gmac['minimum'] < gmac['maximum']) == ('atss' not in name)
+  assert (gmac['minimum'] < gmac['maximum']) == ('_fpn_' not in name)

@@ -34,15 +34,16 @@ DYNAMIC = {'type': 'dynamic', 'dynamic': {'num_blocks': 1}}
 # Name -> detector and tower.
 HEADS = {
     'fcos': ('fcos', PLAIN), 'fcos_dynamic': ('fcos', DYNAMIC),
-    'atss': ('atss', PLAIN), 'atss_dynamic': ('atss', DYNAMIC),
+    'atss': ('atss', PLAIN), 'autoassign': ('autoassign', PLAIN),
+    'freeanchor_dynamic': ('freeanchor', DYNAMIC),
     'retinanet': ('retinanet', {'type': None}), 'retinanet_plain': ('retinanet', PLAIN),
     'retinanet_dynamic': ('retinanet', DYNAMIC), 'fasterrcnn': ('fasterrcnn', None)}
 TRAINED = [
-    ('imported', 'fpn', 'fcos_dynamic'), ('caddet', 'inception_fpn', 'atss_dynamic'),
+    ('imported', 'fpn', 'fcos_dynamic'), ('caddet', 'inception_fpn', 'freeanchor_dynamic'),
     ('imported', 'dyfpn', 'retinanet_dynamic'), ('caddet', 'drfpn', 'fcos'),
     ('caddet', 'ifpn', 'retinanet_plain'), ('imported', 'fpn_lite', 'fasterrcnn'),
     ('caddet', 'caddet_projection', 'retinanet'), ('imported', 'nasfpn', 'atss'),
-    ('imported', 'bifpn', 'retinanet')]
+    ('imported', 'bifpn', 'autoassign')]
 # They differ from `drfpn` and `fpn_lite` in `build_pyramid` alone; their own tests train them.
 NOT_TRAINED = {'pafpn', 'deformable_fpn', 'carafe'}
 
@@ -110,7 +111,9 @@ def batches(sample_records):
   made = {}
 
   def batch(detector, task, decoder):
-    key = detector, _levels(decoder)
+    # All dense detectors have one parser.
+    kind = detector if detector in ('retinanet', 'fasterrcnn') else 'dense'
+    key = kind, _levels(decoder)
     if key not in made:
       made[key] = small_detectors.batch(task, f'{sample_records}/train-*.tfrecord', size=2)
     return made[key]

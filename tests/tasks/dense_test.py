@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf, tf_keras
 
-from official_ext.modeling import dense_detector
+from official_ext.modeling import dense_levels
 from official_ext.ops import assigners
 import small_detectors
 
@@ -71,8 +71,8 @@ def test_detections_flip_with_the_image(sample_records):
 
   def detect(features):
     classes, raw, attributes = model.head(features)
-    locations = dense_detector.grid_locations(raw)
-    decoded = assigners.assigner('fcos').decode(locations, dense_detector.flatten(raw))
+    locations = dense_levels.grid_locations(raw)
+    decoded = assigners.assigner('fcos').decode(locations, dense_levels.flatten(raw))
     return model.detection_generator(classes, decoded, attributes['centerness'])
 
   plain = detect(features)

@@ -19,7 +19,8 @@ DETECTORS = {
     'retinanet_ifpn': (SAMPLE.format('retinanet_ifpn'), {
         **RESNET, 'decoder': {'ifpn': {'solver': small_detectors.SHORT_SOLVER}}}),
     'fcos': (SAMPLE.format('fcos_fpn'), RESNET),
-    'atss_dynamic_head': (SAMPLE.format('atss_dynamichead'), RESNET),
+    'freeanchor_dynamic_head': (SAMPLE.format('freeanchor_dynamichead'), RESNET),
+    'autoassign': (SAMPLE.format('autoassign_fpn'), RESNET),
     'fcos_caddet': ('fcos_caddet_sample', {'backbone': {'caddet': {'num_layers': 3}}}),
     'mask_rcnn': ('maskrcnn_fpn_resnet50_coco', {**RESNET, 'num_classes': 3}),
     'cascade_rcnn': (SAMPLE.format('fasterrcnn_fpn'), {
@@ -28,7 +29,7 @@ DETECTORS = {
         'detection_head': {'class_agnostic_bbox_pred': True, 'cascade_class_ensemble': True}}),
 }
 # Their evaluation has a loss, which is compared with that of float32.
-_COMPARED = ('retinanet', 'fcos')
+_COMPARED = ('retinanet', 'fcos', 'autoassign')
 
 
 @pytest.fixture

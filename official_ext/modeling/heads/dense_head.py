@@ -1,109 +1,19 @@
 """Heads of one-stage detectors: two registered towers, and predictors that follow them."""
 from collections.abc import Mapping
-import dataclasses
 import math
 import types
 from typing import Any
 
-from official.modeling import hyperparams
 import tensorflow as tf, tf_keras
 
 from official_ext.configs import components
 from official_ext.modeling.layers import convolutions
-from official_ext.modeling.layers import deformable as deformable_lib
-from official_ext.modeling.layers import norms
 from official_ext.ops import checks
 
 Features = dict[str, tf.Tensor]
 
+LEARNED_PRIOR = 0.02  # probability of every class at the start of AutoAssign and FreeAnchor
 _NORMAL = {'class_name': 'RandomNormal', 'config': {'stddev': 0.01}}
-
-
-@dataclasses.dataclass
-class PlainTowerConfig(hyperparams.Config):
-  """Options of a plain tower.
-
-  Attributes:
-    num_convs: number of 3x3 convolutions.
-    norm: norm after each convolution, `group_norm` or `none`.
-    deformable: whether the last convolution samples at offsets that it computes.
-  """
-  num_convs: int = 4
-  norm: str = 'group_norm'
-  deformable: bool = False
-
-
-@components.register_tower('plain', PlainTowerConfig)
-@tf_keras.utils.register_keras_serializable(package='official_ext')
-class PlainTower(convolutions.ConvBlock):
-  """Applies convolutions, each with group norm and ReLU, which all levels share.
-
-  Reference: Zhi Tian et al., FCOS: Fully Convolutional One-Stage Object Detection,
-  https://arxiv.org/abs/1904.01355, section 3; without norm: Tsung-Yi Lin et al., Focal Loss
-  for Dense Object Detection, https://arxiv.org/abs/1708.02002, section 4; `deformable`: Shifeng
-  Zhang et al., Bridging the Gap Between Anchor-based and Anchor-free Detection via Adaptive
-  Training Sample Selection, https://arxiv.org/abs/1912.02424, whose code has it with deformable
-  backbones.
-  """
-
-  def __init__(self, num_filters: int = 256, num_convs: int = 4, norm: str = 'group_norm',
-               deformable: bool = False, kernel_initializer: Any = _NORMAL, **kwargs):
-    """Initializes the tower.
-
-    Args:
-      num_filters: channels of every convolution.
-      num_convs: number of 3x3 convolutions.
-      norm: `group_norm`, of 32 groups or the largest smaller number that divides the channels,
-        or `none`.
-      deformable: whether the last convolution is deformable, of version 2.  Its offsets start at
-        0 and its masks at 1/2.
-      kernel_initializer: initializer of all kernels.
-      **kwargs: arguments of `ConvBlock`.
-
-    Raises:
-      ArgumentError: an unknown norm, or no convolution that could be deformable.
-    """
-    super().__init__(kernel_initializer=kernel_initializer, **kwargs)
-    checks.check_one_of('norm', norm, ('group_norm', 'none'))
-    if deformable and not num_convs:
-      raise checks.ArgumentError(
-          'deformable', 'deformable is true, but num_convs is 0: there is no last convolution.')
-    self._num_filters, self._num_convs, self._norm = num_filters, num_convs, norm
-    self._deformable = deformable
-    self._convs = [self._make_conv(index) for index in range(num_convs)]
-    self._norms = [norms.GroupNorm(group_size=None, name=f'norm_{i}', dtype=self.dtype_policy)
-                   for i in range(num_convs if norm == 'group_norm' else 0)]
-
-  def _make_conv(self, index: int) -> tf_keras.layers.Layer:
-    if self._deformable and index == self._num_convs - 1:
-      return self.conv(3, f'conv_{index}', self._num_filters,
-                       cls=deformable_lib.DeformableConv2D, modulated=True)
-    return self.conv(3, f'conv_{index}', self._num_filters)
-
-  def call(self, features: Mapping[str, tf.Tensor], training: bool | None = None) -> Features:
-    """Runs the convolutions on every level.
-
-    Args:
-      features: `{level: [batch, height, width, channels]}`.
-      training: not used.
-
-    Returns:
-      `{level: [batch, height, width, num_filters]}`.
-    """
-    del training
-    return {level: self._run(x) for level, x in features.items()}
-
-  def _run(self, x: tf.Tensor) -> tf.Tensor:
-    for index, conv in enumerate(self._convs):
-      x = conv(x)
-      if self._norms:
-        x = self._norms[index](x)
-      x = tf.nn.relu(x)
-    return x
-
-  def get_config(self) -> dict[str, Any]:
-    return {**super().get_config(), 'num_filters': self._num_filters,
-            'num_convs': self._num_convs, 'norm': self._norm, 'deformable': self._deformable}
 
 
 class _TowerHead(convolutions.ConvBlock):
@@ -193,6 +103,8 @@ class DenseHead(_TowerHead):
   prediction in strides, as in the later code of FCOS's authors.  The paper predicts center-ness
   from the class tower, and distances in pixels by an exponential.
   """
+  _QUALITY = 'centerness'  # what is predicted of a location beside classes and a box
+  _BOX_BIAS = 0.0
 
   def __init__(self, num_classes: int, box_coding: str = 'distances',
                distance_activation: str = 'relu', centerness_tower: str = 'box', **kwargs):
@@ -223,8 +135,9 @@ class DenseHead(_TowerHead):
     self._box_coding, self._distance_activation = box_coding, distance_activation
     self._centerness_tower = centerness_tower
     self._classes = self.class_conv(num_classes)
-    self._boxes = self.conv(3, 'boxes', 4)
-    self._centerness = self.conv(3, 'centerness', 1)
+    self._boxes = self.conv(3, 'boxes', 4, bias_initializer=tf_keras.initializers.Constant(
+        self._BOX_BIAS))
+    self._centerness = self.conv(3, self._QUALITY, 1)
 
   def build(self, input_shape: Any) -> None:
     # Not cast to the compute dtype: above 1024 pixels float16 represents only whole pixels.
@@ -259,7 +172,7 @@ class DenseHead(_TowerHead):
              for level, x in box_features.items()}
     centerness = {level: self.in_variable_dtype(self._centerness(x))
                   for level, x in centerness_features.items()}
-    return classes, boxes, {'centerness': centerness}
+    return classes, boxes, {self._QUALITY: centerness}
 
   def _scaled(self, boxes: tf.Tensor, level: str) -> tf.Tensor:
     boxes *= self.scales[self._levels.index(level)]
@@ -276,6 +189,56 @@ class DenseHead(_TowerHead):
 
 
 @tf_keras.utils.register_keras_serializable(package='official_ext')
+class AutoAssignHead(DenseHead):
+  """Predicts classes, a box and its objectness, and learns where in a box its class is seen.
+
+  `call` returns `{'objectness': ...}` instead of center-ness.  Class probability times objectness
+  is the score.  A new head predicts boxes with sides of eight strides, because ReLU of a bias of 4
+  is above 0.
+
+  Reference: Benjin Zhu et al., AutoAssign: Differentiable Label Assignment for Dense Object
+  Detection, https://arxiv.org/abs/2007.03496, section 3, and the authors' code.
+  """
+  _QUALITY = 'objectness'
+  _BOX_BIAS = 4.0
+
+  def __init__(self, num_classes: int, prior_probability: float = LEARNED_PRIOR, **kwargs):
+    """Initializes the head.
+
+    Args:
+      num_classes: number of classes, background not included.
+      prior_probability: probability of every class at the start of a training.
+      **kwargs: arguments of `DenseHead`; `centerness_tower` is the tower of the objectness.
+
+    Raises:
+      ArgumentError: distances that are no ReLU, or deltas.
+      ValueError: an unknown tower, or one that refuses its options.
+    """
+    super().__init__(num_classes, prior_probability=prior_probability, **kwargs)
+    for argument, value, only in (('box_coding', self._box_coding, 'distances'),
+                                  ('distance_activation', self._distance_activation, 'relu')):
+      if value != only:
+        raise checks.ArgumentError(
+            argument, f'{argument} is {value!r}; with AutoAssign it must be {only!r}.')
+
+  def build(self, input_shape: Any) -> None:
+    shape = [self._options['num_classes'], 2]
+    self.center_offsets, self.center_spreads = (
+        self.add_weight(name, shape, initializer=initializer, experimental_autocast=False)
+        for name, initializer in (('center_offsets', 'zeros'), ('center_spreads', 'ones')))
+    super().build(input_shape)
+
+  def center_prior(self) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the center prior of each class, eq. 2, which only the losses use.
+
+    Returns:
+      `[num_classes, 2]`, y and x of the mean, in strides from the center of a box (mu), and
+      `[num_classes, 2]`, the standard deviations in strides (sigma), in the dtype of variables.
+    """
+    return tf.identity(self.center_offsets), tf.identity(self.center_spreads)
+
+
+@tf_keras.utils.register_keras_serializable(package='official_ext')
 class AnchorHead(_TowerHead):
   """Predicts classes and boxes of several anchors, as RetinaNet's head, after registered towers.
 
@@ -287,7 +250,8 @@ class AnchorHead(_TowerHead):
     """Initializes the head.
 
     Args:
-      num_classes: number of classes, background included, which Model Garden predicts too.
+      num_classes: number of classes that are predicted; Model Garden's RetinaNet has one for the
+        background.
       num_anchors: number of anchors at every location.
       **kwargs: arguments of every head, see `DenseHead`.
 

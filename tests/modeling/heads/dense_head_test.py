@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 
 from official_ext.modeling.heads import dense_head
+from official_ext.modeling.heads import plain_tower
 from official_ext.ops import checks
 from official_ext.ops import multiply_adds
 import component
@@ -50,7 +51,7 @@ def tower_in_numpy(tower, x):
 @pytest.mark.parametrize('norm, deformable', [
     ('group_norm', False), ('none', False), ('group_norm', True)])
 def test_tower_equals_numpy(norm, deformable):
-  tower = dense_head.PlainTower(FILTERS, num_convs=2, norm=norm, deformable=deformable,
+  tower = plain_tower.PlainTower(FILTERS, num_convs=2, norm=norm, deformable=deformable,
                                 dtype='float64', name='tower')
   inputs = reference.pyramid_inputs(CHANNELS, dtype=np.float64)
   tower(inputs)
@@ -61,7 +62,7 @@ def test_tower_equals_numpy(norm, deformable):
 
 def test_tower_contract(tmp_path):
   part = component.Component(
-      dense_head.PlainTower, {'num_filters': 4, 'num_convs': 2}, CHANNELS,
+      plain_tower.PlainTower, {'num_filters': 4, 'num_convs': 2}, CHANNELS,
       trainable=(9 * 6 + 1) * 4 + (9 * 4 + 1) * 4 + 2 * 8, non_trainable=0,
       names=r'part/(conv|norm)_[01]/(kernel|bias|gamma|beta):0', output_levels='34')
   for check in (harness.check_config, harness.check_saving, harness.check_sizes,
@@ -87,7 +88,7 @@ def test_deformable_tower_has_its_published_weights_and_starts_at_offsets_of_zer
 
 
 def test_tower_starts_as_published():
-  tower = dense_head.PlainTower(64, num_convs=1)
+  tower = plain_tower.PlainTower(64, num_convs=1)
   tower({'3': tf.zeros([1, 4, 4, 64])})
   values = named_values(tower)
   assert np.std(values['conv_0/kernel:0']) == pytest.approx(0.01, rel=0.02)
@@ -122,6 +123,37 @@ def test_dense_head_equals_numpy(coding, activation, tower):
       expected = np.maximum(expected, 0) * 2**int(level)
       assert np.any(expected == 0) and np.any(expected > 0)
     np.testing.assert_allclose(boxes[level], expected, 1e-10, 1e-10)
+
+
+@pytest.mark.parametrize('tower', ['box', 'class'])
+def test_autoassign_head_equals_numpy(tower):
+  head = dense_head.AutoAssignHead(
+      3, centerness_tower=tower, dtype='float64', name='head', **SMALL)
+  inputs = reference.pyramid_inputs(CHANNELS, dtype=np.float64)
+  head(inputs)
+  spies.randomize(head)
+  classes, boxes, attributes = head(inputs)
+  assert set(attributes) == {'objectness'}
+  for index, (level, x) in enumerate(inputs.items()):
+    np.testing.assert_allclose(classes[level], head_in_numpy(head, x, 'classes', 'class'), 1e-10)
+    np.testing.assert_allclose(
+        attributes['objectness'][level], head_in_numpy(head, x, 'objectness', tower), 1e-10)
+    expected = np.maximum(head_in_numpy(head, x, 'boxes') * head.scales.numpy()[index], 0)
+    np.testing.assert_allclose(boxes[level], expected * 2**int(level), 1e-10)
+  for found, name in zip(head.center_prior(), ('center_offsets', 'center_spreads')):
+    np.testing.assert_array_equal(found, named_values(head)[f'head/{name}:0'])
+
+
+def test_autoassign_head_starts_as_published():
+  head = dense_head.AutoAssignHead(3, name='head', **SMALL)
+  classes, boxes, attributes = head({level: tf.zeros([1, 3, 3, 6]) for level in CHANNELS})
+  for level in CHANNELS:
+    np.testing.assert_allclose(tf.sigmoid(classes[level]), 0.02, rtol=1e-5)
+    np.testing.assert_allclose(tf.sigmoid(attributes['objectness'][level]), 0.5, rtol=1e-6)
+    np.testing.assert_allclose(boxes[level], 4 * 2**int(level))  # squares of 8 strides
+  offsets, spreads = head.center_prior()
+  np.testing.assert_array_equal(offsets, np.zeros([3, 2]))
+  np.testing.assert_array_equal(spreads, np.ones([3, 2]))
 
 
 def test_anchor_head_equals_numpy():
@@ -172,9 +204,9 @@ def test_wrong_options_and_levels_are_named():
   with pytest.raises(ValueError, match="tower.type is 'plian'.*Did you mean 'plain'"):
     dense_head.DenseHead(3, tower='plian')
   with pytest.raises(checks.ArgumentError, match="norm is 'batch_norm'.*'group_norm', 'none'"):
-    dense_head.PlainTower(norm='batch_norm')
+    plain_tower.PlainTower(norm='batch_norm')
   with pytest.raises(checks.ArgumentError, match='deformable is true, but num_convs is 0'):
-    dense_head.PlainTower(num_convs=0, deformable=True)
+    plain_tower.PlainTower(num_convs=0, deformable=True)
   head = dense_head.DenseHead(3, name='head', **SMALL)
   with pytest.raises(ValueError, match='head needs levels 3, 4; 4 is missing: change min_level'):
     head({'3': tf.zeros([1, 3, 3, 6])})

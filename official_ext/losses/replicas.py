@@ -1,0 +1,17 @@
+"""What the losses of all replicas are divided by."""
+import tensorflow as tf
+
+
+def mean_sum(values: tf.Tensor) -> tf.Tensor:
+  """Returns the sum of this replica's values, averaged over the replicas.
+
+  The trainer adds the losses of the replicas and divides by their number.  Losses that are divided
+  by this value are therefore those of the whole batch, whatever the number of replicas.
+
+  Args:
+    values: a tensor of any shape.
+  """
+  total, context = tf.reduce_sum(values), tf.distribute.get_replica_context()
+  if context and context.num_replicas_in_sync > 1:
+    total = context.all_reduce(tf.distribute.ReduceOp.MEAN, total)
+  return total
