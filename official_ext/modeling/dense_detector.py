@@ -256,14 +256,14 @@ def _head_options(model_config: Any, l2_regularizer: Any | None) -> dict[str, An
   return {
       'min_level': model_config.min_level, 'max_level': model_config.max_level,
       'num_filters': head.num_filters, 'tower': head.tower.type,
-      'tower_options': head.tower.get().as_dict(), 'kernel_regularizer': l2_regularizer,
-      'name': 'head'}
+      'tower_options': head.tower.get().as_dict(), 'use_separable_conv': head.use_separable_conv,
+      'kernel_regularizer': l2_regularizer, 'name': 'head'}
 
 
 def _check_stock_options(head: Any) -> None:
   """Checks that options of Model Garden's head ask for nothing that a head with towers lacks."""
-  for name, value in (('use_separable_conv', False), ('attribute_heads', []),
-                      ('share_classification_heads', False), ('share_level_convs', True)):
+  for name, value in (('attribute_heads', []), ('share_classification_heads', False),
+                      ('share_level_convs', True)):
     if getattr(head, name) != value:
       raise checks.ArgumentError(
           f'head.{name}', f'head.{name} is {getattr(head, name)}; with head.tower it must be '

@@ -19,6 +19,7 @@ DETECTORS = {
     'fcos_without_tricks': ('fcos', 'fpn', _NO_TRICKS),
     **{f'{detector}_{neck}': (detector, neck, '')
        for detector in ('fcos', 'atss') for neck in _NECKS},
+    'efficientdet': ('efficientdet', 'bifpn', ''),
 }
 
 
@@ -40,8 +41,8 @@ class DetectorComparison(comparison.Comparison):
   `<detector>_garden` has the heads and losses of Model Garden, `<detector>_paper` those of the
   papers' toolbox (`task.model.head_style`), both with Model Garden's FPN.  `fcos_without_tricks`
   has no center sampling, -log(IoU) as its box loss, center-ness from the class tower and
-  exponential distances.  `fcos_<neck>` and `atss_<neck>` have another neck each.  Every name is
-  trained twice.
+  exponential distances.  `fcos_<neck>` and `atss_<neck>` have another neck each.  `efficientdet`
+  has BiFPN, separable towers and Model Garden's losses.  Every name is trained twice.
   """
   default_runs = tuple(DETECTORS) * 2
   allowed = ', '.join(DETECTORS)
