@@ -25,10 +25,10 @@ CHECKOUT = pathlib.Path(__file__).resolve().parents[1]
 # images ATSS assigns no location to 7 of the 61 boxes.
 OVERFITTED = {
     'retinanet_drfpn': (60, 128), 'retinanet_ifpn': (60, 128), 'fcos_dyfpn': (125, 128),
-    'atss_fpn': (130, 192)}
+    'atss_fpn': (130, 192), 'efficientdet_bifpn': (80, 128)}
 # Options of the decoders that make a step shorter.
 SHORT = {'ifpn': {'solver': small_detectors.SHORT_SOLVER},
-         'dyfpn': {'branches': ['1x1', '3x3', '3x3d2']}}
+         'dyfpn': {'branches': ['1x1', '3x3', '3x3d2']}, 'bifpn': {'num_repeats': 1}}
 # Level 3 is the result of block 4; maps before it are large, and their gradients half of a step.
 LEVEL_3 = 4
 
