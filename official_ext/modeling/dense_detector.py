@@ -242,7 +242,7 @@ def build_dense_detector(input_specs: tf_keras.layers.InputSpec, model_config: A
         dense_head.DenseHead(
             model_config.num_classes - 1, box_coding,
             distance_activation=head.distance_activation, centerness_tower=head.centerness_tower,
-            **_head_options(model_config, l2_regularizer)),
+            **head_options(model_config, l2_regularizer)),
         DetectionGenerator(**model_config.detection_generator.as_dict()),
         model_config.assigner, model_config.anchor.anchor_size, model_config.center_radius)
   # The call makes the variables of decoder and head.
@@ -250,8 +250,13 @@ def build_dense_detector(input_specs: tf_keras.layers.InputSpec, model_config: A
   return model
 
 
-def _head_options(model_config: Any, l2_regularizer: Any | None) -> dict[str, Any]:
-  """Returns the arguments that all heads with towers have."""
+def head_options(model_config: Any, l2_regularizer: Any | None = None) -> dict[str, Any]:
+  """Returns the arguments that all heads with towers have.
+
+  Args:
+    model_config: the options of a detector whose head has a tower.
+    l2_regularizer: regularizer of all kernels of the head.
+  """
   head = model_config.head
   return {
       'min_level': model_config.min_level, 'max_level': model_config.max_level,
@@ -290,7 +295,7 @@ def with_towers(model: retinanet_model.RetinaNetModel, model_config: Any,
     _check_stock_options(model_config.head)
     new_head = dense_head.AnchorHead(
         model_config.num_classes, anchor.num_scales * len(anchor.aspect_ratios),
-        **_head_options(model_config, l2_regularizer))
+        **head_options(model_config, l2_regularizer))
   # A new model, because assigning `model.head` would leave the variables of the old head: Keras
   # also tracks the layers in the model's config.
   return retinanet_model.RetinaNetModel(**{**model.get_config(), 'head': new_head})
