@@ -1,4 +1,4 @@
-"""EfficientDet's experiments: scales, schedule, averaged weights, and counts beside the published."""
+"""EfficientDet's experiments: scales, schedule, averaged weights, and the published counts."""
 from unittest import mock
 
 import numpy as np

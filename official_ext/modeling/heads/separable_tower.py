@@ -78,6 +78,11 @@ class SeparableTower(convolutions.ConvBlock):
     self._levels = tuple(sorted(input_shape, key=int))
     names = [f'norm_{i}_{level}' for level in self._levels for i in range(len(self._convs))]
     self._norms = {name: self._norm(name) for name in names}
+    shape = tf.TensorShape(next(iter(input_shape.values())))
+    inner = shape[:-1].concatenate(self._options['num_filters'])
+    convolutions.build_in_scope(
+        [*self._convs, *self._norms.values()],
+        [shape, *[inner] * (len(self._convs) - 1 + len(names))])
     super().build(input_shape)
 
   def _norm(self, name: str) -> tf_keras.layers.BatchNormalization:
