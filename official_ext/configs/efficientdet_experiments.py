@@ -90,15 +90,16 @@ def scaled_model(scale: Scale) -> dict[str, Any]:
 
 
 def _schedule() -> dict[str, Any]:
-  """Returns options of the trainer: SGD, a cosine after a warm-up, and averaged weights."""
+  """Returns options of the trainer: SGD, a cosine after a warm-up, and averaged weights.
+
+  Evaluations use the averaged weights, and Model Garden writes them to `ema_checkpoints`.
+  """
   trainer = experiments.schedule(
       _STEPS, {'type': 'cosine', 'cosine': {'initial_learning_rate': _LEARNING_RATE,
                                             'decay_steps': _STEPS - _WARMUP_STEPS}},
       _WARMUP_STEPS, _WARMUP_LEARNING_RATE, _INTERVAL, _INTERVAL, global_clipnorm=10.0)
   trainer['optimizer_config']['ema'] = {'average_decay': 0.9998, 'trainable_weights_only': False}
-  # Evaluations use the averaged weights; checkpoints have them only in this folder.
-  return {**trainer, 'best_checkpoint_export_subdir': 'best_ckpt',
-          'best_checkpoint_eval_metric': 'AP'}
+  return trainer
 
 
 def _coco(name: str) -> cfg.ExperimentConfig:
