@@ -20,6 +20,7 @@ for _folder in (backbones, decoders, heads):
 from official_ext.configs import caddet_experiments
 from official_ext.configs import dense_experiments
 from official_ext.configs import dynamic_head_experiments
+from official_ext.configs import efficientdet_experiments
 from official_ext.configs import experiments
 from official_ext.tasks import classification
 from official_ext.tasks import dense

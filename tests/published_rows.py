@@ -3,90 +3,15 @@
 An entry names the rows that must have a file, the schedule, and what a file of each row must
 resolve to: parameters of the decoder (or of one tower), and fields of the experiment.
 """
-from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import re
 from typing import Any
 
 import published_backbones
+import published_efficientdet
+from published_schedules import (
+    CADDET_EPOCH, Expected, Paper, STEPS_180K, STEPS_90K, Schedule, epochs)
 import row_names
-
-
-@dataclasses.dataclass(frozen=True)
-class Schedule:
-  """A training schedule: SGD with momentum 0.9, linear warm-up, steps down by ten.
-
-  Attributes:
-    batch_size: images per step.
-    steps: training steps.
-    warmup: steps of the warm-up.
-    rate: learning rate after the warm-up.
-    drops: steps after which the rate is a tenth.
-    start: learning rate at which the warm-up begins.
-  """
-  batch_size: int
-  steps: int
-  warmup: int
-  rate: float
-  drops: tuple[int, int]
-  start: float = 1e-5
-
-  def rates(self) -> dict[int, float]:
-    """Returns the learning rate at the steps where it changes, and halfway through the warm-up."""
-    first, second = self.drops
-    return {
-        0: self.start, self.warmup // 2: (self.start + self.rate) / 2, self.warmup: self.rate,
-        first: self.rate, first + 1: self.rate / 10, second: self.rate / 10,
-        second + 1: self.rate / 100}
-
-
-def epochs(number: int, batch_size: int, rate: float) -> Schedule:
-  """Returns the schedule of so many epochs of COCO, with drops at 2/3 and 11/12 of them."""
-  epoch = 118287 // batch_size
-  return Schedule(batch_size, number * epoch, 500, rate,
-                  (number * 2 // 3 * epoch, number * 11 // 12 * epoch))
-
-
-STEPS_90K = Schedule(16, 90_000, 1000, 0.01, (60_000, 80_000))
-STEPS_180K = Schedule(16, 180_000, 1000, 0.01, (120_000, 160_000))
-CADDET_EPOCH = 118287 // 16
-
-
-@dataclasses.dataclass(frozen=True)
-class Expected:
-  """The values that the YAML file of a row must resolve to.
-
-  Attributes:
-    schedule: the training schedule.
-    parameters: trainable parameters of the decoder; None: not counted.
-    tower_parameters: trainable parameters of one tower of the head; None: not counted.
-    fields: path of a field below `task` -> value.
-    same_as_experiment: the file changes nothing but `fields` and `image_sizes` in the task of its
-      experiment.
-  """
-  schedule: Schedule
-  parameters: int | None = None
-  tower_parameters: int | None = None
-  fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-  same_as_experiment: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Paper:
-  """A paper and its YAML files.
-
-  Attributes:
-    files: regular expression of the names, as `fasterrcnn/dyfpn_resnet50_1x`.
-    comment: regular expression of how the first comment begins.
-    rows: texts that the comments of all its files together must have; each file has one of them.
-    expected: from the detector's folder and the file's name to what the file must resolve to.
-    without_file: other rows of the paper -> the part that the package lacks for them.
-  """
-  files: str
-  comment: str
-  rows: Sequence[str]
-  expected: Callable[[str, str], Expected]
-  without_file: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 # FCOS of mmdetection 2.1, without the tricks of its authors' later code.
@@ -245,10 +170,13 @@ def _freeanchor(detector: str, name: str) -> Expected:
   """The plain head, whose towers have no norm, after an FPN without norm."""
   del detector
   return Expected(_freeanchor_schedule(name), IFPN_BASIS['fcos'] + 3 * _CONV, fields={
-      **published_backbones.fields(name), 'model.assigner': 'freeanchor', 'model.head.tower.plain.norm': 'none'})
+      **published_backbones.fields(name), 'model.assigner': 'freeanchor',
+      'model.head.tower.plain.norm': 'none'})
 
 
 def _dynamic_head(detector: str, name: str) -> Expected:
+  if detector == 'efficientdet':
+    return published_efficientdet.dynamic_head()
   row = re.fullmatch(r'dynamichead_(?:(.+)_)?resnet\d+_90k', name)[1] or 'table4'
   fields = {
       **published_backbones.fields(name), 'budget.weight': _LAMBDAS.get(row, 0.0),
@@ -314,6 +242,8 @@ def image_sizes(name: str) -> dict[str, Any]:
   Args:
     name: the file's name.
   """
+  if name.endswith('_300epochs'):
+    return published_efficientdet.image_sizes(name)
   is_ablation = name.removesuffix('_1x').removeprefix('caddet_') in _CADDET_ABLATIONS
   return {
       'resize.rule': 'paper', 'model.input_size': [None, None, 3],
@@ -336,7 +266,7 @@ PAPERS = {
         _ifpn),
     'Dynamic head': Paper(
         r'\w+/dynamichead_.*', r'Dynamic head \(arxiv.org/abs/2012.03519\), ',
-        row_names.DYNAMIC_HEAD, _dynamic_head, {'row EfficientDet-D1': 'its head'}),
+        row_names.DYNAMIC_HEAD, _dynamic_head),
     'FCOS and ATSS': Paper(
         r'(fcos|atss)/fpn_.*', r'(Dynamic head \(arxiv.org/abs/2012.03519\), Table \d, row '
         r'|ATSS \(arxiv.org/abs/1912.02424\), R50)', (), _dense_baseline),
@@ -353,4 +283,7 @@ PAPERS = {
     'CADDet': Paper(
         r'\w+/(caddet|fpnlite)_.*', r'CADDet \(arxiv.org/abs/2012.04265\), Table \d, row ',
         row_names.CADDET, _caddet),
+    'EfficientDet': Paper(
+        r'efficientdet/d\d_.*', r'EfficientDet \(arxiv.org/abs/1911.09070\), row D\d\.',
+        published_efficientdet.ROWS, lambda _, name: published_efficientdet.plain(name)),
 }

@@ -19,6 +19,20 @@ def conv2d(inputs, kernel, bias=0.0, stride=1, dilation=1):
   return result
 
 
+def separable_conv2d(inputs, depthwise, pointwise, bias=0.0):
+  """A depthwise convolution, each channel by itself, then a 1x1 convolution."""
+  channels = [conv2d(inputs[..., c:c + 1], depthwise[:, :, c:c + 1])
+              for c in range(inputs.shape[-1])]
+  return conv2d(np.concatenate(channels, -1), pointwise, bias)
+
+
+def batch_norm(inputs, gamma, beta, mean=None, variance=None, epsilon=1e-3):
+  """Normalizes each channel, by statistics of the batch if none are given."""
+  if mean is None:
+    mean, variance = inputs.mean((0, 1, 2)), inputs.var((0, 1, 2))
+  return (inputs - mean) / np.sqrt(variance + epsilon) * gamma + beta
+
+
 def symmetric_conv2d(inputs, kernel, bias=0.0, stride=2):
   """A convolution with half a kernel of zeros on every side, at every `stride`-th pixel."""
   return conv2d(inputs, kernel, bias)[:, ::stride, ::stride]

@@ -55,7 +55,7 @@ DYNAMIC_HEAD = (
     'row FCOS-D8@H, coarse', 'row softmax', 'row restricted tanh', 'row tau 0.5', 'row tau 1.0',
     'row tau 1.5', 'row tau 2.0', 'row of scale alone', 'row of depth alone',
     'row of scale and depth', 'row of neither', 'row FCOS R101', 'row ATSS R101',
-    'row RetinaNet R50', 'row FreeAnchor R50', 'lambda 0.4', 'lambda 0.8',
+    'row RetinaNet R50', 'row FreeAnchor R50', 'row EfficientDet-D1', 'lambda 0.4', 'lambda 0.8',
     *(f'Figure 5, {kind} head D{depth}' for kind in ('dynamic', 'fixed') for depth in (2, 4, 6)))
 
 CADDET = (

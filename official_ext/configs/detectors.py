@@ -30,7 +30,8 @@ class RetinaNetHeadConfig(retinanet.RetinaNetHead):
 
   Attributes:
     tower: the layers before the predictors of classes and boxes, any registered one.  If its
-      type is null, the head has Model Garden's `num_convs` convolutions.
+      type is null, the head has Model Garden's `num_convs` convolutions.  With a tower,
+      `use_separable_conv` is of the predictors alone.
   """
   tower: components.TowerConfig = dataclasses.field(default_factory=components.tower)
 
@@ -163,6 +164,7 @@ class DenseHeadConfig(hyperparams.Config):
   Attributes:
     num_filters: channels of the towers.
     tower: the layers before the predictors of classes and boxes, any registered one.
+    use_separable_conv: whether the predictors are separable convolutions, as in EfficientDet.
     distance_activation: for FCOS, how predictions become distances: `relu`, their ReLU times
       the stride of the level, or `exp`, their exponential in pixels.
     centerness_tower: the tower from which center-ness (FCOS, ATSS) or objectness (AutoAssign) is
@@ -170,6 +172,7 @@ class DenseHeadConfig(hyperparams.Config):
   """
   num_filters: int = 256
   tower: components.TowerConfig = dataclasses.field(default_factory=_plain_tower)
+  use_separable_conv: bool = False
   distance_activation: str = 'relu'
   centerness_tower: str = 'box'
 

@@ -25,7 +25,7 @@ _DECODERS = ('fpn', 'inception_fpn', 'dyfpn', 'drfpn', 'pafpn', 'bifpn', 'carafe
 _BATCHED_NMS = {'task': {'model': {'detection_generator': {'nms_version': 'batched'}}}}
 
 
-def _from_stock(name: str, task: Any, *overrides: dict[str, Any]) -> cfg.ExperimentConfig:
+def from_stock(name: str, task: Any, *overrides: dict[str, Any]) -> cfg.ExperimentConfig:
   """Returns one of Model Garden's experiments with our task and with overrides.
 
   Args:
@@ -41,7 +41,7 @@ def _from_stock(name: str, task: Any, *overrides: dict[str, Any]) -> cfg.Experim
   return experiment
 
 
-def _schedule(steps: int, learning_rate: dict[str, Any], warmup_steps: int,
+def schedule(steps: int, learning_rate: dict[str, Any], warmup_steps: int,
               warmup_learning_rate: float, interval: int, validation_interval: int,
               **optimizer: Any) -> dict[str, Any]:
   """Returns options of the trainer: SGD with momentum 0.9 and linear warm-up.
@@ -129,7 +129,7 @@ def coco_schedule(epochs: int = 12, batch_size: int = 8,
   epoch = COCO_IMAGES // batch_size
   boundaries = [epochs * 2 // 3 * epoch, epochs * 11 // 12 * epoch]
   values = [learning_rate, learning_rate / 10, learning_rate / 100]
-  return {'trainer': _schedule(
+  return {'trainer': schedule(
       epochs * epoch,
       {'type': 'stepwise', 'stepwise': {'boundaries': boundaries, 'values': values}},
       warmup_steps=500, warmup_learning_rate=1e-5, interval=epoch, validation_interval=epoch)}
@@ -181,7 +181,7 @@ def _budget(decoder: str, weight: float = 0.2, target: float = 0.5) -> dict[str,
 def _retinanet_coco(decoder: str) -> cfg.ExperimentConfig:
   task = {**coco_data(decoder), **_budget(decoder),
           'model': {'input_size': [896, 1408, 3], 'decoder': paper_decoder(decoder)}}
-  return _from_stock('retinanet_resnetfpn_coco', detectors.RetinaNetTaskConfig(),
+  return from_stock('retinanet_resnetfpn_coco', detectors.RetinaNetTaskConfig(),
                      {'task': task}, FROZEN_NORM, paper_schedule(decoder))
 
 
@@ -202,7 +202,7 @@ def _rcnn_coco(decoder: str, stock: str = 'fasterrcnn_resnetfpn_coco',
                **model: Any) -> cfg.ExperimentConfig:
   task = {**coco_data(decoder), **_budget(decoder),
           'model': {**_two_stage_model(decoder), **model}}
-  return _from_stock(stock, detectors.MaskRCNNTaskConfig(), {'task': task}, FROZEN_NORM,
+  return from_stock(stock, detectors.MaskRCNNTaskConfig(), {'task': task}, FROZEN_NORM,
                      paper_schedule(decoder))
 
 
@@ -235,7 +235,7 @@ def sample_override(decoder: str, steps: int = 500) -> dict[str, Any]:
   return {
       'runtime': {'mixed_precision_dtype': 'float32', 'distribution_strategy': 'one_device',
                   'enable_xla': False},
-      'trainer': _schedule(
+      'trainer': schedule(
           steps, {'type': 'cosine', 'cosine': {'initial_learning_rate': 0.03,
                                                'decay_steps': steps}},
           warmup_steps=50, warmup_learning_rate=0.001, interval=50, validation_interval=steps,
@@ -269,7 +269,7 @@ def _retinanet_sample(decoder: str) -> cfg.ExperimentConfig:
       'head': {'num_convs': 2, 'num_filters': 64},
       'detection_generator': {'pre_nms_top_k': 1000},
   }
-  return _from_stock('retinanet_resnetfpn_coco', detectors.RetinaNetTaskConfig(),
+  return from_stock('retinanet_resnetfpn_coco', detectors.RetinaNetTaskConfig(),
                      sample_override(decoder),
                      {'task': {'model': model, 'losses': {'l2_weight_decay': 4e-5}}})
 
@@ -286,7 +286,7 @@ def _fasterrcnn_sample(decoder: str) -> cfg.ExperimentConfig:
       'roi_sampler': {'num_sampled_rois': 64},
       'detection_generator': {'pre_nms_top_k': 1000},
   }
-  return _from_stock('fasterrcnn_resnetfpn_coco', detectors.MaskRCNNTaskConfig(),
+  return from_stock('fasterrcnn_resnetfpn_coco', detectors.MaskRCNNTaskConfig(),
                      sample_override(decoder),
                      {'task': {'model': model, 'losses': {'l2_weight_decay': 4e-5}}})
 
@@ -315,7 +315,7 @@ for _family, _build in _FAMILIES.items():
 def schedule_90k() -> dict[str, Any]:
   """Returns options of 90k steps of 16 images; the rate falls to a tenth at 60k and at 80k."""
   return {
-      'trainer': _schedule(
+      'trainer': schedule(
           90_000,
           {'type': 'stepwise',
            'stepwise': {'boundaries': [60_000, 80_000], 'values': [0.01, 0.001, 0.0001]}},

@@ -113,7 +113,7 @@ def config_assigner(model_config: Any) -> assigners.Assigner:
 def _build_head(model_config: Any, l2_regularizer: Any | None) -> tf_keras.layers.Layer:
   """Returns the head that an assigner needs."""
   assigner, head = config_assigner(model_config), model_config.head
-  num_classes, options = model_config.num_classes - 1, _head_options(model_config, l2_regularizer)
+  num_classes, options = model_config.num_classes - 1, head_options(model_config, l2_regularizer)
   own = {'distance_activation': head.distance_activation,
          'centerness_tower': head.centerness_tower}
   if assigner.name == 'autoassign':
@@ -159,20 +159,25 @@ def build_dense_detector(input_specs: tf_keras.layers.InputSpec, model_config: A
   return model
 
 
-def _head_options(model_config: Any, l2_regularizer: Any | None) -> dict[str, Any]:
-  """Returns the arguments that all heads with towers have."""
+def head_options(model_config: Any, l2_regularizer: Any | None = None) -> dict[str, Any]:
+  """Returns the arguments that all heads with towers have.
+
+  Args:
+    model_config: the options of a detector whose head has a tower.
+    l2_regularizer: regularizer of all kernels of the head.
+  """
   head = model_config.head
   return {
       'min_level': model_config.min_level, 'max_level': model_config.max_level,
       'num_filters': head.num_filters, 'tower': head.tower.type,
-      'tower_options': head.tower.get().as_dict(), 'kernel_regularizer': l2_regularizer,
-      'name': 'head'}
+      'tower_options': head.tower.get().as_dict(), 'use_separable_conv': head.use_separable_conv,
+      'kernel_regularizer': l2_regularizer, 'name': 'head'}
 
 
 def _check_stock_options(head: Any) -> None:
   """Checks that options of Model Garden's head ask for nothing that a head with towers lacks."""
-  for name, value in (('use_separable_conv', False), ('attribute_heads', []),
-                      ('share_classification_heads', False), ('share_level_convs', True)):
+  for name, value in (('attribute_heads', []), ('share_classification_heads', False),
+                      ('share_level_convs', True)):
     if getattr(head, name) != value:
       raise checks.ArgumentError(
           f'head.{name}', f'head.{name} is {getattr(head, name)}; with head.tower it must be '
@@ -199,7 +204,7 @@ def with_towers(model: retinanet_model.RetinaNetModel, model_config: Any,
     _check_stock_options(model_config.head)
     new_head = dense_head.AnchorHead(
         model_config.num_classes, anchor.num_scales * len(anchor.aspect_ratios),
-        **_head_options(model_config, l2_regularizer))
+        **head_options(model_config, l2_regularizer))
   # A new model, because assigning `model.head` would leave the variables of the old head: Keras
   # also tracks the layers in the model's config.
   return retinanet_model.RetinaNetModel(**{**model.get_config(), 'head': new_head})

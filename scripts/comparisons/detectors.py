@@ -20,6 +20,7 @@ DETECTORS = {
        for detector in ('fcos', 'atss') for neck in _NECKS},
     **{f'{detector}_{neck}': (detector, neck, '') for detector, neck in (
         ('autoassign', 'fpn'), ('autoassign', 'ifpn'), ('freeanchor', 'fpn'))},
+    'efficientdet': ('efficientdet', 'bifpn', ''),
 }
 
 
@@ -30,7 +31,8 @@ class DetectorComparison(comparison.Comparison):
   papers' toolbox (`task.model.head_style`), both with Model Garden's FPN.  `fcos_without_tricks`
   has no center sampling, -log(IoU) as its box loss, center-ness from the class tower and
   exponential distances.  `fcos_<neck>` and `atss_<neck>` have another neck each.  Assignment is
-  learned by `autoassign_<neck>` and `freeanchor_fpn`.  Every name is trained twice.
+  learned by `autoassign_<neck>` and `freeanchor_fpn`.  `efficientdet` has BiFPN, separable towers
+  and Model Garden's losses.  Every name is trained twice.
   """
   default_runs = tuple(DETECTORS) * 2
   allowed = ', '.join(DETECTORS)

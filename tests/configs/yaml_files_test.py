@@ -61,8 +61,9 @@ def test_file_has_the_schedule_of_its_paper(path):
   assert params.task.train_data.global_batch_size == schedule.batch_size
   assert trainer.train_steps == schedule.steps
   sgd = trainer.optimizer_config.optimizer.sgd
-  assert (sgd.momentum, sgd.clipnorm, sgd.global_clipnorm) == (0.9, None, None)
-  assert params.task.losses.l2_weight_decay == 1e-4
+  assert (sgd.momentum, sgd.clipnorm, sgd.global_clipnorm) == (
+      0.9, None, schedule.global_clipnorm)
+  assert params.task.losses.l2_weight_decay == schedule.weight_decay
   rate = optimization.OptimizerFactory(trainer.optimizer_config).build_learning_rate()
   rates = schedule.rates()
   np.testing.assert_allclose(

@@ -20,6 +20,7 @@ from official_ext.modeling.decoders import bifpn
 from official_ext.modeling.decoders import carafe
 from official_ext.modeling.decoders import deformable_fpn
 from official_ext.modeling.decoders import drfpn
+from official_ext.modeling.heads import separable_tower
 from official_ext.ops import assigners
 from official_ext.ops import routing
 import component
@@ -27,18 +28,17 @@ import routed_adapters
 
 pytestmark = pytest.mark.slow
 
+_CHANNELS = {'3': 6, '4': 5, '5': 7}
+
 
 class UnroutedAdapter:
-  """A neck without gates, as the adapters of routed networks are."""
+  """A layer without gates, as the adapters of routed networks are."""
   inference_modes = ()
 
-  def __init__(self, cls, **options):
-    channels = {'3': 6, '4': 5, '5': 7}
+  def __init__(self, cls, channels=_CHANNELS, **options):
     self._part = component.Component(
         cls=cls, channels=channels, trainable=0, non_trainable=0, names='', output_levels='345',
-        options={'input_specs': {
-            level: [None, None, None, depth] for level, depth in channels.items()},
-            'min_level': 3, 'max_level': 5, 'num_filters': 16, **options})
+        options={'num_filters': 16, **options})
 
   def make(self):
     return self._part.make()
@@ -50,13 +50,21 @@ class UnroutedAdapter:
     return layer(inputs, training=training)
 
 
+def _neck(cls, **options):
+  specs = {level: [None, None, None, depth] for level, depth in _CHANNELS.items()}
+  return UnroutedAdapter(
+      cls, **{'input_specs': specs, 'min_level': 3, 'max_level': 5, **options})
+
+
 # A coarse head differs from the other one in the gates alone, and all blocks and all deformable
 # convolutions are alike.
 ADAPTERS = {
-    'drfpn': UnroutedAdapter(drfpn.DRFPN),
-    'bifpn': UnroutedAdapter(bifpn.BiFPN, num_repeats=1),
-    'carafe': UnroutedAdapter(carafe.CARAFE, compressed_filters=4),
-    'deformable_fpn': UnroutedAdapter(deformable_fpn.DeformableFPN, min_level=5),
+    'drfpn': _neck(drfpn.DRFPN),
+    'bifpn': _neck(bifpn.BiFPN, num_repeats=1),
+    'carafe': _neck(carafe.CARAFE, compressed_filters=4),
+    'deformable_fpn': _neck(deformable_fpn.DeformableFPN, min_level=5),
+    'separable_tower': UnroutedAdapter(
+        separable_tower.SeparableTower, dict.fromkeys('345', 6), num_convs=1),
     **{name: adapter for name, adapter in routed_adapters.ADAPTERS.items()
        if not name.startswith('dynamic_head')},
     'dynamic_head': routed_adapters.DynamicTowerAdapter(num_blocks=1)}

@@ -31,19 +31,21 @@ DECODERS = {
     'caddet_projection': {}, 'nasfpn': {'num_repeats': 1}}
 PLAIN = {'type': 'plain', 'plain': {'num_convs': 1}}
 DYNAMIC = {'type': 'dynamic', 'dynamic': {'num_blocks': 1}}
+SEPARABLE = {'type': 'separable', 'separable': {'num_convs': 1}}
 # Name -> detector and tower.
 HEADS = {
     'fcos': ('fcos', PLAIN), 'fcos_dynamic': ('fcos', DYNAMIC),
     'atss': ('atss', PLAIN), 'autoassign': ('autoassign', PLAIN),
     'freeanchor_dynamic': ('freeanchor', DYNAMIC),
     'retinanet': ('retinanet', {'type': None}), 'retinanet_plain': ('retinanet', PLAIN),
-    'retinanet_dynamic': ('retinanet', DYNAMIC), 'fasterrcnn': ('fasterrcnn', None)}
+    'retinanet_dynamic': ('retinanet', DYNAMIC), 'efficientdet': ('retinanet', SEPARABLE),
+    'fasterrcnn': ('fasterrcnn', None)}
 TRAINED = [
     ('imported', 'fpn', 'fcos_dynamic'), ('caddet', 'inception_fpn', 'freeanchor_dynamic'),
     ('imported', 'dyfpn', 'retinanet_dynamic'), ('caddet', 'drfpn', 'fcos'),
     ('caddet', 'ifpn', 'retinanet_plain'), ('imported', 'fpn_lite', 'fasterrcnn'),
     ('caddet', 'caddet_projection', 'retinanet'), ('imported', 'nasfpn', 'atss'),
-    ('imported', 'bifpn', 'autoassign')]
+    ('imported', 'bifpn', 'efficientdet'), ('imported', 'fpn', 'autoassign')]
 # They differ from `drfpn` and `fpn_lite` in `build_pyramid` alone; their own tests train them.
 NOT_TRAINED = {'pafpn', 'deformable_fpn', 'carafe'}
 
@@ -57,7 +59,8 @@ def _levels(decoder):
 def _experiment(backbone, decoder, head):
   detector, tower = HEADS[head]
   first, last, side = _levels(decoder)
-  own = {'head': {'num_filters': 16, 'tower': tower}} if tower else {
+  own = {'head': {'num_filters': 16, 'tower': tower,
+                  'use_separable_conv': head == 'efficientdet'}} if tower else {
       'rpn_head': {'num_filters': 16}, 'detection_head': {'fc_dims': 16}}
   is_routed = backbone == 'caddet' or decoder == 'dyfpn' or 'dynamic' in head
   budget = {'weight': 0.1, 'target': 0.0, 'distance': 'absolute'} if is_routed else {}
@@ -81,7 +84,7 @@ def test_no_component_is_left_out():
   # tests/tasks/named_backbones_test.py trains those with the name of their network.
   assert _of_package(components.backbone()) == set(BACKBONES) | set(imported.NAMED)
   assert _of_package(components.decoder()) == set(DECODERS) - {'fpn', 'nasfpn'}
-  assert _of_package(components.tower()) == {'plain', 'dynamic'}
+  assert _of_package(components.tower()) == {'plain', 'dynamic', 'separable'}
   assert sorted(row[1] for row in TRAINED) == sorted(set(DECODERS) - NOT_TRAINED)
   assert {row[2] for row in TRAINED} == set(HEADS)
 

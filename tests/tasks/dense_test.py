@@ -85,9 +85,9 @@ def test_detections_flip_with_the_image(sample_records):
 
 
 def test_an_option_of_model_gardens_head_is_refused_beside_a_tower():
-  with pytest.raises(ValueError, match='head.use_separable_conv is True; with head.tower it must'):
+  with pytest.raises(ValueError, match='head.share_level_convs is False; with head.tower it must'):
     small_detectors.small_task('retinanet_fpn_efficientnetlite0_sample', model={
-        'head': {'use_separable_conv': True, 'tower': {'type': 'plain'}}})
+        'head': {'share_level_convs': False, 'tower': {'type': 'plain'}}})
 
 
 def test_padded_boxes_are_those_of_the_annotations(sample_records):

@@ -110,13 +110,7 @@ class FusionNode(convolutions.ConvBlock):
     """
     super().__init__(**kwargs)
     self._fusion, self._activation, self._norm = fusion, activation, norm
-    depthwise, pointwise = (
-        convolutions.copy_initializer(self._kernel_initializer) for _ in range(2))
-    self._conv = tf_keras.layers.SeparableConv2D(
-        filters, 3, padding='same', name='conv', dtype=self.dtype_policy,
-        depthwise_initializer=depthwise, depthwise_regularizer=self._kernel_regularizer,
-        pointwise_initializer=pointwise, pointwise_regularizer=self._kernel_regularizer,
-        bias_regularizer=self._bias_regularizer)
+    self._conv = self.conv(3, 'conv', filters, cls=convolutions.SeparableConv2D)
 
   def build(self, input_shape: Sequence[tf.TensorShape]) -> None:
     if self._fusion != 'sum':

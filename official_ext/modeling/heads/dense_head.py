@@ -14,6 +14,7 @@ Features = dict[str, tf.Tensor]
 
 LEARNED_PRIOR = 0.02  # probability of every class at the start of AutoAssign and FreeAnchor
 _NORMAL = {'class_name': 'RandomNormal', 'config': {'stddev': 0.01}}
+_SCALED = {'class_name': 'VarianceScaling', 'config': {}}
 
 
 class _TowerHead(convolutions.ConvBlock):
@@ -22,7 +23,8 @@ class _TowerHead(convolutions.ConvBlock):
   def __init__(self, num_classes: int, min_level: int = 3, max_level: int = 7,
                num_filters: int = 256, tower: str = 'plain',
                tower_options: Mapping[str, Any] | None = None,
-               prior_probability: float = 0.01, kernel_initializer: Any = _NORMAL, **kwargs):
+               prior_probability: float = 0.01, use_separable_conv: bool = False,
+               kernel_initializer: Any | None = None, **kwargs):
     """Initializes the head.
 
     Args:
@@ -33,16 +35,20 @@ class _TowerHead(convolutions.ConvBlock):
       tower: name of a registered tower.
       tower_options: options of this tower.
       prior_probability: probability of every class at the start of a training.
-      kernel_initializer: initializer of the predictors' kernels.
+      use_separable_conv: whether the predictors are separable convolutions, as in EfficientDet.
+      kernel_initializer: initializer of the predictors' kernels; None: a normal distribution of
+        deviation 0.01, or EfficientDet's variance scaling for separable ones.
       **kwargs: arguments of `ConvBlock`; `kernel_regularizer` applies to the towers too.
 
     Raises:
       ValueError: no tower of this name is registered, or it refuses its options.
     """
-    super().__init__(kernel_initializer=kernel_initializer, **kwargs)
+    super().__init__(kernel_initializer=(
+        kernel_initializer or (_SCALED if use_separable_conv else _NORMAL)), **kwargs)
     self._options: dict[str, Any] = {
         'num_classes': num_classes, 'min_level': min_level, 'max_level': max_level,
-        'num_filters': num_filters, 'tower': tower, 'prior_probability': prior_probability}
+        'num_filters': num_filters, 'tower': tower, 'prior_probability': prior_probability,
+        'use_separable_conv': use_separable_conv}
     # Keras replaces dictionaries that are attributes by wrappers; `get_config` needs plain ones.
     self._tower_options = types.MappingProxyType(dict(tower_options or {}))
     self._levels = [str(level) for level in range(min_level, max_level + 1)]
@@ -51,11 +57,23 @@ class _TowerHead(convolutions.ConvBlock):
                                self._kernel_regularizer, self.dtype_policy)
         for name in ('class_tower', 'box_tower'))
 
-  def class_conv(self, filters: int) -> convolutions.Conv2D:
+  def predictor(self, name: str, filters: int, **options: Any) -> tf_keras.layers.Layer:
+    """Makes a 3x3 convolution that predicts.
+
+    Args:
+      name: name of the convolution.
+      filters: channels of the prediction.
+      **options: more arguments of the convolution.
+    """
+    cls = (convolutions.SeparableConv2D if self._options['use_separable_conv']
+           else convolutions.Conv2D)
+    return self.conv(3, name, filters, cls=cls, **options)
+
+  def class_conv(self, filters: int) -> tf_keras.layers.Layer:
     """Returns the predictor of classes, which starts at their prior probability."""
     prior = self._options['prior_probability']
     bias = tf_keras.initializers.Constant(-math.log((1 - prior) / prior))
-    return self.conv(3, 'classes', filters, bias_initializer=bias)
+    return self.predictor('classes', filters, bias_initializer=bias)
 
   def run_towers(self, features: Mapping[str, tf.Tensor], training: bool | None
                  ) -> tuple[Features, Features]:
@@ -118,7 +136,7 @@ class DenseHead(_TowerHead):
         of the level, or `exp`, their exponential in pixels.
       centerness_tower: the tower from which center-ness is predicted, `box` or `class`.
       **kwargs: arguments of every head: `min_level`, `max_level`, `num_filters`, `tower`,
-        `tower_options`, `prior_probability`, initializer and regularizers.
+        `tower_options`, `prior_probability`, `use_separable_conv`, initializer and regularizers.
 
     Raises:
       ArgumentError: an unknown option, or `exp` with deltas.
@@ -135,9 +153,9 @@ class DenseHead(_TowerHead):
     self._box_coding, self._distance_activation = box_coding, distance_activation
     self._centerness_tower = centerness_tower
     self._classes = self.class_conv(num_classes)
-    self._boxes = self.conv(3, 'boxes', 4, bias_initializer=tf_keras.initializers.Constant(
+    self._boxes = self.predictor('boxes', 4, bias_initializer=tf_keras.initializers.Constant(
         self._BOX_BIAS))
-    self._centerness = self.conv(3, self._QUALITY, 1)
+    self._centerness = self.predictor(self._QUALITY, 1)
 
   def build(self, input_shape: Any) -> None:
     # Not cast to the compute dtype: above 1024 pixels float16 represents only whole pixels.
@@ -261,7 +279,7 @@ class AnchorHead(_TowerHead):
     super().__init__(num_classes, **kwargs)
     self._num_anchors = num_anchors
     self._classes = self.class_conv(num_anchors * num_classes)
-    self._boxes = self.conv(3, 'boxes', num_anchors * 4)
+    self._boxes = self.predictor('boxes', num_anchors * 4)
 
   def call(self, features: Mapping[str, tf.Tensor], training: bool | None = None
            ) -> tuple[Features, Features, dict[str, Features]]:

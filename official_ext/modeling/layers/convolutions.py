@@ -62,6 +62,41 @@ class Conv2D(tf_keras.layers.Conv2D):
     return {**super().get_config(), 'symmetric_padding': self._symmetric_padding}
 
 
+@tf_keras.utils.register_keras_serializable(package='official_ext')
+class SeparableConv2D(tf_keras.layers.SeparableConv2D):
+  """A `same`-padded depthwise convolution of stride 1, then a 1x1 convolution with a bias.
+
+  Both kernels have the same kind of initializer and regularizer.  The result has the right shape
+  for an empty batch too, see `Conv2D`.
+  """
+
+  def __init__(self, filters: int, kernel_size: Any,
+               kernel_initializer: Any = 'glorot_uniform', kernel_regularizer: Any | None = None,
+               **kwargs):
+    """Initializes the layer.
+
+    Args:
+      filters: channels of the result.
+      kernel_size: height and width, or one number for both.
+      kernel_initializer: initializer of both kernels; each gets a copy.
+      kernel_regularizer: regularizer of both kernels.
+      **kwargs: `bias_initializer`, `bias_regularizer` and arguments of `tf_keras.layers.Layer`.
+    """
+    initializer = tf_keras.initializers.get(kernel_initializer)
+    regularizer = tf_keras.regularizers.get(kernel_regularizer)
+    super().__init__(filters, kernel_size, **{
+        'padding': 'same', 'depthwise_initializer': copy_initializer(initializer),
+        'pointwise_initializer': copy_initializer(initializer),
+        'depthwise_regularizer': regularizer, 'pointwise_regularizer': regularizer, **kwargs})
+
+  def call(self, inputs: tf.Tensor) -> tf.Tensor:
+    outputs = tf.nn.separable_conv2d(
+        inputs, self.depthwise_kernel, self.pointwise_kernel, [1, 1, 1, 1], 'SAME')
+    if inputs.shape[-1] != self.filters and not inputs.shape[0]:
+      outputs = with_conv_shape(outputs, inputs, (1, 1), self.filters)
+    return tf.nn.bias_add(outputs, self.bias)
+
+
 def l2_regularizer(weight_decay: float) -> tf_keras.regularizers.Regularizer | None:
   """Returns the regularizer of kernels, or None if the weight decay is 0.
 

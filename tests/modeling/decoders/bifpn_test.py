@@ -40,7 +40,7 @@ def _norm(weights, name, x):
     return x
   gamma, beta, mean, variance = (
       weights[f'{name}/{part}'] for part in ('gamma', 'beta', 'moving_mean', 'moving_variance'))
-  return (x - mean) / np.sqrt(variance + 0.001) * gamma + beta
+  return reference.batch_norm(x, gamma, beta, mean, variance)
 
 
 def _max_pool(x):
@@ -68,10 +68,8 @@ def _node(weights, name, maps, fusion):
   else:
     fused = sum(a * x for a, x in zip(_shares(weights[f'{name}/fusion_weights'], fusion), maps))
   x = fused * reference.sigmoid(fused)
-  depthwise = weights[f'{name}/conv/depthwise_kernel']
-  x = np.concatenate([reference.conv2d(x[..., c:c + 1], depthwise[:, :, c:c + 1])
-                      for c in range(x.shape[-1])], -1)
-  x = reference.conv2d(x, weights[f'{name}/conv/pointwise_kernel'], weights[f'{name}/conv/bias'])
+  x = reference.separable_conv2d(x, *(
+      weights[f'{name}/conv/{part}'] for part in ('depthwise_kernel', 'pointwise_kernel', 'bias')))
   return _norm(weights, f'{name}/norm', x)
 
 

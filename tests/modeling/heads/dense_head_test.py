@@ -99,15 +99,19 @@ def test_tower_starts_as_published():
 def head_in_numpy(head, x, name, tower='box'):
   """Returns the result of the tower and the predictor `name`."""
   tower = head._class_tower if tower == 'class' else head._box_tower
-  values = named_values(head)
-  return reference.conv2d(
-      tower_in_numpy(tower, x), values[f'{name}/kernel:0'], values[f'{name}/bias:0'])
+  values, x = named_values(head), tower_in_numpy(tower, x)
+  if f'{name}/depthwise_kernel:0' in values:
+    return reference.separable_conv2d(x, *(
+        values[f'{name}/{part}:0'] for part in ('depthwise_kernel', 'pointwise_kernel', 'bias')))
+  return reference.conv2d(x, values[f'{name}/kernel:0'], values[f'{name}/bias:0'])
 
 
-@pytest.mark.parametrize('coding, activation, tower', [
-    ('distances', 'relu', 'box'), ('distances', 'exp', 'class'), ('deltas', 'relu', 'class')])
-def test_dense_head_equals_numpy(coding, activation, tower):
-  head = dense_head.DenseHead(3, coding, activation, tower, dtype='float64', name='head', **SMALL)
+@pytest.mark.parametrize('coding, activation, tower, separable', [
+    ('distances', 'relu', 'box', False), ('distances', 'exp', 'class', False),
+    ('deltas', 'relu', 'class', True)])
+def test_dense_head_equals_numpy(coding, activation, tower, separable):
+  head = dense_head.DenseHead(3, coding, activation, tower, use_separable_conv=separable,
+                              dtype='float64', name='head', **SMALL)
   inputs = reference.pyramid_inputs(CHANNELS, dtype=np.float64)
   head(inputs)
   spies.randomize(head)
@@ -156,8 +160,10 @@ def test_autoassign_head_starts_as_published():
   np.testing.assert_array_equal(spreads, np.ones([3, 2]))
 
 
-def test_anchor_head_equals_numpy():
-  head = dense_head.AnchorHead(3, num_anchors=2, dtype='float64', name='head', **SMALL)
+@pytest.mark.parametrize('separable', [False, True])
+def test_anchor_head_equals_numpy(separable):
+  head = dense_head.AnchorHead(3, num_anchors=2, use_separable_conv=separable, dtype='float64',
+                               name='head', **SMALL)
   inputs = reference.pyramid_inputs(CHANNELS, dtype=np.float64)
   head(inputs)
   spies.randomize(head)
@@ -175,6 +181,18 @@ def test_head_contract(cls, predictors, extra):
   tower = (9 * 6 + 1) * 4 + 8
   harness.run_layer_checks(cls, {'num_classes': 3, **SMALL}, reference.pyramid_inputs(CHANNELS),
                            2 * tower + (9 * 4 + 1) * predictors + extra, 1e-5)
+
+
+def test_predictors_start_as_published():
+  options = {**SMALL, 'num_filters': 64, 'name': 'head'}
+  for separable, kernels in [
+      (False, {'classes/kernel:0': 0.01, 'boxes/kernel:0': 0.01}),
+      (True, {'classes/depthwise_kernel:0': (9 * 64)**-0.5, 'boxes/pointwise_kernel:0': 1 / 8})]:
+    head = dense_head.AnchorHead(20, use_separable_conv=separable, **options)
+    head({level: tf.zeros([1, 3, 3, 6]) for level in CHANNELS})
+    values = named_values(head)
+    for name, deviation in kernels.items():
+      assert np.std(values[name]) == pytest.approx(deviation, rel=0.1), name
 
 
 @pytest.mark.parametrize('policy', ['mixed_float16', 'mixed_bfloat16'])

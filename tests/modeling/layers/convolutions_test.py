@@ -52,6 +52,33 @@ def test_conv_of_a_single_large_map_equals_numpy(kernel, dilation, height, monke
   assert not halved, 'a batch that is known to be larger stays whole'
 
 
+@pytest.mark.parametrize('filters', [3, 4])
+def test_separable_conv_equals_numpy(filters):
+  layer = convolutions.SeparableConv2D(filters, 3, dtype='float64', bias_initializer='ones')
+  traced = tf.function(layer, input_signature=[tf.TensorSpec([None, 7, 9, 3], tf.float64)])
+  for batch in (2, 0):
+    x = _features(batch)
+    layer(x)
+    expected = reference.separable_conv2d(
+        x, layer.depthwise_kernel.numpy(), layer.pointwise_kernel.numpy(), layer.bias.numpy())
+    for outputs in (layer(x), traced(x)):
+      assert outputs.shape == (batch, 7, 9, filters)
+      np.testing.assert_allclose(outputs, expected, 1e-10, 1e-10)
+
+
+def test_separable_conv_gives_both_kernels_the_initializer_and_the_regularizer():
+  layer = convolutions.SeparableConv2D(
+      3, 3, kernel_initializer=tf_keras.initializers.RandomNormal(stddev=0.5),
+      kernel_regularizer={'class_name': 'L2', 'config': {'l2': 0.25}})
+  layer = convolutions.SeparableConv2D.from_config(layer.get_config())
+  layer.build([None, None, None, 400])
+  kernels = [layer.depthwise_kernel.numpy(), layer.pointwise_kernel.numpy()]
+  for kernel, loss in zip(kernels, layer.losses, strict=True):
+    assert np.std(kernel) == pytest.approx(0.5, rel=0.1)
+    assert float(loss) == pytest.approx(0.25 * np.sum(kernel**2), rel=1e-5)
+  assert not np.array_equal(kernels[0].ravel()[:1200], kernels[1].ravel()), 'they have own copies'
+
+
 @pytest.mark.parametrize('traced', [False, True])
 @pytest.mark.parametrize('dtype', ['float32', 'float64'])
 def test_a_dilated_conv_can_be_trained(traced, dtype):
