@@ -1,7 +1,7 @@
 r"""Makes small mistakes in copies of the package, one at a time: a test must fail for each.
 
-    .venv/bin/python scripts/check_mutations.py                    all of `mutations.py`
-    .venv/bin/python scripts/check_mutations.py --only caddet      those whose path has this text
+    .venv/bin/python scripts/check_mutations.py  # all of `mutations.py`
+    .venv/bin/python scripts/check_mutations.py --only caddet  # those whose path has this text
 
 The test that fails must pass again without the mistake.  The checkout is not touched; all mistakes
 take about twenty minutes on two cores.  The exit status is 1 if one was not noticed.
