@@ -78,6 +78,9 @@ def test_life_of_a_run(tmp_path):
 
   assert run(folder, 'trainer.train_steps=8').returncode == 0
   assert weight(folder) == (pytest.approx(3 * (1 - 0.75 ** 8)), 8)
+  # The last result is kept for the model card.
+  kept = json.loads((folder / 'evaluation.json').read_text())
+  assert (kept['step'], kept['seen']) == (8, 8)
   message = error_of(run(folder, 'task.model.initial=1.0', mode='eval'))
   assert 'holds a run of another model' in message
   done = run(folder, 'trainer.train_steps=8', mode='eval')
