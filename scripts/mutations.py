@@ -355,4 +355,12 @@ MUTATIONS = (
          ('window_size=size * replicas', 'window_size=size')),
     *_in('tasks/dense', 'tasks/dense',
          ('weight * losses.boxes + losses.centerness', 'weight * losses.boxes')),
+    # Model cards.
+    *_in('utils/model_cards', 'utils/model_cards',
+         ("rpartition('_')[2]) if is_standard else None", "rpartition('_')[2])"),
+         ("os.path.basename(path.rstrip('/')) if os.path.isabs(path) else path", 'path'),
+         ('in (folder, os.path.dirname(folder)):', 'in (folder,):'),
+         ("re.split(r' (?=Published\\b)', found['results'])", "[found['results']]")),
+    *_in('datasets/readers/coco', 'datasets/readers/coco',
+         (" and entry.get('name')]", ']')),
 )

@@ -200,6 +200,44 @@ def test_flags_in_sentences_exist(page):
         assert flag in known, f'`{name} {rest}`: {flag}'
 
 
+# The block of docs/dynamic_head.md runs in the tests of its tower; others need files.
+@pytest.mark.parametrize('page', ['README.md', 'docs/budgets.md', 'docs/caddet.md'])
+def test_python_of_a_page_runs(page):
+  (code,) = re.findall(r'^```python\n(.*?)^```$', PAGES[page], re.MULTILINE | re.DOTALL)
+  names = {}
+  exec(compile(code, page, 'exec'), names)
+  assert all(update is not None for update in names['updates'])
+
+
+@pytest.mark.parametrize('name', ['dyfpn', 'drfpn', 'ifpn', 'dynamic_head', 'caddet'])
+def test_pages_of_networks_have_one_order(name):
+  text = PAGES[f'docs/{name}.md']
+  order = ['When to use it', 'Options', 'What it costs', 'Results', 'Differs']
+  titles = re.findall(r'^## (.+)$', text, re.MULTILINE)
+  assert titles[:len(order)] == order
+  introduction = text.partition('\n## ')[0]
+  assert re.search(r'^!\[.+\]\(figures/\w+\.png\)$', introduction, re.MULTILINE)
+  assert f'scripts/figures.sh {name}' in introduction
+
+
+def test_the_table_of_papers_is_that_of_the_yaml_files(monkeypatch):
+  monkeypatch.syspath_prepend(CHECKOUT / 'scripts')
+  import paper_tables
+  assert paper_tables.page(PAGES['docs/reproduce.md']) == PAGES['docs/reproduce.md'], (
+      'run .venv/bin/python scripts/paper_tables.py')
+
+
+def test_every_page_is_in_the_index():
+  linked = set(documents.targets(PAGES['docs/index.md']))
+  names = {path.name for path in (CHECKOUT / 'docs').iterdir() if path.is_file()}
+  assert names - {'index.md'} <= linked
+
+
+def test_pictures_are_small():
+  sizes = [path.stat().st_size for path in (CHECKOUT / 'docs' / 'figures').iterdir()]
+  assert sizes and sum(sizes) < 1_000_000
+
+
 def test_pages_have_no_text_of_a_merge():
   for page, text in PAGES.items():
     assert not re.search(r'^(<<<<<<<|=======$|>>>>>>>)', text, re.MULTILINE), page

@@ -13,7 +13,7 @@ from official.core import exp_factory
 from official_ext import environment
 from official_ext.configs import detectors
 
-# Folder into which the commands of the README write the composed sample.
+# Folder into which the commands of docs/ write the composed sample.
 SAMPLE = 'runs/sample/records'
 SAMPLE_CLASSES = 11
 
