@@ -54,8 +54,10 @@ setuptools.setup(
         'tf-models-official~=2.20.0',
     ],
     extras_require={
-        'dev': ['hypothesis', 'mypy>=2.4,<3', 'pytest', 'pytest-xdist', 'ruff>=0.9',
-                'types-PyYAML'],
+        'dev': ['hypothesis', 'ipykernel', 'mypy>=2.4,<3', 'nbclient', 'pytest', 'pytest-xdist',
+                'ruff>=0.9', 'types-PyYAML'],
+        # The reference of all modules, scripts/build_docs.sh.
+        'docs': ['pdoc==16.*'],
         # Engines that run converted exports.
         'litert': ['ai-edge-litert==2.3.*'],
         'onnx': ['onnx==1.23.*', 'onnxruntime==1.32.*', 'tf2onnx==1.17.*'],

@@ -1,7 +1,7 @@
 r"""Makes small mistakes in copies of the package, one at a time: a test must fail for each.
 
-    .venv/bin/python scripts/check_mutations.py                    all of `mutations.py`
-    .venv/bin/python scripts/check_mutations.py --only caddet      those whose path has this text
+    .venv/bin/python scripts/check_mutations.py  # all of `mutations.py`
+    .venv/bin/python scripts/check_mutations.py --only caddet  # those whose path has this text
 
 The test that fails must pass again without the mistake.  The checkout is not touched; all mistakes
 take about twenty minutes on two cores.  The exit status is 1 if one was not noticed.
@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 
+import mutation as mutation_lib
 import mutations
 
 import official_ext  # noqa: F401 (chooses Keras 2)
@@ -38,7 +39,7 @@ def _arguments() -> argparse.Namespace:
   return parser.parse_args()
 
 
-def apply(mutation: mutations.Mutation, root: pathlib.Path) -> tuple[pathlib.Path, str]:
+def apply(mutation: mutation_lib.Mutation, root: pathlib.Path) -> tuple[pathlib.Path, str]:
   """Makes the mistake below `root` and returns the file and its text before.
 
   Raises:
@@ -48,7 +49,7 @@ def apply(mutation: mutations.Mutation, root: pathlib.Path) -> tuple[pathlib.Pat
   text = path.read_text(encoding='utf-8')
   if text.count(mutation.old) != 1:
     raise ValueError(f'{mutation.path} has {mutation.old!r} {text.count(mutation.old)} times, not '
-                     'once: change scripts/mutations.py.')
+                     'once: change scripts/mutations.py or network_mutations.py.')
   path.write_text(text.replace(mutation.old, mutation.new), encoding='utf-8')
   return path, text
 
@@ -69,7 +70,7 @@ def _pytest(root: pathlib.Path, tests: str) -> 'subprocess.CompletedProcess[str]
       env={**os.environ, 'PYTHONPATH': str(root), 'PYTHONDONTWRITEBYTECODE': '1'})
 
 
-def _try(mutation: mutations.Mutation, copies: 'queue.Queue[pathlib.Path]') -> str:
+def _try(mutation: mutation_lib.Mutation, copies: 'queue.Queue[pathlib.Path]') -> str:
   """Returns `noticed`, or why the tests did not notice a mistake."""
   root = copies.get()
   try:

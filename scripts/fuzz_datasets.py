@@ -1,7 +1,7 @@
 r"""Converts and checks random data sets, and compares what is written with what was drawn.
 
     .venv/bin/python scripts/fuzz_datasets.py --number 10000
-    .venv/bin/python scripts/fuzz_datasets.py --number 1 --seed 4711      the same data set again
+    .venv/bin/python scripts/fuzz_datasets.py --number 1 --seed 4711  # the same data set again
 
 Data set number k is made from the seed + k.  Each one that has a problem stays in --failures with
 its files, what was written, and problems.txt; the exit status is then 1.  If the process itself

@@ -1,7 +1,7 @@
 r"""Predicts on random image files with detectors of three kinds: nothing may be lost.
 
     .venv/bin/python scripts/fuzz_predict.py --number 2000
-    .venv/bin/python scripts/fuzz_predict.py --number 100 --seed 17      the same files again
+    .venv/bin/python scripts/fuzz_predict.py --number 100 --seed 17  # the same files again
 
 Files are tried in rounds of a hundred, round k from the seed + k; the rounds take the kinds of
 detectors in turn.  A round that has a problem stays in --failures with problems.txt; the exit

@@ -84,7 +84,7 @@ fi
 echo "Installing official_ext and what it needs into $VENV."
 touch "$UNFINISHED"
 if ! "$VENV/bin/python" -m pip install "${pip_options[@]}" \
-    --editable '.[dev,litert,onnx,openvino]' --constraint constraints.txt; then
+    --editable '.[dev,docs,litert,onnx,openvino]' --constraint constraints.txt; then
   # pip ended by itself, so the next run can complete this .venv instead of making a new one.
   rm -f "$UNFINISHED"
   fail 'pip could not install the packages (the lines above say why): mend it and run this again.'

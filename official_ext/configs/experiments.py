@@ -14,7 +14,7 @@ from official_ext import environment
 from official_ext.configs import detectors
 from official_ext.modeling.backbones import imported
 
-# Folder into which the commands of the README write the composed sample.
+# Folder into which the commands of docs/ write the composed sample.
 SAMPLE = 'runs/sample/records'
 SAMPLE_CLASSES = 11
 

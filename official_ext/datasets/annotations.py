@@ -54,6 +54,7 @@ class Split:
     categories: COCO category entries.
     folders: where image files are looked for; the first folder that has a file wins.
     found: `file_name` -> what `file_names.find_images` has found for it.
+    licences: names of the licences that the annotation file lists.
   """
   name: str
   source: str
@@ -63,6 +64,7 @@ class Split:
   folders: Sequence[pathlib.Path]
   found: dict[str, FoundImage | findings_lib.UnusableError] = dataclasses.field(
       default_factory=dict)
+  licences: Sequence[str] = ()
 
   def find_image(self, file_name: str) -> pathlib.Path | None:
     """Returns the path of an image file, None if `locate_image` finds none."""

@@ -3,6 +3,7 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 import json
 import pathlib
+import shutil
 import time
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from official_ext.serving.engines import inputs
 from official_ext.serving.engines import verification
 from official_ext.utils import command_line
 from official_ext.utils import files
+from official_ext.utils import model_cards
 
 _DESCRIPTION = """\
 Converts a SavedModel that export_saved_model wrote for an engine that runs it without TensorFlow.
@@ -25,6 +27,7 @@ input budget, one number for all images of a call, instead, and is compared at s
   DIR/model.onnx             for --to=onnx
   DIR/model.tflite           for --to=litert; without the cost of images
   DIR/export.json            the description of the SavedModel, with classes
+  DIR/model_card.json        the card of the SavedModel
   DIR/conversion.json        engine and version, largest differences, conditionals
 
 Export with --input_type=image_tensor.  tools.predict and tools.profile take DIR as --saved_model.
@@ -176,6 +179,9 @@ def convert(engine_name: str, saved_model: files.PathLike, folder: pathlib.Path,
         f'the converted model differs from the SavedModel in {", ".join(wrong)}, so nothing was '
         'written.')
   (folder / 'export.json').write_text(json.dumps(description, indent=2), encoding='utf-8')
+  card = pathlib.Path(saved_model, model_cards.NAME)
+  if card.is_file():  # one of an earlier version has none
+    shutil.copy(card, folder)
   result = {
       'engine': engine_name, 'version': engine.version(), 'quantize': quantize,
       'conditionals': conditionals, 'conditionals_of_saved_model': wanted, 'scalars': scalars,

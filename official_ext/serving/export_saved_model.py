@@ -18,6 +18,7 @@ from official_ext.utils import argument_types
 from official_ext.utils import command_line
 from official_ext.utils import experiment
 from official_ext.utils import files
+from official_ext.utils import model_cards
 
 _DESCRIPTION = """\
 Exports a trained detector as a SavedModel that TensorFlow alone can load.  What was
@@ -29,6 +30,7 @@ written is loaded again and compared with the model in memory before it gets its
   DIR/export.json                  input type and size, classes, largest difference,
                                    multiply-adds
   DIR/params.yaml                  the resolved experiment, without paths of this machine
+  DIR/model_card.json              data, recipe, result and licence
 
 Outputs are Model Garden's (boxes in pixels of the resized image: divide by
 image_info[:, 2]) and, per image, multiply_adds of the whole network,
@@ -260,6 +262,8 @@ def export(params: Any, args: argparse.Namespace, target: pathlib.Path) -> dict[
         json.dumps(description, indent=2), encoding='utf-8')
     resolved = yaml.safe_dump(without_local_paths(params.as_dict()))
     (temporary / 'params.yaml').write_text(resolved, encoding='utf-8')
+    card = model_cards.of_training(args.experiment, params, args.checkpoint_path)
+    (temporary / model_cards.NAME).write_text(json.dumps(card, indent=2), encoding='utf-8')
   return description
 
 

@@ -11,7 +11,7 @@ from official_ext.utils import timing
 _GIGA = 1e9
 # Times that differ by less count as equal, because medians differ so much from run to run.
 _SAME_TIME = 1.05
-# Two trainings of one network differ by as much (docs/necks.md).
+# Two trainings of one network differ by as much (docs/dyfpn.md, "Results").
 _SAME_AP = 0.04
 TENSORFLOW = 'tensorflow'
 

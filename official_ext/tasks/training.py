@@ -9,6 +9,7 @@ import tempfile
 from typing import Any
 
 import gin
+import numpy as np
 from official.common import distribute_utils
 from official.core import base_trainer
 from official.core import task_factory
@@ -29,6 +30,7 @@ from official_ext.tasks import optimizer_options
 from official_ext.utils import checkpoints
 from official_ext.utils import command_line
 from official_ext.utils import input_checks
+from official_ext.utils import model_cards
 
 # How Model Garden's error begins when the loss of a loop of steps is not allowed.
 _LOSS_ERROR = 'The loss value is'
@@ -64,6 +66,28 @@ class Runner(train_lib.OrbitExperimentRunner):
         self.trainer.checkpoint, directory=self.model_dir, max_to_keep=trainer.max_to_keep,
         step_counter=self.trainer.global_step, checkpoint_interval=trainer.checkpoint_interval,
         init_fn=self.trainer.initialize)
+
+
+class _ResultKeeper:
+  """Keeps the result of every evaluation in the folder of the training, for the model card.
+
+  It is an action of Orbit's controller.
+
+  Attributes:
+    trainer: whose steps count; set before the first evaluation.
+  """
+
+  def __init__(self, model_dir: str):
+    """Initializes the action; the folder may be remote."""
+    self._model_dir = model_dir
+    self.trainer: Any = None
+
+  def __call__(self, output: Any) -> None:
+    """Writes the finite numbers of an evaluation; JSON has no others."""
+    values = {name: np.asarray(orbit.utils.get_value(value)) for name, value in output.items()}
+    scalars = {name: float(value) for name, value in values.items()
+               if value.ndim == 0 and value.dtype.kind in 'fiu' and np.isfinite(value)}
+    model_cards.keep_result(self._model_dir, int(self.trainer.global_step.numpy()), scalars)
 
 
 class _LossWatch:
@@ -142,11 +166,14 @@ def _runner(params: Any, strategy: tf.distribute.Strategy, flags: Any, watch: _L
   with strategy.scope():
     task = task_factory.get_task(params.task, logging_dir=model_dir)
   calibration = budget_calibration.BudgetCalibration(params, task, strategy)
+  keeper = _ResultKeeper(model_dir)
   runner = Runner(
       strategy, task, flags.mode, params, model_dir, train_actions=[watch, calibration],
+      eval_actions=[keeper],
       eval_summary_manager=summary_manager.maybe_build_eval_summary_manager(params, model_dir),
       enable_async_checkpointing=flags.enable_async_checkpointing)
-  watch.model, calibration.trainer = runner.trainer.model, runner.trainer
+  watch.model, calibration.trainer, keeper.trainer = (
+      runner.trainer.model, runner.trainer, runner.trainer)
   return runner
 
 
@@ -204,6 +231,7 @@ def run(flags: Any) -> None:
   input_checks.check_generated_ids(params.task, flags.mode)
   if 'train' in flags.mode and strategy.extended.should_checkpoint:
     category_files.save_for_training(params.task, flags.model_dir)
+    model_cards.keep_dataset(params.task, flags.model_dir)
   watch = _LossWatch()
   with _explained_errors(params, flags.mode, strategy):
     runner = _runner(params, strategy, flags, watch)

@@ -50,7 +50,8 @@ Written to --output_dir:
   annotations/train.json, val.json           the same boxes as COCO annotations
   classes.txt                                a line 'id name' for each class
   dataset.json                               num_classes as Model Garden counts it (highest
-                                             id + 1), names, original_ids, counts, file patterns
+                                             id + 1), names, original_ids, counts, file
+                                             patterns, licence
   overrides.yaml                             --config_file that makes an experiment use the data
   report.json                                what was fixed, dropped or noted, file by file
 
@@ -100,6 +101,9 @@ def _parse_arguments() -> argparse.Namespace:
   parser.add_argument('--trust_boxes', action='store_true',
                       help='status 0 although boxes look like corners, y first, parts of the '
                       'image or such')
+  parser.add_argument('--licence', default='', metavar='TEXT',
+                      help='licence of the data set, for the cards of models trained on it (the '
+                      'names under "licenses" in COCO files)')
   image_files.add_max_pixels_argument(parser)
   return parser.parse_args()
 
@@ -134,9 +138,15 @@ def _write_records(splits: annotations.Splits, categories: categories_lib.Catego
       raise command_line.CommandError(
           f'no image of {name} in {split.source} can be used; the reasons are above.')
   dataset = record_folder.Dataset(categories.num_classes, args.include_masks, categories.names,
-                                  written, categories.original_ids)
+                                  written, categories.original_ids,
+                                  args.licence or _licences(splits))
   record_folder.write(dataset, folder, args.output_dir)
   return dataset
+
+
+def _licences(splits: annotations.Splits) -> str:
+  """Returns the licences that the annotation files list, each once."""
+  return ', '.join(dict.fromkeys(name for split in splits.values() for name in split.licences))
 
 
 def convert(args: argparse.Namespace) -> bool:

@@ -1,17 +1,19 @@
 """Lists the experiments, or prints one as YAML with all overrides applied and checked."""
 import argparse
 import json
-from typing import Any
 
 import yaml
 
 from official_ext.utils import command_line
 from official_ext.utils import experiment
+from official_ext.utils import model_cards
 
 _EPILOG = """examples:
   python -m official_ext.tools.show_config
   python -m official_ext.tools.show_config --experiment=fasterrcnn_dyfpn_resnet50_coco \\
-    --config_file=configs/fasterrcnn/dyfpn_resnet50_1x.yaml"""
+    --config_file=configs/fasterrcnn/dyfpn_resnet50_1x.yaml
+  python -m official_ext.tools.show_config --card --experiment=fcos_caddet_coco \\
+    --config_file=configs/fcos/caddet_1x.yaml"""
 
 
 def _arguments() -> argparse.Namespace:
@@ -22,39 +24,20 @@ def _arguments() -> argparse.Namespace:
   parser.add_argument('--all', action='store_true',
                       help="list Model Garden's experiments too, after this package's")
   parser.add_argument('--json', action='store_true', help='print JSON instead of text or YAML')
+  parser.add_argument('--card', action='store_true',
+                      help='print the model card of an experiment: data, recipe, licence, and the '
+                      'published result that the comment of --config_file quotes')
   arguments = parser.parse_args()
-  if not arguments.experiment and (arguments.config_file or arguments.params_override):
-    parser.error('--config_file and --params_override change an experiment: name it with '
-                 '--experiment')
+  needs = arguments.config_file or arguments.params_override or arguments.card
+  if needs and not arguments.experiment:
+    parser.error('--config_file, --params_override and --card are about an experiment: name it '
+                 'with --experiment')
   return arguments
-
-
-def _detector(task: Any) -> str:
-  """Returns the common name of the detector that a task trains."""
-  kind = type(task).__name__.removesuffix('Config').removesuffix('Task')
-  if kind != 'MaskRCNN':
-    return kind
-  first = 'Cascade' if task.model.roi_sampler.cascade_iou_thresholds else 'Faster'
-  if not task.model.include_mask:
-    return f'{first} R-CNN'
-  return 'Mask R-CNN' if first == 'Faster' else 'Cascade Mask R-CNN'
-
-
-def _type(model: Any, field: str) -> str:
-  """Returns the type, and the size if there is one, of a backbone or decoder; else ''."""
-  options: Any = getattr(model, field, None)
-  if not getattr(options, 'type', None):
-    return ''
-  size = getattr(options.get(), 'model_id', '')
-  return f'{options.type} {size}'.strip()
 
 
 def describe(name: str) -> dict[str, str]:
   """Returns `name`, `detector`, `decoder` and `backbone` of an experiment."""
-  task = experiment.resolve(name).task
-  model = getattr(task, 'model', None)
-  return {'name': name, 'detector': _detector(task), 'decoder': _type(model, 'decoder'),
-          'backbone': _type(model, 'backbone')}
+  return {'name': name, **model_cards.network(experiment.resolve(name).task)}
 
 
 def _is_from_model_garden(name: str) -> bool:
@@ -88,7 +71,11 @@ def _show(arguments: argparse.Namespace) -> None:
   model = getattr(params.task, 'model', None)
   if getattr(model, 'backbone', None) and getattr(model, 'decoder', None):
     experiment.build_decoder(model)
-  if arguments.json:
+  if arguments.card:
+    comments = filter(None, map(model_cards.read_comment, arguments.config_file))
+    card = model_cards.make(arguments.experiment, params, next(comments, None))
+    command_line.say(json.dumps(card, indent=2))
+  elif arguments.json:
     command_line.say(json.dumps(params.as_dict(), indent=2))
   else:
     command_line.say(yaml.safe_dump(params.as_dict(), default_flow_style=False).rstrip())

@@ -9,13 +9,21 @@ from matplotlib import figure
 import numpy as np
 from PIL import Image
 
+# Colors follow the reader's choice of a light or a dark page; a table that is too wide scrolls
+# inside of its own box.
 _STYLE = """
+:root {color-scheme: light dark; --text: #1c2733; --page: #ffffff; --faint: #57606a;
+       --line: #d8dee4}
+@media (prefers-color-scheme: dark) {
+  :root {--text: #dde4ea; --page: #14191f; --faint: #9aa7b3; --line: #3a444e}}
 body {font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em;
-      color: #1c2733}
-h1 {font-size: 1.7em} h2 {font-size: 1.25em; margin-top: 2em; border-bottom: 1px solid #d8dee4}
-img {max-width: 100%} figure {margin: 1em 0} figcaption {color: #57606a}
-table {border-collapse: collapse} td, th {border: 1px solid #d8dee4; padding: .3em .7em;
-      text-align: right} td:first-child, th:first-child {text-align: left}
+      color: var(--text); background: var(--page)}
+h1 {font-size: 1.7em}
+h2 {font-size: 1.25em; margin-top: 2em; border-bottom: 1px solid var(--line)}
+img {max-width: 100%} figure {margin: 1em 0} figcaption {color: var(--faint)}
+.table {overflow-x: auto} table {border-collapse: collapse}
+td, th {border: 1px solid var(--line); padding: .3em .7em; text-align: right}
+td:first-child, th:first-child {text-align: left}
 """
 
 
@@ -42,7 +50,7 @@ class HtmlPage:
       return f'<tr>{"".join(cells)}</tr>'
 
     body = ''.join(line(row, 'td') for row in rows)
-    self._sections.append(f'<table>{line(header, "th")}{body}</table>')
+    self._sections.append(f'<div class="table"><table>{line(header, "th")}{body}</table></div>')
 
   def image(self, image: np.ndarray, caption: str) -> None:
     """Adds an image, uint8 `[height, width, 3]`."""
@@ -65,6 +73,7 @@ class HtmlPage:
   def html(self) -> str:
     """Returns the page; its pictures are embedded."""
     title = html.escape(self._title)
-    return (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-            f'<style>{_STYLE}</style></head><body><h1>{title}</h1>{"".join(self._sections)}'
-            '</body></html>')
+    return ('<!doctype html><html lang="en"><head><meta charset="utf-8">'
+            '<meta name="viewport" content="width=device-width">'
+            f'<title>{title}</title><style>{_STYLE}</style></head>'
+            f'<body><h1>{title}</h1>{"".join(self._sections)}</body></html>')

@@ -28,6 +28,10 @@ pytestmark = pytest.mark.slow
 DYFPN = 'retinanet_dyfpn_efficientnetlite0_sample'
 CATEGORIES = [{'id': 1, 'name': 'nought', 'original_id': 0},
               {'id': 10, 'name': 'nine', 'original_id': 'IX'}]
+# What a training leaves for the model card.
+KEPT = {'dataset.json': {'class_names': {'1': 'nought', '10': 'nine'}, 'licence': 'CC0 1.0',
+                         'splits': {'train': {'num_images': 7, 'num_boxes': 9}}},
+        'evaluation.json': {'step': 1, 'AP': 0.25}}
 LEVELS, BRANCHES = ('3', '4', '5'), 7
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -42,6 +46,8 @@ class Exported:
         **self.model.checkpoint_items)
     trained.save(folder / 'run' / 'ckpt')
     (folder / 'run' / 'categories.json').write_text(json.dumps(CATEGORIES), encoding='utf-8')
+    for name, content in KEPT.items():
+      (folder / 'run' / name).write_text(json.dumps(content), encoding='utf-8')
     self.arguments = [
         f'--experiment={DYFPN}', small_detectors.write_overrides(DYFPN, folder),
         f'--checkpoint_path={folder}/run']
@@ -148,6 +154,10 @@ def test_what_is_written_beside_the_model(exported):
     assert description['gmac'][name] == getattr(exported.module.cost, name) / 1e9
   params = exported.path / 'params.yaml'
   assert str(ROOT) not in params.read_text(encoding='utf-8')
+  card = json.loads((exported.path / 'model_card.json').read_text(encoding='utf-8'))
+  assert card['data'] == {'classes': ['nought', 'nine'], 'licence': 'CC0 1.0',
+                          'train': {'num_images': 7, 'num_boxes': 9}}
+  assert card['result']['measured'] == KEPT['evaluation.json']
   resolved = experiment.resolve(DYFPN, [str(params)])
   assert resolved.task.model.as_dict() == exported.config.task.model.as_dict()
 

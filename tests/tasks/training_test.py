@@ -10,6 +10,7 @@ import sys
 import time
 import types
 
+import numpy as np
 from official.core import config_definitions
 from official.vision.configs import retinanet
 import pytest
@@ -78,11 +79,23 @@ def test_life_of_a_run(tmp_path):
 
   assert run(folder, 'trainer.train_steps=8').returncode == 0
   assert weight(folder) == (pytest.approx(3 * (1 - 0.75 ** 8)), 8)
+  # The last result is kept for the model card.
+  kept = json.loads((folder / 'evaluation.json').read_text())
+  assert (kept['step'], kept['seen']) == (8, 8)
   message = error_of(run(folder, 'task.model.initial=1.0', mode='eval'))
   assert 'holds a run of another model' in message
   done = run(folder, 'trainer.train_steps=8', mode='eval')
   assert done.returncode == 0 and re.search(
       r"(?s) eval . step: +8 .*'seen': 8", done.stderr), done.stderr[-2000:]
+
+
+def test_the_numbers_of_an_evaluation_are_kept(tmp_path):
+  keeper = training._ResultKeeper(str(tmp_path))
+  keeper.trainer = types.SimpleNamespace(global_step=tf.Variable(7))
+  keeper({'AP': tf.constant(0.5), 'APl': float('nan'), 'images': {'a': 1.0}, 'name': 'x',
+          'per_class': [0.1, 0.2], 'seen': np.int64(3)})
+  kept = json.loads((tmp_path / 'evaluation.json').read_text())
+  assert kept == {'step': 7, 'AP': 0.5, 'seen': 3}
 
 
 @pytest.mark.slow

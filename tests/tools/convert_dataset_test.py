@@ -66,7 +66,7 @@ def test_sample_data_comes_back_with_boxes_classes_and_masks(tmp_path, monkeypat
                                     '--num_train=7', '--num_val=3', '--image_size=64'])
   make_sample_data.main()
   folder = _convert(monkeypatch, sample, tmp_path / 'records', '--include_masks',
-                    '--num_shards=3')
+                    '--num_shards=3', '--licence=ours')
   for split in ('train', 'val'):
     path = sample / 'annotations' / f'{split}.json'
     number = len(json.loads(path.read_text())['annotations'])
@@ -74,6 +74,7 @@ def test_sample_data_comes_back_with_boxes_classes_and_masks(tmp_path, monkeypat
   assert sorted(path.name for path in folder.glob('train*')) == [
       f'train-{number:05d}-of-00003.tfrecord' for number in range(3)]
   dataset = json.loads((folder / 'dataset.json').read_text())
+  assert dataset['licence'] == 'ours'
   assert dataset['num_classes'] == 11 and dataset['class_names']['1'] == '0'
   assert dataset['splits']['train']['num_images'] == 7
   assert (folder / 'classes.txt').read_text().splitlines()[9] == '10 9'

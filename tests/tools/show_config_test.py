@@ -1,5 +1,6 @@
 """The show_config command lists experiments, prints one as YAML, and names mistakes in it."""
 import json
+import pathlib
 import subprocess
 import sys
 
@@ -12,6 +13,8 @@ from official_ext.utils import command_line
 from official_ext.utils import experiment
 
 NAME = 'fasterrcnn_dyfpn_resnet50_coco'
+CONFIG = (pathlib.Path(__file__).resolve().parents[2] / 'configs' / 'fasterrcnn' /
+          'dyfpn_resnet50_1x.yaml')
 
 
 @pytest.fixture
@@ -78,6 +81,15 @@ def test_printed_yaml_is_the_experiment(run, tmp_path):
   assert json.loads(as_json) == params.as_dict()
 
 
+def test_card_quotes_the_config_file(run):
+  printed = json.loads(run('--card', '--experiment=fasterrcnn_dyfpn_resnet50_coco',
+                           f'--config_file={CONFIG}'))
+  assert printed['result']['published'][0].startswith('Published, COCO test-dev: AP 39.0')
+  assert printed['recipe']['batch_size'] == 8 and printed['experiment'] == NAME
+  without = json.loads(run('--card', f'--experiment={NAME}'))
+  assert not without['result']['published'] and without['recipe']['batch_size'] == 8
+
+
 def test_experiment_without_decoder(run):
   assert yaml.safe_load(run('--experiment=resnet_imagenet'))['task']['model']['num_classes'] == 1001
 
@@ -96,7 +108,8 @@ def test_mistakes_are_named(run, override, expected):
     run(f'--experiment={NAME}', f'--params_override={override}')
 
 
-def test_overrides_need_an_experiment(run, capsys):
+@pytest.mark.parametrize('flag', ['--params_override=task.model.min_level=3', '--card'])
+def test_overrides_and_cards_need_an_experiment(run, capsys, flag):
   with pytest.raises(SystemExit):
-    run('--params_override=task.model.min_level=3')
+    run(flag)
   assert 'name it with --experiment' in capsys.readouterr().err

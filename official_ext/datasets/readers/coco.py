@@ -86,7 +86,14 @@ def _part(data: data_folder.DataFolder, name: str, split: str, findings: finding
   own, said = path.stem.replace('instances_', ''), split_names.of_path(name)
   folders = [*split_names.usual_folders(data, base, split, own, said), path.parent]
   return annotations.Split(split, data.shown(name), content['images'], content['annotations'],
-                           content['categories'], folders)
+                           content['categories'], folders, licences=_licences(content))
+
+
+def _licences(content: dict) -> list[str]:
+  """Returns the names under the key "licenses"; what has no name is left out."""
+  entries = content.get('licenses')
+  return [str(entry['name']) for entry in (entries if isinstance(entries, list) else [])
+          if isinstance(entry, dict) and entry.get('name')]
 
 
 LAYOUT = interface.Layout('coco', 'COCO, Roboflow COCO, CVAT COCO',

@@ -35,7 +35,8 @@ def join(parts: Sequence[annotations.Split], findings: findings_lib.Findings
                'read as one', sources)
   return dataclasses.replace(
       first, source=sources, images=[image for part in parts for image in part.images],
-      annotations=[entry for part in parts for entry in part.annotations])
+      annotations=[entry for part in parts for entry in part.annotations],
+      licences=[name for part in parts for name in part.licences])
 
 
 def _what_confuses(parts: Sequence[annotations.Split]) -> str:

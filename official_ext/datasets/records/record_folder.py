@@ -52,12 +52,14 @@ class Dataset:
     class_names: class id, at least 1 -> name.
     splits: `train` and `val`.
     original_ids: class id -> id in the data set that was converted; empty if nobody wrote it.
+    licence: of the data set; empty if it is not known.
   """
   num_classes: int
   include_masks: bool
   class_names: dict[int, str]
   splits: dict[str, SplitRecords]
   original_ids: dict[int, int | str] = dataclasses.field(default_factory=dict)
+  licence: str = ''
 
 
 def read(folder: pathlib.Path, alternative: str = '') -> Dataset:
@@ -82,7 +84,8 @@ def read(folder: pathlib.Path, alternative: str = '') -> Dataset:
         {name: SplitRecords(**{field.name: split[field.name]
                                for field in dataclasses.fields(SplitRecords)})
          for name, split in content['splits'].items()},
-        {int(number): value for number, value in content.get('original_ids', {}).items()})
+        {int(number): value for number, value in content.get('original_ids', {}).items()},
+        content.get('licence', ''))
   except OSError as error:
     raise command_line.CommandError(
         f'--data={folder} has no {MARKER} ({error.strerror}): give a folder that convert_dataset '

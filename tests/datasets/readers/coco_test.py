@@ -20,6 +20,17 @@ def write(folder, *names, content=CONTENT):
     path.write_text(json.dumps(content))
 
 
+def test_licences_are_read_of_all_files_of_a_split(tmp_path):
+  names = [{'id': 1, 'name': 'CC0'}, {'id': 2}, 'MIT']
+  write(tmp_path, 'train_a.json', content={**CONTENT, 'licenses': names})
+  write(tmp_path, 'train_b.json', content={
+      **CONTENT, 'images': [coco_image(8, 'c.jpg')], 'annotations': [],
+      'licenses': [{'id': 1, 'name': 'BSD'}]})
+  write(tmp_path, 'val.json', content={**CONTENT, 'licenses': 'none'})
+  _, splits, _ = read(tmp_path)
+  assert list(splits['train'].licences) == ['CC0', 'BSD'] and not splits['val'].licences
+
+
 def test_instances_are_preferred_to_captions(tmp_path):
   write(tmp_path, *(f'annotations/{kind}_{split}2017.json'
                     for kind in ('captions', 'instances') for split in ('train', 'val')))
