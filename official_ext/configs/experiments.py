@@ -228,6 +228,9 @@ def sample_override(decoder: str, steps: int = 500) -> dict[str, Any]:
   options: dict[str, Any] = {'num_filters': 64}
   if decoder in ('inception_fpn', 'dyfpn'):
     options['branch_init_scale'] = 0.01
+  if decoder == 'deformable_fpn':
+    # At this learning rate the offsets of the finest level otherwise leave the map.
+    options['offset_rate'] = 0.01
   if decoder == 'ifpn':
     # The basis from this backbone starts with standard deviations of 3 to 6.  Beside it the
     # pyramid, of 0.3, would not count.  The basis from ResNet has standard deviations near 1.

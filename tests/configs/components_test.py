@@ -19,7 +19,7 @@ from official_ext.modeling.decoders import drfpn
 from official_ext.modeling.decoders import dyfpn
 from official_ext.modeling.decoders import pafpn
 from official_ext.modeling.decoders import pyramid
-from official_ext.modeling.heads import dense_head
+from official_ext.modeling.heads import plain_tower
 from official_ext.ops import checks
 import reference
 
@@ -167,7 +167,7 @@ def test_towers_are_registered_and_refused_alike():
   with pytest.raises(ValueError, match="tower.type is 'fpn'"):
     components.tower(type='fpn').as_dict()
   with pytest.raises(KeyError, match="'plain' is registered already: PlainTower"):
-    components.register_tower('plain', dense_head.PlainTowerConfig)
+    components.register_tower('plain', plain_tower.PlainTowerConfig)
   with pytest.raises(KeyError, match='num_conv'):
     tower.override({'plain': {'num_conv': 1}})
 

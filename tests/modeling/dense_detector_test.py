@@ -149,9 +149,9 @@ def test_a_wrong_option_is_named_with_its_field(options, message):
 
 def test_an_option_that_a_head_with_towers_lacks_is_named_with_its_field():
   config = detectors.RetinaNetConfig()
-  config.override({'head': {'use_separable_conv': True, 'tower': {'type': 'plain'}}})
+  config.override({'head': {'share_classification_heads': True, 'tower': {'type': 'plain'}}})
   with pytest.raises(ValueError, match='with head.tower it must be False, or head.tower.type null. '
-                     'Change model.head.use_separable_conv.$'):
+                     'Change model.head.share_classification_heads.$'):
     dense_detector.with_towers(None, config)
 
 

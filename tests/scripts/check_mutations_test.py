@@ -3,6 +3,7 @@ import ast
 import pathlib
 
 import check_mutations
+import mutation as mutation_lib
 import mutations
 import pytest
 
@@ -26,7 +27,7 @@ def test_text_that_does_not_occur_once_is_refused(times, tmp_path):
   path = tmp_path / 'official_ext' / 'one.py'
   path.parent.mkdir()
   path.write_text('a = 1\n' * times, encoding='utf-8')
-  mutation = mutations.Mutation('one.py', 'a = 1', 'a = 2', 'one_test.py')
+  mutation = mutation_lib.Mutation('one.py', 'a = 1', 'a = 2', 'one_test.py')
   with pytest.raises(ValueError, match=f"one.py has 'a = 1' {times} times"):
     check_mutations.apply(mutation, tmp_path)
   assert path.read_text(encoding='utf-8') == 'a = 1\n' * times

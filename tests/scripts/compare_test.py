@@ -108,6 +108,9 @@ def test_detector_of_a_run(name):
   model = params.task.model
   assert model.input_size == [192, 256, 3]
   kind, _, variant = name.partition('_')
+  if kind == 'efficientdet':
+    assert (model.decoder.type, model.head.tower.type) == ('bifpn', 'separable')
+    return
   assert model.decoder.type == (variant if variant in ('drfpn', 'ifpn') else 'fpn')
   if kind in ('retinanet', 'fasterrcnn'):
     assert model.head_style == variant

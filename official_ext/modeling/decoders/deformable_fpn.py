@@ -17,6 +17,7 @@ class DeformableFPNConfig(pyramid.PyramidConfig):
   """Options of `DeformableFPN`; see its arguments."""
   where: str = 'output'
   modulated: bool = False
+  offset_rate: float = 1.0
   symmetric_padding: bool = True
 
 
@@ -36,7 +37,7 @@ class DeformableFPN(pyramid.PyramidDecoder):
   result by default, as in Model Garden's FPN; `norm: none` is the paper's form.
   """
 
-  def __init__(self, where: str = 'output', modulated: bool = False,
+  def __init__(self, where: str = 'output', modulated: bool = False, offset_rate: float = 1.0,
                symmetric_padding: bool = True, **kwargs):
     """Initializes the decoder.
 
@@ -44,6 +45,8 @@ class DeformableFPN(pyramid.PyramidDecoder):
       where: the deformable convolutions: the 3x3 ones behind the top-down path (`output`), or also
         the 1x1 ones before it (`lateral_output`).
       modulated: whether samples are multiplied by masks, as in version 2; masks start at 1.
+      offset_rate: factor of the gradients that reach the offsets, see
+        `layers.deformable.DeformableConv2D`.
       symmetric_padding: see `PyramidDecoder`; deformable convolutions always pad so.
       **kwargs: arguments of `PyramidDecoder`.
 
@@ -51,14 +54,14 @@ class DeformableFPN(pyramid.PyramidDecoder):
       ArgumentError: an unknown place.
     """
     checks.check_one_of('where', where, PLACES)
-    self._where, self._modulated = where, modulated
+    self._where, self._modulated, self._offset_rate = where, modulated, offset_rate
     super().__init__(symmetric_padding=symmetric_padding, **kwargs)
     lateral = self._deformable if where == 'lateral_output' else self.conv
     self._laterals = {level: lateral(1, f'lateral_{level}') for level in self.backbone_levels}
 
   def _deformable(self, kernel_size: int, name: str) -> tf_keras.layers.Layer:
     return self.conv(kernel_size, name, cls=deformable.DeformableConv2D,
-                     modulated=self._modulated, mask_scale=2.0)
+                     modulated=self._modulated, mask_scale=2.0, offset_rate=self._offset_rate)
 
   def output_conv(self, level: str) -> tf_keras.layers.Layer:
     return self._deformable(3, f'output_{level}')
@@ -68,4 +71,5 @@ class DeformableFPN(pyramid.PyramidDecoder):
                           for level, lateral in self._laterals.items()})
 
   def get_config(self) -> dict[str, Any]:
-    return {**super().get_config(), 'where': self._where, 'modulated': self._modulated}
+    return {**super().get_config(), 'where': self._where, 'modulated': self._modulated,
+            'offset_rate': self._offset_rate}

@@ -13,8 +13,10 @@ class WithOffsets(tf_keras.layers.Layer):
 
   Attributes:
     offset: the convolution of the offsets and masks.
+    offset_rate: factor of the gradients that reach it.
   """
   offset: convolutions.Conv2D
+  offset_rate: float = 1.0
 
   def offset_conv(self, filters: int, kernel_size: Any, **options: Any) -> convolutions.Conv2D:
     """Makes the convolution `offset`, which starts at 0, in the dtype of the variables.
@@ -27,6 +29,17 @@ class WithOffsets(tf_keras.layers.Layer):
     return convolutions.Conv2D(
         filters, kernel_size, symmetric_padding=True, kernel_initializer='zeros', name='offset',
         dtype=self.variable_dtype, **options)
+
+  def offsets(self, inputs: tf.Tensor) -> tf.Tensor:
+    """Returns the offsets and masks of all positions, which learn at `offset_rate` of the rate.
+
+    Args:
+      inputs: `[batch, height, width, channels]`.
+    """
+    offsets = self.offset(inputs)
+    if self.offset_rate == 1:
+      return offsets
+    return tf.stop_gradient(offsets) + self.offset_rate * (offsets - tf.stop_gradient(offsets))
 
 
 @tf_keras.utils.register_keras_serializable(package='official_ext')
@@ -44,7 +57,7 @@ class DeformableConv2D(WithOffsets, convolutions.Conv2D):
   """
 
   def __init__(self, filters: int, kernel_size: Any, modulated: bool = False,
-               mask_scale: float = 1.0, offset_sets: int = 1, **kwargs):
+               mask_scale: float = 1.0, offset_sets: int = 1, offset_rate: float = 1.0, **kwargs):
     """Initializes the layer.
 
     Args:
@@ -54,10 +67,13 @@ class DeformableConv2D(WithOffsets, convolutions.Conv2D):
       mask_scale: largest value of a mask; with 2 the layer starts as the plain convolution.
       offset_sets: number of groups of neighboring channels that have offsets of their own; it must
         divide the channels.
+      offset_rate: factor in (0, 1] of the gradients that reach the offsets, to slow them: at a
+        high learning rate they may leave the map, where they have no gradient.
       **kwargs: arguments of `convolutions.Conv2D`; `groups` are those of the kernel.
 
     Raises:
-      ArgumentError: an even kernel, or strides or dilation rates that differ by axis.
+      ArgumentError: an even kernel, strides or dilation rates that differ by axis, or a rate
+        outside (0, 1].
     """
     super().__init__(filters, kernel_size, **{**kwargs, 'symmetric_padding': True})
     if any(size % 2 == 0 for size in self.kernel_size):
@@ -69,6 +85,10 @@ class DeformableConv2D(WithOffsets, convolutions.Conv2D):
       if first != second:
         raise checks.ArgumentError(
             argument, f'{argument} is {(first, second)}; both must be equal.')
+    if not 0 < offset_rate <= 1:
+      raise checks.ArgumentError(
+          'offset_rate', f'offset_rate is {offset_rate}; it must be above 0 and at most 1.')
+    self.offset_rate = offset_rate
     self._modulated, self._mask_scale, self._offset_sets = modulated, mask_scale, offset_sets
     self._taps = self.kernel_size[0] * self.kernel_size[1]
     self.offset = self.offset_conv(
@@ -93,7 +113,7 @@ class DeformableConv2D(WithOffsets, convolutions.Conv2D):
     Returns:
       `[batch, ceil(height / stride), ceil(width / stride), filters]`.
     """
-    offsets, masks = self.offset(inputs), None
+    offsets, masks = self.offsets(inputs), None
     if self._modulated:
       offsets, logits = tf.split(
           offsets, [2 * self._offset_sets * self._taps, self._offset_sets * self._taps], axis=-1)
@@ -109,4 +129,5 @@ class DeformableConv2D(WithOffsets, convolutions.Conv2D):
 
   def get_config(self) -> dict[str, Any]:
     return {**super().get_config(), 'modulated': self._modulated,
-            'mask_scale': self._mask_scale, 'offset_sets': self._offset_sets}
+            'mask_scale': self._mask_scale, 'offset_sets': self._offset_sets,
+            'offset_rate': self.offset_rate}

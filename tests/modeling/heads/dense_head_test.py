@@ -73,13 +73,13 @@ def test_tower_contract(tmp_path):
 
 def test_deformable_tower_has_its_published_weights_and_starts_at_offsets_of_zero():
   """Of 256 channels 62,235 weights more, and 62,208 multiply-adds for a position."""
-  tower = dense_head.PlainTower(256, num_convs=1, norm='none', deformable=True)
+  tower = plain_tower.PlainTower(256, num_convs=1, norm='none', deformable=True)
   with tf.Graph().as_default() as graph:
     tower({'3': tf.zeros([1, 1, 1, 256])})
   assert multiply_adds.count_graph(graph) == 9 * 256 * 256 + 62_208
   assert tower.count_params() == (9 * 256 + 1) * 256 + 62_235
-  small = dense_head.PlainTower(4, num_convs=1, norm='none', deformable=True)
-  plain = dense_head.PlainTower(4, num_convs=1, norm='none')
+  small = plain_tower.PlainTower(4, num_convs=1, norm='none', deformable=True)
+  plain = plain_tower.PlainTower(4, num_convs=1, norm='none')
   inputs = reference.pyramid_inputs(CHANNELS)
   small(inputs), plain(inputs)
   plain.set_weights(small.get_weights()[:2])

@@ -6,9 +6,12 @@ import tensorflow as tf, tf_keras
 from official_ext.modeling.heads import dense_head
 from official_ext.modeling.heads import separable_tower
 from official_ext.ops import checks
+from official_ext.serving import frozen
+from official_ext.serving import signatures
 import component
 import harness
 import reference
+import spies
 
 CHANNELS = {'3': 6, '4': 6, '5': 6}
 FILTERS = 4
@@ -133,3 +136,20 @@ def test_other_levels_are_named():
   tower = PART.make()
   with pytest.raises(ValueError, match='part has norms for levels 3, 4, 5; the input has 3, 4'):
     tower({level: x for level, x in PART.inputs().items() if level != '5'})
+
+
+def test_an_export_folds_the_norms_of_every_level():
+  tower = separable_tower.SeparableTower(6, num_convs=2, name='tower')
+  shapes = {'3': [2, 8, 8, 4], '4': [2, 4, 4, 4]}
+  tower({level: tf.zeros(shape) for level, shape in shapes.items()})
+  spies.randomize(tower)
+  function = signatures.with_names(
+      lambda *inputs: tower(dict(zip(shapes, inputs))),
+      [tf.TensorSpec(shape, tf.float32, f'level_{level}') for level, shape in shapes.items()])
+  folded, folding = frozen.freeze(function)
+  assert (folding.folded, folding.kept) == (2 * len(shapes), 0)
+  random = np.random.default_rng(0)
+  inputs = {f'level_{level}': tf.constant(random.normal(size=shape), tf.float32)
+            for level, shape in shapes.items()}
+  for level, expected in function(**inputs).items():
+    np.testing.assert_allclose(folded(**inputs)[level], expected, 1e-4, 1e-5)

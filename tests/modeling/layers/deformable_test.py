@@ -77,6 +77,24 @@ def test_offsets_learn_from_zero(dtype):
   assert all(np.count_nonzero(gradient) > 0.9 * np.size(gradient) for gradient in gradients)
 
 
+def test_offsets_learn_at_their_rate_and_the_kernel_at_its_own():
+  x, gradients = tf.constant(_features()), {}
+  for rate in (1.0, 0.25):
+    layer = deformable.DeformableConv2D(3, 3, offset_rate=rate, dtype='float64')
+    layer(x)
+    spies.randomize(layer)
+    with tf.GradientTape() as tape:
+      loss = tf.reduce_sum(layer(x) ** 2)
+    gradients[rate] = loss, tape.gradient(
+        loss, [layer.kernel, layer.offset.kernel, layer.offset.bias])
+  (loss, (kernel, *offsets)), (slow_loss, (slow_kernel, *slow)) = gradients.values()
+  np.testing.assert_allclose(slow_loss, loss, 1e-12)
+  np.testing.assert_allclose(slow_kernel, kernel, 1e-10)
+  for found, full in zip(slow, offsets):
+    assert np.any(full != 0)
+    np.testing.assert_allclose(found, 0.25 * full, 1e-10, 1e-10)
+
+
 def test_far_positions_are_exact_in_bfloat16():
   """A bfloat16 knows only every second pixel above 256."""
   x = np.zeros([1, 1, 300, 1], np.float32)
@@ -106,7 +124,7 @@ def test_cost_is_that_of_both_convolutions():
 
 @pytest.mark.parametrize('options, text', [
     ({'kernel_size': 4}, 'kernel_size'), ({'strides': (1, 2)}, 'strides'),
-    ({'offset_sets': 3}, 'offset_sets')])
+    ({'offset_sets': 3}, 'offset_sets'), ({'offset_rate': 0.0}, 'offset_rate is 0.0')])
 def test_wrong_options_are_named(options, text):
   with pytest.raises(checks.ArgumentError, match=text):
     deformable.DeformableConv2D(**{'filters': 2, 'kernel_size': 3, **options})(_features())
