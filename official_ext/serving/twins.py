@@ -50,7 +50,8 @@ def make_twins(module: export_modules.DetectionModule) -> dict[str, Twin]:
   if tower.get('type') == 'dynamic':
     fixed = {step: 'fixed' for step in ('scale_step', 'depth_step')
              if tower['dynamic'][step] == 'gated'}
-    towers = {'fixed head': {'dynamic': {**fixed, 'activation': 'tanh'}},
+    towers = {'fixed head': {'dynamic': {
+        **fixed, 'activation': 'tanh', 'budget_input': False}},
               'plain head': {'type': 'plain'}}
     return {name: _make(module, {'head': {'tower': tower}}) for name, tower in towers.items()}
   neck = model_config.decoder.as_dict()[model_config.decoder.type]

@@ -156,3 +156,17 @@ def test_twins_have_no_gates_and_the_same_branches_or_one(mixed):
   times = twins_lib.seconds(detectors.InMemoryDetector(mixed), made, cheap, dear, repeats=3)
   assert {name: len(values) for name, values in times.items()} == {
       'cheapest image': 3, 'dearest image': 3, 'inception FPN': 3, 'FPN': 3}
+
+
+@pytest.mark.slow
+def test_twins_of_a_head_that_takes_a_budget_take_none():
+  name = 'fcos_dynamichead_efficientnetlite0_sample'
+  options = {'model': {'head': {'tower': {'dynamic': {'budget_input': True}}}},
+             'budget': {'kind': 'drawn', 'draw_range': [0.1, 0.9]}}
+  config = small_detectors.small_experiment(name, **options)
+  _, model = small_detectors.small_task(name, **options)
+  module = detection.RoutedDetectionModule(config, model=model, input_image_size=[64, 64])
+  made = twins_lib.make_twins(module)
+  assert set(made) == {'fixed head', 'plain head'}
+  assert not any(twin.detector.set_budget(0.5) for twin in made.values())
+  assert 0 < made['fixed head'].multiply_adds <= module.cost.maximum
