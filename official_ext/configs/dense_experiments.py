@@ -40,7 +40,7 @@ _ASSIGNERS: dict[str, dict[str, Any]] = {
                   'detection_generator': {'nms_iou_threshold': 0.5}},
         'losses': {'focal_loss_alpha': 0.5, 'box_loss': 'smooth_l1', 'box_loss_weight': 0.75}},
 }
-# What an assigner has on COCO alone, in the schedule of 90k steps alone, and on the sample alone.
+# Options by assigner: of the COCO experiments, of their schedule of 90k steps, of the sample.
 _COCO: dict[str, dict[str, Any]] = {'freeanchor': {'task': {'model': {
     'head': {'tower': {'plain': {'norm': 'none'}}}}}}}
 _WARMUPS: dict[str, dict[str, Any]] = {'freeanchor': {'trainer': {'optimizer_config': {'warmup': {

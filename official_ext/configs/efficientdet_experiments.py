@@ -27,7 +27,7 @@ from official_ext.configs import experiments
 
 
 class Scale(NamedTuple):
-  """What the compound coefficient of EfficientDet decides.
+  """The sizes that belong to one compound coefficient of EfficientDet.
 
   Attributes:
     backbone: number of the EfficientNet.

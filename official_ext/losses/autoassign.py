@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from official_ext.losses import objects as objects_lib
 from official_ext.losses import replicas
 from official_ext.modeling import dense_levels
 from official_ext.ops import assigners
@@ -39,7 +40,7 @@ class LossTerms(NamedTuple):
 
 
 class Predictions(NamedTuple):
-  """What the losses take of the detector's outputs.
+  """The outputs of the detector that the losses need.
 
   Attributes:
     scores: `[batch, classes, locations]`, class probability times objectness.
@@ -51,19 +52,6 @@ class Predictions(NamedTuple):
   boxes: tf.Tensor
   offsets: tf.Tensor
   spreads: tf.Tensor
-
-
-class Objects(NamedTuple):
-  """The padded ground truth.
-
-  Attributes:
-    boxes: `[batch, boxes, 4]` in pixels.
-    columns: int32 `[batch, boxes]`, the class counted from 0; 0 for padding.
-    is_object: boolean `[batch, boxes]`.
-  """
-  boxes: tf.Tensor
-  columns: tf.Tensor
-  is_object: tf.Tensor
 
 
 class ImageTerms(NamedTuple):
@@ -81,27 +69,14 @@ class ImageTerms(NamedTuple):
   center_weights: tf.Tensor
 
 
-def objects_of(labels: Mapping[str, tf.Tensor], dtype: tf.DType = tf.float32) -> Objects:
-  """Returns the ground truth of a batch.
-
-  Args:
-    labels: `boxes` `[batch, boxes, 4]` and `classes` `[batch, boxes]`, from 1; see
-      `assigners.is_object` for rows that are none.
-    dtype: of the boxes.
-  """
-  boxes = tf.cast(labels['boxes'], dtype)
-  columns = tf.maximum(tf.cast(labels['classes'], tf.int32) - 1, 0)
-  return Objects(boxes, columns, assigners.is_object(boxes, labels['classes']))
-
-
-def insides(at: assigners.Locations, objects: Objects) -> tf.Tensor:
+def insides(at: assigners.Locations, objects: objects_lib.Objects) -> tf.Tensor:
   """Returns whether a location lies strictly inside a box: boolean `[batch, boxes, locations]`."""
   points = tf.cast(at.points, objects.boxes.dtype)
   nearest = tf.reduce_min(assigners.distances(points, objects.boxes[:, :, None]), -1)
   return (nearest > 0) & objects.is_object[:, :, None]
 
 
-def center_weights(at: assigners.Locations, objects: Objects, is_inside: tf.Tensor,
+def center_weights(at: assigners.Locations, objects: objects_lib.Objects, is_inside: tf.Tensor,
                    offsets: tf.Tensor, spreads: tf.Tensor) -> tf.Tensor:
   """Returns the Gaussian center prior of each box's class at the locations inside the box, eq. 2.
 
@@ -186,7 +161,7 @@ def negative_losses(scores: tf.Tensor, gamma: float) -> tf.Tensor:
   return -scores**gamma * tf.math.log(tf.maximum(1 - scores, _LEAST))
 
 
-def image_terms(predictions: Predictions, objects: Objects, at: assigners.Locations,
+def image_terms(predictions: Predictions, objects: objects_lib.Objects, at: assigners.Locations,
                 box_weight: float, gamma: float) -> ImageTerms:
   """Returns the sums of each image's losses, of the dtype of the predictions.
 
@@ -255,7 +230,7 @@ def losses(outputs: Mapping[str, Any], labels: Mapping[str, tf.Tensor],
   Args:
     outputs: `cls_outputs`, `box_outputs`, `attribute_outputs` and `center_prior` of a
       `DenseDetector` with AutoAssign's head.
-    labels: see `objects_of`.
+    labels: see `objects.of`.
     assigner: decodes the boxes that the head predicts.
     alpha: see `batch_terms`.
     gamma: exponent of the focal loss of negatives.
@@ -274,5 +249,5 @@ def losses(outputs: Mapping[str, Any], labels: Mapping[str, tf.Tensor],
   offsets, spreads = (tf.cast(values, tf.float32) for values in outputs['center_prior'])
   terms = image_terms(
       Predictions(scores, assigner.decode(at, raw_boxes), offsets, spreads),
-      objects_of(labels), at, box_weight, gamma)
+      objects_lib.of(labels), at, box_weight, gamma)
   return per_image_terms(terms, alpha) if per_image else batch_terms(terms, alpha)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from official_ext.losses import objects as objects_lib
 from official_ext.losses import paper_losses
 from official_ext.losses import replicas
 from official_ext.modeling import dense_levels
@@ -25,7 +26,6 @@ BAG_SIZE = 50
 _LEAST = 1e-12
 _BETA = 0.11  # of smooth L1
 _LEAST_MATCH = 0.6  # overlap of a prediction with a box, up to which it is not matched at all
-_UNIT_BOX = [0.0, 0.0, 1.0, 1.0]
 
 
 class LossTerms(NamedTuple):
@@ -40,7 +40,7 @@ class LossTerms(NamedTuple):
 
 
 class Predictions(NamedTuple):
-  """What the losses take of the detector's outputs.
+  """The outputs of the detector that the losses need.
 
   Attributes:
     probabilities: `[batch, anchors, classes]`.
@@ -50,19 +50,6 @@ class Predictions(NamedTuple):
   probabilities: tf.Tensor
   deltas: tf.Tensor
   boxes: tf.Tensor
-
-
-class Objects(NamedTuple):
-  """The padded ground truth.
-
-  Attributes:
-    boxes: `[batch, boxes, 4]` in pixels; `[0, 0, 1, 1]` for padding, whose deltas are finite.
-    columns: int32 `[batch, boxes]`, the class counted from 0; 0 for padding.
-    is_object: boolean `[batch, boxes]`.
-  """
-  boxes: tf.Tensor
-  columns: tf.Tensor
-  is_object: tf.Tensor
 
 
 class ImageTerms(NamedTuple):
@@ -76,20 +63,6 @@ class ImageTerms(NamedTuple):
   positive: tf.Tensor
   negative: tf.Tensor
   objects: tf.Tensor
-
-
-def objects_of(labels: Mapping[str, tf.Tensor], dtype: tf.DType = tf.float32) -> Objects:
-  """Returns the ground truth of a batch.
-
-  Args:
-    labels: `boxes` `[batch, boxes, 4]` and `classes` `[batch, boxes]`, from 1; see
-      `assigners.is_object` for rows that are none.
-    dtype: of the boxes.
-  """
-  boxes = tf.cast(labels['boxes'], dtype)
-  is_object = assigners.is_object(boxes, labels['classes'])
-  boxes = tf.where(is_object[..., None], boxes, tf.constant(_UNIT_BOX, dtype))
-  return Objects(boxes, tf.maximum(tf.cast(labels['classes'], tf.int32) - 1, 0), is_object)
 
 
 def mean_max(values: tf.Tensor) -> tf.Tensor:
@@ -127,7 +100,7 @@ def _image_matches(image: tuple[tf.Tensor, ...], anchor_boxes: tf.Tensor, bag_si
   """Returns the bags and the matches of one image.
 
   Args:
-    image: predicted boxes `[anchors, 4]`, and a row of each field of `Objects`.
+    image: predicted boxes `[anchors, 4]`, and a row of each field of `objects.Objects`.
     anchor_boxes: `[anchors, 4]`.
     bag_size: number of anchors of a bag.
     num_classes: number of classes.
@@ -145,7 +118,7 @@ def _image_matches(image: tuple[tf.Tensor, ...], anchor_boxes: tf.Tensor, bag_si
   return bags, tf.maximum(matches, 0.0)
 
 
-def matches_of(predictions: Predictions, objects: Objects, anchor_boxes: tf.Tensor,
+def matches_of(predictions: Predictions, objects: objects_lib.Objects, anchor_boxes: tf.Tensor,
                bag_size: int = BAG_SIZE) -> tuple[tf.Tensor, tf.Tensor]:
   """Returns the bag of each box, and how far predictions match the boxes of each class.
 
@@ -171,7 +144,7 @@ def matches_of(predictions: Predictions, objects: Objects, anchor_boxes: tf.Tens
   return bags, tf.stop_gradient(tf.transpose(matches, [0, 2, 1]))
 
 
-def likelihoods(predictions: Predictions, objects: Objects, anchor_boxes: tf.Tensor,
+def likelihoods(predictions: Predictions, objects: objects_lib.Objects, anchor_boxes: tf.Tensor,
                 bags: tf.Tensor, box_weight: float) -> tf.Tensor:
   """Returns the likelihood that an anchor of a bag has the box's class and place, eq. 2.
 
@@ -193,7 +166,7 @@ def likelihoods(predictions: Predictions, objects: Objects, anchor_boxes: tf.Ten
   return chosen * tf.exp(-box_weight * errors)
 
 
-def image_terms(predictions: Predictions, objects: Objects, anchor_boxes: tf.Tensor,
+def image_terms(predictions: Predictions, objects: objects_lib.Objects, anchor_boxes: tf.Tensor,
                 box_weight: float, gamma: float, bag_size: int = BAG_SIZE) -> ImageTerms:
   """Returns the sums of each image's losses, of the dtype of the predictions.
 
@@ -245,7 +218,7 @@ def losses(outputs: Mapping[str, Any], labels: Mapping[str, tf.Tensor],
 
   Args:
     outputs: `cls_outputs` and `box_outputs` of a `DenseDetector` with several anchors.
-    labels: see `objects_of`.
+    labels: see `objects.of`.
     assigner: has the anchors, and decodes the boxes that the head predicts.
     alpha: see `batch_terms`.
     gamma: exponent of the focal loss of negatives.
@@ -265,5 +238,5 @@ def losses(outputs: Mapping[str, Any], labels: Mapping[str, tf.Tensor],
   predictions = Predictions(
       tf.sigmoid(tf.reshape(logits, [-1, number, num_classes])),
       tf.reshape(raw_boxes, [-1, number, 4]), assigner.decode(at, raw_boxes))
-  terms = image_terms(predictions, objects_of(labels), anchor_boxes, box_weight, gamma)
+  terms = image_terms(predictions, objects_lib.of(labels), anchor_boxes, box_weight, gamma)
   return _divided(terms, alpha) if per_image else batch_terms(terms, alpha)

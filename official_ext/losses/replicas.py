@@ -1,4 +1,4 @@
-"""What the losses of all replicas are divided by."""
+"""The divisor of losses that is the same on all replicas."""
 import tensorflow as tf
 
 

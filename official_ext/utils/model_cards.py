@@ -31,7 +31,7 @@ _START_LICENCES = {'efficientnet_lite0_imagenet': 'Apache-2.0'}
 
 
 class Published(NamedTuple):
-  """What the comment of a YAML file says of the row of a paper's table.
+  """The row of a paper's table, read from the comment of a YAML file.
 
   Attributes:
     source: the paper, table and row.
@@ -110,7 +110,7 @@ def make(name: str, params: Any, published: Published | None = None,
     result: content of `evaluation.json`; None: not measured.
 
   Returns:
-    The card, plain JSON without paths of this machine. What is not known is None.
+    The card, plain JSON without paths of this machine; unknown values are None.
   """
   data = _of_dataset(dataset) if dataset else _of_experiment(name, params.task)
   start = _start(params.task)

@@ -1,4 +1,4 @@
-"""What each plan trains, and what it asks."""
+"""The plans of studies: the networks that are trained, and the claims that are tested."""
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 

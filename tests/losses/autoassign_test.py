@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 
 from official_ext.losses import autoassign
+from official_ext.losses import objects as objects_lib
 from official_ext.ops import assigners
 import crowded_boxes
 import reference
@@ -68,7 +69,7 @@ def run(at, scores, predicted, boxes, classes, offsets, spreads):
           predicted, offsets, spreads)))
   labels = {'boxes': tf.constant(boxes, tf.float64), 'classes': tf.constant(classes)}
   return autoassign.image_terms(
-      predictions, autoassign.objects_of(labels, tf.float64), at, 5.0, 2.0)
+      predictions, objects_lib.of(labels, tf.float64), at, 5.0, 2.0)
 
 
 def random_predictions(count, seed=1):
@@ -112,7 +113,7 @@ def test_compiled_equals_eager_in_float32_with_finite_gradients():
       tape.watch([scores, *others])
       terms = autoassign.image_terms(
           autoassign.Predictions(tf.transpose(scores, [0, 2, 1]), *others),
-          autoassign.objects_of(labels), AT, 5.0, 2.0)
+          objects_lib.of(labels), AT, 5.0, 2.0)
       total = tf.add_n(autoassign.batch_terms(terms, 0.25))
     gradients = tape.gradient(total, [scores, *others])
     return total, [tf.convert_to_tensor(gradient) for gradient in gradients]
@@ -196,7 +197,7 @@ def test_parts_equal_the_authors():
       0.75 * autoassign.negative_losses(0.3 * (1 - trust), 2.0),
       [0.0240756, 0.0118557, 0], atol=1e-7)
   at = assigners.Locations(np.array([[-2.0, 1.0]], np.float32), np.ones(1, np.float32), (1,))
-  objects = autoassign.objects_of(
+  objects = objects_lib.of(
       {'boxes': tf.constant([[[-9, -9, 9, 9]]]), 'classes': tf.constant([[1]])}, tf.float64)
   for mean, deviation, expected in ((0.0, 1.0, 0.0820850), (0.5, 2.0, 0.4437473)):
     weight = autoassign.center_weights(

@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 
 from official_ext.losses import free_anchor
+from official_ext.losses import objects as objects_lib
 from official_ext.ops import anchors
 from official_ext.ops import assigners
 import crowded_boxes
@@ -62,7 +63,7 @@ def inputs_of(probabilities, deltas, boxes, classes, anchor_boxes, dtype=tf.floa
   deltas, anchor_boxes = (tf.convert_to_tensor(value, dtype) for value in (deltas, anchor_boxes))
   predictions = free_anchor.Predictions(
       tf.constant(probabilities, dtype), deltas, anchors.boxes_from_deltas(deltas, anchor_boxes))
-  objects = free_anchor.objects_of(
+  objects = objects_lib.of(
       {'boxes': tf.constant(boxes, dtype), 'classes': tf.constant(classes)}, dtype)
   return predictions, objects, anchor_boxes
 
