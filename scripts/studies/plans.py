@@ -11,6 +11,10 @@ _WIDTHS = {
     'retinanet': ('task.model.decoder.fpn.num_filters', 'task.model.head.num_filters'),
     'fcos': ('task.model.decoder.fpn.num_filters', 'task.model.head.num_filters')}
 _SMALL = 0.75
+# Filters of heads that are most of the work at 512 x 640 pixels.
+_WIDE = 128
+# Blocks of a carried ImageNet backbone that few images cannot improve.
+_FROZEN = {'task.frozen_stages': ['stem', 'conv2_x']}
 # What the sizes of images must be multiples of, by the strides of the pyramid.
 _STRIDE = 64
 DRAWN = {'task.budget.kind': 'drawn', 'task.budget.weight': 0.1,
@@ -41,7 +45,8 @@ class Subject(NamedTuple):
     """
     size = [max(_STRIDE, round(self.image_scale * side / _STRIDE) * _STRIDE)
             for side in image_size]
-    return {**self.options, 'task.model.input_size': [*size, 3]}
+    frozen = _FROZEN if 'efficientnetlite0' in self.experiment else {}
+    return {**frozen, **self.options, 'task.model.input_size': [*size, 3]}
 
 
 class Claim(NamedTuple):
@@ -121,6 +126,24 @@ def _frontier() -> Plan:
   return Plan(subjects, claims)
 
 
+def _wide() -> Plan:
+  """FCOS whose head is most of the work, for images of 512 x 640 pixels."""
+  wide = dict.fromkeys(_WIDTHS['fcos'], _WIDE)
+  head = _HEAD.format('dynamichead')
+  subjects = {
+      'fcos': _plain('fcos', _HEAD, _WIDE),
+      'dynamic_head_budget': Subject(
+          head, {**wide, 'task.model.head.tower.dynamic.budget_input': True, **DRAWN,
+                 'task.budget.draw_range': [0.1, 0.9]}, BUDGETS),
+      'fcos_small_image': _plain('fcos', _HEAD, _WIDE, _SMALL),
+      'fcos_narrow': _plain('fcos', _HEAD, _WIDE // 2),
+      'dynamic_head_0.2': Subject(head, {**wide, **_at(0.2)}),
+  }
+  return Plan(subjects, [
+      Claim(f'dynamic_head_budget at {budget} is ahead of {rival}', f'dynamic_head_budget@{budget}',
+            rival) for budget in (0.2, 0.4) for rival in subjects if subjects[rival].is_plain])
+
+
 def _gains() -> Plan:
   """The papers' networks beside what they extend, each with its own recipe."""
   head = _HEAD.format('dynamichead')
@@ -162,4 +185,4 @@ def _gains() -> Plan:
   ])
 
 
-PLANS = {'frontier': _frontier(), 'gains': _gains()}
+PLANS = {'frontier': _frontier(), 'gains': _gains(), 'wide': _wide()}
