@@ -25,6 +25,9 @@ from comparisons import comparison
 from studies import measuring
 from studies import page
 from studies import plans
+from studies import subjects
+from studies.subjects import DIGITS
+from studies.subjects import Subject
 import yaml
 
 from official_ext.utils import argument_types
@@ -37,27 +40,27 @@ class DataSet(NamedTuple):
 
   Attributes:
     name: of it.
-    source: what `convert_dataset` reads.
+    source: what `convert_dataset` reads, or `digits`.
   """
   name: str
-  source: pathlib.Path
+  source: str
 
 
 class Training(NamedTuple):
   """A network that is trained on a data set for the n-th time.
 
   Attributes:
-    data: name of the data set.
+    data: the data set.
     name: of the subject.
     number: from 1.
   """
-  data: str
+  data: DataSet
   name: str
   number: int
 
   def folder(self, output: pathlib.Path) -> pathlib.Path:
     """Returns where it is kept."""
-    return output / self.data / f'{self.name}-{self.number}'
+    return output / self.data.name / f'{self.name}-{self.number}'
 
 
 def _data_set(text: str) -> DataSet:
@@ -65,7 +68,7 @@ def _data_set(text: str) -> DataSet:
   name, equals, source = text.partition('=')
   if not (name.replace('_', '').isalnum() and equals and source):
     raise argparse.ArgumentTypeError(f'{text!r} is not NAME=FOLDER, such as nuclei=data/nuclei')
-  return DataSet(name, pathlib.Path(source))
+  return DataSet(name, source)
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -74,7 +77,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument('--plan', required=True, choices=sorted(plans.PLANS), help='what is compared')
   parser.add_argument('--data', required=True, action='append', type=_data_set,
                       metavar='NAME=FOLDER', help='a data set in any layout that convert_dataset '
-                      'takes; may be given several times')
+                      f'takes, or {DIGITS}, the composed sample; may be given several times')
   parser.add_argument('--subjects', metavar='A,B,...', type=lambda text: text.split(','),
                       help='some of the networks of the plan (all)')
   parser.add_argument('--repeats', type=argument_types.positive_int, default=1, metavar='N',
@@ -85,6 +88,10 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
                       metavar='H,W', help='in pixels, multiples of 64 (256,256)')
   parser.add_argument('--resamples', type=argument_types.positive_int, default=200, metavar='N',
                       help='of the bootstrap over images (200)')
+  parser.add_argument('--engine', choices=('openvino', 'none'),
+                      default='openvino' if importlib.util.find_spec('openvino') else 'none',
+                      help='another engine to convert for and to time in (openvino where it is '
+                      'installed)')
   parser.add_argument('--output_dir', type=pathlib.Path, default=pathlib.Path('runs/evidence'),
                       metavar='DIR', help='folder to write, or to go on with (runs/evidence)')
   args = parser.parse_args(arguments)
@@ -101,7 +108,7 @@ def _trainings(args: argparse.Namespace) -> Iterator[Training]:
   for number in range(1, args.repeats + 1):
     for data in args.data:
       for name in args.subjects:
-        yield Training(data.name, name, number)
+        yield Training(data, name, number)
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
@@ -110,14 +117,10 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
           'resamples': args.resamples}
 
 
-def _options(subject: plans.Subject, args: argparse.Namespace) -> dict[str, Any]:
+def _options(subject: Subject, data: DataSet, args: argparse.Namespace) -> dict[str, Any]:
   """Returns field -> value of a training."""
-  # The experiments do not mirror, because digits of the composed sample must not be.
-  return {'task.train_data.parser.aug_rand_hflip': True,
-          'trainer.train_steps': args.train_steps,
-          'trainer.validation_interval': args.train_steps,
-          'trainer.optimizer_config.learning_rate.cosine.decay_steps': args.train_steps,
-          **subject.overrides(args.image_size)}
+  return {**subjects.schedule(args.train_steps, data.source), **subject.fields(),
+          **subject.sized(args.image_size)}
 
 
 def nested(options: dict[str, Any]) -> dict[str, Any]:
@@ -132,12 +135,13 @@ def nested(options: dict[str, Any]) -> dict[str, Any]:
   return found
 
 
-def _train(training: Training, subject: plans.Subject, args: argparse.Namespace) -> None:
+def _train(training: Training, subject: Subject, args: argparse.Namespace) -> None:
   """Trains, exports, measures and converts a network, from where that stopped."""
   folder = training.folder(args.output_dir)
-  records = args.output_dir / training.data / 'records'
+  records = args.output_dir / training.data.name / 'records'
   with files.atomic_file(folder / 'options.yaml') as temporary:
-    temporary.write_text(yaml.safe_dump(nested(_options(subject, args))), encoding='utf-8')
+    options = nested(_options(subject, training.data, args))
+    temporary.write_text(yaml.safe_dump(options), encoding='utf-8')
   if not (folder / 'saved_model').exists():
     comparison.command('train', mode='train', model_dir=folder / 'model',
                        experiment=subject.experiment,
@@ -146,10 +150,10 @@ def _train(training: Training, subject: plans.Subject, args: argparse.Namespace)
                        experiment=subject.experiment, nms='portable',
                        config_file=folder / 'model' / 'params.yaml',
                        export_dir=folder / 'saved_model')
-  if importlib.util.find_spec('openvino') and not (folder / 'openvino').exists():
-    comparison.command('serving.convert', to='openvino', saved_model=folder / 'saved_model',
-                       output_dir=folder / 'openvino')
-  points = measuring.points(folder / 'saved_model', args.output_dir / training.data / 'val',
+  if args.engine != 'none' and not (folder / args.engine).exists():
+    comparison.command('serving.convert', to=args.engine, saved_model=folder / 'saved_model',
+                       output_dir=folder / args.engine)
+  points = measuring.points(folder / 'saved_model', args.output_dir / training.data.name / 'val',
                             subject.budgets, args.resamples)
   _write(folder / 'result.json', points)
 
@@ -170,7 +174,14 @@ def _prepare(args: argparse.Namespace) -> None:
   for data in args.data:
     folder = args.output_dir / data.name
     if not (folder / 'val').exists():
-      comparison.command('tools.convert_dataset', input=data.source, output_dir=folder / 'records')
+      source = pathlib.Path(data.source)
+      if data.source == DIGITS:
+        source = subjects.SAMPLE / 'coco'
+        if not source.exists():
+          comparison.command('tools.make_sample_data', output_dir=source)
+      comparison.command('tools.convert_dataset', input=source, output_dir=folder / 'records')
+      comparison.command('tools.check_dataset', data=folder / 'records',
+                         output=folder / 'data.png')
       comparison.command('tools.write_images', data=folder / 'records', output_dir=folder / 'val')
 
 
@@ -180,7 +191,7 @@ def _results(args: argparse.Namespace) -> dict[str, dict[str, list[list[dict[str
   for training in _trainings(args):
     path = training.folder(args.output_dir) / 'result.json'
     if path.is_file():
-      found[training.data].setdefault(training.name, []).append(
+      found[training.data.name].setdefault(training.name, []).append(
           json.loads(path.read_text(encoding='utf-8')))
   return found
 
@@ -194,14 +205,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
              if not (training.folder(args.output_dir) / 'result.json').is_file()]
   start = time.monotonic()
   for number, training in enumerate(waiting, 1):
-    command_line.say(f'[{number}/{len(waiting)}] {training.name} on {training.data}, training '
+    command_line.say(f'[{number}/{len(waiting)}] {training.name} on {training.data.name}, training '
                      f'{training.number}')
     _train(training, plan.subjects[training.name], args)
     left = (time.monotonic() - start) / number * (len(waiting) - number)
     command_line.say(f'about {command_line.duration(left)} left')
     page.write(args.output_dir, args.plan, plan, _results(args), {}, vars(args))
   times = {data.name: measuring.times(
-      {name: Training(data.name, name, 1).folder(args.output_dir) for name in args.subjects},
+      {name: Training(data, name, 1).folder(args.output_dir) for name in args.subjects},
       plan.subjects, args.output_dir / data.name / 'val') for data in args.data}
   page.write(args.output_dir, args.plan, plan, _results(args), times, vars(args))
   command_line.say(f'Wrote {args.output_dir}/{args.plan}.md')

@@ -17,61 +17,24 @@ import sys
 import time
 from typing import Any, NamedTuple
 
+from studies import subjects
+from studies.subjects import DIGITS
+from studies.subjects import NETWORKS
+from studies.subjects import SAMPLE
+from studies.subjects import Subject
+
 from official_ext.utils import argument_types
 from official_ext.utils import command_line
 from official_ext.utils import files
 
 
-class Recipe(NamedTuple):
-  """How a network is trained.
-
-  Attributes:
-    experiment: name of the experiment.
-    overrides: options of it, `field=value,field=value`.
-    takes_budget: whether the trained network takes a budget at every call.
-  """
-  experiment: str
-  overrides: str = ''
-  takes_budget: bool = False
-
-
-def _retinanet(neck: str) -> Recipe:
-  return Recipe(f'retinanet_{neck}_efficientnetlite0_sample')
-
-
-def _fcos(part: str) -> Recipe:
-  return Recipe(f'fcos_{part}_efficientnetlite0_sample')
-
-
-_DRAWN = ('task.budget.kind=drawn,task.budget.weight=0.1,task.budget.reduction=mean_share,'
-          'task.budget.distance=absolute')
-NETWORKS = {
-    'fpn': _retinanet('fpn'),
-    'inception_fpn': _retinanet('inception_fpn'),
-    'dyfpn': _retinanet('dyfpn'),
-    'dyfpn_budget': Recipe(
-        'retinanet_dyfpn_efficientnetlite0_sample',
-        f'task.model.decoder.dyfpn.gate.budget_input=true,{_DRAWN}', True),
-    'drfpn': _retinanet('drfpn'),
-    'ifpn': _retinanet('ifpn'),
-    'pafpn': _retinanet('pafpn'),
-    'bifpn': _retinanet('bifpn'),
-    'carafe': _retinanet('carafe'),
-    'fcos': _fcos('fpn'),
-    'fcos_dyfpn': _fcos('dyfpn'),
-    'dynamic_head': _fcos('dynamichead'),
-    'dynamic_head_budget': Recipe(
-        'fcos_dynamichead_efficientnetlite0_sample',
-        f'task.model.head.tower.dynamic.budget_input=true,{_DRAWN},'
-        'task.budget.draw_range=[0.1,0.9]', True),
-}
-# The backbone's first layers stay as ImageNet has them: half of a step's time is theirs.
-FROZEN = 'task.frozen_stages=[stem,conv2_x]'
 BUDGETS = '0,0.25,0.5,0.75,1'
+_QUICK = {'output_dir': pathlib.Path('runs/quickstart'), 'train_steps': 200,
+          'networks': ['fcos', 'fcos_dyfpn', 'dynamic_head_budget']}
+_FULL = {'output_dir': pathlib.Path('runs/full'), 'train_steps': 1000, 'networks': list(NETWORKS)}
+_FULL_REPEATS = 3
 # Nuclei of cells in pictures of two kinds of microscope, which the checkout carries.
 NUCLEI = pathlib.Path(__file__).resolve().parents[1] / 'data' / 'nuclei'
-DIGITS = 'digits'
-SAMPLE = pathlib.Path('runs/sample')
 
 
 def _arguments() -> argparse.Namespace:
@@ -83,17 +46,20 @@ def _arguments() -> argparse.Namespace:
                       f'convert_dataset takes; {DIGITS}: handwritten digits over photographs, '
                       'composed from what installed packages ship; default: the nuclei of cells '
                       'in data/nuclei')
-  parser.add_argument('--output_dir', type=pathlib.Path, default=pathlib.Path('runs/quickstart'),
-                      metavar='DIR', help='default: runs/quickstart')
-  parser.add_argument('--train_steps', type=argument_types.positive_int, default=200, metavar='N',
-                      help='of eight images, for each network; default: 200')
+  parser.add_argument('--full', action='store_true',
+                      help='decide properly: every network is trained three times, for 1000 steps, '
+                      'and one page has their accuracy with intervals, cost and times; takes '
+                      'hours (the time left is shown), and goes on where it was interrupted')
+  parser.add_argument('--output_dir', type=pathlib.Path, metavar='DIR',
+                      help='default: runs/quickstart, with --full runs/full')
+  parser.add_argument('--train_steps', type=argument_types.positive_int, metavar='N',
+                      help='of eight images, for each network; default: 200, with --full 1000')
   parser.add_argument('--networks', type=_networks, metavar='A,B,...',
-                      default=['fcos', 'fcos_dyfpn', 'dynamic_head_budget'],
                       help=f'what is trained, of {", ".join(NETWORKS)}: the first is what people '
                       'have, with which the others are compared, and the last is shown in detail; '
                       'those that end with _budget are shown at the budget that '
                       'official_ext.tools.frontier recommends; default: '
-                      'fcos,fcos_dyfpn,dynamic_head_budget')
+                      'fcos,fcos_dyfpn,dynamic_head_budget, with --full all')
   parser.add_argument('--engine', choices=('openvino', 'none'),
                       default='openvino' if importlib.util.find_spec('openvino') else 'none',
                       help='another engine than TensorFlow to convert the networks for and to '
@@ -101,7 +67,14 @@ def _arguments() -> argparse.Namespace:
   parser.add_argument('--params_override', metavar='FIELD=VALUE,...',
                       help='more options of the experiment, as official_ext.train takes them: '
                       'task.model.input_size=[320,320,3]')
-  return parser.parse_args()
+  args = parser.parse_args()
+  if args.full and args.params_override:
+    parser.error('--full trains every network with its own options: leave --params_override out.')
+  defaults = _FULL if args.full else _QUICK
+  for name, value in defaults.items():
+    if getattr(args, name) is None:
+      setattr(args, name, value)
+  return args
 
 
 def _networks(text: str) -> list[str]:
@@ -131,7 +104,7 @@ class Network(NamedTuple):
     return self.folder / 'model'
 
   @property
-  def recipe(self) -> Recipe:
+  def subject(self) -> Subject:
     return NETWORKS[self.name]
 
   @property
@@ -198,16 +171,13 @@ def _flags(key: str, value: Any) -> list[str]:
   return [f'--{key}' if value is True else f'--{key}={value}']
 
 
-def training_overrides(args: argparse.Namespace, recipe: Recipe) -> str:
+def training_overrides(args: argparse.Namespace, subject: Subject) -> str:
   """Returns the trainer's `params_override`: how long to train, and what the data needs."""
-  overrides = [FROZEN]
-  if str(args.data) != DIGITS:
-    # The experiment does not mirror, because the digits of its sample must not be.
-    overrides.append('task.train_data.parser.aug_rand_hflip=true')
-  overrides += [f'trainer.train_steps={args.train_steps}',
-                f'trainer.validation_interval={args.train_steps}',
-                f'trainer.optimizer_config.learning_rate.cosine.decay_steps={args.train_steps}']
-  return ','.join([*overrides, *filter(None, [recipe.overrides, args.params_override])])
+  fields = {**subjects.schedule(args.train_steps, str(args.data)), **subject.fields()}
+  # The parser of overrides takes lists of JSON without blanks and quotes.
+  overrides = [f'{field}={json.dumps(value, separators=(",", ":"))}'.replace('"', '')
+               for field, value in fields.items()]
+  return ','.join([*overrides, *filter(None, [args.params_override])])
 
 
 def _keep_previous(output: pathlib.Path) -> None:
@@ -227,22 +197,22 @@ def _train(steps: Steps, network: Network, args: argparse.Namespace, records: pa
 
   The training does not evaluate, because the predictions of the export are evaluated.
   """
-  recipe, suffix, val = network.recipe, network.suffix, args.output_dir / 'val'
+  subject, suffix, val = network.subject, network.suffix, args.output_dir / 'val'
   steps.run(f'train{suffix}', 'train', log=network.folder / 'train.log',
-            experiment=recipe.experiment, mode='train', model_dir=network.model,
+            experiment=subject.experiment, mode='train', model_dir=network.model,
             config_file=records / 'overrides.yaml',
-            params_override=training_overrides(args, recipe))
+            params_override=training_overrides(args, subject))
   options: dict[str, Any] = {}
   if args.engine != 'none':
     options['nms'] = 'portable'
-  steps.run(f'export{suffix}', 'serving.export_saved_model', experiment=recipe.experiment,
+  steps.run(f'export{suffix}', 'serving.export_saved_model', experiment=subject.experiment,
             checkpoint_path=network.model, export_dir=network.exported,
             config_file=network.model / 'params.yaml', **options)
   if args.engine != 'none':
     steps.run(f'{args.engine}{suffix}', 'serving.convert', to=args.engine,
               saved_model=network.exported, output_dir=network.folder / args.engine)
   options = {}
-  if recipe.takes_budget:
+  if subject.budgets:
     steps.run(f'budgets{suffix}', 'tools.frontier', saved_model=network.exported, data=val,
               budgets=BUDGETS, batch_sizes=1, num_runs=5, output_dir=network.frontier,
               calibrate=True)
@@ -261,12 +231,21 @@ def _report(steps: Steps, networks: Sequence[Network], args: argparse.Namespace)
     temporary.write_text(json.dumps(steps.seconds, indent=2), encoding='utf-8')
   shown = networks[-1]
   converted = [] if args.engine == 'none' else [args.engine]
-  steps.run('report', 'tools.report', experiment=shown.recipe.experiment, model_dir=shown.model,
+  steps.run('report', 'tools.report', experiment=shown.subject.experiment, model_dir=shown.model,
             images=output / 'val' / 'images',
             annotation_file=output / 'val' / 'annotations.json', predictions=shown.predictions,
             saved_model=shown.exported, seconds_by_step=seconds, output_dir=output,
             network=[[one.name, one.exported, one.predictions,
                       *(one.folder / engine for engine in converted)] for one in networks])
+
+
+def _run_full(args: argparse.Namespace) -> None:
+  """Trains every network several times, and writes one page about them."""
+  import evidence
+  evidence.main([
+      '--plan=full', f'--data=images={args.data}', f'--output_dir={args.output_dir}',
+      f'--subjects={",".join(args.networks)}', f'--train_steps={args.train_steps}',
+      f'--repeats={_FULL_REPEATS}', f'--engine={args.engine}'])
 
 
 def main() -> None:
@@ -276,6 +255,9 @@ def main() -> None:
   is_composed = str(data) == DIGITS
   if not is_composed and not data.exists():
     raise command_line.CommandError(f'--data={data}: no such file or folder.')
+  if args.full:
+    _run_full(args)
+    return
   _keep_previous(output)
   records = SAMPLE / 'records' if is_composed else output / 'records'
   *others, shown = args.networks
@@ -283,7 +265,7 @@ def main() -> None:
               Network(shown, output, '')]
   each = 3 + (args.engine != 'none')
   steps = Steps(total=4 + each * len(networks) + is_composed +
-                sum(one.recipe.takes_budget for one in networks))
+                sum(bool(one.subject.budgets) for one in networks))
   if is_composed:
     data = SAMPLE / 'coco'
     steps.run('sample', 'tools.make_sample_data', output_dir=data)

@@ -196,8 +196,8 @@ def advice(networks: Sequence[Network]) -> list[str]:
          for network in known if network is not winner):
     sentences.append(
         f'These are one training each, and two trainings of one network differ by up to '
-        f'{_SAME_AP:g} in AP: more steps and several trainings (scripts/compare.py) decide what '
-        'is closer than that.')
+        f'{_SAME_AP:g} in AP: scripts/quickstart.sh --full, with more steps and several trainings, '
+        'decides what is closer than that.')
   return [*sentences, *_alike(networks)]
 
 

@@ -5,7 +5,7 @@ import pathlib
 from typing import Any
 
 import numpy as np
-from studies import plans
+from studies.subjects import Subject
 
 from official_ext.datasets.images import image_files
 from official_ext.datasets.images import image_ids
@@ -45,7 +45,7 @@ def points(saved_model: pathlib.Path, val: pathlib.Path, budgets: Sequence[float
   return found
 
 
-def times(folders: Mapping[str, pathlib.Path], subjects: Mapping[str, plans.Subject],
+def times(folders: Mapping[str, pathlib.Path], subjects: Mapping[str, Subject],
           val: pathlib.Path) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
   """Times exports and their conversions in one run, all in turn on the same images.
 

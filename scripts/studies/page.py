@@ -3,11 +3,12 @@ from collections.abc import Mapping, Sequence
 import json
 import math
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 from matplotlib import figure
 import numpy as np
 from studies import plans
+from studies.subjects import Subject
 
 from official_ext.utils import files
 
@@ -18,6 +19,8 @@ Times = Mapping[str, Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]
 # Two-sided 95 % points of Student's distribution, by degrees of freedom.
 _STUDENT = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
 _NORMAL = 1.96
+# A difference in AP that a person would give away for a cheaper network.
+_EQUAL = 0.01
 
 
 def interval(values: Sequence[float]) -> float:
@@ -64,10 +67,64 @@ def answer(claim: plans.Claim, results: Mapping[str, list[Points]]) -> str:
   return f'no: {found}' if difference + half < claim.margin else f'not shown: {found}'
 
 
+def conclusion(results: Mapping[str, list[Points]], times: Mapping[str, Any]) -> list[str]:
+  """Says which network to use, in sentences.
+
+  Args:
+    results: subject -> points of every training, on one data set.
+    times: what `measuring.times` returned for it; empty while nothing is timed.
+  """
+  found = [_Option(name, budget, at(runs, budget)) for name, runs in results.items()
+           for budget in dict.fromkeys(point['budget'] for points in runs for point in points)]
+  if not found:
+    return []
+  best = max(found, key=lambda option: option.ap)
+  equal = [option for option in found if option.ap >= best.ap - _EQUAL]
+  cheapest = min(equal, key=lambda option: option.gmac)
+  sentences = [f'Most accurate: {best.title}, AP {best.ap:.3f}.',
+               f'Cheapest within {_EQUAL:g} AP of it: {cheapest.title}, AP {cheapest.ap:.3f} for '
+               f'{cheapest.gmac:.3f} GMAC.']
+  for engine in _engines(times):
+    timed = [(option.milliseconds(times, engine), option) for option in equal]
+    fastest = min(((time, option) for time, option in timed if time is not None),
+                  key=lambda pair: pair[0], default=None)
+    if fastest:
+      sentences.append(f'Fastest of these in {engine}: {fastest[1].title}, AP '
+                       f'{fastest[1].ap:.3f} in {fastest[0]:.1f} ms.')
+  return [*sentences, 'What is closer than the intervals below is not decided.']
+
+
+class _Option(NamedTuple):
+  """A subject at a budget: what a person can choose."""
+  name: str
+  budget: float | None
+  points: Points
+
+  @property
+  def title(self) -> str:
+    return f'`{self.name}`' if self.budget is None else f'`{self.name}` at budget {self.budget:g}'
+
+  @property
+  def ap(self) -> float:
+    return float(np.mean([point['ap'] for point in self.points]))
+
+  @property
+  def gmac(self) -> float:
+    return float(np.mean([point['gmac_mean'] for point in self.points]))
+
+  def milliseconds(self, times: Mapping[str, Any], engine: str) -> float | None:
+    return times.get(self.name, {}).get(str(self.budget), {}).get(engine, {}).get('median')
+
+
+def _engines(times: Mapping[str, Any]) -> list[str]:
+  """Returns the engines that something was timed in."""
+  return list(dict.fromkeys(engine for budgets in times.values() for found in budgets.values()
+                            for engine in found))
+
+
 def _rows(results: Mapping[str, list[Points]], times: Mapping[str, Any]) -> list[str]:
   """Returns the lines of a table, one for each subject and budget."""
-  engines = list(dict.fromkeys(engine for budgets in times.values() for found in budgets.values()
-                               for engine in found))
+  engines = _engines(times)
   head = ['network', 'budget', 'trainings', 'AP', 'bootstrap over images', 'AP50',
           'GMAC (min to max)', *(f'ms in {engine} (quartiles)' for engine in engines)]
   rows = [head, ['---'] * len(head)]
@@ -90,7 +147,7 @@ def _rows(results: Mapping[str, list[Points]], times: Mapping[str, Any]) -> list
 
 
 def draw(results: Mapping[str, list[Points]], times: Mapping[str, Any],
-         subjects: Mapping[str, plans.Subject]) -> figure.Figure:
+         subjects: Mapping[str, Subject]) -> figure.Figure:
   """Draws AP against multiply-adds, and against the time in each engine.
 
   Args:
@@ -98,8 +155,7 @@ def draw(results: Mapping[str, list[Points]], times: Mapping[str, Any],
     times: what `measuring.times` returned for it; empty while nothing is timed.
     subjects: name -> subject; plain ones get squares.
   """
-  engines = list(dict.fromkeys(engine for budgets in times.values() for found in budgets.values()
-                               for engine in found))
+  engines = _engines(times)
   plot = figure.Figure(figsize=(7 * (1 + len(engines)), 5))
   axes = np.atleast_1d(plot.subplots(1, 1 + len(engines)))
   for number, (name, runs) in enumerate(results.items()):
@@ -145,7 +201,8 @@ def write(folder: pathlib.Path, name: str, plan: plans.Plan, results: Results, t
            f'images {arguments["resamples"]} times.']
   for data, found in results.items():
     timed = times.get(data, {})
-    lines += ['', f'## {data}', '', f'![{data}]({name}_{data}.png)', '', *_rows(found, timed), '',
+    lines += ['', f'## {data}', '', f'![{data}]({name}_{data}.png)', '',
+              ' '.join(conclusion(found, timed)), '', *_rows(found, timed), '',
               *(f'- {claim.text}: {answer(claim, found)}' for claim in plan.claims)]
     with files.atomic_file(folder / f'{name}_{data}.png') as temporary:
       draw(found, timed, plan.subjects).savefig(temporary, dpi=110, bbox_inches='tight')

@@ -1,52 +1,21 @@
 """The plans of studies: the networks that are trained, and the claims that are tested."""
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-Options = Mapping[str, Any]
+from studies.subjects import BUDGETS
+from studies.subjects import DRAWN
+from studies.subjects import DYFPN_BUDGET
+from studies.subjects import DYNAMIC_HEAD_BUDGET
+from studies.subjects import fcos
+from studies.subjects import NETWORKS
+from studies.subjects import retinanet
+from studies.subjects import Subject
 
-BUDGETS = tuple(number / 10 for number in range(11))
-_NECK = 'retinanet_{}_efficientnetlite0_sample'
-_HEAD = 'fcos_{}_efficientnetlite0_sample'
-_WIDTHS = {
-    'retinanet': ('task.model.decoder.fpn.num_filters', 'task.model.head.num_filters'),
-    'fcos': ('task.model.decoder.fpn.num_filters', 'task.model.head.num_filters')}
+_HEADS = ('task.model.decoder.fpn.num_filters', 'task.model.head.num_filters')
 _SMALL = 0.75
+_NARROW = 32
 # Filters of heads that are most of the work at 512 x 640 pixels.
 _WIDE = 128
-# Blocks of a carried ImageNet backbone that few images cannot improve.
-_FROZEN = {'task.frozen_stages': ['stem', 'conv2_x']}
-# What the sizes of images must be multiples of, by the strides of the pyramid.
-_STRIDE = 64
-DRAWN = {'task.budget.kind': 'drawn', 'task.budget.weight': 0.1,
-         'task.budget.reduction': 'mean_share', 'task.budget.distance': 'absolute'}
-
-
-class Subject(NamedTuple):
-  """A network that a plan trains.
-
-  Attributes:
-    experiment: its registered name.
-    options: field -> value.
-    budgets: at which the trained network is measured; empty: it takes none.
-    image_scale: of the size of images, beside that of the others.
-    is_plain: whether it is what people have without this package.
-  """
-  experiment: str
-  options: Options = {}
-  budgets: Sequence[float] = ()
-  image_scale: float = 1.0
-  is_plain: bool = False
-
-  def overrides(self, image_size: Sequence[int]) -> dict[str, Any]:
-    """Returns field -> value, the size of images among them.
-
-    Args:
-      image_size: height and width of the images of the plan.
-    """
-    size = [max(_STRIDE, round(self.image_scale * side / _STRIDE) * _STRIDE)
-            for side in image_size]
-    frozen = _FROZEN if 'efficientnetlite0' in self.experiment else {}
-    return {**frozen, **self.options, 'task.model.input_size': [*size, 3]}
 
 
 class Claim(NamedTuple):
@@ -75,10 +44,11 @@ class Plan(NamedTuple):
   claims: Sequence[Claim]
 
 
-def _plain(detector: str, form: str, width: int | None = None, image_scale: float = 1.0
+def _plain(detector: Callable[..., Subject], width: int | None = None, image_scale: float = 1.0
            ) -> Subject:
-  options = dict.fromkeys(_WIDTHS[detector], width) if width else {}
-  return Subject(form.format('fpn'), options, (), image_scale, True)
+  """Returns a plain detector of a width."""
+  return detector('fpn', dict.fromkeys(_HEADS, width) if width else {}, image_scale=image_scale,
+                  is_plain=True)
 
 
 def _at(share: float, reduction: str = 'mean_share', weight: float = 1.0) -> dict[str, Any]:
@@ -89,33 +59,27 @@ def _at(share: float, reduction: str = 'mean_share', weight: float = 1.0) -> dic
 
 def _frontier() -> Plan:
   """Detectors that take their budget, beside one training for each budget and beside plain ones."""
-  dyfpn, head = _NECK.format('dyfpn'), _HEAD.format('dynamichead')
   subjects = {
-      'fpn': _plain('retinanet', _NECK),
-      'fpn_small_image': _plain('retinanet', _NECK, None, _SMALL),
-      'fpn_narrow': _plain('retinanet', _NECK, 32),
-      'fpn_small_narrow': _plain('retinanet', _NECK, 32, _SMALL),
-      'fcos': _plain('fcos', _HEAD),
-      'fcos_narrow': _plain('fcos', _HEAD, 32),
-      'dyfpn_budget': Subject(
-          dyfpn, {'task.model.decoder.dyfpn.gate.budget_input': True, **DRAWN}, BUDGETS),
-      'dynamic_head_budget': Subject(
-          head, {'task.model.head.tower.dynamic.budget_input': True, **DRAWN,
-                 'task.budget.draw_range': [0.1, 0.9]}, BUDGETS),
-      'ifpn_budget': Subject(
-          _NECK.format('ifpn'), {'task.model.decoder.ifpn.solver.budget_input': True,
-                                 'task.budget.kind': 'drawn',
-                                 'task.budget.draw_range': [0.0, 0.8]}, BUDGETS[::2]),
-      'caddet_budget': Subject(
-          'fcos_caddet_sample', {
-              'task.model.backbone.caddet.budget_input': True,
-              'task.model.backbone.caddet.router_norm': 'group', **DRAWN,
-              'task.budget.draw_range': [0.1, 0.9], 'task.budget.start_step': 0,
-              'task.budget.path_similarity.weight': 0.0}, BUDGETS),
+      'fpn': _plain(retinanet),
+      'fpn_small_image': _plain(retinanet, None, _SMALL),
+      'fpn_narrow': _plain(retinanet, _NARROW),
+      'fpn_small_narrow': _plain(retinanet, _NARROW, _SMALL),
+      'fcos': _plain(fcos),
+      'fcos_narrow': _plain(fcos, _NARROW),
+      'dyfpn_budget': retinanet('dyfpn', DYFPN_BUDGET, BUDGETS),
+      'dynamic_head_budget': fcos('dynamichead', DYNAMIC_HEAD_BUDGET, BUDGETS),
+      'ifpn_budget': retinanet('ifpn', {
+          'task.model.decoder.ifpn.solver.budget_input': True, 'task.budget.kind': 'drawn',
+          'task.budget.draw_range': [0.0, 0.8]}, BUDGETS[::2]),
+      'caddet_budget': Subject('fcos_caddet_sample', {
+          'task.model.backbone.caddet.budget_input': True,
+          'task.model.backbone.caddet.router_norm': 'group', **DRAWN,
+          'task.budget.draw_range': [0.1, 0.9], 'task.budget.start_step': 0,
+          'task.budget.path_similarity.weight': 0.0}, BUDGETS),
   }
   for share in (0.2, 0.4, 0.7):
-    subjects[f'dyfpn_{share}'] = Subject(dyfpn, _at(share))
-    subjects[f'dynamic_head_{share}'] = Subject(head, _at(share))
+    subjects[f'dyfpn_{share}'] = retinanet('dyfpn', _at(share))
+    subjects[f'dynamic_head_{share}'] = fcos('dynamichead', _at(share))
   claims = [Claim(f'One training of {name} is within 0.01 AP of a separate one at {share}',
                   f'{name}_budget@{share}', f'{name}_{share}', -0.01)
             for name in ('dyfpn', 'dynamic_head') for share in (0.2, 0.4, 0.7)]
@@ -128,16 +92,13 @@ def _frontier() -> Plan:
 
 def _wide() -> Plan:
   """FCOS whose head is most of the work, for images of 512 x 640 pixels."""
-  wide = dict.fromkeys(_WIDTHS['fcos'], _WIDE)
-  head = _HEAD.format('dynamichead')
+  wide = dict.fromkeys(_HEADS, _WIDE)
   subjects = {
-      'fcos': _plain('fcos', _HEAD, _WIDE),
-      'dynamic_head_budget': Subject(
-          head, {**wide, 'task.model.head.tower.dynamic.budget_input': True, **DRAWN,
-                 'task.budget.draw_range': [0.1, 0.9]}, BUDGETS),
-      'fcos_small_image': _plain('fcos', _HEAD, _WIDE, _SMALL),
-      'fcos_narrow': _plain('fcos', _HEAD, _WIDE // 2),
-      'dynamic_head_0.2': Subject(head, {**wide, **_at(0.2)}),
+      'fcos': _plain(fcos, _WIDE),
+      'dynamic_head_budget': fcos('dynamichead', {**wide, **DYNAMIC_HEAD_BUDGET}, BUDGETS),
+      'fcos_small_image': _plain(fcos, _WIDE, _SMALL),
+      'fcos_narrow': _plain(fcos, _WIDE // 2),
+      'dynamic_head_0.2': fcos('dynamichead', {**wide, **_at(0.2)}),
   }
   return Plan(subjects, [
       Claim(f'dynamic_head_budget at {budget} is ahead of {rival}', f'dynamic_head_budget@{budget}',
@@ -146,26 +107,24 @@ def _wide() -> Plan:
 
 def _gains() -> Plan:
   """The papers' networks beside what they extend, each with its own recipe."""
-  head = _HEAD.format('dynamichead')
   tower = 'task.model.head.tower.dynamic.'
   gate = 'task.model.decoder.dyfpn.gate.'
   fixed = {f'{tower}{step}_step': 'fixed' for step in ('scale', 'depth')}
   subjects = {
-      'fpn': _plain('retinanet', _NECK),
-      'inception_fpn': Subject(_NECK.format('inception_fpn')),
-      **{f'dyfpn_{block}_{share}': Subject(
-          _NECK.format('dyfpn'), {'task.model.decoder.dyfpn.block': block, **_at(share)})
+      'fpn': _plain(retinanet),
+      'inception_fpn': retinanet('inception_fpn'),
+      **{f'dyfpn_{block}_{share}': retinanet('dyfpn', {
+          'task.model.decoder.dyfpn.block': block, **_at(share)})
          for block in ('a', 'b') for share in (0.3, 0.6)},
       # The last path runs the branches.
-      'dyfpn_random': Subject(_NECK.format('dyfpn'), {
+      'dyfpn_random': retinanet('dyfpn', {
           f'{gate}type': 'random', f'{gate}random_probability': 0.6, 'task.budget.weight': 0.0}),
-      'drfpn': Subject(_NECK.format('drfpn')),
-      'ifpn': Subject(_NECK.format('ifpn')),
-      'ifpn_unroll': Subject(
-          _NECK.format('ifpn'), {'task.model.decoder.ifpn.solver.gradient': 'unroll'}),
-      'fcos': _plain('fcos', _HEAD),
-      'fcos_fixed': Subject(head, {'task.budget.weight': 0.0, **fixed}),
-      **{f'dynamic_head_{weight}': Subject(head, {'task.budget.weight': weight})
+      'drfpn': retinanet('drfpn'),
+      'ifpn': retinanet('ifpn'),
+      'ifpn_unroll': retinanet('ifpn', {'task.model.decoder.ifpn.solver.gradient': 'unroll'}),
+      'fcos': _plain(fcos),
+      'fcos_fixed': fcos('dynamichead', {'task.budget.weight': 0.0, **fixed}),
+      **{f'dynamic_head_{weight}': fcos('dynamichead', {'task.budget.weight': weight})
          for weight in (0.0, 0.4, 1.6)},
       **{f'caddet_{name}': Subject('fcos_caddet_sample', options) for name, options in {
           'none': {'task.budget.weight': 0.0, 'task.budget.path_similarity.weight': 0.0},
@@ -185,4 +144,4 @@ def _gains() -> Plan:
   ])
 
 
-PLANS = {'frontier': _frontier(), 'gains': _gains(), 'wide': _wide()}
+PLANS = {'frontier': _frontier(), 'gains': _gains(), 'wide': _wide(), 'full': Plan(NETWORKS, [])}

@@ -7,19 +7,21 @@ import numpy as np
 import pytest
 from studies import page
 from studies import plans
+from studies import subjects
 import yaml
 
 from official_ext.utils import command_line
 from official_ext.utils import experiment
 
 ARGS = argparse.Namespace(train_steps=7, image_size=(128, 192))
+DATA = evidence.DataSet('nuclei', 'data/nuclei')
 
 
 @pytest.mark.parametrize('plan, name', [
     (plan, name) for plan, study in plans.PLANS.items() for name in study.subjects])
 def test_every_subject_is_an_experiment_that_resolves(plan, name, tmp_path):
   subject = plans.PLANS[plan].subjects[name]
-  options = evidence._options(subject, ARGS)
+  options = evidence._options(subject, DATA, ARGS)
   path = tmp_path / 'options.yaml'
   path.write_text(yaml.safe_dump(evidence.nested(options)))
   params = experiment.resolve(subject.experiment, [str(path)])
@@ -66,8 +68,8 @@ def test_the_interval_of_a_mean_is_students():
 
 
 def test_the_page_has_a_row_for_each_budget_the_answers_and_a_picture(tmp_path):
-  subjects = {'a': plans.Subject('x', {}, (0.5,)), 'b': plans.Subject('y', is_plain=True)}
-  plan = plans.Plan(subjects, [plans.Claim('A is better', 'a@0.5', 'b')])
+  study = {'a': subjects.Subject('x', {}, (0.5,)), 'b': subjects.Subject('y', is_plain=True)}
+  plan = plans.Plan(study, [plans.Claim('A is better', 'a@0.5', 'b')])
   results = {'nuclei': {'a': runs(0.5, 0.6, budget=0.5), 'b': runs(0.4)}}
   times = {'nuclei': {name: {budget: {'tensorflow': {'low': 1.0, 'median': 2.0, 'high': 3.0}}}
                       for name, budget in (('a', '0.5'), ('b', 'None'))}}
@@ -78,11 +80,25 @@ def test_the_page_has_a_row_for_each_budget_the_answers_and_a_picture(tmp_path):
           '2.0 (1.0 to 3.0) |') in text
   assert '| `b` |  | 1 | 0.400 |' in text
   assert '- A is better: not shown: +0.150, one training each' in text
+  assert 'Most accurate: `a` at budget 0.5, AP 0.550.' in text
   assert json.loads((tmp_path / 'study.json').read_text())['results'] == results
   assert (tmp_path / 'study_nuclei.png').is_file()
-  left, right = page.draw(results['nuclei'], times['nuclei'], subjects).axes
+  left, right = page.draw(results['nuclei'], times['nuclei'], study).axes
   assert [len(axes.containers) for axes in (left, right)] == [2, 2]
   np.testing.assert_allclose(right.containers[0].lines[0].get_xydata(), [[2.0, 0.55]])
+
+
+def test_the_conclusion_takes_the_cheapest_and_fastest_of_those_that_are_as_accurate():
+  results = {'best': runs(0.500), 'cheap': runs(0.494), 'fast': runs(0.491), 'behind': runs(0.489)}
+  for name, cost in (('cheap', 0.5), ('fast', 1.0), ('behind', 0.1)):
+    results[name][0][0]['gmac_mean'] = cost
+  times = {name: {'None': {'openvino': {'median': median}}}
+           for name, median in (('best', 9.0), ('cheap', 4.0), ('fast', 3.0), ('behind', 1.0))}
+  assert page.conclusion(results, times)[:-1] == [
+      'Most accurate: `best`, AP 0.500.',
+      'Cheapest within 0.01 AP of it: `cheap`, AP 0.494 for 0.500 GMAC.',
+      'Fastest of these in openvino: `fast`, AP 0.491 in 3.0 ms.']
+  assert not page.conclusion({}, {})
 
 
 @pytest.fixture
@@ -92,7 +108,7 @@ def study(tmp_path, monkeypatch):
 
   def train(training, subject, args):
     del subject
-    trained.append((training.data, training.name, training.number))
+    trained.append((training.data.name, training.name, training.number))
     folder = training.folder(args.output_dir)
     folder.mkdir(parents=True)
     (folder / 'result.json').write_text(json.dumps(runs(0.5)[0]))
@@ -115,6 +131,13 @@ def test_a_study_trains_everything_once_before_it_repeats_and_goes_on(study, tmp
   assert study() == first
   assert study('--repeats=2') == [(data, name, 2) for data, name, _ in first]
   assert '| `fcos` |  | 2 | 0.500 +- 0.000 |' in (tmp_path / 'out' / 'gains.md').read_text()
+
+
+def test_digits_are_composed_and_not_mirrored():
+  subject = plans.PLANS['gains'].subjects['fpn']
+  field = 'task.train_data.parser.aug_rand_hflip'
+  assert evidence._options(subject, DATA, ARGS)[field]
+  assert field not in evidence._options(subject, evidence.DataSet('x', 'digits'), ARGS)
 
 
 def test_results_of_other_settings_are_refused(study):

@@ -110,11 +110,34 @@ def test_every_network_is_trained_alike_and_goes_into_the_report(
   assert options['report']['saved_model'] == run / 'saved_model'
 
 
+def test_full_trains_every_network_three_times_and_goes_on(tmp_path, monkeypatch):
+  import evidence
+  given = []
+  monkeypatch.setattr(evidence, 'main', given.append)
+  monkeypatch.setattr(sys, 'argv', ['quickstart', '--full', f'--output_dir={tmp_path}/run',
+                                    '--engine=none', '--data=digits'])
+  (tmp_path / 'run').mkdir()
+  quickstart.main()
+  args = evidence._arguments(given[0])
+  assert (args.repeats, args.train_steps, args.engine) == (3, 1000, 'none')
+  assert args.subjects == list(quickstart.NETWORKS)
+  assert args.data == [evidence.DataSet('images', 'digits')]
+  assert [path.name for path in tmp_path.iterdir()] == ['run']
+
+
+def test_full_takes_no_more_options(tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(sys, 'argv', ['quickstart', '--full', f'--output_dir={tmp_path}',
+                                    '--params_override=task.lr=1'])
+  with pytest.raises(SystemExit):
+    quickstart.main()
+  assert 'leave --params_override out' in capsys.readouterr().err
+
+
 def test_every_network_has_an_experiment():
   from official.core import exp_factory
   from official_ext import registry_imports
-  for recipe in quickstart.NETWORKS.values():
-    assert exp_factory.get_exp_config(recipe.experiment).task.model.num_classes
+  for subject in quickstart.NETWORKS.values():
+    assert exp_factory.get_exp_config(subject.experiment).task.model.num_classes
 
 
 def test_values_become_arguments():

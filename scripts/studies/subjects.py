@@ -1,0 +1,99 @@
+"""What studies and the quickstart train: networks, and the options that they are trained with."""
+from collections.abc import Mapping, Sequence
+import pathlib
+from typing import Any, NamedTuple
+
+Options = Mapping[str, Any]
+
+BUDGETS = tuple(number / 10 for number in range(11))
+# Every second step has every gate open, the others a budget that is drawn.
+DRAWN = {'task.budget.kind': 'drawn', 'task.budget.weight': 0.1,
+         'task.budget.reduction': 'mean_share', 'task.budget.distance': 'absolute'}
+# The first blocks stay as ImageNet has them: half of a step's time is theirs, and few images
+# cannot improve them.
+_FROZEN = {'task.frozen_stages': ['stem', 'conv2_x']}
+# The name of the composed sample in place of a folder, and the folder that it is written into.
+DIGITS = 'digits'
+SAMPLE = pathlib.Path('runs/sample')
+# What the sizes of images must be multiples of, by the strides of the pyramid.
+_STRIDE = 64
+
+
+class Subject(NamedTuple):
+  """A network that is trained.
+
+  Attributes:
+    experiment: its registered name.
+    options: field -> value.
+    budgets: at which the trained network is measured; empty: it takes none.
+    image_scale: of the size of images, beside that of the others.
+    is_plain: whether it is what people have without this package.
+  """
+  experiment: str
+  options: Options = {}
+  budgets: Sequence[float] = ()
+  image_scale: float = 1.0
+  is_plain: bool = False
+
+  def fields(self) -> dict[str, Any]:
+    """Returns field -> value; where a backbone is carried, its first blocks are frozen."""
+    return {**(_FROZEN if 'efficientnetlite0' in self.experiment else {}), **self.options}
+
+  def sized(self, image_size: Sequence[int]) -> dict[str, Any]:
+    """Returns the field of the size of images.
+
+    Args:
+      image_size: height and width of the images of the study.
+    """
+    size = [max(_STRIDE, round(self.image_scale * side / _STRIDE) * _STRIDE)
+            for side in image_size]
+    return {'task.model.input_size': [*size, 3]}
+
+
+def schedule(train_steps: int, data: str) -> dict[str, Any]:
+  """Returns field -> value of a training, whatever is trained.
+
+  Args:
+    train_steps: number of steps.
+    data: folder of the data set, or `DIGITS`.
+  """
+  steps = ('train_steps', 'validation_interval',
+           'optimizer_config.learning_rate.cosine.decay_steps')
+  # The experiments do not mirror, because the digits of their sample must not be.
+  mirror = {} if data == DIGITS else {'task.train_data.parser.aug_rand_hflip': True}
+  return {**mirror, **{f'trainer.{name}': train_steps for name in steps}}
+
+
+def retinanet(neck: str, options: Options | None = None, budgets: Sequence[float] = (),
+              **rest: Any) -> Subject:
+  """Returns RetinaNet with a neck and the carried backbone; arguments are those of `Subject`."""
+  return Subject(f'retinanet_{neck}_efficientnetlite0_sample', options or {}, budgets, **rest)
+
+
+def fcos(part: str, options: Options | None = None, budgets: Sequence[float] = (),
+         **rest: Any) -> Subject:
+  """Returns FCOS with a neck or head and the carried backbone."""
+  return Subject(f'fcos_{part}_efficientnetlite0_sample', options or {}, budgets, **rest)
+
+
+# A neck or a head that takes its budget at every call.
+DYFPN_BUDGET = {'task.model.decoder.dyfpn.gate.budget_input': True, **DRAWN}
+DYNAMIC_HEAD_BUDGET = {'task.model.head.tower.dynamic.budget_input': True, **DRAWN,
+                       'task.budget.draw_range': [0.1, 0.9]}
+
+# The networks of the quickstart.
+NETWORKS = {
+    'fpn': retinanet('fpn', is_plain=True),
+    'inception_fpn': retinanet('inception_fpn'),
+    'dyfpn': retinanet('dyfpn'),
+    'dyfpn_budget': retinanet('dyfpn', DYFPN_BUDGET, BUDGETS),
+    'drfpn': retinanet('drfpn'),
+    'ifpn': retinanet('ifpn'),
+    'pafpn': retinanet('pafpn'),
+    'bifpn': retinanet('bifpn'),
+    'carafe': retinanet('carafe'),
+    'fcos': fcos('fpn', is_plain=True),
+    'fcos_dyfpn': fcos('dyfpn'),
+    'dynamic_head': fcos('dynamichead'),
+    'dynamic_head_budget': fcos('dynamichead', DYNAMIC_HEAD_BUDGET, BUDGETS),
+}
