@@ -8,6 +8,7 @@ from studies.subjects import DYFPN_BUDGET
 from studies.subjects import DYNAMIC_HEAD_BUDGET
 from studies.subjects import fcos
 from studies.subjects import NETWORKS
+from studies.subjects import Options
 from studies.subjects import retinanet
 from studies.subjects import Subject
 
@@ -44,11 +45,11 @@ class Plan(NamedTuple):
   claims: Sequence[Claim]
 
 
-def _plain(detector: Callable[..., Subject], width: int | None = None, image_scale: float = 1.0
-           ) -> Subject:
+def _plain(detector: Callable[..., Subject], width: int | None = None, image_scale: float = 1.0,
+           options: Options | None = None) -> Subject:
   """Returns a plain detector of a width."""
-  return detector('fpn', dict.fromkeys(_HEADS, width) if width else {}, image_scale=image_scale,
-                  is_plain=True)
+  widths = dict.fromkeys(_HEADS, width) if width else {}
+  return detector('fpn', {**widths, **(options or {})}, image_scale=image_scale, is_plain=True)
 
 
 def _at(share: float, reduction: str = 'mean_share', weight: float = 1.0) -> dict[str, Any]:
@@ -92,12 +93,13 @@ def _frontier() -> Plan:
 
 def _wide() -> Plan:
   """FCOS whose head is most of the work, for images of 512 x 640 pixels."""
-  wide = dict.fromkeys(_HEADS, _WIDE)
+  few = {'task.train_data.global_batch_size': 4}
+  wide = {**dict.fromkeys(_HEADS, _WIDE), **few}
   subjects = {
-      'fcos': _plain(fcos, _WIDE),
+      'fcos': _plain(fcos, _WIDE, options=few),
       'dynamic_head_budget': fcos('dynamichead', {**wide, **DYNAMIC_HEAD_BUDGET}, BUDGETS),
-      'fcos_small_image': _plain(fcos, _WIDE, _SMALL),
-      'fcos_narrow': _plain(fcos, _WIDE // 2),
+      'fcos_small_image': _plain(fcos, _WIDE, _SMALL, few),
+      'fcos_narrow': _plain(fcos, _WIDE // 2, options=few),
       'dynamic_head_0.2': fcos('dynamichead', {**wide, **_at(0.2)}),
   }
   return Plan(subjects, [
