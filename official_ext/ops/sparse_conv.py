@@ -20,7 +20,7 @@ from official_ext.ops import pixel_lists
 
 MODES = ('skip', 'mask')
 # A list of any length costs as much time as so many multiply-adds, before it saves some.
-_LIST_MULTIPLY_ADDS = 5e6
+_LIST_MULTIPLY_ADDS = 1.5e7
 
 
 class ResidualWeights(NamedTuple):

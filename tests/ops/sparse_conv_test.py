@@ -94,7 +94,7 @@ def test_computes_all_positions_above_the_break_even(break_even, is_full):
 
 
 @pytest.mark.parametrize('positions, channels, share', [
-    (64 * 80, 256, 1.00), (64 * 80, 64, 0.44), (8 * 10, 128, 0.42), (4 * 5, 128, -0.21)])
+    (64 * 80, 256, 1.00), (64 * 80, 64, 0.415), (8 * 20, 128, 0.318), (4 * 5, 128, -1.907)])
 def test_default_break_even(positions, channels, share):
   for given in (positions, tf.constant(positions)):
     assert abs(float(sparse_conv.default_break_even(given, channels)) - share) < 0.01
