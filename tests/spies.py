@@ -74,7 +74,8 @@ def forced_gates(gate):
 
   def call(self, logits, training=None):
     del self, logits
-    return gumbel_selection.Choice(gate, gate if training else SOFT[0] * gate + SOFT[1])
+    soft = SOFT[0] * gate + SOFT[1]
+    return gumbel_selection.Choice(gate, gate if training else soft, soft)
 
   with mock.patch.object(gumbel_selection.GumbelSelection, 'call', call):
     yield

@@ -97,6 +97,19 @@ class PathSimilarityConfig(hyperparams.Config):
 
 
 @dataclasses.dataclass
+class InformationConfig(hyperparams.Config):
+  """Options of the reward for gates that are sure, and differ by image.
+
+  Attributes:
+    weight: factor of the mutual information of image and gate, in nats, that is taken off the
+      total; 0 for no such reward.
+    start_step: the first training step with it.
+  """
+  weight: float = 0.0
+  start_step: int = 0
+
+
+@dataclasses.dataclass
 class BudgetConfig(hyperparams.Config):
   """Options of the loss that pulls the cost of a routed network to a target.
 
@@ -130,6 +143,8 @@ class BudgetConfig(hyperparams.Config):
     path_similarity: a further loss, beside a budget of any kind or none.  It compares the gates
       of the backbone `caddet` if that is in the part, and else all gates of the part that decide
       for whole images.
+    information: a reward for gates of the part that differ by image, beside a budget of any kind or
+      none; see `losses/information.py`.
     start_step: the first training step with these losses.
   """
   weight: float = 0.0
@@ -144,6 +159,7 @@ class BudgetConfig(hyperparams.Config):
   scale_bounds: list[float] = dataclasses.field(default_factory=lambda: list(SCALE_BOUNDS))
   path_similarity: PathSimilarityConfig = dataclasses.field(
       default_factory=PathSimilarityConfig)
+  information: InformationConfig = dataclasses.field(default_factory=InformationConfig)
   start_step: int = 0
 
 

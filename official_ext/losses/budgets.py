@@ -5,20 +5,14 @@ from typing import NamedTuple
 import tensorflow as tf, tf_keras
 
 from official_ext.configs import options
-from official_ext.losses import drawn_budget
+from official_ext.losses import budget_checks
+from official_ext.losses import information
 from official_ext.losses import path_similarity
 from official_ext.losses import scale_budget
 from official_ext.modeling.layers import routed
 from official_ext.ops import checks
 from official_ext.ops import routing
 
-# The kinds whose target is a share of what gates can save.
-SHARE_KINDS = ('share', 'drawn')
-KINDS = (*SHARE_KINDS, 'fixed', 'scale_aware', 'loss_aware')
-REDUCTIONS = ('mean', 'sum', 'mean_share')
-DISTANCES = ('squared', 'absolute')
-# What `part` may be.
-PARTS = (*routed.PARTS, 'all')
 # How many losses of images the loss-aware budget remembers (CADDet, section 4.2.1).
 _HISTORY = 100
 
@@ -78,55 +72,6 @@ def needs_objects(config: options.BudgetConfig) -> bool:
       bool(config.weight) and config.kind in ('scale_aware', 'loss_aware'))
 
 
-def check(config: options.BudgetConfig) -> None:
-  """Checks that every option of a budget is in its range.
-
-  Args:
-    config: the options.
-
-  Raises:
-    ArgumentError: names the field, relative to `config`.
-  """
-  checks.check_one_of('kind', config.kind, KINDS)
-  checks.check_one_of('part', config.part, PARTS)
-  if config.kind not in SHARE_KINDS and config.part not in ('backbone', 'all'):
-    raise checks.ArgumentError(
-        'part', f'part is {config.part!r} and kind {config.kind!r}, which is for the backbone '
-        "`caddet`; for other parts the kind must be 'share' or 'drawn'.")
-  check_budget(config.target, config.reduction, config.distance)
-  drawn_budget.check('draw_range', config.draw_range, 'full_every', config.full_every)
-  if not 0 < config.ratio <= 1:
-    raise checks.ArgumentError(
-        'ratio', f'ratio is {config.ratio}; it is a share of the cost of the backbone, above 0 '
-        'and at most 1.')
-  if config.start_step < 0:
-    raise checks.ArgumentError(
-        'start_step', f'start_step is {config.start_step}; it is the number of a training step, '
-        'from 0.')
-  scale_budget.check_bounds('scale_bounds', config.scale_bounds)
-  path_similarity.check_range(
-      'path_similarity.minimum', config.path_similarity.minimum, config.path_similarity.maximum)
-
-
-def check_budget(target: tf.Tensor | float, reduction: str, distance: str = 'squared') -> None:
-  """Checks the arguments of `budget_loss`.
-
-  Args:
-    target: wanted share of what gates can save; a tensor is not checked.
-    reduction: how the shares of images become one loss.
-    distance: how far a share is from the target.
-
-  Raises:
-    ArgumentError: a target outside [0, 1], an unknown reduction or distance.
-  """
-  if not tf.is_tensor(target) and not 0 <= target <= 1:
-    raise checks.ArgumentError(
-        'target', f'target is {target}; it is a share of the cost that can be saved, between 0 '
-        '(all shut) and 1 (all open).')
-  checks.check_one_of('reduction', reduction, REDUCTIONS)
-  checks.check_one_of('distance', distance, DISTANCES)
-
-
 def budget_loss(record: routing.Routing, target: tf.Tensor | float, reduction: str = 'mean',
                 distance: str = 'squared') -> tf.Tensor:
   """Returns how far the cost of images is from a budget.
@@ -147,7 +92,7 @@ def budget_loss(record: routing.Routing, target: tf.Tensor | float, reduction: s
   Raises:
     ArgumentError: an argument that is not allowed.
   """
-  check_budget(target, reduction, distance)
+  budget_checks.check_budget(target, reduction, distance)
   share = _share(record, record.expected)
   if reduction == 'mean_share':
     share = tf.reduce_mean(path_similarity.gather_replicas(share))
@@ -169,7 +114,8 @@ class BudgetLosses:
   that the network is given.
 
   Attributes:
-    part: one of `PARTS`; kinds that are for the backbone `caddet` are about the `backbone`.
+    part: one of `budget_checks.PARTS`; kinds that are for the backbone `caddet` are about the
+      `backbone`.
     draws: whether the target is drawn at each step.
   """
 
@@ -180,14 +126,15 @@ class BudgetLosses:
       config: options of the budget, `task.budget` in an experiment.
 
     Raises:
-      ArgumentError: an option that is not allowed; see `check`.
+      ArgumentError: an option that is not allowed; see `budget_checks.check`.
     """
-    check(config)
+    budget_checks.check(config)
     self._config = config
-    self.part = config.part if config.kind in SHARE_KINDS else 'backbone'
+    self.part = config.part if config.kind in budget_checks.SHARE_KINDS else 'backbone'
     self.draws = config.kind == 'drawn'
     self._layers: list[str] = []
     self._path_layers: list[str] = []
+    self._deciding_layers: list[str] = []
     self._backbone: routed.RoutedLayer | None = None
     self._history: tf.Variable | None = None
 
@@ -195,7 +142,8 @@ class BudgetLosses:
   def names(self) -> Sequence[str]:
     """Names of the losses, which are those with a weight."""
     weights = {'budget': self._config.weight,
-               'path_similarity': self._config.path_similarity.weight}
+               'path_similarity': self._config.path_similarity.weight,
+               'information': self._config.information.weight}
     return [name for name, weight in weights.items() if weight]
 
   def attach(self, model: tf_keras.Model) -> None:
@@ -211,12 +159,17 @@ class BudgetLosses:
       ArgumentError: nothing in the part has gates, or the backbone has no soft cost.
     """
     config = self._config
-    if config.weight and config.kind not in SHARE_KINDS:
+    if config.weight and config.kind not in budget_checks.SHARE_KINDS:
       self._attach_backbone(model)
     if not self.names:
       return
     layers = self._gated_layers(model)
     self._layers = [layer.name for layer in layers]
+    self._deciding_layers = [layer.name for layer in layers if layer.gate_names]
+    if config.information.weight and not self._deciding_layers:
+      raise checks.ArgumentError(
+          'information.weight', f'information.weight is {config.information.weight}, but '
+          f'{", ".join(self._layers)} decides by no gate; it must be 0.')
     if config.path_similarity.weight:
       paths = ([layer for layer in layers if layer.has_soft_cost]
                or [layer for layer in layers if layer.gate_names and layer.decides_for_images])
@@ -240,11 +193,11 @@ class BudgetLosses:
               for layer in own]
     if layers:
       return layers
-    argument = 'part'
-    if self._config.part == 'all':
-      argument = 'weight' if self._config.weight else 'path_similarity.weight'
-    value = (self._config.path_similarity.weight if argument == 'path_similarity.weight'
-             else getattr(self._config, argument))
+    config = self._config
+    given = {'part': config.part} if config.part != 'all' else {
+        'weight': config.weight, 'path_similarity.weight': config.path_similarity.weight,
+        'information.weight': config.information.weight}
+    argument, value = next((name, value) for name, value in given.items() if value)
     gated = [part for part, own in by_part.items() if own]
     raise checks.ArgumentError(
         argument, f'{argument} is {value!r}, but nothing there has gates that a budget could '
@@ -286,10 +239,8 @@ class BudgetLosses:
       raise ValueError('The budget knows no model: call attach first.')
     config, losses = self._config, {}
     shares, target = None, None
-    is_on = tf.constant(1.0)
-    if step.number is not None:
-      is_on = tf.cast(step.number >= config.start_step, tf.float32)
-    if config.weight and config.kind in SHARE_KINDS:
+    is_on = _has_begun(step, config.start_step)
+    if config.weight and config.kind in budget_checks.SHARE_KINDS:
       goal = step.budget if self.draws else config.target
       record = routing.merge({name: records[name] for name in self._layers})
       shares = Shares(_share(record, record.executed), _share(record, record.expected),
@@ -309,6 +260,10 @@ class BudgetLosses:
     if config.path_similarity.weight and boxes is not None:
       losses['path_similarity'] = is_on * config.path_similarity.weight * self._path_similarity(
           routing.merge({name: records[name] for name in self._path_layers}), boxes)
+    if config.information.weight:
+      begun = is_on * _has_begun(step, config.information.start_step)
+      losses['information'] = -begun * config.information.weight * information.information(
+          {name: records[name] for name in self._deciding_layers})
     return Terms(losses, shares, target)
 
   def _target(self, step: Step, boxes: tf.Tensor | None,
@@ -336,6 +291,11 @@ class BudgetLosses:
                        for values in (_image_gates(record), self.presence(boxes)))
     config = self._config.path_similarity
     return path_similarity.loss(paths, presence, config.minimum, config.maximum)
+
+
+def _has_begun(step: Step, start: int) -> tf.Tensor:
+  """Returns 1 from a training step on and in evaluation, 0 before it."""
+  return tf.constant(1.0) if step.number is None else tf.cast(step.number >= start, tf.float32)
 
 
 def _image_gates(record: routing.Routing) -> tf.Tensor:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf, tf_keras
 
 from official_ext.configs import options
+from official_ext.losses import budget_checks
 from official_ext.losses import budgets
 from official_ext.losses import drawn_budget
 from official_ext.losses import scale_budget
@@ -63,7 +64,8 @@ def _check_list(task_config: Any) -> None:
   """
   short = task_config.budget
   for field, weight in (('weight', short.weight),
-                        ('path_similarity.weight', short.path_similarity.weight)):
+                        ('path_similarity.weight', short.path_similarity.weight),
+                        ('information.weight', short.information.weight)):
     if weight:
       raise checks.FieldError(
           f'task.budgets is given, and task.budget.{field} is {weight}; a task has one or the '
@@ -71,7 +73,9 @@ def _check_list(task_config: Any) -> None:
   for index, config in enumerate(task_config.budgets):
     for path, given, known in (('', config, options.BudgetConfig),
                                ('path_similarity.', config.path_similarity,
-                                options.PathSimilarityConfig)):
+                                options.PathSimilarityConfig),
+                               ('information.', config.information,
+                                options.InformationConfig)):
       # Model Garden takes any field within a list.
       allowed = [field.name for field in dataclasses.fields(known)]
       unknown = sorted(set(given.as_dict()) - set(allowed))
@@ -103,8 +107,8 @@ def _drawn_alike(task_config: Any) -> options.BudgetConfig | None:
 class TaskBudgets:
   """The losses that the budgets of a task add to its own.
 
-  `task.budget` is the short form of one budget.  Its losses are named `budget` and
-  `path_similarity`.  Those of `task.budgets` have the part in their name, as in `budget/decoder`.
+  `task.budget` is the short form of one budget.  Its losses are named `budget`, `path_similarity`
+  and `information`.  Those of `task.budgets` have the part in their name, as in `budget/decoder`.
 
   Attributes:
     target: the wanted share of what all gates together can save; None if the task has a budget of
@@ -135,7 +139,8 @@ class TaskBudgets:
             f'Change task.budgets[{index}].part.')
     self._is_list = bool(task_config.budgets)
     short = task_config.budget
-    is_whole = not self._is_list and (short.part == 'all' or short.kind not in budgets.SHARE_KINDS)
+    is_whole = not self._is_list and (
+        short.part == 'all' or short.kind not in budget_checks.SHARE_KINDS)
     self.target = short.target if is_whole and short.kind != 'drawn' else None
     self._drawn = _drawn_alike(task_config)
     self._scale_bounds = scale_bounds(task_config)
@@ -178,7 +183,7 @@ class TaskBudgets:
       with checks.naming_field(field, {
           'kind': f'{field}.kind or task.model.backbone.type',
           **{name: f'{field}.{name} or task.model'
-             for name in ('part', 'weight', 'path_similarity.weight')}}):
+             for name in ('part', 'weight', 'path_similarity.weight', 'information.weight')}}):
         budget.attach(model)
     drawn_budget.check_model(model, {
         budget.part: field for field, budget in self._budgets.items() if budget.draws})

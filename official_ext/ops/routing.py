@@ -54,6 +54,8 @@ class Routing(NamedTuple):
     soft_cost: float32 `[batch]`, the cost with every part weighted by its soft gate (C_net of
       CADDet, eq. 4), differentiable; None without such gates.
     uncounted: what the paper's tables do not count; None if they count everything.
+    probabilities: name of a gate that is sampled -> the probabilities that it is sampled from, of
+      the shape of the gate, float32 and differentiable.
   """
   gates: Mapping[str, tf.Tensor]
   executed: tf.Tensor
@@ -64,6 +66,7 @@ class Routing(NamedTuple):
   metrics: Mapping[str, tf.Tensor] = types.MappingProxyType({})
   soft_cost: tf.Tensor | None = None
   uncounted: Uncounted | None = None
+  probabilities: Mapping[str, tf.Tensor] = types.MappingProxyType({})
 
 
 def is_per_position(gate: tf.Tensor) -> bool:
@@ -207,18 +210,20 @@ class RoutingTape:
 
 
 def merge(records: Mapping[str, Routing]) -> Routing:
-  """Returns the sum of what several layers recorded, gates and metrics under `layer/gate`.
+  """Returns the sum of what several layers recorded, with names `layer/gate` and `layer/metric`.
 
   Args:
     records: name of the layer -> its record; not empty.
   """
-  gates, metrics = (
+  gates, metrics, probabilities = (
       {f'{name}/{key}': value for name, record in records.items()
-       for key, value in getattr(record, field).items()} for field in ('gates', 'metrics'))
+       for key, value in getattr(record, field).items()}
+      for field in ('gates', 'metrics', 'probabilities'))
   soft_costs = [record.soft_cost for record in records.values() if record.soft_cost is not None]
   uncounted = [record.uncounted for record in records.values() if record.uncounted is not None]
   return Routing(
-      gates, metrics=metrics, soft_cost=_sum(soft_costs) if soft_costs else None,
+      gates, metrics=metrics, probabilities=probabilities,
+      soft_cost=_sum(soft_costs) if soft_costs else None,
       uncounted=Uncounted(*(_sum(costs) for costs in zip(*uncounted))) if uncounted else None,
       **{field: _sum([getattr(record, field) for record in records.values()])
          for field in _COSTS})

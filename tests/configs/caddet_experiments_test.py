@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from official_ext import registry_imports
-from official_ext.losses import budgets
+from official_ext.losses import budget_checks
 from official_ext.utils import experiment
 
 COCO = ['fcos_caddet_coco', 'retinanet_caddet_coco']
@@ -72,4 +72,4 @@ def test_the_sample_is_pretrained_on_crops_with_the_same_supernet():
       params.task.model.backbone.caddet.as_dict() for params in (sample, crops))
   assert detector == {**pretrained, 'routers': True} and not pretrained['routers']
   assert sample.task.budget.start_step == sample.trainer.train_steps // 10
-  budgets.check(sample.task.budget)
+  budget_checks.check(sample.task.budget)

@@ -10,7 +10,7 @@ import tensorflow as tf
 from official_ext import registry_imports
 from official_ext.configs import components
 from official_ext.dataloaders import image_sizes
-from official_ext.losses import budgets
+from official_ext.losses import budget_checks
 from official_ext.utils import experiment
 import experiment_files
 import published_rows
@@ -125,7 +125,7 @@ def test_file_is_its_row(path):
     assert experiment_files.count_parameters(task.model) == row.parameters
   if row.tower_parameters is not None:
     assert _tower_parameters(task.model.head) == row.tower_parameters
-  budgets.check(task.budget)
+  budget_checks.check(task.budget)
 
 
 @pytest.mark.parametrize('name', published_rows.PAPERS)

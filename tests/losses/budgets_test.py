@@ -11,6 +11,7 @@ import tensorflow as tf, tf_keras
 
 from official_ext.configs import options as configs
 from official_ext.losses import budgets
+from official_ext.losses import information
 from official_ext.losses import path_similarity
 from official_ext.modeling.layers import routed
 from official_ext.ops import checks
@@ -97,6 +98,26 @@ def test_path_similarity_beside_a_budget_and_without_one():
         3 * path_similarity.loss(model.backbone.gates, presence, 0.5, 0.9), rtol=1e-6)
 
 
+def test_information_is_taken_off_the_loss_from_its_own_start_on():
+  reward = configs.InformationConfig(weight=3.0, start_step=7)
+  model, budget = attached(information=reward)
+  records = model.backbone.records()
+  expected = -3 * float(information.information(records))
+  assert expected < -0.01 and budget.names == ['information']
+  for step, loss in ((TRAINING, expected), (EVALUATION, expected),
+                     (budgets.Step(SIZE, tf.constant(6)), 0)):
+    terms = budget.terms(records, step, None, unused_image_losses)
+    np.testing.assert_allclose(terms.losses['information'], loss, rtol=1e-6)
+
+
+def test_information_needs_a_gate(monkeypatch):
+  monkeypatch.setattr(Backbone, 'gate_names', [])
+  monkeypatch.setattr(Backbone, 'has_budget_input', True)
+  with pytest.raises(checks.ArgumentError, match='caddet decides by no gate') as error:
+    attached(kind='drawn', weight=1.0, information=configs.InformationConfig(weight=1.0))
+  assert error.value.argument == 'information.weight'
+
+
 def test_before_the_start_both_losses_are_off():
   model, budget = attached(weight=1.0, kind='scale_aware', start_step=7,
                            path_similarity=configs.PathSimilarityConfig(weight=1.0))
@@ -152,6 +173,7 @@ def test_which_budgets_need_objects():
     ({'kind': 'fixed', 'ratio': 1.5}, 'ratio'),
     ({'kind': 'fixed', 'ratio': 0.0}, 'ratio'),
     ({'start_step': -1}, 'start_step'),
+    ({'information': configs.InformationConfig(start_step=-1)}, 'information.start_step'),
     ({'scale_bounds': [64.0, 64.0]}, 'scale_bounds'),
     ({'path_similarity': configs.PathSimilarityConfig(minimum=0.9, maximum=0.8)},
      'path_similarity.minimum'),
@@ -173,7 +195,8 @@ def test_a_model_that_does_not_fit_is_refused():
   for options, argument in (
       ({'weight': 1.0, 'kind': 'fixed'}, 'kind'), ({'weight': 1.0}, 'weight'),
       ({'weight': 1.0, 'part': 'head'}, 'part'),
-      ({'path_similarity': configs.PathSimilarityConfig(weight=1.0)}, 'path_similarity.weight')):
+      ({'path_similarity': configs.PathSimilarityConfig(weight=1.0)}, 'path_similarity.weight'),
+      ({'information': configs.InformationConfig(weight=1.0)}, 'information.weight')):
     with pytest.raises(checks.ArgumentError, match=argument) as error:
       budgets.BudgetLosses(configs.BudgetConfig(**options)).attach(model)
     assert error.value.argument == argument
@@ -190,7 +213,7 @@ def test_two_replicas_have_the_losses_gradients_and_history_of_one_device():
   assert report['replicas'] == 2
   for name in ('loss_aware', 'mean_share'):
     one, two = report[name]['one_device'], report[name]['two_replicas']
-    assert min(one['losses'].values()) > 1e-3 and np.max(np.abs(one['gradient'])) > 1e-3
+    assert min(map(abs, one['losses'].values())) > 1e-3 and np.max(np.abs(one['gradient'])) > 1e-3
     np.testing.assert_allclose(
         list(one['losses'].values()), list(two['losses'].values()), rtol=1e-5)
     np.testing.assert_allclose(one['gradient'], two['gradient'], rtol=1e-5, atol=1e-7)

@@ -153,6 +153,8 @@ def test_evaluation_without_boxes_has_what_needs_none():
      'Change task.budget.weight to 0'),
     ({'path_similarity': {'weight': 1.0}}, [{'part': 'head', 'weight': 1.0}], ['head'],
      'Change task.budget.path_similarity.weight to 0'),
+    ({'information': {'weight': 1.0}}, [{'part': 'head', 'weight': 1.0}], ['head'],
+     'Change task.budget.information.weight to 0'),
     ({}, [{'part': 'head', 'weight': 1.0}] * 2, ['head'], "two budgets of the part 'head'"),
     ({}, [{'part': 'all', 'kind': 'fixed'}, {'part': 'backbone', 'kind': 'loss_aware'}], ['caddet'],
      "two budgets of the part 'backbone'"),

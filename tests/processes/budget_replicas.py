@@ -23,7 +23,7 @@ SIDES = [[10, 90], [400, 0], [70, 80], [30, 20]]
 # Budgets of which a replica needs what the other one has.
 BUDGETS = {
     'loss_aware': {'kind': 'loss_aware', 'path_similarity': {'weight': 1.0}},
-    'mean_share': {'kind': 'drawn', 'reduction': 'mean_share'}}
+    'mean_share': {'kind': 'drawn', 'reduction': 'mean_share', 'information': {'weight': 1.0}}}
 BOXES = np.array([[[0, 0, side, side / 2] for side in sides] for sides in SIDES], 'float32')
 
 

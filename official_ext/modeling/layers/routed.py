@@ -112,7 +112,8 @@ class RoutedLayer(tf_keras.layers.Layer):
              minimum: tf.Tensor, maximum: tf.Tensor, all_branches: tf.Tensor,
              metrics: Mapping[str, tf.Tensor] | None = None,
              soft_cost: tf.Tensor | None = None,
-             uncounted: routing.Uncounted | None = None) -> None:
+             uncounted: routing.Uncounted | None = None,
+             probabilities: Mapping[str, tf.Tensor] | None = None) -> None:
     """Records what one call did, if a routing tape is open; costs are cast to float32.
 
     Args:
@@ -126,6 +127,7 @@ class RoutedLayer(tf_keras.layers.Layer):
         tape that diagnoses.
       soft_cost: multiply-adds `[batch]`; None without soft gates.
       uncounted: multiply-adds that the paper's tables do not count; None if they count all.
+      probabilities: as in `routing.Routing`; None if no gate is sampled.
     """
     tape = routing.RoutingTape.current()
     if tape is None:
@@ -138,6 +140,7 @@ class RoutedLayer(tf_keras.layers.Layer):
       uncounted = routing.Uncounted(*(tf.cast(cost, tf.float32) for cost in uncounted))
     tape.record(self.name, routing.Routing(
         gates=gates, metrics=metrics or {}, uncounted=uncounted,
+        probabilities=probabilities or {},
         **{name: tf.cast(cost, tf.float32) for name, cost in costs.items()}))
 
 

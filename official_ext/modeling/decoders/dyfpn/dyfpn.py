@@ -154,7 +154,7 @@ class DyFPN(routed.SkippingLayer, inception_fpn.InceptionFPN):
     laterals = {}
     for index, level in enumerate(inputs):
       laterals[level] = run(level, inputs[level], gate[:, index], selections[index])
-    self._record(inputs, *choice)
+    self._record(inputs, choice)
     return self.top_down(laterals)
 
   def _path_dearness(self) -> np.ndarray:
@@ -218,14 +218,15 @@ class DyFPN(routed.SkippingLayer, inception_fpn.InceptionFPN):
       return conditional.run_selected(lateral, features, selection, skip)
     return skip + tf.cast(gate, self.compute_dtype)[:, None, None] * lateral(features)
 
-  def _record(self, inputs: pyramid.Features, gate: tf.Tensor, expected: tf.Tensor) -> None:
+  def _record(self, inputs: pyramid.Features, choice: gumbel_selection.Choice) -> None:
     """Records gates and multiply-adds (eq. 6), including those of the gate network.
 
     Args:
       inputs: `{level: [batch, height, width, channels]}`.
-      gate: float32 `[batch, levels, paths]`, the chosen paths.
-      expected: float32 `[batch, levels, paths]`, the gates that a budget pulls on.
+      choice: of a path of each level.
     """
+    gate, expected = choice.gate, choice.expected
+
     # float64 holds these whole numbers exactly.  So all open gates cost the maximum to the last
     # bit, although TensorFlow may reorder the sums of a graph.
     def exact(value):
@@ -236,19 +237,24 @@ class DyFPN(routed.SkippingLayer, inception_fpn.InceptionFPN):
     costs = {
         'executed': executed, 'expected': executed, 'minimum': own, 'maximum': own,
         'all_branches': own}
-    recorded = {}
+
+    def decided(values, index):
+      return values[:, index] if self._block == 'A' else values[:, index, 1]
+
+    recorded, probabilities = {}, {}
     for index, (level, features) in enumerate(inputs.items()):
       branches = exact(
           multiply_adds.conv2d_cost(features, self.laterals[level].taps, self._num_filters))
       everything = tf.reduce_sum(branches)
       paths = branches if self._block == 'A' else tf.stack([0 * everything, everything])
-      recorded[level] = gate[:, index] if self._block == 'A' else gate[:, index, 1]
+      recorded[level] = decided(gate, index)
+      probabilities[level] = decided(choice.probability, index)
       costs['executed'] += tf.reduce_sum(exact(gate[:, index]) * paths, axis=-1)
       costs['expected'] += tf.reduce_sum(exact(expected[:, index]) * paths, axis=-1)
       costs['minimum'] += tf.reduce_min(paths)
       costs['maximum'] += tf.reduce_max(paths)
       costs['all_branches'] += everything
-    self.record(gates=recorded, **costs)
+    self.record(gates=recorded, probabilities=probabilities, **costs)
 
   def get_config(self) -> dict[str, Any]:
     return {

@@ -22,9 +22,11 @@ class Choice(NamedTuple):
       sample.
     expected: float32 `[batch, levels, paths]`, the gates that a budget pulls on: `gate` in
       training, the probabilities at inference.
+    probability: float32 `[batch, levels, paths]`, that each path is drawn without temperature.
   """
   gate: tf.Tensor
   expected: tf.Tensor
+  probability: tf.Tensor
 
 
 @tf_keras.utils.register_keras_serializable(package='official_ext')
@@ -89,20 +91,20 @@ class GumbelSelection(tf_keras.layers.Layer):
       training: Python bool; None counts as False.
 
     Returns:
-      Gates and expected gates, both of the shape of `logits`.
+      Gates, expected gates and probabilities, all of the shape of `logits`.
     """
     probability = tf.nn.softmax(logits)
     if not training and self._evaluation == 'random':
       logits, probability = tf.zeros_like(logits), tf.ones_like(logits) / logits.shape[-1]
     elif not training and not self._draws_at_inference():
-      return Choice(self._one_hot(logits), probability)
+      return Choice(self._one_hot(logits), probability, probability)
     noisy = (logits + self._gumbel(tf.shape(logits))) / self._temperature
     hard = self._one_hot(noisy)
     if not training:
-      return Choice(hard, probability)
+      return Choice(hard, probability, probability)
     soft = tf.nn.softmax(noisy)
     gate = tf.stop_gradient(hard - soft) + soft
-    return Choice(gate, gate)
+    return Choice(gate, gate, probability)
 
   def _one_hot(self, logits: tf.Tensor) -> tf.Tensor:
     return tf.one_hot(tf.argmax(logits, axis=-1), logits.shape[-1])

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from official_ext.modeling.decoders import dyfpn
+from official_ext.modeling.decoders.dyfpn import gumbel_selection
 from official_ext.ops import routing
 import routed_adapters
 import spies
@@ -140,7 +141,7 @@ def test_all_open_costs_exactly_the_maximum_at_any_size(block, path, in_graph):
 
   def costs(inputs):
     with routing.RoutingTape() as tape:
-      layer._record(inputs, gate, gate)
+      layer._record(inputs, gumbel_selection.Choice(gate, gate, gate))
     return tape.routing().executed[0], tape.routing().maximum
 
   run = tf.function(costs, autograph=False, input_signature=signature) if in_graph else costs

@@ -178,7 +178,7 @@ def test_training_multiplies_by_the_sampled_gate_and_learns_through_it(block):
     return sum(np.sum(x**2) for x in outputs.values())
 
   def fake(self, logits, training=None):
-    return gumbel_selection.Choice(tf.identity(gate), tf.identity(gate))
+    return gumbel_selection.Choice(*[tf.identity(gate)] * 3)
 
   with pytest.MonkeyPatch.context() as patch, tf.GradientTape() as tape:
     patch.setattr(gumbel_selection.GumbelSelection, 'call', fake)
@@ -189,6 +189,24 @@ def test_training_multiplies_by_the_sampled_gate_and_learns_through_it(block):
     step[index] = 1e-4
     numeric = (loss(patterns + step) - loss(patterns - step)) / 2e-4
     np.testing.assert_allclose(gradient[index], numeric, 1e-4, 1e-4)
+
+
+@pytest.mark.parametrize('block', ['A', 'B'])
+def test_records_the_probabilities_of_its_choices(block):
+  part = _dyfpn(block, 'channel')
+  layer, inputs = part.make(), part.inputs((16, 24), 3)
+  for training in (True, False):
+    with routing.RoutingTape() as tape, tf.GradientTape() as gradients:
+      layer(inputs, training=training)
+      record = tape.routing()
+      total = tf.add_n([tf.reduce_sum(value**2) for value in record.probabilities.values()])
+    logits = layer.gate(inputs).numpy()
+    expected = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    for index, level in enumerate(layer.gate_names):
+      own = expected[:, index] if block == 'A' else expected[:, index, 1]
+      np.testing.assert_allclose(record.probabilities[f'{layer.name}/{level}'], own, rtol=1e-5)
+    found = gradients.gradient(total, layer.gate.trainable_variables)
+    assert any(np.any(gradient) for gradient in map(tf.convert_to_tensor, found))
 
 
 @pytest.mark.parametrize('inference', ['skip', 'mask'])

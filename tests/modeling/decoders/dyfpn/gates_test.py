@@ -184,10 +184,11 @@ def test_choice_and_gradient_equal_numpy(paths, temperature):
   noise = _noise(layer, logits.shape, step=3)
   with tf.GradientTape() as tape:
     tape.watch(logits)
-    gate, expected = layer(logits, training=True)
+    gate, expected, probability = layer(logits, training=True)
     loss = tf.reduce_sum(tf.cast(weights, tf.float32) * gate)
   noisy = (logits.numpy().astype(np.float64) + noise) / temperature
   np.testing.assert_array_equal(gate, np.eye(paths)[noisy.argmax(-1)])
+  np.testing.assert_allclose(probability, reference.softmax(logits.numpy()), 1e-5)
   np.testing.assert_array_equal(gate, expected)
   soft = reference.softmax(noisy)
   by_hand = soft * (weights - np.sum(weights * soft, -1, keepdims=True)) / temperature
@@ -251,7 +252,7 @@ def test_inference_takes_the_largest_logit_without_noise():
   layer = _selection()
   logits = tf.constant(np.random.default_rng(0).normal(size=[50, 3, 7]), tf.float32)
   for training in (False, None):
-    gate, expected = layer(logits, training=training)
+    gate, expected, _ = layer(logits, training=training)
     np.testing.assert_array_equal(gate, np.eye(7)[np.argmax(logits, -1)])
     np.testing.assert_allclose(expected, reference.softmax(logits.numpy()), 1e-5)
   assert int(layer.variables[0]) == 0
@@ -277,7 +278,7 @@ def test_gates_drawn_at_inference():
 def test_random_evaluation_ignores_the_logits_but_training_does_not():
   layer = _selection(evaluation='random')
   logits = tf.tile([[-30.0, 30.0]], [2000, 1])
-  gate, expected = layer(logits, training=False)
+  gate, expected, _ = layer(logits, training=False)
   assert abs(np.mean(gate[:, 1]) - 0.5) < 0.04
   np.testing.assert_array_equal(expected, np.full([2000, 2], 0.5))
   np.testing.assert_array_equal(layer(logits, training=True).gate[:, 1], 1)
@@ -298,8 +299,8 @@ def test_a_budget_is_met_after_200_steps(target):
     with tf.GradientTape() as tape:
       chosen = selection(gate(inputs), training=True)
       record = routing.Routing(
-          {}, *[tf.reduce_sum(x[..., 1], 1) for x in chosen], tf.constant(0.0), tf.constant(10.0),
-          tf.constant(10.0))
+          {}, *[tf.reduce_sum(x[..., 1], 1) for x in chosen[:2]], tf.constant(0.0),
+          tf.constant(10.0), tf.constant(10.0))
       loss = budgets.budget_loss(record, target)
     variables = gate.trainable_variables
     optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables))
