@@ -120,7 +120,7 @@ NETWORKS = (
          ('_SCALED if use_separable_conv else', '_NORMAL if use_separable_conv else')),
     *in_file('modeling/heads/separable_tower', 'modeling/heads/separable_tower',
          ("self._norms[f'norm_{index}_{level}']", "self._norms[f'norm_{index}_{self._levels[0]}']"),
-         ('(conv(x), training=training)', '(conv(x))')),
+         ('(conv(x), training=training)', '(conv(x), training=False)')),
     *in_file('modeling/layers/convolutions', 'modeling/layers/convolutions',
          ("self.pointwise_kernel, [1, 1, 1, 1], 'SAME')",
           "self.pointwise_kernel, [1, 1, 1, 1], 'SAME', dilations=[2, 2])")),

@@ -88,7 +88,8 @@ def _sample(assigner: str, decoder: str) -> cfg.ExperimentConfig:
   model = {
       'min_level': 3,
       'max_level': 6,
-      'head': {'num_filters': 64, 'tower': {'type': 'plain', 'plain': {'num_convs': 2}}},
+      'head': {'num_filters': 64, 'tower': {
+          'type': 'plain', 'plain': {'num_convs': 2, **experiments.SLOW_OFFSETS}}},
   }
   return _experiment(assigner, experiments.sample_override(decoder),
                      {'task': {'model': model, 'losses': {'l2_weight_decay': 4e-5}}},

@@ -216,6 +216,12 @@ def _cascadercnn_coco(decoder: str) -> cfg.ExperimentConfig:
 # --- The composed sample: a few minutes on a CPU ---------------------------------------
 
 
+# At the learning rate of the sample offsets otherwise leave the map.
+SLOW_OFFSETS = {'offset_rate': 0.01}
+_DEFORMABLE = ('imported', *(name for name in imported.NAMED
+                             if name.endswith(imported.DEFORMABLE_SUFFIX)))
+
+
 def sample_override(decoder: str, steps: int = 500) -> dict[str, Any]:
   """Returns options of a short run on 256-pixel images, from the package's EfficientNet-Lite0.
 
@@ -228,9 +234,8 @@ def sample_override(decoder: str, steps: int = 500) -> dict[str, Any]:
   options: dict[str, Any] = {'num_filters': 64}
   if decoder in ('inception_fpn', 'dyfpn'):
     options['branch_init_scale'] = 0.01
-  if decoder == 'deformable_fpn':
-    # At this learning rate the offsets of the finest level otherwise leave the map.
-    options['offset_rate'] = 0.01
+  if decoder in ('deformable_fpn', 'ifpn'):
+    options.update(SLOW_OFFSETS)
   if decoder == 'ifpn':
     # The basis from this backbone starts with standard deviations of 3 to 6.  Beside it the
     # pyramid, of 0.3, would not count.  The basis from ResNet has standard deviations near 1.
@@ -251,7 +256,8 @@ def sample_override(decoder: str, steps: int = 500) -> dict[str, Any]:
               'num_classes': SAMPLE_CLASSES,
               'input_size': [256, 256, 3],
               'backbone': {'type': 'efficientnet',
-                           'efficientnet': {'model_id': 'b0', 'se_ratio': 0.0}},
+                           'efficientnet': {'model_id': 'b0', 'se_ratio': 0.0},
+                           **dict.fromkeys(_DEFORMABLE, SLOW_OFFSETS)},
               'decoder': {'type': decoder, decoder: options},
               'norm_activation': {'activation': 'relu6', 'norm_momentum': 0.9,
                                   'norm_epsilon': 0.001, 'use_sync_bn': False},
@@ -269,7 +275,7 @@ def _retinanet_sample(decoder: str) -> cfg.ExperimentConfig:
       'min_level': 3,
       'max_level': 6,
       'anchor': {'anchor_size': 3},
-      'head': {'num_convs': 2, 'num_filters': 64},
+      'head': {'num_convs': 2, 'num_filters': 64, 'tower': {'plain': SLOW_OFFSETS}},
       'detection_generator': {'pre_nms_top_k': 1000},
   }
   return from_stock('retinanet_resnetfpn_coco', detectors.RetinaNetTaskConfig(),

@@ -71,8 +71,11 @@ def rewrite(function: Any, change: Callable[[Any, list[str]], Any]) -> Any:
   Returns:
     A concrete function of the same signature.
   """
+  # With calls of functions left in functions, TensorFlow would specialize the callers for their
+  # constants under their old names, and then refuse two functions of one name.  The loop over the
+  # images has assertions, for whose sake it leaves calls unless told otherwise.
   constant = convert_to_constants.convert_variables_to_constants_v2(
-      function, lower_control_flow=False)
+      function, lower_control_flow=False, aggressive_inlining=True)
   graph_def = change(
       constant.graph.as_graph_def(), [output.op.name for output in constant.outputs])
   _forget_gradients(graph_def)

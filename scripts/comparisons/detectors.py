@@ -22,6 +22,13 @@ DETECTORS = {
         ('autoassign', 'fpn'), ('autoassign', 'ifpn'), ('freeanchor', 'fpn'))},
     'efficientdet': ('efficientdet', 'bifpn', ''),
 }
+# Only by name.
+DEFORMABLE = {
+    'fcos_deformable': ('fcos', 'fpn', 'task.model.head.tower.plain.deformable=true'),
+    **{f'fcos_resnet50{kind}': (
+        'fcos', 'fpn', f'task.init_checkpoint=null,task.model.backbone.type=resnet50{kind}')
+       for kind in ('', '_dcn')},
+}
 
 
 class DetectorComparison(comparison.Comparison):
@@ -33,9 +40,12 @@ class DetectorComparison(comparison.Comparison):
   exponential distances.  `fcos_<neck>` and `atss_<neck>` have another neck each.  Assignment is
   learned by `autoassign_<neck>` and `freeanchor_fpn`.  `efficientdet` has BiFPN, separable towers
   and Model Garden's losses.  Every name is trained twice.
+
+  Not trained unless named: both towers of `fcos_deformable` end with a deformable convolution;
+  `fcos_resnet50` and `fcos_resnet50_dcn` start from random weights.
   """
   default_runs = tuple(DETECTORS) * 2
-  allowed = ', '.join(DETECTORS)
+  allowed = ', '.join([*DETECTORS, *DEFORMABLE])
 
   def add_arguments(self, parser: argparse.ArgumentParser) -> None:
     """Adds the size of images."""
@@ -43,9 +53,10 @@ class DetectorComparison(comparison.Comparison):
 
   def resolve(self, name: str, args: argparse.Namespace) -> comparison.Run | None:
     """Returns the training of a detector."""
-    if name not in DETECTORS:
+    known = {**DETECTORS, **DEFORMABLE}
+    if name not in known:
       return None
-    detector, neck, overrides = DETECTORS[name]
+    detector, neck, overrides = known[name]
     return comparison.Run(_EXPERIMENT.format(detector, neck),
                           comparison.sized(overrides, args.image_size))
 

@@ -23,6 +23,7 @@ NECKS = {
     'ifpn_unroll2': ('ifpn', ','.join(f'{_DECODER}ifpn.solver.{field}' for field in (
         'solver=unroll', 'gradient=unroll', 'training_evaluations=2',
         'inference_evaluations=2'))),
+    'ifpn_deformable': ('ifpn', f'{_DECODER}ifpn.deformable_kernels=true'),
 }
 
 

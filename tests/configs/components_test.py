@@ -160,7 +160,7 @@ def test_a_misspelt_type_names_the_known_ones(options):
 def test_towers_are_registered_and_refused_alike():
   tower = components.tower(type='plain', plain={'num_convs': 2})
   assert tower.as_dict() == {'type': 'plain', 'plain': {
-      'num_convs': 2, 'norm': 'group_norm', 'deformable': False}}
+      'num_convs': 2, 'norm': 'group_norm', 'deformable': False, 'offset_rate': 1.0}}
   with pytest.raises(ValueError, match=r"tower.type is 'plian'; known are .*plain.*Did you mean "
                      r"'plain'\?.*--import="):
     tower.override({'type': 'plian'})

@@ -43,6 +43,7 @@ def test_experiment_is_what_its_name_says(name):
                     {'anchor_size': 8.0, 'num_scales': 1, 'aspect_ratios': [1.0]})
   assert task.model.head.tower.as_dict() == {'type': 'plain', 'plain': {
       'num_convs': 2 if name in SAMPLE else 4, 'deformable': False,
+      'offset_rate': 0.01 if name in SAMPLE else 1.0,
       'norm': 'none' if detector == 'freeanchor' and name not in SAMPLE else 'group_norm'}}
   assert detections == {
       'nms_version': 'batched', 'apply_nms': True,

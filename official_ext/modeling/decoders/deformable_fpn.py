@@ -45,8 +45,8 @@ class DeformableFPN(pyramid.PyramidDecoder):
       where: the deformable convolutions: the 3x3 ones behind the top-down path (`output`), or also
         the 1x1 ones before it (`lateral_output`).
       modulated: whether samples are multiplied by masks, as in version 2; masks start at 1.
-      offset_rate: factor of the gradients that reach the offsets, see
-        `layers.deformable.DeformableConv2D`.
+      offset_rate: factor of the gradients of the offsets' convolutions, see
+        `layers.deformable.WithOffsets`.
       symmetric_padding: see `PyramidDecoder`; deformable convolutions always pad so.
       **kwargs: arguments of `PyramidDecoder`.
 

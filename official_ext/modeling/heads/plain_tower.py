@@ -25,10 +25,12 @@ class PlainTowerConfig(hyperparams.Config):
     num_convs: number of 3x3 convolutions.
     norm: norm after each convolution, `group_norm` or `none`.
     deformable: whether the last convolution samples at offsets that it computes.
+    offset_rate: how fast these offsets learn, as a share of the learning rate.
   """
   num_convs: int = 4
   norm: str = 'group_norm'
   deformable: bool = False
+  offset_rate: float = 1.0
 
 
 @components.register_tower('plain', PlainTowerConfig)
@@ -45,7 +47,8 @@ class PlainTower(convolutions.ConvBlock):
   """
 
   def __init__(self, num_filters: int = 256, num_convs: int = 4, norm: str = 'group_norm',
-               deformable: bool = False, kernel_initializer: Any = _NORMAL, **kwargs):
+               deformable: bool = False, offset_rate: float = 1.0,
+               kernel_initializer: Any = _NORMAL, **kwargs):
     """Initializes the tower.
 
     Args:
@@ -55,19 +58,22 @@ class PlainTower(convolutions.ConvBlock):
         or `none`.
       deformable: whether the last convolution is deformable, of version 2.  Its offsets start at
         0 and its masks at 1/2.
+      offset_rate: factor of the gradients of its offsets' convolution, see
+        `layers.deformable.WithOffsets`.
       kernel_initializer: initializer of all kernels.
       **kwargs: arguments of `ConvBlock`.
 
     Raises:
-      ArgumentError: an unknown norm, or no convolution that could be deformable.
+      ArgumentError: an unknown norm, a wrong rate, or no convolution that could be deformable.
     """
     super().__init__(kernel_initializer=kernel_initializer, **kwargs)
     checks.check_one_of('norm', norm, ('group_norm', 'none'))
     if deformable and not num_convs:
       raise checks.ArgumentError(
           'deformable', 'deformable is true, but num_convs is 0: there is no last convolution.')
+    deformable_lib.check_offset_rate(offset_rate)
     self._num_filters, self._num_convs, self._norm = num_filters, num_convs, norm
-    self._deformable = deformable
+    self._deformable, self._offset_rate = deformable, offset_rate
     self._convs = [self._make_conv(index) for index in range(num_convs)]
     self._norms = [norms.GroupNorm(group_size=None, name=f'norm_{i}', dtype=self.dtype_policy)
                    for i in range(num_convs if norm == 'group_norm' else 0)]
@@ -75,7 +81,8 @@ class PlainTower(convolutions.ConvBlock):
   def _make_conv(self, index: int) -> tf_keras.layers.Layer:
     if self._deformable and index == self._num_convs - 1:
       return self.conv(3, f'conv_{index}', self._num_filters,
-                       cls=deformable_lib.DeformableConv2D, modulated=True)
+                       cls=deformable_lib.DeformableConv2D, modulated=True,
+                       offset_rate=self._offset_rate)
     return self.conv(3, f'conv_{index}', self._num_filters)
 
   def call(self, features: Mapping[str, tf.Tensor], training: bool | None = None) -> Features:
@@ -101,4 +108,5 @@ class PlainTower(convolutions.ConvBlock):
 
   def get_config(self) -> dict[str, Any]:
     return {**super().get_config(), 'num_filters': self._num_filters,
-            'num_convs': self._num_convs, 'norm': self._norm, 'deformable': self._deformable}
+            'num_convs': self._num_convs, 'norm': self._norm, 'deformable': self._deformable,
+            'offset_rate': self._offset_rate}

@@ -6,6 +6,42 @@ import tensorflow as tf, tf_keras
 from official_ext.modeling.layers import convolutions
 from official_ext.ops import checks
 from official_ext.ops import deformable_conv
+from official_ext.ops import gradients
+
+
+def check_offset_rate(rate: float) -> None:
+  """Raises an ArgumentError if `offset_rate` is not in (0, 1]."""
+  if not 0 < rate <= 1:
+    raise checks.ArgumentError(
+        'offset_rate', f'offset_rate is {rate}; it must be above 0 and at most 1.')
+
+
+class OffsetConv2D(convolutions.Conv2D):
+  """A convolution that starts at 0 and may learn more slowly than the layers around it."""
+
+  def __init__(self, filters: int, kernel_size: Any, rate: float, **kwargs):
+    """Initializes the layer.
+
+    Args:
+      filters: channels of the result.
+      kernel_size: height and width of the kernel, or one number for both.
+      rate: factor of the gradients of kernel and bias.  That of the input is not scaled, so that
+        what lies before learns as it would, and a solver sees the true slope of its map.
+      **kwargs: arguments of `convolutions.Conv2D`.
+    """
+    super().__init__(filters, kernel_size, kernel_initializer='zeros', **kwargs)
+    self._rate = rate
+
+  def slowed_weights(self) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the kernel and the bias, whose gradients are multiplied by `rate`."""
+    kernel, bias = (gradients.scaled(tf.convert_to_tensor(variable), self._rate)
+                    for variable in (self.kernel, self.bias))
+    return kernel, bias
+
+  def call(self, inputs: tf.Tensor) -> tf.Tensor:
+    """Convolves `[batch, height, width, channels]`."""
+    kernel, bias = self.slowed_weights()
+    return tf.nn.bias_add(self.convolution_op(inputs, kernel), bias)
 
 
 class WithOffsets(tf_keras.layers.Layer):
@@ -13,12 +49,27 @@ class WithOffsets(tf_keras.layers.Layer):
 
   Attributes:
     offset: the convolution of the offsets and masks.
-    offset_rate: factor of the gradients that reach it.
   """
-  offset: convolutions.Conv2D
-  offset_rate: float = 1.0
+  offset: OffsetConv2D
 
-  def offset_conv(self, filters: int, kernel_size: Any, **options: Any) -> convolutions.Conv2D:
+  def __init__(self, *args: Any, offset_rate: float = 1.0, **kwargs: Any):
+    """Initializes the layer.
+
+    Args:
+      *args: arguments of the layer without offsets.
+      offset_rate: factor in (0, 1] of the gradients of the convolution `offset`, that is, of its
+        learning rate under gradient descent: at a high rate offsets may leave the map, where they
+        have no gradient.
+      **kwargs: arguments of the layer without offsets.
+
+    Raises:
+      ArgumentError: a rate outside (0, 1].
+    """
+    super().__init__(*args, **kwargs)
+    check_offset_rate(offset_rate)
+    self._offset_rate = offset_rate
+
+  def offset_conv(self, filters: int, kernel_size: Any, **options: Any) -> OffsetConv2D:
     """Makes the convolution `offset`, which starts at 0, in the dtype of the variables.
 
     Args:
@@ -26,20 +77,12 @@ class WithOffsets(tf_keras.layers.Layer):
       kernel_size: height and width of the kernel, odd, or one number for both.
       **options: arguments of `convolutions.Conv2D`.
     """
-    return convolutions.Conv2D(
-        filters, kernel_size, symmetric_padding=True, kernel_initializer='zeros', name='offset',
+    return OffsetConv2D(
+        filters, kernel_size, self._offset_rate, symmetric_padding=True, name='offset',
         dtype=self.variable_dtype, **options)
 
-  def offsets(self, inputs: tf.Tensor) -> tf.Tensor:
-    """Returns the offsets and masks of all positions, which learn at `offset_rate` of the rate.
-
-    Args:
-      inputs: `[batch, height, width, channels]`.
-    """
-    offsets = self.offset(inputs)
-    if self.offset_rate == 1:
-      return offsets
-    return tf.stop_gradient(offsets) + self.offset_rate * (offsets - tf.stop_gradient(offsets))
+  def get_config(self) -> dict[str, Any]:
+    return {**super().get_config(), 'offset_rate': self._offset_rate}
 
 
 @tf_keras.utils.register_keras_serializable(package='official_ext')
@@ -57,7 +100,7 @@ class DeformableConv2D(WithOffsets, convolutions.Conv2D):
   """
 
   def __init__(self, filters: int, kernel_size: Any, modulated: bool = False,
-               mask_scale: float = 1.0, offset_sets: int = 1, offset_rate: float = 1.0, **kwargs):
+               mask_scale: float = 1.0, offset_sets: int = 1, **kwargs):
     """Initializes the layer.
 
     Args:
@@ -67,13 +110,12 @@ class DeformableConv2D(WithOffsets, convolutions.Conv2D):
       mask_scale: largest value of a mask; with 2 the layer starts as the plain convolution.
       offset_sets: number of groups of neighboring channels that have offsets of their own; it must
         divide the channels.
-      offset_rate: factor in (0, 1] of the gradients that reach the offsets, to slow them: at a
-        high learning rate they may leave the map, where they have no gradient.
-      **kwargs: arguments of `convolutions.Conv2D`; `groups` are those of the kernel.
+      **kwargs: `offset_rate` of `WithOffsets`, and arguments of `convolutions.Conv2D`; `groups`
+        are those of the kernel.
 
     Raises:
-      ArgumentError: an even kernel, strides or dilation rates that differ by axis, or a rate
-        outside (0, 1].
+      ArgumentError: an even kernel, strides or dilation rates that differ by axis, or a wrong
+        `offset_rate`.
     """
     super().__init__(filters, kernel_size, **{**kwargs, 'symmetric_padding': True})
     if any(size % 2 == 0 for size in self.kernel_size):
@@ -85,10 +127,6 @@ class DeformableConv2D(WithOffsets, convolutions.Conv2D):
       if first != second:
         raise checks.ArgumentError(
             argument, f'{argument} is {(first, second)}; both must be equal.')
-    if not 0 < offset_rate <= 1:
-      raise checks.ArgumentError(
-          'offset_rate', f'offset_rate is {offset_rate}; it must be above 0 and at most 1.')
-    self.offset_rate = offset_rate
     self._modulated, self._mask_scale, self._offset_sets = modulated, mask_scale, offset_sets
     self._taps = self.kernel_size[0] * self.kernel_size[1]
     self.offset = self.offset_conv(
@@ -113,7 +151,7 @@ class DeformableConv2D(WithOffsets, convolutions.Conv2D):
     Returns:
       `[batch, ceil(height / stride), ceil(width / stride), filters]`.
     """
-    offsets, masks = self.offsets(inputs), None
+    offsets, masks = self.offset(inputs), None
     if self._modulated:
       offsets, logits = tf.split(
           offsets, [2 * self._offset_sets * self._taps, self._offset_sets * self._taps], axis=-1)
@@ -129,5 +167,4 @@ class DeformableConv2D(WithOffsets, convolutions.Conv2D):
 
   def get_config(self) -> dict[str, Any]:
     return {**super().get_config(), 'modulated': self._modulated,
-            'mask_scale': self._mask_scale, 'offset_sets': self._offset_sets,
-            'offset_rate': self.offset_rate}
+            'mask_scale': self._mask_scale, 'offset_sets': self._offset_sets}

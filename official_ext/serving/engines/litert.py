@@ -52,15 +52,14 @@ def convert(saved_model: files.PathLike, name: str, folder: files.PathLike,
   def serve(*values: tf.Tensor) -> dict[str, tf.Tensor]:
     return signature(**dict(zip(names, values)))
 
-  function = frozen.rewrite(
-      portable.replace(serve.get_concrete_function()), whole_numbers.count)
-  # An empty module: weights are constants of the function.
-  converter = tf.lite.TFLiteConverter.from_concrete_functions(
-      [function], tf.Module())
-  converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-  if quantize:
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
   try:
+    function = frozen.rewrite(
+        portable.replace(serve.get_concrete_function()), whole_numbers.count)
+    # An empty module: weights are constants of the function.
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], tf.Module())
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+    if quantize:
+      converter.optimizations = [tf.lite.Optimize.DEFAULT]
     content = converter.convert()
   except Exception as error:  # The class of its errors is not public.
     text = str(error)

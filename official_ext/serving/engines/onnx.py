@@ -59,7 +59,7 @@ def convert(saved_model: files.PathLike, name: str, folder: files.PathLike,
     with onnx_faults.mended():
       model, _ = tf2onnx.convert.from_function(
           tf.function(serve, autograph=False), specs, opset=_OPSET)
-  except (ValueError, RuntimeError, KeyError) as error:
+  except Exception as error:  # TensorFlow's and tf2onnx's have no common class.
     raise refusals.RefusedError('tf2onnx', handler.operations, str(error)) from error
   finally:
     logger.removeHandler(handler)

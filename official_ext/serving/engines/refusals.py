@@ -7,6 +7,8 @@ from official_ext.utils import command_line
 _ADVICE = {
     'CombinedNonMaxSuppression': 'export with --nms=none or --nms=portable',
 }
+# Characters of an engine's own text that an error shows.
+_LONGEST = 300
 
 
 class RefusedError(command_line.CommandError):
@@ -22,8 +24,10 @@ class RefusedError(command_line.CommandError):
     """
     names = sorted(set(filter(None, operations)))
     if not names:
-      lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
-      super().__init__(f'{engine} cannot convert the SavedModel: {lines[-1] if lines else "?"}')
+      # What follows a brace is a graph, written out.
+      lines = [line.strip() for line in text.partition('{')[0].splitlines() if line.strip()]
+      said = lines[-1][:_LONGEST] if lines else '?'
+      super().__init__(f'{engine} cannot convert the SavedModel: {said}')
       return
     advice = ''.join(f'; {_ADVICE[name]}' for name in names if name in _ADVICE)
     kinds = 'operation' if len(names) == 1 else 'operations'

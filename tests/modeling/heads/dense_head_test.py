@@ -10,6 +10,7 @@ from official_ext.ops import multiply_adds
 import component
 import harness
 import reference
+import slow_offsets
 import spies
 
 CHANNELS = {'3': 6, '4': 6}
@@ -85,6 +86,18 @@ def test_deformable_tower_has_its_published_weights_and_starts_at_offsets_of_zer
   plain.set_weights(small.get_weights()[:2])
   for level, output in plain(inputs).items():
     np.testing.assert_allclose(small(inputs)[level], output / 2, 1e-4, 1e-7)
+
+
+def test_offsets_of_a_tower_learn_at_their_rate():
+  x = tf.random.stateless_normal([1, 5, 6, 4], [1, 2])
+
+  def make(rate):
+    tower = plain_tower.PlainTower(4, num_convs=2, deformable=True, offset_rate=rate)
+    tower({'3': x})
+    return tower
+
+  slow_offsets.check(
+      make, lambda tower, inputs: tf.reduce_sum(tower({'3': inputs[0]})['3'] ** 2), [x], 2)
 
 
 def test_tower_starts_as_published():

@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 
 from official_ext.ops import sampling
+from official_ext.serving import frozen
 from official_ext.serving.engines import portable
 
 RANDOM = np.random.default_rng(0)
@@ -81,3 +82,25 @@ def test_other_crops_stay(options):
 
   replaced = portable.replace(_concrete(run, tf.TensorSpec([3, None, None, 2])))
   assert 'CropAndResize' in _operations(replaced)
+
+
+def test_replaced_operations_behind_a_loop_with_assertions_can_be_rewritten_again():
+  """TensorFlow leaves calls of functions with such loops, as exports have them, in the graph."""
+
+  def checked(image):
+    with tf.control_dependencies([tf.debugging.Assert(tf.size(image) > 0, [image])]):
+      return tf.identity(image)
+
+  def run(maps):
+    maps = tf.map_fn(checked, maps)
+    positions = tf.constant(_float(2, 2, 4, 2)) * 9
+    return {'found': sampling.sample_bilinear(maps, positions)}
+
+  function, _ = frozen.freeze(_concrete(run, tf.TensorSpec([None, 5, 9, 2], name='maps')))
+  maps = tf.constant(_float(2, 5, 9, 2))
+  expected = function(maps)['found']
+  function = portable.replace(function)
+  for _ in range(2):
+    function = frozen.rewrite(function, lambda graph_def, outputs: graph_def)
+  assert not _operations(function) & set(portable.OPERATIONS)
+  np.testing.assert_allclose(function(maps)['found'], expected, 0, 1e-6)

@@ -7,10 +7,12 @@ from official_ext.modeling.backbones.imported.conventions import NETWORKS
 from official_ext.modeling.backbones.imported.conventions import SOURCES
 from official_ext.modeling.backbones.imported.imported import ImportedBackbone
 from official_ext.modeling.backbones.imported.imported import ImportedConfig
+from official_ext.modeling.backbones.imported.named import DEFORMABLE_SUFFIX
 from official_ext.modeling.backbones.imported.named import NAMED
 
 __all__ = [
     'CARDINALITIES',
+    'DEFORMABLE_SUFFIX',
     'NAMED',
     'NETWORKS',
     'SOURCES',

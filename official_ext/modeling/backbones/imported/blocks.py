@@ -49,9 +49,11 @@ class Deformable(NamedTuple):
   Attributes:
     stages: levels of the stages, of 2 to 5.
     modulated: whether their samples are multiplied by masks.
+    offset_rate: factor of the gradients of their offsets' convolutions.
   """
   stages: tuple[int, ...] = ()
   modulated: bool = False
+  offset_rate: float = 1.0
 
 
 class Bottleneck(Imported, nn_blocks.BottleneckBlock):
@@ -92,7 +94,8 @@ class Bottleneck(Imported, nn_blocks.BottleneckBlock):
       options = self._conv2.get_config()
       for name in ('padding', 'pads', 'scale', 'offset'):
         options.pop(name, None)
-      self._conv2 = deformable.DeformableConv2D(modulated=self._deformed.modulated, **options)
+      self._conv2 = deformable.DeformableConv2D(
+          modulated=self._deformed.modulated, offset_rate=self._deformed.offset_rate, **options)
 
   def _make_groups(self, groups: int, channels: int) -> None:
     """Makes the block that of ResNeXt: another width, and groups in its 3x3 convolution.

@@ -13,6 +13,7 @@ from official_ext.configs import components
 from official_ext.modeling.backbones.imported import blocks
 from official_ext.modeling.backbones.imported import conventions
 from official_ext.modeling.backbones.imported import paddings
+from official_ext.modeling.layers import deformable
 from official_ext.ops import checks
 
 _CLASSES = {'resnet': resnet.ResNet, 'mobilenet': mobilenet.MobileNet,
@@ -27,6 +28,7 @@ class ImportedConfig(hyperparams.Config):
   source: str = 'torchvision'
   deformable_stages: list[int] = dataclasses.field(default_factory=list)
   modulated: bool = False
+  offset_rate: float = 1.0
   bn_trainable: bool = True
 
 
@@ -63,6 +65,7 @@ class ImportedBackbone(tf_keras.Model):
                source: str = 'torchvision',
                deformable_stages: Sequence[int] = (),
                modulated: bool = False,
+               offset_rate: float = 1.0,
                bn_trainable: bool = True,
                input_specs: Any = (None, None, None, 3),
                use_sync_bn: bool = False,
@@ -79,6 +82,8 @@ class ImportedBackbone(tf_keras.Model):
         weights, and their offsets start at 0.
       modulated: whether deformable convolutions have masks (version 2); they start at half of the
         plain convolution.
+      offset_rate: factor of the gradients of their offsets' convolutions, see
+        `layers.deformable.WithOffsets`.
       bn_trainable: whether batch norms train; if not, they use and keep their moving averages,
         scales and offsets, as most detectors with few images on each device have it.
       input_specs: `InputSpec` or shape of the images, `[batch, height, width, 3]`.
@@ -88,18 +93,20 @@ class ImportedBackbone(tf_keras.Model):
       name: of the model.
 
     Raises:
-      ArgumentError: an unknown network or source, a source that has no such network, or stages
-        that it has not.
+      ArgumentError: an unknown network or source, a source that has no such network, stages that
+        it has not, or a wrong rate.
     """
     self._convention = conventions.convention(network, source)
     kind, model_id = conventions.NETWORKS[network]
     _check_stages(network, kind, deformable_stages)
-    self._deformed = blocks.Deformable(tuple(deformable_stages), modulated)
+    deformable.check_offset_rate(offset_rate)
+    self._deformed = blocks.Deformable(tuple(deformable_stages), modulated, offset_rate)
     shape = tf.TensorShape(getattr(input_specs, 'shape', input_specs)).as_list()
     self._options = {
         'network': network, 'source': source, 'deformable_stages': list(deformable_stages),
-        'modulated': modulated, 'bn_trainable': bn_trainable, 'input_specs': shape,
-        'use_sync_bn': use_sync_bn, 'norm_momentum': norm_momentum,
+        'modulated': modulated, 'offset_rate': offset_rate,
+        'bn_trainable': bn_trainable, 'input_specs': shape, 'use_sync_bn': use_sync_bn,
+        'norm_momentum': norm_momentum,
         'kernel_regularizer': tf_keras.regularizers.serialize(
             tf_keras.regularizers.get(kernel_regularizer))}
     stock = _CLASSES[kind](

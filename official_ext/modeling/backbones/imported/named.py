@@ -26,6 +26,7 @@ class DeformableConfig(PlainConfig):
   """Options of a deformable backbone; see the arguments of `ImportedBackbone`."""
   deformable_stages: list[int] = dataclasses.field(default_factory=lambda: [3, 4, 5])
   modulated: bool = True
+  offset_rate: float = 1.0
 
 
 @dataclasses.dataclass

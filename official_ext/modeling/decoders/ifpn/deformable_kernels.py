@@ -32,9 +32,7 @@ class DeformableWeightNormConv2D(deformable.WithOffsets, weight_norm.WeightNormC
 
   def prepare(self, dtype: tf.DType) -> Any:
     """Returns kernels and biases: the normalized ones in this dtype, and those of the offsets."""
-    offset = weight_norm.NormalizedWeights(
-        tf.convert_to_tensor(self.offset.kernel), tf.convert_to_tensor(self.offset.bias))
-    return super().prepare(dtype), offset
+    return super().prepare(dtype), self.offset.slowed_weights()
 
   def run(self, weights: Any, features: tf.Tensor) -> tf.Tensor:
     """Convolves features of the weights' dtype; offsets are in that of the variables."""

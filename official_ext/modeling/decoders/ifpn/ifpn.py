@@ -19,6 +19,7 @@ from official_ext.modeling.decoders.ifpn import maps
 from official_ext.modeling.decoders.ifpn import solve
 from official_ext.modeling.decoders.ifpn import weight_norm
 from official_ext.modeling.layers import convolutions
+from official_ext.modeling.layers import deformable
 from official_ext.modeling.layers import norms
 from official_ext.modeling.layers import routed
 from official_ext.ops import checks
@@ -36,6 +37,7 @@ class ImplicitFPNConfig(pyramid.PyramidConfig):
   cross_scale: str = 'pyramid'
   shared: bool = True
   deformable_kernels: bool = False
+  offset_rate: float = 1.0
   injection: str = 'sum'
   block_norm: str = 'group_norm'
   output_norm_scale: float = 0.3
@@ -76,7 +78,7 @@ class ImplicitFPN(routed.RoutedLayer, pyramid.PyramidDecoder):
 
   def __init__(self, input_specs: Mapping[str, Any], solver: Mapping[str, Any] | None = None,
                residual: bool = True, cross_scale: str = 'pyramid', shared: bool = True,
-               deformable_kernels: bool = False, injection: str = 'sum',
+               deformable_kernels: bool = False, offset_rate: float = 1.0, injection: str = 'sum',
                block_norm: str = 'group_norm', output_norm_scale: float = 0.3,
                normalize_basis: bool = False, dropout: float = 0.02, norm: str = 'none',
                symmetric_padding: bool = True, **kwargs):
@@ -92,6 +94,8 @@ class ImplicitFPN(routed.RoutedLayer, pyramid.PyramidDecoder):
       shared: whether all levels share the kernels of `pyramid`.
       deformable_kernels: whether the kernels of `pyramid` are deformable convolutions of version 2,
         which start as the plain ones.
+      offset_rate: factor of the gradients of their offsets' convolutions, see
+        `layers.deformable.WithOffsets`.
       injection: how B enters G: `sum`, G(P + B), or `mdeq`, inside blocks of another map
         that has its own connections (Table 5).
       block_norm: norm in G: `group_norm`, or `batch_norm`, whose statistics are frozen during a
@@ -113,8 +117,9 @@ class ImplicitFPN(routed.RoutedLayer, pyramid.PyramidDecoder):
     self._solver = {**options.SolverConfig().as_dict(), **(solver or {})}
     self._options: dict[str, Any] = {
         'residual': residual, 'cross_scale': cross_scale, 'shared': shared,
-        'deformable_kernels': deformable_kernels, 'injection': injection,
-        'block_norm': block_norm, 'output_norm_scale': output_norm_scale,
+        'deformable_kernels': deformable_kernels, 'offset_rate': offset_rate,
+        'injection': injection, 'block_norm': block_norm,
+        'output_norm_scale': output_norm_scale,
         'normalize_basis': normalize_basis, 'dropout': dropout}
     self._check_options()
     variables = tf.as_dtype(self.variable_dtype)
@@ -148,6 +153,7 @@ class ImplicitFPN(routed.RoutedLayer, pyramid.PyramidDecoder):
       raise checks.ArgumentError(
           'deformable_kernels', 'deformable_kernels is true, but cross_scale is '
           f'{given["cross_scale"]!r}: only the kernels of `pyramid` may be deformable.')
+    deformable.check_offset_rate(given['offset_rate'])
     solve.check_options(self._solver, options.SolverConfig().as_dict())
     if given['normalize_basis'] or (self._is_implicit and given['block_norm'] == 'group_norm'):
       norms.check_group_size('num_filters', self._num_filters)
@@ -191,6 +197,8 @@ class ImplicitFPN(routed.RoutedLayer, pyramid.PyramidDecoder):
         cls, self._num_filters, dtype=variables, kernel_regularizer=self._kernel_regularizer,
         bias_regularizer=self._bias_regularizer) for cls in (
             weight_norm.WeightNormConv2D, deformable_lib.DeformableWeightNormConv2D))
+    deformable_conv = functools.partial(
+        deformable_conv, offset_rate=self._options['offset_rate'])
     pieces = connections.PieceFactory(
         conv, deformable_conv, norm, tf_keras.activations.get(self._activation),
         self._options['output_norm_scale'], self._num_filters)

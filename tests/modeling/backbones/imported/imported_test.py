@@ -7,6 +7,7 @@ from official.vision.modeling.backbones import factory
 import pytest
 import reference
 import source_networks
+import slow_offsets
 import spies
 import tensorflow as tf, tf_keras
 
@@ -115,6 +116,12 @@ def test_deformable_block_starts_as_the_plain_one_with_its_checkpoint(source, st
   np.testing.assert_allclose(ours(x), plain(x), 1e-4, 1e-5)
   ours._conv2.offset.bias.assign(tf.ones(18))
   assert np.max(np.abs(ours(x) - plain(x))) > 1e-3
+
+
+def test_offsets_of_a_block_learn_at_their_rate():
+  x = tf.random.stateless_normal([1, 5, 7, 8], [1, 2])
+  slow_offsets.check(lambda rate: _bottleneck(128, blocks.Deformable((3,), True, rate)),
+                     lambda block, inputs: tf.reduce_sum(block(inputs[0]) ** 2), [x], 2)
 
 
 def _grouped(x, kernel, groups, stride):

@@ -7,6 +7,7 @@ from official_ext.modeling.decoders import ifpn
 from official_ext.modeling.decoders.ifpn import maps
 from official_ext.ops import checks
 import ifpn_reference
+import slow_offsets
 import spies
 
 SIZES = ((10, 13), (5, 7), (3, 4), (2, 2), (1, 1))
@@ -107,6 +108,17 @@ def test_deformable_kernels_start_as_the_plain_ones():
                            deformable_kernels=True)
   fresh.build({'3': tf.TensorShape([None, None, None, 4])})
   assert not any(np.any(v) for v in fresh.variables if '/offset/' in v.name)
+
+
+def test_offsets_of_deformable_kernels_learn_at_their_rate():
+  """The map's slope by its state stays, so that the implicit gradient is the true one."""
+  sizes = ((3, 4), (2, 2))
+  levels = [tf.constant(x) for seed in (0, 1) for x in draw(seed, sizes=sizes, batch=1)]
+  slow_offsets.check(
+      lambda rate: make(levels=2, deformable_kernels=True, offset_rate=rate, dropout=0.0).map,
+      lambda layer, inputs: tf.add_n([
+          tf.reduce_sum(x**3) for x in layer(maps.MapInputs(inputs[:2], inputs[2:]))]),
+      levels, 6)
 
 
 def test_frozen_batch_norm_moves_to_what_it_sees_over_all_levels():
