@@ -30,6 +30,12 @@ import pytest  # noqa: E402
 
 flags.FLAGS.mark_as_parsed()
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+  parser.addoption('--all_combinations', action='store_true',
+                   help='train every decoder with every head (tests/tasks/combinations_test.py)')
+
+
 REAL_DATA = pathlib.Path(__file__).resolve().parents[2] / 'shared' / 'data'
 
 
