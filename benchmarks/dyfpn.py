@@ -34,7 +34,7 @@ class ForcedSelection(tf.Module):
   def __call__(self, logits, training=None):
     del logits, training
     gate = tf.stack([1 - self.selected, self.selected], axis=-1)
-    return gumbel_selection.Choice(gate, gate)
+    return gumbel_selection.Choice(gate, gate, gate)
 
 
 def _neck(network, features):
