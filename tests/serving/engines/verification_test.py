@@ -23,6 +23,16 @@ def _compare(**changed):
   return {name for name, difference in found.items() if not difference.is_allowed}
 
 
+@pytest.mark.parametrize('side, count, is_allowed', [
+    (16, 1, True), (16, 2, False), (2, 1, True), (2, 2, False), (40, 1, True), (40, 2, False)])
+def test_one_position_of_a_small_map_may_flip(side, count, is_allowed):
+  gate = np.zeros([1, side, side, 1], np.float32)
+  flipped = gate.copy()
+  flipped.reshape(-1)[:count] = 1e-6
+  found = verification.compare(lambda: {POSITIONS: gate}, lambda: {POSITIONS: flipped}, [()])
+  assert found[POSITIONS].is_allowed == is_allowed
+
+
 def _switched(count):
   gates = EXPECTED[POSITIONS].copy()
   gates[0, 1, :count] = 0

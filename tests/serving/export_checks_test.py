@@ -1,0 +1,33 @@
+"""The comparison of an export allows rounding at the threshold of a gate, and no more."""
+import numpy as np
+import pytest
+
+from official_ext.serving import export_checks
+from official_ext.utils import command_line
+
+
+def outputs(positions=0, image=1.0, cost=4e9):
+  """Returns outputs of an image; so many positions of a map of 256 are open."""
+  gate = np.zeros([1, 16, 16, 1], np.float32)
+  gate.reshape(-1)[:positions] = 1e-6
+  return {'multiply_adds': np.float32([cost]), 'gate_head_depth_4': gate,
+          'gate_neck_3': np.float32([image])}
+
+
+@pytest.mark.parametrize('changed, wrong', [
+    ({}, None),
+    ({'positions': 1}, None),
+    ({'positions': 1, 'cost': 4.004e9}, None),
+    ({'positions': 2}, 'gate_head_depth_4 by 0.0078125'),
+    ({'positions': 1, 'cost': 4.02e9}, 'multiply_adds by'),
+    ({'cost': 4e9 + 512}, 'multiply_adds by 512 .allowed: 0'),
+    ({'image': 0.0}, 'gate_neck_3 by 1 .allowed: 0')])
+def test_which_differences_are_refused(changed, wrong):
+  comparison = export_checks.Comparison()
+  comparison.add(outputs(), outputs())
+  comparison.add(outputs(), outputs(**changed))
+  if wrong is None:
+    comparison.check()
+    return
+  with pytest.raises(command_line.CommandError, match=wrong):
+    comparison.check()
