@@ -11,11 +11,7 @@ from official_ext.utils import command_line
 TOLERANCE, RELATIVE_TOLERANCE = 1e-3, 3e-5
 _COMPARED = ('detection_scores', 'detection_boxes', 'detection_masks', 'raw_boxes', 'raw_scores',
              'decoded_boxes', 'decoded_box_scores', 'decoded_box_centerness')
-_COSTS = ('multiply_adds', 'executed_multiply_adds')
-_EXACT = ('num_detections', *_COSTS)
-# The share of positions at which a gate of positions may be open in one of the two only: their
-# logits lie within rounding of the threshold.  Costs may then differ by twice that share.
-POSITIONS = 1e-3
+_EXACT = ('num_detections', 'multiply_adds', 'executed_multiply_adds')
 
 
 class Comparison:
@@ -37,22 +33,17 @@ class Comparison:
       expected: of the model in memory.
       actual: of the export.
     """
-    flips = False
-    for name, value in sorted(expected.items(), key=lambda item: not item[0].startswith('gate_')):
+    for name, value in expected.items():
       wanted, got = np.asarray(value), np.asarray(actual[name])
       allowed = 0.0
       if name.startswith('gate_'):
         difference = float(np.mean((wanted > 0) != (got > 0)))
-        allowed = allowed_flips(wanted)
-        flips |= 0 < difference <= allowed
       elif name == 'detection_boxes':
         difference = boxes_difference(expected, actual)
         allowed = _allowed(wanted)
       elif name in _COMPARED or name in _EXACT:
         difference = float(np.max(np.abs(np.subtract(wanted, got, dtype=float)), initial=0.0))
         allowed = _allowed(wanted) if name in _COMPARED else 0.0
-        if flips and name in _COSTS:
-          allowed = 2 * POSITIONS * float(np.max(wanted, initial=0.0))
       else:
         continue
       self.differences[name] = float(np.maximum(difference, self.differences.get(name, 0.0)))
@@ -71,16 +62,6 @@ class Comparison:
           f'the SavedModel, loaded again, differs from the model in memory in {", ".join(wrong)}, '
           'so nothing was exported: check that the checkpoint is of a training that did not '
           f'diverge{"; " if hint else ""}{hint}.')
-
-
-def allowed_flips(gate: np.ndarray) -> float:
-  """Returns for which share of a gate's values rounding may open one and shut the other.
-
-  Args:
-    gate: of a batch: of images or paths, for which there is none; or `[batch, height, width, 1]`,
-      where it is `POSITIONS`, and one position of a small map.
-  """
-  return max(POSITIONS, 1 / max(1, gate.size)) if gate.ndim == 4 else 0.0
 
 
 def _allowed(values: np.ndarray) -> float:

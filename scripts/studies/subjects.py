@@ -1,4 +1,4 @@
-"""What studies and the quickstart train: networks, and the options that they are trained with."""
+"""The networks that studies and the quickstart train, with their options."""
 from collections.abc import Mapping, Sequence
 import pathlib
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ _FROZEN = {'task.frozen_stages': ['stem', 'conv2_x']}
 # The name of the composed sample in place of a folder, and the folder that it is written into.
 DIGITS = 'digits'
 SAMPLE = pathlib.Path('runs/sample')
-# What the sizes of images must be multiples of, by the strides of the pyramid.
+# Heights and widths of images are multiples of the largest stride of the pyramid.
 _STRIDE = 64
 
 

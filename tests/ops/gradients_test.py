@@ -6,7 +6,7 @@ from official_ext.ops import gradients
 
 
 def test_the_value_stays_and_its_gradient_is_multiplied():
-  """Of x**3 + x, when only the cube learns at a third of the rate."""
+  """The gradient of x**3 + x, where that of the cube is multiplied by a third."""
   x = tf.constant([0.1, -2.0, 3e7, 1e-30])
   with tf.GradientTape() as tape:
     tape.watch(x)

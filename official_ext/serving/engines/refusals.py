@@ -24,7 +24,7 @@ class RefusedError(command_line.CommandError):
     """
     names = sorted(set(filter(None, operations)))
     if not names:
-      # What follows a brace is a graph, written out.
+      # The text of a graph begins with a brace.
       lines = [line.strip() for line in text.partition('{')[0].splitlines() if line.strip()]
       said = lines[-1][:_LONGEST] if lines else '?'
       super().__init__(f'{engine} cannot convert the SavedModel: {said}')

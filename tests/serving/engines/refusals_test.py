@@ -1,4 +1,4 @@
-"""What an error says about a model that an engine cannot convert."""
+"""The errors about a model that an engine cannot convert."""
 import pytest
 
 from official_ext.serving.engines import refusals
