@@ -151,8 +151,12 @@ def _train(training: Training, subject: Subject, args: argparse.Namespace) -> No
                        config_file=folder / 'model' / 'params.yaml',
                        export_dir=folder / 'saved_model')
   if args.engine != 'none' and not (folder / args.engine).exists():
-    comparison.command('serving.convert', to=args.engine, saved_model=folder / 'saved_model',
-                       output_dir=folder / args.engine)
+    try:
+      comparison.command('serving.convert', to=args.engine, saved_model=folder / 'saved_model',
+                         output_dir=folder / args.engine)
+    except command_line.CommandError as error:
+      command_line.say(f'{error} Going on: the page will not say what {training.name} takes in '
+                       f'{args.engine}.')
   points = measuring.points(folder / 'saved_model', args.output_dir / training.data.name / 'val',
                             subject.budgets, args.resamples)
   _write(folder / 'result.json', points)

@@ -129,7 +129,7 @@ class Steps:
 
   def __init__(self, total: int):
     self.seconds = {}
-    self._total = total
+    self._started, self._total = 0, total
 
   def run(self, name: str, module: str, log: pathlib.Path | None = None, **options) -> None:
     """Runs `python -m official_ext.<module> --option=value ...`.
@@ -146,7 +146,8 @@ class Steps:
     """
     arguments = [argument for key, value in options.items() for argument in _flags(key, value)]
     shown = shlex.join(['python', '-m', f'official_ext.{module}', *arguments])
-    command_line.say(f'\n[{len(self.seconds) + 1}/{self._total}] {name}: {shown}')
+    self._started += 1
+    command_line.say(f'\n[{self._started}/{self._total}] {name}: {shown}')
     start = time.monotonic()
     environment = {**os.environ, 'TF_CPP_MIN_LOG_LEVEL': '2'}
     with contextlib.ExitStack() as stack:
@@ -209,8 +210,7 @@ def _train(steps: Steps, network: Network, args: argparse.Namespace, records: pa
             checkpoint_path=network.model, export_dir=network.exported,
             config_file=network.model / 'params.yaml', **options)
   if args.engine != 'none':
-    steps.run(f'{args.engine}{suffix}', 'serving.convert', to=args.engine,
-              saved_model=network.exported, output_dir=network.folder / args.engine)
+    _convert(steps, network, args.engine)
   options = {}
   if subject.budgets:
     steps.run(f'budgets{suffix}', 'tools.frontier', saved_model=network.exported, data=val,
@@ -223,6 +223,16 @@ def _train(steps: Steps, network: Network, args: argparse.Namespace, records: pa
             output_dir=network.predictions, batch_size=8, evaluate=True, **options)
 
 
+def _convert(steps: Steps, network: Network, engine: str) -> None:
+  """Converts an export; where that is refused, the network is shown without times of the engine."""
+  try:
+    steps.run(f'{engine}{network.suffix}', 'serving.convert', to=engine,
+              saved_model=network.exported, output_dir=network.folder / engine)
+  except command_line.CommandError as error:
+    command_line.say(f'{error} Going on: the report will not say what {network.name} takes in '
+                     f'{engine}.')
+
+
 def _report(steps: Steps, networks: Sequence[Network], args: argparse.Namespace) -> None:
   """Writes the report about the last network, with all side by side."""
   output = args.output_dir
@@ -230,13 +240,13 @@ def _report(steps: Steps, networks: Sequence[Network], args: argparse.Namespace)
   with files.atomic_file(seconds) as temporary:
     temporary.write_text(json.dumps(steps.seconds, indent=2), encoding='utf-8')
   shown = networks[-1]
-  converted = [] if args.engine == 'none' else [args.engine]
   steps.run('report', 'tools.report', experiment=shown.subject.experiment, model_dir=shown.model,
             images=output / 'val' / 'images',
             annotation_file=output / 'val' / 'annotations.json', predictions=shown.predictions,
             saved_model=shown.exported, seconds_by_step=seconds, output_dir=output,
             network=[[one.name, one.exported, one.predictions,
-                      *(one.folder / engine for engine in converted)] for one in networks])
+                      *(path for path in [one.folder / args.engine] if path.exists())]
+                     for one in networks])
 
 
 def _run_full(args: argparse.Namespace) -> None:

@@ -136,6 +136,8 @@ class BudgetConfig(hyperparams.Config):
     draw_range: for `drawn`, between which shares targets are drawn, all with equal probability.
     full_every: for `drawn`, every how many steps the target is 1 instead, at steps 0, n, 2n ...;
       0: never.
+    shrink_steps: for `drawn`, until which step targets start near 1 and their distance from it
+      grows; 0: they are drawn from the whole range at once.
     ratio: for the other kinds, the wanted share of the cost of the backbone (C_0): for
       `scale_aware` per scale, for `loss_aware` for the image with the least loss.
     scale_bounds: sizes in pixels of the network's input at which one scale of objects ends and
@@ -155,6 +157,7 @@ class BudgetConfig(hyperparams.Config):
   distance: str = 'squared'
   draw_range: list[float] = dataclasses.field(default_factory=lambda: [0.1, 0.8])
   full_every: int = 2
+  shrink_steps: int = 0
   ratio: float = 0.05
   scale_bounds: list[float] = dataclasses.field(default_factory=lambda: list(SCALE_BOUNDS))
   path_similarity: PathSimilarityConfig = dataclasses.field(

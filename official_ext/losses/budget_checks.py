@@ -33,7 +33,7 @@ def check(config: options.BudgetConfig) -> None:
         'part', f'part is {config.part!r} and kind {config.kind!r}, which is for the backbone '
         "`caddet`; for other parts the kind must be 'share' or 'drawn'.")
   check_budget(config.target, config.reduction, config.distance)
-  drawn_budget.check('draw_range', config.draw_range, 'full_every', config.full_every)
+  drawn_budget.check(config.draw_range, config.full_every, config.shrink_steps)
   if not 0 < config.ratio <= 1:
     raise checks.ArgumentError(
         'ratio', f'ratio is {config.ratio}; it is a share of the cost of the backbone, above 0 '

@@ -8,27 +8,26 @@ from official_ext.ops import checks
 from official_ext.ops import noise
 
 
-def check(range_argument: str, draw_range: Sequence[float], every_argument: str,
-          full_every: int) -> None:
+def check(draw_range: Sequence[float], full_every: int, shrink_steps: int) -> None:
   """Checks the arguments of `draw`.
 
   Args:
-    range_argument: name of the argument that is a range.
     draw_range: between which shares budgets are drawn.
-    every_argument: name of the argument that is a number of steps.
     full_every: every how many steps the budget is 1.
+    shrink_steps: until which step the range widens.
 
   Raises:
     ArgumentError: a range that does not ascend within 0 and 1, or a negative number.
   """
   if len(draw_range) != 2 or not 0 <= draw_range[0] <= draw_range[1] <= 1:
     raise checks.ArgumentError(
-        range_argument, f'{range_argument} is {list(draw_range)}; it is two shares that ascend '
-        'within 0 and 1.')
-  if full_every < 0:
-    raise checks.ArgumentError(
-        every_argument, f'{every_argument} is {full_every}; it is a number of steps, or 0 for '
-        'never.')
+        'draw_range', f'draw_range is {list(draw_range)}; it is two shares that ascend within 0 '
+        'and 1.')
+  for argument, steps, none in (('full_every', full_every, 'never'),
+                                ('shrink_steps', shrink_steps, 'the whole range at once')):
+    if steps < 0:
+      raise checks.ArgumentError(
+          argument, f'{argument} is {steps}; it is a number of steps, or 0 for {none}.')
 
 
 def check_model(model: tf_keras.Model, drawn: Mapping[str, str]) -> None:
@@ -62,16 +61,22 @@ def check_model(model: tf_keras.Model, drawn: Mapping[str, str]) -> None:
           f'{drawn[part]}.kind, or budget_input in task.model to true.')
 
 
-def draw(number: tf.Tensor, draw_range: Sequence[float], full_every: int) -> tf.Tensor:
+def draw(number: tf.Tensor, draw_range: Sequence[float], full_every: int, shrink_steps: int
+         ) -> tf.Tensor:
   """Draws the budget of a step: a function of the arguments, so the same on all replicas.
 
   Steps with a budget of 1 train the whole network, as slimmable networks do (Jiahui Yu and
-  Thomas Huang, Universally Slimmable Networks, https://arxiv.org/abs/1903.05134).
+  Thomas Huang, Universally Slimmable Networks, https://arxiv.org/abs/1903.05134).  At the start
+  every step is such a step, and the range widens from there, because gates that have not learned
+  shut at random: progressive shrinking (Han Cai et al., Once-for-All, https://arxiv.org/abs/1908.09791,
+  section 3.3).
 
   Args:
     number: int64 scalar, the number of the step.
     draw_range: between which shares budgets are drawn, all with equal probability.
     full_every: every how many steps the budget is 1; 0: never.
+    shrink_steps: until which step the distance of budgets from 1 grows in proportion to the step;
+      0: budgets are drawn from the whole range at once.
 
   Returns:
     A float32 scalar in [0, 1].
@@ -79,4 +84,6 @@ def draw(number: tf.Tensor, draw_range: Sequence[float], full_every: int) -> tf.
   low, high = draw_range
   steps = noise.uniform_steps('budget', 0, number, [], differs_by_replica=False)
   drawn = low + (high - low) * (steps + 0.5) * 2.0**-23
+  if shrink_steps:
+    drawn = 1 - tf.minimum(tf.cast(number, tf.float32) / shrink_steps, 1.0) * (1 - drawn)
   return tf.where(number % full_every == 0, 1.0, drawn) if full_every else drawn

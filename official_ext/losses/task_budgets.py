@@ -95,7 +95,7 @@ def _drawn_alike(task_config: Any) -> options.BudgetConfig | None:
            if config.kind == 'drawn'}
   first = next(iter(drawn.values()), None)
   for field, config in drawn.items():
-    for name in ('draw_range', 'full_every'):
+    for name in ('draw_range', 'full_every', 'shrink_steps'):
       given, wanted = getattr(config, name), getattr(first, name)
       if given != wanted:
         raise checks.FieldError(
@@ -153,7 +153,8 @@ class TaskBudgets:
     """
     if self._drawn is None:
       return None
-    return drawn_budget.draw(number, self._drawn.draw_range, self._drawn.full_every)
+    return drawn_budget.draw(number, self._drawn.draw_range, self._drawn.full_every,
+                             self._drawn.shrink_steps)
 
   @property
   def loss_names(self) -> Sequence[str]:

@@ -76,6 +76,6 @@ def write(page: html_page.HtmlPage, networks: Sequence[side_by_side.Network],
           advice: Sequence[str]) -> None:
   """Writes which network to use, and a table and a picture for each engine."""
   network_pages.write(page, networks, side_by_side.frontier(networks), advice)
-  for engine in networks[0].engines:
+  for engine in dict.fromkeys(name for network in networks for name in network.engines):
     there = side_by_side.in_engine(networks, engine)
     network_pages.write_times(page, engine, there, side_by_side.frontier(there))

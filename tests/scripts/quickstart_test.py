@@ -73,6 +73,8 @@ def test_every_network_is_trained_alike_and_goes_into_the_report(
     if module == 'tools.frontier':
       options['output_dir'].mkdir(parents=True)
       (options['output_dir'] / 'frontier.json').write_text('{"recommended": 0.25}')
+    if module == 'serving.convert':
+      options['output_dir'].mkdir(parents=True)
 
   monkeypatch.setattr(quickstart.Steps, 'run', run)
   monkeypatch.setattr(
@@ -108,6 +110,34 @@ def test_every_network_is_trained_alike_and_goes_into_the_report(
        *conversions[:1]],
       ['dynamic_head_budget', run / 'saved_model', run / 'predictions', *conversions[1:]]]
   assert options['report']['saved_model'] == run / 'saved_model'
+
+
+def test_a_conversion_that_is_refused_leaves_the_rest(tmp_path, monkeypatch, capsys):
+  ran = []
+
+  def start(arguments, **_):
+    module = arguments[2].removeprefix('official_ext.')
+    ran.append(arguments)
+    folder = pathlib.Path(arguments[-1].partition('=')[2])
+    is_refused = module == 'serving.convert' and 'networks/fcos' in str(folder)
+    if module == 'serving.convert' and not is_refused:
+      folder.mkdir(parents=True)
+    return subprocess.CompletedProcess(arguments, int(is_refused))
+
+  monkeypatch.setattr(quickstart.subprocess, 'run', start)
+  monkeypatch.setattr(sys, 'argv', [
+      'quickstart', '--networks=fcos,dyfpn', f'--output_dir={tmp_path}/run', '--engine=openvino'])
+  quickstart.main()
+  report = ran[-1]
+  first, second = (index for index, word in enumerate(report) if word == '--network')
+  run = f'{tmp_path}/run'
+  assert report[first:second] == ['--network', 'fcos', f'{run}/networks/fcos/saved_model',
+                                  f'{run}/networks/fcos/predictions']
+  assert report[second + 4] == f'{run}/openvino'
+  said = capsys.readouterr().out
+  assert "the step 'openvino fcos' ended with status 1" in said
+  assert 'the report will not say what fcos takes in openvino' in said
+  assert f'[{len(ran)}/{len(ran)}] report:' in said
 
 
 def test_full_trains_every_network_three_times_and_goes_on(tmp_path, monkeypatch):

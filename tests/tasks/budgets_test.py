@@ -20,6 +20,7 @@ DYFPN = 'retinanet_dyfpn_efficientnetlite0_sample'
     ({'path_similarity': {'minimum': 0.9, 'maximum': 0.8}}, 'path_similarity.minimum'),
     ({'part': 'neck'}, 'part'), ({'draw_range': [0.5, 0.2]}, 'draw_range'),
     ({'draw_range': [0.5]}, 'draw_range'), ({'full_every': -1}, 'full_every'),
+    ({'shrink_steps': -1}, 'shrink_steps'),
     ({'reduction': 'median'}, 'reduction'), ({'distance': 'cubed'}, 'distance')])
 def test_options_out_of_range_name_the_field(budget, field):
   config = small_detectors.small_experiment(DYFPN, budget=budget).task
