@@ -1,7 +1,8 @@
 """Sets what gates do at each budget by images as inference gets them.
 
 Training scales and crops images at random, so the logits of its gates are spread otherwise than
-those of images as they are.
+those of images as they are.  Gates that all read the backbone get thresholds from their logits.
+Gates that read what other gates let pass get the shifts that a controller finds at inference.
 """
 from collections.abc import Mapping
 from typing import Any
@@ -9,15 +10,22 @@ from typing import Any
 import numpy as np
 import tensorflow as tf, tf_keras
 
+from official_ext.modeling.layers import budget_control
 from official_ext.modeling.layers import routed
+from official_ext.ops import routing
 
 # Quantiles of so many images are off by 0.03 at most, in two of three cases.
 _IMAGES = 256
+# Every budget is controlled by a third of them, one forward pass each.
+_CONTROLLED_IMAGES = 128
 _BATCH = 8
+# Each batch serves every third of the budgets between 0 and 1 at which shifts are kept.
+_TURNS = 3
+_BUDGETS = budget_control.KNOTS[1:-1]
 
 
 class BudgetCalibration:
-  """Calibrates the decoder before each evaluation and at the end of a training.
+  """Calibrates a detector before each evaluation and at the end of a training.
 
   It is an action of Orbit's controller, which comes before the checkpoint is saved.
 
@@ -45,37 +53,77 @@ class BudgetCalibration:
     del output
     step = int(self.trainer.global_step.numpy())
     is_time = step >= self._params.train_steps or step % self._params.validation_interval == 0
-    if is_time and applies(self.trainer.model):
+    if is_time:
       calibrate(self.trainer.model, self._task, self._strategy)
 
 
-def applies(model: tf_keras.Model) -> bool:
-  """Returns whether a detector has a decoder that is calibrated."""
-  decoder = getattr(model, 'decoder', None)
-  return isinstance(decoder, routed.RoutedLayer) and decoder.calibrates_budget
-
-
 def calibrate(model: tf_keras.Model, task: Any, strategy: tf.distribute.Strategy) -> None:
-  """Calibrates a decoder by training images that are not augmented.
+  """Calibrates what takes a budget, by training images that are not augmented.
 
   Args:
-    model: a detector to which `applies`.
+    model: a detector; without layers that calibrate nothing happens.
     task: its task, which reads the images.
     strategy: of the training.
   """
+  parts = routed.layers_by_part(model)
+  controlled = [part for part, layers in parts.items()
+                if any(layer.controls_budget for layer in layers)]
+  has_thresholds = any(layer.calibrates_budget for layer in parts['decoder'])
+  if not controlled and not has_thresholds:
+    return
   data = task.task_config.train_data.replace(
       is_training=False, global_batch_size=_BATCH * strategy.num_replicas_in_sync,
       drop_remainder=False)
   with strategy.scope():
-    batches = strategy.distribute_datasets_from_function(
-        lambda context: task.build_inputs(data, context).take(_IMAGES // _BATCH))
+    # Backbones that are controlled change the features from which thresholds are set.
+    if controlled:
+      _control(model, controlled, strategy, strategy.distribute_datasets_from_function(
+          lambda context: task.build_inputs(data, context).repeat().take(
+              _CONTROLLED_IMAGES // _BATCH)))
+    if has_thresholds:
+      _set_thresholds(model, strategy, strategy.distribute_datasets_from_function(
+          lambda context: task.build_inputs(data, context).take(_IMAGES // _BATCH)))
 
-    def logits_of(images: tf.Tensor) -> tf.Tensor:
-      features: Mapping[str, tf.Tensor] = model.backbone(images, training=False)
-      return model.decoder.budget_logits(features)
 
-    compute = tf.function(
-        lambda images: strategy.run(logits_of, args=(images,)), autograph=False)
-    found = [np.asarray(value) for images, *_ in batches
-             for value in strategy.experimental_local_results(compute(images))]
-    model.decoder.calibrate_budget(np.concatenate(found))
+def _set_thresholds(model: tf_keras.Model, strategy: tf.distribute.Strategy,
+                    batches: tf.distribute.DistributedDataset) -> None:
+  """Sets the thresholds of a decoder by the logits of all images."""
+  def logits_of(images: tf.Tensor) -> tf.Tensor:
+    features: Mapping[str, tf.Tensor] = model.backbone(images, training=False)
+    return model.decoder.budget_logits(features)
+
+  compute = tf.function(
+      lambda images: strategy.run(logits_of, args=(images,)), autograph=False)
+  found = [np.asarray(value) for images, *_ in batches
+           for value in strategy.experimental_local_results(compute(images))]
+  model.decoder.calibrate_budget(np.concatenate(found))
+
+
+def _control(model: tf_keras.Model, parts: list[str], strategy: tf.distribute.Strategy,
+             batches: tf.distribute.DistributedDataset) -> None:
+  """Moves the shifts of these parts, batch by batch, by the shares of inference."""
+  def detect(images: tf.Tensor, budget: tf.Tensor, rate: tf.Tensor) -> None:
+    with routing.spending(budget), budget_control.calibrating(rate):
+      features = model.backbone(images, training=False)
+      if 'head' in parts:
+        model.head(model.decoder(features, training=False) if model.decoder else features)
+
+  @tf.function(autograph=False)
+  def step(images: tf.Tensor, budget: tf.Tensor, rate: tf.Tensor) -> None:
+    strategy.run(detect, args=(images, budget, rate))
+
+  for number, (images, *_) in enumerate(batches):
+    for budget in _BUDGETS[number % _TURNS::_TURNS]:
+      rate = _rate(budget, number // _TURNS)
+      step(images, tf.constant(budget, tf.float32), tf.constant(rate, tf.float32))
+
+
+def _rate(budget: float, number: int) -> float:
+  """Returns by how much the n-th batch of a budget moves a shift if the share is 1 off.
+
+  Where logits are spread as a normal distribution a share b rises by about 1.7 b (1 - b) for each
+  unit of the shift.  One over that, over the number of batches so far, leads to the shift of their
+  mean share (Robbins and Monro, A Stochastic Approximation Method, 1951).  Counting starts with 2,
+  because the first batches would move farthest.
+  """
+  return 1 / (1.7 * budget * (1 - budget)) / (number + 2)

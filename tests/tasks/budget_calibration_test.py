@@ -1,9 +1,9 @@
-"""Thresholds of gates are set by training images that are not augmented, when it is time."""
+"""What gates do at a budget is set by training images that are not augmented, when it is time."""
 import types
 
 import numpy as np
 import pytest
-import tensorflow as tf
+import tensorflow as tf, tf_keras
 
 from official_ext.configs import detectors as configs
 from official_ext.ops import routing
@@ -57,11 +57,43 @@ def test_images_spend_the_wanted_share(model, monkeypatch):
     before = gates
 
 
-def test_decoders_without_a_budget_are_left_alone(model):
-  assert budget_calibration.applies(model)
+def _shares(model, images, budget):
+  with routing.RoutingTape() as tape, routing.spending(budget):
+    features = model.backbone(images, training=False)
+    model.head(model.decoder(features, training=False))
+  record = tape.routing()
+  return ((record.executed - record.minimum) / (record.maximum - record.minimum)).numpy()
+
+
+@pytest.mark.parametrize('part, name, options', [
+    ('head', *small_detectors.BUDGET_NETWORKS['head']),
+    # Batch norms of routers normalize each batch in training, and by averages over all budgets
+    # at inference.
+    ('backbone', 'fcos_caddet_sample', {'backbone': {'caddet': {
+        'num_layers': 3, 'channels': [4, 6, 8], 'budget_input': True, 'router_norm': 'batch'}},
+        'decoder': {'caddet_projection': {'num_filters': 8}}, 'max_level': 5})])
+def test_gates_behind_gates_spend_the_wanted_share(part, name, options, monkeypatch):
+  # This start is farther off than a training ends.
+  monkeypatch.setattr(budget_calibration, '_CONTROLLED_IMAGES', 256)
+  tf_keras.utils.set_random_seed(0)
+  _, model = small_detectors.small_task(
+      name, budget={'kind': 'drawn', 'weight': 1.0, 'part': part}, model=options)
+  task = Task()
+  for step, budget in enumerate((0.3, 0.7)):
+    with routing.spending(budget):  # As a training does: other images, statistics of the batch.
+      features = model.backbone(2 * task.images + step, training=True)
+      model.head(model.decoder(features, training=True), training=True)
+  before = max(abs(np.mean(_shares(model, task.images, b)) - b) for b in (0.2, 0.5, 0.8))
+  _calibrate(model, task)
+  after = [np.mean(_shares(model, task.images, b)) for b in (0.0, 0.1, 0.2, 0.5, 0.8, 0.9, 1.0)]
+  # A small supernet has few different costs.
+  np.testing.assert_allclose(after, [0.0, 0.1, 0.2, 0.5, 0.8, 0.9, 1.0], 0, 0.04)
+  assert before > 0.1
+
+
+def test_a_detector_without_a_budget_reads_no_images():
   _, plain = small_detectors.small_task('retinanet_dyfpn_efficientnetlite0_sample')
-  assert not budget_calibration.applies(plain)
-  assert not budget_calibration.applies(types.SimpleNamespace(decoder=None))
+  _calibrate(plain, None)
 
 
 def test_it_happens_before_each_evaluation_and_at_the_end(model, monkeypatch):
@@ -76,7 +108,4 @@ def test_it_happens_before_each_evaluation_and_at_the_end(model, monkeypatch):
   for step in (10, 20, 30, 40, 50):
     trainer.global_step.assign(step)
     action({})
-  assert calls == [20, 40, 50]
-  trainer.model = types.SimpleNamespace(decoder=None)
-  action({})
   assert calls == [20, 40, 50]

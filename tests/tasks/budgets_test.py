@@ -110,7 +110,7 @@ def test_a_drawn_budget_reaches_the_gates_and_the_loss(sample_records):
     step(inputs)
     values = {metric.name: float(metric.result()) for metric in metrics}
     target = values['routing/share/decoder/target']
-    np.testing.assert_allclose(target, drawn_budget.draw(number, [0.1, 0.8], 3), rtol=1e-6)
+    np.testing.assert_allclose(target, drawn_budget.draw(number, [0.1, 0.8], 3, 0), rtol=1e-6)
     share = values['routing/share/decoder/expected']
     np.testing.assert_allclose(
         values['routing/loss/budget'], 2 * abs(share - target), rtol=1e-4, atol=1e-6)
@@ -140,7 +140,7 @@ def test_every_part_trains_with_a_drawn_budget(part, sample_records):
   values = {metric.name: float(metric.result()) for metric in metrics}
   target, expected, executed = (
       values[f'routing/share/{part}/{field}'] for field in ('target', 'expected', 'executed'))
-  drawn = drawn_budget.draw(tf.constant(1, tf.int64), [0.1, 0.8], 2)
+  drawn = drawn_budget.draw(tf.constant(1, tf.int64), [0.1, 0.8], 2, 0)
   np.testing.assert_allclose(target, drawn, rtol=1e-6)
   # Messages between the levels of the head always run.
   np.testing.assert_allclose(expected, executed, atol=0.05)

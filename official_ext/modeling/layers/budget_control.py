@@ -3,7 +3,9 @@
 Both layers keep numbers for eleven budgets, equally far from each other in [0, 1], and interpolate
 between the two that are beside the budget of the call.  A training step moves these two.
 """
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+import contextlib
+import threading
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,37 @@ _LARGEST_QUANTILE = 1e6
 _LARGEST_SHIFT = 4.0
 # The logistic function of this number times x is within 0.01 of the normal distribution of x.
 _LOGISTIC_OF_NORMAL = 1.702
+
+
+class _Calibration(threading.local):
+  """The rate of the innermost `calibrating` of a thread; None without one."""
+  rate: tf.Tensor | float | None = None
+
+
+_calibration = _Calibration()
+
+
+@contextlib.contextmanager
+def calibrating(rate: tf.Tensor | float) -> Iterator[None]:
+  """Lets calls at inference move the shifts of one budget.
+
+  Training normalizes logits by each batch, and scales and crops its images at random; so the shares
+  of images as inference gets them are others.
+
+  Args:
+    rate: by how much a call moves a shift if the share is 1 off, float32 scalar.  The budget of
+      the call must be one of `KNOTS`, because it moves the shift of this one alone.
+  """
+  _calibration.rate = rate
+  try:
+    yield
+  finally:
+    _calibration.rate = None
+
+
+def moves_shifts(training: bool | None) -> bool:
+  """Returns whether a call moves shifts: in training, and in `calibrating`."""
+  return bool(training) or _calibration.rate is not None
 
 
 def wanted(dtype: tf.DType) -> tf.Tensor:
@@ -221,7 +254,7 @@ class BudgetShift(KnotLayer):
     return [x + _beside(part, x) for x, part in zip(logits, parts)]
 
   def control(self, shares: tf.Tensor) -> None:
-    """Moves the shifts of a training step towards the budget of the call.
+    """Moves the shifts of a training step, or in `calibrating`, towards the budget of the call.
 
     Args:
       shares: what ran of what gates can save, `[batch, columns]`.
@@ -230,9 +263,14 @@ class BudgetShift(KnotLayer):
       return
     budget = wanted(self.dtype)
     error = tf.stop_gradient(budget - tf.cast(shares, self.dtype))
-    moves = _moves(knot_weights(budget)) * tf.ones_like(error[:, :1])
+    rate, moves = self._rate, knot_weights(budget)
+    if _calibration.rate is None:
+      moves = _moves(moves)
+    else:
+      rate = tf.cast(_calibration.rate, self.dtype)
+    moves *= tf.ones_like(error[:, :1])
     images = tf.cast(tf.maximum(tf.shape(error)[0], 1), self.dtype)
-    moved = self._shifts + self._rate * tf.matmul(moves, error, transpose_a=True) / images
+    moved = self._shifts + rate * tf.matmul(moves, error, transpose_a=True) / images
     self._shifts.assign(tf.clip_by_value(moved, -_LARGEST_SHIFT, _LARGEST_SHIFT))
 
   def get_config(self) -> dict[str, Any]:

@@ -87,6 +87,11 @@ class RoutedLayer(tf_keras.layers.Layer):
     """Whether `budget_logits` and `calibrate_budget` set what gates do at each budget."""
     return False
 
+  @property
+  def controls_budget(self) -> bool:
+    """Whether inference moves what gates do at a budget in `budget_control.calibrating`."""
+    return False
+
   def budget_logits(self, inputs: Any) -> tf.Tensor:
     """Returns what `calibrate_budget` needs of a batch of inputs, `[batch, ...]`."""
     raise NotImplementedError

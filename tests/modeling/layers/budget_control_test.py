@@ -131,6 +131,19 @@ def test_a_step_of_the_controller_equals_numpy():
   np.testing.assert_allclose(layer.get_weights()[0][2], -4)
 
 
+def test_calibration_moves_the_shift_of_one_budget():
+  layer, start = _shift(rate=0.5), RNG.normal(size=[11, 2])
+  layer.set_weights([start])
+  assert not budget_control.moves_shifts(None)
+  with routing.spending(0.3), budget_control.calibrating(tf.constant(0.25)):
+    assert budget_control.moves_shifts(None)
+    layer.control(np.array([[0.2, 0.9], [0.0, 0.3]]))
+  assert not budget_control.moves_shifts(False) and budget_control.moves_shifts(True)
+  expected = start.copy()
+  expected[3] += 0.25 * (0.3 - np.array([0.1, 0.6]))
+  np.testing.assert_allclose(layer.get_weights()[0], expected, atol=1e-6)
+
+
 @pytest.mark.parametrize('draw', [
     lambda shape: RNG.normal(3, 0.5, shape), lambda shape: RNG.exponential(20, shape)])
 def test_norm_and_controller_find_the_wanted_share_of_any_distribution(draw):

@@ -31,6 +31,7 @@ from official_ext.modeling.backbones.caddet import node
 from official_ext.modeling.backbones.caddet import path_budget
 from official_ext.modeling.backbones.caddet import router
 from official_ext.modeling.backbones.caddet import wiring
+from official_ext.modeling.layers import budget_control
 from official_ext.modeling.layers import convolutions
 from official_ext.modeling.layers import routed
 from official_ext.ops import checks
@@ -165,6 +166,10 @@ class CADDet(routed.SkippingLayer):
     return self._budget is not None
 
   @property
+  def controls_budget(self) -> bool:
+    return self.has_budget_input
+
+  @property
   def gate_names(self) -> list[str]:
     """Names of the gates that the layer records, by layer, scale and path in this order."""
     return [f'layer_{spec.layer:02}/scale_{spec.scale}/{path}'
@@ -236,21 +241,22 @@ class CADDet(routed.SkippingLayer):
 
   def _record(self, finest: tf.Tensor, decided: Sequence[decisions.LayerDecisions],
               training: bool | None) -> None:
-    """Records gates and multiply-adds, if a tape is open; in training the budget sees the cost.
+    """Records gates and multiply-adds, if a tape is open; the budget sees the cost if shifts move.
 
     Args:
       finest: the map of the stem, whose size is that of the finest scale.
       decided: what each layer decided.
       training: whether the call trains.
     """
-    if routing.RoutingTape.current() is None and not (training and self._budget):
+    is_moving = self._budget is not None and budget_control.moves_shifts(training)
+    if routing.RoutingTape.current() is None and not is_moving:
       return
     gates = tf.concat([layer.gates for layer in decided], 1)
     use = self._cost_model.use(gates, tf.concat([layer.present for layer in decided], 1), finest)
     if self._budget is not None:
       # A share that is given is one of what runs; the gradient is that of the soft gates.
       use = use._replace(expected=use.executed + use.soft_cost - tf.stop_gradient(use.soft_cost))
-      if training:
+      if is_moving:
         self._budget.control((use.executed - use.minimum) / (use.maximum - use.minimum))
     existing = [path in spec.paths for spec in self._specs for path in wiring.PATHS]
     columns = [column for column, exists in zip(tf.unstack(

@@ -46,14 +46,15 @@ class GateBudget(tf_keras.layers.Layer):
 
     Args:
       logits: `{level: [batch, height, width, 1]}`, all levels of the gate.
-      training: whether the batch's own statistics normalize, and its share moves the shifts.
+      training: whether the batch's own statistics normalize, and its share moves the shifts; see
+        `budget_control.calibrating` too.
 
     Returns:
       The shapes of `logits`; gates are open where they are above 0.
     """
     normalized = self._norm([logits[level] for level in self._levels], training=training)
     moved = [_SHARPNESS * x for x in self._shift(normalized)]
-    if training:
+    if budget_control.moves_shifts(training):
       self._shift.control(tf.stack([self._share(x) for x in moved], axis=1))
     return dict(zip(self._levels, moved))
 

@@ -147,6 +147,10 @@ class DynamicTower(routed.SkippingLayer):
     return self._block_options['budget_input']
 
   @property
+  def controls_budget(self) -> bool:
+    return self.has_budget_input
+
+  @property
   def budget_variables(self) -> list[tf.Variable]:
     return [variable for one_block in self.blocks for layer in one_block.gate_budgets.values()
             for variable in layer.variables]
