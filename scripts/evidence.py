@@ -119,7 +119,7 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
 
 def _options(subject: Subject, data: DataSet, args: argparse.Namespace) -> dict[str, Any]:
   """Returns field -> value of a training."""
-  return {**subjects.schedule(args.train_steps, data.source), **subject.fields(),
+  return {**subjects.schedule(args.train_steps, data.source), **subject.fields(args.train_steps),
           **subject.sized(args.image_size)}
 
 

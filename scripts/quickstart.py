@@ -174,7 +174,8 @@ def _flags(key: str, value: Any) -> list[str]:
 
 def training_overrides(args: argparse.Namespace, subject: Subject) -> str:
   """Returns the trainer's `params_override`: how long to train, and what the data needs."""
-  fields = {**subjects.schedule(args.train_steps, str(args.data)), **subject.fields()}
+  fields = {**subjects.schedule(args.train_steps, str(args.data)),
+            **subject.fields(args.train_steps)}
   # The parser of overrides takes lists of JSON without blanks and quotes.
   overrides = [f'{field}={json.dumps(value, separators=(",", ":"))}'.replace('"', '')
                for field, value in fields.items()]

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from studies.subjects import BUDGETS
 from studies.subjects import DRAWN
 from studies.subjects import DYFPN_BUDGET
-from studies.subjects import DYNAMIC_HEAD_BUDGET
+from studies.subjects import dynamic_head_budget
 from studies.subjects import fcos
 from studies.subjects import NETWORKS
 from studies.subjects import Options
@@ -68,7 +68,7 @@ def _frontier() -> Plan:
       'fcos': _plain(fcos),
       'fcos_narrow': _plain(fcos, _NARROW),
       'dyfpn_budget': retinanet('dyfpn', DYFPN_BUDGET, BUDGETS),
-      'dynamic_head_budget': fcos('dynamichead', DYNAMIC_HEAD_BUDGET, BUDGETS),
+      'dynamic_head_budget': dynamic_head_budget(),
       'ifpn_budget': retinanet('ifpn', {
           'task.model.decoder.ifpn.solver.budget_input': True, 'task.budget.kind': 'drawn',
           'task.budget.draw_range': [0.0, 0.8]}, BUDGETS[::2]),
@@ -97,7 +97,7 @@ def _wide() -> Plan:
   wide = {**dict.fromkeys(_HEADS, _WIDE), **few}
   subjects = {
       'fcos': _plain(fcos, _WIDE, options=few),
-      'dynamic_head_budget': fcos('dynamichead', {**wide, **DYNAMIC_HEAD_BUDGET}, BUDGETS),
+      'dynamic_head_budget': dynamic_head_budget(wide),
       'fcos_small_image': _plain(fcos, _WIDE, _SMALL, few),
       'fcos_narrow': _plain(fcos, _WIDE // 2, options=few),
       'dynamic_head_0.2': fcos('dynamichead', {**wide, **_at(0.2)}),

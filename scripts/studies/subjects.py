@@ -28,16 +28,25 @@ class Subject(NamedTuple):
     budgets: at which the trained network is measured; empty: it takes none.
     image_scale: of the size of images, beside that of the others.
     is_plain: whether it is what people have without this package.
+    shrinking: share of the steps until which budgets are drawn from a range that widens.
   """
   experiment: str
   options: Options = {}
   budgets: Sequence[float] = ()
   image_scale: float = 1.0
   is_plain: bool = False
+  shrinking: float = 0.0
 
-  def fields(self) -> dict[str, Any]:
-    """Returns field -> value; where a backbone is carried, its first blocks are frozen."""
-    return {**(_FROZEN if 'efficientnetlite0' in self.experiment else {}), **self.options}
+  def fields(self, train_steps: int) -> dict[str, Any]:
+    """Returns field -> value; where a backbone is carried, its first blocks are frozen.
+
+    Args:
+      train_steps: number of steps of the training.
+    """
+    shrinking = ({'task.budget.shrink_steps': round(self.shrinking * train_steps)}
+                 if self.shrinking else {})
+    return {**(_FROZEN if 'efficientnetlite0' in self.experiment else {}), **shrinking,
+            **self.options}
 
   def sized(self, image_size: Sequence[int]) -> dict[str, Any]:
     """Returns the field of the size of images.
@@ -76,10 +85,18 @@ def fcos(part: str, options: Options | None = None, budgets: Sequence[float] = (
   return Subject(f'fcos_{part}_efficientnetlite0_sample', options or {}, budgets, **rest)
 
 
-# A neck or a head that takes its budget at every call.
+# A neck that takes its budget at every call.
 DYFPN_BUDGET = {'task.model.decoder.dyfpn.gate.budget_input': True, **DRAWN}
-DYNAMIC_HEAD_BUDGET = {'task.model.head.tower.dynamic.budget_input': True, **DRAWN,
-                       'task.budget.draw_range': [0.1, 0.9]}
+# Until gates have learned, a position that they shut at random is lost to the head.
+_SHRINKING = 0.5
+
+
+def dynamic_head_budget(options: Options | None = None) -> Subject:
+  """Returns FCOS with a dynamic head that takes its budget; `options` are added."""
+  return fcos('dynamichead', {
+      **(options or {}), **DRAWN, 'task.model.head.tower.dynamic.budget_input': True,
+      'task.budget.draw_range': [0.0, 0.9]}, BUDGETS, shrinking=_SHRINKING)
+
 
 # The networks of the quickstart.
 NETWORKS = {
@@ -95,5 +112,5 @@ NETWORKS = {
     'fcos': fcos('fpn', is_plain=True),
     'fcos_dyfpn': fcos('dyfpn'),
     'dynamic_head': fcos('dynamichead'),
-    'dynamic_head_budget': fcos('dynamichead', DYNAMIC_HEAD_BUDGET, BUDGETS),
+    'dynamic_head_budget': dynamic_head_budget(),
 }
