@@ -3,6 +3,9 @@
 References: Jifeng Dai et al., Deformable Convolutional Networks, https://arxiv.org/abs/1703.06211;
 Xizhou Zhu et al., Deformable ConvNets v2, https://arxiv.org/abs/1811.11168, with masks.
 """
+from collections.abc import Sequence
+
+import numpy as np
 import tensorflow as tf
 
 from official_ext.ops import checks
@@ -18,8 +21,10 @@ def deformable_conv2d(features: tf.Tensor, kernel: tf.Tensor, offsets: tf.Tensor
           stride i + dilation (a - r) + dy[i, j, a, b],
           stride j + dilation (b - r) + dx[i, j, a, b])
 
-  Samples are bilinear; a pixel outside the map counts 0.  One tap at a time is sampled and
-  multiplied, so that inference needs the memory of one map more.
+  Samples are bilinear; a pixel outside the map counts 0.  All taps are sampled by one operation and
+  multiplied by another: training takes less time than with one tap at a time, and the graph has
+  a sixth of the nodes, which converters for other engines search again and again.  The samples
+  take the memory of one map for each tap.
 
   Args:
     features: `[batch, height, width, channels]`.
@@ -32,8 +37,7 @@ def deformable_conv2d(features: tf.Tensor, kernel: tf.Tensor, offsets: tf.Tensor
     dilation: distance of neighboring taps.
 
   Returns:
-    `[batch, ceil(height / stride), ceil(width / stride), filters]`, of the features' dtype;
-    in half precision taps are summed in float32.
+    `[batch, ceil(height / stride), ceil(width / stride), filters]`, of the features' dtype.
 
   Raises:
     ArgumentError: the offsets or the masks do not belong to the kernel and the channels.
@@ -51,53 +55,57 @@ def deformable_conv2d(features: tf.Tensor, kernel: tf.Tensor, offsets: tf.Tensor
         f'{sets * taps}.')
   size = [offsets.shape[axis] or tf.shape(offsets)[axis] for axis in (1, 2)]
   grid = tf.stack(tf.meshgrid(*(stride * tf.range(end) for end in size), indexing='ij'), axis=-1)
-  sums = []
-  for tap in range(taps):
-    row, column = divmod(tap, columns)
-    start = grid + [dilation * (row - rows // 2), dilation * (column - columns // 2)]
-    sampled = _sample_tap(features, tf.cast(start, offsets.dtype), offsets, masks, tap, taps)
-    sums.append(_multiply(sampled, kernel[row:row + 1, column:column + 1]))
-  wide = features.dtype if features.dtype == tf.float64 else tf.float32
-  return tf.cast(tf.add_n([tf.cast(each, wide) for each in sums]), features.dtype)
+  shifts = [[dilation * (row - rows // 2), dilation * (column - columns // 2)]
+            for row, column in np.ndindex(rows, columns)]
+  start = tf.cast(grid[:, :, None] + np.array(shifts, np.int32), offsets.dtype)
+  samples = [_sample(*parts, start) for parts in zip(
+      tf.split(features, sets, axis=-1), tf.split(offsets, sets, axis=-1),
+      [None] * sets if masks is None else tf.split(masks, sets, axis=-1))]
+  return _multiply(tf.concat(samples, axis=-1) if sets > 1 else samples[0], kernel, size)
 
 
-def _multiply(samples: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-  """Convolves with a 1x1 kernel, in groups of channels if the kernel has fewer than the samples."""
-  depth, filters = kernel.shape[2:]
-  groups = samples.shape[3] // depth
-  if groups == 1:
-    return tf.nn.conv2d(samples, kernel, strides=1, padding='VALID')
-  # TensorFlow's kernel of grouped convolutions has no gradient in float64 on a CPU.
-  known = [samples.shape[axis] or tf.shape(samples)[axis] for axis in (1, 2)]
-  grouped = tf.reshape(samples, [-1, *known, groups, depth])
-  products = tf.einsum(
-      'nhwgc,cgo->nhwgo', grouped, tf.reshape(kernel, [depth, groups, filters // groups]))
-  return tf.reshape(products, [-1, *known, filters])
-
-
-def _sample_tap(features: tf.Tensor, start: tf.Tensor, offsets: tf.Tensor,
-                masks: tf.Tensor | None, tap: int, taps: int) -> tf.Tensor:
-  """Returns the samples of one tap, times its masks.
+def _sample(features: tf.Tensor, offsets: tf.Tensor, masks: tf.Tensor | None,
+            start: tf.Tensor) -> tf.Tensor:
+  """Returns the samples of all taps for one set of channels, times their masks.
 
   Args:
     features: `[batch, height, width, channels]`.
-    start: `[out_height, out_width, 2]`, where the tap lies without offsets.
-    offsets: as of `deformable_conv2d`.
-    masks: as of `deformable_conv2d`.
-    tap: number of the tap.
-    taps: number of all taps.
+    offsets: `[batch, out_height, out_width, 2 * taps]`.
+    masks: None, or `[batch, out_height, out_width, taps]`.
+    start: `[out_height, out_width, taps, 2]`, where the taps lie without offsets.
 
   Returns:
-    `[batch, out_height, out_width, channels]`.
+    `[batch, out_height, out_width * taps, channels]`, the taps of a position beside each other.
   """
-  sets = offsets.shape[3] // (2 * taps)
-  parts = []
-  for index, part in enumerate(tf.split(features, sets, axis=-1)):
-    first = 2 * (index * taps + tap)
-    sampled = sampling.sample_bilinear(
-        part, start + offsets[..., first:first + 2], one_sided=True)
-    if masks is not None:
-      mask = index * taps + tap
-      sampled *= tf.cast(masks[..., mask:mask + 1], sampled.dtype)
-    parts.append(sampled)
-  return tf.concat(parts, axis=-1)
+  taps = offsets.shape[3] // 2
+  height, width = (offsets.shape[axis] or tf.shape(offsets)[axis] for axis in (1, 2))
+  positions = start + tf.reshape(offsets, [-1, height, width, taps, 2])
+  samples = sampling.sample_bilinear(
+      features, tf.reshape(positions, [-1, height, width * taps, 2]), one_sided=True)
+  if masks is None:
+    return samples
+  return samples * tf.cast(tf.reshape(masks, [-1, height, width * taps, 1]), samples.dtype)
+
+
+def _multiply(samples: tf.Tensor, kernel: tf.Tensor, size: Sequence[int | tf.Tensor]) -> tf.Tensor:
+  """Multiplies the samples of each position by the whole kernel.
+
+  Args:
+    samples: `[batch, out_height, out_width * taps, channels]`.
+    kernel: `[rows, columns, channels / groups, filters]`.
+    size: `out_height` and `out_width`.
+
+  Returns:
+    `[batch, out_height, out_width, filters]`.
+  """
+  rows, columns, depth, filters = kernel.shape
+  taps, channels = rows * columns, samples.shape[3]
+  groups = channels // depth
+  if groups == 1:
+    return tf.nn.conv2d(tf.reshape(samples, [-1, *size, taps * channels]),
+                        tf.reshape(kernel, [1, 1, taps * channels, filters]), 1, 'VALID')
+  # TensorFlow's kernel of grouped convolutions has no gradient in float64 on a CPU.
+  by_group = tf.transpose(tf.reshape(samples, [-1, taps, groups, depth]), [2, 0, 1, 3])
+  kernels = tf.transpose(tf.reshape(kernel, [taps * depth, groups, filters // groups]), [1, 0, 2])
+  products = tf.matmul(tf.reshape(by_group, [groups, -1, taps * depth]), kernels)
+  return tf.reshape(tf.transpose(products, [1, 0, 2]), [-1, *size, filters])
