@@ -1,4 +1,4 @@
-"""Lists of the active positions of maps, image by image, and convolutions at listed positions."""
+"""One list of the active positions of several maps, and convolutions at listed positions."""
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -6,82 +6,164 @@ import tensorflow as tf
 
 
 class Pixels(NamedTuple):
-  """The active positions of a batch of maps, image by image.
+  """The active positions of a batch of maps, image by image, and map by map in each image.
 
   Attributes:
-    index: int32 `[pixels, 3]`: image, row and column.
-    images: int32 `[pixels]`, the first column of `index`.
-    taps: int32 `[pixels, taps]`, where the neighborhood's values stand in a table of values, see
-      `convolve`.
-    shape: int32 `[3]`: batch, height and width.
-    padded_size: int32 scalar, the number of positions of the padded maps.
+    rows: int32 `[pixels]`, where their values stand in `Canvas.table`.
+    segments: int32 `[pixels]`, ascending: image * number of maps + number of the map.
+    places: int32 `[pixels]`, on the flattened canvases of all images.
+    neighbors: int32 `[pixels, taps]`, the places of the positions that a kernel covers.
+    taps: int32 `[pixels, taps]`, rows of the table for these; 0 outside of the map.
   """
-  index: tf.Tensor
-  images: tf.Tensor
+  rows: tf.Tensor
+  segments: tf.Tensor
+  places: tf.Tensor
+  neighbors: tf.Tensor
   taps: tf.Tensor
-  shape: tf.Tensor
-  padded_size: tf.Tensor
 
 
-def list_index(mask: tf.Tensor) -> tf.Tensor:
-  """Returns image, row and column of every active position, int32 `[positions, 3]`."""
-  return tf.cast(tf.where(mask[..., 0]), tf.int32)
+class Canvas:
+  """A place for every position of several maps, in which neighbors are at fixed distances.
 
+  An image's maps stand below one another, each in a border as wide as a kernel reaches.  So one
+  operation finds the active positions of all maps, one their neighbors, and one multiplies them,
+  where a list for each map would need as many of each; on small maps they take more time than
+  the work.
 
-def list_pixels(mask: tf.Tensor, kernel_size: Sequence[int]) -> Pixels:
-  """Returns the active positions, with taps that are positions of the flattened padded map."""
-  rows, columns = kernel_size
-  index, shape = list_index(mask), tf.shape(mask)[:3]
-  height, width = shape[1] + rows - 1, shape[2] + columns - 1
-  corner = tf.reduce_sum(index * [height * width, width, 1], axis=1)
-  offsets = tf.reshape(tf.range(rows)[:, None] * width + tf.range(columns), [1, -1])
-  return Pixels(index, index[:, 0], corner[:, None] + offsets, shape, shape[0] * height * width)
+  Values of several channels are not copied there: they stand in a table without borders.
 
-
-def table_from_map(x: tf.Tensor, kernel_size: Sequence[int]) -> tf.Tensor:
-  """Returns the map with a border of zeros, flattened: `[positions, channels]`."""
-  rows, columns = (size // 2 for size in kernel_size)
-  padded = tf.pad(x, [[0, 0], [rows, rows], [columns, columns], [0, 0]])
-  return tf.reshape(padded, [-1, x.shape[-1]])
-
-
-def convolve_rows(rows: tf.Tensor, source: Pixels, target: Pixels, kernel: tf.Tensor) -> tf.Tensor:
-  """Convolves at listed positions a map that is given at listed positions, and 0 at the others.
-
-  Args:
-    rows: `[pixels of source, channels]`.
-    source: the positions of the rows.
-    target: the positions of the result.
-    kernel: as in `convolve`.
-
-  Returns:
-    `[pixels of target, filters]`.
+  Attributes:
+    segments: number of maps times number of images.
+    positions_of_image: number of positions of all maps of an image.
+    positions: number of positions of all maps and images.
+    inside: boolean `[rows, columns]`, which places of an image's canvas are positions of a map.
   """
-  center = source.taps.shape[1] // 2
-  places = tf.scatter_nd(
-      source.taps[:, center, None], tf.range(1, tf.shape(rows)[0] + 1), [source.padded_size])
-  # The first row of the table is 0.
-  return convolve(tf.pad(rows, [[1, 0], [0, 0]]),
-                  target._replace(taps=tf.gather(places, target.taps)), kernel)
+
+  def __init__(self, maps: Sequence[tf.Tensor], kernel_size: Sequence[int]):
+    """Initializes the canvas.
+
+    Args:
+      maps: tensors `[batch, height, width, any]`; only their sizes are used.
+      kernel_size: height and width of the kernels, odd.
+    """
+    self._border = [size // 2 for size in kernel_size]
+    self._shapes = [_sizes(x) for x in maps]
+    self._batch = self._shapes[0][0]
+    widths = [width for _, _, width in self._shapes]
+    widest = (max(widths) if all(isinstance(width, int) for width in widths)
+              else tf.reduce_max(tf.stack(widths)))
+    self._width = widest + 2 * self._border[1]
+    numbers = [tf.reshape(tf.range(height * width), [1, height, width])
+               for _, height, width in self._shapes]
+    # The number of every place's position in its map, -1 outside of the maps.
+    self._numbers = self.draw(numbers, outside=-1)[0]
+    self.inside = self._numbers >= 0
+    self.segments = self._batch * len(maps)
+    self.positions_of_image = sum(height * width for _, height, width in self._shapes)
+    self.positions = self._batch * self.positions_of_image
+
+  def draw(self, planes: Sequence[tf.Tensor], outside: bool | float = 0) -> tf.Tensor:
+    """Returns the canvas `[batch, rows, columns]` with a value at every position.
+
+    Args:
+      planes: `[batch, height, width]` of each map.
+      outside: value outside of the maps.
+    """
+    rows, columns = self._border
+    return tf.concat([
+        tf.pad(plane, [[0, 0], [0 if number else rows, rows],
+                       [columns, self._width - width - columns]], constant_values=outside)
+        for number, (plane, (_, _, width)) in enumerate(zip(planes, self._shapes))], axis=1)
+
+  def list_pixels(self, mask: tf.Tensor) -> Pixels:
+    """Returns the active positions.
+
+    Args:
+      mask: boolean canvas `[batch, rows, columns]`, False outside of the maps.
+    """
+    index = tf.cast(tf.where(mask), tf.int32)
+    images, number = index[:, 0], tf.gather(self._map_of_row(), index[:, 1])
+    size = tf.size(self._numbers)
+    own = index[:, 1] * self._width + index[:, 2]
+    neighbors = own[:, None] + self._offsets()
+    # Rows of a map's images follow one another, after a row of zeros and the maps before it.
+    areas = tf.stack([height * width for _, height, width in self._shapes])
+    start = 1 + self._batch * tf.cumsum(areas, exclusive=True)
+    first = tf.gather(start, number) + images * tf.gather(areas, number)
+    numbers = tf.reshape(self._numbers, [-1])
+    tap_numbers = tf.gather(numbers, neighbors)
+    taps = tf.where(tap_numbers < 0, 0, tap_numbers + first[:, None])
+    before = images * size
+    return Pixels(first + tf.gather(numbers, own), images * len(self._shapes) + number,
+                  before + own, before[:, None] + neighbors, taps)
+
+  def _map_of_row(self) -> tf.Tensor:
+    """Returns the number of the map of every row; those of borders are not used."""
+    rows = self._border[0]
+    return tf.concat([tf.fill([height + (rows if number else 2 * rows)], number)
+                      for number, (_, height, _) in enumerate(self._shapes)], axis=0)
+
+  def _offsets(self) -> tf.Tensor:
+    """Returns the distances of the positions that a kernel covers, int32 `[1, taps]`."""
+    rows, columns = (tf.range(-side, side + 1) for side in self._border)
+    return tf.reshape(rows[:, None] * self._width + columns, [1, -1])
+
+  def table(self, maps: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Returns all values below one another, after a row of zeros: `[1 + positions, channels]`."""
+    channels = maps[0].shape[-1]
+    return tf.concat([tf.zeros([1, channels], maps[0].dtype),
+                      *(tf.reshape(x, [-1, channels]) for x in maps)], axis=0)
+
+  def maps(self, table: tf.Tensor) -> list[tf.Tensor]:
+    """Returns the maps of a table, `[batch, height, width, channels]` each."""
+    parts = tf.split(table, [1, *(batch * height * width
+                                  for batch, height, width in self._shapes)])
+    return [tf.reshape(part, [*shape, table.shape[-1]])
+            for part, shape in zip(parts[1:], self._shapes)]
+
+  def put_back(self, rows: tf.Tensor, pixels: Pixels) -> list[tf.Tensor]:
+    """Returns maps of listed values `[pixels, filters]`, 0 where no position is listed."""
+    shape = tf.stack([1 + self.positions, rows.shape[-1]])
+    return self.maps(tf.scatter_nd(pixels.rows[:, None], rows, shape))
+
+  def convolve_listed(self, values: tf.Tensor, source: Pixels, target: Pixels, kernel: tf.Tensor
+                      ) -> tf.Tensor:
+    """Convolves maps that are given at listed positions, and 0 at the others.
+
+    Args:
+      values: `[pixels of source, channels]`.
+      source: the positions of the values.
+      target: the positions of the result.
+      kernel: as in `convolve`.
+
+    Returns:
+      `[pixels of target, filters]`.
+    """
+    rows = tf.range(1, tf.shape(values)[0] + 1)
+    row_of_place = tf.scatter_nd(
+        source.places[:, None], rows, tf.reshape(self._batch * tf.size(self._numbers), [1]))
+    # The first row of the table is 0.
+    return convolve(tf.pad(values, [[1, 0], [0, 0]]),
+                    tf.gather(row_of_place, target.neighbors), kernel)
 
 
-def convolve(table: tf.Tensor, pixels: Pixels, kernel: tf.Tensor) -> tf.Tensor:
-  """Convolves at listed positions.
+def _sizes(x: tf.Tensor) -> list[int | tf.Tensor]:
+  """Returns batch, height and width, as numbers where they are known."""
+  return [known or size for known, size in zip(x.shape[:3], tf.unstack(tf.shape(x)[:3]))]
+
+
+def convolve(table: tf.Tensor, taps: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+  """Convolves at listed positions, as one matrix product.
 
   Args:
-    table: values `[places, channels]`, into which the taps point.
-    pixels: the positions.
+    table: values `[rows, channels]`.
+    taps: int32 `[pixels, taps]`, the rows that the kernel covers at each position.
     kernel: `[rows, columns, channels, filters]`.
 
   Returns:
     `[pixels, filters]`.
   """
   # tf.gather returns the same, but its gradient, tf.IndexedSlices summed by segments, is slower.
-  columns = tf.gather_nd(table, pixels.taps[..., None])
+  columns = tf.gather_nd(table, taps[..., None])
   kernel = tf.reshape(kernel, [-1, kernel.shape[-1]])
   return tf.matmul(tf.reshape(columns, [-1, kernel.shape[0]]), kernel)
-
-
-def put_back(rows: tf.Tensor, pixels: Pixels) -> tf.Tensor:
-  """Returns a map `[batch, height, width, filters]` of the rows, 0 where no position is listed."""
-  return tf.scatter_nd(pixels.index, rows, tf.concat([pixels.shape, rows.shape[-1:]], 0))

@@ -1,8 +1,8 @@
-"""Convolutions that are computed at the active positions of a map only, image by image.
+"""Convolutions that are computed at the active positions of maps only, image by image.
 
-The mode `skip` lists the active positions: it gathers their neighborhoods, computes the
-convolution as one matrix product, and keeps a whole residual block in the list before it
-scatters the result into a map.  Where so many positions are active that the list would be
+The mode `skip` lists the active positions of all maps in one list: it gathers their neighborhoods,
+computes the convolution as one matrix product, and keeps a whole residual block in the list before
+it puts the results back into the maps.  Where so many positions are active that the list would be
 slower, it computes all positions instead.  The mode `mask` always computes all positions and
 returns the same; it is for XLA and TPU, as is `tiled_conv`, which skips with static shapes.
 
@@ -128,28 +128,42 @@ def sparse_conv2d(x: tf.Tensor, kernel: tf.Tensor, mask: tf.Tensor, mode: str = 
   checks.check_one_of('mode', mode, MODES)
 
   def compute_all():
-    return _where(mask, tf.nn.conv2d(x, kernel, 1, 'SAME'))
-
-  def compute_listed():
-    pixels = pixel_lists.list_pixels(mask, kernel.shape[:2])
-    table = pixel_lists.table_from_map(x, kernel.shape[:2])
-    return pixel_lists.put_back(pixel_lists.convolve(table, pixels, kernel), pixels)
+    return [_where(mask, tf.nn.conv2d(x, kernel, 1, 'SAME'))]
 
   if mode == 'mask':
-    return compute_all()
-  return _compute_cheaper(compute_listed, compute_all, [mask], x.shape[-1], break_even)
+    return compute_all()[0]
+  canvas = pixel_lists.Canvas([x], kernel.shape[:2])
+  active = canvas.draw([mask[..., 0]], outside=False)
+
+  def compute_listed():
+    pixels = canvas.list_pixels(active)
+    return canvas.put_back(
+        pixel_lists.convolve(canvas.table([x]), pixels.taps, kernel), pixels)
+
+  result, = _compute_cheaper(
+      compute_listed, compute_all, [active], canvas, [x], x.shape[-1], break_even)
+  return result
 
 
 def residual_block(x: tf.Tensor, gate: tf.Tensor, weights: ResidualWeights, num_groups: int,
                    mode: str = 'skip', break_even: float | None = None,
                    adds_input: bool = False) -> tf.Tensor:
-  """Computes the gated branch of a dynamic residual block, with group norms (GN).
+  """Computes the gated branch of a dynamic residual block of one map: see `residual_blocks`."""
+  result, = residual_blocks([x], [gate], weights, num_groups, mode, break_even, adds_input)
+  return result
+
+
+def residual_blocks(maps: Sequence[tf.Tensor], gates: Sequence[tf.Tensor],
+                    weights: ResidualWeights, num_groups: int, mode: str = 'skip',
+                    break_even: float | None = None, adds_input: bool = False
+                    ) -> list[tf.Tensor]:
+  """Computes the gated branch of a dynamic residual block, with group norms (GN), on every map.
 
       gate * GN(conv(ReLU(GN(conv(x)))))
 
   The second convolution and its norm are computed at the positions where the gate is above 0,
   the first ones at the 3x3 neighborhoods of these positions.  Each norm takes its statistics,
-  per image and group, from the positions of its convolution.
+  per map, image and group, from the positions of its convolution.
 
   Gradients are those of the full convolutions with these statistics; the set of active
   positions has no gradient.
@@ -161,77 +175,84 @@ def residual_block(x: tf.Tensor, gate: tf.Tensor, weights: ResidualWeights, num_
   and from the active positions at inference.
 
   Args:
-    x: `[batch, height, width, channels]`.
-    gate: float32 `[batch, height, width, 1]`, not negative, 0 where nothing is computed.
-    weights: the weights; kernels of the dtype of `x`.
+    maps: `[batch, height, width, channels]` each, such as the levels of a pyramid.
+    gates: of each map, float32 `[batch, height, width, 1]`, not negative, 0 where nothing is
+      computed.
+    weights: the weights, which all maps share; kernels of the dtype of the maps.
     num_groups: number of groups of the norms, a divisor of the number of channels.
     mode: `skip` computes active positions, `mask` all of them, for XLA and TPU.
-    break_even: share of the block's multiply-adds in the whole batch above which `skip`
+    break_even: share of the blocks' multiply-adds, over all maps and images, above which `skip`
       computes all positions; None: `default_break_even`.
     adds_input: whether to return ReLU(x + branch), which then is ReLU(x) where the gate is 0.
 
   Returns:
-    The shape and dtype of `x`; 0 where the gate is 0, if the input is not added.
+    The shapes and dtype of `maps`; 0 where the gate is 0, if the input is not added.
 
   Raises:
     ArgumentError: unknown mode.
     ValueError: `num_groups` does not divide the channels.
   """
   checks.check_one_of('mode', mode, MODES)
-  masks = active_positions(gate)
-
-  def full(norms):
-    branch = _full_block(x, gate, weights, norms)
-    return tf.nn.relu(x + branch) if adds_input else branch
-
   norm = functools.partial(group_norm.group_norm, num_groups=num_groups)
-  if mode == 'mask':
-    return full([functools.partial(norm, mask=mask) for mask in masks])
 
-  def compute_most():
+  def full(norms_of):
+    branches = [_full_block(x, gate, weights, norms_of(gate)) for x, gate in zip(maps, gates)]
+    return [tf.nn.relu(x + branch) if adds_input else branch
+            for x, branch in zip(maps, branches)]
+
+  if mode == 'mask':
+    return full(lambda gate: [
+        functools.partial(norm, mask=mask) for mask in active_positions(gate)])
+
+  def listed_norms(gate):
+    masks = active_positions(gate)
     first, second = (
-        functools.partial(group_norm.group_norm_at, index=pixel_lists.list_index(mask),
+        functools.partial(group_norm.group_norm_at, index=tf.cast(tf.where(mask[..., 0]), tf.int32),
                           num_groups=num_groups) for mask in masks)
-    return full([first, lambda *args, **kwargs: _where(masks[1], second(*args, **kwargs))])
+    return [first, lambda *args, **kwargs: _where(masks[1], second(*args, **kwargs))]
+
+  canvas = pixel_lists.Canvas(maps, (3, 3))
+  plane = canvas.draw([gate[..., 0] for gate in gates])
+  second = tf.stop_gradient(plane) > 0
+  first = dilate(second[..., None])[..., 0] & canvas.inside
 
   def compute_all():
     # If every gate is open, norms need no list of positions.
-    return tf.cond(tf.reduce_all(masks[1]), lambda: full([norm, norm]), compute_most)
+    is_open = _count(second) == canvas.positions
+    return tf.cond(is_open, lambda: full(lambda _: [norm, norm]), lambda: full(listed_norms))
 
   def compute_listed():
-    return _listed_block(x, gate, weights, masks, num_groups, adds_input)
+    return _listed_blocks(maps, plane, weights, canvas, (first, second), num_groups, adds_input)
 
-  def compute_any():
-    return _compute_cheaper(compute_listed, compute_all, masks, x.shape[-1], break_even)
-
-  # In eager execution a branch without weights would give them no gradients instead of zeros.
-  if not adds_input or tf.executing_eagerly():
-    return compute_any()
-  result = tf.cond(tf.reduce_any(masks[1]), compute_any, lambda: tf.nn.relu(x))
-  result.set_shape(x.shape)
-  return result
+  return _compute_cheaper(compute_listed, compute_all, (first, second), canvas, maps,
+                          maps[0].shape[-1], break_even)
 
 
-def _compute_cheaper(compute_listed: Callable[[], tf.Tensor], compute_all: Callable[[], tf.Tensor],
-                     masks: Sequence[tf.Tensor], channels: int, break_even: float | None
-                     ) -> tf.Tensor:
+def _compute_cheaper(compute_listed: Callable[[], list[tf.Tensor]],
+                     compute_all: Callable[[], list[tf.Tensor]], masks: Sequence[tf.Tensor],
+                     canvas: pixel_lists.Canvas, maps: Sequence[tf.Tensor], channels: int,
+                     break_even: float | None) -> list[tf.Tensor]:
   """Computes all positions if the share of active ones, over all masks, is above `break_even`."""
   if break_even is None:
-    height, width = masks[0].shape[1:3]
-    share = default_break_even(
-        height * width if height and width else tf.reduce_prod(tf.shape(masks[0])[1:3]), channels)
+    share = default_break_even(canvas.positions_of_image, channels)
     if not tf.is_tensor(share) and share <= 0:
       return compute_all()
   else:
     share = break_even
+  active = sum(tf.cast(_count(mask), tf.float32) for mask in masks)
+  total = len(masks) * tf.cast(canvas.positions, tf.float32)
   # Empty masks need no branch of their own: a matrix product of no rows is right, unlike a
   # convolution of no images.
-  result = tf.cond(
-      tf.reduce_mean(tf.cast(masks, tf.float32)) > share, compute_all, compute_listed)
-  # `put_back` knows no sizes.  An unknown size beside a size of 1 could be broadcast, so that a
-  # sum with a map of one position would be of unknown size too.
-  result.set_shape([*masks[0].shape[:3], None])
-  return result
+  results = tf.cond(active > share * total, compute_all, compute_listed)
+  # An unknown size beside a size of 1 could be broadcast, so that a sum with a map of one position
+  # would be of unknown size too.
+  for result, x in zip(results, maps):
+    result.set_shape([*x.shape[:3], None])
+  return results
+
+
+def _count(mask: tf.Tensor) -> tf.Tensor:
+  return tf.reduce_sum(tf.cast(mask, tf.int32))
 
 
 def _where(mask: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
@@ -247,23 +268,31 @@ def _full_block(x: tf.Tensor, gate: tf.Tensor, weights: ResidualWeights,
   return norms[1](hidden, gamma=weights.gamma2, beta=weights.beta2) * tf.cast(gate, x.dtype)
 
 
-def _listed_block(x: tf.Tensor, gate: tf.Tensor, weights: ResidualWeights,
-                  masks: Sequence[tf.Tensor], num_groups: int, adds_input: bool) -> tf.Tensor:
-  """Computes the block at the active positions of each convolution."""
-  # The positions that the first convolution reads are a list too: a padded map to read from would
-  # take as long as a large part of a sparse block.
-  needed, first, second = (
-      pixel_lists.list_pixels(mask, (3, 3)) for mask in (dilate(masks[0]), *masks))
-  batch = tf.shape(x)[0]
-  rows = pixel_lists.convolve_rows(
-      tf.gather_nd(x, needed.index), needed, first, weights.kernel1)
+def _listed_blocks(maps: Sequence[tf.Tensor], plane: tf.Tensor, weights: ResidualWeights,
+                   canvas: pixel_lists.Canvas, masks: Sequence[tf.Tensor], num_groups: int,
+                   adds_input: bool) -> list[tf.Tensor]:
+  """Computes the blocks at the active positions of each convolution.
+
+  Args:
+    maps: as in `residual_blocks`.
+    plane: the canvas of the gates.
+    weights: as in `residual_blocks`.
+    canvas: of the maps.
+    masks: boolean canvases, the positions of each convolution.
+    num_groups: as in `residual_blocks`.
+    adds_input: as in `residual_blocks`.
+  """
+  first, second = (canvas.list_pixels(mask) for mask in masks)
+  table = canvas.table(maps)
+  rows = pixel_lists.convolve(table, first.taps, weights.kernel1)
   rows = tf.nn.relu(group_norm.group_norm_rows(
-      rows, first.images, batch, weights.gamma1, weights.beta1, num_groups))
-  rows = pixel_lists.convolve_rows(rows, first, second, weights.kernel2)
+      rows, first.segments, canvas.segments, weights.gamma1, weights.beta1, num_groups))
+  rows = canvas.convolve_listed(rows, first, second, weights.kernel2)
   rows = group_norm.group_norm_rows(
-      rows, second.images, batch, weights.gamma2, weights.beta2, num_groups)
-  rows *= tf.cast(tf.gather_nd(gate, second.index), x.dtype)
+      rows, second.segments, canvas.segments, weights.gamma2, weights.beta2, num_groups)
+  rows *= tf.cast(tf.gather(tf.reshape(plane, [-1]), second.places), table.dtype)[:, None]
+  index = second.rows[:, None]
   if not adds_input:
-    return pixel_lists.put_back(rows, second)
-  rows = tf.nn.relu(tf.gather_nd(x, second.index) + rows)
-  return tf.tensor_scatter_nd_update(tf.nn.relu(x), second.index, rows)
+    return canvas.put_back(rows, second)
+  rows = tf.nn.relu(tf.gather_nd(table, index) + rows)
+  return canvas.maps(tf.tensor_scatter_nd_update(tf.nn.relu(table), index, rows))

@@ -37,6 +37,57 @@ def test_block_equals_the_equations(pattern, variant):
   np.testing.assert_array_equal(result.numpy()[~MASKS[pattern][..., 0]], 0)
 
 
+SIZES = [(HEIGHT, WIDTH), (3, 4), (2, 1), (1, 1)]
+
+
+def _several(share):
+  """Returns maps of several sizes, and a gate for each; the first image of one is shut."""
+  rng = np.random.default_rng(8)
+  maps = [rng.normal(size=[BATCH, *size, CHANNELS]) for size in SIZES]
+  gates = [random_gate(rng.uniform(size=[BATCH, *size, 1]) < share) for size in SIZES]
+  gates[1][0] = 0
+  return maps, gates
+
+
+@pytest.mark.parametrize('size', ['known', 'unknown'])
+@pytest.mark.parametrize('share', [0.0, 0.4, 1.0])
+@variants
+def test_blocks_of_several_maps_equal_the_equations(variant, share, size):
+  maps, gates = _several(share)
+  weights, options = sparse_conv.ResidualWeights(*tensors(*WEIGHTS)), VARIANTS[variant]
+  results = tf.function(
+      lambda maps, gates: sparse_conv.residual_blocks(maps, gates, weights, GROUPS, **options),
+      autograph=False, input_signature=[[
+          tf.TensorSpec(x.shape if size == 'known' else [None, None, None, x.shape[-1]], tf.float64)
+          for x in values] for values in (maps, gates)])(*tensors(maps, gates))
+  for x, gate, result in zip(maps, gates, results):
+    np.testing.assert_allclose(result, expected(x, gate, WEIGHTS), 1e-10, 1e-10)
+
+
+def test_several_maps_are_multiplied_together():
+  maps, gates = _several(0.4)
+  with spies.OperationSpy() as spy:
+    sparse_conv.residual_blocks(*tensors(maps, gates, WEIGHTS), GROUPS, break_even=1.0)
+  assert spy.multiply_adds == sum(
+      np.sum(sparse_conv.residual_block_multiply_adds(gate, CHANNELS)) for gate in gates)
+  assert not spy.rows
+
+
+def test_gradients_of_several_maps():
+  maps, gates = _several(0.4)
+
+  def gradients_of(variant):
+    inputs = tensors(maps, gates, WEIGHTS)
+    with tf.GradientTape() as tape:
+      tape.watch(inputs)
+      results = sparse_conv.residual_blocks(*inputs, GROUPS, adds_input=True, **VARIANTS[variant])
+      loss = tf.add_n([tf.reduce_sum(x * random(*x.shape, seed=6)) for x in results])
+    return tf.nest.flatten(tape.gradient(loss, inputs))
+
+  for listed, masked in zip(gradients_of('list'), gradients_of('mask')):
+    np.testing.assert_allclose(listed, masked, 1e-9, 1e-9)
+
+
 @variants
 @patterns
 @pytest.mark.parametrize('kernel_size', [(3, 3), (1, 1), (5, 3)])

@@ -87,7 +87,7 @@ def _largest_around(gate: tf.Tensor) -> tf.Tensor:
 
 @tf_keras.utils.register_keras_serializable(package='official_ext')
 class DynamicBlock(tf_keras.layers.Layer):
-  """Runs the scale step on all levels, then the depth step on each level.
+  """Runs the scale step on all levels, then the depth step on all levels.
 
   All levels share the weights.  Every path has a spatial gate of its own, computed from the
   features that the path gets.
@@ -161,7 +161,7 @@ class DynamicBlock(tf_keras.layers.Layer):
     if self.scale is not None:
       convolutions.build_in_scope([self.scale], [input_shape])
     if self.depth is not None:
-      convolutions.build_in_scope([self.depth], [shape])
+      convolutions.build_in_scope([self.depth], [input_shape])
     convolutions.build_in_scope(list(self.gates.values()), [shape] * len(self.gates))
     if self._options['budget_input']:
       self._build_budgets(list(input_shape))
@@ -205,10 +205,9 @@ class DynamicBlock(tf_keras.layers.Layer):
     if self.depth is None:
       first = next(iter(features.values()))
       return BlockResult(features, gates, tf.zeros(tf.shape(first)[:1], tf.int32))
-    results = {level: self.depth(own, gates.get(('depth', level)), options=options)
-               for level, own in features.items()}
-    return BlockResult({level: result.value for level, result in results.items()}, gates,
-                       tf.add_n([result.dropped for result in results.values()]))
+    own = {level: gate for (path, level), gate in gates.items() if path == 'depth'}
+    outputs, dropped = self.depth(features, own or None, options=options)
+    return BlockResult(outputs, gates, dropped)
 
   def _decide(self, decisions: Sequence[Sequence[str]], features: Mapping[str, tf.Tensor],
               options: steps.RunOptions) -> Gates:

@@ -37,6 +37,17 @@ class RunOptions(NamedTuple):
 DEFAULT_OPTIONS = RunOptions()
 
 
+class DepthResult(NamedTuple):
+  """The result of a depth step.
+
+  Attributes:
+    outputs: `{level: [batch, height, width, channels]}`.
+    dropped: int32 `[batch]`, active tiles that were not computed, summed over levels.
+  """
+  outputs: Mapping[str, tf.Tensor]
+  dropped: tf.Tensor
+
+
 def neighbor_levels(level: str, levels: Sequence[str]) -> dict[str, str]:
   """Returns the neighbors of a level, by the path to them.
 
@@ -189,14 +200,15 @@ class ScaleStep(_StepLayer):
 
 @tf_keras.utils.register_keras_serializable(package='official_ext')
 class DepthStep(_StepLayer):
-  """Refines one level by a residual block of two convolutions, multiplied by a gate.
+  """Refines every level by a residual block of two convolutions, multiplied by a gate.
 
       h = group norm(conv(ReLU(group norm(conv(x)))))
       output = ReLU(x + gate * h)
 
   A position is active for the second convolution where its gate is above 0, and for the first
   one where its gate or that of a neighbor is.  Norms take their statistics from the active
-  positions, in training and at inference, so that skipping changes nothing.
+  positions, in training and at inference, so that skipping changes nothing.  All levels share the
+  weights, so that the mode `skip` computes the active positions of all levels together.
 
   Reference: see the module, section 2.2.3.
 
@@ -207,8 +219,8 @@ class DepthStep(_StepLayer):
   and from the active ones at inference; `norm_positions='all'` is how it trains.
   """
 
-  def build(self, input_shape: tf.TensorShape) -> None:
-    channels = tf.TensorShape(input_shape)[-1]
+  def build(self, input_shape: Mapping[str, tf.TensorShape]) -> None:
+    channels = tf.TensorShape(next(iter(input_shape.values())))[-1]
     self.num_groups = group_norm.num_groups_of(channels)
     weights = {}
     for conv in (1, 2):
@@ -218,33 +230,38 @@ class DepthStep(_StepLayer):
     self.residual_weights = weights
     super().build(input_shape)
 
-  def call(self, features: tf.Tensor, gate: tf.Tensor | None = None,
-           options: RunOptions = DEFAULT_OPTIONS) -> tiled_conv.TiledResult:
-    """Runs the step on one level.
+  def call(self, features: Mapping[str, tf.Tensor], gates: Mapping[str, tf.Tensor] | None = None,
+           options: RunOptions = DEFAULT_OPTIONS) -> DepthResult:
+    """Runs the step on all levels.
 
     Args:
-      features: `[batch, height, width, channels]`.
-      gate: `[batch, height, width, 1]` in [0, 1]; None: every position is computed, as with a
-        gate of 1.
-      options: how the step runs if it has a gate.
+      features: `{level: [batch, height, width, channels]}`.
+      gates: `[batch, height, width, 1]` in [0, 1] of each level; None: every position is
+        computed, as with gates of 1.
+      options: how the step runs if it has gates.
 
     Returns:
-      The output, of the shape and dtype of `features`, and the number of dropped tiles, 0 in
-      every mode but `tiles`.
+      The outputs, and the number of dropped tiles, 0 in every mode but `tiles`.
     """
     # Variables are read here, where the policy casts kernels, not in the branches of `tf.cond`.
     weights = sparse_conv.ResidualWeights(
         **{name: tf.convert_to_tensor(value) for name, value in self.residual_weights.items()})
-    dropped = tf.zeros(tf.shape(features)[:1], tf.int32)
-    if gate is None or options.norm_positions == 'all':
-      residual = self._run_full(features, gate, weights)
+    maps = list(features.values())
+    dropped = tf.zeros(tf.shape(maps[0])[:1], tf.int32)
+    if gates is None or options.norm_positions == 'all':
+      outputs = [tf.nn.relu(x + self._run_full(x, gates and gates[level], weights))
+                 for level, x in features.items()]
     elif options.mode == 'tiles':
-      residual, dropped = tiled_conv.tiled_residual_block(
-          features, gate, weights, self.num_groups, options.tile_capacity)
+      results = [tiled_conv.tiled_residual_block(
+          x, gates[level], weights, self.num_groups, options.tile_capacity)
+                 for level, x in features.items()]
+      outputs = [tf.nn.relu(x + result.value) for x, result in zip(maps, results)]
+      dropped = tf.add_n([result.dropped for result in results])
     else:
-      return tiled_conv.TiledResult(sparse_conv.residual_block(
-          features, gate, weights, self.num_groups, options.mode, adds_input=True), dropped)
-    return tiled_conv.TiledResult(tf.nn.relu(features + residual), dropped)
+      outputs = sparse_conv.residual_blocks(
+          maps, [gates[level] for level in features], weights, self.num_groups, options.mode,
+          adds_input=True)
+    return DepthResult(dict(zip(features, outputs)), dropped)
 
   def _run_full(self, features: tf.Tensor, gate: tf.Tensor | None,
                 weights: sparse_conv.ResidualWeights) -> tf.Tensor:

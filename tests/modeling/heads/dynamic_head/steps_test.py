@@ -81,42 +81,46 @@ def _gate(kind, shape, seed=2):
 
 
 @pytest.mark.parametrize('kind', ['full', 'random', 'pixel', 'mixed', 'shut'])
-@pytest.mark.parametrize('mode', ['mask', 'skip', 'tiles'])
-def test_depth_step_equals_numpy(kind, mode):
-  features = _features()['3']
-  gate = _gate(kind, features.shape)
+@pytest.mark.parametrize('levels, mode', [
+    ('3', 'mask'), ('345', 'skip'), ('67', 'skip'), ('34', 'tiles')])
+def test_depth_step_equals_numpy(kind, levels, mode):
+  features = _features(levels)
+  gates = {level: _gate(kind, x.shape) for level, x in features.items()}
   layer, weights = _made(steps.DepthStep, (features,))
-  expected = dynamic_head_reference.depth_step(weights, features, gate)
-  result = layer(features, gate, options=steps.RunOptions(mode))
-  np.testing.assert_allclose(result.value, expected, 1e-9, 1e-9)
+  result = layer(features, gates, options=steps.RunOptions(mode))
+  expected = {level: dynamic_head_reference.depth_step(weights, x, gates[level])
+              for level, x in features.items()}
+  _same(result.outputs, expected)
   np.testing.assert_array_equal(result.dropped, [0, 0])
-  np.testing.assert_allclose(expected[gate[..., 0] == 0],
-                             np.maximum(features[gate[..., 0] == 0], 0))
+  for level, x in features.items():
+    shut = gates[level][..., 0] == 0
+    np.testing.assert_allclose(expected[level][shut], np.maximum(x[shut], 0))
 
 
 @pytest.mark.parametrize('kind', ['full', 'random', 'shut', None])
 def test_depth_step_over_all_positions_equals_numpy(kind):
-  features = _features()['3']
-  gate = _gate(kind, features.shape) if kind else None
+  features = _features('34')
+  gates = {level: _gate(kind, x.shape) for level, x in features.items()} if kind else None
   layer, weights = _made(steps.DepthStep, (features,))
-  expected = dynamic_head_reference.depth_step(weights, features, gate, norm_positions='all')
+  expected = {level: dynamic_head_reference.depth_step(
+      weights, x, gates and gates[level], norm_positions='all') for level, x in features.items()}
   for mode in ('mask', 'skip', 'tiles'):
     options = steps.RunOptions(mode, norm_positions='all')
-    np.testing.assert_allclose(layer(features, gate, options=options).value, expected, 1e-9, 1e-9)
+    _same(layer(features, gates, options=options).outputs, expected)
 
 
 def test_norm_over_a_full_mask_is_the_norm_over_all_positions():
-  features = _features()['3']
-  gate = np.ones([*features.shape[:3], 1])
+  features = _features('34')
+  gates = {level: np.ones([*x.shape[:3], 1]) for level, x in features.items()}
   layer, _ = _made(steps.DepthStep, (features,))
-  np.testing.assert_allclose(layer(features, gate).value, layer(features).value, 1e-9, 1e-9)
+  _same(layer(features, gates).outputs, layer(features).outputs)
 
 
 @pytest.mark.parametrize('channels, groups', [(256, 32), (88, 22), (6, 6), (64, 32), (37, 1)])
 def test_groups_of_the_norms(channels, groups):
   features = np.random.default_rng(0).normal(size=[1, 3, 4, channels])
   layer = steps.DepthStep(dtype='float64')
-  layer.build(features.shape)
+  layer.build({'3': features.shape})
   assert layer.num_groups == groups
 
 
@@ -125,12 +129,12 @@ def test_gradients_of_the_depth_step_equal_finite_differences(mode):
   """The mask is held fixed: statistics jump where a position becomes active."""
   features = _features(batch=2)['4']
   gate = _gate('random', features.shape)
-  layer, weights = _made(steps.DepthStep, (features,))
+  layer, weights = _made(steps.DepthStep, ({'4': features},))
   direction = np.random.default_rng(3).normal(size=features.shape)
   tensors = [tf.Variable(features), tf.Variable(gate)]
   with tf.GradientTape() as tape:
-    result = layer(*tensors, options=steps.RunOptions(mode))
-    loss = tf.reduce_sum(result.value * direction)
+    result = layer(*({'4': value} for value in tensors), options=steps.RunOptions(mode))
+    loss = tf.reduce_sum(result.outputs['4'] * direction)
   watched = [*tensors, *layer.trainable_variables]
   gradients = tape.gradient(loss, watched)
 
@@ -166,7 +170,7 @@ def test_mixed_precision_keeps_norms_in_float32(policy, dtype):
   outputs = scale(features, gates)
   spies.randomize(scale)
   depth = steps.DepthStep(dtype=policy, name='step')
-  refined = depth(features['3']).value
+  refined = depth({'3': features['3']}).outputs['3']
   assert {x.dtype for x in (refined, *outputs.values())} == {dtype}
   assert {v.dtype for v in (*scale.variables, *depth.variables)} == {tf.float32}
   expected = dynamic_head_reference.scale_step(
@@ -181,7 +185,7 @@ def test_kernels_and_scalars_are_regularized():
   for cls, inputs, names in [
       (steps.ScaleStep, (features, _gates(features)),
        ['coarser_kernel', 'finer_kernel', 'own_weight', 'neighbor_weight']),
-      (steps.DepthStep, (features['3'],), ['kernel1', 'kernel2'])]:
+      (steps.DepthStep, (features,), ['kernel1', 'kernel2'])]:
     layer, weights = _made(cls, inputs, **options)
     assert sorted(float(loss) for loss in layer.losses) == pytest.approx(
         sorted(0.5 * np.sum(weights[name]**2) for name in names))
