@@ -1,18 +1,17 @@
 """Times exported supernets whose images take random paths against one that always runs whole.
 
-    .venv/bin/python benchmarks/caddet.py [--cases full] [--repeats 9] [--threads 1]
+    .venv/bin/python benchmarks/caddet.py [--cases full] [--gates 0.5 1] [--repeats 9] [--threads 1]
 
-Routers run as always, but their logits are replaced by random ones that open each gate of each
-image with a given probability.  Time is printed as a share of the time of the same network with
-every path open, to be compared with its share of the multiply-adds; of the time of a supernet
-without routers; and, for single images, of the time of their paths alone, without routers and
-conditionals, because the parts of a network do not all have the same speed.
+Exports have constant weights, folded norms and batches of any size.  Routers run as always; to
+their logits, nearly 0, random ones are added that open each gate of each image with a given
+probability.  Time is printed as a share of the time of the same network with every path open, to
+be compared with its share of the multiply-adds; of the time of a supernet without routers; and,
+for single images, of the time of their paths alone, without routers and conditionals, because
+the parts of a network do not all have the same speed.
 Machines are noisy: compare only ratios within one run.
 """
 import argparse
-from collections.abc import Callable
-import pathlib
-import tempfile
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import official_ext  # noqa: F401 (chooses Keras 2)
@@ -22,13 +21,15 @@ import tensorflow as tf
 from official_ext.modeling.backbones import caddet
 from official_ext.modeling.backbones.caddet import conv_norm
 from official_ext.modeling.backbones.caddet import modes
+from official_ext.modeling.backbones.caddet import wiring
 from official_ext.ops import routing
+from official_ext.serving import frozen
 from official_ext.utils import command_line
 from official_ext.utils import timing
 
 PROBABILITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 1.0)
 
-_OPEN = 10.0  # The logit of a gate that is 1.
+_OPEN = 10.0  # the logit of a gate that is 1
 
 
 class Case(NamedTuple):
@@ -45,91 +46,94 @@ CASES = {
 
 
 class _GivenLogits(modes.Skip):
-  """Inference that skips, with logits that are added to those of the routers."""
+  """Inference that skips, with logits that are added to those of the routers.
 
-  def __init__(self, exported: 'Exported'):
+  Attributes:
+    given: `[batch, nodes of all layers, paths]`; constants take the place of the routers, whose
+      conditionals TensorFlow then folds.
+  """
+
+  def __init__(self, given: tf.Tensor | np.ndarray, specs: Sequence[wiring.NodeSpec]):
     super().__init__()
-    self._exported = exported
+    self.given, self._specs = given, list(specs)
 
-  def route(self, node, features, present):
+  def route(self, nodes, maps):
     """See `Skip`."""
-    number = self._exported.network._nodes.index(node)
-    if self._exported.constants:
-      # TensorFlow folds the conditionals of constant decisions.
-      return tf.constant(self._exported.constants[number])
-    return self._exported.logits[number] + super().route(node, features, present)
+    first = self._specs.index(next(iter(nodes)))
+    own = self.given[:, first:first + len(nodes)]
+    return tf.constant(own) if isinstance(own, np.ndarray) else own + super().route(nodes, maps)
 
 
-class Exported(tf.Module):
-  """A supernet, and with routers the logits that it is given, `[batch, paths]` per node."""
+class Exported:
+  """A supernet whose exports have constant weights and folded norms, as those of the package."""
 
   def __init__(self, case: Case, routers: bool):
-    super().__init__()
-    self.network = caddet.CADDet(routers=routers, **case.options)
-    self.network.build([None, None, None, 3])
-    self.logits: list[tf.Variable] = []
-    self.constants: list[np.ndarray] | None = None
-    if not routers:
-      return
-    for node in self.network._nodes:
-      self.logits.append(tf.Variable(_OPEN * tf.ones([case.batch, len(node.paths)])))
-      # The routers still run; their own logits are 0.
+    self._case, self._network = case, caddet.CADDet(routers=routers, **case.options)
+    self._network.build([None, None, None, 3])
+    self._specs = wiring.wire(self._network.get_config()['num_layers'], len(
+        self._network.get_config()['channels']))
+    conv_norm.fold_norms(self._network)
+    for node in self._network._nodes if routers else []:
       for variable in node.get_router()._output.variables:
-        variable.assign(tf.zeros_like(variable))
-    self.network._mode = lambda training: _GivenLogits(self)
+        # Not 0, which TensorFlow would fold, and with it the routers.
+        variable.assign(1e-9 * tf.ones_like(variable))
 
-  def paths_alone(self, images: tf.Tensor) -> Callable[[], Any]:
-    """Returns a function that runs the paths that are open now, without routers."""
-    self.constants = [logits.numpy() for logits in self.logits]
-    function = tf.function(lambda x: self.network(x, training=False), autograph=False)
-    concrete = function.get_concrete_function(tf.TensorSpec(images.shape))
-    self.constants = None
-    return lambda: concrete(images)['3'].numpy()
+  def draw(self, probability: float, random: np.random.Generator) -> np.ndarray:
+    """Returns logits that open each gate of each image with a probability."""
+    exists = np.array([[path in spec.paths for path in wiring.PATHS] for spec in self._specs])
+    is_open = random.uniform(size=[self._case.batch, *exists.shape]) < probability
+    return np.where(is_open, _OPEN, -_OPEN).astype(np.float32) * exists
 
-  @tf.function(autograph=False)
-  def run(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+  def freeze(self, constants: np.ndarray | None = None) -> Callable[..., dict[str, tf.Tensor]]:
+    """Returns a function of images, and with routers of logits, that returns the features.
+
+    Args:
+      constants: logits that are known when the function is traced; then it has routers no more.
+    """
+    images = tf.TensorSpec([None, *self._case.size, 3], name='images')
+    if not self._network.is_routed:
+      return self._traced(lambda images: self._network(images, training=False), images)
+    if constants is not None:
+      self._network._mode = lambda training: _GivenLogits(constants, self._specs)
+      one = tf.TensorSpec([1, *self._case.size, 3], name='images')
+      return self._traced(lambda images: self._network(images, training=False), one)
+    given = tf.TensorSpec([None, len(self._specs), len(wiring.PATHS)], name='logits')
+    return self._traced(self._routed, images, given)
+
+  def _routed(self, images: tf.Tensor, logits: tf.Tensor) -> dict[str, tf.Tensor]:
     """Returns the features, and in `executed` the multiply-adds of every image."""
+    self._network._mode = lambda training: _GivenLogits(logits, self._specs)
     with routing.RoutingTape() as tape:
-      outputs = dict(self.network(images, training=False))
-    record = tape.routing()
-    if record:
-      outputs['executed'] = record.executed
-    return outputs
+      outputs = dict(self._network(images, training=False))
+    return {**outputs, 'executed': tape.routing().executed}
+
+  def _traced(self, function: Callable[..., Any], *specs: tf.TensorSpec) -> Callable[..., Any]:
+    traced = tf.function(function, autograph=False).get_concrete_function(*specs)
+    return frozen.freeze(traced)[0]
 
 
-def _export(case: Case, routers: bool, folder: pathlib.Path) -> Exported:
-  """Writes a supernet as a SavedModel, and returns it."""
-  module = Exported(case, routers)
-  conv_norm.fold_norms(module)  # As every export does.
-  module.run.get_concrete_function(tf.TensorSpec([None, *case.size, 3]))
-  tf.saved_model.save(module, str(folder))
-  return module
-
-
-def benchmark(name: str, case: Case, repeats: int, folder: pathlib.Path) -> None:
+def benchmark(name: str, case: Case, probabilities: Sequence[float], repeats: int) -> None:
   """Prints shares of multiply-adds and time, one line per probability."""
   total = caddet.CADDet(**case.options).costs(*case.size)
-  module = _export(case, True, folder / name)
-  _export(case, False, folder / f'{name}_plain')
-  # The gates of `whole` stay open.
-  routed, whole, plain = (tf.saved_model.load(str(folder / path))
-                          for path in (name, name, f'{name}_plain'))
+  exported = Exported(case, True)
+  routed, plain = exported.freeze(), Exported(case, False).freeze()
   images = tf.random.stateless_normal([case.batch, *case.size, 3], [0, 1])
   command_line.say(f'\n{name} supernet, {case.size[0]}x{case.size[1]} pixels, batch {case.batch}, '
                    f'{total.total / 1e6:.0f} M multiply-adds with every path open:')
   command_line.say(f'  {"gates open":>10}  {"multiply-adds":>13}  {"time":>5}  {"ratio":>5}  '
                    f'{"of no routers":>13}  {"of its paths alone":>18}')
   rng = np.random.default_rng(0)
-  for probability in PROBABILITIES:
-    for loaded, own in zip(routed.logits, module.logits):
-      own.assign(np.where(rng.uniform(size=own.shape) < probability, _OPEN, -_OPEN))
-      loaded.assign(own)
-    executed = float(tf.reduce_mean(routed.run(images)['executed'])) + total.stem
-    functions = {'routed': lambda: routed.run(images)['3'].numpy(),
-                 'whole': lambda: whole.run(images)['3'].numpy(),
-                 'plain': lambda: plain.run(images)['3'].numpy()}
+  every = tf.constant(exported.draw(1, rng))
+  for probability in probabilities:
+    drawn = exported.draw(probability, rng)
+    logits = tf.constant(drawn)
+    executed = float(tf.reduce_mean(routed(images, logits)['executed'])) + total.stem
+    functions = {'routed': lambda logits=logits: routed(images, logits)['3'].numpy(),
+                 'whole': lambda: routed(images, every)['3'].numpy(),
+                 'plain': lambda: plain(images)['3'].numpy()}
     if case.batch == 1:
-      functions['alone'] = module.paths_alone(images)
+      paths = exported.freeze(drawn)
+      functions['alone'] = lambda paths=paths: paths(images)['3'].numpy()
     seconds = timing.interleaved(functions, repeats)
     share = executed / total.total
     time, no_routers, *alone = (timing.median_ratio(seconds, 'routed', other)
@@ -144,15 +148,16 @@ def main() -> None:
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--cases', nargs='+', choices=list(CASES), default=list(CASES),
                       help='(all)')
+  parser.add_argument('--gates', nargs='+', type=float, default=list(PROBABILITIES),
+                      help=f'probabilities of an open gate ({" ".join(map(str, PROBABILITIES))})')
   parser.add_argument('--repeats', type=int, default=9, help='interleaved repeats (9)')
   parser.add_argument('--threads', type=int, help='of TensorFlow (as many as the machine has)')
   args = parser.parse_args()
   if args.threads:
     tf.config.threading.set_inter_op_parallelism_threads(args.threads)
     tf.config.threading.set_intra_op_parallelism_threads(args.threads)
-  with tempfile.TemporaryDirectory() as folder:
-    for name in args.cases:
-      benchmark(name, CASES[name], args.repeats, pathlib.Path(folder))
+  for name in args.cases:
+    benchmark(name, CASES[name], args.gates, args.repeats)
 
 
 if __name__ == '__main__':

@@ -10,10 +10,12 @@ class Selection(NamedTuple):
 
   Attributes:
     images: boolean `[batch]`.
-    case: int32 scalar, 0 if no image is selected, 1 if some are, 2 if all are.
+    some: boolean scalar, whether any image is selected.
+    every: boolean scalar, whether all are, and there is one.
   """
   images: tf.Tensor
-  case: tf.Tensor
+  some: tf.Tensor
+  every: tf.Tensor
 
 
 def select(images: tf.Tensor) -> list[Selection]:
@@ -25,10 +27,14 @@ def select(images: tf.Tensor) -> list[Selection]:
   Returns:
     One selection per column.
   """
-  some, every = tf.reduce_any(images, 0), tf.reduce_all(images, 0)
-  # For an empty batch reduce_all is True and reduce_any is False.
-  cases = tf.unstack(tf.cast(some, tf.int32) + tf.cast(some & every, tf.int32))
-  return [Selection(*pair) for pair in zip(tf.unstack(images, axis=1), cases)]
+  if images.shape[0] == 1:
+    every = some = tf.unstack(images[0])
+  else:
+    any_selected = tf.reduce_any(images, 0)
+    some = tf.unstack(any_selected)
+    # For an empty batch reduce_all is True and reduce_any is False.
+    every = tf.unstack(any_selected & tf.reduce_all(images, 0))
+  return [Selection(*parts) for parts in zip(tf.unstack(images, axis=1), some, every)]
 
 
 def switch(index: tf.Tensor, branches: Sequence[Callable[[], Any]]) -> Any:
@@ -51,7 +57,7 @@ def switch(index: tf.Tensor, branches: Sequence[Callable[[], Any]]) -> Any:
 
 
 def run_selected(branch: Callable[[Any], Any], inputs: Any, selection: Selection, base: Any,
-                 replace: bool = False, before: Callable[[Any], Any] | None = None) -> Any:
+                 replace: bool = False) -> Any:
   """Runs a branch for the selected images of a batch and puts its results into `base`.
 
   If all images are selected, the branch runs on the whole batch without a gather.  If some are,
@@ -70,15 +76,10 @@ def run_selected(branch: Callable[[Any], Any], inputs: Any, selection: Selection
     base: tensor or nested structure of tensors `[batch, ...]`, the result where nothing runs.
     replace: the branch's results take the place of the selected rows of `base`; otherwise they
       are added to them.
-    before: a function that maps `inputs` of the whole batch to what the branch gets, row by
-      row.  It runs before rows are gathered; give one that makes rows small, such as pooling.
 
   Returns:
     The structure of `base`.
   """
-
-  def shared() -> Any:
-    return before(inputs) if before else inputs
 
   def put(rows: tf.Tensor, results: Any) -> Any:
     scatter = tf.tensor_scatter_nd_update if replace else tf.tensor_scatter_nd_add
@@ -86,14 +87,18 @@ def run_selected(branch: Callable[[Any], Any], inputs: Any, selection: Selection
 
   def run_some() -> Any:
     rows = tf.where(selection.images)
-    return put(rows, branch(tf.nest.map_structure(lambda x: tf.gather(x, rows[:, 0]), shared())))
+    return put(rows, branch(tf.nest.map_structure(lambda x: tf.gather(x, rows[:, 0]), inputs)))
 
   def run_all() -> Any:
-    results = branch(shared())
+    results = branch(inputs)
     # Not tf.add: Grappler merges it with sums inside the branch, in some graphs and not in others,
     # so that an exported detector would round otherwise than the model in memory.
-    return results if replace else put(tf.where(selection.images), results)
+    return results if replace else tf.nest.map_structure(
+        lambda x, result: tf.raw_ops.AddN(inputs=[x, result]), base, results)
 
-  if selection.images.shape[0] == 1:
-    return tf.cond(selection.case > 0, run_all, lambda: base)
-  return switch(selection.case, [lambda: base, run_some, run_all])
+  def run_few() -> Any:
+    if selection.images.shape[0] == 1:
+      return base
+    return tf.cond(selection.some, run_some, lambda: base)
+
+  return tf.cond(selection.every, run_all, run_few)

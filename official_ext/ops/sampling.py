@@ -128,7 +128,8 @@ def resize_bilinear(features: tf.Tensor, target: tf.Tensor,
   if static_in.is_fully_defined() and static_in == static_out:
     return features
   size = tf.shape(features)
-  size_out = tf.shape(target)[1:3]
+  size_out = (tf.constant(static_out.as_list()) if static_out.is_fully_defined()
+              else tf.shape(target)[1:3])
   if _has_kernel(features):
     resized = tf.raw_ops.ResizeBilinear(
         images=tf.cast(features, tf.float32), size=size_out, align_corners=align_corners,

@@ -19,6 +19,7 @@ _LARGEST = 9e8
 # TensorFlow copies constants while it optimizes a graph: a first run of 0.6 * 10^9 bytes of them
 # took 11 * 10^9 bytes of memory.
 _ADVISABLE = 3e8
+_CONTROL_FLOW = ('If', 'StatelessIf', 'Case', 'StatelessCase', 'While', 'StatelessWhile')
 
 
 def _size(variables: Iterable[tf.Variable]) -> int:
@@ -78,7 +79,9 @@ def rewrite(function: Any, change: Callable[[Any, list[str]], Any]) -> Any:
       function, lower_control_flow=False, aggressive_inlining=True)
   graph_def = change(
       constant.graph.as_graph_def(), [output.op.name for output in constant.outputs])
-  _forget_gradients(graph_def)
+  for nodes in (graph_def.node, *(each.node_def for each in graph_def.library.function)):
+    _forget_gradients(nodes)
+    _lower_control_flow(nodes)
   graph_values.rename_functions(graph_def, f'_rewritten_{next(_NUMBERS)}')
   run = wrap_function.function_from_graph_def(
       graph_def, [tensor.name for tensor in constant.inputs],
@@ -88,12 +91,22 @@ def rewrite(function: Any, change: Callable[[Any, list[str]], Any]) -> Any:
       tf.TensorSpec(tensor.shape, tensor.dtype, tensor.op.name) for tensor in constant.inputs])
 
 
-def _forget_gradients(graph_def: Any) -> None:
+def _forget_gradients(nodes: Iterable[Any]) -> None:
   """Removes the names of custom gradients, whose functions read tensors of the old graph.
 
   TensorFlow would trace and save them with the graph, and fail.  An export has no gradients.
   """
-  for nodes in (graph_def.node, *(each.node_def for each in graph_def.library.function)):
-    for node in nodes:
-      if '_gradient_op_type' in node.attr:
-        del node.attr['_gradient_op_type']
+  for node in nodes:
+    if '_gradient_op_type' in node.attr:
+      del node.attr['_gradient_op_type']
+
+
+def _lower_control_flow(nodes: Iterable[Any]) -> None:
+  """Lets TensorFlow take the branches of conditionals, and the bodies of loops, into the graph.
+
+  The conversion to constants switches this off.  A branch that stays a function of its own is not
+  optimized: its convolutions and biases are not fused and do not run in oneDNN.
+  """
+  for node in nodes:
+    if node.op in _CONTROL_FLOW:
+      node.attr['_lower_using_switch_merge'].b = True

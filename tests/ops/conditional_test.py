@@ -120,29 +120,23 @@ def test_any_number_of_images_equals_the_mask(selected):
 @pytest.mark.parametrize('selected', PATTERNS)
 @pytest.mark.parametrize('images', [4, 1])
 def test_results_replace_rows_of_several_maps(selected, images):
-  """A branch may have several inputs and results; `before` gets the whole batch."""
-  seen = []
-
-  def halves(inputs):
-    seen.append(len(inputs[0]))
-    return [x / 2 for x in inputs]
-
+  """A branch may have several inputs and results."""
   selected = tf.constant(selected[:images])
   pair = (INPUTS[:images], tf.reduce_sum(INPUTS[:images], [1, 2, 3]))
   base = (BASE[:images, ..., :2], tf.ones([images], tf.float64))
-  maps, sums = _run(lambda xs: (3 * xs[0], -xs[1]), pair, selected, base, replace=True,
-                    before=halves)
+  maps, sums = _run(lambda xs: (3 * xs[0], -xs[1]), pair, selected, base, replace=True)
   where = selected.numpy()
-  np.testing.assert_allclose(maps, np.where(where[:, None, None, None], 1.5 * pair[0], base[0]))
-  np.testing.assert_allclose(sums, np.where(where, -pair[1] / 2, 1.0))
-  assert seen == ([images] if where.any() else [])
+  np.testing.assert_allclose(maps, np.where(where[:, None, None, None], 3 * pair[0], base[0]))
+  np.testing.assert_allclose(sums, np.where(where, -pair[1], 1.0))
 
 
 def test_selections_are_counted_one_by_one():
   images = tf.constant(np.array([[0, 1, 1, 0], [0, 1, 0, 0], [0, 1, 0, 1]], bool))
-  for rows, cases in ((3, [0, 2, 1, 1]), (1, [0, 2, 2, 0]), (0, [0, 0, 0, 0])):
+  for rows, some, every in ((3, [0, 1, 1, 1], [0, 1, 0, 0]), (1, [0, 1, 1, 0], [0, 1, 1, 0]),
+                            (0, [0, 0, 0, 0], [0, 0, 0, 0])):
     selections = conditional.select(images[:rows])
-    assert [int(selection.case) for selection in selections] == cases
+    assert [bool(selection.some) for selection in selections] == some
+    assert [bool(selection.every) for selection in selections] == every
     for column, selection in enumerate(selections):
       np.testing.assert_array_equal(selection.images, images[:rows, column])
 

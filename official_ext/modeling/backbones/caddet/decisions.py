@@ -45,8 +45,8 @@ def enter(batch: tf.Tensor) -> tf.Tensor:
   return tf.ones([batch, 1], tf.bool)
 
 
-def decide(nodes: Sequence[wiring.NodeSpec], logits: Sequence[tf.Tensor], present: tf.Tensor,
-           hard: bool, threshold: tf.Tensor | None = None,
+def decide(nodes: Sequence[wiring.NodeSpec], logits: tf.Tensor, present: tf.Tensor, hard: bool,
+           threshold: tf.Tensor | None = None,
            move: Callable[[tf.Tensor], tf.Tensor] | None = None) -> LayerDecisions:
   """Decides for all nodes of a layer at once, because many small operations are slow.
 
@@ -56,7 +56,8 @@ def decide(nodes: Sequence[wiring.NodeSpec], logits: Sequence[tf.Tensor], presen
 
   Args:
     nodes: the nodes of one layer, finest scale first.
-    logits: float32 `[batch, paths of the node]`, what the router of each node returns.
+    logits: float32 `[batch, nodes, paths]`, what the routers return; 0 for paths that a node does
+      not have.
     present: boolean `[batch, nodes]`, the images that are present in each node.
     hard: whether open paths have weight 1 instead of their gate.
     threshold: gates up to this value are shut too, scalar; None: no further ones.
@@ -65,13 +66,12 @@ def decide(nodes: Sequence[wiring.NodeSpec], logits: Sequence[tf.Tensor], presen
   Returns:
     The decisions of the layer.
   """
-  values = wiring.by_path(nodes, logits)
-  gates = tf.tanh(values if move is None else move(values))
+  gates = tf.tanh(logits if move is None else move(logits))
   here = tf.expand_dims(present, 2)
   is_open = (gates >= THRESHOLD) & here
   if threshold is not None:
     is_open &= gates > threshold
-  gates = tf.where(is_open, gates, 0.0)
+  gates = tf.where(is_open, gates, tf.zeros_like(gates))  # A scalar is many times slower.
   running = tf.reduce_any(is_open, 2)
   passing = here & ~tf.expand_dims(running, 2) & _IS_KEEP
   leaving = is_open | passing

@@ -1,6 +1,5 @@
 """The router of a supernet's node: a small network that returns one logit per gate."""
-from collections.abc import Mapping
-import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf, tf_keras
@@ -13,9 +12,6 @@ from official_ext.ops import checks
 NORMS = ('batch', 'group')
 # Gates are max(0, tanh) of the logits, so those of a new router are tanh(1.5) = 0.905.
 INITIAL_BIAS = 1.5
-
-# Larger maps are pooled by one `avg_pool2d`; on smaller ones sums are faster.
-_MANY_PIXELS = 4000
 
 
 def pool_quarters(features: tf.Tensor) -> tf.Tensor:
@@ -30,37 +26,14 @@ def pool_quarters(features: tf.Tensor) -> tf.Tensor:
   if features.dtype in (tf.float16, tf.bfloat16):
     features = tf.cast(features, tf.float32)
   size = features.shape[1:3].as_list()
-  if None not in size and min(size) > 1 and math.prod(size) > _MANY_PIXELS:
+  if None not in size and min(size) > 1:
     return tf.nn.avg_pool2d(features, [length - length // 2 for length in size],
                             [length // 2 for length in size], 'VALID')
-  for axis in (1, 2):
-    features = _halves(features, axis)
-  return features
-
-
-def _halves(features: tf.Tensor, axis: int) -> tf.Tensor:
-  """Averages the two halves of an axis.
-
-  Args:
-    features: `[batch, height, width, channels]`.
-    axis: 1 for height, 2 for width.
-
-  Returns:
-    The features with 2 entries on this axis.
-  """
-  batch, *size, channels = features.shape
-  length = size[axis - 1]
-  if None not in size and length % 2 == 0:
-    # A reshape makes no copy.  The axes after this one become one, since TensorFlow sums long
-    # rows faster.
-    batch = -1 if batch is None else batch
-    before, behind = size[:axis - 1], [*size[axis:], channels]
-    rows = tf.reshape(features, [batch, *before, 2, length // 2, math.prod(behind)])
-    return tf.reshape(tf.reduce_mean(rows, axis + 1), [batch, *before, 2, *behind])
-  length = length or tf.shape(features)[axis]
-  ends = ((features[:, :length - length // 2], features[:, length // 2:]) if axis == 1 else
-          (features[:, :, :length - length // 2], features[:, :, length // 2:]))
-  return tf.stack([tf.reduce_mean(end, axis) for end in ends], axis)
+  height, width = (length or tf.shape(features)[axis] for axis, length in zip((1, 2), size))
+  rows = tf.stack([tf.reduce_mean(features[:, :height - height // 2], 1),
+                   tf.reduce_mean(features[:, height // 2:], 1)], 1)
+  return tf.stack([tf.reduce_mean(rows[:, :, :width - width // 2], 2),
+                   tf.reduce_mean(rows[:, :, width // 2:], 2)], 2)
 
 
 @tf_keras.utils.register_keras_serializable(package='official_ext')
@@ -140,10 +113,18 @@ class PathRouter(prepared.PreparedLayer):
 
   def run(self, weights: conv_norm.FoldedWeights | None, pooled: tf.Tensor) -> tf.Tensor:
     """Computes what `call` returns at inference, with weights that `prepare` returned."""
+    return self._logits(self.hidden(weights, pooled))
+
+  def hidden(self, weights: conv_norm.FoldedWeights | None, pooled: tf.Tensor) -> tf.Tensor:
+    """Computes the first convolution as at inference, `[batch, 2, 2, units]`; see `run`."""
     pooled = tf.cast(pooled, self.dtype)
     if weights is None:  # Group norm has nothing to fold.
-      return self._logits(tf.nn.relu(self._norm(self._hidden(pooled))))
-    return self._logits(self._hidden.run(weights, pooled))
+      return tf.nn.relu(self._norm(self._hidden(pooled)))
+    return self._hidden.run(weights, pooled)
+
+  def output_weights(self) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns kernel `[units, num_paths]` and bias `[num_paths]` of the second convolution."""
+    return tf.convert_to_tensor(self._output.kernel), tf.convert_to_tensor(self._output.bias)
 
   def _logits(self, hidden: tf.Tensor) -> tf.Tensor:
     """Maps `[batch, 2, 2, units]` to logits `[batch, num_paths]`."""
@@ -158,3 +139,31 @@ class PathRouter(prepared.PreparedLayer):
         'norm_options': dict(self._norm_options),
         'kernel_regularizer': tf_keras.regularizers.serialize(self._kernel_regularizer),
     }
+
+
+def layer_logits(routers: Sequence[PathRouter], maps: Sequence[tf.Tensor],
+                 spread: Callable[[Sequence[tf.Tensor]], tf.Tensor]) -> tf.Tensor:
+  """Computes the logits of several nodes as at inference, with one product for all outputs.
+
+  The products of routers are so small that their number matters, not their size.
+
+  Args:
+    routers: the routers of the nodes.
+    maps: `[batch, height, width, channels]` for each node, what reaches it.
+    spread: maps `[rows, paths of the node]` of every node to `[rows, nodes, paths]`, 0 for paths
+      that a node does not have.
+
+  Returns:
+    float32 `[batch, nodes, paths]`.
+  """
+  hidden = [path_router.hidden(path_router.prepare(features.dtype), pool_quarters(features))
+            for path_router, features in zip(routers, maps)]
+  kernels, biases = zip(*(path_router.output_weights() for path_router in routers))
+  kernel = tf.concat([
+      spread([part if other is part else tf.zeros([part.shape[0], other.shape[1]], part.dtype)
+              for other in kernels]) for part in kernels], 0)
+  columns = kernel.shape[1] * kernel.shape[2]
+  logits = tf.nn.bias_add(
+      tf.matmul(tf.reduce_mean(tf.concat(hidden, 3), [1, 2]), tf.reshape(kernel, [-1, columns])),
+      tf.reshape(spread([bias[None] for bias in biases]), [columns]))
+  return tf.cast(tf.reshape(logits, [-1, *kernel.shape[1:]]), tf.float32)

@@ -27,8 +27,8 @@ def _decide(layer, hard=False, batch=BATCH, seed=0, threshold=None):
   nodes = LAYERS[layer]
   present = np.random.default_rng(seed).uniform(size=[batch, len(nodes)]) < 0.7
   logits = _logits(nodes, batch, seed)
-  decided = decisions.decide(
-      nodes, [tf.constant(x) for x in logits], tf.constant(present), hard, threshold)
+  values = wiring.by_path(nodes, [tf.constant(x) for x in logits])
+  decided = decisions.decide(nodes, values, tf.constant(present), hard, threshold)
   # Gates of images that are not present are shut, whatever their logits.
   expected = [np.where((np.tanh(x) >= 1e-4) & (np.tanh(x) > (threshold or 0)) & here[:, None],
                        np.tanh(x), 0) for x, here in zip(logits, present.T)]
@@ -85,7 +85,8 @@ def test_weights_differentiate_to_their_gates_alone():
   logits = [tf.constant([[0.2, 0.0]]), tf.constant([[0.0, 0.3, 0.4]])]
   with tf.GradientTape() as tape:
     tape.watch(logits)
-    weights = decisions.decide(nodes, logits, tf.constant([[True, True]]), False).weights
+    weights = decisions.decide(
+        nodes, wiring.by_path(nodes, logits), tf.constant([[True, True]]), False).weights
     keep, down = (wiring.PATHS.index(path) for path in ('keep', 'down'))
     total = tf.reduce_sum(2 * weights[:, 1, keep] + 3 * weights[:, 1, down])
   first, second = tape.gradient(total, logits)
