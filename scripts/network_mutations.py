@@ -38,7 +38,7 @@ NETWORKS = (
           'tf.split(1 - values, len(existing), axis=-1)')),
     *in_file('ops/pixel_lists', 'ops/pixel_lists',
          ('tf.range(1, tf.shape(values)[0] + 1)', 'tf.range(tf.shape(values)[0])'),
-         ('widest + 2 * self._border[1]', 'widest + self._border[1]'),
+         ('tf.cumsum(areas, exclusive=True)', 'tf.cumsum(areas)'),
          ('images * len(self._shapes) + number', 'number'),
          ('tf.where(tap_numbers < 0, 0, ', '(')),
     *in_file('ops/sparse_conv', 'ops/sparse_conv',

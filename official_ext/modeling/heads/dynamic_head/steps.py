@@ -64,6 +64,20 @@ def neighbor_levels(level: str, levels: Sequence[str]) -> dict[str, str]:
   return {**neighbors, 'finer': levels[index - 1]} if index else neighbors
 
 
+def _as_list(x: tf.Tensor) -> tf.Tensor:
+  """Returns a map `[batch, height, width, channels]` as `[batch, height * width, channels]`."""
+  height, width = x.shape[1:3]
+  positions = height * width if height and width else tf.reduce_prod(tf.shape(x)[1:3])
+  return tf.reshape(x, [x.shape[0] or tf.shape(x)[0], positions, x.shape[-1]])
+
+
+def _as_map(x: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
+  """Returns the inverse of `_as_list`, in the size of another map."""
+  result = tf.reshape(x, tf.concat([tf.shape(like)[:3], x.shape[-1:]], axis=0))
+  result.set_shape([*like.shape[:3], x.shape[-1]])
+  return result
+
+
 class _StepLayer(tf_keras.layers.Layer):
   """Base of the steps: initializers and regularizers of their weights."""
 
@@ -166,7 +180,10 @@ class ScaleStep(_StepLayer):
       for path, target in neighbor_levels(source, list(features)).items():
         gate = gates[path, source] if gates is not None and self._is_gated else None
         received[target].append(self._message(path, own, gate, features[target]))
-    return {level: tf.add_n([self.own_weight * own, *received[level]])
+    # Sums and products of lists of positions: of maps OpenVINO computes them in another order of
+    # axes, and copies the maps before and after.
+    return {level: _as_map(tf.add_n([self.own_weight * _as_list(own),
+                                     *map(_as_list, received[level])]), own)
             for level, own in features.items()}
 
   def _message(self, path: str, features: tf.Tensor, gate: tf.Tensor | None,
@@ -177,22 +194,28 @@ class ScaleStep(_StepLayer):
     is scaled and shifted where it is smaller: after it is resized to a coarser level.
     """
     weights = self.weights_of[path]
-    message = tf.nn.depthwise_conv2d(features, weights['kernel'], [1, 1, 1, 1], 'SAME')
+    message = _as_list(
+        tf.nn.depthwise_conv2d(features, weights['kernel'], [1, 1, 1, 1], 'SAME'))
     scale, shift = group_norm.scale_and_shift(
         message, weights['bias'], weights['gamma'], weights['beta'], self.num_groups)
     if gate is not None:
-      weight, gate = (tf.cast(value, scale.dtype) for value in (self.neighbor_weight, gate))
+      weight = tf.cast(self.neighbor_weight, scale.dtype)
       scale, shift = scale * weight, shift * weight
 
     def shrink_or_keep(value):
-      return sampling.resize_bilinear(value, target) if path == 'coarser' else value
+      if path == 'finer':
+        return value
+      return _as_list(sampling.resize_bilinear(_as_map(value, features), target))
 
     if gate is not None:
+      gate = _as_list(tf.cast(gate, scale.dtype))
       message *= tf.cast(gate, message.dtype)
       shift *= shrink_or_keep(gate)
     message = tf.cast(shrink_or_keep(message), scale.dtype) * scale + shift
     message = tf.cast(message, features.dtype)
-    return message if path == 'coarser' else sampling.resize_bilinear(message, target)
+    if path == 'coarser':
+      return _as_map(message, target)
+    return sampling.resize_bilinear(_as_map(message, features), target)
 
   def get_config(self) -> dict[str, Any]:
     return {**super().get_config(), 'is_gated': self._is_gated}
