@@ -182,14 +182,18 @@ def _portable_image(levels: Sequence[Level], rule: Rule) -> Detections:
   kept = tf.image.non_max_suppression(
       boxes + place * tf.gather(np.tile(places, 2), classes), scores, rule.max_detections,
       rule.iou_threshold, score_threshold=0.0)
-  padding = rule.max_detections - tf.shape(kept)[0]
-  return {
-      'detection_boxes': tf.ensure_shape(
-          tf.pad(tf.gather(boxes, kept), [[0, padding], [0, 0]]), [rule.max_detections, 4]),
-      **{name: tf.ensure_shape(tf.pad(tf.gather(values, kept), [[0, padding]]),
-                               [rule.max_detections])
-         for name, values in (('detection_scores', scores), ('detection_classes', classes))},
-      'num_detections': tf.shape(kept)[0]}
+  return {**{name: _padded(tf.gather(values, kept), rule.max_detections) for name, values in (
+      ('detection_boxes', boxes), ('detection_scores', scores), ('detection_classes', classes))},
+          'num_detections': tf.shape(kept)[0]}
+
+
+def _padded(values: tf.Tensor, count: int) -> tf.Tensor:
+  """Returns values `[rows, ...]` with zeros behind them, `[count, ...]`."""
+  missing = count - tf.shape(values)[0]
+  padded = tf.pad(values, [[0, missing], *[[0, 0]] * (values.shape.rank - 1)])
+  # LiteRT has no `tf.ensure_shape`.
+  padded.set_shape([count, *values.shape[1:]])
+  return padded
 
 
 def _candidates(level: Level, rule: Rule) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:

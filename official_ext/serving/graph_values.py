@@ -89,6 +89,14 @@ class Scope:
       node.attr[attribute].type = kind
     return self.tensor(name, output)
 
+  def copy(self, node: Any, name: str, inputs: Iterable[str]) -> None:
+    """Adds a node of another function under a name of its own and with other inputs."""
+    copied = self._field.add()
+    copied.CopyFrom(node)
+    copied.name = name
+    del copied.input[:]
+    copied.input.extend(inputs)
+
   def constant(self, name: str, value: np.ndarray) -> tuple[str, bool]:
     """Adds a constant, unless the scope has got the same one before.
 

@@ -25,9 +25,10 @@ DETECTORS = {
 # Only by name.
 DEFORMABLE = {
     'fcos_deformable': ('fcos', 'fpn', 'task.model.head.tower.plain.deformable=true'),
+    # `imported` is a plain ResNet-50.
     **{f'fcos_resnet50{kind}': (
-        'fcos', 'fpn', f'task.init_checkpoint=null,task.model.backbone.type=resnet50{kind}')
-       for kind in ('', '_dcn')},
+        'fcos', 'fpn', f'task.init_checkpoint=null,task.model.backbone.type={backbone}')
+       for kind, backbone in (('', 'imported'), ('_dcn', 'resnet50_dcn'))},
 }
 
 

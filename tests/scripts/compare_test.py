@@ -30,8 +30,9 @@ def resolved(kind, name, **options):
 
 
 @pytest.mark.parametrize('kind, name', [
-    (kind, name) for kind, compared in compare.COMPARISONS.items()
-    for name in compared.default_runs])
+    *((kind, name) for kind, compared in compare.COMPARISONS.items()
+      for name in dict.fromkeys(compared.default_runs)),
+    *(('detectors', name) for name in detectors.DEFORMABLE)])
 def test_every_run_is_an_experiment_that_resolves(kind, name):
   _, params = resolved(kind, name)
   assert params.trainer.train_steps == params.trainer.validation_interval == 7

@@ -8,6 +8,7 @@ import numpy as np
 
 from official_ext.serving.engines import inputs
 from official_ext.serving.engines import onnx_faults
+from official_ext.serving.engines import portable
 from official_ext.serving.engines import refusals
 from official_ext.utils import files
 
@@ -15,6 +16,8 @@ FILE = 'model.onnx'
 PACKAGES = ('onnx', 'tf2onnx', 'onnxruntime')
 QUANTIZATIONS = ()
 _OPSET = 17
+# tf2onnx makes a loop of it, with one turn for each position that a network samples.
+_REPLACED = ('CropAndResize',)
 
 
 def version() -> str:
@@ -49,16 +52,20 @@ def convert(saved_model: files.PathLike, name: str, folder: files.PathLike,
   given = inputs.with_scalars(signature.structured_input_signature[1])
   names, specs = list(given), list(given.values())
 
+  @tf.function(input_signature=specs, autograph=False)
   def serve(*values: tf.Tensor) -> dict[str, tf.Tensor]:
     return signature(**dict(zip(names, values)))
 
+  function = serve
+  if portable.has(signature, _REPLACED):
+    replaced = portable.replace(serve.get_concrete_function(), _REPLACED)
+    function = tf.function(replaced, autograph=False)
   handler = _Errors()
   logger = logging.getLogger('tf2onnx')
   logger.addHandler(handler)
   try:
     with onnx_faults.mended():
-      model, _ = tf2onnx.convert.from_function(
-          tf.function(serve, autograph=False), specs, opset=_OPSET)
+      model, _ = tf2onnx.convert.from_function(function, specs, opset=_OPSET)
   except Exception as error:  # TensorFlow's and tf2onnx's have no common class.
     raise refusals.RefusedError('tf2onnx', handler.operations, str(error)) from error
   finally:

@@ -3,7 +3,7 @@
 The SavedModel keeps TensorFlow's operation, which is the fastest there; what is converted has the
 function.
 """
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -64,6 +64,26 @@ def segment_sum(table: tf.Tensor, rows: tf.Tensor, segments: tf.Tensor, count: t
   return tf.math.unsorted_segment_sum(tf.gather(table, rows), segments, count)
 
 
+def suppress(boxes: tf.Tensor, scores: tf.Tensor, count: tf.Tensor, iou_threshold: tf.Tensor,
+             score_threshold: tf.Tensor) -> tf.Tensor:
+  """`NonMaxSuppressionV3`, by the operation that fills its result with zeros to a fixed size.
+
+  Args:
+    boxes: float32 `[boxes, 4]`.
+    scores: float32 `[boxes]`.
+    count: int32 scalar, the largest number of results.
+    iou_threshold: float32 scalar, the overlap above which the lower-scored box is dropped.
+    score_threshold: float32 scalar; boxes have a score above this.
+
+  Returns:
+    int32 `[results]`, rows of boxes.
+  """
+  kept, valid = tf.raw_ops.NonMaxSuppressionV4(
+      boxes=boxes, scores=scores, max_output_size=count, iou_threshold=iou_threshold,
+      score_threshold=score_threshold, pad_to_max_output_size=True)
+  return kept[:valid]
+
+
 class _Substitute(NamedTuple):
   """A function that takes the place of an operation.
 
@@ -90,6 +110,11 @@ def _has_usual_types(node: Any, values: list[np.ndarray | None]) -> bool:
   return node.attr['T'].type == tf.float32 and all(kind == tf.int32 for kind in kinds)
 
 
+def _is_float32(node: Any, values: list[np.ndarray | None]) -> bool:
+  del values
+  return all(node.attr[name].type == tf.float32 for name in ('T', 'T_threshold'))
+
+
 _SUBSTITUTES = {
     'CropAndResize': _Substitute(
         sample_centers, (tf.TensorSpec([None] * 4), tf.TensorSpec([None, 4]),
@@ -99,17 +124,33 @@ _SUBSTITUTES = {
         segment_sum, (tf.TensorSpec([None, None]), tf.TensorSpec([None], tf.int32),
                       tf.TensorSpec([None], tf.int32), tf.TensorSpec([], tf.int32)),
         _has_usual_types),
+    'NonMaxSuppressionV3': _Substitute(
+        suppress, (tf.TensorSpec([None, 4]), tf.TensorSpec([None]), tf.TensorSpec([], tf.int32),
+                   tf.TensorSpec([]), tf.TensorSpec([])), _is_float32),
 }
 OPERATIONS = tuple(_SUBSTITUTES)
 
 
-def replace(function: Any) -> Any:
-  """Returns a function that computes the same without `OPERATIONS`.
+def has(function: Any, operations: Sequence[str]) -> bool:
+  """Returns whether a concrete function, or a function that it calls, has one of some operations.
+
+  Args:
+    function: a concrete function.
+    operations: names of operations.
+  """
+  graph_def = function.graph.as_graph_def()
+  return any(node.op in operations for nodes in (
+      graph_def.node, *(each.node_def for each in graph_def.library.function)) for node in nodes)
+
+
+def replace(function: Any, operations: Sequence[str] = OPERATIONS) -> Any:
+  """Returns a function that computes the same without some operations.
 
   An operation stays if its types or sizes are not those of this package's networks.
 
   Args:
     function: a concrete function of tensors that returns a dictionary of tensors.
+    operations: those to replace, of `OPERATIONS`.
 
   Returns:
     A concrete function of the same signature, with constants for variables.
@@ -117,14 +158,17 @@ def replace(function: Any) -> Any:
 
   def change(graph_def: Any, outputs: list[str]) -> Any:
     graph = graph_values.Graph(graph_def, outputs)
-    for name, substitute in _SUBSTITUTES.items():
+    for name in operations:
+      substitute = _SUBSTITUTES[name]
       definition = tf.function(substitute.function, substitute.specs, autograph=False
                                ).get_concrete_function().function_def
       found = [(scope, node) for scope in graph.scopes() for node in scope.nodes.values()
                if node.op == name and substitute.fits(
                    node, [graph.value(scope, tensor) for tensor in node.input])]
       for scope, node in found:
-        _call(scope, node, definition)
+        # TensorFlow inlines calls in the graph, but would rewrite those in the bodies of loops once
+        # for every call, under one name.
+        (_inline if scope.name else _call)(scope, node, definition)
       if found:
         graph_def.library.function.append(definition)
     return graph_def
@@ -140,4 +184,26 @@ def _call(scope: graph_values.Scope, node: Any, definition: Any) -> None:
   for kind, arguments in (('Tin', definition.signature.input_arg),
                           ('Tout', definition.signature.output_arg)):
     node.attr[kind].list.type.extend(argument.type for argument in arguments)
+  scope.rename_output(node.name, 'output')
+
+
+def _inline(scope: graph_values.Scope, node: Any, definition: Any) -> None:
+  """Copies the nodes of a function before a node of a function, which becomes their result."""
+  given = dict(zip([argument.name for argument in definition.signature.input_arg], node.input))
+
+  def renamed(tensor: str) -> str:
+    if tensor in given:
+      return given[tensor]
+    is_control = tensor.startswith('^')
+    return f'{"^" * is_control}{node.name}/{tensor[is_control:]}'
+
+  for inner in definition.node_def:
+    scope.copy(inner, f'{node.name}/{inner.name}', map(renamed, inner.input))
+  controls = [tensor for tensor in node.input if tensor.startswith('^')]
+  result, = definition.signature.output_arg
+  node.op = 'Identity'
+  node.attr.clear()
+  node.attr['T'].type = result.type
+  del node.input[:]
+  node.input.extend([renamed(definition.ret[result.name]), *controls])
   scope.rename_output(node.name, 'output')
