@@ -61,7 +61,7 @@ def scale_and_shift(x: tf.Tensor, bias: tf.Tensor, gamma: tf.Tensor, beta: tf.Te
   smaller map, or multiply these few numbers instead.
 
   Args:
-    x: `[batch, positions, channels]`, the values of all positions.
+    x: `[batch, height, width, channels]`.
     bias: `[channels]`, added to `x` before the norm.
     gamma: `[channels]`, the scale.
     beta: `[channels]`, the offset.
@@ -69,7 +69,7 @@ def scale_and_shift(x: tf.Tensor, bias: tf.Tensor, gamma: tf.Tensor, beta: tf.Te
     epsilon: small positive number that is added to the variance.
 
   Returns:
-    Scale and shift, both `[batch, 1, channels]`, float32 (float64 for float64 input).
+    Scale and shift, both `[batch, 1, 1, channels]`, float32 (float64 for float64 input).
 
   Raises:
     ArgumentError: `num_groups` does not divide the number of channels.
@@ -77,13 +77,13 @@ def scale_and_shift(x: tf.Tensor, bias: tf.Tensor, gamma: tf.Tensor, beta: tf.Te
   _check_groups(x, num_groups)
   value = tf.cast(x, tf.float64 if x.dtype == tf.float64 else tf.float32)
   bias = tf.cast(bias, value.dtype)
-  count = tf.cast(tf.shape(x)[1], value.dtype)
-  mean = tf.reduce_sum(value, axis=1) / count
+  count = tf.cast(tf.reduce_prod(tf.shape(x)[1:3]), value.dtype)
+  mean = _sum_positions(value) / count
   # As in `_normalize`, the gradient needs no way through this mean.
-  distance = tf.math.squared_difference(value, tf.stop_gradient(mean)[:, None])
+  distance = tf.math.squared_difference(value, tf.stop_gradient(mean)[:, None, None])
   scale, shift = _scale_and_shift(
-      mean + bias, tf.reduce_sum(distance, axis=1) / count, gamma, beta, num_groups, epsilon)
-  return scale[:, None], (shift + scale * bias)[:, None]
+      mean + bias, _sum_positions(distance) / count, gamma, beta, num_groups, epsilon)
+  return scale[:, None, None], (shift + scale * bias)[:, None, None]
 
 
 def group_norm_at(x: tf.Tensor, index: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor,

@@ -93,11 +93,11 @@ def default_break_even(positions: int | tf.Tensor, channels: int) -> float | tf.
 
   It follows what benchmarks/sparse_conv.py measured: with few channels, to gather a neighborhood
   takes as long as to multiply it; from 256 channels on a list of all positions is not slower than
-  TensorFlow's convolution.  On a small map a list costs more than it saves.
+  TensorFlow's convolution.  On small maps a list costs more than it saves.
 
   Args:
-    positions: height times width of the map.
-    channels: of the map.
+    positions: height times width of the map, or their sum over all maps of the list.
+    channels: of the maps.
 
   Returns:
     A share, at most 0 where a list never pays; a tensor if `positions` is one.

@@ -52,14 +52,12 @@ def test_number_of_groups(channels, groups):
 @pytest.mark.parametrize('groups', [1, 4])
 def test_scale_and_shift_normalize_the_map_with_its_bias(groups):
   x, bias = 3 * _random(3, 5, 7, CHANNELS), _random(CHANNELS, seed=4)
-  values = x.reshape(3, 35, CHANNELS)
-  scale, shift = group_norm.scale_and_shift(tf.constant(values), bias, GAMMA, BETA, groups)
-  assert scale.shape == shift.shape == [3, 1, CHANNELS]
-  expected = _expected(x + bias, np.ones([3, 5, 7, 1], bool), groups)
+  scale, shift = group_norm.scale_and_shift(tf.constant(x), bias, GAMMA, BETA, groups)
+  assert scale.shape == shift.shape == [3, 1, 1, CHANNELS]
   np.testing.assert_allclose(
-      values * scale + shift, expected.reshape(values.shape), 1e-10, 1e-10)
+      x * scale + shift, _expected(x + bias, np.ones([3, 5, 7, 1], bool), groups), 1e-10, 1e-10)
   with pytest.raises(ValueError, match='num_groups is 5'):
-    group_norm.scale_and_shift(tf.constant(values), bias, GAMMA, BETA, 5)
+    group_norm.scale_and_shift(tf.constant(x), bias, GAMMA, BETA, 5)
 
 
 @pytest.mark.parametrize('masked', [False, True])

@@ -194,10 +194,10 @@ class ScaleStep(_StepLayer):
     is scaled and shifted where it is smaller: after it is resized to a coarser level.
     """
     weights = self.weights_of[path]
-    message = _as_list(
-        tf.nn.depthwise_conv2d(features, weights['kernel'], [1, 1, 1, 1], 'SAME'))
+    message = tf.nn.depthwise_conv2d(features, weights['kernel'], [1, 1, 1, 1], 'SAME')
     scale, shift = group_norm.scale_and_shift(
         message, weights['bias'], weights['gamma'], weights['beta'], self.num_groups)
+    message, scale, shift = _as_list(message), scale[:, 0], shift[:, 0]
     if gate is not None:
       weight = tf.cast(self.neighbor_weight, scale.dtype)
       scale, shift = scale * weight, shift * weight
