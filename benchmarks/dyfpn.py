@@ -1,10 +1,12 @@
 """Times DyFPN against plain necks: medians of ratios, interleaved in one run.
 
-    .venv/bin/python benchmarks/dyfpn.py [--image_size 320] [--repeats 15]
+    .venv/bin/python benchmarks/dyfpn.py [--image_size 320] [--repeats 15] [--threads 1]
 
-Machines are noisy: only ratios within one run mean something.
+Necks are those of exports, with constant weights and batches of any size.  Machines are noisy:
+only ratios within one run mean something.
 """
 import argparse
+import functools
 
 import official_ext  # noqa: F401 (chooses Keras 2)
 import numpy as np
@@ -15,78 +17,102 @@ import tensorflow as tf, tf_keras
 from official_ext import registry_imports
 from official_ext.modeling.decoders import dyfpn
 from official_ext.modeling.decoders.dyfpn import gumbel_selection
-from official_ext.ops import multiply_adds
 from official_ext.ops import routing
+from official_ext.serving import frozen
 from official_ext.utils import command_line
 from official_ext.utils import experiment
 from official_ext.utils import timing
 
-CHANNELS = {'3': 512, '4': 1024, '5': 2048}
+# Of EfficientNet-Lite0.  Those of ResNet-50 have too many weights for constants, see `frozen`.
+CHANNELS = {'3': 40, '4': 112, '5': 320}
 
 
-class ForcedSelection(tf.Module):
-  """Stands in for the selection of a DyFPN and returns the gates that it was given."""
+class _GivenSelection:
+  """Stands in for the selection of a DyFPN, which must not make the gates needless.
 
-  def __init__(self, batch: int):
-    super().__init__()
-    self.selected = tf.Variable(tf.zeros([batch, len(CHANNELS)]))
+  Attributes:
+    given: float32 `[batch, levels]`, 1 where the branches run.
+  """
+
+  given: tf.Tensor
 
   def __call__(self, logits, training=None):
-    del logits, training
-    gate = tf.stack([1 - self.selected, self.selected], axis=-1)
+    del training
+    # The logits change nothing, but TensorFlow does not know that and runs the gates.
+    selected = tf.cast(self.given + 1e-9 * (logits[..., 1] - logits[..., 0]) > 0.5, tf.float32)
+    gate = tf.stack([1 - selected, selected], axis=-1)
     return gumbel_selection.Choice(gate, gate, gate)
 
 
-def _neck(network, features):
-  """Returns a call of the traced network, which is traced for any batch, with `features`."""
-  network(features)
-  specs = tf.nest.map_structure(lambda value: tf.TensorSpec([None, *value.shape[1:]]), features)
-  traced = tf.function(lambda inputs: network(inputs, training=False), autograph=False)
-  function = traced.get_concrete_function(specs)
-  return lambda: function(features)
+def _frozen(function, *specs):
+  """Returns a function of tensors as exports have it: constant weights, norms folded."""
+  traced = tf.function(lambda *values: dict(function(*values)), autograph=False)
+  return frozen.freeze(traced.get_concrete_function(*specs))[0]
+
+
+def _necks(image_size):
+  """Returns functions of features, and of gates where they have any, by name."""
+  sizes = {level: [image_size >> int(level)] * 2 + [depth] for level, depth in CHANNELS.items()}
+  options = {'input_specs': {level: [None, *size] for level, size in sizes.items()},
+             'min_level': 3, 'max_level': 7}
+  fpn, inception, skip = (
+      dyfpn.InceptionFPN(branches=['1x1'], **options), dyfpn.InceptionFPN(**options),
+      dyfpn.DyFPN(inference='skip', **options))
+  for network in (fpn, inception, skip):
+    network({level: tf.zeros([1, *size]) for level, size in sizes.items()})
+  selection = skip._selection = _GivenSelection()
+  specs = [tf.TensorSpec([None, *size], name=f'c{level}') for level, size in sizes.items()]
+
+  def named(values):
+    return dict(zip(CHANNELS, values))
+
+  def dynamic(*values):
+    selection.given = values[-1]
+    with routing.RoutingTape() as tape:
+      outputs = skip(named(values), training=False)
+    return {**outputs, 'executed': tape.routing().executed}
+
+  laterals = {level: _frozen(lambda value, level=level: {level: skip.laterals[level](value)}, spec)
+              for level, spec in zip(CHANNELS, specs)}
+  return {
+      'fpn': _frozen(lambda *values: fpn(named(values), training=False), *specs),
+      'fpn with gates': _frozen(lambda *values: {
+          **fpn(named(values), training=False), 'logits': skip.gate(named(values))}, *specs),
+      'inception': _frozen(lambda *values: inception(named(values), training=False), *specs),
+      'dynamic': _frozen(
+          dynamic, *specs, tf.TensorSpec([None, len(CHANNELS)], name='gates')), **laterals}
+
+
+def _run(neck, arguments):
+  """Runs a neck, and waits for its results."""
+  tf.nest.map_structure(lambda value: value.numpy(), neck(*arguments))
 
 
 def benchmark_necks(image_size: int, batch: int, repeats: int) -> None:
-  """Prints the share of the always-on neck's time, for shares of selected (image, level) pairs."""
-  features = {level: tf.random.stateless_normal(
-      [batch, image_size >> int(level), image_size >> int(level), channels], [0, int(level)])
-      for level, channels in CHANNELS.items()}
-  specs = {level: [None, *value.shape[1:]] for level, value in features.items()}
-  options = {'input_specs': specs, 'min_level': 3, 'max_level': 7}
-  skip, mask = (dyfpn.DyFPN(inference=inference, **options) for inference in ('skip', 'mask'))
-  dense = multiply_adds.count_graph(tf.function(
-      lambda: mask({level: value[:1] for level, value in features.items()}, training=False),
-      autograph=False).get_concrete_function().graph)
-  forced = ForcedSelection(batch)
-  skip._selection = mask._selection = forced
-  functions = {
-      'fpn': _neck(dyfpn.InceptionFPN(branches=['1x1'], **options), features),
-      'always': _neck(mask, features),
-      'dynamic': _neck(skip, features),
-      **{level: _neck(skip.laterals[level], value) for level, value in features.items()},
-  }
+  """Prints shares of the time of other necks, for shares of selected (image, level) pairs."""
+  features = [tf.random.stateless_normal(
+      [batch, image_size >> int(level), image_size >> int(level), depth], [0, int(level)])
+              for level, depth in CHANNELS.items()]
+  necks = _necks(image_size)
   order = np.random.default_rng(0).permutation(batch * len(CHANNELS))
-  command_line.say(f'\nbatch {batch}, {image_size} pixels, levels 3-5 (512, 1024, 2048 channels):')
+  command_line.say(f'\nbatch {batch}, {image_size} pixels, levels 3-5 of EfficientNet-Lite0:')
   for share in (0, 0.25, 0.5, 1):
     flat = np.zeros(batch * len(CHANNELS), np.float32)
     flat[order[:round(share * len(flat))]] = 1
-    forced.selected.assign(flat.reshape(batch, -1))
-    with routing.RoutingTape() as tape:
-      skip(features, training=False)
-    record = tape.routing()
-    executed = float(tf.reduce_mean(record.executed - record.all_branches)) + dense
-    seconds = timing.interleaved(functions, repeats)
+    gates = tf.constant(flat.reshape(batch, -1))
+    arguments = {'dynamic': [*features, gates],
+                 **{level: [own] for level, own in zip(CHANNELS, features)}}
+    seconds = timing.interleaved({
+        name: functools.partial(_run, neck, arguments.get(name, features))
+        for name, neck in necks.items()}, repeats)
     # The time of the laterals that are needed: levels differ in the time of a multiply-add.
-    selected = sum(part * seconds[level] for level, part in zip(
-        features, np.mean(flat.reshape(batch, -1), axis=0)))
-    seconds['selected'] = seconds['fpn'] + selected
-    line = (f'  {np.mean(flat):4.0%} of pairs selected: '
-            f'{timing.median_ratio(seconds, "dynamic", "always"):.3f} of always-on time, '
-            f'{executed / dense:.3f} of its multiply-adds; FPN and the selected laterals alone '
-            f'take {timing.median_ratio(seconds, "selected", "always"):.3f}')
-    if share == 0:
-      line += f'; {timing.median_ratio(seconds, "dynamic", "fpn"):.3f} of the FPN neck\'s time'
-    command_line.say(line)
+    seconds['needed'] = seconds['fpn with gates'] + sum(
+        part * seconds[level] for level, part in zip(CHANNELS, np.mean(gates, axis=0)))
+    ratios = [timing.median_ratio(seconds, 'dynamic', name)
+              for name in ('fpn', 'fpn with gates', 'inception', 'needed')]
+    command_line.say(
+        '  {:4.0%} of pairs selected: {:.3f} of FPN, {:.3f} of FPN with gates, {:.3f} of inception '
+        'FPN, {:.3f} of FPN with gates and the selected laterals'.format(np.mean(flat), *ratios))
 
 
 def _train_step(task_config):
@@ -137,10 +163,17 @@ def main() -> None:
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--image_size', type=int, default=320, help='side in pixels (320)')
   parser.add_argument('--repeats', type=int, default=15, help='interleaved repeats (15)')
+  parser.add_argument('--batches', nargs='*', type=int, default=[1, 8], help='(1 8)')
+  parser.add_argument('--threads', type=int, help='of TensorFlow (as many as the machine has)')
+  parser.add_argument('--training', action='store_true', help='time training steps too')
   args = parser.parse_args()
-  for batch in (1, 8):
+  if args.threads:
+    tf.config.threading.set_inter_op_parallelism_threads(args.threads)
+    tf.config.threading.set_intra_op_parallelism_threads(args.threads)
+  for batch in args.batches:
     benchmark_necks(args.image_size, batch, args.repeats)
-  benchmark_training(args.repeats)
+  if args.training:
+    benchmark_training(args.repeats)
 
 
 if __name__ == '__main__':
