@@ -33,7 +33,8 @@ flags.FLAGS.mark_as_parsed()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
   parser.addoption('--all_combinations', action='store_true',
-                   help='train every decoder with every head (tests/tasks/combinations_test.py)')
+                   help='train every decoder with every head (tests/tasks/combinations_test.py), '
+                   'and every backbone with every detector (tests/tasks/backbones_test.py)')
 
 
 REAL_DATA = pathlib.Path(__file__).resolve().parents[2] / 'shared' / 'data'

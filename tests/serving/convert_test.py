@@ -125,7 +125,7 @@ class Portable(tf.Module):
         suppression.Rule(0.2, 0.4, 30, per_level=50))
 
 
-@pytest.mark.parametrize('name', ['openvino', 'onnx'])
+@pytest.mark.parametrize('name', catalog.NAMES)
 def test_portable_suppression_runs_in_the_engine(tmp_path, name):
   if not _is_installed(name):
     pytest.skip(f'no {name}')

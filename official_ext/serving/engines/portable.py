@@ -168,7 +168,10 @@ def replace(function: Any, operations: Sequence[str] = OPERATIONS) -> Any:
       for scope, node in found:
         # TensorFlow inlines calls in the graph, but would rewrite those in the bodies of loops once
         # for every call, under one name.
-        (_inline if scope.name else _call)(scope, node, definition)
+        if scope.name:
+          _inline(scope, node, definition)
+        else:
+          _call(node, definition)
       if found:
         graph_def.library.function.append(definition)
     return graph_def
@@ -176,15 +179,14 @@ def replace(function: Any, operations: Sequence[str] = OPERATIONS) -> Any:
   return frozen.rewrite(function, change)
 
 
-def _call(scope: graph_values.Scope, node: Any, definition: Any) -> None:
-  """Makes of a node a call of a function."""
+def _call(node: Any, definition: Any) -> None:
+  """Makes of a node of the graph a call of a function."""
   node.op = 'PartitionedCall'
   node.attr.clear()
   node.attr['f'].func.name = definition.signature.name
   for kind, arguments in (('Tin', definition.signature.input_arg),
                           ('Tout', definition.signature.output_arg)):
     node.attr[kind].list.type.extend(argument.type for argument in arguments)
-  scope.rename_output(node.name, 'output')
 
 
 def _inline(scope: graph_values.Scope, node: Any, definition: Any) -> None:
