@@ -53,15 +53,17 @@ class _GivenLogits(modes.Skip):
       conditionals TensorFlow then folds.
   """
 
-  def __init__(self, given: tf.Tensor | np.ndarray, specs: Sequence[wiring.NodeSpec]):
+  def __init__(self, given: tf.Tensor | np.ndarray, nodes: Sequence[Any]):
     super().__init__()
-    self.given, self._specs = given, list(specs)
+    self.given, self._nodes = given, list(nodes)
 
-  def route(self, nodes, maps):
+  def route(self, node, features, present):
     """See `Skip`."""
-    first = self._specs.index(next(iter(nodes)))
-    own = self.given[:, first:first + len(nodes)]
-    return tf.constant(own) if isinstance(own, np.ndarray) else own + super().route(nodes, maps)
+    places = [wiring.PATHS.index(path) for path in node.paths]
+    own = self.given[:, self._nodes.index(node)]
+    if isinstance(own, np.ndarray):
+      return tf.constant(own[:, places])
+    return tf.gather(own, places, axis=1) + super().route(node, features, present)
 
 
 class Exported:
@@ -94,7 +96,7 @@ class Exported:
     if not self._network.is_routed:
       return self._traced(lambda images: self._network(images, training=False), images)
     if constants is not None:
-      self._network._mode = lambda training: _GivenLogits(constants, self._specs)
+      self._network._mode = lambda training: _GivenLogits(constants, self._network._nodes)
       one = tf.TensorSpec([1, *self._case.size, 3], name='images')
       return self._traced(lambda images: self._network(images, training=False), one)
     given = tf.TensorSpec([None, len(self._specs), len(wiring.PATHS)], name='logits')
@@ -102,7 +104,7 @@ class Exported:
 
   def _routed(self, images: tf.Tensor, logits: tf.Tensor) -> dict[str, tf.Tensor]:
     """Returns the features, and in `executed` the multiply-adds of every image."""
-    self._network._mode = lambda training: _GivenLogits(logits, self._specs)
+    self._network._mode = lambda training: _GivenLogits(logits, self._network._nodes)
     with routing.RoutingTape() as tape:
       outputs = dict(self._network(images, training=False))
     return {**outputs, 'executed': tape.routing().executed}

@@ -57,7 +57,7 @@ def switch(index: tf.Tensor, branches: Sequence[Callable[[], Any]]) -> Any:
 
 
 def run_selected(branch: Callable[[Any], Any], inputs: Any, selection: Selection, base: Any,
-                 replace: bool = False) -> Any:
+                 replace: bool = False, before: Callable[[Any], Any] | None = None) -> Any:
   """Runs a branch for the selected images of a batch and puts its results into `base`.
 
   If all images are selected, the branch runs on the whole batch without a gather.  If some are,
@@ -76,10 +76,15 @@ def run_selected(branch: Callable[[Any], Any], inputs: Any, selection: Selection
     base: tensor or nested structure of tensors `[batch, ...]`, the result where nothing runs.
     replace: the branch's results take the place of the selected rows of `base`; otherwise they
       are added to them.
+    before: a function that maps `inputs` of the whole batch to what the branch gets, row by
+      row.  It runs before rows are gathered; give one that makes rows small, such as pooling.
 
   Returns:
     The structure of `base`.
   """
+
+  def shared() -> Any:
+    return before(inputs) if before else inputs
 
   def put(rows: tf.Tensor, results: Any) -> Any:
     scatter = tf.tensor_scatter_nd_update if replace else tf.tensor_scatter_nd_add
@@ -87,10 +92,10 @@ def run_selected(branch: Callable[[Any], Any], inputs: Any, selection: Selection
 
   def run_some() -> Any:
     rows = tf.where(selection.images)
-    return put(rows, branch(tf.nest.map_structure(lambda x: tf.gather(x, rows[:, 0]), inputs)))
+    return put(rows, branch(tf.nest.map_structure(lambda x: tf.gather(x, rows[:, 0]), shared())))
 
   def run_all() -> Any:
-    results = branch(inputs)
+    results = branch(shared())
     # Not tf.add: Grappler merges it with sums inside the branch, in some graphs and not in others,
     # so that an exported detector would round otherwise than the model in memory.
     return results if replace else tf.nest.map_structure(

@@ -120,14 +120,22 @@ def test_any_number_of_images_equals_the_mask(selected):
 @pytest.mark.parametrize('selected', PATTERNS)
 @pytest.mark.parametrize('images', [4, 1])
 def test_results_replace_rows_of_several_maps(selected, images):
-  """A branch may have several inputs and results."""
+  """A branch may have several inputs and results; `before` gets the whole batch."""
+  seen = []
+
+  def halves(inputs):
+    seen.append(len(inputs[0]))
+    return [x / 2 for x in inputs]
+
   selected = tf.constant(selected[:images])
   pair = (INPUTS[:images], tf.reduce_sum(INPUTS[:images], [1, 2, 3]))
   base = (BASE[:images, ..., :2], tf.ones([images], tf.float64))
-  maps, sums = _run(lambda xs: (3 * xs[0], -xs[1]), pair, selected, base, replace=True)
+  maps, sums = _run(lambda xs: (3 * xs[0], -xs[1]), pair, selected, base, replace=True,
+                    before=halves)
   where = selected.numpy()
-  np.testing.assert_allclose(maps, np.where(where[:, None, None, None], 3 * pair[0], base[0]))
-  np.testing.assert_allclose(sums, np.where(where, -pair[1], 1.0))
+  np.testing.assert_allclose(maps, np.where(where[:, None, None, None], 1.5 * pair[0], base[0]))
+  np.testing.assert_allclose(sums, np.where(where, -pair[1] / 2, 1.0))
+  assert seen == ([images] if where.any() else [])
 
 
 def test_selections_are_counted_one_by_one():

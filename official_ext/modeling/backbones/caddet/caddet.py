@@ -63,9 +63,9 @@ class CADDet(routed.SkippingLayer):
   of neighboring scales bring.  In training every cell and path is computed and multiplied by its
   gate; at inference only what an image selected runs.
 
-  Differs: a node that no open path leads to runs nothing (its router, whose result is not used,
-  runs with those of its layer), and batch norm counts only the images for which a convolution
-  would run at inference (`bn_statistics`); the code of the predecessor does neither.
+  Differs: a node that no open path leads to runs nothing, not even its router, and batch norm
+  counts only the images for which a convolution would run at inference (`bn_statistics`); the
+  code of the predecessor does neither.
 
   Differs: the paper binarizes gates at inference.  Here a gate is then either 0 or keeps its soft
   value, as in training; `hard_gates` makes open gates 1.

@@ -9,7 +9,7 @@ Each mode runs the routers, cells and paths of one layer in `run_layer`:
 
 `Mask` and `Skip` give the same numbers.
 """
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -34,10 +34,12 @@ class LayerState(NamedTuple):
       zeros for images that no open path brings there.
     present: boolean `[batch, nodes of the next layer]`, the images that open paths bring there;
       None without routers.
+    selected: `present` as one selection per node; only `Skip` makes them.
     decided: what each layer so far decided; empty without routers.
   """
   maps: dict[int, tf.Tensor]
   present: tf.Tensor | None = None
+  selected: Sequence[conditional.Selection] = ()
   decided: tuple[decisions.LayerDecisions, ...] = ()
 
 
@@ -126,7 +128,7 @@ class Mask:
       return base + node_lib.match_size(path, features * weights[spec, path], base)
 
     return LayerState(_add_transitions(nodes, kept, add_path), decided.next_present,
-                    (*state.decided, decided))
+                    decided=(*state.decided, decided))
 
   def route(self, node: node_lib.SupernetNode, features: tf.Tensor, present: tf.Tensor
             ) -> tf.Tensor:
@@ -169,14 +171,17 @@ class Skip:
 
   def enter(self, features: tf.Tensor) -> LayerState:
     """See `AllPaths`."""
-    return LayerState({0: features}, decisions.enter(tf.shape(features)[0]))
+    present = decisions.enter(tf.shape(features)[0])
+    return LayerState({0: features}, present, conditional.select(present))
 
   def run_layer(self, nodes: Nodes, state: LayerState) -> LayerState:
     """See `AllPaths`."""
+    logits = [self.route(node, state.maps[spec.scale], selection)
+              for (spec, node), selection in zip(nodes.items(), state.selected)]
     decided = decisions.decide(
-        list(nodes), self.route(nodes, state.maps), state.present, self._hard,
+        list(nodes), wiring.by_path(list(nodes), logits), state.present, self._hard,
         routing.gate_threshold(), _move(self._budget, nodes, state))
-    running, leaving = _select(nodes, decided)
+    running, leaving, next_selected = _select(nodes, decided)
     weights = _weights(nodes, decided, state)
     left, kept = {}, {}
     for spec, node in nodes.items():
@@ -187,21 +192,18 @@ class Skip:
       return self._add_path(path, nodes[spec].transitions[path], left[spec], weights[spec, path],
                             leaving[spec, path], base)
 
-    return LayerState(_add_transitions(nodes, kept, add_path), decided.next_present,
+    return LayerState(_add_transitions(nodes, kept, add_path), decided.next_present, next_selected,
                     (*state.decided, decided))
 
-  def route(self, nodes: Nodes, maps: Mapping[int, tf.Tensor]) -> tf.Tensor:
-    """Returns the logits of all nodes of a layer, float32 `[batch, nodes, paths]`.
-
-    All routers run for all images, because a conditional would take longer than a router.
-
-    Args:
-      nodes: the nodes of the layer.
-      maps: scale -> `[batch, height, width, channels]`, what reaches the nodes.
-    """
-    return router.layer_logits(
-        [node.get_router() for node in nodes.values()], [maps[spec.scale] for spec in nodes],
-        lambda values: wiring.by_path(list(nodes), values))
+  def route(self, node: node_lib.SupernetNode, features: tf.Tensor,
+            present: conditional.Selection) -> tf.Tensor:
+    """See `Mask`; the logits of images that are not present are 0."""
+    path_router = node.get_router()
+    weights = path_router.prepare(features.dtype)
+    shut = tf.zeros([tf.shape(features)[0], len(node.paths)])
+    return conditional.run_selected(
+        lambda pooled: path_router.run(weights, pooled), features, present, shut, replace=True,
+        before=router.pool_quarters)
 
   def _run_cell(self, node: node_lib.SupernetNode, features: tf.Tensor, keep_weight: tf.Tensor,
                 running: conditional.Selection) -> tuple[tf.Tensor, tf.Tensor]:
@@ -263,7 +265,7 @@ def _add_transitions(
 
 def _select(nodes: Nodes, decided: decisions.LayerDecisions) -> tuple[
     dict[wiring.NodeSpec, conditional.Selection],
-    dict[tuple[wiring.NodeSpec, str], conditional.Selection]]:
+    dict[tuple[wiring.NodeSpec, str], conditional.Selection], list[conditional.Selection]]:
   """Returns all selections of a layer, made at once.
 
   Args:
@@ -271,10 +273,13 @@ def _select(nodes: Nodes, decided: decisions.LayerDecisions) -> tuple[
     decided: what they decided.
 
   Returns:
-    The selections of `running` by node, and of `leaving` by node and path.
+    The selections of `running` by node, of `leaving` by node and path, and of `next_present`.
   """
-  selections = conditional.select(tf.concat([decided.running, _columns(decided.leaving)], 1))
-  return dict(zip(nodes, selections)), dict(zip(_paths(nodes), selections[len(nodes):]))
+  running, leaving = decided.running, _columns(decided.leaving)
+  selections = conditional.select(tf.concat([running, leaving, decided.next_present], 1))
+  first_path, first_next = len(nodes), len(nodes) + len(_paths(nodes))
+  return (dict(zip(nodes, selections[:first_path])),
+          dict(zip(_paths(nodes), selections[first_path:first_next])), selections[first_next:])
 
 
 def _weights(nodes: Nodes, decided: decisions.LayerDecisions, state: LayerState

@@ -1,5 +1,5 @@
 """The router of a supernet's node: a small network that returns one logit per gate."""
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf, tf_keras
@@ -113,18 +113,10 @@ class PathRouter(prepared.PreparedLayer):
 
   def run(self, weights: conv_norm.FoldedWeights | None, pooled: tf.Tensor) -> tf.Tensor:
     """Computes what `call` returns at inference, with weights that `prepare` returned."""
-    return self._logits(self.hidden(weights, pooled))
-
-  def hidden(self, weights: conv_norm.FoldedWeights | None, pooled: tf.Tensor) -> tf.Tensor:
-    """Computes the first convolution as at inference, `[batch, 2, 2, units]`; see `run`."""
     pooled = tf.cast(pooled, self.dtype)
     if weights is None:  # Group norm has nothing to fold.
-      return tf.nn.relu(self._norm(self._hidden(pooled)))
-    return self._hidden.run(weights, pooled)
-
-  def output_weights(self) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns kernel `[units, num_paths]` and bias `[num_paths]` of the second convolution."""
-    return tf.convert_to_tensor(self._output.kernel), tf.convert_to_tensor(self._output.bias)
+      return self._logits(tf.nn.relu(self._norm(self._hidden(pooled))))
+    return self._logits(self._hidden.run(weights, pooled))
 
   def _logits(self, hidden: tf.Tensor) -> tf.Tensor:
     """Maps `[batch, 2, 2, units]` to logits `[batch, num_paths]`."""
@@ -139,31 +131,3 @@ class PathRouter(prepared.PreparedLayer):
         'norm_options': dict(self._norm_options),
         'kernel_regularizer': tf_keras.regularizers.serialize(self._kernel_regularizer),
     }
-
-
-def layer_logits(routers: Sequence[PathRouter], maps: Sequence[tf.Tensor],
-                 spread: Callable[[Sequence[tf.Tensor]], tf.Tensor]) -> tf.Tensor:
-  """Computes the logits of several nodes as at inference, with one product for all outputs.
-
-  The products of routers are so small that their number matters, not their size.
-
-  Args:
-    routers: the routers of the nodes.
-    maps: `[batch, height, width, channels]` for each node, what reaches it.
-    spread: maps `[rows, paths of the node]` of every node to `[rows, nodes, paths]`, 0 for paths
-      that a node does not have.
-
-  Returns:
-    float32 `[batch, nodes, paths]`.
-  """
-  hidden = [path_router.hidden(path_router.prepare(features.dtype), pool_quarters(features))
-            for path_router, features in zip(routers, maps)]
-  kernels, biases = zip(*(path_router.output_weights() for path_router in routers))
-  kernel = tf.concat([
-      spread([part if other is part else tf.zeros([part.shape[0], other.shape[1]], part.dtype)
-              for other in kernels]) for part in kernels], 0)
-  columns = kernel.shape[1] * kernel.shape[2]
-  logits = tf.nn.bias_add(
-      tf.matmul(tf.reduce_mean(tf.concat(hidden, 3), [1, 2]), tf.reshape(kernel, [-1, columns])),
-      tf.reshape(spread([bias[None] for bias in biases]), [columns]))
-  return tf.cast(tf.reshape(logits, [-1, *kernel.shape[1:]]), tf.float32)

@@ -22,16 +22,18 @@ def _decided(batch):
 
 
 @pytest.mark.parametrize('batch', [0, 1, 16])
-def test_one_selection_per_node_and_path(batch):
+def test_one_selection_per_node_path_and_next_node(batch):
   decided = _decided(batch)
-  running, leaving = modes._select(NODES, decided)
+  running, leaving, next_selected = modes._select(NODES, decided)
   assert list(running) == list(NODES) and len(leaving) == len(NODES) * len(wiring.PATHS)
   for column, spec in enumerate(NODES):
     np.testing.assert_array_equal(running[spec].images, decided.running[:, column])
+    np.testing.assert_array_equal(
+        next_selected[column].images, decided.next_present[:, column])
     for number, path in enumerate(wiring.PATHS):
       np.testing.assert_array_equal(
           leaving[spec, path].images, decided.leaving[:, column, number])
-  for selection in (*running.values(), *leaving.values()):
+  for selection in (*running.values(), *leaving.values(), *next_selected):
     count = int(np.sum(selection.images))
     assert bool(selection.some) == (count > 0)
     assert bool(selection.every) == (0 < count == batch)
@@ -48,8 +50,8 @@ def test_weights_are_those_of_node_and_path():
 
 
 @pytest.mark.parametrize('batch', [1, 3])
-def test_every_image_enters_a_network_with_routers(batch):
+def test_only_skip_makes_selections(batch):
   features = tf.zeros([batch, 4, 4, 2])
-  for mode in (modes.Skip(), modes.Mask(True)):
-    np.testing.assert_array_equal(mode.enter(features).present, np.ones([batch, 1], bool))
+  assert [bool(x.every) for x in modes.Skip().enter(features).selected] == [True]
+  assert modes.Mask(True).enter(features).selected == ()
   assert modes.AllPaths(True).enter(features).present is None

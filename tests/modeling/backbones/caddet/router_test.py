@@ -4,7 +4,6 @@ import pytest
 import tensorflow as tf
 
 from official_ext.modeling.backbones.caddet import router
-from official_ext.modeling.backbones.caddet import wiring
 import caddet_reference
 
 
@@ -28,29 +27,6 @@ def test_low_precision_is_summed_in_float32(size):
   assert pooled.dtype == tf.float32
   expected = np.stack([caddet_reference.quarters(x) for x in features.numpy().astype(np.float64)])
   np.testing.assert_allclose(pooled, expected, 1e-5)
-
-
-@pytest.mark.parametrize('norm', router.NORMS)
-def test_a_layer_has_the_logits_of_its_routers(norm):
-  """Nodes of different channels and paths, one product for all outputs."""
-  nodes = [spec for spec in wiring.wire(4, 3) if spec.layer == 2]
-  channels, sizes = (4, 6, 10), ((8, 9), (4, 5), (2, 3))
-  random = np.random.default_rng(0)
-  maps = [random.normal(size=[3, *size, depth]).astype(np.float32)
-          for size, depth in zip(sizes, channels)]
-  routers = [router.PathRouter(depth // 2, len(spec.paths), norm)
-             for depth, spec in zip(channels, nodes)]
-  expected = np.zeros([3, len(nodes), len(wiring.PATHS)], np.float32)
-  for column, (own, spec, features) in enumerate(zip(routers, nodes, maps)):
-    pooled = np.stack([caddet_reference.quarters(image) for image in features])
-    logits = own(pooled)
-    own._output.bias.assign(random.normal(size=len(spec.paths)))
-    places = [wiring.PATHS.index(path) for path in spec.paths]
-    expected[:, column, places] = logits - router.INITIAL_BIAS + own._output.bias
-  logits = router.layer_logits(
-      routers, [tf.constant(features) for features in maps],
-      lambda values: wiring.by_path(nodes, values))
-  np.testing.assert_allclose(logits, expected, 1e-4, 1e-5)
 
 
 def test_unknown_norms_are_refused():
