@@ -61,8 +61,8 @@ def check_model(model: tf_keras.Model, drawn: Mapping[str, str]) -> None:
           f'{drawn[part]}.kind, or budget_input in task.model to true.')
 
 
-def draw(number: tf.Tensor, draw_range: Sequence[float], full_every: int, shrink_steps: int
-         ) -> tf.Tensor:
+def draw(number: tf.Tensor, draw_range: Sequence[float], full_every: int,
+         shrink_steps: int = 0) -> tf.Tensor:
   """Draws the budget of a step: a function of the arguments, so the same on all replicas.
 
   Steps with a budget of 1 train the whole network, as slimmable networks do (Jiahui Yu and

@@ -27,7 +27,7 @@ def resize_nearest(features: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
   Returns:
     `[batch, target_height, target_width, channels]`.
   """
-  static_in, static_out = features.shape[1:3], target.shape[1:3]
+  static_in, static_out = features.shape[1:3], tf.TensorShape(target.shape[1:3])
   if (static_in.is_fully_defined() and static_out.is_fully_defined()
       and all(a == -(-b // 2) for a, b in zip(static_in, static_out))):
     # The maps are neighboring levels of a pyramid, odd sizes included: repeat pixels and crop.
@@ -124,12 +124,12 @@ def resize_bilinear(features: tf.Tensor, target: tf.Tensor,
   Returns:
     `[batch, target_height, target_width, channels]`, of the features' dtype.
   """
-  static_in, static_out = features.shape[1:3], target.shape[1:3]
+  static_in, static_out = features.shape[1:3], tf.TensorShape(target.shape[1:3])
   if static_in.is_fully_defined() and static_in == static_out:
     return features
   size = tf.shape(features)
-  size_out = (tf.constant(static_out.as_list()) if static_out.is_fully_defined()
-              else tf.shape(target)[1:3])
+  size_out = (tf.constant(static_out.as_list())
+              if static_out.is_fully_defined() else tf.shape(target)[1:3])
   if _has_kernel(features):
     resized = tf.raw_ops.ResizeBilinear(
         images=tf.cast(features, tf.float32), size=size_out, align_corners=align_corners,
