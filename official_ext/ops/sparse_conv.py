@@ -224,8 +224,18 @@ def residual_blocks(maps: Sequence[tf.Tensor], gates: Sequence[tf.Tensor],
   def compute_listed():
     return _listed_blocks(maps, plane, weights, canvas, (first, second), num_groups, adds_input)
 
-  return _compute_cheaper(compute_listed, compute_all, (first, second), canvas, maps,
-                          maps[0].shape[-1], break_even)
+  def compute_any():
+    return _compute_cheaper(compute_listed, compute_all, (first, second), canvas, maps,
+                            maps[0].shape[-1], break_even)
+
+  # OpenVINO has no segment sum of no rows.  In eager execution a branch without weights would give
+  # them no gradients instead of zeros.
+  if not adds_input or tf.executing_eagerly():
+    return compute_any()
+  results = tf.cond(tf.reduce_any(second), compute_any, lambda: [tf.nn.relu(x) for x in maps])
+  for result, x in zip(results, maps):
+    result.set_shape(x.shape)
+  return results
 
 
 def _compute_cheaper(compute_listed: Callable[[], list[tf.Tensor]],
