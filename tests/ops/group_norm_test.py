@@ -183,3 +183,19 @@ def test_unknown_sizes_and_no_images(compiled):
 def test_wrong_number_of_groups():
   with pytest.raises(ValueError, match='num_groups is 5; it must divide the 12 channels'):
     group_norm.group_norm(tf.zeros([1, 2, 2, CHANNELS]), GAMMA, BETA, 5)
+
+
+def test_the_norm_of_an_empty_list_has_no_sorted_sum():
+  """OpenVINO fails at run time where a sorted segment sum gets no rows."""
+  x = np.random.default_rng(0).normal(size=[2, 3, 4, 4])
+
+  @tf.function(autograph=False)
+  def norm(index):
+    return group_norm.group_norm_at(
+        tf.constant(x), index=index, gamma=np.ones(4), beta=np.zeros(4), num_groups=2)
+
+  concrete = norm.get_concrete_function(tf.TensorSpec([None, 3], tf.int32))
+  assert 'SegmentSum' not in {operation.type for operation in concrete.graph.get_operations()}
+  # Sums of nothing are 0, so that only the scale 1 / sqrt(epsilon) is left.
+  np.testing.assert_allclose(
+      concrete(tf.zeros([0, 3], tf.int32)), x / np.sqrt(1e-5), 1e-6)
