@@ -28,7 +28,7 @@ def test_a_pixel_outside_counts_and_half_a_pixel_does_not():
 
 def test_shares_and_distance():
   images = tf.zeros([2, 4, 4, 1])
-  # Of the twelve rows that four positions with three taps sample, ten are inside, and of columns.
+  # Four rows with three taps each sample twelve rows; ten of them are inside.  Columns likewise.
   before, after, distance = sampled_positions.shares(_Model([0.0, 0.0]), images)
   np.testing.assert_allclose([before, after, distance], [44 / 144, 44 / 144, 0])
   # Three rows are left, and one column.

@@ -1,5 +1,6 @@
-"""What gates do at a budget is set by training images that are not augmented, when it is time."""
+"""Calibration sets by images without augmentation what gates do at a budget, when it is time."""
 import types
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -93,7 +94,9 @@ def test_gates_behind_gates_spend_the_wanted_share(part, name, options, monkeypa
 
 def test_a_detector_without_a_budget_reads_no_images():
   _, plain = small_detectors.small_task('retinanet_dyfpn_efficientnetlite0_sample')
-  _calibrate(plain, None)
+  task = mock.Mock()
+  _calibrate(plain, task)
+  assert not task.mock_calls
 
 
 def test_it_happens_before_each_evaluation_and_at_the_end(model, monkeypatch):
