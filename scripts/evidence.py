@@ -100,6 +100,9 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
   unknown = [name for name in args.subjects if name not in known]
   if unknown:
     parser.error(f'--subjects names {", ".join(unknown)}; {args.plan} has {", ".join(known)}')
+  names = [data.name for data in args.data]
+  if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+    parser.error(f'--data names {", ".join(twice)} twice')
   return args
 
 
@@ -135,13 +138,27 @@ def nested(options: dict[str, Any]) -> dict[str, Any]:
   return found
 
 
+def _write_options(training: Training, subject: Subject, args: argparse.Namespace) -> None:
+  """Writes what a network is trained with, or checks that a kept one was trained with the same.
+
+  Another plan may have another network of this name, and another study another data set.
+  """
+  path = training.folder(args.output_dir) / 'options.yaml'
+  options = yaml.safe_dump(nested(_options(subject, training.data, args)))
+  text = f'# {subject.experiment} on {training.data.source}\n{options}'
+  if path.is_file() and path.read_text(encoding='utf-8') != text:
+    raise command_line.CommandError(
+        f'{path.parent} is kept from a training with other options, experiment or --data than '
+        f'{training.name} of --plan={args.plan} on {training.data.source} has: give another '
+        '--output_dir.')
+  with files.atomic_file(path) as temporary:
+    temporary.write_text(text, encoding='utf-8')
+
+
 def _train(training: Training, subject: Subject, args: argparse.Namespace) -> None:
   """Trains, exports, measures and converts a network, from where that stopped."""
   folder = training.folder(args.output_dir)
   records = args.output_dir / training.data.name / 'records'
-  with files.atomic_file(folder / 'options.yaml') as temporary:
-    options = nested(_options(subject, training.data, args))
-    temporary.write_text(yaml.safe_dump(options), encoding='utf-8')
   if not (folder / 'saved_model').exists():
     comparison.command('train', mode='train', model_dir=folder / 'model',
                        experiment=subject.experiment,
@@ -205,6 +222,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
   args = _arguments(arguments)
   plan = plans.PLANS[args.plan]
   _prepare(args)
+  for training in _trainings(args):
+    _write_options(training, plan.subjects[training.name], args)
   waiting = [training for training in _trainings(args)
              if not (training.folder(args.output_dir) / 'result.json').is_file()]
   start = time.monotonic()

@@ -126,7 +126,7 @@ def _gains() -> Plan:
       'ifpn_unroll': retinanet('ifpn', {'task.model.decoder.ifpn.solver.gradient': 'unroll'}),
       'fcos': _plain(fcos),
       'fcos_fixed': fcos('dynamichead', {'task.budget.weight': 0.0, **fixed}),
-      **{f'dynamic_head_{weight}': fcos('dynamichead', {'task.budget.weight': weight})
+      **{f'dynamic_head_lambda_{weight}': fcos('dynamichead', {'task.budget.weight': weight})
          for weight in (0.0, 0.4, 1.6)},
       **{f'caddet_{name}': Subject('fcos_caddet_sample', options) for name, options in {
           'none': {'task.budget.weight': 0.0, 'task.budget.path_similarity.weight': 0.0},
@@ -140,8 +140,8 @@ def _gains() -> Plan:
       Claim('DyFPN (block B, 0.6) is within 0.005 AP of inception FPN', 'dyfpn_b_0.6',
             'inception_fpn', -0.005),
       Claim('The gates of DyFPN are ahead of random signals', 'dyfpn_b_0.6', 'dyfpn_random'),
-      Claim('The dynamic head is within 0.005 AP of the fixed one', 'dynamic_head_0.4',
-            'fcos_fixed', -0.005),
+      Claim('The dynamic head is within 0.005 AP of the fixed one',
+            'dynamic_head_lambda_0.4', 'fcos_fixed', -0.005),
       Claim('The implicit gradient is not behind unrolling', 'ifpn', 'ifpn_unroll', -0.005),
   ])
 

@@ -1,5 +1,6 @@
 """Studies: what they train resolves, what they conclude, and that they go on where they stopped."""
 import argparse
+import itertools
 import json
 
 import evidence
@@ -110,16 +111,15 @@ def study(tmp_path, monkeypatch):
     del subject
     trained.append((training.data.name, training.name, training.number))
     folder = training.folder(args.output_dir)
-    folder.mkdir(parents=True)
     (folder / 'result.json').write_text(json.dumps(runs(0.5)[0]))
 
   monkeypatch.setattr(evidence, '_train', train)
   monkeypatch.setattr(evidence.comparison, 'command', lambda *args, **options: None)
   monkeypatch.setattr(evidence.measuring, 'times', lambda folders, subjects, val: {})
 
-  def call(*options):
+  def call(*options, data=('one=x', 'two=y')):
     trained.clear()
-    evidence.main(['--plan=gains', '--data=one=x', '--data=two=y', '--subjects=fpn,fcos',
+    evidence.main(['--plan=gains', *(f'--data={one}' for one in data), '--subjects=fpn,fcos',
                    f'--output_dir={tmp_path}/out', *options])
     return list(trained)
 
@@ -146,9 +146,29 @@ def test_results_of_other_settings_are_refused(study):
     study('--train_steps=8')
 
 
+def test_another_network_of_a_kept_name_is_refused(study, tmp_path, monkeypatch):
+  study()
+  with pytest.raises(command_line.CommandError, match=r'one/fpn-1 is kept .* on z has: give'):
+    study(data=['one=z'])
+  other = plans.PLANS['wide'].subjects['fcos']
+  monkeypatch.setitem(plans.PLANS['gains'].subjects, 'fcos', other)
+  with pytest.raises(command_line.CommandError, match='fcos-1 is kept from a training with other'):
+    study()
+  assert (tmp_path / 'out' / 'one' / 'fcos-1' / 'result.json').is_file()
+
+
+@pytest.mark.parametrize('first, second', [
+    *itertools.combinations(['frontier', 'full', 'gains'], 2)])
+def test_networks_of_one_name_are_one_network_in_all_plans_of_small_images(first, second):
+  first, second = (plans.PLANS[name].subjects for name in (first, second))
+  assert {*first} & {*second}
+  assert {name for name in {*first} & {*second} if first[name] != second[name]} == set()
+
+
 def test_wrong_arguments_are_named(capsys):
   for arguments, words in (
       (['--plan=gains', '--data=x'], "'x' is not NAME=FOLDER, such as nuclei=data/nuclei"),
+      (['--plan=gains', '--data=x=y', '--data=x=z'], '--data names x twice'),
       (['--plan=gains', '--data=x=y', '--subjects=fpn,pan'],
        '--subjects names pan; gains has fpn')):
     with pytest.raises(SystemExit):
