@@ -115,15 +115,16 @@ def _gains() -> Plan:
   subjects = {
       'fpn': _plain(retinanet),
       'inception_fpn': retinanet('inception_fpn'),
-      **{f'dyfpn_{block}_{share}': retinanet('dyfpn', {
+      **{f'dyfpn_{block.lower()}_{share}': retinanet('dyfpn', {
           'task.model.decoder.dyfpn.block': block, **_at(share)})
-         for block in ('a', 'b') for share in (0.3, 0.6)},
+         for block in ('A', 'B') for share in (0.3, 0.6)},
       # The last path runs the branches.
       'dyfpn_random': retinanet('dyfpn', {
           f'{gate}type': 'random', f'{gate}random_probability': 0.6, 'task.budget.weight': 0.0}),
       'drfpn': retinanet('drfpn'),
       'ifpn': retinanet('ifpn'),
-      'ifpn_unroll': retinanet('ifpn', {'task.model.decoder.ifpn.solver.gradient': 'unroll'}),
+      'ifpn_unroll': retinanet('ifpn', {
+          f'task.model.decoder.ifpn.solver.{name}': 'unroll' for name in ('solver', 'gradient')}),
       'fcos': _plain(fcos),
       'fcos_fixed': fcos('dynamichead', {'task.budget.weight': 0.0, **fixed}),
       **{f'dynamic_head_lambda_{weight}': fcos('dynamichead', {'task.budget.weight': weight})

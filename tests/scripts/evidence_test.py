@@ -5,16 +5,21 @@ import json
 
 import evidence
 import numpy as np
+from official.vision.modeling.decoders import factory
 import pytest
 from studies import page
 from studies import plans
 from studies import subjects
+import tensorflow as tf
 import yaml
 
 from official_ext.utils import command_line
 from official_ext.utils import experiment
 
 ARGS = argparse.Namespace(train_steps=7, image_size=(128, 192))
+# What EfficientNet-Lite0 gives for images of 128 x 192 pixels.
+LITE0 = {level: tf.TensorShape([None, 128 >> int(level), 192 >> int(level), channels])
+         for level, channels in (('2', 24), ('3', 40), ('4', 112), ('5', 320))}
 DATA = evidence.DataSet('nuclei', 'data/nuclei')
 
 
@@ -35,6 +40,8 @@ def test_every_subject_is_an_experiment_that_resolves(plan, name, tmp_path):
       found = found[part]
     assert found == value
   assert bool(subject.budgets) == (params.task.budget.kind == 'drawn')
+  if 'efficientnetlite0' in subject.experiment:  # A wrong choice is an error of the layer.
+    factory.build_decoder(LITE0, params.task.model)
 
 
 def test_claims_name_subjects_and_budgets_of_their_plan():
