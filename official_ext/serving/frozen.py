@@ -1,11 +1,11 @@
 """Turns a function with variables into one with constants, its norms folded."""
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 import itertools
 import math
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.eager import wrap_function
+from tensorflow.python.eager import context
 from tensorflow.python.framework import convert_to_constants
 
 from official_ext.serving import graph_folding
@@ -77,18 +77,74 @@ def rewrite(function: Any, change: Callable[[Any, list[str]], Any]) -> Any:
   # images has assertions, for whose sake it leaves calls unless told otherwise.
   constant = convert_to_constants.convert_variables_to_constants_v2(
       function, lower_control_flow=False, aggressive_inlining=True)
+  inputs, outputs = constant.inputs, [output.name for output in constant.outputs]
   graph_def = change(
       constant.graph.as_graph_def(), [output.op.name for output in constant.outputs])
   for nodes in (graph_def.node, *(each.node_def for each in graph_def.library.function)):
     _forget_gradients(nodes)
     _lower_control_flow(nodes)
+  _share_constants(graph_def, outputs)
   graph_values.rename_functions(graph_def, f'_rewritten_{next(_NUMBERS)}')
-  run = wrap_function.function_from_graph_def(
-      graph_def, [tensor.name for tensor in constant.inputs],
-      [output.name for output in constant.outputs])
   names = sorted(function.structured_outputs)
-  return signatures.with_names(lambda *inputs: dict(zip(names, run(*inputs))), [
-      tf.TensorSpec(tensor.shape, tensor.dtype, tensor.op.name) for tensor in constant.inputs])
+  return signatures.with_names(
+      lambda *values: dict(zip(names, _import(graph_def, inputs, values, outputs))),
+      [tf.TensorSpec(tensor.shape, tensor.dtype, tensor.op.name) for tensor in inputs])
+
+
+def _import(graph_def: Any, inputs: Sequence[tf.Tensor], values: Sequence[tf.Tensor],
+            outputs: Sequence[str]) -> list[tf.Tensor]:
+  """Adds a graph to the one that is traced.
+
+  Args:
+    graph_def: what is added.
+    inputs: its placeholders.
+    values: the tensors that take their places.
+    outputs: names of the tensors to return.
+  """
+  # The call of a function is found only where TensorFlow knows it outside of the graph too.
+  for function in graph_def.library.function:
+    context.context().add_function_def(function)
+  placeholders = {tensor.op.name for tensor in inputs}
+  without = type(graph_def)(versions=graph_def.versions, library=graph_def.library, node=[
+      node for node in graph_def.node if node.name not in placeholders])
+  return tf.graph_util.import_graph_def(
+      without, {tensor.name: value for tensor, value in zip(inputs, values)}, outputs, name='')
+
+
+def _share_constants(graph_def: Any, outputs: Sequence[str]) -> None:
+  """Makes one of equal constants, for the graph and for each function.
+
+  Half of the nodes of a dynamic head are small constants, axes and sizes, and what loads, runs
+  first and converts an export takes longer for every node.
+
+  Args:
+    graph_def: the `GraphDef`, which is changed.
+    outputs: names of the tensors that the graph returns.
+  """
+  _share_constants_of(graph_def.node, {name.split(':')[0] for name in outputs})
+  for function in graph_def.library.function:
+    _share_constants_of(function.node_def, {name.split(':')[0] for name in function.ret.values()})
+
+
+def _share_constants_of(nodes: Any, returned: set[str]) -> None:
+  """Makes one of equal constants of a graph, but for those that it returns."""
+  first: dict[tuple[int, bytes], str] = {}
+  replaced: dict[str, str] = {}
+  for node in nodes:
+    if node.op == 'Const' and not node.input and node.name not in returned:
+      key = node.attr['dtype'].type, node.attr['value'].SerializeToString(deterministic=True)
+      if first.setdefault(key, node.name) != node.name:
+        replaced[node.name] = first[key]
+  kept = [node for node in nodes if node.name not in replaced]
+  for node in kept:
+    for index, name in enumerate(node.input):
+      control, own = ('^', name[1:]) if name.startswith('^') else ('', name)
+      producer, *rest = own.split(':')
+      if producer in replaced:
+        node.input[index] = control + ':'.join([replaced[producer], *rest])
+  copies = [type(node).FromString(node.SerializeToString()) for node in kept]
+  del nodes[:]
+  nodes.extend(copies)
 
 
 def _forget_gradients(nodes: Iterable[Any]) -> None:

@@ -7,6 +7,12 @@ from official_ext.ops import sampling
 from official_ext.serving import frozen
 
 
+def all_nodes(function):
+  """Returns the nodes of a function's graph and of all functions in it."""
+  graph = function.graph.as_graph_def()
+  return [*graph.node, *(node for each in graph.library.function for node in each.node_def)]
+
+
 def test_a_function_with_custom_gradients_can_be_saved(tmp_path):
   kernels = tf.Variable(tf.random.stateless_normal([1, 3, 4, 4, 9], [1, 2]))
   positions = tf.Variable(tf.random.stateless_uniform([1, 2, 2, 2], [3, 4], 0, 3))
@@ -37,10 +43,46 @@ def test_branches_of_conditionals_are_fused_as_the_rest_is():
 
   concrete = network.get_concrete_function()
   function, _ = frozen.freeze(concrete)
-  nodes = [node for library in function.graph.as_graph_def().library.function
-           for node in library.node_def if node.op in ('If', 'StatelessIf')]
+  nodes = [node for node in all_nodes(function) if node.op in ('If', 'StatelessIf')]
   assert nodes and all(node.attr['_lower_using_switch_merge'].b for node in nodes)
   images = tf.random.stateless_normal([1, 8, 8, 8], [3, 4])
   for values in (images + 1, images - 1):
     np.testing.assert_allclose(
         function(values)['output'], network(values)['output'], 1e-5, 1e-5)
+
+
+def test_equal_constants_of_a_graph_and_of_its_branches_are_one():
+  @tf.function(autograph=False, input_signature=[tf.TensorSpec([2], name='values')])
+  def network(values):
+    def branch():
+      return (values + tf.constant([5.0, 6])) * tf.constant([5.0, 6]), tf.constant([5.0, 6])
+
+    first, second = tf.cond(tf.reduce_sum(values) > 0, branch, lambda: (values, values))
+    with tf.control_dependencies([tf.constant(1.0)]):
+      other = values + tf.constant([5.0, 6]) - tf.constant([5, 7.0])
+    return {'first': first, 'other': other, 'returned': tf.constant([5.0, 6]), 'second': second}
+
+  concrete = network.get_concrete_function()
+  function, _ = frozen.freeze(concrete)
+
+  def count(of):
+    return sum(node.op == 'Const' and list(tf.make_ndarray(node.attr['value'].tensor).flat)
+               == [5, 6] for node in all_nodes(of))
+
+  # One for the branch, one for the graph, and the one that waits for another operation.
+  assert (count(concrete), count(function)) == (5, 3)
+  for sign in (1.0, -1.0):
+    values = sign * tf.constant([1.0, 2])
+    actual, expected = function(values), concrete(values)
+    assert set(actual) == set(expected)
+    for name, value in expected.items():
+      np.testing.assert_array_equal(actual[name], value)
+
+
+def test_a_constant_that_a_graph_returns_keeps_its_name():
+  with tf.Graph().as_default() as graph:
+    for name in ('first', 'returned', 'last'):
+      tf.constant([5.0, 6], name=name)
+  graph_def = graph.as_graph_def()
+  frozen._share_constants(graph_def, ['returned:0'])
+  assert [node.name for node in graph_def.node] == ['first', 'returned']
