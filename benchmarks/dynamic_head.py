@@ -58,8 +58,13 @@ def orders(image_size: tuple[int, int]) -> dict[str, tf.Tensor]:
   return maps
 
 
-def let_order_decide(tower: dynamic_head.DynamicTower) -> None:
-  """Sets weights so that the first channel passes unchanged and alone decides about the gates."""
+def let_order_decide(tower: dynamic_head.DynamicTower, slope: float = _STEEPNESS) -> None:
+  """Sets weights so that the first channel passes unchanged and alone decides about the gates.
+
+  Args:
+    tower: a built tower.
+    slope: gate logits per unit of the order.
+  """
   first = np.zeros(tower.blocks[0].depth.residual_weights['gamma1'].shape, np.float32)
   first[0] = 1
   for block in tower.blocks:
@@ -70,8 +75,9 @@ def let_order_decide(tower: dynamic_head.DynamicTower) -> None:
     block.scale.neighbor_weight.assign(0.1)
     for gate in block.gates.values():
       kernel = np.zeros(gate.conv.kernel.shape, np.float32)
-      kernel[1, 1, 0] = _STEEPNESS
+      kernel[1, 1, 0] = slope
       gate.conv.kernel.assign(kernel)
+      gate.conv.bias.assign([0.0])
 
 
 def open_share(tower: dynamic_head.DynamicTower, share: float) -> None:
@@ -133,16 +139,8 @@ def detector_case(args: argparse.Namespace) -> Case:
       'dynamic': {'type': 'dynamic', 'dynamic': blocks},
       'fixed': {'type': 'dynamic', 'dynamic': {**blocks, **fixed}},
       'plain': {'type': 'plain', 'plain': {'num_convs': 2 * args.blocks}}}
-  models = {name: _detector(args, tower) for name, tower in options.items()}
-
-  def detect(model, image):
-    neck = model.decoder(model.backbone(image, training=False), training=False)
-    # The order takes the place of the first channel.
-    features = {level: tf.concat([maps[level], value[..., 1:]], axis=-1)
-                for level, value in neck.items()}
-    return model.head(features, training=False)
-
-  runs = {name: functools.partial(detect, model) for name, model in models.items()}
+  models = {name: detector(args, tower) for name, tower in options.items()}
+  runs = {name: functools.partial(detect, model, maps) for name, model in models.items()}
   towers = [module for module in models['dynamic'].submodules
             if isinstance(module, dynamic_head.DynamicTower)]
   for tower in towers:
@@ -152,7 +150,23 @@ def detector_case(args: argparse.Namespace) -> Case:
               lambda: _executed(lambda: runs['dynamic'](image)))
 
 
-def _detector(args: argparse.Namespace, tower: dict[str, Any]) -> tf_keras.Model:
+def detect(model: tf_keras.Model, maps: dict[str, tf.Tensor], image: tf.Tensor) -> Any:
+  """Returns the outputs of a detector's head, whose gates follow an order.
+
+  Args:
+    model: what `detector` returned.
+    maps: what `orders` returned.
+    image: `[1, height, width, 3]`.
+  """
+  neck = model.decoder(model.backbone(image, training=False), training=False)
+  # The order takes the place of the first channel.  Sizes that are unknown stay so.
+  features = {level: tf.concat(
+      [tf.reshape(maps[level], tf.concat([tf.shape(value)[:3], [1]], axis=0)), value[..., 1:]],
+      axis=-1) for level, value in neck.items()}
+  return model.head(features, training=False)
+
+
+def detector(args: argparse.Namespace, tower: dict[str, Any]) -> tf_keras.Model:
   """Returns FCOS of the sample's experiment with given towers."""
   params = experiment.resolve('fcos_fpn_efficientnetlite0_sample', lock=False)
   params.override({'task': {'init_checkpoint': None, 'model': {

@@ -1,6 +1,6 @@
 """Times sparse residual blocks against the best dense one, interleaved in one run.
 
-    .venv/bin/python benchmarks/sparse_conv.py [--image_size 800 1344] [--repeats 9]
+    .venv/bin/python benchmarks/sparse_conv.py [--image_size 800 1344] [--parts head] [--repeats 9]
 
 Speed-ups are medians of ratios of times, above 1 where sparse is faster; the dense block
 has the same group norm, over all positions, and no masks.  Machines are noisy: only
@@ -22,6 +22,9 @@ from official_ext.utils import timing
 
 SHAPES = ('blobs', 'random')
 SHARES = (1.0, 0.8, 0.6, 0.4, 0.2, 0.1, 0.05, 0.0)
+HEAD_SHARES = (0.8, 0.5, 0.4, 0.3, 0.2, 0.1)
+FEW = (0.5, 0.2, 0.1)
+HEAD_BLOCKS = 4
 LIST_ONLY = 1.0  # `break_even` that never falls back: no share of the work is above it
 
 
@@ -176,30 +179,50 @@ def benchmark_tiles(size, channels: int, repeats: int) -> None:
     command_line.say(_line(share, gate, speed_ups(functions, (x, gate, weights), repeats)))
 
 
-def benchmark_head(sizes, channels: int, repeats: int) -> None:
-  """Prints speed-ups of a head of four blocks on all levels."""
-  weights = make_weights(channels)
+def _dense_head(maps, gates, weights):
+  for _ in range(HEAD_BLOCKS):
+    maps = [tf.nn.relu(x + _dense(x, gate, weights)) for x, gate in zip(maps, gates)]
+  return maps
+
+
+def _joint_head(share):
+  """Returns a head with one list for all levels, as the dynamic head has it."""
+
+  def run(maps, gates, weights):
+    for _ in range(HEAD_BLOCKS):
+      maps = sparse_conv.residual_blocks(
+          maps, gates, weights, group_norm.num_groups_of(maps[0].shape[-1]), break_even=share,
+          adds_input=True)
+    return maps
+
+  return run
+
+
+def benchmark_head(sizes, channels: int, shares, repeats: int):
+  """Prints speed-ups of a head of several blocks on all levels.
+
+  Args:
+    sizes: height and width of each map.
+    channels: of the maps.
+    shares: of open positions.
+    repeats: interleaved repeats.
+
+  Returns:
+    `(work, speed-up of the list)` of every share.
+  """
+  weights, points = make_weights(channels), []
   maps = [tf.random.stateless_normal([1, *size, channels], [0, 1]) for size in sizes]
-
-  def head(block):
-
-    def run(maps, gates, weights):
-      outputs = []
-      for x, gate in zip(maps, gates):
-        for _ in range(4):
-          x = tf.nn.relu(x + block(x, gate, weights))
-        outputs.append(x)
-      return outputs
-
-    return run
-
-  gates = [make_gate('blobs', 0, 1, *size) for size in sizes]
-  functions = {name: graphs.traced(head(block), maps, gates, weights)
-               for name, block in BLOCKS.items()}
-  command_line.say(f'  head of four blocks on {len(sizes)} levels, {channels} channels, blobs:')
-  for share in (0.5, 0.2, 0.1):
+  heads = {'dense': _dense_head, 'list': _joint_head(LIST_ONLY), 'adaptive': _joint_head(None)}
+  example = [make_gate('blobs', 0, 1, *size) for size in sizes]
+  functions = {name: graphs.traced(head, maps, example, weights) for name, head in heads.items()}
+  command_line.say(f'  head of {HEAD_BLOCKS} blocks on {len(sizes)} maps, the first of '
+                   f'{sizes[0][0]}x{sizes[0][1]}, {channels} channels, blobs:')
+  for share in shares:
     gates = [make_gate('blobs', share, 1, *size) for size in sizes]
-    command_line.say(_line(share, gates[0], speed_ups(functions, (maps, gates, weights), repeats)))
+    faster = speed_ups(functions, (maps, gates, weights), repeats)
+    points.append((work(gates[0]), faster['list']))
+    command_line.say(_line(share, gates[0], faster))
+  return points
 
 
 def break_even(points) -> float:
@@ -213,33 +236,66 @@ def break_even(points) -> float:
   return float((1 - constant) / slope)
 
 
+def _say_break_even(points, sizes, channels: int) -> None:
+  default = sparse_conv.default_break_even(
+      sum(height * width for height, width in sizes), channels, len(sizes))
+  command_line.say(f'  break-even of the list and the dense block: {break_even(points):.0%} of the '
+                   f'work; the default falls back to all positions above {default:.0%}')
+
+
+def _maps(sizes, channels: int, repeats: int) -> None:
+  for batch, size in ((1, sizes[0]), (4, sizes[1])):
+    points = benchmark_block(batch, size, channels, SHARES, repeats, training=False)
+    _say_break_even(points, [size], channels)
+
+
+def _levels(sizes, channels: int, repeats: int) -> None:
+  for size in sizes[1:]:
+    benchmark_block(1, size, channels, FEW, repeats, training=False)
+
+
+def _widths(sizes, channels: int, repeats: int) -> None:
+  for width in (channels // 2, channels // 4):
+    benchmark_block(1, sizes[0], width, FEW, repeats, training=False)
+
+
+def _head(sizes, channels: int, repeats: int) -> None:
+  points = benchmark_head(sizes, channels, HEAD_SHARES, repeats)
+  _say_break_even(points, sizes, channels)
+
+
+def _training(sizes, channels: int, repeats: int) -> None:
+  benchmark_convolution(sizes[1], channels, repeats)
+  benchmark_block(1, sizes[1], channels, FEW, repeats, training=True)
+
+
+def _tiles(sizes, channels: int, repeats: int) -> None:
+  benchmark_tiles(sizes[0], channels, repeats)
+
+
+PARTS = {'maps': _maps, 'levels': _levels, 'widths': _widths, 'head': _head,
+         'training': _training, 'tiles': _tiles}
+
+
 def main() -> None:
-  """Runs all benchmarks."""
+  """Runs the chosen benchmarks."""
   parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--image_size', type=int, nargs=2, default=(800, 1344),
                       help='height and width in pixels (800 1344)')
   parser.add_argument('--channels', type=int, default=256, help='of the maps (256)')
   parser.add_argument('--repeats', type=int, default=9, help='interleaved repeats (9)')
+  parser.add_argument('--threads', type=int, help='of TensorFlow (as many as the machine has)')
+  parser.add_argument('--parts', nargs='+', choices=list(PARTS), default=list(PARTS),
+                      help='(all)')
   args = parser.parse_args()
+  if args.threads:
+    tf.config.threading.set_inter_op_parallelism_threads(args.threads)
+    tf.config.threading.set_intra_op_parallelism_threads(args.threads)
   sizes = [tuple(-(-side // 2**level) for side in args.image_size) for level in range(3, 8)]
-  channels, repeats = args.channels, args.repeats
   command_line.say('Times faster than dense:')
-  for batch, size in ((1, sizes[0]), (4, sizes[1])):
-    points = benchmark_block(batch, size, channels, SHARES, repeats, training=False)
-    command_line.say(f'  break-even of the list, batch of {batch}: {break_even(points):.0%} of the '
-                     'work')
-    default = sparse_conv.default_break_even(size[0] * size[1], channels)
-    command_line.say(f'  the default falls back to all positions above {default:.0%}')
-  few = (0.5, 0.2, 0.1)
-  for size in sizes[1:]:
-    benchmark_block(1, size, channels, few, repeats, training=False)
-  for width in (channels // 2, channels // 4):
-    benchmark_block(1, sizes[0], width, few, repeats, training=False)
-  benchmark_head(sizes, channels, repeats)
-  benchmark_convolution(sizes[1], channels, repeats)
-  benchmark_block(1, sizes[1], channels, few, repeats, training=True)
-  benchmark_tiles(sizes[0], channels, repeats)
+  for part in args.parts:
+    PARTS[part](sizes, args.channels, args.repeats)
 
 
 if __name__ == '__main__':

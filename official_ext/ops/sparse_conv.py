@@ -20,7 +20,11 @@ from official_ext.ops import pixel_lists
 
 MODES = ('skip', 'mask')
 # A list of any length costs as much time as so many multiply-adds, before it saves some.
-_LIST_MULTIPLY_ADDS = 1.5e7
+_LIST_MULTIPLY_ADDS = 2.7e7
+# Norms by the active positions of maps that are computed whole cost as much for each map.
+_MAP_MULTIPLY_ADDS = 1.2e7
+# Where every position is active, no list is used.
+_LARGEST_BREAK_EVEN = 0.999
 
 
 class ResidualWeights(NamedTuple):
@@ -88,23 +92,30 @@ def residual_block_multiply_adds(gate: tf.Tensor, channels: int) -> tf.Tensor:
   return tf.constant(9 * channels**2, tf.float64) * tf.cast(positions, tf.float64)
 
 
-def default_break_even(positions: int | tf.Tensor, channels: int) -> float | tf.Tensor:
+def default_break_even(positions: int | tf.Tensor, channels: int, maps: int = 1
+                       ) -> float | tf.Tensor:
   """Returns the share of a block's multiply-adds above which a list is slower than all positions.
 
   It follows what benchmarks/sparse_conv.py measured: with few channels, to gather a neighborhood
-  takes as long as to multiply it; from 256 channels on a list of all positions is not slower than
-  TensorFlow's convolution.  On small maps a list costs more than it saves.
+  takes as long as to multiply it; from 256 channels on a list of nearly all positions is not slower
+  than TensorFlow's convolution.  On a small map a list costs more than it saves.  One list for
+  several maps costs as much as for one, while norms of maps that are computed whole take operations
+  for each map, so that small maps together are listed sooner than large ones.
 
   Args:
     positions: height times width of the map, or their sum over all maps of the list.
     channels: of the maps.
+    maps: number of maps of the list.
 
   Returns:
-    A share, at most 0 where a list never pays; a tensor if `positions` is one.
+    A share below 1, at most 0 where a list never pays; a tensor if `positions` is one.
   """
   multiply_adds = 18 * channels**2 * (
       tf.cast(positions, tf.float32) if tf.is_tensor(positions) else positions)
-  return min(1.0, (channels + 96) / 352) - _LIST_MULTIPLY_ADDS / multiply_adds
+  share = min(1.0, (channels + 96) / 352) + (
+      _MAP_MULTIPLY_ADDS * maps - _LIST_MULTIPLY_ADDS) / multiply_adds
+  smaller = tf.minimum if tf.is_tensor(share) else min
+  return smaller(share, _LARGEST_BREAK_EVEN)
 
 
 def sparse_conv2d(x: tf.Tensor, kernel: tf.Tensor, mask: tf.Tensor, mode: str = 'skip',
@@ -244,7 +255,7 @@ def _compute_cheaper(compute_listed: Callable[[], list[tf.Tensor]],
                      break_even: float | None) -> list[tf.Tensor]:
   """Computes all positions if the share of active ones, over all masks, is above `break_even`."""
   if break_even is None:
-    share = default_break_even(canvas.positions_of_image, channels)
+    share = default_break_even(canvas.positions_of_image, channels, len(maps))
     if not tf.is_tensor(share) and share <= 0:
       return compute_all()
   else:

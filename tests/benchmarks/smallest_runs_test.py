@@ -5,6 +5,7 @@ import re
 import sys
 
 import dataset_files
+import numpy as np
 import pytest
 
 FOLDER = pathlib.Path(__file__).resolve().parents[2] / 'benchmarks'
@@ -66,7 +67,8 @@ def test_sparse_conv(capsys):
   assert len(points) == 4 and sparse_conv.break_even(points)
   sparse_conv.benchmark_convolution((8, 12), 32, repeats=1)
   sparse_conv.benchmark_tiles((8, 12), 32, repeats=1)
-  sparse_conv.benchmark_head([(8, 12), (4, 6)], 32, repeats=1)
+  points = sparse_conv.benchmark_head([(8, 12), (4, 6)], 32, (1.0, 0.5), repeats=1)
+  assert len(points) == 2
   assert ratios(capsys)
 
 
@@ -96,6 +98,15 @@ def test_dynamic_head(capsys):
     dynamic_head.open_share(case.towers[0], share)
     # Convolutions between levels always run.
     assert case.executed() < 0.2 if share == 0 else case.executed() == 1
+
+
+@pytest.mark.parametrize('share', [1.0, 0.7, 0.2, 0.0])
+def test_thresholds_of_dynamic_engines_open_the_share(share):
+  engines = importlib.import_module('dynamic_engines')
+  order = engines.dynamic_head.orders((128, 160))['3']
+  gates = engines.spatial_gates.restricted_tanh(engines.SLOPE * order)
+  opened = np.mean(gates.numpy() > np.float32(engines.threshold_of(share)))
+  assert abs(opened - share) < 1 / order.shape[1] / order.shape[2]
 
 
 @pytest.mark.slow

@@ -144,11 +144,20 @@ def test_computes_all_positions_above_the_break_even(break_even, is_full):
   assert spy.rows == ([2, 2] if is_full else [])
 
 
-@pytest.mark.parametrize('positions, channels, share', [
-    (64 * 80, 256, 1.00), (64 * 80, 64, 0.415), (8 * 20, 128, 0.318), (4 * 5, 128, -1.907)])
-def test_default_break_even(positions, channels, share):
+@pytest.mark.parametrize('positions, channels, maps, share', [
+    (64 * 80, 256, 1, 0.9975), (64 * 80, 64, 1, 0.415), (8 * 20, 128, 1, 0.318),
+    (4 * 5, 128, 1, -1.907), (6820, 64, 5, 0.520), (1364, 128, 5, 0.719), (341, 64, 5, 0.999)])
+def test_default_break_even(positions, channels, maps, share):
   for given in (positions, tf.constant(positions)):
-    assert abs(float(sparse_conv.default_break_even(given, channels)) - share) < 0.01
+    found = sparse_conv.default_break_even(given, channels, maps)
+    assert abs(float(found) - share) < 0.0006
+
+
+def test_default_break_even_of_several_maps_counts_them():
+  maps, gates = _several(0.4)
+  with mock.patch.object(sparse_conv, 'default_break_even', return_value=1.0) as default:
+    sparse_conv.residual_blocks(*tensors(maps, gates, WEIGHTS), GROUPS)
+  default.assert_called_once_with(sum(x.shape[1] * x.shape[2] for x in maps), CHANNELS, len(maps))
 
 
 @pytest.mark.parametrize('height', [5, None])

@@ -200,7 +200,8 @@ class DynamicBlock(tf_keras.layers.Layer):
     early = [paths for paths in self._decisions if paths != ['depth']]
     gates = self._decide(early, features, options)
     if self.scale is not None:
-      features = self.scale(features, gates)
+      features = self.scale(
+          features, gates, may_skip=options.mode == 'skip' and not options.training)
     gates.update(self._decide(late, features, options))
     if self.depth is None:
       first = next(iter(features.values()))

@@ -128,7 +128,7 @@ class ScaleStep(_StepLayer):
   All levels share the convolutions, one for each direction, and the two learned scalars: w_s,
   which starts at 0, and w_o, which starts at 1.  Convolution and norm are computed at all
   positions in training and at inference, because skipping a depthwise convolution saves less
-  than it costs.
+  than it costs.  If all gates of all images are shut, `may_skip` computes no messages.
 
   Reference: see the module.
   """
@@ -163,7 +163,8 @@ class ScaleStep(_StepLayer):
     super().build(input_shape)
 
   def call(self, features: Mapping[str, tf.Tensor],
-           gates: Mapping[tuple[str, str], tf.Tensor] | None = None) -> dict[str, tf.Tensor]:
+           gates: Mapping[tuple[str, str], tf.Tensor] | None = None, may_skip: bool = False
+           ) -> dict[str, tf.Tensor]:
     """Exchanges features between neighbors.
 
     Args:
@@ -171,35 +172,53 @@ class ScaleStep(_StepLayer):
       gates: `(path, source level)`, such as `('coarser', '3')`, -> `[batch, height, width, 1]`
         of the source level, for every neighbor of every level; not used if the step is not
         gated.
+      may_skip: whether a conditional leaves out the messages if all gates are shut.
 
     Returns:
       `{level: [batch, height, width, channels]}`, of the shapes of `features`.
     """
-    received: dict[str, list[tf.Tensor]] = {level: [] for level in features}
-    for source, own in features.items():
-      for path, target in neighbor_levels(source, list(features)).items():
-        gate = gates[path, source] if gates is not None and self._is_gated else None
-        received[target].append(self._message(path, own, gate, features[target]))
-    # Sums and products of lists of positions: of maps OpenVINO computes them in another order of
-    # axes, and copies the maps before and after.
-    return {level: _as_map(tf.add_n([self.own_weight * _as_list(own),
-                                     *map(_as_list, received[level])]), own)
-            for level, own in features.items()}
+    # Variables are read here, where the policy casts them, not in the branches of `tf.cond`.
+    weights = {path: {name: tf.convert_to_tensor(value) for name, value in own.items()}
+               for path, own in self.weights_of.items()}
+    own_weight = tf.convert_to_tensor(self.own_weight)
+    neighbor_weight = tf.convert_to_tensor(self.neighbor_weight) if self._is_gated else None
+
+    def exchange():
+      received: dict[str, list[tf.Tensor]] = {level: [] for level in features}
+      for source, own in features.items():
+        for path, target in neighbor_levels(source, list(features)).items():
+          gate = gates[path, source] if gates is not None and self._is_gated else None
+          received[target].append(self._message(
+              path, own, gate, features[target], weights[path], neighbor_weight))
+      # Sums and products of lists of positions: of maps OpenVINO computes them in another order of
+      # axes, and copies the maps before and after.
+      return {level: _as_map(tf.add_n([own_weight * _as_list(own),
+                                       *map(_as_list, received[level])]), own)
+              for level, own in features.items()}
+
+    if not (may_skip and self._is_gated and gates):
+      return exchange()
+    largest = [tf.reduce_max(gate) for gate in gates.values()]
+    results = tf.cond(tf.reduce_max(tf.stack(largest)) > 0, exchange,
+                      lambda: {level: own_weight * own for level, own in features.items()})
+    for level, own in features.items():
+      results[level].set_shape(own.shape)
+    return results
 
   def _message(self, path: str, features: tf.Tensor, gate: tf.Tensor | None,
-               target: tf.Tensor) -> tf.Tensor:
+               target: tf.Tensor, weights: Mapping[str, tf.Tensor],
+               neighbor_weight: tf.Tensor | None) -> tf.Tensor:
     """Returns what one level sends to another, in the size of the other.
 
     The norm is a scale and a shift of channels, and resizing leaves these as they are.  So the map
     is scaled and shifted where it is smaller: after it is resized to a coarser level.
     """
-    weights = self.weights_of[path]
     message = tf.nn.depthwise_conv2d(features, weights['kernel'], [1, 1, 1, 1], 'SAME')
     scale, shift = group_norm.scale_and_shift(
         message, weights['bias'], weights['gamma'], weights['beta'], self.num_groups)
     message, scale, shift = _as_list(message), scale[:, 0], shift[:, 0]
     if gate is not None:
-      weight = tf.cast(self.neighbor_weight, scale.dtype)
+      weight = tf.cast(neighbor_weight, scale.dtype)
       scale, shift = scale * weight, shift * weight
 
     def shrink_or_keep(value):

@@ -46,6 +46,27 @@ def test_scale_step_equals_numpy(levels, is_gated):
   _same(layer(features, gates), dynamic_head_reference.scale_step(weights, features, gates))
 
 
+@pytest.mark.parametrize('is_open, multiply_adds', [(True, 9 * CHANNELS * 2 * 116), (False, 0)])
+def test_scale_step_may_skip_its_messages_if_all_gates_are_shut(is_open, multiply_adds):
+  features = _features('345')
+  gates = {key: np.zeros_like(gate) for key, gate in _gates(features).items()}
+  if is_open:  # A single position of one image.
+    gates['finer', '5'][1, 0, 2] = 0.3
+  layer, weights = _made(steps.ScaleStep, (features, gates))
+  expected = dynamic_head_reference.scale_step(weights, features, gates)
+  with spies.OperationSpy() as spy:
+    _same(layer(features, gates, may_skip=True), expected)
+  # Levels 3 and 5 have one neighbor, level 4 has two: 70 + 2 * 20 + 6 positions of each image.
+  assert spy.multiply_adds == multiply_adds
+  traced = tf.function(
+      lambda features, gates: layer(features, dict(zip(_gates(_features('345')), gates)),
+                                    may_skip=True),
+      autograph=False, input_signature=[
+          {level: tf.TensorSpec([None, None, None, CHANNELS], tf.float64) for level in features},
+          [tf.TensorSpec([None, None, None, 1], tf.float64) for _ in gates]])
+  _same(traced(features, list(gates.values())), expected)
+
+
 def test_scale_step_starts_as_identity():
   features = _features()
   layer = steps.ScaleStep(dtype='float64')
