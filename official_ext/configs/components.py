@@ -176,12 +176,14 @@ def register_backbone(name: str, options: type[hyperparams.Config],
 
     def build(input_specs, backbone_config, norm_activation_config, l2_regularizer=None):
       with checks.naming_field(f'backbone.{name}', _NORM_FIELDS):
+        chosen = backbone_config.get().as_dict()
+        checks.check_types(options, chosen)
         return cls(
             input_specs=input_specs,
             kernel_regularizer=l2_regularizer,
             name=name,
             **{option: getattr(norm_activation_config, option) for option in norm_options},
-            **backbone_config.get().as_dict())
+            **chosen)
 
     backbone_factory.register_backbone_builder(name)(build)
     _BACKBONE_OPTIONS[name] = options
@@ -211,6 +213,8 @@ def register_decoder(name: str, options: type[hyperparams.Config]) -> Callable[[
     def build(input_specs, model_config, l2_regularizer=None):
       norm_activation = model_config.norm_activation
       with checks.naming_field(f'decoder.{name}', _DECODER_FIELDS):
+        chosen = model_config.decoder.get().as_dict()
+        checks.check_types(options, chosen)
         return cls(
             input_specs=input_specs,
             min_level=model_config.min_level,
@@ -221,7 +225,7 @@ def register_decoder(name: str, options: type[hyperparams.Config]) -> Callable[[
             norm_epsilon=norm_activation.norm_epsilon,
             kernel_regularizer=l2_regularizer,
             name=name,
-            **model_config.decoder.get().as_dict())
+            **chosen)
 
     factory.register_decoder_builder(name)(build)
     _DECODER_OPTIONS[name] = options
@@ -278,5 +282,6 @@ def build_tower(tower_type: str, options: Mapping[str, Any], num_filters: int, n
   """
   TowerConfig.check(tower_type)
   with checks.naming_field(f'head.tower.{tower_type}', {'num_filters': 'head.num_filters'}):
+    checks.check_types(_TOWER_OPTIONS[tower_type], options)
     return _TOWERS[tower_type](num_filters=num_filters, kernel_regularizer=kernel_regularizer,
                                name=name, dtype=dtype, **options)

@@ -1,4 +1,5 @@
 """Detections of one-stage detectors with one head for all levels: candidates, then suppression."""
+import math
 from typing import Any
 
 from official.vision.ops import box_ops
@@ -34,20 +35,26 @@ class DetectionGenerator(tf_keras.layers.Layer):
     """Initializes the generator.
 
     Args:
-      pre_nms_top_k: largest number of candidates of a level.
+      pre_nms_top_k: largest number of candidates of a level, at least 1.
       pre_nms_score_threshold: candidates have a class probability above this.
       nms_iou_threshold: overlap above which the lower-scored box of a class is dropped.
-      max_num_detections: largest number of detections of an image.
+      max_num_detections: largest number of detections of an image, at least 1.
       nms_version: one of `suppression.VERSIONS`.
       apply_nms: if False, boxes, class probabilities and any center-ness are returned.
       **kwargs: arguments of `tf_keras.layers.Layer`.
 
     Raises:
-      ArgumentError: an unknown version.
+      ArgumentError: an unknown version, or a number that is not allowed.
     """
     # Keras would cast to the compute dtype, which may represent only whole pixels.
     super().__init__(autocast=False, **kwargs)
     checks.check_one_of('detection_generator.nms_version', nms_version, suppression.VERSIONS)
+    for argument, value, least, most in (
+        ('pre_nms_top_k', pre_nms_top_k, 1, math.inf),
+        ('pre_nms_score_threshold', pre_nms_score_threshold, 0, 1),
+        ('nms_iou_threshold', nms_iou_threshold, 0, 1),
+        ('max_num_detections', max_num_detections, 1, math.inf)):
+      checks.check_range(f'detection_generator.{argument}', value, least, most)
     self._options: dict[str, Any] = {
         'pre_nms_top_k': pre_nms_top_k, 'pre_nms_score_threshold': pre_nms_score_threshold,
         'nms_iou_threshold': nms_iou_threshold, 'max_num_detections': max_num_detections,

@@ -13,7 +13,9 @@ from official_ext.modeling.heads import dense_head
 from official_ext.ops import assigners
 from official_ext.ops import checks
 
-_FIELDS = {**{name: f'model.head.{name}' for name in ('distance_activation', 'centerness_tower')},
+_HEAD_FIELDS = {name: f'model.head.{name}' for name in (
+    'num_filters', 'use_separable_conv', 'distance_activation', 'centerness_tower')}
+_FIELDS = {**_HEAD_FIELDS,
            **{name: f'model.anchor.{name}' for name in (
                'anchor_size', 'num_scales', 'aspect_ratios')}}
 
@@ -130,6 +132,27 @@ def _build_head(model_config: Any, l2_regularizer: Any | None) -> tf_keras.layer
   return dense_head.DenseHead(num_classes, assigner.box_coding, **own, **options)
 
 
+def _check_options(model_config: Any) -> None:
+  """Checks what no part of the detector checks.
+
+  Args:
+    model_config: the options.
+
+  Raises:
+    ArgumentError: an option of another type than its field, no class beside the background, or
+      levels in the wrong order.
+  """
+  checks.check_types(type(model_config), {
+      name: getattr(model_config, name) for name in ('num_classes', 'min_level', 'max_level',
+                                                     'center_radius', 'location_offset')})
+  for name, prefix in (('head', ''), ('anchor', ''),
+                       ('detection_generator', 'detection_generator.')):
+    options = getattr(model_config, name)
+    checks.check_types(type(options), options.as_dict(), prefix)
+  checks.check_range('num_classes', model_config.num_classes, 2)
+  checks.check_range('min_level', model_config.min_level, 1, model_config.max_level)
+
+
 def build_dense_detector(input_specs: tf_keras.layers.InputSpec, model_config: Any,
                          l2_regularizer: Any | None = None) -> DenseDetector:
   """Builds the detector of a `configs.detectors.DenseDetectorConfig`.
@@ -146,14 +169,14 @@ def build_dense_detector(input_specs: tf_keras.layers.InputSpec, model_config: A
     ValueError: an option that is not allowed; the message names the field.
   """
   with checks.naming_field('model', _FIELDS):
+    _check_options(model_config)
     head = _build_head(model_config, l2_regularizer)
+    generator = dense_detections.DetectionGenerator(**model_config.detection_generator.as_dict())
     backbone = backbones.factory.build_backbone(
         input_specs, model_config.backbone, model_config.norm_activation, l2_regularizer)
     decoder = factory.build_decoder(backbone.output_specs, model_config, l2_regularizer)
-    model = DenseDetector(
-        backbone, decoder, head,
-        dense_detections.DetectionGenerator(**model_config.detection_generator.as_dict()),
-        model_config.assigner, _assigner_options(model_config))
+    model = DenseDetector(backbone, decoder, head, generator, model_config.assigner,
+                          _assigner_options(model_config))
   # The call makes the variables of decoder and head.
   model(tf_keras.Input(input_specs.shape[1:]), training=True)
   return model
@@ -200,7 +223,7 @@ def with_towers(model: retinanet_model.RetinaNetModel, model_config: Any,
       message names the field.
   """
   anchor = model_config.anchor
-  with checks.naming_field('model'):
+  with checks.naming_field('model', _HEAD_FIELDS):
     _check_stock_options(model_config.head)
     new_head = dense_head.AnchorHead(
         model_config.num_classes, anchor.num_scales * len(anchor.aspect_ratios),

@@ -38,7 +38,10 @@ def check(shapes: Shapes) -> None:
   """
   checks.check_positive('anchor_size', shapes.size)
   checks.check_positive('num_scales', shapes.num_scales)
-  checks.check_positive('aspect_ratios', min(shapes.aspect_ratios, default=0.0))
+  if not shapes.aspect_ratios or not all(ratio > 0 for ratio in shapes.aspect_ratios):
+    raise checks.ArgumentError(
+        'aspect_ratios', f'aspect_ratios is {list(shapes.aspect_ratios)}; it must be a list of '
+        'positive numbers, at least one.')
 
 
 def boxes(points: np.ndarray, strides: np.ndarray, shapes: Shapes) -> tf.Tensor:

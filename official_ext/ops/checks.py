@@ -1,9 +1,15 @@
 """Checks of arguments, with errors that name the argument."""
 from collections.abc import Iterable, Iterator, Mapping
 import contextlib
+import dataclasses
+import math
+import types
+import typing
 from typing import Any
 
 _NOWHERE_ELSE: Mapping[str, str] = {}
+_TYPE_NAMES = {
+    bool: 'true or false', int: 'a whole number', float: 'a finite number', str: 'a text'}
 
 
 class ArgumentError(ValueError):
@@ -55,6 +61,68 @@ def check_positive(argument: str, value: float) -> None:
   """
   if not value > 0:
     raise ArgumentError(argument, f'{argument} is {value!r}; it must be positive.')
+
+
+def check_range(argument: str, value: float, least: float, most: float = math.inf) -> None:
+  """Raises an `ArgumentError` unless a number lies between two others, or is one of them.
+
+  Args:
+    argument: name of the argument.
+    value: the number that was given.
+    least: the smallest allowed number.
+    most: the largest allowed number.
+  """
+  if not least <= value <= most:
+    limits = f'at least {least}' if most == math.inf else f'in [{least}, {most}]'
+    raise ArgumentError(argument, f'{argument} is {value!r}; it must be {limits}.')
+
+
+def check_types(record: type, values: Mapping[str, Any], prefix: str = '') -> None:
+  """Raises an `ArgumentError` unless options have the types of the fields of a dataclass.
+
+  Model Garden takes `two` for a number, and 2 for true.  Numbers with a fraction may be whole, and
+  must be finite.  Of fields of other types than truth values, numbers, texts, lists of them and
+  dataclasses nothing is checked.
+
+  Args:
+    record: a dataclass.
+    values: options by name; those that are no fields are not checked.
+    prefix: what precedes names of arguments, of options within another record.
+  """
+  hints = typing.get_type_hints(record)
+  for name in hints.keys() & values.keys():
+    hint, value = hints[name], values[name]
+    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+      check_types(typing.cast(type, hint), value, f'{prefix}{name}.')
+    elif not _has_type(value, hint):
+      raise ArgumentError(
+          f'{prefix}{name}', f'{prefix}{name} is {value!r}; it must be {_type_name(hint)}.')
+
+
+def _has_type(value: Any, hint: Any) -> bool:
+  """Returns whether a value has the type of a field, or that type is one that is not checked."""
+  arguments = typing.get_args(hint)
+  if typing.get_origin(hint) in (typing.Union, types.UnionType):
+    return any(_has_type(value, each) for each in arguments)
+  if typing.get_origin(hint) is list:
+    return isinstance(value, (list, tuple)) and all(_has_type(each, *arguments) for each in value)
+  if hint is types.NoneType:
+    return value is None
+  if hint not in _TYPE_NAMES:
+    return True
+  if isinstance(value, bool) or hint is not float:
+    return type(value) is hint
+  return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def _type_name(hint: Any) -> str:
+  """Returns the values that a field may have, in words."""
+  arguments = typing.get_args(hint)
+  if typing.get_origin(hint) is list:
+    return f'a list, each of it {_type_name(*arguments)}'
+  if arguments:
+    return ' or '.join(map(_type_name, arguments))
+  return 'null' if hint is types.NoneType else _TYPE_NAMES.get(hint, hint.__name__)
 
 
 @contextlib.contextmanager

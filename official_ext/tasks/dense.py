@@ -47,6 +47,16 @@ class _Losses(NamedTuple):
   model: tf.Tensor
 
 
+def _check_losses(losses: detectors.DenseLossesConfig, assigner: str) -> None:
+  """Raises an ArgumentError if an option of the losses is not allowed."""
+  checks.check_types(type(losses), losses.as_dict())
+  checks.check_one_of(
+      'box_loss', losses.box_loss, _BOX_LOSSES.get(assigner, dense_losses.BOX_LOSSES))
+  checks.check_range('focal_loss_alpha', losses.focal_loss_alpha, 0, 1)
+  for name in ('loss_weight', 'focal_loss_gamma', 'box_loss_weight', 'l2_weight_decay'):
+    checks.check_range(name, getattr(losses, name), 0)
+
+
 class DenseTask(retinanet.RetinaNetTask, budgeted_task.BudgetedTask):
   """Model Garden's RetinaNet task with another model, other labels and other losses."""
 
@@ -54,8 +64,7 @@ class DenseTask(retinanet.RetinaNetTask, budgeted_task.BudgetedTask):
     """Builds the detector that the config describes."""
     config = self.task_config
     with checks.naming_field('task.losses'):
-      checks.check_one_of('box_loss', config.losses.box_loss,
-                          _BOX_LOSSES.get(config.model.assigner, dense_losses.BOX_LOSSES))
+      _check_losses(config.losses, config.model.assigner)
     model = dense_detector.build_dense_detector(
         tf_keras.layers.InputSpec(shape=[None, *config.model.input_size]), config.model,
         convolutions.l2_regularizer(config.losses.l2_weight_decay))

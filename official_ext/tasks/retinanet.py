@@ -20,10 +20,31 @@ from official_ext.modeling import dense_detector
 from official_ext.modeling import detection_generators
 from official_ext.modeling import float32_layers
 from official_ext.modeling.layers import convolutions
+from official_ext.ops import anchors
 from official_ext.ops import checks
 from official_ext.tasks import budgeted_task
 from official_ext.tasks import routed
 from official_ext.tasks import sized_inputs
+
+
+def _check_options(model_config: detectors.RetinaNetConfig) -> None:
+  """Checks anchors and channels of the head, which Model Garden does not.
+
+  Args:
+    model_config: the options.
+
+  Raises:
+    FieldError: an option is not allowed; the message names the field.
+  """
+  anchor, head = model_config.anchor, model_config.head
+  with checks.naming_field('task.model.anchor'):
+    checks.check_types(type(anchor), anchor.as_dict())
+    anchors.check(anchors.Shapes(
+        anchor.anchor_size, anchor.num_scales, tuple(anchor.aspect_ratios)))
+  with checks.naming_field('task.model.head'):
+    checks.check_types(type(head), {
+        name: getattr(head, name) for name in ('num_filters', 'use_separable_conv')})
+    checks.check_positive('num_filters', head.num_filters)
 
 
 class TowerRetinaNetTask(retinanet.RetinaNetTask, budgeted_task.BudgetedTask):
@@ -36,6 +57,7 @@ class TowerRetinaNetTask(retinanet.RetinaNetTask, budgeted_task.BudgetedTask):
       FieldError: an option is not allowed; the message names the field.
     """
     config = self.task_config
+    _check_options(config.model)
     is_paper = head_styles.is_paper(config.model)
     if is_paper and not config.model.head.tower.type:
       raise checks.FieldError(

@@ -207,6 +207,62 @@ def test_a_wrong_value_is_refused_when_the_network_is_built(options, message):
     _build(model)
 
 
+# A misspelt choice, a number of no use, or one of another type, of every neck to compare with.
+@pytest.mark.parametrize('name, field, value, allowed', [
+    ('pafpn', 'chain', 'out', "'output', 'sum'"),
+    ('pafpn', 'path_norm', 'batch_norm', "'none', 'group_norm'"),
+    ('pafpn', 'path_activation', 'swish', "'none', 'relu'"),
+    ('pafpn', 'num_filters', 0, 'positive'),
+    ('pafpn', 'num_filters', -4, 'positive'),
+    ('pafpn', 'symmetric_padding', 'perhaps', 'true or false'),
+    ('bifpn', 'num_repeats', 0, 'at least 1'),
+    ('bifpn', 'num_repeats', 1.5, 'a whole number'),
+    ('bifpn', 'num_filters', 7.5, 'a whole number'),
+    ('bifpn', 'num_filters', -3, 'positive'),
+    ('bifpn', 'fusion', 'fast', "'fast_normalized', 'softmax', 'sum'"),
+    ('carafe', 'upsample', 'bicubic', "'carafe', 'nearest', 'bilinear', 'deconv', 'pixel_shuffle'"),
+    ('carafe', 'kernel_size', 4, 'odd numbers'),
+    ('carafe', 'encoder_kernel_size', -1, 'odd numbers'),
+    ('carafe', 'compressed_filters', 0, 'positive'),
+    ('carafe', 'groups', 5, 'must divide num_filters, 256'),
+    ('carafe', 'groups', 'two', 'a whole number'),
+    ('deformable_fpn', 'where', 'input', "'output', 'lateral_output'"),
+    ('deformable_fpn', 'modulated', 2, 'true or false'),
+    ('deformable_fpn', 'offset_rate', 'fast', 'a finite number'),
+    ('deformable_fpn', 'offset_rate', float('nan'), 'a finite number'),
+    ('deformable_fpn', 'offset_rate', 0.0, 'above 0 and at most 1'),
+    ('ifpn', 'offset_rate', 2.0, 'above 0 and at most 1'),
+    ('ifpn', 'deformable_kernels', 3, 'true or false')])
+def test_a_wrong_value_of_a_neck_names_its_field(name, field, value, allowed):
+  model = Model()
+  model.override({'decoder': {'type': name, name: {field: value}}})
+  with pytest.raises(checks.FieldError) as caught:
+    _build(model)
+  text = str(caught.value)
+  assert text.startswith(f'{field} is {value!r}') and allowed in text
+  assert text.endswith(f' Change decoder.{name}.{field}.')
+
+
+@pytest.mark.parametrize('name, field, value, allowed', [
+    ('resnet50_dcn', 'offset_rate', 0.0, 'above 0 and at most 1'),
+    ('resnet50_dcn', 'offset_rate', float('nan'), 'a finite number'),
+    ('resnet50_dcn', 'modulated', 7, 'true or false'),
+    ('resnet50_dcn', 'deformable_stages', [1, 9], '[2, 3, 4, 5]'),
+    ('resnet50_dcn', 'deformable_stages', ['x'], 'a list, each of it a whole number'),
+    ('resnext50_32x4d', 'bn_trainable', 'no', 'true or false'),
+    ('imported', 'network', 'resnext101_64x4', "'resnext101_64x4d'"),
+    ('imported', 'network', 3, 'a text')])
+def test_a_wrong_value_of_a_backbone_names_its_field(name, field, value, allowed):
+  config = components.backbone(type=name)
+  config.override({name: {field: value}})
+  with pytest.raises(checks.FieldError) as caught:
+    backbone_factory.build_backbone(
+        tf_keras.layers.InputSpec(shape=[None, 32, 32, 3]), config, common.NormActivation())
+  text = str(caught.value)
+  assert text.startswith(f'{field} is {value!r}') and allowed in text
+  assert text.endswith(f' Change backbone.{name}.{field}.')
+
+
 @pytest.mark.parametrize('options, field', [
     ({'context': 'aspp'}, 'context'), ({'padding': 'same'}, 'padding'),
     ({'use_offset': False, 'use_weight': False}, 'use_offset')])

@@ -244,7 +244,7 @@ def test_a_rule_takes_its_radius_from_the_assigner():
 @pytest.mark.parametrize('name, options, message', [
     ('atss', {'num_scales': 3}, 'num_scales is 3, but only FreeAnchor has several anchors'),
     ('fcos', {'aspect_ratios': [2.0]}, r'aspect_ratios is \[2.0\], but only FreeAnchor'),
-    ('freeanchor', {'aspect_ratios': []}, 'aspect_ratios is 0.0; it must be positive'),
+    ('freeanchor', {'aspect_ratios': []}, r'aspect_ratios is \[\]; it must be a list of pos'),
     ('freeanchor', {'anchor_size': -1.0}, 'anchor_size is -1.0; it must be positive'),
     ('fcos', {'location_offset': 1.5}, r'location_offset is 1.5; it must be in \[0, 1\]')])
 def test_an_anchor_or_offset_without_a_meaning_is_refused(name, options, message):

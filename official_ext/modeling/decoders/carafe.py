@@ -55,9 +55,11 @@ class ContentAwareUpsampling(convolutions.ConvBlock):
       **kwargs: arguments of `ConvBlock`.
 
     Raises:
-      ArgumentError: an even size of a kernel, or no group.
+      ArgumentError: an even size of a kernel, no group, or no channel.
     """
     super().__init__(**kwargs)
+    checks.check_positive('groups', groups)
+    checks.check_positive('compressed_filters', compressed_filters)
     for argument, value in (('kernel_size', kernel_size),
                             ('encoder_kernel_size', encoder_kernel_size)):
       if value < 1 or value % 2 == 0:

@@ -68,9 +68,10 @@ class LevelsDecoder(convolutions.ConvBlock):
       **kwargs: arguments of `ConvBlock`.
 
     Raises:
-      ArgumentError: an unknown norm, or levels that the backbone does not give.
+      ArgumentError: no channel, an unknown norm, or levels that the backbone does not give.
     """
     super().__init__(**kwargs)
+    checks.check_positive('num_filters', num_filters)
     checks.check_one_of('norm', norm, ('batch_norm', 'none'))
     self._input_specs = {
         level: tf.TensorShape(shape).as_list() for level, shape in input_specs.items()}

@@ -41,8 +41,10 @@ class _TowerHead(convolutions.ConvBlock):
       **kwargs: arguments of `ConvBlock`; `kernel_regularizer` applies to the towers too.
 
     Raises:
+      ArgumentError: no channel.
       ValueError: no tower of this name is registered, or it refuses its options.
     """
+    checks.check_positive('num_filters', num_filters)
     super().__init__(kernel_initializer=(
         kernel_initializer or (_SCALED if use_separable_conv else _NORMAL)), **kwargs)
     self._options: dict[str, Any] = {

@@ -53,7 +53,7 @@ class PlainTower(convolutions.ConvBlock):
 
     Args:
       num_filters: channels of every convolution.
-      num_convs: number of 3x3 convolutions.
+      num_convs: number of 3x3 convolutions; 0 for none.
       norm: `group_norm`, of 32 groups or the largest smaller number that divides the channels,
         or `none`.
       deformable: whether the last convolution is deformable, of version 2.  Its offsets start at
@@ -64,10 +64,12 @@ class PlainTower(convolutions.ConvBlock):
       **kwargs: arguments of `ConvBlock`.
 
     Raises:
-      ArgumentError: an unknown norm, a wrong rate, or no convolution that could be deformable.
+      ArgumentError: an unknown norm, a wrong number of convolutions or rate, or no convolution that
+        could be deformable.
     """
     super().__init__(kernel_initializer=kernel_initializer, **kwargs)
     checks.check_one_of('norm', norm, ('group_norm', 'none'))
+    checks.check_range('num_convs', num_convs, 0)
     if deformable and not num_convs:
       raise checks.ArgumentError(
           'deformable', 'deformable is true, but num_convs is 0: there is no last convolution.')

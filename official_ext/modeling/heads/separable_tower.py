@@ -48,17 +48,18 @@ class SeparableTower(convolutions.ConvBlock):
       num_convs: number of convolutions, at least 1.
       activation: name of the activation after every norm.
       use_sync_bn: whether replicas share the statistics of batch norm.
-      norm_momentum: momentum of the moving averages of batch norm.
-      norm_epsilon: constant that batch norm adds to the variance.
+      norm_momentum: momentum of the moving averages of batch norm, in [0, 1].
+      norm_epsilon: constant that batch norm adds to the variance, positive.
       kernel_initializer: initializer of all kernels.
       **kwargs: arguments of `ConvBlock`.
 
     Raises:
-      ArgumentError: no convolution, or an unknown activation.
+      ArgumentError: no convolution, an unknown activation, or a number that is not allowed.
     """
     super().__init__(kernel_initializer=kernel_initializer, **kwargs)
-    if num_convs < 1:
-      raise checks.ArgumentError('num_convs', f'num_convs is {num_convs}; it must be at least 1.')
+    checks.check_range('num_convs', num_convs, 1)
+    checks.check_range('norm_momentum', norm_momentum, 0, 1)
+    checks.check_positive('norm_epsilon', norm_epsilon)
     self._options = {
         'num_filters': num_filters, 'num_convs': num_convs, 'activation': activation,
         'use_sync_bn': use_sync_bn, 'norm_momentum': norm_momentum, 'norm_epsilon': norm_epsilon}

@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from official_ext.serving import export_checks
 from official_ext.serving.engines import inputs
+from official_ext.serving.engines import ties
 
 Outputs = Mapping[str, np.ndarray]
 
@@ -27,7 +27,8 @@ class Difference(NamedTuple):
 
   Attributes:
     value: of scores and boxes the largest absolute difference, of costs the largest relative one,
-      and of gates the share that is open in one engine and shut in the other.
+      of gates the share that is open in one engine and shut in the other, and of
+      `exchanged_detections` the share that only one engine has, see `ties`.
     limit: the largest allowed value.
   """
   value: float
@@ -74,8 +75,9 @@ def _differences(wanted: Outputs, got: Outputs) -> dict[str, Difference]:
   found: dict[str, Difference] = {}
   for name, value in wanted.items():
     if name == 'detection_boxes' and name in got:
-      found[name] = Difference(
-          export_checks.boxes_difference(wanted, got), _TOLERANCES[name])
+      detections = ties.difference(wanted, got, _TOLERANCES[name])
+      found[name] = Difference(detections.distance, _TOLERANCES[name])
+      found['exchanged_detections'] = Difference(detections.exchanged, ties.SHARE)
     elif name in _TOLERANCES:
       found[name] = Difference(_largest(value, got.get(name)), _TOLERANCES[name])
     elif name.startswith('gate_'):
