@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 
+import commands
 import small_detectors
 import numpy as np
 from official.core import task_factory
@@ -195,10 +196,11 @@ def test_an_evaluation_may_change_what_only_inference_reads(tmp_path):
     train._check_model_dir(params, str(tmp_path), 'eval')
 
 
-def _train_command(*arguments: str) -> subprocess.CompletedProcess:
-  return subprocess.run(
-      [sys.executable, '-m', 'official_ext.train', '--mode=train', *arguments], cwd=CHECKOUT,
-      env={**os.environ, 'TF_CPP_MIN_LOG_LEVEL': '3'}, capture_output=True, text=True, check=False)
+@pytest.fixture(name='processes', scope='module')
+def fixture_processes():
+  with commands.Commands('official_ext.train', cwd=CHECKOUT, env={
+      **os.environ, 'PYTHONPATH': str(CHECKOUT), 'TF_CPP_MIN_LOG_LEVEL': '3'}) as processes:
+    yield processes
 
 
 @pytest.mark.slow
@@ -212,10 +214,12 @@ def _train_command(*arguments: str) -> subprocess.CompletedProcess:
      'task.model.input_size=[64,64,3],task.model.max_level=5,task.model.backbone.type=resnet,'
      'task.model.backbone.resnet.model_id=10', 'task.init_checkpoint'),
 ])
-def test_bad_input_ends_in_one_sentence(name, override, said, sample_records, tmp_path):
+def test_bad_input_ends_in_one_sentence(
+    processes, name, override, said, sample_records, tmp_path):
   data = f'task.train_data.input_path={sample_records}/train-*.tfrecord'
-  result = _train_command(f'--experiment={name}', f'--model_dir={tmp_path}/run',
-                    f'--params_override={",".join(filter(None, [data, override]))}')
+  result = processes.run('official_ext.train', '--mode=train', f'--experiment={name}',
+                         f'--model_dir={tmp_path}/run',
+                         f'--params_override={",".join(filter(None, [data, override]))}')
   assert result.returncode == 2
   last = result.stderr.strip().splitlines()[-1]
   assert last.startswith('error: ') and said in last
