@@ -1,4 +1,5 @@
 """What the tests of experiments and of the YAML files share."""
+import contextlib
 import copy
 import functools
 import json
@@ -48,11 +49,29 @@ def check_command(path):
   return name
 
 
+def _zeros(next_creator, **options):
+  """Makes a variable of zeros."""
+  shape, dtype = options['shape'], options['dtype']
+  return next_creator(**{**options, 'initial_value': lambda: tf.zeros(shape, dtype)})
+
+
+def zeros():
+  """Returns a scope of variables of zeros: random ones take longer than all else of a layer."""
+  return tf.variable_creator_scope(_zeros)
+
+
+@contextlib.contextmanager
+def _graph():
+  """A graph for shapes alone: variables take no memory, and norms no conditional for training."""
+  with tf.Graph().as_default(), tf_keras.backend.learning_phase_scope(0), zeros():
+    yield
+
+
 @functools.cache
 def backbone_specs(as_json):
   config = exp_factory.get_exp_config('fasterrcnn_dyfpn_resnet50_coco').task.model
   config.backbone.override(json.loads(as_json))
-  with tf.Graph().as_default():
+  with _graph():
     return backbones.factory.build_backbone(
         tf_keras.layers.InputSpec(shape=[None, 64, 64, 3]), config.backbone,
         config.norm_activation).output_specs
@@ -81,9 +100,9 @@ def count_parameters(model):
 
 
 def _count_parameters(model):
-  """Builds the decoder in a graph, where variables take no memory, and counts."""
+  """Builds the decoder in a graph, and counts."""
   specs = backbone_specs(json.dumps(model.backbone.as_dict(), sort_keys=True))
-  with tf.Graph().as_default():
+  with _graph():
     decoder = factory.build_decoder(specs, model)
     inputs = {level: tf_keras.Input(shape[1:]) for level, shape in specs.items()}
     outputs = decoder(inputs)

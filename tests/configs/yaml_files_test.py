@@ -76,15 +76,9 @@ def _field(params, path):
   return list(params) if isinstance(params, (list, tuple)) else params
 
 
-def _zeros(next_creator, **options):
-  """Makes a variable of zeros: random ones of a large tower take longer than all else."""
-  shape, dtype = options['shape'], options['dtype']
-  return next_creator(**{**options, 'initial_value': lambda: tf.zeros(shape, dtype)})
-
-
 def _tower_parameters(head):
   """Counts the trainable weights of one tower."""
-  with tf.variable_creator_scope(_zeros):
+  with experiment_files.zeros():
     tower = components.build_tower(
         head.tower.type, head.tower.get().as_dict(), head.num_filters, 'tower')
     tower.build({level: [None, None, None, head.num_filters] for level in '34567'})

@@ -10,6 +10,7 @@ import sys
 import time
 import types
 
+import commands
 import numpy as np
 from official.core import config_definitions
 from official.vision.configs import retinanet
@@ -33,11 +34,6 @@ def command(model_dir, override='', mode='train_and_eval'):
           f'--params_override={override or "trainer.train_steps=4"}']
 
 
-def run(*arguments, **options):
-  return subprocess.run(command(*arguments, **options), env=ENVIRONMENT, capture_output=True,
-                        text=True, check=False)
-
-
 def error_of(done):
   """Returns the one line that a command wrote at its end, after checking that it is one."""
   assert done.returncode == 2, done.stderr[-2000:]
@@ -54,8 +50,15 @@ def weight(model_dir):
   return float(reader.get_tensor(name).item()), int(checkpoint.rpartition('-')[2])
 
 
+@pytest.fixture(name='run')
+def fixture_run():
+  """Runs the command that trains, in a process of its own."""
+  with commands.Commands('official_ext.train', env=ENVIRONMENT) as processes:
+    yield lambda *arguments, **options: processes.run(*command(*arguments, **options)[2:])
+
+
 @pytest.mark.slow
-def test_life_of_a_run(tmp_path):
+def test_life_of_a_run(run, tmp_path):
   """Evaluating nothing, a failed start, NaN after good steps, going on, evaluating."""
   folder = tmp_path / 'run'
   for path, what in ((folder, 'does not exist'), (tmp_path, 'has no checkpoint')):
