@@ -12,8 +12,9 @@ from official_ext.serving import suppression
 
 # Detections of two engines are the same one only if their scores differ by at most this.
 SCORES = 1e-3
-# Scores of two boxes may be in another order in the other engine if they differ by at most this:
-# those of an EfficientDet that was trained for 30 steps differ by 1e-7 between engines.
+# Scores of two boxes may be in another order in the other engine if they differ by at most this, or
+# by twice what the scores of one box differ by between the engines: 1e-7 for an EfficientDet that
+# was trained for 30 steps, 4e-6 for FCOS with DyFPN after 200.
 TIE = 1e-6
 # Overlap above which a box may have dropped another one; experiments drop above 0.5 or more.
 OVERLAP = 0.3
@@ -54,9 +55,9 @@ def difference(expected: Mapping[str, Any], actual: Mapping[str, Any], limit: fl
   """Compares the detections of a batch, as sets.
 
   A detection that the other side lacks is one of a tie if the other side
-  - has the largest number of detections, the last of which is not worse by more than `TIE`, or
+  - has the largest number of detections, the last of which is not worse by more than rounding, or
   - has a detection of its class that this side lacks, which overlaps it by more than `OVERLAP` and
-    is not worse by more than `TIE`.
+    is not worse by more than rounding.
 
   Args:
     expected: `detection_boxes`, `detection_scores` and `detection_classes`, by name.
@@ -71,8 +72,9 @@ def difference(expected: Mapping[str, Any], actual: Mapping[str, Any], limit: fl
     apart = _distances(first, second)
     nearest = [np.min(apart, axis, initial=np.inf) for axis in (1, 0)]
     alone = [each > limit for each in nearest]
+    tie = max(TIE, 2 * _rounding(first, second, apart, limit))
     for own, other, side in ((first, second, 0), (second, first, 1)):
-      is_tie = _ties(own, other, alone[side], alone[1 - side])
+      is_tie = _ties(own, other, alone[side], alone[1 - side], tie)
       distances.extend(nearest[side][~is_tie])
       exchanged += int(np.sum(is_tie))
       number += len(is_tie)
@@ -97,8 +99,17 @@ def _distances(first: _Detections, second: _Detections) -> np.ndarray:
   return np.where(is_same, apart, np.inf)
 
 
+def _rounding(first: _Detections, second: _Detections, apart: np.ndarray, limit: float) -> float:
+  """Returns the largest difference of the scores of detections that both sides have."""
+  if not apart.size:
+    return 0.0
+  partner = np.argmin(apart, axis=1)
+  differences = np.abs(first.scores - second.scores[partner])
+  return float(np.max(differences[np.min(apart, axis=1) <= limit], initial=0.0))
+
+
 def _ties(own: _Detections, other: _Detections, is_alone: np.ndarray,
-          is_other_alone: np.ndarray) -> np.ndarray:
+          is_other_alone: np.ndarray, tie: float) -> np.ndarray:
   """Returns which of the detections that the other side lacks are those of ties.
 
   Args:
@@ -106,10 +117,11 @@ def _ties(own: _Detections, other: _Detections, is_alone: np.ndarray,
     other: those of the other side.
     is_alone: boolean, which of `own` the other side lacks.
     is_other_alone: boolean, which of `other` this side lacks.
+    tie: the largest difference of scores that may be in another order.
   """
   is_tie = np.zeros_like(is_alone)
   for index in np.flatnonzero(is_alone):
-    least = own.scores[index] - TIE
+    least = own.scores[index] - tie
     rivals = is_other_alone & (other.classes == own.classes[index]) & (other.scores >= least)
     is_tie[index] = (other.is_full and other.scores[-1] >= least) or np.any(
         suppression.overlaps(own.boxes[index], other.boxes[rivals]) > OVERLAP)

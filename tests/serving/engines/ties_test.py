@@ -72,6 +72,16 @@ def test_the_last_of_the_most_detections(score, is_tie):
                     ).distance > LIMIT
 
 
+@pytest.mark.parametrize('rounding, is_tie', [(3 * ties.TIE, True), (ties.TIE, False)])
+def test_engines_that_round_more_exchange_detections_further_apart(rounding, is_tie):
+  rival = (100.0, 102.0, 0.4 + 4 * ties.TIE, 1)
+  # The score of one detection that both have differs by rounding.
+  got = [(*row[:2], row[2] + (rounding if index == 3 else 0), row[3])
+         for index, row in enumerate(grid())]
+  found = difference([*grid(), (100.0, 100.0, 0.4, 1)], [*got, rival])
+  assert (found.distance <= LIMIT) == is_tie
+
+
 def test_a_detection_less_is_wrong():
   assert difference(grid(), grid()[:-1]).distance > LIMIT
   assert difference(grid()[:-1], grid()).distance > LIMIT
