@@ -28,3 +28,17 @@ def test_which_differences_are_refused(changed, wrong):
     return
   with pytest.raises(command_line.CommandError, match=wrong):
     comparison.check()
+
+
+@pytest.mark.parametrize('distance, score, kind, is_allowed', [
+    (0.0, 0.5, 1, True), (0.0, 0.5004, 1, True), (0.02, 0.5, 1, False), (0.0, 0.503, 1, False),
+    (0.0, 0.5, 3, False)])
+def test_detections_of_equal_scores_may_change_places(distance, score, kind, is_allowed):
+  found = {'detection_boxes': np.float32([[[0, 0, 9, 9], [5, 5, 7, 7]]]),
+           'detection_scores': np.float32([[0.5, 0.5]]), 'detection_classes': np.int32([[1, 2]])}
+  other = {name: value[:, ::-1].copy() for name, value in found.items()}
+  other['detection_boxes'][0, 1] += distance
+  other['detection_scores'][0, 1], other['detection_classes'][0, 1] = score, kind
+  difference = export_checks.boxes_difference(found, other)
+  assert (difference <= 0.01) == is_allowed
+  assert difference in (pytest.approx(distance, abs=1e-6), np.inf)
