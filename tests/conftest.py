@@ -126,7 +126,7 @@ def pytest_collection_modifyitems(items):
 def pytest_collection_finish():
   """Lets Python look for cycles of garbage less often, and never among what is imported.
 
-  TensorFlow makes many objects and few cycles, so that the search took a tenth of the time.
+  TensorFlow makes many objects and few cycles, so that the search took up to a tenth of the time.
   """
   gc.collect()
   gc.freeze()
