@@ -24,8 +24,8 @@ from official_ext.utils import experiment
 CHECKOUT = pathlib.Path(__file__).resolve().parents[1]
 # Detector -> steps that overfit ten images.
 OVERFITTED = {
-    'retinanet_drfpn': 60, 'retinanet_ifpn': 75, 'fcos_dyfpn': 160, 'atss_fpn': 75,
-    'autoassign_fpn': 95, 'freeanchor_fpn': 50, 'efficientdet_bifpn': 130}
+    'retinanet_drfpn': 110, 'retinanet_ifpn': 120, 'fcos_dyfpn': 240, 'atss_fpn': 75,
+    'autoassign_fpn': 120, 'freeanchor_fpn': 50, 'efficientdet_bifpn': 130}
 # Separable convolutions learn boxes at the rate of their paper; others at 0.04.
 RATES = {'efficientdet_bifpn': 0.16}
 # Options of the decoders that make a step shorter.
@@ -113,6 +113,7 @@ def test_golden_run(sample_records, tmp_path):
 @pytest.mark.parametrize('name', OVERFITTED)
 def test_every_neck_and_detector_can_overfit_ten_real_photographs(name, sample_records, tmp_path):
   """AP50 is above 0.9 on the ten images of the training."""
+  tf_keras.utils.set_random_seed(3)
   config = small_detectors.pretrained_experiment(f'{name}_efficientnetlite0_sample')
   config.override({'task': {'model': SMALL_ATSS if name == 'atss_fpn' else SMALL}})
   steps = OVERFITTED[name]
