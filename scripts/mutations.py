@@ -58,7 +58,7 @@ MUTATIONS = (
     *in_file('serving/engines/verification', 'serving/engines/verification',
          ('bool(np.isfinite(self.value))', 'not np.isnan(self.value)')),
     *in_file('serving/engines/ties', 'serving/engines/ties',
-         ('own.scores[index] - TIE', 'own.scores[index] - SCORES'),
+         ('own.scores[index] - tie', 'own.scores[index] - SCORES'),
          ('(other.classes == own.classes[index]) & ', ''),
          ('> OVERLAP)', '> 0)'),
          ('other.is_full and ', ''),
