@@ -29,7 +29,7 @@ from official_ext.utils import files
 
 
 BUDGETS = '0,0.25,0.5,0.75,1'
-_QUICK = {'output_dir': pathlib.Path('runs/quickstart'), 'train_steps': 180,
+_QUICK = {'output_dir': pathlib.Path('runs/quickstart'), 'train_steps': 150,
           'networks': ['fcos', 'fcos_dyfpn', 'dynamic_head_budget']}
 _FULL = {'output_dir': pathlib.Path('runs/full'), 'train_steps': 1000, 'networks': list(NETWORKS)}
 _FULL_REPEATS = 3
@@ -53,7 +53,7 @@ def _arguments() -> argparse.Namespace:
   parser.add_argument('--output_dir', type=pathlib.Path, metavar='DIR',
                       help='default: runs/quickstart, with --full runs/full')
   parser.add_argument('--train_steps', type=argument_types.positive_int, metavar='N',
-                      help='of eight images, for each network; default: 180, with --full 1000')
+                      help='of eight images, for each network; default: 150, with --full 1000')
   parser.add_argument('--networks', type=_networks, metavar='A,B,...',
                       help=f'what is trained, of {", ".join(NETWORKS)}: the first is what people '
                       'have, with which the others are compared, and the last is shown in detail; '
