@@ -1,4 +1,4 @@
-"""The comparison of an export allows no gate to differ, and no cost."""
+"""The comparison of an export allows no gate of an image to differ, and few gates of positions."""
 import numpy as np
 import pytest
 
@@ -16,7 +16,10 @@ def outputs(positions=0, image=1.0, cost=4e9):
 
 @pytest.mark.parametrize('changed, wrong', [
     ({}, None),
-    ({'positions': 1}, 'gate_head_depth_4 by 0.00390625 .allowed: 0'),
+    ({'positions': 1}, None),
+    ({'positions': 1, 'cost': 4e9 + 7e6}, None),
+    ({'positions': 1, 'cost': 4e9 + 9e6}, r'multiply_adds by 8.99994e.06 .allowed: 8e.06'),
+    ({'positions': 2}, 'gate_head_depth_4 by 0.0078125 .allowed: 0.00390625'),
     ({'cost': 4e9 + 512}, 'multiply_adds by 512 .allowed: 0'),
     ({'image': 0.0}, 'gate_neck_3 by 1 .allowed: 0')])
 def test_which_differences_are_refused(changed, wrong):

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from official_ext.serving import export_checks
 from official_ext.serving.engines import inputs
 from official_ext.serving.engines import ties
 
@@ -15,9 +16,6 @@ _TOLERANCES = {
     'decoded_box_scores': 1e-3, 'decoded_box_centerness': 1e-3, 'decoded_boxes': 0.05,
     'detection_scores': 1e-3, 'detection_boxes': 0.05, 'raw_scores': 1e-3, 'raw_boxes': 1e-3,
     'image_info': 1e-3}
-# The share of positions at which a gate of positions may be open in one engine only: their logits
-# lie within rounding of the threshold.  Of a small map it may be one position.
-_POSITIONS = 1e-3
 # The relative error of sums of costs.
 _ROUNDING = 1e-6
 
@@ -81,8 +79,8 @@ def _differences(wanted: Outputs, got: Outputs) -> dict[str, Difference]:
     elif name in _TOLERANCES:
       found[name] = Difference(_largest(value, got.get(name)), _TOLERANCES[name])
     elif name.startswith('gate_'):
-      limit = max(_POSITIONS, 1 / max(1, value.size)) if value.ndim == 4 else 0.0
-      found[name] = Difference(_switched(value, got.get(name)), limit)
+      found[name] = Difference(
+          _switched(value, got.get(name)), export_checks.allowed_positions(value))
   # Without the cost of a position, the share of positions limits the share of the cost.
   differ = any(difference.value > 0 for name, difference in found.items()
                if name.startswith('gate_'))
@@ -91,7 +89,7 @@ def _differences(wanted: Outputs, got: Outputs) -> dict[str, Difference]:
       largest = _largest(wanted[name], got.get(name))
       found[name] = Difference(
           largest / max(float(np.max(wanted[name])), 1.0),
-          2 * _POSITIONS if differ else _ROUNDING)
+          2 * export_checks.POSITIONS if differ else _ROUNDING)
   return found
 
 
