@@ -29,7 +29,7 @@ class Comparison:
 
   def __init__(self):
     self.differences: dict[str, float] = {}
-    self._allowed: dict[str, float] = {}
+    self._wrong: dict[str, tuple[float, float]] = {}  # with what was allowed for that batch
 
   def add(self, expected: Mapping[str, Any], actual: Mapping[str, Any]) -> None:
     """Compares the outputs of a batch.
@@ -59,7 +59,8 @@ class Comparison:
       else:
         continue
       self.differences[name] = float(np.maximum(difference, self.differences.get(name, 0.0)))
-      self._allowed[name] = max(allowed, self._allowed.get(name, 0.0))
+      if not difference <= allowed:
+        self._wrong[name] = difference, allowed
 
   def check(self, hint: str = '') -> None:
     """Raises a CommandError if an output differs by more than is allowed.
@@ -67,8 +68,8 @@ class Comparison:
     Args:
       hint: what else to try, as a sentence without an end.
     """
-    wrong = [f'{name} by {value:g} (allowed: {self._allowed[name]:g})'
-             for name, value in self.differences.items() if not value <= self._allowed[name]]
+    wrong = [f'{name} by {difference:g} (allowed: {allowed:g})'
+             for name, (difference, allowed) in self._wrong.items()]
     if wrong:
       raise command_line.CommandError(
           f'the SavedModel, loaded again, differs from the model in memory in {", ".join(wrong)}, '

@@ -33,6 +33,14 @@ def test_which_differences_are_refused(changed, wrong):
     comparison.check()
 
 
+def test_a_flipped_position_excuses_no_cost_of_another_batch():
+  comparison = export_checks.Comparison()
+  comparison.add(outputs(), outputs(positions=1, cost=4e9 + 512))
+  comparison.add(outputs(), outputs(cost=4e9 + 512))
+  with pytest.raises(command_line.CommandError, match='multiply_adds by 512 .allowed: 0'):
+    comparison.check()
+
+
 @pytest.mark.parametrize('distance, score, kind, is_allowed', [
     (0.0, 0.5, 1, True), (0.0, 0.5004, 1, True), (0.02, 0.5, 1, False), (0.0, 0.503, 1, False),
     (0.0, 0.5, 3, False)])
