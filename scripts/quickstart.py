@@ -6,17 +6,12 @@ which network to use for this data, and shows the last one in detail.
 """
 import argparse
 from collections.abc import Sequence
-import contextlib
 import importlib.util
 import json
-import os
 import pathlib
-import shlex
-import subprocess
-import sys
-import time
 from typing import Any, NamedTuple
 
+from steps import Steps
 from studies import subjects
 from studies.subjects import DIGITS
 from studies.subjects import NETWORKS
@@ -118,58 +113,6 @@ class Network(NamedTuple):
   @property
   def predictions(self) -> pathlib.Path:
     return self.folder / 'predictions'
-
-
-class Steps:
-  """Runs commands one after the other and keeps the time of each.
-
-  Attributes:
-    seconds: name of a finished step -> its time.
-  """
-
-  def __init__(self, total: int):
-    self.seconds = {}
-    self._started, self._total = 0, total
-
-  def run(self, name: str, module: str, log: pathlib.Path | None = None, **options) -> None:
-    """Runs `python -m official_ext.<module> --option=value ...`.
-
-    Args:
-      name: name of the step in the report.
-      module: module of the command, below `official_ext`.
-      log: file that gets the command's standard error; None: it is shown.
-      **options: flags of the command; True gives a flag without a value, a list of lists a flag
-        that is given several times, with several values each.
-
-    Raises:
-      CommandError: the command failed.
-    """
-    arguments = [argument for key, value in options.items() for argument in _flags(key, value)]
-    shown = shlex.join(['python', '-m', f'official_ext.{module}', *arguments])
-    self._started += 1
-    command_line.say(f'\n[{self._started}/{self._total}] {name}: {shown}')
-    start = time.monotonic()
-    environment = {**os.environ, 'TF_CPP_MIN_LOG_LEVEL': '2'}
-    with contextlib.ExitStack() as stack:
-      errors = None
-      if log:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        errors = stack.enter_context(open(log, 'w', encoding='utf-8'))
-      status = subprocess.run(
-          [sys.executable, '-m', f'official_ext.{module}', *arguments], env=environment,
-          stderr=errors, check=False).returncode
-    if status:
-      end = f'{log} ends with: {log.read_text().strip().splitlines()[-1]}. It' if log else 'It'
-      raise command_line.CommandError(f'the step {name!r} ended with status {status}. {end} can '
-                                      'be repeated alone by the command above.')
-    self.seconds[name] = round(time.monotonic() - start, 1)
-
-
-def _flags(key: str, value: Any) -> list[str]:
-  """Returns the arguments of a command that give an option a value."""
-  if isinstance(value, list):
-    return [argument for values in value for argument in (f'--{key}', *map(str, values))]
-  return [f'--{key}' if value is True else f'--{key}={value}']
 
 
 def training_overrides(args: argparse.Namespace, subject: Subject) -> str:

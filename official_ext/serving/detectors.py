@@ -168,20 +168,18 @@ class InMemoryDetector:
     categories: the classes; perhaps none.
   """
 
-  def __init__(self, module: export_modules.DetectionModule, diagnose: bool = False,
+  def __init__(self, module: export_modules.DetectionModule,
                categories: categories_lib.Categories = categories_lib.UNKNOWN):
     """Initializes the detector.
 
     Args:
       module: the export module of a detector, of any input type.
-      diagnose: whether `decisions` includes metrics that cost as much as the network.
       categories: the classes; none if they are unknown.
     """
     self.module = module
     self.categories = categories
     self.input_type, self.batch_size = 'image_tensor', None
     self.description = module.description
-    self._diagnose = diagnose
     # Variables, so that another threshold or budget needs no other trace.
     self._threshold = (
         tf.Variable(0.0, trainable=False) if routed.has_gate_threshold(module.model) else None)
@@ -193,8 +191,7 @@ class InMemoryDetector:
       inputs = [tf.TensorSpec([None, height, width, 3]), tf.TensorSpec([None, 2])]
     self._serve = tf.function(
         self._serve_images, input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8)])
-    self._detect = tf.function(self._run_network, input_signature=inputs, autograph=False)
-    self._route = tf.function(self._record, input_signature=inputs, autograph=False)
+    self._run = tf.function(self._run_network, input_signature=inputs, autograph=False)
 
   def set_gate_threshold(self, threshold: float) -> bool:
     """Shuts gates up to a threshold from now on.
@@ -256,36 +253,37 @@ class InMemoryDetector:
       images: uint8 `[height, width, 3]`; sizes may differ.
     """
     inputs, info = self.module.network_inputs(images)
-    return _seconds(lambda: self._detect(inputs, info[:, 1])['detection_boxes'].numpy())
+    return _seconds(lambda: self._run(inputs, info[:, 1])[0]['detection_boxes'].numpy())
 
-  def decisions(self, images: Sequence[np.ndarray]) -> routing.Routing | None:
-    """Returns what the network decided about each image, and its metrics.
+  def inspect(self, images: Sequence[np.ndarray]
+              ) -> tuple[dict[str, np.ndarray], routing.Routing | None]:
+    """Detects objects, and returns what the network decided about each image.
+
+    It runs the function that `seconds` times, because tracing takes longer than detecting.
 
     Args:
       images: uint8 `[height, width, 3]`; sizes may differ.
 
     Returns:
-      A record of NumPy arrays, or None if the model has no routed layers.
+      Model Garden's detections with their boxes in pixels of the resized image, and
+      `image_info`; and a record of NumPy arrays, or None if the model has no routed layers.
     """
-    if not routed.routed_layers(self.module.model):
-      return None
     inputs, info = self.module.network_inputs(images)
-    record = self._route(inputs, info[:, 1])
-    return tf.nest.map_structure(
-        lambda value: None if value is None else value.numpy(), record)
+    detections, record = tf.nest.map_structure(
+        lambda value: None if value is None else value.numpy(), self._run(inputs, info[:, 1]))
+    return {**detections, 'image_info': info.numpy()}, record
 
-  def _run_network(self, inputs: tf.Tensor, image_shape: tf.Tensor) -> dict[str, tf.Tensor]:
+  def decisions(self, images: Sequence[np.ndarray]) -> routing.Routing | None:
+    """Returns the record of `inspect`."""
+    return self.inspect(images)[1]
+
+  def _run_network(self, inputs: tf.Tensor, image_shape: tf.Tensor
+                   ) -> tuple[dict[str, tf.Tensor], routing.Routing | None]:
     with self._as_set(), routing.RoutingTape() as tape:
       outputs = self.module.model(inputs, image_shape=image_shape, training=False)
-    record = tape.routing()
-    # The cost is an output, so that TensorFlow does not remove what counts it.
-    return {'detection_boxes': outputs['detection_boxes'],
-            'executed': record.executed if record else tf.zeros_like(image_shape[:, 0])}
-
-  def _record(self, inputs: tf.Tensor, image_shape: tf.Tensor) -> routing.Routing | None:
-    with self._as_set(), routing.RoutingTape(diagnose=self._diagnose) as tape:
-      self.module.model(inputs, image_shape=image_shape, training=False)
-    return tape.routing()
+    # The record holds the cost, so that TensorFlow does not remove what counts it.
+    return ({name: value for name, value in outputs.items()
+             if name.startswith('detection_') or name == 'num_detections'}, tape.routing())
 
 
 Detector = SavedDetector | InMemoryDetector

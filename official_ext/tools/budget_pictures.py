@@ -49,19 +49,18 @@ def draw(detector: Any, image: np.ndarray, threshold: float = 0.4, afterwards: f
   if not detector.set_budget(1.0):
     return []
   labels = labels_lib.of_detector(detector, None)
-  normalized = detector.description.get('normalized_boxes', False)
+  static = detector.module.module_of(image.shape[:2]).cost.static
   enlarged, factor = boxes.fit(image, _SIDE)
   found = []
   for budget in BUDGETS:
     detector.set_budget(budget)
-    outputs = detector(image[None])
-    detections = [item for item in coco_results.detections(outputs, 0, 0, normalized, labels)
+    outputs, record = detector.inspect([image])
+    detections = [item for item in coco_results.detections(outputs, 0, 0, False, labels)
                   if item['score'] >= threshold]
-    record = detector.decisions([image])
     found.append(AtBudget(
         budget, detection_pictures.draw(
             enlarged, [detection_pictures.scaled(item, factor) for item in detections], labels),
-        float(outputs['multiply_adds'][0]) / _GIGA, len(detections),
+        (static + float(record.executed[0])) / _GIGA, len(detections),
         switched_off({name: gate[0] for name, gate in record.gates.items()})))
   detector.set_budget(afterwards)
   return found

@@ -11,8 +11,8 @@ from official_ext.visualization import html_page
 from official_ext.visualization import networks as network_pages
 from official_ext.visualization import routing_figures
 
-_TIMED_IMAGES = 8
-_TIMED_RUNS = 7
+_TIMED_IMAGES = 6
+_TIMED_RUNS = 5
 
 
 def add_argument(parser: argparse.ArgumentParser) -> None:

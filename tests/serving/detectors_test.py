@@ -89,9 +89,11 @@ def test_a_detector_in_memory_answers_as_its_module(mixed, size):
 def test_decisions_are_those_of_the_outputs_and_images_may_differ_in_size(mixed):
   detector = detectors.InMemoryDetector(mixed)
   images = [mixed_detector.images(1, size)[0] for size in ((64, 64), (50, 91), (30, 20))]
-  record = detector.decisions(images)
+  found, record = detector.inspect(images)
   for row, image in enumerate(images):
     outputs = detector(image[None])
+    for name in ('num_detections', 'detection_boxes', 'detection_scores', 'image_info'):
+      np.testing.assert_allclose(found[name][row], outputs[name][0], atol=1e-3, err_msg=name)
     assert record.executed[row] == outputs['executed_multiply_adds'][0]
     for name, gate in record.gates.items():
       assert gate[row] == outputs['gate_' + name.replace('/', '_')][0]

@@ -18,23 +18,25 @@ class Detector:
   def __init__(self, takes_budget=True):
     self._takes_budget, self.budget = takes_budget, None
     self.categories, self.description = categories_lib.UNKNOWN, {}
+    module = types.SimpleNamespace(cost=types.SimpleNamespace(static=600_000_000))
+    self.module = types.SimpleNamespace(module_of=lambda size: {(40, 60): module}[size])
 
   def set_budget(self, budget):
     self.budget = budget
     return self._takes_budget
 
-  def __call__(self, images):
-    scores = np.float32([[0.9, 0.8 if self.budget >= 0.5 else 0.3]])
-    return {'detection_boxes': np.float32([[[4, 6, 20, 30], [22, 36, 36, 54]]]),
-            'detection_scores': scores, 'detection_classes': np.int32([[1, 1]]),
-            'num_detections': np.int32([2]),
-            'image_info': np.float32([[[40, 60], [40, 60], [1, 1], [0, 0]]]),
-            'multiply_adds': np.float32([1e9 * (1 + self.budget)])}
-
-  def decisions(self, images):
+  def inspect(self, images):
     assert len(images) == 1
-    return types.SimpleNamespace(gates={
-        'neck/3': np.float32([self.budget >= 0.75]), 'neck/4': np.float32([self.budget > 0])})
+    scores = np.float32([[0.9, 0.8 if self.budget >= 0.5 else 0.3]])
+    return {
+        'detection_boxes': np.float32([[[4, 6, 20, 30], [22, 36, 36, 54]]]),
+        'detection_scores': scores, 'detection_classes': np.int32([[1, 1]]),
+        'num_detections': np.int32([2]),
+        'image_info': np.float32([[[40, 60], [40, 60], [1, 1], [0, 0]]])
+    }, types.SimpleNamespace(
+        executed=np.float64([1e9 * (0.4 + self.budget)]),
+        gates={'neck/3': np.float32([self.budget >= 0.75]),
+               'neck/4': np.float32([self.budget > 0])})
 
 
 def test_every_budget_has_its_boxes_cost_and_gates():
