@@ -95,10 +95,13 @@ class AnnotationCleaner:
     """Returns the box of an annotation in the file, and whether it was clipped."""
     width, height = image['width'], image['height']
     polygon_box = segmentations.bounds(segmentation) if isinstance(segmentation, list) else None
-    if annotation.get('bbox') in (None, []) and polygon_box:
-      self._tell('annotation has no box: that around its polygon taken', image, annotation)
-      box, change = annotations_lib.clean_box(polygon_box, width, height)
-      return box, change == annotations_lib.CLIPPED
+    if annotation.get('bbox') in (None, []):
+      around = polygon_box or _box_of_runs(segmentation, height, width)
+      if around:
+        what = 'polygon' if polygon_box else 'mask'
+        self._tell(f'annotation has no box: that around its {what} taken', image, annotation)
+        box, change = annotations_lib.clean_box(around, width, height)
+        return box, change == annotations_lib.CLIPPED
     values, _ = annotations_lib.read_box(annotation.get('bbox'))
     self._tally.add_box(values, (width, height), factor,
                         normal_values.positive(annotation.get('area')), polygon_box)
@@ -114,3 +117,12 @@ class AnnotationCleaner:
     """Records that an annotation was changed."""
     self._findings.add(self._split, 'fixed', change, image['file_name'],
                        f'annotation {annotation.get("id")}')
+
+
+def _box_of_runs(segmentation: segmentations.Segmentation | findings_lib.UnusableError,
+                 height: int, width: int) -> list[int] | None:
+  """Returns the box around run lengths from `segmentations.normalize`; None if they hold none."""
+  if not isinstance(segmentation, dict):
+    return None
+  mask = masks_lib.decode_mask(segmentation, height, width)
+  return masks_lib.tight_box(mask) if mask.any() else None

@@ -52,6 +52,7 @@ class SplitTally:
     digests: SHA-256 of an image -> its file name.
     twins: (file name, file name) of equal images.
     long_images: (file name, size) of images with extreme sides.
+    repeated: (file name, number) of images that have boxes several times, with the same class.
   """
 
   def __init__(self, split: annotations_lib.Split, categories: categories_lib.Categories):
@@ -70,6 +71,7 @@ class SplitTally:
     self.digests: dict[str, str] = {}
     self.twins: list[tuple[str, str]] = []
     self.long_images: list[tuple[str, str]] = []
+    self.repeated: list[tuple[str, str]] = []
     self._forms = box_forms.BoxForms()
     self._num_normalized = 0
     # Counts of the boxes that were scaled: all; those that fit the file unscaled; those that do
@@ -130,6 +132,9 @@ class SplitTally:
     if digest in self.digests:
       self.twins.append((name, self.digests[digest]))
     self.digests.setdefault(digest, name)
+    objects = {(entry['category_id'], entry['iscrowd'], *entry['bbox']) for entry in annotations}
+    if len(objects) < len(annotations):
+      self.repeated.append((name, f'{len(annotations) - len(objects)} of {len(annotations)} boxes'))
     if example_checks.is_long(size):
       self.long_images.append((name, f'{size[0]} x {size[1]}'))
 
@@ -167,6 +172,9 @@ def tell(tallies: Mapping[str, SplitTally], categories: categories_lib.Categorie
     _tell_shares(name, tally, findings)
     for file, other in tally.twins:
       findings.add(name, 'doubt', 'picture is there twice, under two names', file, f'= {other}')
+    for file, number in tally.repeated:
+      findings.add(name, 'doubt', 'box is there several times with one class: listed twice?', file,
+                   number)
     for file, size in tally.long_images:
       findings.add(name, 'doubt', example_checks.LONG_IMAGE, file, size)
   _tell_overlap(tallies, findings)

@@ -77,6 +77,30 @@ def test_masks_as_run_lengths_and_missing_masks(tmp_path):
       'mask is empty', 'run lengths are', 'there is no mask']
 
 
+def test_a_missing_box_is_that_around_the_mask(tmp_path):
+  """Polygons and run lengths stand for the box, whether masks are written or not."""
+  write_image(tmp_path / 'images' / 'a.jpg')
+  mask = np.zeros((30, 40), np.uint8)
+  mask[5:15, 8:20] = 1
+  runs = [len(list(run)) for _, run in itertools.groupby(mask.ravel('F'))]
+  write_coco(tmp_path, [coco_image(1, 'a.jpg')], [
+      coco_annotation(1, 1, None, segmentation=[[8, 5, 20, 5, 20, 15, 8, 15]]),
+      coco_annotation(2, 1, [], segmentation=dict(size=[30, 40], counts=runs)),
+      coco_annotation(3, 1, [], segmentation=dict(size=[30, 40], counts=[1200])),
+      coco_annotation(4, 1, None, segmentation=[[30, 5, 50, 5, 50, 15, 30, 15]])])
+  for include_masks in (False, True):
+    converted = convert(tmp_path, include_masks, keep_images_that_lost_labels=True)
+    assert [entry['bbox'] for entry in converted.coco['train']['annotations']] == [
+        [8, 5, 12, 10], [8, 5, 12, 10], [30, 5, 10, 10]]
+    fixed = by_reason(converted.findings, 'fixed', 'train')
+    assert fixed == {
+        'annotation has no box: that around its polygon taken': [
+            'a.jpg annotation 1', 'a.jpg annotation 4'],
+        'annotation has no box: that around its mask taken': ['a.jpg annotation 2']}
+    assert by_reason(converted.findings, 'dropped', 'train') == {
+        'box is not four numbers': ['a.jpg annotation 3 []']}
+
+
 def test_areas_are_kept_unless_the_box_is_clipped(tmp_path):
   write_image(tmp_path / 'images' / 'a.jpg')
   polygon = [[30, 20, 60, 20, 60, 24, 30, 24]]  # 10 x 4 pixels inside the image

@@ -241,6 +241,20 @@ def test_pictures_that_are_there_twice_and_long_ones_are_told(tmp_path):
   assert list(doubt.values()) == [['1.jpg 4000 x 6']]
 
 
+def test_boxes_that_are_listed_twice_are_told(tmp_path):
+  """Another class or another place is another object."""
+  for name in ('a', 'b'):
+    write_image(tmp_path / 'images' / f'{name}.jpg')
+  box = [1, 1, 9, 9]
+  write_coco(tmp_path, [coco_image(1, 'a.jpg'), coco_image(2, 'b.jpg')], [
+      coco_annotation(1, 1, box), coco_annotation(2, 1, box), coco_annotation(3, 1, box),
+      coco_annotation(4, 2, box), coco_annotation(5, 2, box, 7),
+      coco_annotation(6, 2, [1, 1, 9, 8])])
+  doubt = by_reason(converted(tmp_path)[1], 'doubt', 'train')
+  assert doubt == {
+      'box is there several times with one class: listed twice?': ['a.jpg 2 of 3 boxes']}
+
+
 def test_odd_names_and_classes_that_cannot_be_learned_are_told(tmp_path):
   write_image(tmp_path / 'images' / 'a\nb.jpg')
   write_image(tmp_path / 'images' / 'val.jpg')

@@ -1,4 +1,6 @@
 """YOLO layouts: a text file of relative boxes or polygons for each image."""
+import collections
+
 from official_ext.datasets import annotations
 from official_ext.datasets import findings as findings_lib
 from official_ext.datasets.readers import interface
@@ -28,6 +30,10 @@ def _read(data: data_folder.DataFolder, findings: findings_lib.Findings) -> anno
   from official_ext.datasets.images import image_decoding  # imported here: it loads TensorFlow
   config = yolo_config.read(data, findings)
   labels = _labels(data)
+  # A name that two classes have tells neither.
+  counts = collections.Counter(config.names.values())
+  numbers = {' '.join(name.split()): number for number, name in config.names.items()
+             if counts[name] == 1}
   builders: dict[str | None, split_builder.SplitBuilder] = {}
   for split, images in config.splits.items():
     builder = builders[split] = split_builder.SplitBuilder(data.shown(config.source))
@@ -44,7 +50,8 @@ def _read(data: data_folder.DataFolder, findings: findings_lib.Findings) -> anno
         findings.add(split or 'all', 'noted', 'image has no label file: taken as without boxes',
                      image)
         continue
-      for label in yolo_labels.read(data, labels[image], size, config.keypoint_values, findings):
+      for label in yolo_labels.read(
+          data, labels[image], size, config.keypoint_values, numbers, findings):
         builder.add_object(image_id, f'{labels[image]} line {label.line}', label.number, label.box,
                            **({'segmentation': [label.polygon]} if label.polygon else {}))
   paired = set(labels.values())

@@ -1,5 +1,5 @@
 """Reads the label files of YOLO: lines of a class number and relative coordinates."""
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 import re
 from typing import NamedTuple
 
@@ -40,9 +40,32 @@ def looks_like(head: str) -> bool:
   return bool(re.fullmatch(r'\s*\d+(\.0*)?(\s+[-+]?\d*[.,]?\d+(e[-+]?\d+)?){4,}\s*', first.lower()))
 
 
-def _parse(text: str, size: tuple[int, int], keypoint_values: int) -> Label:
+def _with_number(text: str, numbers: Mapping[str, int]) -> list[str]:
+  """Returns the values of a line that may begin with the name of a class, with its number."""
+  values = text.split()
+  # A name may have several words; coordinates begin at the first number behind its first word.
+  end = next((index for index, value in enumerate(values) if index and _is_number(value)),
+             len(values))
+  name = ' '.join(values[:end])
+  if _is_number(values[0]) or not numbers:
+    return values
+  if name not in numbers:
+    raise ValueError('class of a label line is neither a number nor one of the names')
+  return [str(numbers[name]), *values[end:]]
+
+
+def _is_number(text: str) -> bool:
+  try:
+    text_files.number(text)
+  except ValueError:
+    return False
+  return True
+
+
+def _parse(text: str, size: tuple[int, int], keypoint_values: int, numbers: Mapping[str, int]
+           ) -> Label:
   """Returns a label without its line; raises ValueError with the reason."""
-  values = [text_files.number(value) for value in text.split()]
+  values = [text_files.number(value) for value in _with_number(text, numbers)]
   if len(values) < 5:
     raise ValueError('label line has less than 5 values')
   number, *rest = values
@@ -61,7 +84,7 @@ def _parse(text: str, size: tuple[int, int], keypoint_values: int) -> Label:
 
 
 def read(data: data_folder.DataFolder, name: str, size: tuple[int, int], keypoint_values: int,
-         findings: findings_lib.Findings) -> Iterator[Label]:
+         numbers: Mapping[str, int], findings: findings_lib.Findings) -> Iterator[Label]:
   """Yields the labels of a file.
 
   Args:
@@ -69,6 +92,7 @@ def read(data: data_folder.DataFolder, name: str, size: tuple[int, int], keypoin
     name: of the file.
     size: (width, height) of the image in pixels.
     keypoint_values: numbers behind the box in a line of key points.
+    numbers: name of a class -> its number, for lines that begin with a name.
     findings: told why a line cannot be read. It is a label without a box, so that the image
       counts as one that has lost a label.
   """
@@ -81,7 +105,7 @@ def read(data: data_folder.DataFolder, name: str, size: tuple[int, int], keypoin
   for number, line in enumerate(lines, 1):
     if line.strip():
       try:
-        label = _parse(line, size, keypoint_values)
+        label = _parse(line, size, keypoint_values, numbers)
       except (ValueError, OverflowError) as error:
         reason = str(error) if str(error).startswith(('label', 'class')) else (
             'label line has something that is not a number')

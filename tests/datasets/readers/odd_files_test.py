@@ -135,7 +135,7 @@ def test_odd_lines_of_yolo_labels_are_told(tmp_path):
   noted = by_reason(findings, 'noted')
   assert {reason: [text.split(' ')[2] for text in texts] for reason, texts in noted.items()
           if 'line' in reason} == {
-              'label line has something that is not a number': ['3'],
+              'class of a label line is neither a number nor one of the names': ['3'],
               'label line has less than 5 values': ['4'],
               'class number of a label line is not whole': ['5'],
               'label line has an odd number of coordinates': ['6']}
@@ -144,6 +144,25 @@ def test_odd_lines_of_yolo_labels_are_told(tmp_path):
   assert noted['image has no label file: taken as without boxes'] == [
       'images/train/a1.png']
   assert [image['file_name'] for image in splits['val'].images] == ['b0.png', 'b1.png']
+
+
+def test_names_in_place_of_numbers_in_yolo_labels(tmp_path):
+  """Only names of one class count; coordinates begin at the first number behind them."""
+  names = 'names: [red, traffic  light, twin, twin, class 5]\n'
+  yolo('images/{}', 'labels/{}', {'data.yaml': names})(tmp_path)
+  (tmp_path / 'labels/train/a0.txt').write_text(
+      'red 0.5 0.5 0.1 0.1\ntraffic light 0,5 0.5 0.1 0.1\ntwin 0.5 0.5 0.1 0.1\n'
+      'blue 0.5 0.5 0.1 0.1\nRed\nred 0.5 0.5 x 0.1\n1 0.5 0.5 0.1 0.1\n')
+  _, splits, findings = read(tmp_path)
+  found = [(entry['category_id'], entry['bbox']) for entry in splits['train'].annotations
+           if entry['id'].startswith('labels/train/a0.txt')]
+  assert [number for number, _ in found] == [0, 1, None, None, None, None, 1]
+  for number in (0, 1, 6):
+    np.testing.assert_allclose(found[number][1], [27, 18, 6, 4])
+  noted = by_reason(findings, 'noted')
+  wrong = noted['class of a label line is neither a number nor one of the names']
+  assert [text.split(' ')[2] for text in wrong] == ['3', '4', '5']
+  assert len(noted['label line has something that is not a number']) == 1
 
 
 def test_key_points_and_turned_boxes_of_yolo(tmp_path):
