@@ -10,6 +10,7 @@ import tensorflow as tf, tf_keras
 from official_ext.modeling import dense_detections
 from official_ext.modeling import dense_levels
 from official_ext.modeling.heads import dense_head
+from official_ext.modeling import stock_levels
 from official_ext.ops import assigners
 from official_ext.ops import checks
 
@@ -174,7 +175,8 @@ def build_dense_detector(input_specs: tf_keras.layers.InputSpec, model_config: A
     generator = dense_detections.DetectionGenerator(**model_config.detection_generator.as_dict())
     backbone = backbones.factory.build_backbone(
         input_specs, model_config.backbone, model_config.norm_activation, l2_regularizer)
-    decoder = factory.build_decoder(backbone.output_specs, model_config, l2_regularizer)
+    with stock_levels.naming_field(model_config):
+      decoder = factory.build_decoder(backbone.output_specs, model_config, l2_regularizer)
     model = DenseDetector(backbone, decoder, head, generator, model_config.assigner,
                           _assigner_options(model_config))
   # The call makes the variables of decoder and head.

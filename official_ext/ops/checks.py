@@ -94,18 +94,23 @@ def check_types(record: type, values: Mapping[str, Any], prefix: str = '') -> No
     hint, value = hints[name], values[name]
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
       check_types(typing.cast(type, hint), value, f'{prefix}{name}.')
-    elif not _has_type(value, hint):
+    elif not has_type(value, hint):
       raise ArgumentError(
-          f'{prefix}{name}', f'{prefix}{name} is {value!r}; it must be {_type_name(hint)}.')
+          f'{prefix}{name}', f'{prefix}{name} is {value!r}; it must be {type_name(hint)}.')
 
 
-def _has_type(value: Any, hint: Any) -> bool:
-  """Returns whether a value has the type of a field, or that type is one that is not checked."""
+def has_type(value: Any, hint: Any) -> bool:
+  """Returns whether a value has the type of a field, or that type is one that is not checked.
+
+  Args:
+    value: what was given.
+    hint: a type as `typing.get_type_hints` gives it; see `check_types`.
+  """
   arguments = typing.get_args(hint)
   if typing.get_origin(hint) in (typing.Union, types.UnionType):
-    return any(_has_type(value, each) for each in arguments)
+    return any(has_type(value, each) for each in arguments)
   if typing.get_origin(hint) is list:
-    return isinstance(value, (list, tuple)) and all(_has_type(each, *arguments) for each in value)
+    return isinstance(value, (list, tuple)) and all(has_type(each, *arguments) for each in value)
   if hint is types.NoneType:
     return value is None
   if hint not in _TYPE_NAMES:
@@ -115,13 +120,13 @@ def _has_type(value: Any, hint: Any) -> bool:
   return isinstance(value, (int, float)) and math.isfinite(value)
 
 
-def _type_name(hint: Any) -> str:
-  """Returns the values that a field may have, in words."""
+def type_name(hint: Any) -> str:
+  """Returns the values that a field of a type may have, in words."""
   arguments = typing.get_args(hint)
   if typing.get_origin(hint) is list:
-    return f'a list, each of it {_type_name(*arguments)}'
+    return f'a list, each of it {type_name(*arguments)}'
   if arguments:
-    return ' or '.join(map(_type_name, arguments))
+    return ' or '.join(map(type_name, arguments))
   return 'null' if hint is types.NoneType else _TYPE_NAMES.get(hint, hint.__name__)
 
 

@@ -11,12 +11,14 @@ from official.vision.tasks import maskrcnn
 import tensorflow as tf, tf_keras
 
 from official_ext.configs import detectors
+from official_ext.configs import field_ranges
 from official_ext.configs import head_styles
 from official_ext.dataloaders import dense_input
 from official_ext.dataloaders import image_sizes
 from official_ext.losses import paper_losses
 from official_ext.modeling import detection_generators
 from official_ext.modeling import float32_layers
+from official_ext.modeling import stock_levels
 from official_ext.modeling import two_stage_detector
 from official_ext.modeling.layers import convolutions
 from official_ext.ops import checks
@@ -77,11 +79,13 @@ class Float32MaskRCNNTask(PaperMaskRCNNTask):
       ValueError: an option is not allowed; the message names the field.
     """
     config = self.task_config
+    field_ranges.check_detector(config)
     size = config.model.input_size
     # The whole of Model Garden's method, because it calls the model at its end.
-    model = factory.build_maskrcnn(
-        tf_keras.layers.InputSpec(shape=[None, *size]), config.model,
-        convolutions.l2_regularizer(config.losses.l2_weight_decay))
+    with stock_levels.naming_field(config.model):
+      model = factory.build_maskrcnn(
+          tf_keras.layers.InputSpec(shape=[None, *size]), config.model,
+          convolutions.l2_regularizer(config.losses.l2_weight_decay))
     with checks.naming_field('task.model'):
       if self._is_paper:
         model = two_stage_detector.with_paper_heads(model)

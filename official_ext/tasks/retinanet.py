@@ -11,6 +11,7 @@ from official.vision.tasks import retinanet
 import tensorflow as tf, tf_keras
 
 from official_ext.configs import detectors
+from official_ext.configs import field_ranges
 from official_ext.configs import head_styles
 from official_ext.dataloaders import dense_input
 from official_ext.dataloaders import image_sizes
@@ -20,6 +21,7 @@ from official_ext.modeling import dense_detector
 from official_ext.modeling import detection_generators
 from official_ext.modeling import float32_layers
 from official_ext.modeling.layers import convolutions
+from official_ext.modeling import stock_levels
 from official_ext.ops import anchors
 from official_ext.ops import checks
 from official_ext.tasks import budgeted_task
@@ -58,12 +60,14 @@ class TowerRetinaNetTask(retinanet.RetinaNetTask, budgeted_task.BudgetedTask):
     """
     config = self.task_config
     _check_options(config.model)
+    field_ranges.check_detector(config)
     is_paper = head_styles.is_paper(config.model)
     if is_paper and not config.model.head.tower.type:
       raise checks.FieldError(
           "task.model.head_style is 'paper', which Model Garden's head with batch norm is not: "
           'task.model.head.tower.type must name a tower, such as `plain`, or head_style be garden.')
-    model = super().build_model()
+    with stock_levels.naming_field(config.model):
+      model = super().build_model()
     if config.model.head.tower.type:
       model = dense_detector.with_towers(
           model, config.model, convolutions.l2_regularizer(config.losses.l2_weight_decay))

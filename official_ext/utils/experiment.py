@@ -89,7 +89,11 @@ def _override_by_file(experiment: Any, path: str) -> None:
   if not os.path.isfile(path):
     raise command_line.CommandError(f'{source}: no such file.')
   with open(path, encoding='utf-8') as file:
-    is_empty = not _checked_mapping(file.read(), source)
+    try:
+      text = file.read()
+    except UnicodeDecodeError as error:
+      raise command_line.CommandError(f'{source} is not text in UTF-8: {error}.') from error
+  is_empty = not _checked_mapping(text, source)
   if not is_empty:
     # Model Garden's reader reads 1e-4 as a number, PyYAML reads it as text.
     _override(experiment, hyperparams.read_yaml_to_params_dict(path).as_dict(), source)
@@ -145,16 +149,22 @@ def resolve(name: str, config_files: Sequence[str] = (), params_override: str | 
   return experiment
 
 
-def check_training(params: Any) -> None:
-  """Checks options with which a model could be built but not trained.
+def check_training(params: Any, mode: str = 'train_and_eval') -> None:
+  """Checks options with which a model could be built but not trained or evaluated.
 
   Args:
     params: a resolved experiment.
+    mode: Model Garden's `--mode`, which says whether the fields of training, of evaluation or both
+      are read.
 
   Raises:
-    CommandError: a precision that Model Garden does not have, options that do not agree on the
-      size of images, or an input size to which the reader of the data does not keep.
+    CommandError: a precision that Model Garden does not have, a field outside of its range, options
+      that do not agree on the size of images, or an input size to which the reader of the data does
+      not keep.
   """
+  from official_ext.configs import classifiers
+  from official_ext.configs import detectors
+  from official_ext.configs import field_ranges
   from official_ext.dataloaders import image_sizes
   precision = params.runtime.mixed_precision_dtype
   if precision and precision not in _PRECISIONS:
@@ -165,10 +175,25 @@ def check_training(params: Any) -> None:
         f'runtime.mixed_precision_dtype is {precision!r}; allowed are '
         f'{", ".join(_PRECISIONS)} and null{hint}')
   try:
+    # Model Garden's own experiments leave fields open that it lets other code set.
+    if isinstance(params.task, (detectors.RetinaNetTaskConfig, detectors.MaskRCNNTaskConfig)):
+      field_ranges.check_detector(params.task)
+      _check_mode(params, mode)
+    elif isinstance(params.task, classifiers.ClassificationTaskConfig):
+      _check_mode(params, mode)
     image_sizes.check(params.task)
   except ValueError as error:
     raise command_line.CommandError(str(error)) from error
   _check_input_size(params.task)
+
+
+def _check_mode(params: Any, mode: str) -> None:
+  """Checks the fields that `mode` reads; raises ValueError about one that is out of its range."""
+  from official_ext.configs import field_ranges
+  if 'train' in mode:
+    field_ranges.check_training(params)
+  if 'eval' in mode:
+    field_ranges.check_evaluation(params)
 
 
 def _check_input_size(task: Any) -> None:

@@ -152,3 +152,10 @@ def test_options_that_cannot_be_trained(name, override, said):
   else:
     with pytest.raises(command_line.CommandError, match=said):
       experiment.check_training(params)
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path):
+  path = tmp_path / 'a.yaml'
+  path.write_bytes('task: {name: "\u00fc"}'.encode('cp1252'))
+  with pytest.raises(command_line.CommandError, match='--config_file=.*a.yaml is not text in UTF'):
+    experiment.resolve(NAME, [str(path)])

@@ -1,0 +1,33 @@
+"""Says which field to change where Model Garden's own decoders lack a level of the backbone."""
+from collections.abc import Iterator
+import contextlib
+from typing import Any
+
+from official_ext.ops import checks
+
+# How the error of Model Garden's FPN begins if the backbone has no level as fine as `min_level`.
+_TOO_FINE = 'Backbone min level should be'
+
+
+@contextlib.contextmanager
+def naming_field(model_config: Any) -> Iterator[None]:
+  """Turns the errors of a decoder about levels into one that names the field.
+
+  Args:
+    model_config: options of the detector that the body builds.
+
+  Raises:
+    FieldError: the body failed because of `min_level`.
+  """
+  try:
+    yield
+  except (KeyError, ValueError) as error:
+    # Of a level above all those of the backbone, the decoder says no more than the number of the
+    # backbone's last one.
+    key = str(*error.args[:1]) if isinstance(error, KeyError) else ''
+    is_too_coarse = key.isdecimal() and int(key) < model_config.min_level
+    if not is_too_coarse and not str(error).startswith(_TOO_FINE):
+      raise
+    raise checks.FieldError(
+        f'task.model.min_level is {model_config.min_level}, a level that the backbone does not '
+        'give; show_config, with the same overrides, lists those that it gives.') from error

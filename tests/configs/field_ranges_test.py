@@ -1,0 +1,137 @@
+"""Values of Model Garden's fields with which nothing can be trained are refused, and no others."""
+from official.core import task_factory
+import pytest
+
+from official_ext import registry_imports
+from official_ext.configs import field_ranges
+from official_ext.ops import checks
+from official_ext.utils import command_line
+from official_ext.utils import experiment
+import small_detectors
+
+RETINANET = 'retinanet_fpn_efficientnetlite0_sample'
+RCNN = 'fasterrcnn_fpn_efficientnetlite0_sample'
+FCOS = 'fcos_fpn_efficientnetlite0_sample'
+
+
+@pytest.mark.parametrize('name, field, value, allowed', [
+    (RETINANET, 'task.model.num_classes', '0', 'a whole number, at least 2'),
+    (RETINANET, 'task.model.num_classes', '1', 'a whole number, at least 2'),
+    (RETINANET, 'task.model.num_classes', '3.5', 'a whole number, at least 2'),
+    (RCNN, 'task.model.num_classes', 'many', 'a whole number, at least 2'),
+    (RCNN, 'task.model.num_classes', 'null', 'a whole number, at least 2'),
+    (RETINANET, 'task.model.num_classes', 'true', 'a whole number, at least 2'),
+    (RETINANET, 'task.model.min_level', '0', 'at least 1'),
+    (RETINANET, 'task.model.max_level', '2', 'the first must not be above the second'),
+    (RETINANET, 'task.model.anchor.anchor_size', '0', 'a finite number, above 0'),
+    (RETINANET, 'task.model.anchor.aspect_ratios', '[]', 'each of it a finite number, above 0'),
+    (RCNN, 'task.model.anchor.aspect_ratios', '[1.0,-1.0]', 'a list, each of it'),
+    (RCNN, 'task.model.anchor.num_scales', '0', 'at least 1'),
+    (RETINANET, 'task.model.head.num_filters', '0', 'at least 1'),
+    (RETINANET, 'task.model.head.num_convs', '-1', 'at least 0'),
+    (RETINANET, 'task.model.detection_generator.pre_nms_top_k', '0', 'at least 1'),
+    (RETINANET, 'task.model.detection_generator.nms_iou_threshold', '1.5', 'from 0 to 1'),
+    (RCNN, 'task.model.detection_generator.pre_nms_score_threshold', '-0.1', 'from 0 to 1'),
+    (RCNN, 'task.model.detection_generator.pre_nms_score_threshold', '.nan', 'from 0 to 1'),
+    (FCOS, 'task.model.detection_generator.max_num_detections', '0', 'at least 1'),
+    (RCNN, 'task.model.roi_generator.test_num_proposals', '0', 'at least 1'),
+    (RCNN, 'task.model.roi_generator.nms_iou_threshold', '2', 'from 0 to 1'),
+    (RCNN, 'task.model.roi_sampler.foreground_fraction', '25', 'from 0 to 1'),
+    (RCNN, 'task.model.roi_sampler.cascade_iou_thresholds', '[0.6,7]', 'each of it a finite'),
+    (RCNN, 'task.model.norm_activation.norm_epsilon', '-1e-3', 'at least 0'),
+    (RCNN, 'task.model.detection_head.fc_dims', '0', 'at least 1'),
+    (RETINANET, 'task.model.input_size', '[256,256]', 'must be [height, width, 3]'),
+    (RETINANET, 'task.model.input_size', '[256,256,1]', 'must be [height, width, 3]'),
+    (RETINANET, 'task.model.input_size', '[0,256,3]', 'must be [height, width, 3]'),
+    (RETINANET, 'task.model.input_size', '[-256,256,3]', 'must be [height, width, 3]'),
+    (RETINANET, 'task.losses.l2_weight_decay', '-1', 'at least 0'),
+    (RETINANET, 'task.losses.focal_loss_alpha', '1.5', 'from 0 to 1'),
+    (RETINANET, 'task.train_data.global_batch_size', '0', 'at least 1'),
+    (RETINANET, 'task.validation_data.global_batch_size', 'two', 'a whole number, at least 1'),
+    (FCOS, 'task.train_data.shuffle_buffer_size', '0', 'at least 1'),
+    (RETINANET, 'task.train_data.parser.max_num_instances', '0', 'at least 1'),
+    (RCNN, 'task.validation_data.parser.max_num_instances', '-5', 'at least 1'),
+    (RETINANET, 'task.train_data.parser.aug_scale_min', '1.5', 'must not be above the second'),
+    (RETINANET, 'task.train_data.parser.aug_scale_max', '.inf', 'a finite number, above 0'),
+    (RETINANET, 'task.train_data.parser.unmatched_threshold', '0.9', 'not be above the second'),
+    (RCNN, 'task.train_data.parser.rpn_match_threshold', '0.1', 'must not be above the second'),
+    (RETINANET, 'trainer.train_steps', '-1', 'a whole number, at least 0'),
+    (RETINANET, 'trainer.steps_per_loop', '0', 'at least 1'),
+    (RETINANET, 'trainer.steps_per_loop', '30', 'a multiple of trainer.steps_per_loop'),
+    (RETINANET, 'trainer.validation_steps', '0', '-1 for all'),
+    (RETINANET, 'trainer.validation_steps', '-2', 'at least -1'),
+    ('caddet_crops', 'task.train_data.global_batch_size', '0', 'at least 1')])
+def test_a_value_is_refused_by_a_sentence_that_names_the_field(name, field, value, allowed):
+  override = value
+  for part in reversed(field.split('.')):  # as YAML, which knows .nan and lists
+    override = f'{{{part}: {override}}}'
+  params = experiment.resolve(name, params_override=override)
+  with pytest.raises(command_line.CommandError) as caught:
+    experiment.check_training(params)
+  text = str(caught.value)
+  record, _, last = field.rpartition('.')
+  assert text.startswith(f'{record}.') and last in text and allowed in text
+
+
+@pytest.mark.parametrize('field, value', [
+    ('task.model.roi_sampler.cascade_iou_thresholds', '[0.6, 0.7]'),
+    ('task.model.roi_sampler.cascade_iou_thresholds', '[]'),
+    ('task.model.detection_generator.soft_nms_sigma', '0.5'),
+    ('task.model.detection_generator.nms_iou_threshold', '1'),
+    ('task.losses.rpn_huber_loss_delta', '0.0'), ('task.losses.l2_weight_decay', '0'),
+    ('task.model.norm_activation.norm_epsilon', '0'), ('trainer.validation_steps', '3'),
+    ('trainer.validation_interval', '0'), ('trainer.max_to_keep', 'null'),
+    ('trainer.summary_interval', 'null'), ('trainer.checkpoint_interval', 'null'),
+    ('task.model.detection_head.num_convs', '0')])
+def test_the_ends_of_a_range_are_allowed(field, value):
+  experiment.check_training(experiment.resolve(RCNN, params_override=f'{field}={value}'))
+
+
+@pytest.mark.parametrize('field, value, mode', [
+    ('trainer.steps_per_loop', '30', 'eval'), ('trainer.validation_steps', '0', 'train'),
+    ('task.train_data.global_batch_size', '0', 'continuous_eval'),
+    ('task.validation_data.global_batch_size', '0', 'train'),
+    ('task.validation_data.shuffle_buffer_size', '0', 'eval')])
+def test_fields_that_a_mode_does_not_read_are_free(field, value, mode):
+  params = experiment.resolve(RETINANET, params_override=f'{field}={value}')
+  experiment.check_training(params, mode)
+
+
+def test_every_experiment_of_the_package_is_allowed():
+  names = [name for name in experiment.names() if type(
+      experiment.resolve(name).task).__module__.startswith('official_ext.')]
+  assert len(names) > 50
+  for name in names:
+    experiment.check_training(experiment.resolve(name))
+
+
+def test_experiments_of_model_garden_may_leave_fields_open():
+  assert experiment.resolve('retinanet').task.model.num_classes == 0
+  experiment.check_training(experiment.resolve('retinanet'))
+
+
+@pytest.mark.parametrize('name', [RETINANET, RCNN])
+def test_tasks_check_their_model_when_it_is_built(name):
+  params = small_detectors.small_experiment(
+      name, model={'detection_generator': {'pre_nms_top_k': 0}})
+  with pytest.raises(checks.FieldError, match=r'task\.model\.detection_generator\.pre_nms_top_k'):
+    task_factory.get_task(params.task).build_model()
+
+
+@pytest.mark.parametrize('name', [RETINANET, RCNN, FCOS])
+@pytest.mark.parametrize('level', [1, 6])
+def test_a_level_that_the_backbone_lacks_is_named(name, level):
+  """Model Garden's FPN names neither the field nor, of a coarse level, what is wrong."""
+  params = small_detectors.small_experiment(
+      name, model={'min_level': level, 'max_level': 6, 'decoder': {'fpn': {'num_filters': 8}}})
+  with pytest.raises(checks.FieldError, match=rf'task\.model\.min_level is {level}, a level that'):
+    task_factory.get_task(params.task).build_model()
+
+
+def test_ranges_say_what_they_allow():
+  ranges = field_ranges._Range
+  assert str(ranges(int, 1)) == 'a whole number, at least 1'
+  assert str(ranges(float, 0, 1)) == 'a finite number, from 0 to 1'
+  assert str(ranges(list[float], 0, is_open=True)) == (
+      'a list, each of it a finite number, above 0')
+  assert str(ranges(float | None, 0)) == 'a finite number or null, at least 0'
