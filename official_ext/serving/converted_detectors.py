@@ -3,7 +3,6 @@ import pathlib
 
 import numpy as np
 
-from official_ext.datasets import categories as categories_lib
 from official_ext.serving import detectors
 from official_ext.serving import saved_models
 from official_ext.serving.engines import catalog
@@ -34,7 +33,7 @@ class ConvertedDetector(detectors.SavedDetector):
     """
     self._path = pathlib.Path(path)
     self.description = saved_models.read_description(path)
-    self.categories = categories_lib.from_coco(self.description.get('categories', ()))
+    self.categories = saved_models.read_categories(None, self._path, self.description)
     self._rule = self.description.get('suppression')
     self._scalars: dict[str, float] = {}
     self.input_type, self.batch_size = 'image_tensor', self.description.get('batch_size')

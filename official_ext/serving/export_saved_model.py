@@ -277,7 +277,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
   target = pathlib.Path(args.export_dir)
   if args.serving_layout:
     target = serving_layout.next_version(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    files.make_folder(target.parent)
   description = export(params, args, target)
   gmac = description['gmac']
   command_line.say(

@@ -51,24 +51,14 @@ class Predictions:
       images: folder of the images.
 
     Raises:
-      CommandError: a file is missing or is no JSON, or the ids are those of another annotation
-        file.
+      CommandError: a file is missing or damaged, or the ids are those of another annotation file.
     """
     self._images = images
-    written = read_json(folder / 'costs.json')
-    costs = written['images']
-    self.budget: float | None = written.get('budget')
-    if not all('multiply_adds' in cost for cost in costs):
+    try:
+      self._read(folder)
+    except (KeyError, TypeError, AttributeError) as error:
       raise command_line.CommandError(
-          f'{folder} has no multiply-adds of images: export with --outputs=all, and predict again.')
-    self.costs = sorted(costs, key=lambda cost: cost['multiply_adds'])
-    self._files = {cost['image_id']: cost['file'] for cost in self.costs}
-    self._detections = _by_image(read_json(folder / 'predictions.json'))
-    has_evaluation = (folder / 'evaluation.json').is_file()
-    self.evaluation = read_json(folder / 'evaluation.json') if has_evaluation else {}
-    has_names = (folder / 'categories.json').is_file()
-    categories = read_json(folder / 'categories.json') if has_names else []
-    self.names: dict[Id, str] = {entry['id']: entry['name'] for entry in categories}
+          f'{folder} holds damaged predictions ({error!r}): predict again.') from error
     self.has_truth = annotation_file is not None
     self._truth: dict[Id, list[dict[str, Any]]] = {}
     self._truth_names: dict[Id, str] = {}
@@ -77,6 +67,23 @@ class Predictions:
     self._reader = image_reading.ImageReader(image_files.LARGEST, self._all_listed)
     if annotation_file is not None:
       self._add_truth(truth_lib.Truth(annotation_file), folder)
+
+  def _read(self, folder: pathlib.Path) -> None:
+    """Reads what `tools.predict` wrote."""
+    written = read_json(folder / 'costs.json')
+    costs = written['images']
+    self.budget: float | None = written.get('budget')
+    if not costs or not all('multiply_adds' in cost for cost in costs):
+      raise command_line.CommandError(
+          f'{folder} has no multiply-adds of images: export with --outputs=all, and predict again.')
+    self.costs = sorted(costs, key=lambda cost: cost['multiply_adds'])
+    self._files = {cost['image_id']: cost['file'] for cost in self.costs}
+    self._detections = _by_image(read_json(folder / 'predictions.json'))
+    has_evaluation = (folder / 'evaluation.json').is_file()
+    self.evaluation = {**read_json(folder / 'evaluation.json')} if has_evaluation else {}
+    has_names = (folder / 'categories.json').is_file()
+    categories = read_json(folder / 'categories.json') if has_names else []
+    self.names: dict[Id, str] = {entry['id']: entry['name'] for entry in categories}
 
   def _add_truth(self, truth: truth_lib.Truth, folder: pathlib.Path) -> None:
     """Adds annotations; raises CommandError if the predictions are not under their ids."""

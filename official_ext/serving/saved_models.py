@@ -1,5 +1,5 @@
 """The files of an exported detector: the SavedModel, its description and its classes."""
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import json
 import pathlib
@@ -10,11 +10,54 @@ import tensorflow as tf
 
 from official_ext.datasets import categories as categories_lib
 from official_ext.datasets import category_files
+from official_ext.serving import input_types
 from official_ext.utils import command_line
 from official_ext.utils import files
 
 _DESCRIPTION = 'export.json'
 _GRAPH = 'saved_model.pb'
+
+
+def _is_number(value: Any) -> bool:
+  return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_count(value: Any) -> bool:
+  return isinstance(value, int) and _is_number(value) and value > 0
+
+
+def _is_size(value: Any) -> bool:
+  return isinstance(value, list) and len(value) == 2 and all(map(_is_count, value))
+
+
+def _is_rule(value: Any) -> bool:
+  """Returns whether a value is a rule as `suppression.finish` takes it."""
+  return (isinstance(value, dict) and value.get('best') in ('boxes', 'pairs') and
+          all(_is_number(value.get(name)) for name in ('score_threshold', 'iou_threshold')) and
+          _is_count(value.get('max_detections')) and
+          (value.get('per_level') is None or _is_count(value['per_level'])) and
+          isinstance(value.get('levels'), list) and all(map(_is_count, value['levels'])))
+
+
+def _is_table(value: Any) -> bool:
+  """Returns whether a value is a table of budgets, or the beginning of one."""
+  points = value.get('points', []) if isinstance(value, dict) else None
+  return isinstance(points, list) and all(isinstance(point, dict) for point in points)
+
+
+# Field of export.json that commands read -> whether it may have a value.
+_FIELDS: Mapping[str, Callable[[Any], bool]] = {
+    'input_type': lambda value: value in input_types.INPUT_TYPES,
+    'input_image_size': _is_size,
+    'batch_size': lambda value: value is None or _is_count(value),
+    'num_classes': _is_count,
+    'normalized_boxes': lambda value: isinstance(value, bool),
+    'suppression': _is_rule,
+    'gmac': lambda value: isinstance(value, dict) and all(map(_is_number, value.values())),
+    'categories': lambda value: isinstance(value, list),
+    'max_abs_diff': _is_number,
+    'budgets': _is_table,
+}
 
 
 def load(path: files.PathLike) -> Any:
@@ -66,9 +109,18 @@ def read_description(path: files.PathLike) -> dict[str, Any]:
   except FileNotFoundError:
     return {}
   except ValueError as error:
-    raise command_line.CommandError(
-        f'--saved_model={path}: {_DESCRIPTION} is damaged ({error}): export it again.') from error
-  return content if isinstance(content, dict) else {}
+    raise _damaged(path, str(error)) from error
+  if not isinstance(content, dict):
+    raise _damaged(path, f'it holds {type(content).__name__}, not fields with values')
+  for name, allows in _FIELDS.items():
+    if name in content and not allows(content[name]):
+      raise _damaged(path, f'{name} is {str(content[name])[:80]}')
+  return content
+
+
+def _damaged(path: files.PathLike, reason: str) -> command_line.CommandError:
+  return command_line.CommandError(
+      f'--saved_model={path}: {_DESCRIPTION} is damaged ({reason}): export it again.')
 
 
 def write_description(path: files.PathLike, description: Mapping[str, Any]) -> None:
@@ -79,7 +131,16 @@ def write_description(path: files.PathLike, description: Mapping[str, Any]) -> N
 
 def read_categories(model: Any, path: pathlib.Path, description: Mapping[str, Any]
                     ) -> categories_lib.Categories:
-  """Returns the classes of a SavedModel; raises CommandError if their file is damaged."""
+  """Returns the classes of a detector.
+
+  Args:
+    model: the SavedModel, which may bring the classes along; None for a conversion.
+    path: its folder.
+    description: the content of `export.json`.
+
+  Raises:
+    CommandError: what says the classes is damaged.
+  """
   try:
     asset = getattr(model, 'categories', None)
     if isinstance(asset, tf.saved_model.Asset):

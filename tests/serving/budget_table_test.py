@@ -78,10 +78,10 @@ def test_what_is_wrong_is_said(flag, table, changes, message):
 
 
 def test_a_table_replaces_another_one_and_leaves_the_rest(tmp_path):
-  (tmp_path / 'export.json').write_text('{"gmac": 3}')
+  (tmp_path / 'export.json').write_text('{"num_classes": 3}')
   for number in (1, 2):
     budget_table.write(tmp_path, {'number': number})
   description = budget_table.saved_models.read_description(tmp_path)
-  assert description == {'gmac': 3, 'budgets': {'number': 2}}
-  assert budget_table.without(description) == {'gmac': 3}
+  assert description == {'num_classes': 3, 'budgets': {'number': 2}}
+  assert budget_table.without(description) == {'num_classes': 3}
   assert (tmp_path / 'assets.extra' / 'budgets.json').read_text() == '{\n  "number": 2\n}\n'

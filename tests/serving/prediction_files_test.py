@@ -76,3 +76,18 @@ def test_an_image_is_shown_as_it_was_predicted(tmp_path, predictions):
 def test_a_missing_file_is_named(tmp_path):
   with pytest.raises(command_line.CommandError, match='evaluation.json cannot be read'):
     prediction_files.read_json(tmp_path / 'evaluation.json')
+
+
+@pytest.mark.parametrize('name, content, said', [
+    ('costs', {}, "damaged .*'images'"), ('costs', [], 'damaged'),
+    ('costs', {'images': 3}, 'damaged'),
+    ('costs', {'images': []}, 'has no multiply-adds'),
+    ('costs', {'images': [{'multiply_adds': 1.0}]}, "damaged .*'image_id'"),
+    ('predictions', [3], 'damaged'), ('predictions', [{'score': 1}], "damaged .*'image_id'"),
+    ('evaluation', 3, 'damaged'), ('evaluation', 'none', 'damaged'),
+    ('categories', [{}], "damaged .*'id'")])
+def test_damaged_predictions_are_refused(predictions, tmp_path, name, content, said):
+  del predictions  # its files are there
+  (tmp_path / f'{name}.json').write_text(json.dumps(content))
+  with pytest.raises(command_line.CommandError, match=said):
+    prediction_files.Predictions(tmp_path, None, tmp_path / 'images')
