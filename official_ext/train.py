@@ -122,20 +122,33 @@ def _check_model_dir(params: Any, model_dir: str, mode: str) -> None:
 
   Raises:
     CommandError: `params.yaml` in the folder has another `task.model`, apart from options of
-      inference where the mode only evaluates, or there is no checkpoint to evaluate.
+      inference where the mode only evaluates, or the file is damaged; the folder cannot be
+      written; or there is no checkpoint to evaluate.
   """
   path = os.path.join(model_dir, 'params.yaml')
+  if 'train' in mode and '://' not in model_dir:
+    files.check_place(model_dir, f'--model_dir={model_dir}')
   if not _has_checkpoint(model_dir):
     _check_evaluation_without_checkpoint(params, model_dir, mode)
   elif os.path.exists(path):
-    with open(path, encoding='utf-8') as file:
-      previous = yaml.safe_load(file)
     model = getattr(params.task, 'model', None)
     free = () if 'train' in mode else _INFERENCE_OPTIONS
-    if model and not _is_same(previous.get('task', {}).get('model'), model, free):
+    if model and not _is_same(_previous_model(path), model, free):
       raise command_line.CommandError(
           f'--model_dir={model_dir} holds a run of another model (its params.yaml differs in '
           'task.model): choose another folder, or give the same experiment and overrides.')
+
+
+def _previous_model(path: str) -> Any:
+  """Returns `task.model` of a `params.yaml`; raises CommandError if the file is damaged."""
+  try:
+    with open(path, encoding='utf-8') as file:
+      return yaml.safe_load(file)['task'].get('model')
+  except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+    raise command_line.CommandError(
+        f'--model_dir: {path} is damaged ({error}), so that nothing says which model the '
+        'checkpoints beside it are of: write it again with show_config, or choose another folder.'
+    ) from error
 
 
 def _check_evaluation_without_checkpoint(params: Any, model_dir: str, mode: str) -> None:
@@ -163,7 +176,7 @@ def main(_) -> None:
   """Checks the input, then runs Model Garden's trainer."""
   experiment.import_modules(FLAGS['import'].value)
   params = experiment.resolve(FLAGS.experiment, FLAGS.config_file or [], FLAGS.params_override)
-  experiment.check_training(params)
+  experiment.check_training(params, FLAGS.mode)
   _check_model_dir(params, FLAGS.model_dir, FLAGS.mode)
   input_checks.check_task(params.task, FLAGS.mode)
   FLAGS.model_dir = files.plain_path(FLAGS.model_dir)

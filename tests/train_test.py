@@ -197,6 +197,24 @@ def test_an_evaluation_may_change_what_only_inference_reads(tmp_path):
     train._check_model_dir(params, str(tmp_path), 'eval')
 
 
+@pytest.mark.parametrize('text', ['', 'task: [', 'task: 3', '{}', '\udcff'])
+def test_damaged_options_of_an_earlier_run_are_named(tmp_path, text):
+  params = experiment.resolve('fcos_caddet_sample')
+  (tmp_path / 'params.yaml').write_bytes(text.encode('utf-8', 'surrogateescape'))
+  train._check_model_dir(params, str(tmp_path), 'train')  # Without a checkpoint nothing is lost.
+  tf.train.Checkpoint(weight=tf.Variable(0.0)).save(f'{tmp_path}/ckpt')
+  with pytest.raises(command_line.CommandError, match='params.yaml is damaged'):
+    train._check_model_dir(params, str(tmp_path), 'train')
+
+
+def test_a_training_needs_a_folder_that_can_be_made(tmp_path):
+  (tmp_path / 'file').touch()
+  params = experiment.resolve('fcos_caddet_sample')
+  for place in (tmp_path / 'file', tmp_path / 'file/run'):
+    with pytest.raises(command_line.CommandError, match='--model_dir=.* is no folder'):
+      train._check_model_dir(params, str(place), 'train_and_eval')
+
+
 @pytest.fixture(name='processes', scope='module')
 def fixture_processes():
   with commands.Commands('official_ext.train', cwd=CHECKOUT, env={

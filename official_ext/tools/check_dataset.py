@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from official_ext.datasets import findings as findings_lib
+from official_ext.datasets import normal_values
 from official_ext.datasets import readers
 from official_ext.datasets.records import record_folder
 from official_ext.utils import command_line
@@ -73,6 +74,9 @@ def _check_arguments(args: argparse.Namespace) -> None:
   if args.output and not args.output.lower().endswith(('.png', '.jpg', '.jpeg')):
     raise command_line.CommandError(
         f'--output is {args.output}; its name must end in .png or .jpg.')
+  for flag in ('output', 'json'):
+    if getattr(args, flag):
+      files.check_file(getattr(args, flag), f'--{flag}')
 
 
 def _folder_sources(folder: pathlib.Path) -> list[record_checks.Source]:
@@ -96,10 +100,16 @@ def _pattern_source(pattern: str, annotation_file: str | None) -> record_checks.
   source = record_checks.Source('data', input_checks.matching_files(pattern, '--input_path'))
   if annotation_file:
     source.annotations = readers.load_annotations(pathlib.Path(annotation_file))
-    names: dict[Any, str] = {entry.get('id'): str(entry.get('name'))
-                             for entry in source.annotations['categories']}
-    source.class_names = names
-    source.num_classes = max(names, default=0) + 1
+    names = {normal_values.normal_id(entry.get('id')): str(entry.get('name'))
+             for entry in source.annotations['categories']}
+    strange = [number for number in names if not isinstance(number, int) or number < 0]
+    if strange:
+      raise command_line.CommandError(
+          f'--annotation_file={annotation_file} has the category id {strange[0]!r}, but records '
+          'have whole numbers: give the file that belongs to the records, such as '
+          'annotations/val.json of convert_dataset.')
+    source.class_names = {number: name for number, name in names.items() if isinstance(number, int)}
+    source.num_classes = max(source.class_names) + 1 if names else None
   return source
 
 

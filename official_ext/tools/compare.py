@@ -67,7 +67,8 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument('--channels', default=[], metavar='N,N,...',
                       type=argument_types.list_of(argument_types.whole_number),
                       help='channels of the necks of --trained to draw alone, from 0')
-  parser.add_argument('--score_threshold', type=float, default=0.4, metavar='SCORE',
+  parser.add_argument('--score_threshold', type=argument_types.threshold, default=0.4,
+                      metavar='SCORE',
                       help='least score of a box that is drawn (0.4)')
   image_files.add_max_pixels_argument(parser)
   experiment.add_import_argument(parser)
@@ -76,6 +77,8 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.error('give --saved_model or --trained')
   if args.annotation_file and not args.saved_model:
     parser.error('--annotation_file needs --saved_model')
+  if args.channels and not args.trained:
+    parser.error('--channels are those of the necks of --trained: give it, or leave them out')
   return args
 
 

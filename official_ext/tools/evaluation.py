@@ -46,8 +46,8 @@ def evaluate(detector: Any, images: image_ids.ImageSet, truth: truth_lib.Truth,
     image; with `resamples` `ap_low` and `ap_high`, the ends of the interval of AP.
 
   Raises:
-    CommandError: an image cannot be read, the detector fails for it, or the annotation file is of
-      other classes.
+    CommandError: an image cannot be read, the detector fails for it or does not say what it costs,
+      or the annotation file is of other classes.
   """
   import numpy as np
 
@@ -61,6 +61,10 @@ def evaluate(detector: Any, images: image_ids.ImageSet, truth: truth_lib.Truth,
   if skipped:
     file, reason = next(iter(skipped.items()))
     raise command_line.CommandError(f'{flag}: {file} cannot be predicted ({reason}).')
+  if not all('multiply_adds' in cost for cost in costs):  # a conversion for LiteRT has none
+    raise command_line.CommandError(
+        '--saved_model: the outputs of a detector do not say what its images cost: give the export '
+        'that it was converted from, made with --outputs=all.')
   precision = coco_results.average_precision(truth, predictions, list(images.paths))
   gmac = [cost['multiply_adds'] / 1e9 for cost in costs]
   found = {'ap': precision['ap'], 'ap50': precision['ap50'], 'gmac_mean': float(np.mean(gmac)),

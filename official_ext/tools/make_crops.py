@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from official_ext.datasets.records import record_folder
+from official_ext.utils import argument_types
 from official_ext.utils import command_line
 from official_ext.utils import files
 
@@ -47,9 +48,11 @@ def _parse_arguments() -> argparse.Namespace:
                       help='folder that convert_dataset wrote')
   parser.add_argument('--output_dir', required=True, metavar='DIR',
                       help='folder to make; replaced if this command has made it')
-  parser.add_argument('--min_size', type=float, default=8.0, metavar='PIXELS',
+  parser.add_argument('--min_size', type=argument_types.number_from_0, default=8.0,
+                      metavar='PIXELS',
                       help='least longer side of an object (8)')
-  parser.add_argument('--context', type=float, default=1.2, metavar='FACTOR',
+  parser.add_argument('--context', type=argument_types.positive_number, default=1.2,
+                      metavar='FACTOR',
                       help='side of the square, in longer sides of the object (1.2)')
   return parser.parse_args()
 
@@ -84,17 +87,26 @@ def crops(records: Sequence[str], min_size: float, context: float
 
   Yields:
     The class id, at least 1, and the crop from `crop`.
+
+  Raises:
+    CommandError: a file is damaged.
   """
   import tensorflow as tf  # imported here because it takes seconds
   from official.vision.dataloaders import tf_example_decoder
   decoder = tf_example_decoder.TfExampleDecoder()
-  for decoded in tf.data.TFRecordDataset(records).map(decoder.decode):
-    image = decoded['image'].numpy()
-    boxes = decoded['groundtruth_boxes'].numpy() * np.tile(image.shape[:2], 2)
-    class_ids, crowds = (decoded[f'groundtruth_{name}'].numpy() for name in ('classes', 'is_crowd'))
-    for box, class_id, is_crowd in zip(boxes, class_ids, crowds):
-      if not is_crowd and max(box[2] - box[0], box[3] - box[1]) >= min_size:
-        yield int(class_id), crop(image, box, context)
+  try:
+    for decoded in tf.data.TFRecordDataset(records).map(decoder.decode):
+      image = decoded['image'].numpy()
+      boxes = decoded['groundtruth_boxes'].numpy() * np.tile(image.shape[:2], 2)
+      class_ids, crowds = (
+          decoded[f'groundtruth_{name}'].numpy() for name in ('classes', 'is_crowd'))
+      for box, class_id, is_crowd in zip(boxes, class_ids, crowds):
+        if not is_crowd and max(box[2] - box[0], box[3] - box[1]) >= min_size:
+          yield int(class_id), crop(image, box, context)
+  except tf.errors.OpError as error:
+    raise command_line.CommandError(
+        f'--data: one of {", ".join(records)} is damaged ({error.message}): run convert_dataset '
+        'again.') from error
 
 
 def _example(image: np.ndarray, label: int) -> tf.train.Example:
@@ -124,6 +136,10 @@ def _write_split(name: str, records: Sequence[str], labels: Mapping[int, int],
 
   def examples() -> Iterator[tf.train.Example]:
     for class_id, image in crops(records, args.min_size, args.context):
+      if class_id not in labels:
+        raise command_line.CommandError(
+            f'--data={args.data}: a record of {name} has the class id {class_id}, which '
+            f'{record_folder.MARKER} does not name: run convert_dataset again.')
       counts[labels[class_id]] += 1
       yield _example(image, labels[class_id])
 
@@ -148,15 +164,18 @@ def _overrides(output_dir: str, num_classes: int, num_train: int) -> str:
 def main() -> None:
   """Runs the command."""
   args = _parse_arguments()
+  from official_ext.utils import input_checks  # imported here: it loads TensorFlow
   dataset = record_folder.read(args.data)
   files.check_own_output(args.output_dir, _MARKER)
   class_ids = sorted(dataset.class_names)
   labels = {class_id: label for label, class_id in enumerate(class_ids)}
+  patterns = {name: record_folder.path_pattern(args.data, split.file_pattern)
+              for name, split in dataset.splits.items()}
   with files.atomic_directory(args.output_dir) as folder:
     counts = {
-        name: _write_split(name, sorted(map(str, args.data.glob(split.file_pattern))), labels,
-                           folder, args)
-        for name, split in dataset.splits.items()}
+        name: _write_split(name, input_checks.matching_files(pattern, '--data'), labels, folder,
+                           args)
+        for name, pattern in patterns.items()}
     (folder / 'overrides.yaml').write_text(
         _overrides(args.output_dir, len(class_ids), sum(counts['train'])), encoding='utf-8')
     (folder / _MARKER).write_text(json.dumps(

@@ -67,7 +67,8 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
                       help='folder to write; earlier predictions in it are replaced')
   parser.add_argument('--batch_size', type=argument_types.positive_int, default=1, metavar='N',
                       help='images of one size that are run together (1)')
-  parser.add_argument('--score_threshold', type=float, default=0.3, metavar='SCORE',
+  parser.add_argument('--score_threshold', type=argument_types.threshold, default=0.3,
+                      metavar='SCORE',
                       help='least score of a box that is drawn; the JSON holds all (0.3)')
   parser.add_argument('--annotation_file', type=pathlib.Path, metavar='JSON',
                       help='COCO annotations that give image ids and category ids')

@@ -65,7 +65,13 @@ def _arguments() -> argparse.Namespace:
                       help='include metrics that cost as much as the network, such as the spectral '
                       "radius of an implicit pyramid's map")
   parser.add_argument('--json', metavar='FILE', help='also write the figures to this file')
-  return parser.parse_args()
+  args = parser.parse_args()
+  if args.count_only and (args.saved_model or args.twins or args.diagnose):
+    parser.error('--count_only runs no network: leave it out, or --saved_model, --twins and '
+                 '--diagnose')
+  if args.image_size and args.sides:
+    parser.error('--image_size gives all images one size, and --sides each its own: give one')
+  return args
 
 
 def count_parameters(model: Any) -> dict[str, int]:
@@ -310,6 +316,8 @@ def main() -> None:
   arguments = _arguments()
   from official_ext import registry_imports
   experiment.import_modules(arguments.imports)
+  if arguments.json:
+    files.check_file(arguments.json, '--json')
   figures = profile(arguments)
   _say(figures, arguments)
   if arguments.json:

@@ -243,45 +243,9 @@ def _branch_features(detector: Any, image: np.ndarray) -> dict[str, dict[str, np
       for level, lateral in model.decoder.laterals.items()}
 
 
-def main() -> None:
-  """Writes report.html and report.json."""
-  args = _arguments()
-  from official_ext import registry_imports
-  from official_ext.serving import detectors
-  from official_ext.serving import twins as twins_lib
-  predictions = _Predictions(args.predictions, args.annotation_file, args.images)
-  experiment.import_modules(args.imports)
-  detector = detectors.restore(args.experiment, args.model_dir)
-  if predictions.budget is not None:
-    detector.set_budget(predictions.budget)
-  costs = [cost['multiply_adds'] / _GIGA for cost in predictions.costs]
-  made = twins_lib.make_twins(detector.module)
-  twins = {name: twin.multiply_adds for name, twin in made.items()}
-  cheapest, dearest = (
-      predictions.image(predictions.costs[index]['image_id']) for index in (0, -1))
-  times = twins_lib.seconds(detector, made, cheapest, dearest, _TIMED_RUNS)
-  exported = prediction_files.read_json(args.saved_model / 'export.json')
-  results = {
-      **{key: predictions.evaluation[key] for key in ('ap', 'ap50')
-         if key in predictions.evaluation},
-      # Rounding may move the mean of equal costs beyond them.
-      'gmac_mean': float(np.clip(np.mean(costs), min(costs), max(costs))),
-      'gmac_min': min(costs),
-      'gmac_max': max(costs),
-      **{f'gmac_{name.lower().replace(" ", "_")}': cost / _GIGA for name, cost in twins.items()},
-      'milliseconds': timing.summaries(times),
-      'saved_model_max_abs_diff': exported['max_abs_diff'],
-      'open_ratio': {name: float(np.mean(gate)) for name, gate in predictions.gates().items()},
-      'seconds_by_step': (
-          prediction_files.read_json(args.seconds_by_step) if args.seconds_by_step else {}),
-  }
-  page = html_page.HtmlPage(f'{args.experiment}: {len(costs)} images')
-  advice: list[str] = []
-  if args.network:
-    networks = report_networks.measure(args, predictions)
-    results['networks'] = side_by_side.entries(networks)
-    advice = side_by_side.advice(networks)
-    report_networks.write(page, networks, advice)
+def _write_sections(page: html_page.HtmlPage, results: dict[str, Any], detector: Any,
+                    predictions: _Predictions, twins: dict[str, int]) -> None:
+  """Writes everything about the detector of the report, in the order in which it is read."""
   _write_results(page, results, twins)
   _write_times(page, results, twins)
   _write_routing(page, predictions, twins)
@@ -294,6 +258,69 @@ def main() -> None:
   if results['seconds_by_step']:
     page.heading('Time')
     page.table(['step', 'seconds'], list(results['seconds_by_step'].items()))
+
+
+def _export_difference(folder: pathlib.Path) -> float:
+  """Returns how much the export differs from the model that it was made of."""
+  from official_ext.serving import saved_models
+  description = saved_models.read_description(folder)
+  if 'max_abs_diff' not in description:
+    raise command_line.CommandError(
+        f'--saved_model={folder} has no export.json that says how the export differs from the '
+        'model: give the folder that export_saved_model wrote.')
+  return description['max_abs_diff']
+
+
+def _read_seconds(path: pathlib.Path) -> dict[str, float]:
+  """Returns the content of `--seconds_by_step`."""
+  found = prediction_files.read_json(path)
+  if not isinstance(found, dict):
+    raise command_line.CommandError(
+        f'--seconds_by_step={path} must hold a JSON object, the name of each step and its seconds.')
+  return found
+
+
+def main() -> None:
+  """Writes report.html and report.json."""
+  args = _arguments()
+  from official_ext import registry_imports
+  from official_ext.serving import detectors
+  from official_ext.serving import twins as twins_lib
+  files.check_place(args.output_dir, f'--output_dir={args.output_dir}')
+  predictions = _Predictions(args.predictions, args.annotation_file, args.images)
+  experiment.import_modules(args.imports)
+  largest_difference = _export_difference(args.saved_model)
+  seconds_by_step = _read_seconds(args.seconds_by_step) if args.seconds_by_step else {}
+  detector = detectors.restore(args.experiment, args.model_dir)
+  if predictions.budget is not None:
+    detector.set_budget(predictions.budget)
+  costs = [cost['multiply_adds'] / _GIGA for cost in predictions.costs]
+  made = twins_lib.make_twins(detector.module)
+  twins = {name: twin.multiply_adds for name, twin in made.items()}
+  cheapest, dearest = (
+      predictions.image(predictions.costs[index]['image_id']) for index in (0, -1))
+  times = twins_lib.seconds(detector, made, cheapest, dearest, _TIMED_RUNS)
+  results = {
+      **{key: predictions.evaluation[key] for key in ('ap', 'ap50')
+         if key in predictions.evaluation},
+      # Rounding may move the mean of equal costs beyond them.
+      'gmac_mean': float(np.clip(np.mean(costs), min(costs), max(costs))),
+      'gmac_min': min(costs),
+      'gmac_max': max(costs),
+      **{f'gmac_{name.lower().replace(" ", "_")}': cost / _GIGA for name, cost in twins.items()},
+      'milliseconds': timing.summaries(times),
+      'saved_model_max_abs_diff': largest_difference,
+      'open_ratio': {name: float(np.mean(gate)) for name, gate in predictions.gates().items()},
+      'seconds_by_step': seconds_by_step,
+  }
+  page = html_page.HtmlPage(f'{args.experiment}: {len(costs)} images')
+  advice: list[str] = []
+  if args.network:
+    networks = report_networks.measure(args, predictions)
+    results['networks'] = side_by_side.entries(networks)
+    advice = side_by_side.advice(networks)
+    report_networks.write(page, networks, advice)
+  _write_sections(page, results, detector, predictions, twins)
   with files.atomic_file(args.output_dir / 'report.html') as temporary:
     temporary.write_text(page.html(), encoding='utf-8')
   with files.atomic_file(args.output_dir / 'report.json') as temporary:

@@ -84,6 +84,7 @@ def points(args: argparse.Namespace, images: image_ids.ImageSet, truth: truth_li
   found = []
   for path, load in loads:
     detector = load(path)
+    evaluation.check_costs(detector, str(path))
     for threshold, budget in _settings(detector, args):
       if budget is not None:
         detector.set_budget(budget)

@@ -5,6 +5,8 @@ import json
 import pathlib
 import re
 
+from google.protobuf import message
+
 from official_ext.datasets import readers
 from official_ext.datasets.records import record_folder
 from official_ext.utils import command_line
@@ -76,7 +78,7 @@ def _encoded_images(folder: pathlib.Path, pattern: str) -> Iterator[tuple[int, b
       feature = tf.train.Example.FromString(record).features.feature
       yield (int(feature['image/source_id'].bytes_list.value[0]),
              feature['image/encoded'].bytes_list.value[0])
-  except tf.errors.DataLossError as error:
+  except (tf.errors.DataLossError, message.DecodeError, ValueError, IndexError) as error:
     raise command_line.CommandError(
         f'--data={folder} has a damaged record ({error}): run convert_dataset again.') from error
 
@@ -95,13 +97,21 @@ def write(data: pathlib.Path, split: str, folder: pathlib.Path) -> int:
   Raises:
     CommandError: `data` is no such folder, or is damaged.
   """
-  records = record_folder.read(data).splits[split]
+  splits = record_folder.read(data).splits
+  if split not in splits:
+    raise command_line.CommandError(
+        f'--data={data} has no split {split}; it has {", ".join(splits) or "none"}.')
+  records = splits[split]
   content = readers.load_annotations(data / records.annotation_file)
-  entries = {entry['id']: entry for entry in content['images']}
+  entries = {entry.get('id'): entry for entry in content['images']}
   taken: set[str] = set()
   images = command_line.progress(
       _encoded_images(data, records.file_pattern), 'writing images', records.num_images)
   for image_id, encoded in images:
+    if 'file_name' not in entries.get(image_id, ()):
+      raise command_line.CommandError(
+          f'{data / records.annotation_file} names no file of the image {image_id} of the records: '
+          'run convert_dataset again.')
     suffix = '.png' if encoded.startswith(b'\x89PNG') else '.jpg'
     name = file_name(str(entries[image_id]['file_name']), image_id, suffix, taken)
     entries[image_id]['file_name'] = name

@@ -29,6 +29,14 @@ def positive_number(text: str) -> float:
   return value
 
 
+def number_from_0(text: str) -> float:
+  """Returns a finite number, at least 0."""
+  value = _number(text)
+  if not 0 <= value < float('inf'):
+    raise argparse.ArgumentTypeError(f'{text!r} is not a number from 0')
+  return value
+
+
 def threshold(text: str) -> float:
   """Returns a number from 0 to 1."""
   value = _number(text)

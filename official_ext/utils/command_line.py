@@ -22,6 +22,8 @@ _DISK_ADVICE = {
     errno.EACCES: 'choose a file or folder that you may use',
     errno.EPERM: 'choose a file or folder that you may use',
     errno.EROFS: 'choose a folder that can be written',
+    errno.ENOTDIR: 'choose a path that leads through folders only',
+    errno.ENAMETOOLONG: 'choose a shorter name',
 }
 
 

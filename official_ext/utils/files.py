@@ -92,9 +92,26 @@ def atomic_file(path: PathLike) -> Iterator[pathlib.Path]:
 
 def _temporary(path: pathlib.Path, kind: str = 'new') -> pathlib.Path:
   """Returns a new hidden name beside `path`, with the number of this process in it."""
-  path.parent.mkdir(parents=True, exist_ok=True)
+  make_folder(path.parent)
   _tidy_up(path)
   return path.parent / f'{_prefix(path)}{os.getpid()}-{kind}-{secrets.token_hex(4)}{path.suffix}'
+
+
+def make_folder(path: PathLike) -> None:
+  """Makes a folder with all folders above it, unless it is there.
+
+  Args:
+    path: the folder.
+
+  Raises:
+    CommandError: `path`, or a folder above it, is a file.
+  """
+  try:
+    os.makedirs(path, exist_ok=True)
+  except (FileExistsError, NotADirectoryError) as error:
+    raise command_line.CommandError(
+        f'{path} cannot be made, because it or a part of its path is a file: choose a path that '
+        'leads through folders only.') from error
 
 
 def _prefix(path: pathlib.Path) -> str:
@@ -144,15 +161,53 @@ def check_own_output(path: PathLike, marker: str, flag: str = '--output_dir') ->
     flag: the command's flag that gave the folder, for the error message.
 
   Raises:
-    CommandError: `path` is a file, or a folder with other content.
+    CommandError: `path` is a file, or a folder with other content, or cannot be written.
   """
   path = pathlib.Path(path)
-  if path.is_dir() and ((path / marker).is_file() or not any(path.iterdir())):
-    return
-  if path.exists():
+  is_own = path.is_dir() and ((path / marker).is_file() or not any(path.iterdir()))
+  if path.exists() and not is_own:
     raise command_line.CommandError(
         f'{flag}={path} exists and was not written by this command, which would replace it as a '
         'whole: give a new folder.')
+  check_place(path.parent, f'{flag}={path}')
+
+
+def check_place(folder: PathLike, what: str) -> None:
+  """Refuses a folder in which no file can be made, before there is something to be written.
+
+  Args:
+    folder: the folder, which need not exist.
+    what: the flag of a command with its value, for the error message.
+
+  Raises:
+    CommandError: the folder, or one above it, is a file or may not be written.
+  """
+  place = pathlib.Path(os.path.abspath(folder))
+  while not os.path.lexists(place):
+    place = place.parent
+  if not place.is_dir():
+    raise command_line.CommandError(
+        f'{what} cannot be written, because {place} is no folder: choose a path that leads through '
+        'folders only.')
+  if not os.access(place, os.W_OK | os.X_OK):
+    raise command_line.CommandError(
+        f'{what} cannot be written, because nothing may be written in {place}: choose another '
+        'folder.')
+
+
+def check_file(path: PathLike, flag: str) -> None:
+  """Refuses a file that cannot be written, before there is something to be written.
+
+  Args:
+    path: the file, which is made or replaced.
+    flag: the command's flag that gave it, for the error message.
+
+  Raises:
+    CommandError: `path` is a folder, or nothing may be written where it lies.
+  """
+  if os.path.isdir(path):
+    raise command_line.CommandError(f'{flag}={path} is a folder: give the name of a file.')
+  check_place(os.path.dirname(os.path.abspath(path)), f'{flag}={path}')
 
 
 def escape_pattern(path: PathLike) -> str:

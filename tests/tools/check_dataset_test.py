@@ -181,6 +181,25 @@ def test_ids_and_boxes_that_the_annotation_file_does_not_have(records, tmp_path,
       'image id of the annotation file is not in the records': ['id 3']}
 
 
+@pytest.mark.parametrize('number', ['cat', None, -1])
+def test_an_annotation_file_whose_ids_no_record_can_have(records, tmp_path, monkeypatch, number):
+  path = tmp_path / 'own.json'
+  path.write_text(json.dumps(dict(
+      images=[], annotations=[], categories=[dict(id=1, name='a'), dict(id=number, name='b')])))
+  with pytest.raises(command_line.CommandError, match=f'own.json has the category id {number!r}'):
+    _check(monkeypatch, tmp_path, f'--input_path={records}/val-*.tfrecord',
+           f'--annotation_file={path}')
+
+
+def test_an_annotation_file_without_classes_names_none(records, tmp_path, monkeypatch):
+  content = json.loads((records / 'annotations/val.json').read_text())
+  path = tmp_path / 'own.json'
+  path.write_text(json.dumps({**content, 'categories': []}))
+  status, _, problems = _check(monkeypatch, tmp_path, f'--input_path={records}/val-*.tfrecord',
+                               f'--annotation_file={path}')
+  assert (status, problems) == (0, {})
+
+
 def test_records_of_other_tools_say_what_they_lack(tmp_path, monkeypatch):
   """As the TF1 Object Detection API, Roboflow and careless scripts write them."""
   def changed(number, *removed, **values):
@@ -262,7 +281,11 @@ def test_experiment_that_does_not_fit_the_data(records, tmp_path, monkeypatch):
     (['--annotation_file=x', '--data=y'], '--annotation_file'),
     (['--data=y', '--num_samples=0'], '--num_samples'),
     (['--data=y', '--config_file=z'], 'give --experiment too'),
-    (['--data=y', '--output=x.txt'], '--output')])
+    (['--data=y', '--output=x.txt'], '--output'),
+    (['--data=y', '--output=a_file/x.png'], '--output=a_file/x.png .* is no folder'),
+    (['--data=y', '--json=.'], '--json=. is a folder')])
 def test_wrong_options_are_named(tmp_path, monkeypatch, options, name):
+  (tmp_path / 'a_file').touch()
+  monkeypatch.chdir(tmp_path)
   with pytest.raises(command_line.CommandError, match=name):
     _check(monkeypatch, tmp_path, *options)

@@ -85,3 +85,12 @@ def test_chosen_channels_are_drawn_for_every_level():
     assert tuple(array.mean() for array in drawn) == means
   with pytest.raises(command_line.CommandError, match='has 2, but this neck has .* 0 to 1'):
     compare.draw_pyramid(features, None, image, channels=[2])
+
+
+@pytest.mark.parametrize('option, said', [
+    ('--channels=1', 'necks of --trained'), ('--score_threshold=nan', 'not a number from 0 to 1'),
+    ('--score_threshold=40', 'not a number from 0 to 1')])
+def test_options_that_cannot_take_effect_are_refused(option, said, capsys):
+  with pytest.raises(SystemExit) as caught:
+    compare.main(['--saved_model=a', '--images=b', '--output_dir=c', option])
+  assert caught.value.code == 2 and said in capsys.readouterr().err

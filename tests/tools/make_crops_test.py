@@ -2,11 +2,13 @@
 import json
 import sys
 
+import dataset_files
 import numpy as np
 from official.core import task_factory
 import pytest
 
 from official_ext import registry_imports
+from official_ext.tools import convert_dataset
 from official_ext.tools import make_crops
 from official_ext.utils import command_line
 from official_ext.utils import experiment
@@ -55,3 +57,29 @@ def test_every_object_is_cut_out_once_under_its_class(monkeypatch, sample_record
 def test_a_folder_without_data_is_refused(monkeypatch, tmp_path):
   with pytest.raises(command_line.CommandError, match='convert_dataset'):
     run(monkeypatch, tmp_path, tmp_path / 'crops')
+
+
+def test_damaged_records_are_refused(monkeypatch, tmp_path):
+  source, records, output = (tmp_path / name for name in ('in', 'records', 'out'))
+  dataset_files.write_image(source / 'images/a.jpg')
+  dataset_files.write_coco(source, [dataset_files.coco_image(1, 'a.jpg')],
+                           [dataset_files.coco_annotation(1, 1, [1, 2, 9, 9])])
+  monkeypatch.setattr(sys, 'argv', ['c', f'--input={source}', f'--output_dir={records}'])
+  convert_dataset.main()
+  run(monkeypatch, records, output, '--min_size=0')
+  assert json.loads((output / 'crops.json').read_text())['counts'] == {
+      'train': [1, 0], 'val': [1, 0]}
+  dataset = records / 'dataset.json'
+  described = json.loads(dataset.read_text())
+  dataset.write_text(json.dumps({**described, 'class_names': {'5': 'a'}}))
+  with pytest.raises(command_line.CommandError, match='record of train has the class id 1, which'):
+    run(monkeypatch, records, output)
+  dataset.write_text(json.dumps(described))
+  file, = records.glob('train*.tfrecord')
+  file.write_bytes(file.read_bytes()[:-9])
+  with pytest.raises(command_line.CommandError, match='is damaged .*run convert_dataset again'):
+    run(monkeypatch, records, output)
+  file.unlink()
+  with pytest.raises(command_line.CommandError, match='--data is .* matches no file'):
+    run(monkeypatch, records, output)
+  assert (output / 'crops.json').is_file()

@@ -368,3 +368,10 @@ def test_evaluation_needs_annotations(capsys):
   with pytest.raises(SystemExit):
     predict.main(['--saved_model=s', '--images=i', '--output_dir=o', '--evaluate'])
   assert '--annotation_file' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('value', ['nan', '-1', '30', 'high'])
+def test_a_score_is_from_0_to_1(value, capsys):
+  with pytest.raises(SystemExit):
+    predict.main(['--saved_model=s', '--images=i', '--output_dir=o', f'--score_threshold={value}'])
+  assert '--score_threshold' in capsys.readouterr().err

@@ -211,11 +211,14 @@ def test_checkpoints(tmp_path):
 
 
 @pytest.mark.parametrize('arguments', [
-    ['--image_size=64'], ['--image_size=0,5'], ['--batch_size=0'], ['--num_runs=-1']])
+    ['--image_size=64'], ['--image_size=0,5'], ['--batch_size=0'], ['--num_runs=-1'],
+    ['--count_only', '--twins'], ['--count_only', '--saved_model=x'],
+    ['--sides=8,9', '--image_size=64,64'], ['--json=.']])
 def test_arguments_out_of_range(monkeypatch, capsys, arguments):
   monkeypatch.setattr(sys, 'argv', ['profile', '--experiment=x', *arguments])
-  with pytest.raises(SystemExit):
-    profile.main()
+  with pytest.raises(SystemExit) as caught:
+    command_line.run(profile.main)
+  assert caught.value.code == 2
   assert arguments[0].split('=')[0] in capsys.readouterr().err
 
 

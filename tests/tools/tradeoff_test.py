@@ -2,9 +2,12 @@
 import argparse
 import pathlib
 
+import pytest
+
 from official_ext.serving import converted_detectors
 from official_ext.tools import evaluation
 from official_ext.tools import tradeoff
+from official_ext.utils import command_line
 
 
 class _Detector:
@@ -12,6 +15,7 @@ class _Detector:
 
   def __init__(self, name):
     self.takes, self.setting = name.split('_'), None
+    self.description = {'gmac': {'static': 1.0}}
 
   def set_gate_threshold(self, threshold):
     self.setting = 'threshold', threshold
@@ -43,3 +47,14 @@ def test_budgets_replace_thresholds_where_a_detector_takes_them(monkeypatch, cap
   args.budgets = []
   assert [point['threshold'] for point in tradeoff.points(args, None, None)] == [
       None, 0.0, 0.5, 0.0, 0.5]
+
+
+def test_an_export_that_does_not_say_what_images_cost_is_refused_at_once(monkeypatch):
+  detector = _Detector('plain')
+  monkeypatch.setattr(converted_detectors, 'load', lambda path: detector)
+  args = argparse.Namespace(
+      model_dir=[], saved_model=[pathlib.Path('plain')], thresholds=[0.0], budgets=[])
+  for description in ({}, {'gmac': {'static': 1.0}, 'outputs': 'detections'}):
+    detector.description = description
+    with pytest.raises(command_line.CommandError, match='plain does not say what its images cost'):
+      tradeoff.points(args, None, None)

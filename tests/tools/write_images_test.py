@@ -6,9 +6,11 @@ import dataset_files
 import numpy as np
 from PIL import Image
 import pytest
+import tensorflow as tf
 
 from official_ext.tools import convert_dataset
 from official_ext.tools import write_images
+from official_ext.utils import command_line
 
 
 def run(monkeypatch, tool, *arguments) -> None:
@@ -54,3 +56,34 @@ def test_every_image_has_the_bytes_of_its_record(monkeypatch, tmp_path):
   with (Image.open(output / 'images' / written[7]) as image,
         Image.open(source / 'images/b.tif') as original):
     np.testing.assert_array_equal(np.asarray(image), np.asarray(original))
+
+
+def test_damaged_records_are_named(monkeypatch, tmp_path):
+  source, records = tmp_path / 'in', tmp_path / 'records'
+  dataset_files.write_image(source / 'images/a.jpg')
+  dataset_files.write_coco(source, [dataset_files.coco_image(1, 'a.jpg')],
+                           [dataset_files.coco_annotation(1, 1, [1, 2, 3, 4])])
+  run(monkeypatch, convert_dataset, f'--input={source}', f'--output_dir={records}')
+
+  def refused(said):
+    with pytest.raises(command_line.CommandError, match=said):
+      write_images.write(records, 'train', tmp_path)
+
+  with pytest.raises(command_line.CommandError, match='has no split test; it has train, val'):
+    write_images.write(records, 'test', tmp_path)
+  annotations = records / 'annotations/train.json'
+  content = annotations.read_text()
+  for images in ([], [{'id': 1}], [{'file_name': 'a.jpg'}]):
+    annotations.write_text(json.dumps({**json.loads(content), 'images': images}))
+    refused('train.json names no file of the image 1')
+  annotations.write_text(content)
+  file, = records.glob('train*.tfrecord')
+  encoded = file.read_bytes()
+  for fields in ({}, {'image/source_id': tf.train.Feature(
+      bytes_list=tf.train.BytesList(value=[b'x']))}):
+    with tf.io.TFRecordWriter(str(file)) as writer:
+      writer.write(tf.train.Example(
+          features=tf.train.Features(feature=fields)).SerializeToString())
+    refused('damaged record')
+  file.write_bytes(encoded[:-9])
+  refused('damaged record')

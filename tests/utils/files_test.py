@@ -225,3 +225,41 @@ def test_a_plain_path_leads_to_the_same_place_until_the_process_ends(tmp_path, n
 @pytest.mark.parametrize('path', ['runs/dyfpn', "/a b/O'Neil, #1 100% {}:", 'gs://bucket/x[1]'])
 def test_a_path_that_is_no_pattern_stays_as_it_is(path):
   assert files.plain_path(path) == path
+
+
+@pytest.mark.parametrize('place', ['report.json', 'report.json/deep/er'])
+def test_nothing_is_made_below_a_file(tmp_path, place):
+  """One sentence, and not the system's error, before and while something is written."""
+  make_old(tmp_path)
+  for call in (files.make_folder, lambda path: files.check_own_output(path / 'x', 'marker'),
+               lambda path: files.check_place(path, '--flag=x'),
+               lambda path: files.check_file(path / 'x', '--flag')):
+    with pytest.raises(command_line.CommandError, match='through folders only'):
+      call(tmp_path / place)
+  for write in (files.atomic_file, files.atomic_directory):
+    with pytest.raises(command_line.CommandError, match='through folders only'):
+      with write(tmp_path / place / 'x'):
+        raise AssertionError('there is no place to write to')
+  check_old(tmp_path)
+
+
+def test_a_folder_without_permission_is_refused_at_once(tmp_path, monkeypatch):
+  files.check_place(tmp_path / 'new/er', '--model_dir=x')
+  files.check_file(tmp_path / 'new.json', '--json')
+  files.make_folder(tmp_path / 'made/twice')
+  files.make_folder(tmp_path / 'made/twice')
+  asked = []
+
+  def access(path, mode):
+    asked.append((path, mode))
+    return False
+
+  monkeypatch.setattr(os, 'access', access)
+  with pytest.raises(command_line.CommandError, match=f'--model_dir=x .*written in {tmp_path}:'):
+    files.check_place(tmp_path / 'new/er', '--model_dir=x')
+  assert asked == [(tmp_path, os.W_OK | os.X_OK)]
+
+
+def test_a_folder_is_no_file(tmp_path):
+  with pytest.raises(command_line.CommandError, match='--json=.* is a folder'):
+    files.check_file(tmp_path, '--json')
