@@ -174,7 +174,8 @@ class Model:
     Raises:
       RuntimeError: OpenVINO fails.
     """
-    results = self._compiled(inputs.feed(self._inputs, images, scalars))
+    # Without `share_outputs` OpenVINO copies all outputs, also the maps of `_keep_results`.
+    results = self._compiled(inputs.feed(self._inputs, images, scalars), share_outputs=True)
     return {name: np.array(results[number])
             for number, names in enumerate(self._names) for name in names
             if not name.startswith(_KEPT)}
