@@ -267,7 +267,7 @@ MUTATIONS = (
          ("entry['iscrowd'], *entry['bbox']) for", "entry['iscrowd']) for"),
          ("{(entry['category_id'], entry", '{(0, entry')),
     *in_file('datasets/readers/yolo_labels', 'datasets/readers/odd_files',
-         ('if index and _is_number(value)', 'if index'),
+         ('range(len(values), 0, -1)', 'range(1, len(values))'),
          ('box_width / 2, y - box_height / 2', 'box_width / 2, y')),
     *in_file('configs/field_ranges', 'configs/field_ranges',
          ('number <= self.most and', 'number < self.most and'),

@@ -14,18 +14,10 @@ from official_ext.utils import command_line
 _COLUMNS = ('image', 'xmin', 'ymin', 'xmax', 'ymax', 'class')
 
 
-def _is_number(text: str) -> bool:
-  try:
-    text_files.number(text)
-  except ValueError:
-    return False
-  return True
-
-
 def _fits(values: list[str]) -> bool:
   """Returns whether values are a path and a box with its class, or a path alone."""
   return len(values) == 6 and bool(values[0]) and (
-      not any(values[1:]) or (bool(values[5]) and all(map(_is_number, values[1:5]))))
+      not any(values[1:]) or (bool(values[5]) and all(map(text_files.is_number, values[1:5]))))
 
 
 def _matches(data: data_folder.DataFolder) -> list[str]:

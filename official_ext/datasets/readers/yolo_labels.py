@@ -43,23 +43,16 @@ def looks_like(head: str) -> bool:
 def _with_number(text: str, numbers: Mapping[str, int]) -> list[str]:
   """Returns the values of a line that may begin with the name of a class, with its number."""
   values = text.split()
-  # A name may have several words; coordinates begin at the first number behind its first word.
-  end = next((index for index, value in enumerate(values) if index and _is_number(value)),
-             len(values))
-  name = ' '.join(values[:end])
-  if _is_number(values[0]) or not numbers:
+  if all(map(text_files.is_number, values)):
     return values
-  if name not in numbers:
+  # Names may have several words, numbers among them.
+  for end in range(len(values), 0, -1):
+    name = ' '.join(values[:end])
+    if name in numbers:
+      return [str(numbers[name]), *values[end:]]
+  if not text_files.is_number(values[0]):
     raise ValueError('class of a label line is neither a number nor one of the names')
-  return [str(numbers[name]), *values[end:]]
-
-
-def _is_number(text: str) -> bool:
-  try:
-    text_files.number(text)
-  except ValueError:
-    return False
-  return True
+  return values
 
 
 def _parse(text: str, size: tuple[int, int], keypoint_values: int, numbers: Mapping[str, int]

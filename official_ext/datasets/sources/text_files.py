@@ -121,6 +121,15 @@ def number(text: str | None) -> float:
   return float(text.replace(',', '.') if _DECIMAL_COMMA.fullmatch(text) else text)
 
 
+def is_number(text: str) -> bool:
+  """Returns whether `number` can read a text."""
+  try:
+    number(text)
+  except ValueError:
+    return False
+  return True
+
+
 class Row(NamedTuple):
   """A row of a table: the number of its line, from 1, and its values without outer blanks."""
   line: int

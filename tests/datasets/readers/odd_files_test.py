@@ -147,17 +147,18 @@ def test_odd_lines_of_yolo_labels_are_told(tmp_path):
 
 
 def test_names_in_place_of_numbers_in_yolo_labels(tmp_path):
-  """Only names of one class count; coordinates begin at the first number behind them."""
-  names = 'names: [red, traffic  light, twin, twin, class 5]\n'
+  """Only names of one class count, the longest that fits; they may have numbers in them."""
+  names = 'names: [red, traffic  light, twin, twin, class 5, red 2, 7 up]\n'
   yolo('images/{}', 'labels/{}', {'data.yaml': names})(tmp_path)
   (tmp_path / 'labels/train/a0.txt').write_text(
       'red 0.5 0.5 0.1 0.1\ntraffic light 0,5 0.5 0.1 0.1\ntwin 0.5 0.5 0.1 0.1\n'
-      'blue 0.5 0.5 0.1 0.1\nRed\nred 0.5 0.5 x 0.1\n1 0.5 0.5 0.1 0.1\n')
+      'blue 0.5 0.5 0.1 0.1\nRed\nred 0.5 0.5 x 0.1\n1 0.5 0.5 0.1 0.1\n'
+      'class 5 0.5 0.5 0.1 0.1\nred 2 0.5 0.5 0.1 0.1\n7 up 0.5 0.5 0.1 0.1\n')
   _, splits, findings = read(tmp_path)
   found = [(entry['category_id'], entry['bbox']) for entry in splits['train'].annotations
            if entry['id'].startswith('labels/train/a0.txt')]
-  assert [number for number, _ in found] == [0, 1, None, None, None, None, 1]
-  for number in (0, 1, 6):
+  assert [number for number, _ in found] == [0, 1, None, None, None, None, 1, 4, 5, 6]
+  for number in (0, 1, 6, 7, 8, 9):
     np.testing.assert_allclose(found[number][1], [27, 18, 6, 4])
   noted = by_reason(findings, 'noted')
   wrong = noted['class of a label line is neither a number nor one of the names']
