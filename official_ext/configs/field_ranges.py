@@ -90,7 +90,7 @@ _DATA: Mapping[str, Mapping[str, _Range]] = {
         'max_num_instances': _COUNT, 'match_threshold': _SHARE, 'unmatched_threshold': _SHARE,
         'rpn_match_threshold': _SHARE, 'rpn_unmatched_threshold': _SHARE,
         'rpn_batch_size_per_im': _COUNT, 'rpn_fg_fraction': _SHARE, 'mask_crop_size': _COUNT}}
-# What training alone reads.
+# Only training reads these fields.
 _TRAINING_DATA: Mapping[str, Mapping[str, _Range]] = {
     '': {'shuffle_buffer_size': _COUNT},
     'parser': {'aug_scale_min': _ABOVE_0, 'aug_scale_max': _ABOVE_0}}
@@ -99,7 +99,7 @@ _TRAINER = {
     'checkpoint_interval': _Range(int | None, 0), 'validation_interval': _Range(int | None, 0),
     'max_to_keep': _Range(int | None, 1)}
 _EVALUATION = {'validation_steps': _Range(int, -1)}
-# Of two fields of a record, the first must not be above the second.
+# The first field of a pair must not be above the second.
 _ORDERED = (('min_level', 'max_level'), ('aug_scale_min', 'aug_scale_max'),
             ('unmatched_threshold', 'match_threshold'),
             ('rpn_unmatched_threshold', 'rpn_match_threshold'))

@@ -63,7 +63,7 @@ class Predictions:
     self._truth: dict[Id, list[dict[str, Any]]] = {}
     self._truth_names: dict[Id, str] = {}
     self._listed: dict[Id, image_orientation.Listed] = {}
-    # What was predicted is not too large.
+    # These images were predicted, so none is too large to read.
     self._reader = image_reading.ImageReader(image_files.LARGEST, self._all_listed)
     if annotation_file is not None:
       self._add_truth(truth_lib.Truth(annotation_file), folder)
