@@ -101,7 +101,8 @@ def load(path: files.PathLike) -> Source:
   def run(images: np.ndarray, scalars: Mapping[str, float] = inputs.NEUTRAL
           ) -> dict[str, np.ndarray]:
     fed = inputs.feed(specs, images, scalars)
-    outputs = signature(**{key: tf.constant(value) for key, value in fed.items()})
+    with saved_models.unoptimized():
+      outputs = signature(**{key: tf.constant(value) for key, value in fed.items()})
     return {key: value.numpy() for key, value in outputs.items()}
 
   return Source(run, signature, name, model)

@@ -14,6 +14,8 @@ _SAME_TIME = 1.05
 # Two trainings of one network differ by as much (docs/dyfpn.md, "Results").
 _SAME_AP = 0.04
 TENSORFLOW = 'tensorflow'
+# Name, engine, budget and number of the image -> seconds of each repeat.
+Times = Mapping[tuple[str, str, float | None, int], np.ndarray]
 
 
 class Candidate(NamedTuple):
@@ -62,9 +64,9 @@ class Network(NamedTuple):
   engines: Mapping[str, Mapping[str, float]] = {}
 
 
-def measure(candidates: Mapping[str, Candidate], images: Sequence[np.ndarray], repeats: int
-            ) -> list[Network]:
-  """Times detectors in one run, and puts beside it what their predictions say.
+def time_images(candidates: Mapping[str, Candidate], images: Sequence[np.ndarray], repeats: int
+                ) -> Times:
+  """Times detectors in one run.
 
   A detector whose export has a table of budgets (`serving.budget_table`) is timed at all of them.
 
@@ -74,17 +76,29 @@ def measure(candidates: Mapping[str, Candidate], images: Sequence[np.ndarray], r
     repeats: number of times that each detector gets each image, one at a time.
 
   Returns:
-    The networks, in the order of `candidates`.
+    Name, engine, budget and number of the image -> seconds, float64 `[repeats]`.
   """
-  calls = {
+  return timing.interleaved({
       (name, engine, budget, number): functools.partial(_detect, detector, budget, image)
       for name, candidate in candidates.items() for engine, detector in candidate.detectors.items()
-      for budget in _budgets(candidate, engine) for number, image in enumerate(images)}
-  seconds = timing.interleaved(calls, repeats, label='timing the networks')
+      for budget in _budgets(candidate, engine) for number, image in enumerate(images)},
+                            repeats, label='timing the networks')
+
+
+def describe(candidates: Mapping[str, Candidate], seconds: Times) -> list[Network]:
+  """Puts the times of detectors beside what their predictions say.
+
+  Args:
+    candidates: name -> a detector and its predictions.
+    seconds: what `time_images` returned for them.
+
+  Returns:
+    The networks, in the order of `candidates`.
+  """
+  numbers = sorted({number for *_, number in seconds})
 
   def milliseconds(name, engine, budget):
-    return [1e3 * float(np.median(seconds[name, engine, budget, number]))
-            for number in range(len(images))]
+    return [1e3 * float(np.median(seconds[name, engine, budget, number])) for number in numbers]
 
   networks = []
   for name, (detectors, predicted) in candidates.items():

@@ -78,11 +78,24 @@ def calibrate(model: tf_keras.Model, task: Any, strategy: tf.distribute.Strategy
     # Backbones that are controlled change the features from which thresholds are set.
     if controlled:
       _control(model, controlled, strategy, strategy.distribute_datasets_from_function(
-          lambda context: task.build_inputs(data, context).repeat().take(
+          lambda context: _filled_batches(task.build_inputs(data, context), _BATCH).repeat().take(
               _CONTROLLED_IMAGES // _BATCH)))
     if has_thresholds:
       _set_thresholds(model, strategy, strategy.distribute_datasets_from_function(
           lambda context: task.build_inputs(data, context).take(_IMAGES // _BATCH)))
+
+
+def _filled_batches(batches: tf.data.Dataset, size: int) -> tf.data.Dataset:
+  """Returns the images of batches, of which a smaller one gets its first images again.
+
+  A batch of another size would be traced anew, which takes longer than its images.
+
+  Args:
+    batches: `(images, labels)`.
+    size: of a batch of one replica.
+  """
+  return batches.map(
+      lambda images, labels: tf.gather(images, tf.range(size) % tf.shape(images)[0]))
 
 
 def _set_thresholds(model: tf_keras.Model, strategy: tf.distribute.Strategy,
@@ -112,7 +125,7 @@ def _control(model: tf_keras.Model, parts: list[str], strategy: tf.distribute.St
   def step(images: tf.Tensor, budget: tf.Tensor, rate: tf.Tensor) -> None:
     strategy.run(detect, args=(images, budget, rate))
 
-  for number, (images, *_) in enumerate(batches):
+  for number, images in enumerate(batches):
     for budget in _BUDGETS[number % _TURNS::_TURNS]:
       rate = _rate(budget, number // _TURNS)
       step(images, tf.constant(budget, tf.float32), tf.constant(rate, tf.float32))

@@ -28,6 +28,7 @@ _GIGA = 1e9
 _EXAMPLES = 6
 _ROUTED_EXAMPLES = 3  # Pictures of decisions are large.
 _TIMED_RUNS = 15
+_OWN_TIMES = ('cheapest image', 'dearest image', report_networks.ALL_OPEN)
 _NAMED_GATES = 8  # If there are more gates, none is listed below an image.
 
 
@@ -79,15 +80,21 @@ def _write_results(page: html_page.HtmlPage, results: dict[str, Any],
 
 
 def _write_times(page: html_page.HtmlPage, results: dict[str, Any],
-                 twins: dict[str, int]) -> None:
-  """Writes how long one image takes, beside what it costs."""
+                 costs: dict[str, int]) -> None:
+  """Writes how long one image takes, beside what it costs.
+
+  Args:
+    page: the report.
+    results: the content of `report.json`.
+    costs: multiply-adds of the twins, and of the detector with every gate open.
+  """
   gmac = {'cheapest image': results['gmac_min'], 'dearest image': results['gmac_max'],
-          **{name: value / _GIGA for name, value in twins.items()}}
+          **{name: value / _GIGA for name, value in costs.items()}}
   page.heading('How long one image takes')
   page.text('Milliseconds of the network and of suppression on this machine, in TensorFlow: the '
             'median, and the quartiles, between which half of the times lie.')
   page.table(['network', 'GMAC', 'ms, median', 'quartiles'], [
-      (name if name in twins else f'this detector, {name}', f'{gmac[name]:.3f}',
+      (f'this detector, {name}' if name in _OWN_TIMES else name, f'{gmac[name]:.3f}',
        f'{times["median"]:.1f}', f'{times["low"]:.1f} to {times["high"]:.1f}')
       for name, times in results['milliseconds'].items()])
 
@@ -247,7 +254,7 @@ def _write_sections(page: html_page.HtmlPage, results: dict[str, Any], detector:
                     predictions: _Predictions, twins: dict[str, int]) -> None:
   """Writes everything about the detector of the report, in the order in which it is read."""
   _write_results(page, results, twins)
-  _write_times(page, results, twins)
+  _write_times(page, results, {**twins, report_networks.ALL_OPEN: detector.module.cost.maximum})
   _write_routing(page, predictions, twins)
   _write_examples(page, predictions)
   _write_decisions(page, detector, predictions)
@@ -285,6 +292,7 @@ def main() -> None:
   args = _arguments()
   from official_ext import registry_imports
   from official_ext.serving import detectors
+  from official_ext.serving import saved_models
   from official_ext.serving import twins as twins_lib
   files.check_place(args.output_dir, f'--output_dir={args.output_dir}')
   predictions = _Predictions(args.predictions, args.annotation_file, args.images)
@@ -299,7 +307,10 @@ def main() -> None:
   twins = {name: twin.multiply_adds for name, twin in made.items()}
   cheapest, dearest = (
       predictions.image(predictions.costs[index]['image_id']) for index in (0, -1))
-  times = twins_lib.seconds(detector, made, cheapest, dearest, _TIMED_RUNS)
+  measured = report_networks.measure(args, predictions) if args.network else None
+  # An export that can open every gate needs no twins to be timed beside, which have to be traced.
+  times = (measured and measured.times) or timing.summaries(
+      twins_lib.seconds(detector, made, cheapest, dearest, _TIMED_RUNS))
   results = {
       **{key: predictions.evaluation[key] for key in ('ap', 'ap50')
          if key in predictions.evaluation},
@@ -308,19 +319,19 @@ def main() -> None:
       'gmac_min': min(costs),
       'gmac_max': max(costs),
       **{f'gmac_{name.lower().replace(" ", "_")}': cost / _GIGA for name, cost in twins.items()},
-      'milliseconds': timing.summaries(times),
+      'milliseconds': times,
       'saved_model_max_abs_diff': largest_difference,
       'open_ratio': {name: float(np.mean(gate)) for name, gate in predictions.gates().items()},
       'seconds_by_step': seconds_by_step,
   }
   page = html_page.HtmlPage(f'{args.experiment}: {len(costs)} images')
   advice: list[str] = []
-  if args.network:
-    networks = report_networks.measure(args, predictions)
-    results['networks'] = side_by_side.entries(networks)
-    advice = side_by_side.advice(networks)
-    report_networks.write(page, networks, advice)
-  _write_sections(page, results, detector, predictions, twins)
+  if measured:
+    results['networks'] = side_by_side.entries(measured.networks)
+    advice = side_by_side.advice(measured.networks)
+    report_networks.write(page, measured.networks, advice)
+  with saved_models.unoptimized():
+    _write_sections(page, results, detector, predictions, twins)
   with files.atomic_file(args.output_dir / 'report.html') as temporary:
     temporary.write_text(page.html(), encoding='utf-8')
   with files.atomic_file(args.output_dir / 'report.json') as temporary:

@@ -2,17 +2,21 @@
 import argparse
 from collections.abc import Sequence
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from official_ext.serving import prediction_files
 from official_ext.serving import side_by_side
 from official_ext.utils import command_line
+from official_ext.utils import timing
 from official_ext.visualization import html_page
 from official_ext.visualization import networks as network_pages
 from official_ext.visualization import routing_figures
 
 _TIMED_IMAGES = 6
 _TIMED_RUNS = 5
+ALL_OPEN = 'every gate open'
 
 
 def add_argument(parser: argparse.ArgumentParser) -> None:
@@ -34,12 +38,24 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     parser.error(f'--network: a name is given twice: {", ".join(names)}')
 
 
-def measure(args: argparse.Namespace, shown: prediction_files.Predictions
-            ) -> list[side_by_side.Network]:
+class Measured(NamedTuple):
+  """What `measure` returns.
+
+  Attributes:
+    networks: the networks of `--network`.
+    times: milliseconds of the network of the report as `timing.summaries` returns them, for its
+      cheapest and its dearest image and for the dearest with every gate open; empty if it takes no
+      budget, so that nothing can open its gates.
+  """
+  networks: list[side_by_side.Network]
+  times: dict[str, dict[str, float]]
+
+
+def measure(args: argparse.Namespace, shown: prediction_files.Predictions) -> Measured:
   """Measures the networks of `--network`.
 
   Args:
-    args: `network`, `annotation_file` and `images`.
+    args: `network`, `predictions`, `annotation_file` and `images`.
     shown: of the network of the report; images from its cheapest to its dearest are timed.
 
   Raises:
@@ -48,9 +64,19 @@ def measure(args: argparse.Namespace, shown: prediction_files.Predictions
   """
   images = [shown.image(cost['image_id'])
             for cost in routing_figures.pick_evenly(shown.costs, _TIMED_IMAGES)]
-  return side_by_side.measure(
-      {name: _candidate(args, saved_model, folder, conversions)
-       for name, saved_model, folder, *conversions in args.network}, images, _TIMED_RUNS)
+  candidates = {name: _candidate(args, saved_model, folder, conversions)
+                for name, saved_model, folder, *conversions in args.network}
+  seconds = side_by_side.time_images(candidates, images, _TIMED_RUNS)
+  own = [name for name, _, folder, *_ in args.network
+         if pathlib.Path(folder).resolve() == args.predictions.resolve()]
+  times: dict[str, np.ndarray] = {}
+  for name in own:
+    all_open = seconds.get((name, side_by_side.TENSORFLOW, 1.0, len(images) - 1))
+    if all_open is not None:
+      cheapest, dearest = (seconds[name, side_by_side.TENSORFLOW, shown.budget, number]
+                           for number in (0, len(images) - 1))
+      times = {'cheapest image': cheapest, 'dearest image': dearest, ALL_OPEN: all_open}
+  return Measured(side_by_side.describe(candidates, seconds), timing.summaries(times))
 
 
 def _candidate(args: argparse.Namespace, saved_model: str, folder: str,

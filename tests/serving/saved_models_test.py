@@ -2,6 +2,7 @@
 import json
 
 import pytest
+import tensorflow as tf
 
 from official_ext.serving import converted_detectors
 from official_ext.serving import saved_models
@@ -51,3 +52,19 @@ def test_damaged_classes_of_a_conversion_are_named(tmp_path, categories):
   (tmp_path / 'model.onnx').touch()
   with pytest.raises(command_line.CommandError, match='damaged class names'):
     converted_detectors.load(tmp_path)
+
+
+@pytest.mark.parametrize('before', [False, True])
+def test_graph_optimizers_are_off_inside_and_as_they_were_afterwards(before):
+  def are_off():
+    return tf.config.optimizer.get_experimental_options().get('disable_meta_optimizer', False)
+
+  kept = are_off()
+  tf.config.optimizer.set_experimental_options({'disable_meta_optimizer': before})
+  try:
+    with pytest.raises(ValueError, match='inside'), saved_models.unoptimized():
+      assert are_off()
+      raise ValueError('inside')
+    assert are_off() == before
+  finally:
+    tf.config.optimizer.set_experimental_options({'disable_meta_optimizer': kept})

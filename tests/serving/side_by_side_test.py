@@ -60,7 +60,8 @@ def test_costs_times_and_gates_are_of_each_network(monkeypatch):
           predicted['first']),
       'second': side_by_side.Candidate(
           {'tensorflow': Detector('second', log)}, predicted['second'])}
-  found = side_by_side.measure(candidates, images, 3)
+  found = side_by_side.describe(
+      candidates, side_by_side.time_images(candidates, images, 3))
   assert sorted(log, key=str) == [
       (name, budget, 1, height) for name, budget in (
           ('first', 0.5), ('first', 1.0), ('other', 0.5), ('second', None)) for height in (1, 2)]

@@ -58,6 +58,13 @@ def test_images_spend_the_wanted_share(model, monkeypatch):
     before = gates
 
 
+def test_a_smaller_last_batch_gets_its_first_images_again():
+  batches = tf.data.Dataset.from_tensor_slices((np.arange(7), np.zeros([7]))).batch(4)
+  filled = budget_calibration._filled_batches(batches, 4)
+  assert filled.element_spec.shape == [4]
+  assert [images.numpy().tolist() for images in filled] == [[0, 1, 2, 3], [4, 5, 6, 4]]
+
+
 def _shares(model, images, budget):
   with routing.RoutingTape() as tape, routing.spending(budget):
     features = model.backbone(images, training=False)
