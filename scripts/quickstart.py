@@ -28,6 +28,10 @@ _QUICK = {'output_dir': pathlib.Path('runs/quickstart'), 'train_steps': 150,
           'networks': ['fcos', 'fcos_dyfpn', 'dynamic_head_budget']}
 _FULL = {'output_dir': pathlib.Path('runs/full'), 'train_steps': 1000, 'networks': list(NETWORKS)}
 _FULL_REPEATS = 3
+# So few steps cannot improve what ImageNet taught the backbone: of FCOS on the nuclei, 150 steps
+# with these stages frozen take 0.6 of the time of those with `subjects.FROZEN`, for an AP that is
+# not lower.
+_FROZEN = ('stem', 'conv2_x', 'conv3_x', 'conv4_x')
 # Nuclei of cells in pictures of two kinds of microscope, which the checkout carries.
 NUCLEI = pathlib.Path(__file__).resolve().parents[1] / 'data' / 'nuclei'
 
@@ -118,7 +122,7 @@ class Network(NamedTuple):
 def training_overrides(args: argparse.Namespace, subject: Subject) -> str:
   """Returns the trainer's `params_override`: how long to train, and what the data needs."""
   fields = {**subjects.schedule(args.train_steps, str(args.data)),
-            **subject.fields(args.train_steps)}
+            **subject.fields(args.train_steps, _FROZEN)}
   # The parser of overrides takes lists of JSON without blanks and quotes.
   overrides = [f'{field}={json.dumps(value, separators=(",", ":"))}'.replace('"', '')
                for field, value in fields.items()]

@@ -22,8 +22,8 @@ def naming_field(model_config: Any) -> Iterator[None]:
   try:
     yield
   except (KeyError, ValueError) as error:
-    # Of a level above all those of the backbone, the decoder says no more than the number of the
-    # backbone's last one.
+    # If the backbone ends below `min_level`, the decoder looks up a lateral convolution of the
+    # backbone's last level, which it has not made: the error says no more than that level's number.
     key = str(*error.args[:1]) if isinstance(error, KeyError) else ''
     is_too_coarse = key.isdecimal() and int(key) < model_config.min_level
     if not is_too_coarse and not str(error).startswith(_TOO_FINE):

@@ -11,7 +11,7 @@ DRAWN = {'task.budget.kind': 'drawn', 'task.budget.weight': 0.1,
          'task.budget.reduction': 'mean_share', 'task.budget.distance': 'absolute'}
 # The first blocks stay as ImageNet has them: half of a step's time is theirs, and few images
 # cannot improve them.
-_FROZEN = {'task.frozen_stages': ['stem', 'conv2_x']}
+FROZEN = ('stem', 'conv2_x')
 # The name of the composed sample in place of a folder, and the folder that it is written into.
 DIGITS = 'digits'
 SAMPLE = pathlib.Path('runs/sample')
@@ -37,16 +37,18 @@ class Subject(NamedTuple):
   is_plain: bool = False
   shrinking: float = 0.0
 
-  def fields(self, train_steps: int) -> dict[str, Any]:
+  def fields(self, train_steps: int, frozen: Sequence[str] = FROZEN) -> dict[str, Any]:
     """Returns field -> value; where a backbone is carried, its first blocks are frozen.
 
     Args:
       train_steps: number of steps of the training.
+      frozen: the stages that are frozen.
     """
     shrinking = ({'task.budget.shrink_steps': round(self.shrinking * train_steps)}
                  if self.shrinking else {})
-    return {**(_FROZEN if 'efficientnetlite0' in self.experiment else {}), **shrinking,
-            **self.options}
+    stages = ({'task.frozen_stages': list(frozen)}
+              if 'efficientnetlite0' in self.experiment else {})
+    return {**stages, **shrinking, **self.options}
 
   def sized(self, image_size: Sequence[int]) -> dict[str, Any]:
     """Returns the field of the size of images.

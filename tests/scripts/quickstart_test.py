@@ -94,6 +94,7 @@ def test_every_network_is_trained_alike_and_goes_into_the_report(
   for key in ('config_file', 'mode'):
     assert plain[key] == shown[key]
   assert 'trainer.train_steps=7' in plain['params_override']
+  assert 'task.frozen_stages=[stem,conv2_x,conv3_x,conv4_x]' in plain['params_override']
   # Mirrored digits are no digits.
   assert ('hflip=true' in plain['params_override']) == (not data)
   assert options['convert']['input'] == (
