@@ -25,7 +25,7 @@ from official_ext.utils import files
 
 BUDGETS = '0,0.25,0.5,0.75,1'
 _QUICK = {'output_dir': pathlib.Path('runs/quickstart'), 'train_steps': 150,
-          'networks': ['fcos', 'fcos_dyfpn', 'dynamic_head_budget']}
+          'networks': ['fcos', 'fcos_dyfpn', 'dynamic_head_d1_budget']}
 _FULL = {'output_dir': pathlib.Path('runs/full'), 'train_steps': 1000, 'networks': list(NETWORKS)}
 _FULL_REPEATS = 3
 # So few steps cannot improve what ImageNet taught the backbone: of FCOS on the nuclei, 150 steps
@@ -58,7 +58,7 @@ def _arguments() -> argparse.Namespace:
                       'have, with which the others are compared, and the last is shown in detail; '
                       'those that end with _budget are shown at the budget that '
                       'official_ext.tools.frontier recommends; default: '
-                      'fcos,fcos_dyfpn,dynamic_head_budget, with --full all')
+                      'fcos,fcos_dyfpn,dynamic_head_d1_budget, with --full all')
   parser.add_argument('--engine', choices=('openvino', 'none'),
                       default='openvino' if importlib.util.find_spec('openvino') else 'none',
                       help='another engine than TensorFlow to convert the networks for and to '

@@ -88,14 +88,14 @@ def seed():
 
 @pytest.fixture(scope='module', autouse=True)
 def graph_optimizers(request):
-  """Switches TensorFlow's graph optimizers (Grappler) on for tests/serving alone.
+  """Switches TensorFlow's graph optimizers (Grappler) on for tests of exports alone.
 
   Other tests run most functions once or twice, which takes less time than to optimize them.
   Processes that tests start have the optimizers on, as users have.
   """
   if 'tensorflow' in sys.modules:
     sys.modules['tensorflow'].config.optimizer.set_experimental_options(
-        {'disable_meta_optimizer': request.path.parent.name != 'serving'})
+        {'disable_meta_optimizer': not request.path.name.startswith('export_')})
 
 
 @pytest.fixture(scope='module', autouse=True)

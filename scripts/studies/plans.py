@@ -8,6 +8,7 @@ from studies.subjects import DYFPN_BUDGET
 from studies.subjects import dynamic_head_budget
 from studies.subjects import fcos
 from studies.subjects import NETWORKS
+from studies.subjects import ONE_BLOCK
 from studies.subjects import Options
 from studies.subjects import retinanet
 from studies.subjects import Subject
@@ -69,6 +70,7 @@ def _frontier() -> Plan:
       'fcos_narrow': _plain(fcos, _NARROW),
       'dyfpn_budget': retinanet('dyfpn', DYFPN_BUDGET, BUDGETS),
       'dynamic_head_budget': dynamic_head_budget(),
+      'dynamic_head_d1_budget': dynamic_head_budget(ONE_BLOCK),
       'ifpn_budget': retinanet('ifpn', {
           'task.model.decoder.ifpn.solver.budget_input': True, 'task.budget.kind': 'drawn',
           'task.budget.draw_range': [0.0, 0.8]}, BUDGETS[::2]),
@@ -86,8 +88,9 @@ def _frontier() -> Plan:
             for name in ('dyfpn', 'dynamic_head') for share in (0.2, 0.4, 0.7)]
   claims += [Claim(f'dyfpn_budget at 0.4 is ahead of {rival}', 'dyfpn_budget@0.4', rival)
              for rival in ('fpn', 'fpn_small_image', 'fpn_narrow')]
-  claims += [Claim(f'dynamic_head_budget at 0.4 is ahead of {rival}', 'dynamic_head_budget@0.4',
-                   rival) for rival in ('fcos', 'fcos_narrow')]
+  claims += [Claim(f'{name} at 0.4 is ahead of {rival}', f'{name}@0.4', rival)
+             for name in ('dynamic_head_budget', 'dynamic_head_d1_budget')
+             for rival in ('fcos', 'fcos_narrow')]
   return Plan(subjects, claims)
 
 
@@ -103,10 +106,12 @@ def _wide() -> Plan:
       'dynamic_head_0.2': fcos('dynamichead', {**wide, **_at(0.2)}),
       # The paper's budget: the cost itself.
       'dynamic_head_lambda_0.4': fcos('dynamichead', {**wide, 'task.budget.weight': 0.4}),
+      'dynamic_head_d1_lambda_0.4': fcos(
+          'dynamichead', {**wide, **ONE_BLOCK, 'task.budget.weight': 0.4}),
   }
   dynamic = {f'dynamic_head_budget at {budget}': f'dynamic_head_budget@{budget}'
              for budget in (0.2, 0.4)}
-  dynamic |= {name: name for name in subjects if name.startswith('dynamic_head_lambda')}
+  dynamic |= {name: name for name in subjects if name.endswith('lambda_0.4')}
   return Plan(subjects, [
       Claim(f'{text} is ahead of {rival}', name, rival)
       for text, name in dynamic.items() for rival in subjects if subjects[rival].is_plain])
@@ -134,6 +139,8 @@ def _gains() -> Plan:
       'fcos_fixed': fcos('dynamichead', {'task.budget.weight': 0.0, **fixed}),
       **{f'dynamic_head_lambda_{weight}': fcos('dynamichead', {'task.budget.weight': weight})
          for weight in (0.0, 0.4, 1.6)},
+      'fcos_fixed_d1': fcos('dynamichead', {'task.budget.weight': 0.0, **fixed, **ONE_BLOCK}),
+      'dynamic_head_d1_lambda_0.4': fcos('dynamichead', {'task.budget.weight': 0.4, **ONE_BLOCK}),
       **{f'caddet_{name}': Subject('fcos_caddet_sample', options) for name, options in {
           'none': {'task.budget.weight': 0.0, 'task.budget.path_similarity.weight': 0.0},
           'fixed': {'task.budget.kind': 'fixed', 'task.budget.ratio': 0.6,
@@ -148,6 +155,8 @@ def _gains() -> Plan:
       Claim('The gates of DyFPN are ahead of random signals', 'dyfpn_b_0.6', 'dyfpn_random'),
       Claim('The dynamic head is within 0.005 AP of the fixed one',
             'dynamic_head_lambda_0.4', 'fcos_fixed', -0.005),
+      Claim('The dynamic head of one block is within 0.005 AP of the fixed one',
+            'dynamic_head_d1_lambda_0.4', 'fcos_fixed_d1', -0.005),
       Claim('The implicit gradient is not behind unrolling', 'ifpn', 'ifpn_unroll', -0.005),
   ])
 

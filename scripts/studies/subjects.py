@@ -89,6 +89,8 @@ def fcos(part: str, options: Options | None = None, budgets: Sequence[float] = (
 
 # A neck that takes its budget at every call.
 DYFPN_BUDGET = {'task.model.decoder.dyfpn.gate.budget_input': True, **DRAWN}
+# A block has two convolutions, as many as the towers of the plain head of these experiments.
+ONE_BLOCK = {'task.model.head.tower.dynamic.num_blocks': 1}
 # Until gates have learned, a position that they shut at random is lost to the head.
 _SHRINKING = 0.5
 
@@ -115,4 +117,5 @@ NETWORKS = {
     'fcos_dyfpn': fcos('dyfpn'),
     'dynamic_head': fcos('dynamichead'),
     'dynamic_head_budget': dynamic_head_budget(),
+    'dynamic_head_d1_budget': dynamic_head_budget(ONE_BLOCK),
 }

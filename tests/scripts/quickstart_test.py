@@ -109,7 +109,7 @@ def test_every_network_is_trained_alike_and_goes_into_the_report(
   assert options['report']['network'][::2] == [
       ['fcos', run / 'networks/fcos/saved_model', run / 'networks/fcos/predictions',
        *conversions[:1]],
-      ['dynamic_head_budget', run / 'saved_model', run / 'predictions', *conversions[1:]]]
+      ['dynamic_head_d1_budget', run / 'saved_model', run / 'predictions', *conversions[1:]]]
   assert options['report']['saved_model'] == run / 'saved_model'
 
 
