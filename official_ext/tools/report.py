@@ -11,7 +11,7 @@ import numpy as np
 from official_ext.serving import prediction_files
 from official_ext.serving import side_by_side
 from official_ext.tools import budget_pictures
-from official_ext.tools import compare
+from official_ext.tools import report_necks
 from official_ext.tools import report_networks
 from official_ext.utils import command_line
 from official_ext.utils import experiment
@@ -91,7 +91,9 @@ def _write_times(page: html_page.HtmlPage, results: dict[str, Any],
   gmac = {'cheapest image': results['gmac_min'], 'dearest image': results['gmac_max'],
           **{name: value / _GIGA for name, value in costs.items()}}
   page.heading('How long one image takes')
-  page.text('Milliseconds of the network and of suppression on this machine, in TensorFlow: the '
+  is_export = report_networks.ALL_OPEN in results['milliseconds']
+  timed = 'the export, resizing and' if is_export else 'the network,'
+  page.text(f'Milliseconds of {timed} suppression included, on this machine, in TensorFlow: the '
             'median, and the quartiles, between which half of the times lie.')
   page.table(['network', 'GMAC', 'ms, median', 'quartiles'], [
       (f'this detector, {name}' if name in _OWN_TIMES else name, f'{gmac[name]:.3f}',
@@ -213,43 +215,6 @@ def _scales_present(detector: Any, objects: np.ndarray, size: Sequence[float]) -
       task_budgets.scale_bounds(module.params.task)).numpy()
 
 
-def _write_branches(page: html_page.HtmlPage, detector: Any, predictions: _Predictions) -> None:
-  """Writes what each branch of an inception FPN computes for the dearest image."""
-  from official_ext.modeling.decoders import dyfpn
-  if not isinstance(detector.module.model.decoder, dyfpn.InceptionFPN):
-    return
-  page.heading('What each branch sees')
-  page.text('Mean magnitude over channels of every branch, for the dearest image: where a gate is '
-            'shut, none of this is computed.')
-  image = predictions.image(predictions.costs[-1]['image_id'])
-  for level, branches in _branch_features(detector, image).items():
-    page.figure(routing_figures.draw_feature_grid(image, branches, f'level {level}'),
-                f'Branches of level {level}.')
-
-
-def _write_pyramid(page: html_page.HtmlPage, detector: Any, predictions: _Predictions) -> None:
-  """Writes what the neck computes for the dearest image: its levels, and where DRFPN samples."""
-  from official_ext.serving import pyramid_features
-  if not detector.module.model.decoder:
-    return
-  page.heading('What the neck computes')
-  cost = predictions.costs[-1]
-  plots = compare.draw_pyramid(pyramid_features, detector, predictions.image(cost['image_id']))
-  for part, plot in plots.items():
-    page.figure(plot, f'{cost["file"]}, {part.replace("_", " ")}.')
-
-
-def _branch_features(detector: Any, image: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
-  """Returns level -> branch -> `[height, width, filters]` of an inception FPN for one image."""
-  model = detector.module.model
-  options = detector.module.params.task.model.decoder.get()
-  features = model.backbone(detector.module.network_inputs([image])[0], training=False)
-  return {
-      level: {branch: output[0].numpy() for branch, output in zip(
-          options.branches, lateral.branch_outputs(features[level]))}
-      for level, lateral in model.decoder.laterals.items()}
-
-
 def _write_sections(page: html_page.HtmlPage, results: dict[str, Any], detector: Any,
                     predictions: _Predictions, twins: dict[str, int]) -> None:
   """Writes everything about the detector of the report, in the order in which it is read."""
@@ -260,8 +225,8 @@ def _write_sections(page: html_page.HtmlPage, results: dict[str, Any], detector:
   _write_decisions(page, detector, predictions)
   _write_budgets(page, detector, predictions)
   _write_scales(page, detector, predictions)
-  _write_branches(page, detector, predictions)
-  _write_pyramid(page, detector, predictions)
+  report_necks.write_branches(page, detector, predictions)
+  report_necks.write_pyramid(page, detector, predictions)
   if results['seconds_by_step']:
     page.heading('Time')
     page.table(['step', 'seconds'], list(results['seconds_by_step'].items()))
