@@ -20,10 +20,11 @@ _GRAPH = 'saved_model.pb'
 
 @contextlib.contextmanager
 def unoptimized() -> Iterator[None]:
-  """Runs functions that are first called in it without TensorFlow's graph optimizers (Grappler).
+  """Makes TensorFlow run the functions that are called inside as they are written.
 
-  They take ten seconds for a dynamic head, and save a fifth of the time of a call: too little for
-  functions that are called a few times.
+  Otherwise its graph optimizers (Grappler) rewrite a function at its first call.  That takes ten
+  seconds for a dynamic head and saves a fifth of the time of a call, too little for functions that
+  are called a few times.
   """
   switch = 'disable_meta_optimizer'
   before = tf.config.optimizer.get_experimental_options().get(switch, False)

@@ -252,6 +252,28 @@ def _read_seconds(path: pathlib.Path) -> dict[str, float]:
   return found
 
 
+def _results(predictions: _Predictions, twins: dict[str, int], **measured: Any) -> dict[str, Any]:
+  """Returns the content of `report.json` but for networks side by side.
+
+  Args:
+    predictions: of the detector.
+    twins: multiply-adds of its twins.
+    **measured: the fields that were measured or read.
+  """
+  costs = [cost['multiply_adds'] / _GIGA for cost in predictions.costs]
+  return {
+      **{key: predictions.evaluation[key] for key in ('ap', 'ap50')
+         if key in predictions.evaluation},
+      # Rounding may move the mean of equal costs beyond them.
+      'gmac_mean': float(np.clip(np.mean(costs), min(costs), max(costs))),
+      'gmac_min': min(costs),
+      'gmac_max': max(costs),
+      **{f'gmac_{name.lower().replace(" ", "_")}': cost / _GIGA for name, cost in twins.items()},
+      'open_ratio': {name: float(np.mean(gate)) for name, gate in predictions.gates().items()},
+      **measured,
+  }
+
+
 def main() -> None:
   """Writes report.html and report.json."""
   args = _arguments()
@@ -267,7 +289,6 @@ def main() -> None:
   detector = detectors.restore(args.experiment, args.model_dir)
   if predictions.budget is not None:
     detector.set_budget(predictions.budget)
-  costs = [cost['multiply_adds'] / _GIGA for cost in predictions.costs]
   made = twins_lib.make_twins(detector.module)
   twins = {name: twin.multiply_adds for name, twin in made.items()}
   cheapest, dearest = (
@@ -276,20 +297,10 @@ def main() -> None:
   # An export that can open every gate needs no twins to be timed beside, which have to be traced.
   times = (measured and measured.times) or timing.summaries(
       twins_lib.seconds(detector, made, cheapest, dearest, _TIMED_RUNS))
-  results = {
-      **{key: predictions.evaluation[key] for key in ('ap', 'ap50')
-         if key in predictions.evaluation},
-      # Rounding may move the mean of equal costs beyond them.
-      'gmac_mean': float(np.clip(np.mean(costs), min(costs), max(costs))),
-      'gmac_min': min(costs),
-      'gmac_max': max(costs),
-      **{f'gmac_{name.lower().replace(" ", "_")}': cost / _GIGA for name, cost in twins.items()},
-      'milliseconds': times,
-      'saved_model_max_abs_diff': largest_difference,
-      'open_ratio': {name: float(np.mean(gate)) for name, gate in predictions.gates().items()},
-      'seconds_by_step': seconds_by_step,
-  }
-  page = html_page.HtmlPage(f'{args.experiment}: {len(costs)} images')
+  results = _results(
+      predictions, twins, milliseconds=times, saved_model_max_abs_diff=largest_difference,
+      seconds_by_step=seconds_by_step)
+  page = html_page.HtmlPage(f'{args.experiment}: {len(predictions.costs)} images')
   advice: list[str] = []
   if measured:
     results['networks'] = side_by_side.entries(measured.networks)
@@ -303,8 +314,8 @@ def main() -> None:
     temporary.write_text(json.dumps(results, indent=2), encoding='utf-8')
   precision = _precision(results)
   command_line.say((f'{precision}; ' if precision else '') +
-                   f'GMAC per image: mean {results["gmac_mean"]:.3f}, {min(costs):.3f} to '
-                   f'{max(costs):.3f}')
+                   f'GMAC per image: mean {results["gmac_mean"]:.3f}, {results["gmac_min"]:.3f} to '
+                   f'{results["gmac_max"]:.3f}')
   for sentence in advice:
     command_line.say(sentence)
   command_line.say(f'written: {args.output_dir}/report.html and report.json')

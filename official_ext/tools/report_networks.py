@@ -4,8 +4,6 @@ from collections.abc import Sequence
 import pathlib
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from official_ext.serving import prediction_files
 from official_ext.serving import side_by_side
 from official_ext.utils import command_line
@@ -67,16 +65,16 @@ def measure(args: argparse.Namespace, shown: prediction_files.Predictions) -> Me
   candidates = {name: _candidate(args, saved_model, folder, conversions)
                 for name, saved_model, folder, *conversions in args.network}
   seconds = side_by_side.time_images(candidates, images, _TIMED_RUNS)
-  own = [name for name, _, folder, *_ in args.network
-         if pathlib.Path(folder).resolve() == args.predictions.resolve()]
-  times: dict[str, np.ndarray] = {}
-  for name in own:
-    all_open = seconds.get((name, side_by_side.TENSORFLOW, 1.0, len(images) - 1))
-    if all_open is not None:
-      cheapest, dearest = (seconds[name, side_by_side.TENSORFLOW, shown.budget, number]
-                           for number in (0, len(images) - 1))
-      times = {'cheapest image': cheapest, 'dearest image': dearest, ALL_OPEN: all_open}
-  return Measured(side_by_side.describe(candidates, seconds), timing.summaries(times))
+  shown_name = next((name for name, _, folder, *_ in args.network
+                     if pathlib.Path(folder).resolve() == args.predictions.resolve()), '')
+  last = len(images) - 1
+  keys = {label: (shown_name, side_by_side.TENSORFLOW, budget, number)
+          for label, budget, number in (('cheapest image', shown.budget, 0),
+                                        ('dearest image', shown.budget, last),
+                                        (ALL_OPEN, 1.0, last))}
+  times = {label: seconds[key] for label, key in keys.items() if key in seconds}
+  return Measured(side_by_side.describe(candidates, seconds),
+                  timing.summaries(times) if ALL_OPEN in times else {})
 
 
 def _candidate(args: argparse.Namespace, saved_model: str, folder: str,
