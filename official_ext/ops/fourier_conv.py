@@ -75,6 +75,17 @@ class Tiling(NamedTuple):
     """The number of real products for a tile and a pair of channels, and of weights for a pair."""
     return self.half * self.columns.tile * len(_FACTORS)
 
+  @property
+  def transform(self) -> int:
+    """The number of multiply-adds that transform a tile of one channel."""
+    return 2 * self.half * self.columns.tile * (self.rows.tile + len(_FACTORS) * self.columns.tile)
+
+  @property
+  def inverse(self) -> int:
+    """The number of multiply-adds that bring a tile of one filter back."""
+    return 2 * self.half * self.columns.block * (
+        self.rows.block + len(_FACTORS) * self.columns.tile)
+
 
 def weights(kernel: np.ndarray, tiling: Tiling) -> np.ndarray:
   """Transforms a kernel.

@@ -55,6 +55,7 @@ example:
     --config_file=runs/dyfpn/params.yaml --export_dir=runs/dyfpn_saved_model
 """
 _DESCRIPTION_FILE = 'export.json'
+LATERALS = ('folded', 'fourier')
 # An export is compared with the model at this threshold of gates and at this budget, as well as
 # without them.
 _HALF = 0.5
@@ -85,6 +86,11 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
                       help='write constants instead of variables, with norms folded into the '
                       'kernels of convolutions, which is faster but takes much memory if there '
                       'are many weights (constants up to 0.3 * 10^9 bytes)')
+  parser.add_argument('--laterals', choices=LATERALS, default='folded',
+                      help="convolutions of a map that are summed, such as DyFPN's laterals: folded "
+                      'into one for each dilation rate, or in the Fourier domain where the map is so '
+                      'large that this is expected to be faster, with the same result and more '
+                      'weights (folded)')
   parser.add_argument('--serving_layout', action='store_true',
                       help='write a new numbered version into --export_dir, as TensorFlow Serving '
                       'reads them, with requests for its warm-up')
@@ -231,8 +237,8 @@ def export(params: Any, args: argparse.Namespace, target: pathlib.Path) -> dict[
     The content of `export.json`.
 
   Raises:
-    CommandError: not a detector, a checkpoint that does not fit, or a folder that cannot be
-      written.
+    CommandError: not a detector, a checkpoint that does not fit, options that contradict each
+      other, or a folder that cannot be written.
   """
   import yaml
 
@@ -243,16 +249,17 @@ def export(params: Any, args: argparse.Namespace, target: pathlib.Path) -> dict[
 
   start = time.monotonic()
   files.check_own_output(target, _DESCRIPTION_FILE, '--export_dir')
+  if args.laterals == 'fourier' and args.freeze is False:
+    raise command_line.CommandError(
+        '--laterals=fourier transforms constants, and with --no-freeze there are none: leave one '
+        'of the two out.')
   module = export_modules.build_module(params, args.checkpoint_path, args.input_type,
                                        args.input_image_size, args.batch_size, args.outputs,
                                        nms=args.nms)
   categories = category_files.of_training(args.checkpoint_path, params.task)
-  network, frozen_network = signatures.network_function(module, args.input_type), None
-  folding = {}
-  if frozen.is_advisable(module.model) if args.freeze is None else args.freeze:
-    frozen_network, folded = frozen.freeze(network)
-    folding = {'folded_norms': folded.folded, 'kept_norms': folded.kept,
-               'merged_convolutions': folded.merged}
+  network = signatures.network_function(module, args.input_type)
+  frozen_network, folding = frozen.freeze_as_told(
+      network, module.model, args.freeze, args.laterals == 'fourier')
   with files.atomic_directory(target) as temporary:
     differences = save(module, temporary, args.input_type, module.image_size, args.batch_size,
                        categories, network, frozen_network)
@@ -293,6 +300,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
       f'Exported to {target} in {command_line.duration(description["seconds"])}: loaded '
       f'again it differs from the model in memory by at most {description["max_abs_diff"]:.2g}; '
       f'{gmac["minimum"]:.3f} to {gmac["maximum"]:.3f} * 10^9 multiply-adds per image.')
+  if args.laterals == 'fourier' and not description['fourier_laterals']:
+    command_line.say('No lateral runs in the Fourier domain: there is no sum of convolutions that '
+                     'is expected to be faster there and whose weights fit.')
   if not description['categories']:
     command_line.say('Class names are unknown: neither a categories.json beside the checkpoint nor '
                      'task.annotation_file tells them.')

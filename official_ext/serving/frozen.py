@@ -35,11 +35,14 @@ def is_advisable(model: tf.Module) -> bool:
   return _size(model.variables) <= _ADVISABLE
 
 
-def freeze(function: Any) -> tuple[Any, graph_folding.Folding]:
+def freeze(function: Any, fourier: bool = False) -> tuple[Any, graph_folding.Folding]:
   """Returns a function whose weights are constants, with norms folded into kernels.
 
   Args:
     function: a concrete function of tensors that returns a dictionary of tensors.
+    fourier: whether sums of convolutions run in the Fourier domain where that is worth it, see
+      `graph_fourier`.  All weights together stay within what is advisable, or, if they are more
+      already, within what fits into a graph.
 
   Returns:
     A concrete function of the same signature, and what was folded.
@@ -52,13 +55,42 @@ def freeze(function: Any) -> tuple[Any, graph_folding.Folding]:
     raise command_line.CommandError(
         f'the weights have {size / 1e9:.1f} * 10^9 bytes, too many for constants of a graph '
         f'({_LARGEST / 1e9:g} * 10^9): give --no-freeze.')
+  left = ((_ADVISABLE if size <= _ADVISABLE else _LARGEST) - size) if fourier else 0
   foldings = []
 
   def change(graph_def: Any, outputs: list[str]) -> Any:
-    foldings.append(graph_folding.fold(graph_def, outputs))
+    foldings.append(graph_folding.fold(graph_def, outputs, left))
     return foldings[0].graph_def
 
   return rewrite(function, change), foldings[0]
+
+
+def freeze_as_told(function: Any, model: tf.Module, freeze_it: bool | None, fourier: bool
+                   ) -> tuple[Any | None, dict[str, int]]:
+  """Freezes a network, if that is wanted.
+
+  Args:
+    function: of the network, as for `freeze`.
+    model: the network.
+    freeze_it: whether to; None: if it is advisable.
+    fourier: as for `freeze`.
+
+  Returns:
+    The frozen function, or None; and what was folded, as `export.json` has it.
+
+  Raises:
+    CommandError: the weights are too large for a graph, or there are none of those that `fourier`
+      is about.
+  """
+  if not (is_advisable(model) if freeze_it is None else freeze_it):
+    if fourier:
+      raise command_line.CommandError(
+          f'--laterals=fourier transforms constants, and weights of more than {_ADVISABLE / 1e9:g} '
+          '* 10^9 bytes are variables: give --freeze too, or --laterals=folded.')
+    return None, {}
+  frozen, folding = freeze(function, fourier)
+  return frozen, {'folded_norms': folding.folded, 'kept_norms': folding.kept,
+                  'merged_convolutions': folding.merged, 'fourier_laterals': folding.fourier}
 
 
 def rewrite(function: Any, change: Callable[[Any, list[str]], Any]) -> Any:

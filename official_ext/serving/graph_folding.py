@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from official_ext.serving import graph_fourier
 from official_ext.serving import graph_sums
 from official_ext.serving import graph_values
 
@@ -32,12 +33,14 @@ class Folding(NamedTuple):
     kept: number of batch norms that are left.
     merged: number of convolutions that others have taken in, see `graph_sums`.
     bytes: size of the new kernels.
+    fourier: number of sums of convolutions in the Fourier domain, see `graph_fourier`.
   """
   graph_def: Any
   folded: int
   kept: int
   merged: int
   bytes: int
+  fourier: int
 
 
 class _Chain(NamedTuple):
@@ -61,12 +64,13 @@ class _Chain(NamedTuple):
   reshapes: tuple[Any, ...] = ()
 
 
-def fold(graph_def: Any, outputs: Iterable[str]) -> Folding:
-  """Folds all norms of a graph without variables.
+def fold(graph_def: Any, outputs: Iterable[str], fourier_bytes: float = 0) -> Folding:
+  """Folds all norms of a graph without variables, and merges sums of convolutions.
 
   Args:
     graph_def: a `GraphDef` with its functions, the branches of conditionals among them.
     outputs: names of the nodes that are returned.
+    fourier_bytes: size that weights for the Fourier domain may have; 0: no sum is moved there.
   """
   result = type(graph_def)()
   result.CopyFrom(graph_def)
@@ -78,7 +82,8 @@ def fold(graph_def: Any, outputs: Iterable[str]) -> Folding:
   size = sum(_rewrite(scope, chain) for scope, chain in chains)
   graph_values.Graph(result, outputs).empty_unused()
   kept = sum(node.op in _NORMS for scope in graph.scopes() for node in scope.nodes.values())
-  return Folding(result, sum(chain.norms for _, chain in chains), kept, merged, size)
+  fourier = graph_fourier.replace(result, outputs, fourier_bytes) if fourier_bytes else 0
+  return Folding(result, sum(chain.norms for _, chain in chains), kept, merged, size, fourier)
 
 
 def _chains(graph: graph_values.Graph, scope: graph_values.Scope) -> Iterator[_Chain]:

@@ -6,7 +6,7 @@ seven convolutions of 103 weights for each pair of channels, becomes three of 75
 
 Reference: the identity is used in Xiaohan Ding et al., RepVGG, https://arxiv.org/abs/2101.03697.
 """
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 from official_ext.serving import graph_values
 
 
-class _Term(NamedTuple):
+class Term(NamedTuple):
   """A summand that is a convolution, perhaps with a bias.
 
   Attributes:
@@ -32,7 +32,7 @@ class _Term(NamedTuple):
 
   @property
   def source(self) -> tuple:
-    """The key of terms that can become one convolution for each dilation rate."""
+    """The key of terms that convolve one map, and have a bias or have not."""
     return self.convolution.input[0], self.bias is None
 
   @property
@@ -70,19 +70,53 @@ def merge(graph_def: Any, outputs: Any) -> int:
     is_changed = kernel.shape == own.shape and uses[id(own)] == len(places) and (
         graph.replace(own, kernel))
     for scope, node, terms in places:
-      _merge(scope, node, terms, terms[kept], None if is_changed else kernel)
+      if not is_changed:
+        convolution = terms[kept].convolution
+        convolution.input[1], _ = scope.constant(f'{convolution.name}/merged_kernel', kernel)
+      keep_one(scope, node, terms, terms[kept])
   return sum(len(terms) - 1 for places in found.values() for _, _, terms in places[:1])
 
 
-def _groups(graph: graph_values.Graph, scope: graph_values.Scope, node: Any
-            ) -> Iterator[list[_Term]]:
-  """Yields the summands of a sum that can be one convolution, two or more of them."""
-  found: dict[tuple, dict[tuple, list[_Term]]] = {}
+def convolutions(graph: graph_values.Graph, scope: graph_values.Scope, node: Any
+                 ) -> list[list[Term]]:
+  """Returns the summands of a sum that are convolutions; those of one map are together."""
+  found: dict[tuple, list[Term]] = {}
   for tensor in node.input:
     term = None if tensor.startswith('^') else _term(graph, scope, tensor)
     if term:
-      found.setdefault(term.source, {}).setdefault(term.dilations, []).append(term)
-  for by_rate in found.values():
+      found.setdefault(term.source, []).append(term)
+  return list(found.values())
+
+
+def keep_one(scope: graph_values.Scope, node: Any, terms: Sequence[Term], kept: Term) -> None:
+  """Leaves one convolution of several in a sum, with the sum of their biases.
+
+  Args:
+    scope: of the sum.
+    node: the sum.
+    terms: the convolutions.
+    kept: the one that stays.
+  """
+  if kept.bias is not None:
+    shift = np.sum([term.shift for term in terms], 0)
+    kept.bias.input[1], _ = scope.constant(
+        f'{kept.bias.name}/merged_bias', np.asarray(shift, np.float32))
+  others = [term for term in terms if term is not kept]
+  gone = {term.tensor for term in others}
+  inputs = [tensor for tensor in node.input if tensor not in gone]
+  del node.input[:]
+  node.input.extend(inputs)
+  node.attr['N'].i = sum(not tensor.startswith('^') for tensor in inputs)
+  scope.remove({link.name for term in others for link in _links(scope, term)})
+
+
+def _groups(graph: graph_values.Graph, scope: graph_values.Scope, node: Any
+            ) -> Iterator[list[Term]]:
+  """Yields the summands of a sum that can be one convolution, two or more of them."""
+  for terms in convolutions(graph, scope, node):
+    by_rate: dict[tuple, list[Term]] = {}
+    for term in terms:
+      by_rate.setdefault(term.dilations, []).append(term)
     points = by_rate.pop((), [])
     groups = list(by_rate.values()) or [[]]
     # The largest kernel of the smallest rate takes in those of 1x1.
@@ -90,7 +124,7 @@ def _groups(graph: graph_values.Graph, scope: graph_values.Scope, node: Any
     yield from (group for group in groups if len(group) > 1)
 
 
-def _term(graph: graph_values.Graph, scope: graph_values.Scope, tensor: str) -> _Term | None:
+def _term(graph: graph_values.Graph, scope: graph_values.Scope, tensor: str) -> Term | None:
   """Returns a summand, or None if it is no convolution that only the sum uses."""
   node, bias = scope.producer(tensor), None
   while node is not None and len(scope.users(node.name)) == 1:
@@ -107,7 +141,7 @@ def _term(graph: graph_values.Graph, scope: graph_values.Scope, tensor: str) -> 
   shift = graph.value(scope, bias.input[1]) if bias is not None else np.zeros(1, np.float32)
   if kernel is None or shift is None or kernel.dtype != np.float32 or not _is_plain(node, kernel):
     return None
-  return _Term(tensor, node, kernel, bias, shift)
+  return Term(tensor, node, kernel, bias, shift)
 
 
 def _is_plain(node: Any, kernel: np.ndarray) -> bool:
@@ -117,36 +151,20 @@ def _is_plain(node: Any, kernel: np.ndarray) -> bool:
           and all(size % 2 for size in kernel.shape[:2]))
 
 
-def _sum(terms: list[_Term]) -> np.ndarray:
+def _sum(terms: list[Term]) -> np.ndarray:
   """Returns the sum of kernels, all as large as the largest."""
   height, width = (max(term.kernel.shape[axis] for term in terms) for axis in (0, 1))
   return np.sum([_padded(term.kernel.astype(np.float64), height, width) for term in terms], 0
                 ).astype(np.float32)
 
 
-def _merge(scope: graph_values.Scope, node: Any, terms: list[_Term], kept: _Term,
-           kernel: np.ndarray | None) -> None:
-  """Leaves one convolution of several in a sum, with the sum of their biases.
-
-  Args:
-    scope: of the sum.
-    node: the sum.
-    terms: the convolutions.
-    kept: the one that stays.
-    kernel: its new kernel; None if it has that already.
-  """
-  if kernel is not None:
-    kept.convolution.input[1], _ = scope.constant(
-        f'{kept.convolution.name}/merged_kernel', kernel)
-  if kept.bias is not None:
-    shift = np.sum([term.shift for term in terms], 0)
-    kept.bias.input[1], _ = scope.constant(
-        f'{kept.bias.name}/merged_bias', np.asarray(shift, np.float32))
-  gone = {term.tensor for term in terms if term is not kept}
-  inputs = [tensor for tensor in node.input if tensor not in gone]
-  del node.input[:]
-  node.input.extend(inputs)
-  node.attr['N'].i = sum(not tensor.startswith('^') for tensor in inputs)
+def _links(scope: graph_values.Scope, term: Term) -> Iterator[Any]:
+  """Yields the nodes from a summand to its convolution."""
+  node = scope.producer(term.tensor)
+  while node is not None and node is not term.convolution:
+    yield node
+    node = scope.producer(node.input[0])
+  yield term.convolution
 
 
 def _padded(kernel: np.ndarray, height: int, width: int) -> np.ndarray:

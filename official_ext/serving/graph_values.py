@@ -97,11 +97,20 @@ class Scope:
     del copied.input[:]
     copied.input.extend(inputs)
 
+  def remove(self, names: Iterable[str]) -> None:
+    """Removes nodes whose results nothing uses, but for those that others wait for."""
+    awaited = {tensor[1:] for node in self.nodes.values() for tensor in node.input
+               if tensor.startswith('^')}
+    gone = {name for name in names if name not in awaited}
+    for index in reversed(range(len(self._field))):
+      if self._field[index].name in gone:
+        del self.nodes[self._field[index].name], self._field[index]
+
   def constant(self, name: str, value: np.ndarray) -> tuple[str, bool]:
     """Adds a constant, unless the scope has got the same one before.
 
     Args:
-      name: of the node.
+      name: of the node; if there was one of this name before, it gets another.
       value: float32.
 
     Returns:
@@ -110,6 +119,8 @@ class Scope:
     key = (value.shape, value.tobytes())
     is_new = key not in self._constants
     if is_new:
+      while name in self.nodes:
+        name += '_'
       node = self._field.add(name=name, op='Const')
       node.attr['dtype'].type = tf.float32.as_datatype_enum
       node.attr['value'].tensor.CopyFrom(tf.make_tensor_proto(value))
@@ -158,6 +169,10 @@ class Graph:
     """Yields the graph and all functions."""
     yield from self._scopes.values()
 
+  def calls(self, scope: Scope) -> Sequence[tuple[Scope, Sequence[str]]]:
+    """Returns who calls a function and what it gets, '' for what the body of a loop changes."""
+    return self._calls.get(scope.name, ())
+
   def _add_calls(self, scope: Scope, node: Any) -> None:
     inputs = [tensor for tensor in node.input if not tensor.startswith('^')]
     for attribute, skipped in _CALLS.items():
@@ -199,26 +214,37 @@ class Graph:
     return node is not None
 
   def empty_unused(self) -> None:
-    """Empties constants that are only passed to functions, none of which uses them."""
-    unused = {(scope.name, index) for scope in self.scopes()
-              for index, name in enumerate(scope.arguments)
-              if not scope.users(name)}
+    """Empties constants that nothing uses, or that are only passed to functions that do not."""
+    unused: set[tuple[str, int]] | None = None
+    found: set[tuple[str, int]] = set()
+    while found != unused:
+      unused = found
+      used = {scope.name: self._used(scope, unused) for scope in self.scopes()}
+      found = {(scope.name, index) for scope in self.scopes()
+               for index, name in enumerate(scope.arguments) if name not in used[scope.name]}
     for scope in self.scopes():
-      used = {tensor.split(':')[0] for tensor in scope.returned}
-      passed: set[str] = set()
-      for node in scope.nodes.values():
-        inputs = [tensor for tensor in node.input if not tensor.startswith('^')]
-        called = self._called.get((scope.name, node.name), ()) if node.op in _CALLERS else ()
-        for index, tensor in enumerate(inputs):
-          targets = [(name, index - skipped) for name, skipped in called]
-          is_idle = targets and all(
-              position >= 0 and (name, position) in unused for name, position in targets)
-          (passed if is_idle else used).add(tensor.split(':')[0])
-      for name in passed - used:
-        node = scope.nodes.get(name)
-        if node is not None and node.op == 'Const':
+      for name, node in scope.nodes.items():
+        if node.op == 'Const' and name not in used[scope.name]:
           dtype = tf.as_dtype(node.attr['dtype'].type).as_numpy_dtype
           node.attr['value'].tensor.CopyFrom(tf.make_tensor_proto(np.zeros([0], dtype)))
+
+  def _used(self, scope: Scope, unused: set[tuple[str, int]]) -> set[str]:
+    """Returns the nodes and arguments that are used, but for what unused arguments get.
+
+    Args:
+      scope: the graph or function.
+      unused: functions and numbers of their arguments.
+    """
+    used = {tensor.split(':')[0] for tensor in scope.returned}
+    for node in scope.nodes.values():
+      inputs = [tensor for tensor in node.input if not tensor.startswith('^')]
+      called = self._called.get((scope.name, node.name), ()) if node.op in _CALLERS else ()
+      for index, tensor in enumerate(inputs):
+        targets = [(name, index - skipped) for name, skipped in called]
+        if not targets or any(
+            position < 0 or (name, position) not in unused for name, position in targets):
+          used.add(tensor.split(':')[0])
+    return used
 
   def keeps_last_axis(self, scope: Scope, node: Any, size: int) -> bool:
     """Returns whether one of `RESHAPES` surely keeps a last axis of some size."""
