@@ -87,10 +87,9 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
                       'kernels of convolutions, which is faster but takes much memory if there '
                       'are many weights (constants up to 0.3 * 10^9 bytes)')
   parser.add_argument('--laterals', choices=LATERALS, default='folded',
-                      help="convolutions of a map that are summed, such as DyFPN's laterals: folded "
-                      'into one for each dilation rate, or in the Fourier domain where the map is so '
-                      'large that this is expected to be faster, with the same result and more '
-                      'weights (folded)')
+                      help="sums of convolutions of a map, such as DyFPN's laterals: folded into "
+                      'one for each dilation rate; or, with the same results and more weights, in '
+                      'the Fourier domain where this is expected to be faster (folded)')
   parser.add_argument('--serving_layout', action='store_true',
                       help='write a new numbered version into --export_dir, as TensorFlow Serving '
                       'reads them, with requests for its warm-up')

@@ -80,7 +80,7 @@ def fold(graph_def: Any, outputs: Iterable[str], fourier_bytes: float = 0) -> Fo
   # All values are read before anything changes.
   chains = [(scope, chain) for scope in graph.scopes() for chain in _chains(graph, scope)]
   size = sum(_rewrite(scope, chain) for scope, chain in chains)
-  graph_values.Graph(result, outputs).empty_unused()
+  graph_values.Graph(result, outputs).remove_unused()
   kept = sum(node.op in _NORMS for scope in graph.scopes() for node in scope.nodes.values())
   fourier = graph_fourier.replace(result, outputs, fourier_bytes) if fourier_bytes else 0
   return Folding(result, sum(chain.norms for _, chain in chains), kept, merged, size, fourier)

@@ -84,16 +84,16 @@ def replace(graph_def: Any, outputs: Sequence[str], limit: float) -> int:
     for function in graph_def.library.function:
       for attributes in function.arg_attr.values():
         attributes.attr.pop('_output_shapes', None)  # It may be that of a kernel.
-    graph_values.Graph(graph_def, outputs).empty_unused()
+    graph_values.Graph(graph_def, outputs).remove_unused()
   return sums
 
 
-def best_tiling(shape: Sequence[int | None], taps: int, reaches: Sequence[int], filters: int
+def best_tiling(shape: Sequence[int], taps: int, reaches: Sequence[int], filters: int
                 ) -> tuple[fourier_conv.Tiling, float] | None:
   """Returns the tiling that is expected to be the fastest for a map, if it is worth it.
 
   Args:
-    shape: batch, height, width and channels of the map; an unknown batch counts as one image.
+    shape: batch, height, width and channels of the map; one image stands for an unknown batch.
     taps: number of weights for each pair of channels of the convolutions.
     reaches: positions that the kernels reach to either side, along rows and columns.
     filters: number of filters.
@@ -102,7 +102,7 @@ def best_tiling(shape: Sequence[int | None], taps: int, reaches: Sequence[int], 
     The tiling and the multiply-adds that are saved; None where convolutions are expected to take
     less than one and a half times as long.
   """
-  batch, height, width, channels = shape[0] or 1, *shape[1:]
+  batch, height, width, channels = shape
   axes = [[fourier_conv.Axis(size, reach, tile)
            for tile in range(max(4 * reach, _SMALLEST_TILE), _LARGEST_TILE + 1, 4)]
           for size, reach in zip((height, width), reaches)]
@@ -172,7 +172,7 @@ def _insert(scope: graph_values.Scope, convolution: Any, weights: str,
   """
   with tf.Graph().as_default() as traced:
     inputs = [tf.compat.v1.placeholder(tf.float32, each) for each in (shape, weights_shape)]
-    last = fourier_conv.convolve(*inputs, tiling).op
+    last = fourier_conv.convolve(inputs[0], inputs[1], tiling).op
   names = dict(zip((each.op.name for each in inputs), (convolution.input[0], weights)))
   for operation in traced.get_operations():
     if operation.name not in names:

@@ -101,13 +101,11 @@ def keep_one(scope: graph_values.Scope, node: Any, terms: Sequence[Term], kept: 
     shift = np.sum([term.shift for term in terms], 0)
     kept.bias.input[1], _ = scope.constant(
         f'{kept.bias.name}/merged_bias', np.asarray(shift, np.float32))
-  others = [term for term in terms if term is not kept]
-  gone = {term.tensor for term in others}
+  gone = {term.tensor for term in terms if term is not kept}
   inputs = [tensor for tensor in node.input if tensor not in gone]
   del node.input[:]
   node.input.extend(inputs)
   node.attr['N'].i = sum(not tensor.startswith('^') for tensor in inputs)
-  scope.remove({link.name for term in others for link in _links(scope, term)})
 
 
 def _groups(graph: graph_values.Graph, scope: graph_values.Scope, node: Any
@@ -156,15 +154,6 @@ def _sum(terms: list[Term]) -> np.ndarray:
   height, width = (max(term.kernel.shape[axis] for term in terms) for axis in (0, 1))
   return np.sum([_padded(term.kernel.astype(np.float64), height, width) for term in terms], 0
                 ).astype(np.float32)
-
-
-def _links(scope: graph_values.Scope, term: Term) -> Iterator[Any]:
-  """Yields the nodes from a summand to its convolution."""
-  node = scope.producer(term.tensor)
-  while node is not None and node is not term.convolution:
-    yield node
-    node = scope.producer(node.input[0])
-  yield term.convolution
 
 
 def _padded(kernel: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.framework import op_def_registry
 
 RESHAPES = ('Reshape', 'Squeeze')
 _SAME = ('Identity', 'StopGradient', 'Snapshot')
@@ -97,14 +98,32 @@ class Scope:
     del copied.input[:]
     copied.input.extend(inputs)
 
-  def remove(self, names: Iterable[str]) -> None:
-    """Removes nodes whose results nothing uses, but for those that others wait for."""
-    awaited = {tensor[1:] for node in self.nodes.values() for tensor in node.input
-               if tensor.startswith('^')}
-    gone = {name for name in names if name not in awaited}
+  def needed(self, is_idle: Callable[[Any, int], bool] = lambda node, index: False) -> set[str]:
+    """Returns the nodes and arguments that the results and operations with an effect need.
+
+    Args:
+      is_idle: returns whether a node makes no use of its input of some number.
+    """
+    needed = {name for name, node in self.nodes.items() if _has_effect(node)}
+    needed.update(tensor.split(':')[0] for tensor in self.returned)
+    if self._function:
+      needed.update(self._function.control_ret.values())
+    found = list(needed)
+    while found:
+      node = self.nodes.get(found.pop())
+      sources = {tensor.lstrip('^').split(':')[0] for index, tensor in enumerate(
+          node.input if node is not None else ()) if not is_idle(node, index)}
+      found.extend(sources - needed)
+      needed |= sources
+    return needed
+
+  def keep(self, names: set[str]) -> None:
+    """Removes all other nodes."""
     for index in reversed(range(len(self._field))):
-      if self._field[index].name in gone:
-        del self.nodes[self._field[index].name], self._field[index]
+      if self._field[index].name not in names:
+        del self._field[index]
+    self.nodes = {node.name: node for node in self._field}
+    self._users = None
 
   def constant(self, name: str, value: np.ndarray) -> tuple[str, bool]:
     """Adds a constant, unless the scope has got the same one before.
@@ -213,8 +232,10 @@ class Graph:
       node.attr['value'].tensor.CopyFrom(tf.make_tensor_proto(new))
     return node is not None
 
-  def empty_unused(self) -> None:
-    """Empties constants that nothing uses, or that are only passed to functions that do not."""
+  def remove_unused(self) -> None:
+    """Removes nodes without use, and empties constants for functions that do not use them."""
+    for scope in self.scopes():
+      scope.keep(scope.needed())
     unused: set[tuple[str, int]] | None = None
     found: set[tuple[str, int]] = set()
     while found != unused:
@@ -223,8 +244,9 @@ class Graph:
       found = {(scope.name, index) for scope in self.scopes()
                for index, name in enumerate(scope.arguments) if name not in used[scope.name]}
     for scope in self.scopes():
-      for name, node in scope.nodes.items():
-        if node.op == 'Const' and name not in used[scope.name]:
+      for name in scope.nodes.keys() - used[scope.name]:
+        node = scope.nodes[name]
+        if node.op == 'Const':
           dtype = tf.as_dtype(node.attr['dtype'].type).as_numpy_dtype
           node.attr['value'].tensor.CopyFrom(tf.make_tensor_proto(np.zeros([0], dtype)))
 
@@ -235,16 +257,17 @@ class Graph:
       scope: the graph or function.
       unused: functions and numbers of their arguments.
     """
-    used = {tensor.split(':')[0] for tensor in scope.returned}
-    for node in scope.nodes.values():
-      inputs = [tensor for tensor in node.input if not tensor.startswith('^')]
+
+    def is_idle(node: Any, index: int) -> bool:
+      if node.input[index].startswith('^'):  # To wait for a variable is to use no value of it.
+        awaited = scope.nodes.get(node.input[index][1:])
+        return awaited is not None and awaited.op in _SAME
       called = self._called.get((scope.name, node.name), ()) if node.op in _CALLERS else ()
-      for index, tensor in enumerate(inputs):
-        targets = [(name, index - skipped) for name, skipped in called]
-        if not targets or any(
-            position < 0 or (name, position) not in unused for name, position in targets):
-          used.add(tensor.split(':')[0])
-    return used
+      targets = [(name, index - skipped) for name, skipped in called]
+      return bool(targets) and all(
+          position >= 0 and (name, position) in unused for name, position in targets)
+
+    return scope.needed(is_idle)
 
   def keeps_last_axis(self, scope: Scope, node: Any, size: int) -> bool:
     """Returns whether one of `RESHAPES` surely keeps a last axis of some size."""
@@ -305,6 +328,12 @@ def rename_functions(graph_def: Any, suffix: str) -> None:
           function.name += suffix
   for function in graph_def.library.function:
     function.signature.name += suffix
+
+
+def _has_effect(node: Any) -> bool:
+  """Returns whether a node does more than to compute its results; an input is such a node too."""
+  definition = op_def_registry.get(node.op)  # None: the node calls a function.
+  return definition is None or definition.is_stateful or node.op == 'Placeholder'
 
 
 def _source(scope: Scope, tensor: str) -> str:
