@@ -126,11 +126,10 @@ def convolve(x: tf.Tensor, transformed: tf.Tensor, tiling: Tiling) -> tf.Tensor:
   spectra = tf.matmul(_transform(x, tiling, channels), transformed)
   spectra = tf.reshape(spectra, [tiling.half, columns.tile * 3, -1])
   lines = tf.matmul(_column_inverse(tiling), spectra)
-  blocks = tf.matmul(_row_inverse(tiling), tf.reshape(
-      lines, [tiling.half * 2, -1]))
-  blocks = tf.reshape(
-      blocks, [rows.block, columns.block, -1, rows.tiles, columns.tiles, filters])
-  whole = tf.reshape(tf.transpose(blocks, [2, 3, 0, 4, 1, 5]), [
+  blocks = tf.matmul(_row_inverse(tiling), tf.reshape(lines, [tiling.half * 2, -1]))
+  # Batch and tiles along the rows are one axis: LiteRT has no transpositions of six.
+  blocks = tf.reshape(blocks, [rows.block, columns.block, -1, columns.tiles, filters])
+  whole = tf.reshape(tf.transpose(blocks, [2, 0, 3, 1, 4]), [
       -1, rows.tiles * rows.block, columns.tiles * columns.block, filters])
   return whole[:, :rows.size, :columns.size]
 
@@ -139,9 +138,9 @@ def _transform(x: tf.Tensor, tiling: Tiling, channels: int) -> tf.Tensor:
   """Returns Gauss's factors of tiles: `[tiling.products, batch * tiles, channels]`."""
   rows, columns = tiling
   x = tf.reshape(tf.pad(x, [[0, 0], rows.padding, columns.padding, [0, 0]]), [
-      -1, rows.tiles + 1, rows.block, columns.tiles + 1, columns.block, channels])
+      -1, rows.block, columns.tiles + 1, columns.block, channels])
   # Positions inside of blocks stand first, so that a product transforms all tiles at once.
-  x = tf.reshape(tf.transpose(x, [2, 4, 0, 1, 3, 5]), [
+  x = tf.reshape(tf.transpose(x, [1, 3, 0, 2, 4]), [
       rows.block, -1, rows.tiles + 1, (columns.tiles + 1) * channels])
   x = tf.concat([x[:, :, :-1], x[:2 * rows.reach, :, 1:]], 0)
   lines = tf.matmul(_row_transform(tiling), tf.reshape(x, [rows.tile, -1]))

@@ -98,23 +98,31 @@ class Scope:
     del copied.input[:]
     copied.input.extend(inputs)
 
-  def needed(self, is_idle: Callable[[Any, int], bool] = lambda node, index: False) -> set[str]:
+  def needed(self, is_idle: Callable[[Any, int], bool] | None = None) -> set[str]:
     """Returns the nodes and arguments that the results and operations with an effect need.
 
     Args:
-      is_idle: returns whether a node makes no use of its input of some number.
+      is_idle: returns whether a node makes no use of its input of some number.  With it there are
+        only those whose values are used: to wait until a value was read is no use of it.
     """
+
+    def waits_for(name: str) -> bool:
+      return is_idle is None or name not in self.nodes or self.nodes[name].op not in _SAME
+
     needed = {name for name, node in self.nodes.items() if _has_effect(node)}
     needed.update(tensor.split(':')[0] for tensor in self.returned)
     if self._function:
-      needed.update(self._function.control_ret.values())
+      needed.update(filter(waits_for, self._function.control_ret.values()))
     found = list(needed)
     while found:
       node = self.nodes.get(found.pop())
-      sources = {tensor.lstrip('^').split(':')[0] for index, tensor in enumerate(
-          node.input if node is not None else ()) if not is_idle(node, index)}
-      found.extend(sources - needed)
-      needed |= sources
+      for index, tensor in enumerate(node.input if node is not None else ()):
+        name = tensor.lstrip('^').split(':')[0]
+        is_needed = waits_for(name) if tensor.startswith('^') else (
+            is_idle is None or not is_idle(node, index))
+        if is_needed and name not in needed:
+          needed.add(name)
+          found.append(name)
     return needed
 
   def keep(self, names: set[str]) -> None:
@@ -259,9 +267,6 @@ class Graph:
     """
 
     def is_idle(node: Any, index: int) -> bool:
-      if node.input[index].startswith('^'):  # To wait for a variable is to use no value of it.
-        awaited = scope.nodes.get(node.input[index][1:])
-        return awaited is not None and awaited.op in _SAME
       called = self._called.get((scope.name, node.name), ()) if node.op in _CALLERS else ()
       targets = [(name, index - skipped) for name, skipped in called]
       return bool(targets) and all(
