@@ -48,6 +48,10 @@ def _concrete(function: Callable[[tf.Tensor], tf.Tensor], shape: list[int | None
   return tf.function(function, autograph=False).get_concrete_function(tf.TensorSpec(shape))
 
 
+def _fourier(weights: tf.Tensor, tiling: fourier_conv.Tiling, shape: list[int | None]) -> Any:
+  return _concrete(lambda x: fourier_conv.convolve(x, weights, tiling), shape)
+
+
 def _laterals(side: int, channels: int, filters: int, batch: int) -> dict[str, Any]:
   """Returns functions of maps: `folded`, and one for each size of tiles."""
   random = np.random.default_rng(0)
@@ -71,9 +75,8 @@ def _laterals(side: int, channels: int, filters: int, batch: int) -> dict[str, A
     tiling = fourier_conv.Tiling(*[fourier_conv.Axis(side, _REACH, tile)] * 2)
     if 4 * tiling.products * channels * filters < _MANY_BYTES:
       weights = tf.constant(fourier_conv.weights(whole, tiling))
-      run = functools.partial(fourier_conv.convolve, transformed=weights, tiling=tiling)
       mark = '*' if best and best[0] == tiling else ''
-      functions[f'{tile}{mark}'] = _concrete(lambda x, run=run: run(x), shape)
+      functions[f'{tile}{mark}'] = _fourier(weights, tiling, shape)
   return functions
 
 
@@ -90,6 +93,8 @@ def _measure_laterals(arguments: argparse.Namespace, threads: int) -> None:
         for batch in map(int, arguments.batches.split(',')):
           side = -(-size // 2**level)
           functions = _laterals(side, channels, filters, batch)
+          if len(functions) == 1:
+            continue
           maps = tf.random.stateless_normal([batch, side, side, channels], [0, level])
           seconds = timing.interleaved({
               name: functools.partial(_run, run, maps) for name, run in functions.items()},

@@ -98,12 +98,15 @@ def weights(kernel: np.ndarray, tiling: Tiling) -> np.ndarray:
     float32 `[tiling.products, channels, filters]`.
   """
   channels, filters = kernel.shape[2:]
-  result = np.empty([tiling.half, tiling.columns.tile, 3, channels, filters], np.float32)
+  rows, columns = tiling
+  # Networks correlate: the kernel is not turned round, so that its transform is conjugated.
+  along_rows = rows.forward(tiling.half)[:, :len(kernel)].conj()
+  along_columns = columns.forward(columns.tile)[:, :kernel.shape[1]].conj()
+  result = np.empty([tiling.half, columns.tile, 3, channels, filters], np.float32)
   for first in range(0, channels, _CHUNK):
     part = slice(first, first + _CHUNK)
-    values = np.fft.rfft(kernel[:, :, part].astype(np.float64), tiling.rows.tile, axis=0)
-    # Networks correlate: the kernel is not turned round, so that its transform is conjugated.
-    values = np.fft.fft(values, tiling.columns.tile, axis=1).conj()
+    values = np.tensordot(along_rows, kernel[:, :, part].astype(np.float64), 1)
+    values = np.tensordot(along_columns, values, (1, 1)).swapaxes(0, 1)
     result[:, :, 0, part] = values.imag - values.real
     result[:, :, 1, part] = values.imag + values.real
     result[:, :, 2, part] = values.real
@@ -126,8 +129,8 @@ def convolve(x: tf.Tensor, transformed: tf.Tensor, tiling: Tiling) -> tf.Tensor:
   spectra = tf.matmul(_transform(x, tiling, channels), transformed)
   spectra = tf.reshape(spectra, [tiling.half, columns.tile * 3, -1])
   lines = tf.matmul(_column_inverse(tiling), spectra)
-  blocks = tf.matmul(_row_inverse(tiling), tf.reshape(lines, [tiling.half * 2, -1]))
-  # Batch and tiles along the rows are one axis: LiteRT has no transpositions of six.
+  # Without a first axis of size 1, LiteRT's converter writes a shape that LiteRT cannot read.
+  blocks = tf.matmul(_row_inverse(tiling), tf.reshape(lines, [1, tiling.half * 2, -1]))
   blocks = tf.reshape(blocks, [rows.block, columns.block, -1, columns.tiles, filters])
   whole = tf.reshape(tf.transpose(blocks, [2, 0, 3, 1, 4]), [
       -1, rows.tiles * rows.block, columns.tiles * columns.block, filters])
