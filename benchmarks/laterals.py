@@ -70,13 +70,16 @@ def _laterals(side: int, channels: int, filters: int, batch: int) -> dict[str, A
 
   functions = {'folded': _concrete(lambda x: tf.add_n([
       convolve(x, kernel, rate) for rate, kernel in zip(_RATES, kernels)]), shape)}
-  best = graph_fourier.best_tiling([batch, side, side, channels], _TAPS, (_REACH, _REACH), filters)
-  for tile in _TILES:
-    tiling = fourier_conv.Tiling(*[fourier_conv.Axis(side, _REACH, tile)] * 2)
+  found = graph_fourier.best_tiling([batch, side, side, channels], _TAPS, (_REACH, _REACH), filters)
+  best = found[0] if found else None
+  tilings = {str(tile): fourier_conv.Tiling(*[fourier_conv.Axis(side, _REACH, tile)] * 2)
+             for tile in _TILES}
+  if best and best not in tilings.values():
+    tilings[f'{best.rows.tile}x{best.columns.tile}'] = best
+  for name, tiling in tilings.items():
     if 4 * tiling.products * channels * filters < _MANY_BYTES:
       weights = tf.constant(fourier_conv.weights(whole, tiling))
-      mark = '*' if best and best[0] == tiling else ''
-      functions[f'{tile}{mark}'] = _fourier(weights, tiling, shape)
+      functions[f'{name}{"*" if tiling == best else ""}'] = _fourier(weights, tiling, shape)
   return functions
 
 
@@ -99,7 +102,7 @@ def _measure_laterals(arguments: argparse.Namespace, threads: int) -> None:
           seconds = timing.interleaved({
               name: functools.partial(_run, run, maps) for name, run in functions.items()},
               arguments.repeats)
-          ratios = ''.join(f'{name:>6} {timing.median_ratio(seconds, "folded", name):5.2f}'
+          ratios = ''.join(f'{name:>8} {timing.median_ratio(seconds, "folded", name):5.2f}'
                            for name in functions if name != 'folded')
           command_line.say(
               f'{backbone:9}{size:5} C{level}{batch:6}{threads:8}'
