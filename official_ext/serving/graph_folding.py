@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from official_ext.serving import graph_fourier
+from official_ext.serving import graph_pruning
 from official_ext.serving import graph_sums
 from official_ext.serving import graph_values
 
@@ -80,7 +81,7 @@ def fold(graph_def: Any, outputs: Iterable[str], fourier_bytes: float = 0) -> Fo
   # All values are read before anything changes.
   chains = [(scope, chain) for scope in graph.scopes() for chain in _chains(graph, scope)]
   size = sum(_rewrite(scope, chain) for scope, chain in chains)
-  graph_values.Graph(result, outputs).remove_unused()
+  graph_pruning.prune(result, outputs)
   kept = sum(node.op in _NORMS for scope in graph.scopes() for node in scope.nodes.values())
   fourier = graph_fourier.replace(result, outputs, fourier_bytes) if fourier_bytes else 0
   return Folding(result, sum(chain.norms for _, chain in chains), kept, merged, size, fourier)

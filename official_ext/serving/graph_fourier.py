@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from official_ext.ops import fourier_conv
+from official_ext.serving import graph_pruning
 from official_ext.serving import graph_shapes
 from official_ext.serving import graph_sums
 from official_ext.serving import graph_values
@@ -84,7 +85,7 @@ def replace(graph_def: Any, outputs: Sequence[str], limit: float) -> int:
     for function in graph_def.library.function:
       for attributes in function.arg_attr.values():
         attributes.attr.pop('_output_shapes', None)  # It may be that of a kernel.
-    graph_values.Graph(graph_def, outputs).remove_unused()
+    graph_pruning.prune(graph_def, outputs)
   return sums
 
 

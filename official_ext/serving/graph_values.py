@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.framework import op_def_registry
 
 RESHAPES = ('Reshape', 'Squeeze')
-_SAME = ('Identity', 'StopGradient', 'Snapshot')
+SAME = ('Identity', 'StopGradient', 'Snapshot')
 _COMPUTED: dict[str, Callable[..., np.ndarray]] = {
     'Add': np.add, 'AddV2': np.add, 'Sub': np.subtract, 'Mul': np.multiply,
     'RealDiv': np.divide, 'Neg': np.negative, 'Sqrt': np.sqrt,
@@ -32,6 +31,7 @@ class Scope:
     nodes: name -> `NodeDef`.
     arguments: names of the arguments of the function.
     returned: the tensors that the function or the graph returns.
+    awaited: names of the nodes that run before a function returns.
   """
 
   def __init__(self, nodes: Any, function: Any | None = None, outputs: Iterable[str] = ()):
@@ -49,6 +49,7 @@ class Scope:
         function) else []
     self.returned = [function.ret[output.name] for output in function.signature.output_arg] if (
         function) else list(outputs)
+    self.awaited = list(function.control_ret.values()) if function else []
     self._users: dict[str, list[Any]] | None = None
     self._constants: dict[tuple, str] = {}
 
@@ -97,33 +98,6 @@ class Scope:
     copied.name = name
     del copied.input[:]
     copied.input.extend(inputs)
-
-  def needed(self, is_idle: Callable[[Any, int], bool] | None = None) -> set[str]:
-    """Returns the nodes and arguments that the results and operations with an effect need.
-
-    Args:
-      is_idle: returns whether a node makes no use of its input of some number.  With it there are
-        only those whose values are used: to wait until a value was read is no use of it.
-    """
-
-    def waits_for(name: str) -> bool:
-      return is_idle is None or name not in self.nodes or self.nodes[name].op not in _SAME
-
-    needed = {name for name, node in self.nodes.items() if _has_effect(node)}
-    needed.update(tensor.split(':')[0] for tensor in self.returned)
-    if self._function:
-      needed.update(filter(waits_for, self._function.control_ret.values()))
-    found = list(needed)
-    while found:
-      node = self.nodes.get(found.pop())
-      for index, tensor in enumerate(node.input if node is not None else ()):
-        name = tensor.lstrip('^').split(':')[0]
-        is_needed = waits_for(name) if tensor.startswith('^') else (
-            is_idle is None or not is_idle(node, index))
-        if is_needed and name not in needed:
-          needed.add(name)
-          found.append(name)
-    return needed
 
   def keep(self, names: set[str]) -> None:
     """Removes all other nodes."""
@@ -196,6 +170,17 @@ class Graph:
     """Yields the graph and all functions."""
     yield from self._scopes.values()
 
+  def called(self, scope: Scope, node: Any, index: int) -> list[tuple[str, int]]:
+    """Returns which functions get an input of a node, and the number of their argument.
+
+    Args:
+      scope: of the node.
+      node: the node.
+      index: of the input.
+    """
+    return [(name, index - skipped)
+            for name, skipped in self._called.get((scope.name, node.name), ())]
+
   def calls(self, scope: Scope) -> Sequence[tuple[Scope, Sequence[str]]]:
     """Returns who calls a function and what it gets, '' for what the body of a loop changes."""
     return self._calls.get(scope.name, ())
@@ -230,7 +215,7 @@ class Graph:
     """Returns how many operations of all scopes use a constant, by the id of its value."""
     return collections.Counter(
         id(value) for scope in self.scopes() for node in scope.nodes.values()
-        if node.op not in (*_SAME, *_CALLERS) for tensor in node.input
+        if node.op not in (*SAME, *_CALLERS) for tensor in node.input
         if not tensor.startswith('^') and (value := self.value(scope, tensor)) is not None)
 
   def replace(self, value: np.ndarray, new: np.ndarray) -> bool:
@@ -239,40 +224,6 @@ class Graph:
     if node is not None:
       node.attr['value'].tensor.CopyFrom(tf.make_tensor_proto(new))
     return node is not None
-
-  def remove_unused(self) -> None:
-    """Removes nodes without use, and empties constants for functions that do not use them."""
-    for scope in self.scopes():
-      scope.keep(scope.needed())
-    unused: set[tuple[str, int]] | None = None
-    found: set[tuple[str, int]] = set()
-    while found != unused:
-      unused = found
-      used = {scope.name: self._used(scope, unused) for scope in self.scopes()}
-      found = {(scope.name, index) for scope in self.scopes()
-               for index, name in enumerate(scope.arguments) if name not in used[scope.name]}
-    for scope in self.scopes():
-      for name in scope.nodes.keys() - used[scope.name]:
-        node = scope.nodes[name]
-        if node.op == 'Const':
-          dtype = tf.as_dtype(node.attr['dtype'].type).as_numpy_dtype
-          node.attr['value'].tensor.CopyFrom(tf.make_tensor_proto(np.zeros([0], dtype)))
-
-  def _used(self, scope: Scope, unused: set[tuple[str, int]]) -> set[str]:
-    """Returns the nodes and arguments that are used, but for what unused arguments get.
-
-    Args:
-      scope: the graph or function.
-      unused: functions and numbers of their arguments.
-    """
-
-    def is_idle(node: Any, index: int) -> bool:
-      called = self._called.get((scope.name, node.name), ()) if node.op in _CALLERS else ()
-      targets = [(name, index - skipped) for name, skipped in called]
-      return bool(targets) and all(
-          position >= 0 and (name, position) in unused for name, position in targets)
-
-    return scope.needed(is_idle)
 
   def keeps_last_axis(self, scope: Scope, node: Any, size: int) -> bool:
     """Returns whether one of `RESHAPES` surely keeps a last axis of some size."""
@@ -296,7 +247,7 @@ class Graph:
       value = tf.make_ndarray(node.attr['value'].tensor)
       self._constants[id(value)] = node  # `_values` keeps the array, so that its id is its own.
       return value
-    if node.op in _SAME:
+    if node.op in SAME:
       return self.value(scope, node.input[0])
     if node.op not in _COMPUTED:
       return None
@@ -335,16 +286,10 @@ def rename_functions(graph_def: Any, suffix: str) -> None:
     function.signature.name += suffix
 
 
-def _has_effect(node: Any) -> bool:
-  """Returns whether a node does more than to compute its results; an input is such a node too."""
-  definition = op_def_registry.get(node.op)  # None: the node calls a function.
-  return definition is None or definition.is_stateful or node.op == 'Placeholder'
-
-
 def _source(scope: Scope, tensor: str) -> str:
   """Returns the argument or node that a tensor is equal to."""
   node = scope.producer(tensor)
-  while node is not None and node.op in _SAME:
+  while node is not None and node.op in SAME:
     tensor = node.input[0]
     node = scope.producer(tensor)
   return tensor

@@ -61,7 +61,7 @@ def test_equals_the_folded_lateral(always, branches):
   assert folding.fourier == 1
   _assert_equal(function, folded, (1, 3, 8))
   nodes, _ = _nodes(function)
-  assert not _count(nodes, 'Conv2D') and _count(nodes, 'BatchMatMulV2') == 3
+  assert not _count(nodes, 'Conv2D') and _count(nodes, 'BatchMatMulV2') == 4
 
 
 def test_branches_of_conditionals_share_their_weights_and_are_skipped(always):
@@ -80,7 +80,7 @@ def test_branches_of_conditionals_share_their_weights_and_are_skipped(always):
   _assert_equal(function, folded, (1, 3, 8))
   nodes, in_branches = _nodes(function)
   # One for some images and one for all; nothing of either runs outside.
-  assert _count(in_branches, 'BatchMatMulV2') == 6 and not _count(in_branches, 'Conv2D')
+  assert _count(in_branches, 'BatchMatMulV2') == 8 and not _count(in_branches, 'Conv2D')
   assert not _count(nodes, 'BatchMatMulV2', 'MatMul')
   # The weights are there once, and the kernels no more.
   shapes = [_shape(node) for node in (*nodes, *in_branches) if node.op == 'Const']
