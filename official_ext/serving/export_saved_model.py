@@ -258,7 +258,7 @@ def export(params: Any, args: argparse.Namespace, target: pathlib.Path) -> dict[
   categories = category_files.of_training(args.checkpoint_path, params.task)
   network = signatures.network_function(module, args.input_type)
   frozen_network, folding = frozen.freeze_as_told(
-      network, module.model, args.freeze, args.laterals == 'fourier')
+      network, module, args.freeze, args.laterals == 'fourier')
   with files.atomic_directory(target) as temporary:
     differences = save(module, temporary, args.input_type, module.image_size, args.batch_size,
                        categories, network, frozen_network)

@@ -65,13 +65,13 @@ def freeze(function: Any, fourier: bool = False) -> tuple[Any, graph_folding.Fol
   return rewrite(function, change), foldings[0]
 
 
-def freeze_as_told(function: Any, model: tf.Module, freeze_it: bool | None, fourier: bool
+def freeze_as_told(function: Any, module: Any, freeze_it: bool | None, fourier: bool
                    ) -> tuple[Any | None, dict[str, int]]:
   """Freezes a network, if that is wanted.
 
   Args:
     function: of the network, as for `freeze`.
-    model: the network.
+    module: the export module, with the network as its `model`.
     freeze_it: whether to; None: if it is advisable.
     fourier: as for `freeze`.
 
@@ -82,7 +82,7 @@ def freeze_as_told(function: Any, model: tf.Module, freeze_it: bool | None, four
     CommandError: the weights are too large for a graph, or there are none of those that `fourier`
       is about.
   """
-  if not (is_advisable(model) if freeze_it is None else freeze_it):
+  if not (is_advisable(module.model) if freeze_it is None else freeze_it):
     if fourier:
       raise command_line.CommandError(
           f'--laterals=fourier transforms constants, and weights of more than {_ADVISABLE / 1e9:g} '
