@@ -55,13 +55,13 @@ def without_empty(level: Level) -> tf.Tensor:
 
 
 def _has_area(level: Level) -> tf.Tensor:
-  """Returns which boxes have an area, boolean `[batch, boxes, classes or 1]`."""
+  """Returns which boxes have an area, boolean `[..., boxes, classes or 1]`."""
   return tf.reduce_all(level.boxes[..., 2:] > level.boxes[..., :2], -1)
 
 
 def _best_scores(level: Level) -> tf.Tensor:
-  """Returns the highest score of any class, `[batch, boxes]`; 0 for boxes without area."""
-  if level.boxes.shape[2] > 1:
+  """Returns the highest score of any class, `[..., boxes]`; 0 for boxes without area."""
+  if level.boxes.shape[-2] > 1:
     return tf.reduce_max(without_empty(level), -1)
   return tf.where(_has_area(level)[..., 0], tf.reduce_max(level.scores, -1), 0.0)
 
@@ -145,8 +145,8 @@ def _final_scores(level: Level, threshold: float) -> tf.Tensor:
 def portable(levels: Sequence[Level], rule: Rule) -> Detections:
   """Suppresses with operations that other engines know too, image by image.
 
-  The threshold comes first, by `tf.where`, so that everything after it is small: OpenVINO takes
-  half a second to choose a thousand of a hundred thousand scores.  Each class then gets boxes of
+  The threshold comes first, by `tf.where` of the best score of every box, so that everything after
+  it is small: OpenVINO takes half a second to choose a thousand of a hundred thousand scores.  Each class then gets boxes of
   its own place, and one `tf.image.non_max_suppression` serves all classes.
   """
   batch = levels[0].scores.shape[0]
@@ -198,12 +198,13 @@ def _padded(values: tf.Tensor, count: int) -> tf.Tensor:
 
 def _candidates(level: Level, rule: Rule) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
   """Returns boxes `[pairs, 4]`, final scores `[pairs]` and classes `[pairs]` of one image."""
-  scores = without_empty(level)
+  best = _best_scores(level)
+  rows = tf.where(best > rule.score_threshold)
   if rule.best == 'boxes' and rule.per_level:
-    best = tf.reduce_max(scores, -1)
-    rows = _best(tf.where(best > rule.score_threshold), best, rule.per_level)[:, 0]
-    level = _map(lambda value: tf.gather(value, rows), level._replace(scores=scores))
-    scores = level.scores
+    rows = _best(rows, best, rule.per_level)
+  # From here on there are few boxes.
+  level = _map(lambda value: tf.gather(value, rows[:, 0]), level)
+  scores = without_empty(level)
   pairs = tf.where(scores > rule.score_threshold)
   if rule.best == 'pairs' and rule.per_level:
     pairs = _best(pairs, scores, rule.per_level)
