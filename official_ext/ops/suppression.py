@@ -146,8 +146,9 @@ def portable(levels: Sequence[Level], rule: Rule) -> Detections:
   """Suppresses with operations that other engines know too, image by image.
 
   The threshold comes first, by `tf.where` of the best score of every box, so that everything after
-  it is small: OpenVINO takes half a second to choose a thousand of a hundred thousand scores.  Each class then gets boxes of
-  its own place, and one `tf.image.non_max_suppression` serves all classes.
+  it is small: OpenVINO takes half a second to choose a thousand of a hundred thousand scores.
+  Each class then gets boxes of its own place, and one `tf.image.non_max_suppression` serves all
+  classes.
   """
   batch = levels[0].scores.shape[0]
   if batch is not None:

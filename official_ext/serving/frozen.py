@@ -19,6 +19,7 @@ _LARGEST = 9e8
 # TensorFlow copies constants while it optimizes a graph: a first run of 0.6 * 10^9 bytes of them
 # took 11 * 10^9 bytes of memory.
 _ADVISABLE = 3e8
+_ASSIGNMENTS = ('Assign', 'ResourceScatter')
 _CONTROL_FLOW = ('If', 'StatelessIf', 'Case', 'StatelessCase', 'While', 'StatelessWhile')
 
 
@@ -35,6 +36,14 @@ def is_advisable(model: tf.Module) -> bool:
   return _size(model.variables) <= _ADVISABLE
 
 
+def changes_variables(function: Any) -> bool:
+  """Returns whether a concrete function assigns to variables: random gates count their draws."""
+  graph_def = function.graph.as_graph_def()
+  bodies = [each.node_def for each in graph_def.library.function]
+  return any(node.op.startswith(_ASSIGNMENTS)
+             for node in itertools.chain(graph_def.node, *bodies))
+
+
 def freeze(function: Any, fourier: bool = False) -> tuple[Any, graph_folding.Folding]:
   """Returns a function whose weights are constants, with norms folded into kernels.
 
@@ -48,8 +57,12 @@ def freeze(function: Any, fourier: bool = False) -> tuple[Any, graph_folding.Fol
     A concrete function of the same signature, and what was folded.
 
   Raises:
-    CommandError: the weights are too large for a graph.
+    CommandError: the weights are too large for a graph, or the function changes variables.
   """
+  if changes_variables(function):
+    raise command_line.CommandError(
+        'the network changes variables at every call, as random gates do, which count their draws: '
+        'no constants can take their place, so leave --freeze and --laterals=fourier out.')
   size = _size(function.variables)
   if size > _LARGEST:
     raise command_line.CommandError(
@@ -72,17 +85,19 @@ def freeze_as_told(function: Any, module: Any, freeze_it: bool | None, fourier: 
   Args:
     function: of the network, as for `freeze`.
     module: the export module, with the network as its `model`.
-    freeze_it: whether to; None: if it is advisable.
+    freeze_it: whether to; None: if it is advisable, and the network changes no variables.
     fourier: as for `freeze`.
 
   Returns:
     The frozen function, or None; and what was folded, as `export.json` has it.
 
   Raises:
-    CommandError: the weights are too large for a graph, or there are none of those that `fourier`
-      is about.
+    CommandError: as `freeze`, or there are no constants for `fourier`.
   """
-  if not (is_advisable(module.model) if freeze_it is None else freeze_it):
+  if freeze_it is None:
+    # With `fourier` the error of `freeze` says why there are no constants.
+    freeze_it = is_advisable(module.model) and (fourier or not changes_variables(function))
+  if not freeze_it:
     if fourier:
       raise command_line.CommandError(
           f'--laterals=fourier transforms constants, and weights of more than {_ADVISABLE / 1e9:g} '

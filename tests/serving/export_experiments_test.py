@@ -60,6 +60,21 @@ def test_a_cascade_with_masks_answers_as_in_memory(tmp_path):
   assert gmac['static'] < gmac['minimum'] <= costs.min() < costs.max() <= gmac['maximum'] * 1.000001
 
 
+def test_random_gates_of_an_export_draw_at_every_call(tmp_path):
+  """What counts the draws is a variable, so the weights stay variables too."""
+  name = 'retinanet_dyfpn_efficientnetlite0_sample'
+  options = {'decoder': {'dyfpn': {'gate': {'type': 'random', 'random_probability': 0.5}}}}
+  _, model = small_detectors.small_task(name, model=options)
+  tf.train.Checkpoint(model=model, **model.checkpoint_items).save(tmp_path / 'run' / 'ckpt')
+  export_saved_model.main([
+      f'--experiment={name}', small_detectors.write_overrides(name, tmp_path),
+      '--params_override=' + yaml.safe_dump({'task': {'model': options}}, default_flow_style=True),
+      f'--checkpoint_path={tmp_path}/run', f'--export_dir={tmp_path}/exported'])
+  detector = detectors.SavedDetector(tmp_path / 'exported')
+  costs = [detector(mixed_detector.images(8))['multiply_adds'] for _ in range(2)]
+  assert not np.array_equal(*costs)
+
+
 def test_batches_of_one_and_five(tmp_path):
   name = 'retinanet_drfpn_efficientnetlite0_sample'
   _, model, module = mixed_detector.build(name, SIZE, head_style='paper')

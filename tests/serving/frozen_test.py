@@ -1,10 +1,14 @@
 """Functions whose variables became constants can be saved, whatever gradients they had."""
+import types
+
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from official_ext.ops import reassembly
 from official_ext.ops import sampling
 from official_ext.serving import frozen
+from official_ext.utils import command_line
 
 
 def all_nodes(function):
@@ -86,3 +90,24 @@ def test_a_constant_that_a_graph_returns_keeps_its_name():
   graph_def = graph.as_graph_def()
   frozen._share_constants(graph_def, ['returned:0'])
   assert [node.name for node in graph_def.node] == ['first', 'returned']
+
+
+@pytest.mark.parametrize('place', ['graph', 'branch'])
+def test_a_network_that_changes_variables_keeps_them(place):
+  counter, weight = tf.Variable(0, trainable=False), tf.Variable(3.0)
+
+  @tf.function(autograph=False, input_signature=[tf.TensorSpec([2], name='values')])
+  def network(values):
+    def draw():
+      with tf.control_dependencies([counter.assign_add(1)]):
+        return weight * values
+
+    return {'output': draw() if place == 'graph' else tf.cond(
+        tf.reduce_sum(values) > 0, draw, lambda: values)}
+
+  concrete = network.get_concrete_function()
+  module = types.SimpleNamespace(model=types.SimpleNamespace(variables=[counter, weight]))
+  assert frozen.freeze_as_told(concrete, module, None, False) == (None, {})
+  for freeze_it, fourier in ((True, False), (None, True)):
+    with pytest.raises(command_line.CommandError, match='changes variables at every call'):
+      frozen.freeze_as_told(concrete, module, freeze_it, fourier)
