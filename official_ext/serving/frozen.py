@@ -72,7 +72,7 @@ def freeze(function: Any, fourier: bool = False) -> tuple[Any, graph_folding.Fol
   foldings = []
 
   def change(graph_def: Any, outputs: list[str]) -> Any:
-    foldings.append(graph_folding.fold(graph_def, outputs, left))
+    foldings.append(graph_folding.fold(graph_def, outputs, left, _ADVISABLE))
     return foldings[0].graph_def
 
   return rewrite(function, change), foldings[0]

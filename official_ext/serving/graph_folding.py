@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from official_ext.serving import graph_constants
 from official_ext.serving import graph_fourier
 from official_ext.serving import graph_pruning
 from official_ext.serving import graph_sums
@@ -65,13 +66,15 @@ class _Chain(NamedTuple):
   reshapes: tuple[Any, ...] = ()
 
 
-def fold(graph_def: Any, outputs: Iterable[str], fourier_bytes: float = 0) -> Folding:
+def fold(graph_def: Any, outputs: Iterable[str], fourier_bytes: float = 0,
+         constant_bytes: float = 0) -> Folding:
   """Folds all norms of a graph without variables, and merges sums of convolutions.
 
   Args:
     graph_def: a `GraphDef` with its functions, the branches of conditionals among them.
     outputs: names of the nodes that are returned.
     fourier_bytes: size that weights for the Fourier domain may have; 0: no sum is moved there.
+    constant_bytes: size up to which functions get constants of their own, see `graph_constants`.
   """
   result = type(graph_def)()
   result.CopyFrom(graph_def)
@@ -84,6 +87,8 @@ def fold(graph_def: Any, outputs: Iterable[str], fourier_bytes: float = 0) -> Fo
   graph_pruning.prune(result, outputs)
   kept = sum(node.op in _NORMS for scope in graph.scopes() for node in scope.nodes.values())
   fourier = graph_fourier.replace(result, outputs, fourier_bytes) if fourier_bytes else 0
+  graph_constants.move_into_functions(result, outputs, constant_bytes)
+  graph_pruning.prune(result, outputs)
   return Folding(result, sum(chain.norms for _, chain in chains), kept, merged, size, fourier)
 
 

@@ -111,3 +111,32 @@ def test_a_network_that_changes_variables_keeps_them(place):
   for freeze_it, fourier in ((True, False), (None, True)):
     with pytest.raises(command_line.CommandError, match='changes variables at every call'):
       frozen.freeze_as_told(concrete, module, freeze_it, fourier)
+
+
+@pytest.mark.parametrize('functions, room, expected', [
+    (1, 1.0, True), (2, 1.0, True), (3, 1.0, False), (2, 0.0, False)])
+def test_convolutions_in_branches_have_kernels_of_their_own(
+    monkeypatch, functions, room, expected):
+  kernel = tf.Variable(tf.random.stateless_normal([3, 3, 8, 8], [1, 2]))
+
+  @tf.function(autograph=False, input_signature=[tf.TensorSpec([1, 8, 8, 8], name='images')])
+  def network(images):
+    def some(count):
+      if not count:
+        return images
+      return tf.cond(tf.reduce_sum(images) > count, lambda: tf.nn.conv2d(
+          count * images, kernel, 1, 'SAME'), lambda: some(count - 1))
+
+    return {'output': some(functions)}
+
+  # The constant outside, and a copy in every function.
+  monkeypatch.setattr(frozen, '_ADVISABLE', 4 * 3 * 3 * 8 * 8 * (1 + room * functions) + 1000)
+  function, _ = frozen.freeze(network.get_concrete_function())
+  bodies = [each.node_def for each in function.graph.as_graph_def().library.function]
+  found = [conv.input[1].split(':')[0] in {node.name for node in body if node.op == 'Const'}
+           for body in bodies for conv in body if conv.op == 'Conv2D']
+  assert found == [expected] * functions
+  for shift in range(functions + 1):
+    images = tf.ones([1, 8, 8, 8]) * (shift + 0.5) / 512
+    np.testing.assert_allclose(
+        function(images)['output'], network(images)['output'], 1e-5, 1e-5)

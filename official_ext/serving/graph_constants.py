@@ -1,0 +1,55 @@
+"""Gives convolutions in the functions of a graph kernels of their own.
+
+oneDNN reorders a kernel for its convolution, and keeps the result if the kernel is a constant.  A
+branch of a conditional gets its kernels as arguments, which are reordered at every call.
+"""
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from official_ext.serving import graph_values
+
+_CONVOLUTIONS = ('Conv2D', 'DepthwiseConv2dNative')
+# A branch has its kernels in two functions, for all images and for some.  What more functions use
+# stays where it is, for the size of the file.
+_MOST_FUNCTIONS = 2
+
+
+class _Use(NamedTuple):
+  """A convolution in a function, whose kernel is an argument."""
+  scope: graph_values.Scope
+  node: Any
+
+
+def move_into_functions(graph_def: Any, outputs: Sequence[str], limit: float) -> None:
+  """Replaces kernels that functions are passed by constants of these functions.
+
+  Args:
+    graph_def: a `GraphDef` without variables, with its functions, which is changed.
+    outputs: names of the nodes that are returned.
+    limit: the bytes that all constants may have together.
+  """
+  graph = graph_values.Graph(graph_def, outputs)
+  size = sum(node.attr['value'].tensor.ByteSize() for scope in graph.scopes()
+             for node in scope.nodes.values() if node.op == 'Const')
+  for kernel, uses in _uses(graph).values():
+    copies = len({use.scope.name for use in uses})
+    if copies <= _MOST_FUNCTIONS and size + copies * kernel.nbytes <= limit:
+      size += copies * kernel.nbytes
+      for scope, node in uses:
+        node.input[1], _ = scope.constant(f'{node.name}/kernel', kernel)
+
+
+def _uses(graph: graph_values.Graph) -> dict[int, tuple[np.ndarray, list[_Use]]]:
+  """Returns the kernels that functions are passed, by id, and the convolutions with them."""
+  found: dict[int, tuple[np.ndarray, list[_Use]]] = {}
+  for scope in graph.scopes():
+    for node in scope.nodes.values() if scope.name else ():
+      if node.op in _CONVOLUTIONS:
+        producer = scope.producer(node.input[1])
+        kernel = graph.value(scope, node.input[1])
+        if kernel is not None and kernel.dtype == np.float32 and (
+            producer is None or producer.op in graph_values.SAME):
+          found.setdefault(id(kernel), (kernel, []))[1].append(_Use(scope, node))
+  return found
