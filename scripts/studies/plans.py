@@ -161,4 +161,31 @@ def _gains() -> Plan:
   ])
 
 
-PLANS = {'frontier': _frontier(), 'gains': _gains(), 'wide': _wide(), 'full': Plan(NETWORKS, [])}
+def _towers() -> Plan:
+  """FCOS with parts of a block of the dynamic head, beside plain towers.
+
+  Most of the backbone is frozen, so that a training is short.
+  """
+  frozen = {'task.frozen_stages': ['stem', 'conv2_x', 'conv3_x', 'conv4_x']}
+  tower = 'task.model.head.tower.'
+
+  def block(scale: str, depth: str) -> Subject:
+    return fcos('dynamichead', {
+        **frozen, **ONE_BLOCK, 'task.budget.weight': 0.0, f'{tower}dynamic.scale_step': scale,
+        f'{tower}dynamic.depth_step': depth})
+
+  return Plan({
+      **{f'plain_{count}': _plain(fcos, options={**frozen, f'{tower}plain.num_convs': count})
+         for count in (0, 2, 4)},
+      'depth': block('absent', 'fixed'),
+      'scale': block('fixed', 'absent'),
+      'fixed': block('fixed', 'fixed'),
+      'gated': block('gated', 'gated'),
+  }, [
+      Claim('A block is within 0.005 AP of two plain convolutions', 'gated', 'plain_2', -0.005),
+      Claim('Messages between levels are a gain', 'fixed', 'depth'),
+  ])
+
+
+PLANS = {'frontier': _frontier(), 'gains': _gains(), 'towers': _towers(), 'wide': _wide(),
+         'full': Plan(NETWORKS, [])}
