@@ -73,9 +73,7 @@ def run_selected(branch: Callable[[Any], Any], inputs: Any, selection: Selection
       are independent of each other (no synchronized batch norm).
     inputs: tensor or nested structure of tensors `[batch, ...]`.
     selection: the images to run for.
-    base: tensor or nested structure of tensors `[batch, ...]`, the result where nothing runs; or a
-      function without arguments that returns it, which with `replace` is not called if all
-      images are selected.
+    base: tensor or nested structure of tensors `[batch, ...]`, the result where nothing runs.
     replace: the branch's results take the place of the selected rows of `base`; otherwise they
       are added to them.
     before: a function that maps `inputs` of the whole batch to what the branch gets, row by
@@ -88,26 +86,24 @@ def run_selected(branch: Callable[[Any], Any], inputs: Any, selection: Selection
   def shared() -> Any:
     return before(inputs) if before else inputs
 
-  def base_values() -> Any:
-    return base() if callable(base) else base
-
-  def run_some(start: Any) -> Any:
-    rows = tf.where(selection.images)
-    results = branch(tf.nest.map_structure(lambda x: tf.gather(x, rows[:, 0]), shared()))
+  def put(rows: tf.Tensor, results: Any) -> Any:
     scatter = tf.tensor_scatter_nd_update if replace else tf.tensor_scatter_nd_add
-    return tf.nest.map_structure(lambda x, result: scatter(x, rows, result), start, results)
+    return tf.nest.map_structure(lambda x, result: scatter(x, rows, result), base, results)
+
+  def run_some() -> Any:
+    rows = tf.where(selection.images)
+    return put(rows, branch(tf.nest.map_structure(lambda x: tf.gather(x, rows[:, 0]), shared())))
 
   def run_all() -> Any:
     results = branch(shared())
     # Not tf.add: Grappler merges it with sums inside the branch, in some graphs and not in others,
     # so that an exported detector would round otherwise than the model in memory.
     return results if replace else tf.nest.map_structure(
-        lambda x, result: tf.raw_ops.AddN(inputs=[x, result]), base_values(), results)
+        lambda x, result: tf.raw_ops.AddN(inputs=[x, result]), base, results)
 
   def run_few() -> Any:
-    start = base_values()
     if selection.images.shape[0] == 1:
-      return start
-    return tf.cond(selection.some, lambda: run_some(start), lambda: start)
+      return base
+    return tf.cond(selection.some, run_some, lambda: base)
 
   return tf.cond(selection.every, run_all, run_few)

@@ -118,23 +118,6 @@ def test_any_number_of_images_equals_the_mask(selected):
 
 
 @pytest.mark.parametrize('selected', PATTERNS)
-@pytest.mark.parametrize('replace', [False, True])
-def test_a_base_is_computed_only_where_it_is_needed(selected, replace):
-  calls = []
-
-  def base():
-    calls.append(True)
-    return BASE
-
-  result = _run(_branch(KERNEL), INPUTS, tf.constant(selected), base, replace=replace)
-  branch = _branch(KERNEL)(INPUTS)
-  expected = tf.where(tf.constant(selected)[:, None, None, None],
-                      branch if replace else BASE + branch, BASE)
-  np.testing.assert_allclose(result, expected, 1e-12, 1e-12)
-  assert len(calls) == (not (replace and all(selected)))
-
-
-@pytest.mark.parametrize('selected', PATTERNS)
 @pytest.mark.parametrize('images', [4, 1])
 def test_results_replace_rows_of_several_maps(selected, images):
   """A branch may have several inputs and results; `before` gets the whole batch."""

@@ -212,15 +212,11 @@ class DyFPN(routed.SkippingLayer, inception_fpn.InceptionFPN):
     Returns:
       `[batch, height, width, num_filters]`.
     """
-    skip, lateral = self._skips[level], self.laterals[level]
+    skip, lateral = self._skips[level](features), self.laterals[level]
     if selections:
       selection, = selections
-      # The skip convolution is one summand of the branches where these run: an export merges it
-      # into the kernel of another one.
-      return conditional.run_selected(
-          lambda x: tf.add_n([skip(x), *lateral.branch_outputs(x)]), features, selection,
-          lambda: skip(features), replace=True)
-    return skip(features) + tf.cast(gate, self.compute_dtype)[:, None, None] * lateral(features)
+      return conditional.run_selected(lateral, features, selection, skip)
+    return skip + tf.cast(gate, self.compute_dtype)[:, None, None] * lateral(features)
 
   def _record(self, inputs: pyramid.Features, choice: gumbel_selection.Choice) -> None:
     """Records gates and multiply-adds (eq. 6), including those of the gate network.

@@ -272,9 +272,8 @@ def test_convolutions_receive_the_selected_images_only():
   layer, inputs = part.make(), part.inputs(batch=8)
   with spies.forced_gates(patterns), spies.OperationSpy() as spy:
     layer(inputs)
-  # Per level: the skip with all images, skip and seven branches with four of eight; then the
-  # outputs.
-  assert spy.rows == 3 * ([8] + 8 * [4]) + 4 * [8]
+  # Per level: the skip with all images, seven branches with four of eight; then the outputs.
+  assert spy.rows == 3 * ([8] + 7 * [4]) + 4 * [8]
   with spies.forced_gates(patterns[:1].repeat(8, 0)), spies.OperationSpy() as spy:
     layer(inputs)
   assert spy.rows == 7 * [8]
