@@ -35,7 +35,8 @@ import export
 BACKBONES = {'lite0': ((40, 112, 320), 64), 'resnet50': ((512, 1024, 2048), 256)}
 DETECTORS = ('retinanet_inception_fpn_efficientnetlite0_sample',
              'retinanet_dyfpn_efficientnetlite0_sample')
-# Of the three 5x5 convolutions that the seven branches are folded into.
+# An export folds the seven branches into three 5x5 convolutions: their dilation rates, the number
+# of their weights for a pair of channels, and how far they reach.
 _RATES, _TAPS, _REACH = (1, 2, 3), 75, 6
 _TILES = (24, 28, 32)
 # Above this the weights of a lateral do not fit into the graph of an export.

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from official_ext.serving import graph_pruning
 from official_ext.serving import graph_values
 
 _CONVOLUTIONS = ('Conv2D', 'DepthwiseConv2dNative')
@@ -33,12 +34,15 @@ def move_into_functions(graph_def: Any, outputs: Sequence[str], limit: float) ->
   graph = graph_values.Graph(graph_def, outputs)
   size = sum(node.attr['value'].tensor.ByteSize() for scope in graph.scopes()
              for node in scope.nodes.values() if node.op == 'Const')
+  moved = False
   for kernel, uses in _uses(graph).values():
     copies = len({use.scope.name for use in uses})
     if copies <= _MOST_FUNCTIONS and size + copies * kernel.nbytes <= limit:
-      size += copies * kernel.nbytes
+      size, moved = size + copies * kernel.nbytes, True
       for scope, node in uses:
         node.input[1], _ = scope.constant(f'{node.name}/kernel', kernel)
+  if moved:
+    graph_pruning.prune(graph_def, outputs)
 
 
 def _uses(graph: graph_values.Graph) -> dict[int, tuple[np.ndarray, list[_Use]]]:

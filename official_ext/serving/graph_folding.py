@@ -88,7 +88,6 @@ def fold(graph_def: Any, outputs: Iterable[str], fourier_bytes: float = 0,
   kept = sum(node.op in _NORMS for scope in graph.scopes() for node in scope.nodes.values())
   fourier = graph_fourier.replace(result, outputs, fourier_bytes) if fourier_bytes else 0
   graph_constants.move_into_functions(result, outputs, constant_bytes)
-  graph_pruning.prune(result, outputs)
   return Folding(result, sum(chain.norms for _, chain in chains), kept, merged, size, fourier)
 
 

@@ -19,8 +19,8 @@ from official_ext.serving import graph_shapes
 from official_ext.serving import graph_sums
 from official_ext.serving import graph_values
 
-# What a multiply-add of the products and of the transforms takes, and what reading a weight takes,
-# in multiply-adds of a convolution; measured on an AVX-512 core by benchmarks/laterals.py.
+# The time of a multiply-add of the products, of one of the transforms, and of reading a weight,
+# each in multiply-adds of a convolution; benchmarks/laterals.py measured them on an AVX-512 core.
 _PRODUCT, _TRANSFORM, _WEIGHT = 1.3, 2.7, 18
 # Share of the convolutions' time that is expected at most.
 _WORTH = 2 / 3

@@ -61,7 +61,7 @@ def test_a_cascade_with_masks_answers_as_in_memory(tmp_path):
 
 
 def test_random_gates_of_an_export_draw_at_every_call(tmp_path):
-  """What counts the draws is a variable, so the weights stay variables too."""
+  """A variable counts the draws, so an export keeps all variables."""
   name = 'retinanet_dyfpn_efficientnetlite0_sample'
   options = {'decoder': {'dyfpn': {'gate': {'type': 'random', 'random_probability': 0.5}}}}
   _, model = small_detectors.small_task(name, model=options)

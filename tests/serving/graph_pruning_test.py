@@ -1,4 +1,4 @@
-"""What nothing needs leaves a graph; what has an effect, and what branches use, stays."""
+"""Pruning removes nodes that nothing needs, and keeps effects and what branches use."""
 import numpy as np
 import pytest
 import tensorflow as tf
