@@ -4,14 +4,15 @@ from typing import Any
 
 import numpy as np
 
+from official_ext.serving import ties
 from official_ext.utils import command_line
 
 # Scores and the like may differ by this much, and numbers above 1, such as boxes, in proportion
 # where that is more.  Norms over few positions multiply rounding: boxes of a dynamic head that was
 # trained for 200 steps differed by 0.009 of 256 pixels, with every gate alike.
 TOLERANCE, RELATIVE_TOLERANCE = 1e-3, 1e-4
-_COMPARED = ('detection_scores', 'detection_boxes', 'detection_masks', 'raw_boxes', 'raw_scores',
-             'decoded_boxes', 'decoded_box_scores', 'decoded_box_centerness')
+_COMPARED = ('raw_boxes', 'raw_scores', 'decoded_boxes', 'decoded_box_scores',
+             'decoded_box_centerness')
 _EXACT = ('num_detections',)
 _COSTS = ('multiply_adds', 'executed_multiply_adds')
 # The share of positions at which a gate of positions may be open on one side only: their logits lie
@@ -24,12 +25,14 @@ class Comparison:
 
   Attributes:
     differences: output -> largest absolute difference, NaN if one is NaN; of a gate the share of
-      images or positions for which it is open in one of the two only.
+      images or positions for which it is open in one of the two only.  Detections are compared as
+      sets; `exchanged_detections` is the share that one of the two alone has.
   """
 
   def __init__(self):
     self.differences: dict[str, float] = {}
     self._wrong: dict[str, tuple[float, float]] = {}  # with what was allowed for that batch
+    self._images, self._singles = 0, 0
 
   def add(self, expected: Mapping[str, Any], actual: Mapping[str, Any]) -> None:
     """Compares the outputs of a batch.
@@ -38,26 +41,20 @@ class Comparison:
       expected: of the model in memory.
       actual: of the export.
     """
-    # Without the cost of a position, the share of positions limits the share of the cost.
-    differ = any(np.any((np.asarray(value) > 0) != (np.asarray(actual[name]) > 0))
-                 for name, value in expected.items() if name.startswith('gate_'))
-    for name, value in expected.items():
-      wanted, got = np.asarray(value), np.asarray(actual[name])
-      allowed = 0.0
-      if name.startswith('gate_'):
-        difference = float(np.mean((wanted > 0) != (got > 0)))
-        allowed = allowed_positions(wanted)
-      elif name == 'detection_boxes':
-        difference = boxes_difference(expected, actual)
-        allowed = _allowed(wanted)
-      elif name in (*_COMPARED, *_EXACT, *_COSTS):
-        difference = float(np.max(np.abs(np.subtract(wanted, got, dtype=float)), initial=0.0))
-        if name in _COMPARED:
-          allowed = _allowed(wanted)
-        elif name in _COSTS and differ:
-          allowed = 2 * POSITIONS * float(np.max(wanted))
-      else:
-        continue
+    found = _differences(expected, actual)
+    if 'detection_boxes' in expected:
+      limit = _allowed(np.asarray(expected['detection_boxes']))
+      detections = ties.difference(expected, actual, limit)
+      self._images += len(expected['detection_boxes'])
+      self._singles += detections.single
+      found |= {'detection_boxes': (detections.distance, limit),
+                'detection_scores': (detections.scores, TOLERANCE),
+                'exchanged_detections': (detections.exchanged, ties.SHARE)}
+      if 'detection_masks' in expected:
+        found['detection_masks'] = detections.masks, TOLERANCE
+      if 'num_detections' in expected:
+        found['num_detections'] = found['num_detections'][0], detections.changed
+    for name, (difference, allowed) in found.items():
       self.differences[name] = float(np.maximum(difference, self.differences.get(name, 0.0)))
       if not difference <= allowed:
         self._wrong[name] = difference, allowed
@@ -70,11 +67,34 @@ class Comparison:
     """
     wrong = [f'{name} by {difference:g} (allowed: {allowed:g})'
              for name, (difference, allowed) in self._wrong.items()]
+    if self._singles > ties.allowed_singles(self._images):
+      wrong.append(f'one detection of each of {self._singles} images (allowed: '
+                   f'{ties.allowed_singles(self._images):g} of {self._images})')
     if wrong:
       raise command_line.CommandError(
           f'the SavedModel, loaded again, differs from the model in memory in {", ".join(wrong)}, '
           'so nothing was exported: check that the checkpoint is of a training that did not '
           f'diverge{"; " if hint else ""}{hint}.')
+
+
+def _differences(expected: Mapping[str, Any], actual: Mapping[str, Any]
+                 ) -> dict[str, tuple[float, float]]:
+  """Returns the difference of each output that is compared, and what is allowed."""
+  # Without the cost of a position, the share of positions limits the share of the cost.
+  differ = any(np.any((np.asarray(value) > 0) != (np.asarray(actual[name]) > 0))
+               for name, value in expected.items() if name.startswith('gate_'))
+  found = {}
+  for name, value in expected.items():
+    wanted, got = np.asarray(value), np.asarray(actual[name])
+    if name.startswith('gate_'):
+      found[name] = float(np.mean((wanted > 0) != (got > 0))), allowed_positions(wanted)
+    elif name in (*_COMPARED, *_EXACT, *_COSTS):
+      allowed = _allowed(wanted) if name in _COMPARED else 0.0
+      if name in _COSTS and differ:
+        allowed = 2 * POSITIONS * float(np.max(wanted))
+      found[name] = float(
+          np.max(np.abs(np.subtract(wanted, got, dtype=float)), initial=0.0)), allowed
+  return found
 
 
 def allowed_positions(gate: np.ndarray) -> float:
@@ -89,23 +109,3 @@ def allowed_positions(gate: np.ndarray) -> float:
 def _allowed(values: np.ndarray) -> float:
   largest = float(np.max(np.abs(values), initial=0.0))
   return max(TOLERANCE, RELATIVE_TOLERANCE * largest if np.isfinite(largest) else 0.0)
-
-
-def boxes_difference(expected: Mapping[str, Any], actual: Mapping[str, Any]) -> float:
-  """Returns how far a detected box is at most from one of the other side, in pixels.
-
-  Boxes are compared with those of the same class and score, in any order: detections whose scores
-  are equal up to rounding change places.
-
-  Args:
-    expected: `detection_boxes`, `detection_scores` and `detection_classes`, by name.
-    actual: the same.
-  """
-  boxes, scores, classes = (
-      [np.asarray(outputs[f'detection_{name}']) for outputs in (expected, actual)]
-      for name in ('boxes', 'scores', 'classes'))
-  distances = np.max(np.abs(boxes[0][:, :, None] - boxes[1][:, None]), -1)
-  is_same = (classes[0][:, :, None] == classes[1][:, None]) & (
-      np.abs(scores[0][:, :, None] - scores[1][:, None]) <= TOLERANCE)
-  distances = np.where(is_same, distances, np.inf)
-  return float(max(np.max(np.min(distances, axis)) for axis in (1, 2)))

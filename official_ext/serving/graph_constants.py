@@ -1,7 +1,7 @@
-"""Gives convolutions in the functions of a graph kernels of their own.
+"""Gives convolutions and matrix products in the functions of a graph weights of their own.
 
-oneDNN reorders a kernel for its convolution, and keeps the result if the kernel is a constant.  A
-branch of a conditional gets its kernels as arguments, which are reordered at every call.
+oneDNN reorders weights for what it computes, and keeps the result if they are a constant.  A branch
+of a conditional gets its weights as arguments, which are reordered at every call.
 """
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,20 +11,21 @@ import numpy as np
 from official_ext.serving import graph_pruning
 from official_ext.serving import graph_values
 
-_CONVOLUTIONS = ('Conv2D', 'DepthwiseConv2dNative')
-# A branch has its kernels in two functions, for all images and for some.  What more functions use
+# The second input is the weights.
+_WEIGHTED = ('Conv2D', 'DepthwiseConv2dNative', 'MatMul')
+# A branch has its weights in two functions, for all images and for some.  What more functions use
 # stays where it is, for the size of the file.
 _MOST_FUNCTIONS = 2
 
 
 class _Use(NamedTuple):
-  """A convolution in a function, whose kernel is an argument."""
+  """An operation in a function, whose weights are an argument."""
   scope: graph_values.Scope
   node: Any
 
 
 def move_into_functions(graph_def: Any, outputs: Sequence[str], limit: float) -> None:
-  """Replaces kernels that functions are passed by constants of these functions.
+  """Replaces weights that functions are passed by constants of these functions.
 
   Args:
     graph_def: a `GraphDef` without variables, with its functions, which is changed.
@@ -35,25 +36,25 @@ def move_into_functions(graph_def: Any, outputs: Sequence[str], limit: float) ->
   size = sum(node.attr['value'].tensor.ByteSize() for scope in graph.scopes()
              for node in scope.nodes.values() if node.op == 'Const')
   moved = False
-  for kernel, uses in _uses(graph).values():
+  for weights, uses in _uses(graph).values():
     copies = len({use.scope.name for use in uses})
-    if copies <= _MOST_FUNCTIONS and size + copies * kernel.nbytes <= limit:
-      size, moved = size + copies * kernel.nbytes, True
+    if copies <= _MOST_FUNCTIONS and size + copies * weights.nbytes <= limit:
+      size, moved = size + copies * weights.nbytes, True
       for scope, node in uses:
-        node.input[1], _ = scope.constant(f'{node.name}/kernel', kernel)
+        node.input[1], _ = scope.constant(f'{node.name}/weights', weights)
   if moved:
     graph_pruning.prune(graph_def, outputs)
 
 
 def _uses(graph: graph_values.Graph) -> dict[int, tuple[np.ndarray, list[_Use]]]:
-  """Returns the kernels that functions are passed, by id, and the convolutions with them."""
+  """Returns the weights that functions are passed, by id, and the operations with them."""
   found: dict[int, tuple[np.ndarray, list[_Use]]] = {}
   for scope in graph.scopes():
     for node in scope.nodes.values() if scope.name else ():
-      if node.op in _CONVOLUTIONS:
+      if node.op in _WEIGHTED:
         producer = scope.producer(node.input[1])
-        kernel = graph.value(scope, node.input[1])
-        if kernel is not None and kernel.dtype == np.float32 and (
+        weights = graph.value(scope, node.input[1])
+        if weights is not None and weights.dtype == np.float32 and (
             producer is None or producer.op in graph_values.SAME):
-          found.setdefault(id(kernel), (kernel, []))[1].append(_Use(scope, node))
+          found.setdefault(id(weights), (weights, []))[1].append(_Use(scope, node))
   return found

@@ -50,6 +50,52 @@ def test_detections_of_equal_scores_may_change_places(distance, score, kind, is_
   other = {name: value[:, ::-1].copy() for name, value in found.items()}
   other['detection_boxes'][0, 1] += distance
   other['detection_scores'][0, 1], other['detection_classes'][0, 1] = score, kind
-  difference = export_checks.boxes_difference(found, other)
-  assert (difference <= 0.01) == is_allowed
-  assert difference in (pytest.approx(distance, abs=1e-6), np.inf)
+  comparison = export_checks.Comparison()
+  comparison.add(found, other)
+  if is_allowed:
+    comparison.check()
+    assert comparison.differences['detection_boxes'] == distance
+    return
+  with pytest.raises(command_line.CommandError,
+                     match='in (detection_boxes|exchanged_detections) by'):
+    comparison.check()
+
+
+def detections(scores):
+  """Returns the outputs of an image with detections far from each other, at most five."""
+  count, padding = len(scores), 5 - len(scores)
+  boxes = np.float32([[20 * number, 0, 20 * number + 9, 9] for number in range(count)])
+  boxes += np.float32(scores)[:, None] * 100  # Each score has a place of its own.
+  return {'detection_boxes': np.pad(boxes, [(0, padding), (0, 0)])[None],
+          'detection_scores': np.pad(np.float32(scores), (0, padding))[None],
+          'detection_classes': np.ones([1, 5], np.int32),
+          'detection_masks': np.pad(np.float32(scores), (0, padding))[None, :, None, None],
+          'num_detections': np.int32([count])}
+
+
+def test_a_candidate_at_the_threshold_may_be_there_for_one_image_of_many():
+  # What follows it moves up: scores, masks and boxes are compared with those of their detections.
+  full = detections([0.9, 0.7, 0.5, 0.3])
+  fewer = {name: np.insert(np.delete(value, 1, axis=1), 4, 0, axis=1)
+           for name, value in full.items() if value.ndim > 1}
+  fewer['num_detections'] = np.int32([3])
+  comparison = export_checks.Comparison()
+  for _ in range(3):
+    comparison.add(full, full)
+  comparison.add(full, fewer)
+  comparison.check()
+  assert comparison.differences['num_detections'] == 1
+  comparison.add(fewer, full)
+  with pytest.raises(command_line.CommandError,
+                     match='one detection of each of 2 images .allowed: 1.25 of 5.'):
+    comparison.check()
+
+
+@pytest.mark.parametrize('name', ['detection_masks', 'num_detections'])
+def test_detections_that_both_have_must_be_the_same(name):
+  other = detections([0.9, 0.5])
+  other[name] = other[name] + np.asarray(1, other[name].dtype)
+  comparison = export_checks.Comparison()
+  comparison.add(detections([0.9, 0.5]), other)
+  with pytest.raises(command_line.CommandError, match=f'in {name} by 1'):
+    comparison.check()

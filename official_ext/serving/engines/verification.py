@@ -6,7 +6,7 @@ import numpy as np
 
 from official_ext.serving import export_checks
 from official_ext.serving.engines import inputs
-from official_ext.serving.engines import ties
+from official_ext.serving import ties
 
 Outputs = Mapping[str, np.ndarray]
 
@@ -25,8 +25,9 @@ class Difference(NamedTuple):
 
   Attributes:
     value: of scores and boxes the largest absolute difference, of costs the largest relative one,
-      of gates the share that is open in one engine and shut in the other, and of
-      `exchanged_detections` the share that only one engine has, see `ties`.
+      of gates the share that is open in one engine and shut in the other, of
+      `exchanged_detections` the share that only one engine has, and of `single_detections` the
+      number of images with one that only one engine has, see `ties`.
     limit: the largest allowed value.
   """
   value: float
@@ -59,23 +60,40 @@ def compare(expected: Callable[..., Outputs], actual: Callable[..., Outputs],
     output is missing or has another shape.
   """
   found: dict[str, Difference] = {}
+  singles, images = 0, 0
   for call in calls:
     wanted, got = expected(*call), actual(*call)
-    for name, difference in _differences(wanted, got).items():
+    if 'detection_boxes' in wanted and 'detection_boxes' in got:
+      detections = ties.difference(wanted, got, _TOLERANCES['detection_boxes'])
+      singles, images = singles + detections.single, images + len(wanted['detection_boxes'])
+    else:
+      detections = None
+    for name, difference in _differences(wanted, got, detections).items():
       before = found.get(name, difference)
       found[name] = Difference(
           float(np.maximum(before.value, difference.value)), max(before.limit, difference.limit))
+  if images:
+    found['single_detections'] = Difference(singles, ties.allowed_singles(images))
   return found
 
 
-def _differences(wanted: Outputs, got: Outputs) -> dict[str, Difference]:
-  """Returns the differences of all outputs that are compared, for one batch."""
+def _differences(wanted: Outputs, got: Outputs, detections: ties.Difference | None
+                 ) -> dict[str, Difference]:
+  """Returns the differences of all outputs that are compared, for one batch.
+
+  Args:
+    wanted: of the SavedModel.
+    got: of the converted model.
+    detections: how their detections differ; None if one has no boxes.
+  """
+  of_detections = {} if detections is None else {
+      'detection_boxes': detections.distance, 'detection_scores': detections.scores}
   found: dict[str, Difference] = {}
+  if detections is not None:
+    found['exchanged_detections'] = Difference(detections.exchanged, ties.SHARE)
   for name, value in wanted.items():
-    if name == 'detection_boxes' and name in got:
-      detections = ties.difference(wanted, got, _TOLERANCES[name])
-      found[name] = Difference(detections.distance, _TOLERANCES[name])
-      found['exchanged_detections'] = Difference(detections.exchanged, ties.SHARE)
+    if name in of_detections:
+      found[name] = Difference(of_detections[name], _TOLERANCES[name])
     elif name in _TOLERANCES:
       found[name] = Difference(_largest(value, got.get(name)), _TOLERANCES[name])
     elif name.startswith('gate_'):

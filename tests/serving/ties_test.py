@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from official_ext.serving.engines import ties
+from official_ext.serving import ties
 from official_ext.serving.engines import verification
 
 COUNT = 40
@@ -37,6 +37,11 @@ def test_order_does_not_matter_and_small_distances_are_measured():
   assert difference(rows, moved).exchanged == 0
 
 
+def is_explained(found):
+  """Returns whether ties are the reason of all differences."""
+  return found.distance <= LIMIT and not found.single
+
+
 # A pair that overlaps by more than half, of nearly equal scores: each engine keeps another one.
 @pytest.mark.parametrize('rival, is_tie', [
     ((100.0, 102.0, 0.4, 1), True),
@@ -49,7 +54,7 @@ def test_order_does_not_matter_and_small_distances_are_measured():
     ((100.0, 190.0, 0.4, 1), False)])
 def test_one_of_two_overlapping_boxes(rival, is_tie):
   found = difference([*grid(), (100.0, 100.0, 0.4, 1)], [*grid(), rival])
-  assert (found.distance <= LIMIT) == is_tie
+  assert is_explained(found) == is_tie
   assert not is_tie or found.exchanged == pytest.approx(2 / 62)
 
 
@@ -58,7 +63,7 @@ def test_one_box_may_have_dropped_two_of_lower_scores():
   found = difference([*grid(), best], [*grid(), *others])
   assert found.distance == 0 and found.exchanged == pytest.approx(3 / 63)
   # Without the box that ties, nothing says why the best one is lacking.
-  assert difference([*grid(), best], [*grid(), others[1]]).distance > LIMIT
+  assert not is_explained(difference([*grid(), best], [*grid(), others[1]]))
 
 
 @pytest.mark.parametrize('score, is_tie', [
@@ -66,10 +71,10 @@ def test_one_box_may_have_dropped_two_of_lower_scores():
 def test_the_last_of_the_most_detections(score, is_tie):
   rows = [(20.0 * index, 0.0, 0.9 - 0.02 * index, 1) for index in range(29)]
   found = difference([*rows, (0.0, 300.0, score, 1)], [*rows, (0.0, 600.0, 0.3, 1)], size=30)
-  assert (found.distance <= LIMIT) == is_tie
+  assert is_explained(found) == is_tie
   # Where detections are missing, none was left out for its place.
-  assert difference([*rows, (0.0, 300.0, score, 1)], [*rows, (0.0, 600.0, 0.3, 1)]
-                    ).distance > LIMIT
+  assert not is_explained(
+      difference([*rows, (0.0, 300.0, score, 1)], [*rows, (0.0, 600.0, 0.3, 1)]))
 
 
 @pytest.mark.parametrize('rounding, is_tie', [(3 * ties.TIE, True), (ties.TIE, False)])
@@ -79,24 +84,51 @@ def test_engines_that_round_more_exchange_detections_further_apart(rounding, is_
   got = [(*row[:2], row[2] + (rounding if index == 3 else 0), row[3])
          for index, row in enumerate(grid())]
   found = difference([*grid(), (100.0, 100.0, 0.4, 1)], [*got, rival])
-  assert (found.distance <= LIMIT) == is_tie
+  assert is_explained(found) == is_tie
 
 
-def test_a_detection_less_is_wrong():
-  assert difference(grid(), grid()[:-1]).distance > LIMIT
-  assert difference(grid()[:-1], grid()).distance > LIMIT
-  assert difference([], grid(1)).distance > LIMIT
-  assert difference([], []) == (0, 0)
+@pytest.mark.parametrize('wanted, got', [
+    (grid(), grid()[:-1]), (grid()[:-1], grid()), ([], grid(1)), (grid(), grid()[:3] + grid()[4:])])
+def test_one_detection_less_is_counted_for_its_image(wanted, got):
+  found = difference(wanted, got)
+  assert (found.distance, found.single, found.changed, found.exchanged) == (0, 1, 1, 0)
+  # A second one, of the same side or of the other, is too much.
+  for more in ([(900.0, 900.0, 0.5, 1)], [(900.0, 900.0, 0.5, 1), (900.0, 800.0, 0.5, 1)]):
+    assert difference(wanted, [*got, *more]).distance > LIMIT
 
 
-def test_numbers_that_are_none():
+def test_equal_detections():
+  assert difference([], []) == difference(grid(), grid()) == (0, 0, 0, 0, 0, 0)
+
+
+def test_scores_and_masks_of_detections_that_both_have():
+  wanted, got = detections(grid()), detections([*grid()[::-1], (900.0, 900.0, 0.5, 1)])
+  for outputs, offset in ((wanted, 0.0), (got, 0.25)):
+    # The mask of a detection says which one it is.
+    outputs['detection_masks'] = np.tile(
+        outputs['detection_boxes'][..., :1, None], [1, 1, 2, 2]) + offset
+  scores = got['detection_scores']
+  got['detection_scores'] = scores + np.float32(5e-4) * (scores > 0)
+  found = ties.difference(wanted, got, LIMIT)
+  assert found.single == 1 and found.scores == pytest.approx(5e-4, rel=1e-3)
+  assert found.masks == 0.25
+
+
+@pytest.mark.parametrize('images, allowed', [(1, 1), (4, 1), (8, 2), (18, 4.5)])
+def test_how_many_images_may_have_a_single_detection(images, allowed):
+  assert ties.allowed_singles(images) == allowed
+
+
+@pytest.mark.parametrize('name', ['detection_boxes', 'detection_scores'])
+def test_numbers_that_are_none(name):
   wrong = detections(grid())
-  wrong['detection_boxes'][0, 3, 1] = np.nan
+  wrong[name][0, 3] = np.nan
   assert np.isnan(ties.difference(detections(grid()), wrong, LIMIT).distance)
 
 
-def refused(wanted, got):
-  found = verification.compare(lambda: detections(wanted), lambda: detections(got), [()])
+def refused(wanted, got, images=1):
+  found = verification.compare(
+      lambda: detections(wanted), lambda: detections(got), [()] * images)
   return {name for name, each in found.items() if not each.is_allowed}
 
 
@@ -109,3 +141,8 @@ def refused(wanted, got):
 def test_wrong_boxes_that_overlap_the_right_ones_are_refused(change, wrong):
   rows = grid()
   assert refused(rows, [change(index, row) for index, row in enumerate(rows)]) == wrong
+
+
+def test_an_engine_that_loses_a_detection_of_every_image_is_refused():
+  assert refused(grid(), grid()[:-1]) == set()
+  assert refused(grid(), grid()[:-1], images=2) == {'single_detections'}
