@@ -74,6 +74,9 @@ class Exported:
     self._network.build([None, None, None, 3])
     self._specs = wiring.wire(self._network.get_config()['num_layers'], len(
         self._network.get_config()['channels']))
+    for variable in self._network.variables:
+      if variable.name.endswith('beta:0'):  # TensorFlow would remove shifts of 0.
+        variable.assign(tf.random.stateless_normal(variable.shape, [0, 1], stddev=0.1))
     conv_norm.fold_norms(self._network)
     for node in self._network._nodes if routers else []:
       for variable in node.get_router()._output.variables:

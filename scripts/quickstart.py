@@ -119,10 +119,11 @@ class Network(NamedTuple):
     return self.folder / 'predictions'
 
 
-def training_overrides(args: argparse.Namespace, subject: Subject) -> str:
+def training_overrides(args: argparse.Namespace, subject: Subject,
+                       frozen: Sequence[str] = _FROZEN) -> str:
   """Returns the trainer's `params_override`: how long to train, and what the data needs."""
   fields = {**subjects.schedule(args.train_steps, str(args.data)),
-            **subject.fields(args.train_steps, _FROZEN)}
+            **subject.fields(args.train_steps, frozen)}
   # The parser of overrides takes lists of JSON without blanks and quotes.
   overrides = [f'{field}={json.dumps(value, separators=(",", ":"))}'.replace('"', '')
                for field, value in fields.items()]
