@@ -20,6 +20,8 @@ import official_ext  # noqa: F401 (chooses Keras 2)
 import memory
 import numpy as np
 from official.core import task_factory
+from official.vision.tasks import maskrcnn
+from official.vision.tasks import retinanet
 import op_times
 import tensorflow as tf
 
@@ -31,7 +33,9 @@ from official_ext.utils import timing
 _SOLVER = 'task.model.decoder.ifpn.solver.'
 # Name of the case -> decoder of the experiment, and overrides.
 NECKS = {
-    'FPN': ('inception_fpn', 'task.model.decoder.inception_fpn.branches=[1x1]'),
+    'FPN': ('fpn', ''),
+    # The same model and data; the step is that of Model Garden's own task.
+    "Model Garden's FPN": ('fpn', ''),
     'inception FPN': ('inception_fpn', ''),
     'DyFPN': ('dyfpn', ''),
     'DRFPN without context': ('drfpn', 'task.model.decoder.drfpn.context=none'),
@@ -43,7 +47,8 @@ NECKS = {
     'i-FPN, Broyden 15/15': ('ifpn', ','.join(f'{_SOLVER}{field}' for field in (
         'solver=broyden', 'training_evaluations=16', 'backward_evaluations=15'))),
 }
-_BASE = 'FPN'
+_BASE, _STOCK = 'FPN', "Model Garden's FPN"
+_STOCK_TASKS = {'retinanet': retinanet.RetinaNetTask, 'fasterrcnn': maskrcnn.MaskRCNNTask}
 _NUM_BOXES = 8
 _ROWS = 20
 
@@ -82,7 +87,8 @@ def training_step(name: str, args: argparse.Namespace) -> Callable[[], Any]:
       f'{args.detector}_{decoder}_{args.backbone}', lock=False, params_override=','.join(filter(
           None, [f'task.model.input_size=[{size},{size},3]', 'task.init_checkpoint=null',
                  'task.train_data.dtype=float32', override, args.override])))
-  task = task_factory.get_task(params.task)
+  make_task = _STOCK_TASKS[args.detector] if name == _STOCK else task_factory.get_task
+  task = make_task(params.task)
   model = task.build_model()
   with tempfile.TemporaryDirectory() as folder:
     record = pathlib.Path(folder) / 'image.tfrecord'
