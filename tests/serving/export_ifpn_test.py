@@ -7,7 +7,9 @@ import yaml
 from official_ext.ops import fixed_point
 from official_ext.serving import detection
 from official_ext.serving import detectors
+from official_ext.serving.engines import catalog
 from official_ext.serving import export_saved_model
+from official_ext.serving import signatures
 import mixed_detector
 import small_detectors
 
@@ -62,3 +64,19 @@ def test_exported_answers_as_in_memory_and_stops_early(tmp_path):
   assert len(set(together['multiply_adds'])) > 1
   assert np.all(together['multiply_adds'] >= cost.minimum * 0.999999)
   assert np.all(together['multiply_adds'] <= cost.maximum * 1.000001)
+
+
+def test_openvino_ends_to_compile_it_and_answers_the_same(tmp_path):
+  pytest.importorskip('openvino')
+  options = {**_options(0.5), 'detection_generator': {'apply_nms': False}}
+  _, model = small_detectors.small_task(IFPN, model=options)
+  module = detection.RoutedDetectionModule(
+      small_detectors.small_experiment(IFPN, model=options), model=model,
+      input_image_size=[64, 64])
+  export_saved_model.save(module, tmp_path, 'image_tensor', module.image_size)
+  engine = catalog.engine('openvino')
+  engine.convert(tmp_path, signatures.DEFAULT, tmp_path)
+  images = mixed_detector.images(3)
+  outputs, expected = engine.Model(tmp_path)(images), module.serve(tf.constant(images))
+  for name in ('decoded_boxes', 'decoded_box_scores', 'multiply_adds'):
+    np.testing.assert_allclose(outputs[name], expected[name], 1e-5, 1e-3, err_msg=name)
