@@ -24,6 +24,7 @@ import numpy as np
 import tensorflow as tf
 
 from official_ext.serving import convert
+from official_ext.serving import export_checks
 from official_ext.serving import export_saved_model
 from official_ext.serving import frozen
 from official_ext.serving import saved_models
@@ -53,7 +54,7 @@ def _parse_arguments() -> argparse.Namespace:
 
 def extreme_images(run: Any, size: tuple[int, int]) -> dict[str, np.ndarray]:
   """Returns the cheapest and the dearest of several images, uint8 `[1, height, width, 3]`."""
-  images = export_saved_model.example_batches(size, _CANDIDATES)[0]
+  images = export_checks.example_batches(size, _CANDIDATES)[0]
   images = np.concatenate([images, np.full_like(images[:1], 127)])
   costs = np.ravel([run(image[None])['multiply_adds'] for image in images])
   chosen = {'cheap': int(np.argmin(costs)), 'dear': int(np.argmax(costs))}

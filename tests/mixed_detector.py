@@ -6,7 +6,7 @@ import tensorflow as tf, tf_keras
 
 from official_ext.modeling.decoders import dyfpn
 from official_ext.serving import detection
-from official_ext.serving import export_saved_model
+from official_ext.serving import export_checks
 import small_detectors
 
 _GATE_GAIN = 300.0  # Makes the margins of the gates far larger than rounding errors.
@@ -14,7 +14,7 @@ _GATE_GAIN = 300.0  # Makes the margins of the gates far larger than rounding er
 
 def images(count: int = 4, size=(64, 80)) -> np.ndarray:
   """Returns images that differ from each other, uint8 `[count, height, width, 3]`."""
-  return export_saved_model.example_batches(size, count)[0]
+  return export_checks.example_batches(size, count)[0]
 
 
 def build(name: str, image_size=(64, 64), **model_options):

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from official_ext.serving import export_checks
 from official_ext.serving.engines import catalog
 from official_ext.serving.engines import inputs
 from official_ext.serving.engines import verification
@@ -126,13 +127,12 @@ def example_calls(description: Mapping[str, Any], batch_size: int | None, scalar
     scalars: names of the model's inputs beside the images, which get the value that leaves the
       network as it is, and others.
   """
-  from official_ext.serving import export_saved_model
   size = description.get('input_image_size') or _SIZE
   values: list[dict[str, float]] = [{}, *(
       {name: value} for name in scalars for value in _OTHER_VALUES[name])]
   return [inputs.Call(batch, value) for value in values
           for count in ([batch_size] if batch_size else _BATCH_SIZES)
-          for batch in export_saved_model.example_batches(size, count)]
+          for batch in export_checks.example_batches(size, count)]
 
 
 def convert(engine_name: str, saved_model: files.PathLike, folder: pathlib.Path,

@@ -1,8 +1,9 @@
 """Compares the outputs of an export with those of the model in memory."""
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from official_ext.serving import ties
 from official_ext.utils import command_line
@@ -75,6 +76,29 @@ class Comparison:
           f'the SavedModel, loaded again, differs from the model in memory in {", ".join(wrong)}, '
           'so nothing was exported: check that the checkpoint is of a training that did not '
           f'diverge{"; " if hint else ""}{hint}.')
+
+
+def example_batches(size: Sequence[int], batch_size: int) -> list[np.ndarray]:
+  """Makes images with structure at several scales; every call makes the same ones.
+
+  Args:
+    size: `(height, width)` in pixels of the first batch; the second has another size and shape.
+    batch_size: images per batch.
+
+  Returns:
+    Two batches, uint8 `[batch_size, height, width, 3]`.
+  """
+  random = np.random.default_rng(0)
+  height, width = size
+
+  def make_image(rows, columns):
+    layers = [
+        np.asarray(Image.fromarray(random.integers(0, 256, [cells, cells, 3], np.uint8)).resize(
+            (columns, rows), Image.Resampling.NEAREST)) for cells in (3, 9, 27)]
+    return np.mean(layers, axis=0).astype(np.uint8)
+
+  return [np.stack([make_image(*shape) for _ in range(batch_size)])
+          for shape in ((height, width), (height * 3 // 4 + 1, width * 5 // 4 + 1))]
 
 
 def _differences(expected: Mapping[str, Any], actual: Mapping[str, Any]

@@ -9,7 +9,6 @@ import time
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from official_ext.datasets import categories as categories_lib
 from official_ext.serving import export_checks
@@ -101,29 +100,6 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
   return parser.parse_args(arguments)
 
 
-def example_batches(size: Sequence[int], batch_size: int) -> list[np.ndarray]:
-  """Makes images with structure at several scales; every call makes the same ones.
-
-  Args:
-    size: `(height, width)` in pixels of the first batch; the second has another size and shape.
-    batch_size: images per batch.
-
-  Returns:
-    Two batches, uint8 `[batch_size, height, width, 3]`.
-  """
-  random = np.random.default_rng(0)
-  height, width = size
-
-  def make_image(rows, columns):
-    layers = [
-        np.asarray(Image.fromarray(random.integers(0, 256, [cells, cells, 3], np.uint8)).resize(
-            (columns, rows), Image.Resampling.NEAREST)) for cells in (3, 9, 27)]
-    return np.mean(layers, axis=0).astype(np.uint8)
-
-  return [np.stack([make_image(*shape) for _ in range(batch_size)])
-          for shape in ((height, width), (height * 3 // 4 + 1, width * 5 // 4 + 1))]
-
-
 def save(module: Any, export_dir: files.PathLike, input_type: str, image_size: Sequence[int],
          batch_size: int | None = None,
          categories: categories_lib.Categories = categories_lib.UNKNOWN, network: Any = None,
@@ -158,7 +134,7 @@ def save(module: Any, export_dir: files.PathLike, input_type: str, image_size: S
   further_inputs: dict[str, dict[str, float]] = {
       signatures.DEFAULT: {}, signatures.WITH_GATE_THRESHOLD: {'gate_threshold': _HALF},
       signatures.WITH_BUDGET: {'budget': _HALF}}
-  batches = example_batches(image_size, batch_size or 2)
+  batches = export_checks.example_batches(image_size, batch_size or 2)
   for images in (*batches, np.swapaxes(batches[0], 1, 2)):
     inputs = input_types.encode(images, input_type)
     for name, values in further_inputs.items():
@@ -211,7 +187,7 @@ def _write_warm_up(folder: pathlib.Path, args: argparse.Namespace, image_size: S
   serving_layout.write_warm_up(
       folder, pathlib.Path(args.export_dir).name, signatures.DEFAULT,
       lambda images: loaded.signatures[signatures.DEFAULT](inputs=images),
-      example_batches(image_size, args.batch_size or 1),
+      export_checks.example_batches(image_size, args.batch_size or 1),
       lambda images: input_types.encode(images, args.input_type))
 
 
