@@ -10,9 +10,10 @@ from official_ext.serving import graph_values
 
 
 def prune(graph_def: Any, outputs: Sequence[str]) -> None:
-  """Removes nodes that nothing needs, and empties constants for functions that do not use them.
+  """Removes nodes that nothing needs, and empties what functions get and do not use.
 
-  Functions keep their arguments.
+  Functions keep their arguments: they get a constant without elements where a constant, or what was
+  computed of one, is not used.
 
   Args:
     graph_def: a `GraphDef` with its functions, which is changed.
@@ -29,11 +30,52 @@ def prune(graph_def: Any, outputs: Sequence[str]) -> None:
     found = {(scope.name, index) for scope in graph.scopes()
              for index, name in enumerate(scope.arguments) if name not in used[scope.name]}
   for scope in graph.scopes():
-    for name in scope.nodes.keys() - used[scope.name]:
-      node = scope.nodes[name]
-      if node.op == 'Const':
-        dtype = tf.as_dtype(node.attr['dtype'].type).as_numpy_dtype
-        node.attr['value'].tensor.CopyFrom(tf.make_tensor_proto(np.zeros([0], dtype)))
+    for name in _emptied(scope, used[scope.name]):
+      _empty(scope, scope.nodes[name])
+
+
+def _emptied(scope: graph_values.Scope, used: set[str]) -> set[str]:
+  """Returns the nodes that can be emptied: not used, also not by one that needs their shape.
+
+  Args:
+    scope: the graph or function.
+    used: the nodes whose values are used.
+  """
+  unused = scope.nodes.keys() - used
+  same = {name for name in unused if scope.nodes[name].op in graph_values.SAME}
+  emptied = {name for name in unused - same if _output_type(scope.nodes[name])}
+  found = list(unused - same - emptied)
+  while found:
+    for tensor in scope.nodes[found.pop()].input:
+      name = tensor.lstrip('^').split(':')[0]
+      if name in emptied | same:
+        emptied.discard(name)
+        same.discard(name)
+        found.append(name)
+  return emptied
+
+
+def _output_type(node: Any) -> int:
+  """Returns the dtype of the only output of a node, as a number; 0 if it has several."""
+  definition = op_def_registry.get(node.op)
+  if definition is None or len(definition.output_arg) != 1:
+    return 0
+  output = definition.output_arg[0]
+  if output.number_attr or output.type_list_attr:
+    return 0
+  return node.attr[output.type_attr].type if output.type_attr else output.type
+
+
+def _empty(scope: graph_values.Scope, node: Any) -> None:
+  """Makes a node a constant without elements."""
+  dtype = _output_type(node)
+  scope.rename_output(node.name, 'output')
+  node.op = 'Const'
+  del node.input[:]
+  node.attr.clear()
+  node.attr['dtype'].type = dtype
+  node.attr['value'].tensor.CopyFrom(
+      tf.make_tensor_proto(np.zeros([0], tf.as_dtype(dtype).as_numpy_dtype)))
 
 
 def _used(graph: graph_values.Graph, scope: graph_values.Scope, unused: set[tuple[str, int]]

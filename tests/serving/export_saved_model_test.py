@@ -273,7 +273,7 @@ def test_a_saved_model_that_answers_otherwise_is_not_kept(ready, monkeypatch, tm
     bias.assign(value)
 
   monkeypatch.setattr(tf.saved_model, 'save', save)
-  with pytest.raises(command_line.CommandError, match='differs .* detection_scores by'):
+  with pytest.raises(command_line.CommandError, match='differs .* detection_boxes by'):
     export_saved_model.main([*ready.arguments, f'--export_dir={tmp_path}/new', '--no-freeze'])
   assert not list(tmp_path.iterdir())
 

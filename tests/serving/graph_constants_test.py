@@ -72,6 +72,33 @@ def test_nothing_outside_keeps_weights_that_all_branches_have():
   assert not {tuple(weights.shape) for weights in WEIGHTS} & set(shapes)
 
 
+def test_what_weights_were_computed_of_is_given_up():
+  # As a norm that is folded when the network runs: the branch alone needs the product.
+  scale = tf.Variable(tf.range(1.0, FILTERS + 1))
+
+  def network(inputs):
+    weights = MATRIX * scale
+    return {'result': tf.cond(
+        tf.reduce_sum(inputs) > 0, lambda: tf.matmul(inputs, weights),
+        lambda: tf.zeros([2, FILTERS]))}
+
+  function = tf.function(network, autograph=False, input_signature=[
+      tf.TensorSpec([2, CHANNELS], name='inputs')]).get_concrete_function()
+
+  def change(graph_def, outputs):
+    graph_constants.move_into_functions(graph_def, outputs, 1e6)
+    return graph_def
+
+  export = frozen.rewrite(function, change)
+  assert _own_weights(export) == (['MatMul'], ['MatMul'])
+  for sign in (1.0, -1.0):
+    inputs = sign * tf.abs(tf.random.stateless_normal([2, CHANNELS], [1, 2]))
+    np.testing.assert_allclose(export(inputs)['result'], function(inputs)['result'], 1e-5, 1e-6)
+  sizes = [tf.make_ndarray(node.attr['value'].tensor).size
+           for node in export.graph.as_graph_def().node if node.op == 'Const']
+  assert max(sizes) <= 2
+
+
 def test_weights_that_more_functions_use_stay_outside():
   own, every = _own_weights(frozen.freeze(_function(times=2))[0])
   assert not own and len(every) == 12

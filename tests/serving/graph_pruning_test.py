@@ -42,9 +42,12 @@ def test_empties_constants_that_branches_get_and_do_not_use(nested):
 
   @tf.function(autograph=False, input_signature=[tf.TensorSpec([2, 7], name='values')])
   def network(values):
+    def product(matrix):  # Not by tf.matmul, which gets constants of its own in branches.
+      return tf.reduce_sum(values[..., None] * matrix, 1)
+
     def branch():
-      _ = tf.matmul(values, idle)
-      return tf.matmul(values, used)
+      _ = product(idle)
+      return product(used)
 
     def other():
       return tf.zeros([2, 3])
