@@ -19,8 +19,8 @@ from official_ext.utils import experiment
 from official_ext.utils import files
 from official_ext.utils import half_checkpoints
 
-# Budgets are drawn from 0.1 to 0.9 from the first step on: with budgets that start near 1 the AP at
-# 0 and 0.1 was lower by 0.06 to 0.1, and at 1 higher by 0.003 to 0.005.
+# Budgets are drawn from 0.1 to 0.9 from the first step on: the demo shows low budgets, which learn
+# less where budgets start near 1 (docs/budgets.md).
 _NETWORK = subjects.dynamic_head_budget()
 SUBJECT = _NETWORK._replace(
     options={**_NETWORK.options, 'task.budget.draw_range': [0.1, 0.9]}, shrinking=0.0)

@@ -74,7 +74,7 @@ def detections(scores):
 
 
 def test_a_candidate_at_the_threshold_may_be_there_for_one_image_of_many():
-  # What follows it moves up: scores, masks and boxes are compared with those of their detections.
+  # The detections behind it move up by one place; each is compared with itself.
   full = detections([0.9, 0.7, 0.5, 0.3])
   fewer = {name: np.insert(np.delete(value, 1, axis=1), 4, 0, axis=1)
            for name, value in full.items() if value.ndim > 1}

@@ -98,7 +98,7 @@ def test_weights_stay_below_the_limit(always, monkeypatch):
   tilings = [graph_fourier.best_tiling([1, height, SIZE[1], CHANNELS], 75, (6, 6), FILTERS)
              for height in (16, 8)]
   sizes = [4 * tiling.products * CHANNELS * FILTERS for tiling, _ in tilings]
-  # What saves most comes first.
+  # The sum that saves most is moved first.
   _, first_size = max((saving, size) for (_, saving), size in zip(tilings, sizes))
   for room, expected in ((sum(sizes), sizes), (max(sizes), [first_size]), (min(sizes) - 1, [])):
     monkeypatch.setattr(frozen, '_ADVISABLE', weights + room)
