@@ -166,7 +166,8 @@ def portable(levels: Sequence[Level], rule: Rule) -> Detections:
 
 def _image(level: Level, index: tf.Tensor | int) -> Level:
   """Returns the predictions of one image, without the axis of the batch."""
-  return _map(lambda value: value[index], level)
+  # OpenVINO 2026.4 loses `value[index]` in a loop over a known number of images.
+  return _map(lambda value: tf.gather(value, index), level)
 
 
 def _portable_image(levels: Sequence[Level], rule: Rule) -> Detections:

@@ -43,8 +43,9 @@ class _CanvasModule(detection.RoutedDetectionModule):
   def _padded_size(self) -> list[int]:
     return list(self._canvas.size)
 
-  def _build_inputs(self, image: tf.Tensor) -> tuple[tf.Tensor, Mapping[str, tf.Tensor], tf.Tensor]:
-    pixels, anchors, info = super()._build_inputs(image)
+  def preprocess(self, images: tf.Tensor
+                 ) -> tuple[tf.Tensor, Mapping[str, tf.Tensor], tf.Tensor]:
+    pixels, anchors, info = super().preprocess(images)
     return pixels, anchors, canvases_lib.without_padding(info)
 
 

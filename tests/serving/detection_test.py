@@ -55,6 +55,25 @@ def test_a_tape_around_the_model_records_the_same_routing(mixed):
     np.testing.assert_array_equal(gate, outputs['gate_' + name.replace('/', '_')])
 
 
+@pytest.mark.parametrize('batch', [1, 3])
+@pytest.mark.parametrize('size', [(200, 301), (64, 17), (128, 128)])
+@pytest.mark.parametrize('keeps_shape', [True, False])
+def test_inputs_are_those_of_model_gardens_loop_over_images(mixed, batch, size, keeps_shape):
+  _, module, _ = mixed
+  images = tf.constant(np.random.default_rng(0).integers(0, 256, [batch, *size, 3], np.uint8))
+  parser = module.params.task.train_data.parser
+  before = parser.keep_aspect_ratio
+  parser.keep_aspect_ratio = keeps_shape
+  try:
+    expected = model_garden_detection.DetectionModule.preprocess(module, images)
+    actual = module.preprocess(images)
+  finally:
+    parser.keep_aspect_ratio = before
+  tf.nest.assert_same_structure(actual, expected)
+  for ours, theirs in zip(tf.nest.flatten(actual), tf.nest.flatten(expected)):
+    np.testing.assert_allclose(ours, theirs, atol=2e-6)
+
+
 def test_gates_and_costs_can_be_left_out(mixed):
   model, module, outputs = mixed
   gates = {f'gate_dyfpn_{level}' for level in MAPS}

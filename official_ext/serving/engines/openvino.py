@@ -22,7 +22,7 @@ _KEPT = 'kept_'
 # It compiles our networks in a minute.
 _SECONDS_TO_COMPILE = 300.0
 _COMPILE = ('import sys; from official_ext.serving.engines import openvino; '
-            'openvino.Model(sys.argv[1])')
+            'openvino.Model(sys.argv[1]).compile(1)')
 
 
 def _load_library() -> Any:
@@ -145,32 +145,52 @@ def _count_conditionals(model: Any) -> int:
 class Model:
   """A converted model.
 
+  It is compiled for each number of images that a call has: where sizes of maps are not known,
+  OpenVINO 2026.4 brings the results of operations into another order of axes and back, which takes
+  ten times as long as the operations of a scale step of the dynamic head.
+
   Attributes:
     scalars: names of the inputs beside the images.
   """
 
   def __init__(self, folder: files.PathLike, num_threads: int | None = None):
-    """Loads and compiles a model.
+    """Loads a model.
 
     Args:
       folder: what `convert` wrote into.
       num_threads: number of threads; None: OpenVINO's choice.
     """
-    openvino = _load_library()
     # Without the first hint some processors compute in bfloat16.
-    options: dict[str, Any] = {
+    self._options: dict[str, Any] = {
         'INFERENCE_PRECISION_HINT': 'f32', 'PERFORMANCE_HINT': 'LATENCY'}
     if num_threads:
-      options['INFERENCE_NUM_THREADS'] = num_threads
-    core = openvino.Core()
-    model = core.read_model(f'{folder}/{FILE}')
-    # Without these OpenVINO 2026.4 does not end to compile i-FPN: it applies them itself, but after
-    # others, with which they then undo each other's work.
-    _transformations().apply_moc_transformations(model, cf=False, smart_reshape=False)
-    self._compiled = core.compile_model(model, 'CPU', options)
-    self._inputs = [value.get_any_name() for value in self._compiled.inputs]
+      self._options['INFERENCE_NUM_THREADS'] = num_threads
+    self._core = _load_library().Core()
+    self._model = self._core.read_model(f'{folder}/{FILE}')
+    self._inputs = [value.get_any_name() for value in self._model.inputs]
     self.scalars = inputs.scalars(self._inputs)
-    self._names = [output.get_names() for output in self._compiled.outputs]
+    self._names = [output.get_names() for output in self._model.outputs]
+    self._compiled: dict[int, Any] = {}
+
+  def compile(self, batch: int) -> Any:
+    """Returns the model for this number of images; it takes seconds, the first time.
+
+    Args:
+      batch: number of images of a call.
+    """
+    if batch not in self._compiled:
+      model = self._model.clone()
+      for value in model.inputs:
+        if value.get_any_name() not in self.scalars:
+          shape = value.get_partial_shape()
+          shape[0] = batch
+          model.reshape({value.get_any_name(): shape})
+      # Without these OpenVINO 2026.4 does not end to compile i-FPN: it applies them itself, but
+      # after others, with which they then undo each other's work.  Without constants first, they
+      # make unknown numbers of images of known ones.
+      _transformations().apply_moc_transformations(model, cf=True, smart_reshape=False)
+      self._compiled[batch] = self._core.compile_model(model, 'CPU', self._options)
+    return self._compiled[batch]
 
   def __call__(self, images: np.ndarray, scalars: Mapping[str, float] = inputs.NEUTRAL
                ) -> dict[str, np.ndarray]:
@@ -186,8 +206,9 @@ class Model:
     Raises:
       RuntimeError: OpenVINO fails.
     """
+    compiled = self.compile(len(images))
     # Without `share_outputs` OpenVINO copies all outputs, also the maps of `_keep_results`.
-    results = self._compiled(inputs.feed(self._inputs, images, scalars), share_outputs=True)
+    results = compiled(inputs.feed(self._inputs, images, scalars), share_outputs=True)
     return {name: np.array(results[number])
             for number, names in enumerate(self._names) for name in names
             if not name.startswith(_KEPT)}
