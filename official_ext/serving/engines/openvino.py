@@ -19,6 +19,9 @@ QUANTIZATIONS = ()
 _TELEMETRY = 'openvino_telemetry'
 # Begin of the names of outputs that are not the model's, see `_keep_results`.
 _KEPT = 'kept_'
+# In the file of a model: it may be compiled for a known number of images.  Conversions of older
+# versions have loops over images, in which OpenVINO then finds nothing, and says nothing.
+_KNOWN_BATCH = ['official_ext', 'known_batch']
 # It compiles our networks in a minute.
 _SECONDS_TO_COMPILE = 300.0
 _COMPILE = ('import sys; from official_ext.serving.engines import openvino; '
@@ -84,6 +87,7 @@ def convert(saved_model: files.PathLike, name: str, folder: files.PathLike,
     raise refusals.RefusedError('OpenVINO', ', '.join(found).split(', '), text) from error
   _make_scalars(model)
   _keep_results(model)
+  model.set_rt_info('true', _KNOWN_BATCH)
   # Weights of 16 bits, the default, change scores by more than conversions are allowed to.
   openvino.save_model(model, f'{folder}/{FILE}', compress_to_fp16=False)
   _check_compiles(folder)
@@ -126,9 +130,12 @@ def _keep_results(model: Any) -> None:
   OpenVINO 2026.4 gives their memory to other operations too early: the first time that a batch has
   more images than any before, detections are wrong.  What is an output keeps its memory.
   """
+  own = {value.get_node().input_value(0) for value in model.outputs}
   for operation in model.get_ordered_ops():
     if operation.get_type_name() == 'If':
       for index, output in enumerate(operation.outputs()):
+        if output in own:
+          continue  # It is an output already, which would lose its name.
         added, = model.add_outputs([(operation.get_friendly_name(), index)])
         added.get_tensor().set_names({f'{_KEPT}{output.get_node().get_friendly_name()}_{index}'})
 
@@ -170,27 +177,39 @@ class Model:
     self._inputs = [value.get_any_name() for value in self._model.inputs]
     self.scalars = inputs.scalars(self._inputs)
     self._names = [output.get_names() for output in self._model.outputs]
+    self._knows_batch = self._model.has_rt_info(_KNOWN_BATCH)
     self._compiled: dict[int, Any] = {}
 
   def compile(self, batch: int) -> Any:
-    """Returns the model for this number of images; it takes seconds, the first time.
+    """Returns the compiled model for a number of images; it takes seconds, the first time.
 
     Args:
       batch: number of images of a call.
     """
+    if not self._knows_batch:
+      batch = -1  # OpenVINO's sign for any number.
     if batch not in self._compiled:
-      model = self._model.clone()
-      for value in model.inputs:
-        if value.get_any_name() not in self.scalars:
-          shape = value.get_partial_shape()
-          shape[0] = batch
-          model.reshape({value.get_any_name(): shape})
-      # Without these OpenVINO 2026.4 does not end to compile i-FPN: it applies them itself, but
-      # after others, with which they then undo each other's work.  Without constants first, they
-      # make unknown numbers of images of known ones.
-      _transformations().apply_moc_transformations(model, cf=True, smart_reshape=False)
-      self._compiled[batch] = self._core.compile_model(model, 'CPU', self._options)
+      self._compiled[batch] = self._core.compile_model(
+          self.of_batch(batch), 'CPU', self._options)
     return self._compiled[batch]
+
+  def of_batch(self, batch: int) -> Any:
+    """Returns the model for a number of images, not compiled.
+
+    Args:
+      batch: number of images; -1 for any number.
+    """
+    model = self._model.clone()
+    for value in model.inputs:
+      if value.get_any_name() not in self.scalars:
+        shape = value.get_partial_shape()
+        shape[0] = batch
+        model.reshape({value.get_any_name(): shape})
+    # Without these OpenVINO 2026.4 does not end to compile i-FPN: it applies them itself, but after
+    # others, with which they then undo each other's work.  If they do not fold constants (`cf`),
+    # they make unknown numbers of images of known ones.
+    _transformations().apply_moc_transformations(model, cf=True, smart_reshape=False)
+    return model
 
   def __call__(self, images: np.ndarray, scalars: Mapping[str, float] = inputs.NEUTRAL
                ) -> dict[str, np.ndarray]:

@@ -1,0 +1,92 @@
+"""OpenVINO gets a model for the number of images of a call, in which it knows all sizes."""
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from official_ext.ops import group_norm
+from official_ext.ops import sparse_conv
+from official_ext.serving.engines import catalog
+
+pytest.importorskip('openvino')
+
+CHANNELS = 64
+SIDE = 64
+
+
+class Gated(tf.Module):
+  """A gated residual block on a map that every image is resized to."""
+
+  def __init__(self):
+    super().__init__()
+    numbers = np.random.default_rng(0)
+    kernel = [3, 3, CHANNELS, CHANNELS]
+    self.weights = [tf.constant(numbers.normal(size=shape) * 0.05, tf.float32) for shape in (
+        kernel, [CHANNELS], [CHANNELS], kernel, [CHANNELS], [CHANNELS])]
+
+  @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, 'inputs')])
+  def serve(self, inputs):
+    batch = tf.shape(inputs)[:1]
+    pixels = tf.image.resize(tf.cast(inputs, tf.float32) / 255, [SIDE, SIDE])
+    pixels = tf.reshape(pixels, tf.concat([batch, [SIDE, SIDE, 3]], 0))
+    x = tf.tile(pixels, [1, 1, 1, 22])[..., :CHANNELS]
+    gate = tf.nn.relu(pixels[..., :1] - 0.9)
+    return {'result': sparse_conv.residual_block(
+        x, gate, sparse_conv.ResidualWeights(*self.weights), group_norm.num_groups_of(CHANNELS),
+        adds_input=True)}
+
+
+@pytest.fixture(scope='module')
+def converted(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('converted')
+  module = Gated()
+  tf.saved_model.save(module, str(folder / 'saved'), {'serving_default': module.serve})
+  catalog.engine('openvino').convert(folder / 'saved', 'serving_default', folder)
+  return module, folder
+
+
+def _images(batch):
+  return np.random.default_rng(batch).integers(0, 256, [batch, 20, 30, 3], np.uint8)
+
+
+def _results_of_conditionals(model):
+  """Returns the shapes of the results of all conditionals, those inside of others included."""
+  shapes = []
+  for operation in model.get_ops():
+    if operation.get_type_name() == 'If':
+      shapes += [output.get_partial_shape() for output in operation.outputs()]
+      for branch in (0, 1):
+        shapes += _results_of_conditionals(operation.get_function(branch))
+  return shapes
+
+
+@pytest.mark.parametrize('batch', [1, 3])
+def test_sizes_are_known_behind_conditionals(converted, batch):
+  _, folder = converted
+  shapes = _results_of_conditionals(
+      catalog.engine('openvino').Model(folder, num_threads=1).of_batch(batch))
+  assert len(shapes) >= 2
+  assert [list(shape.to_shape()) for shape in shapes if shape.is_static] == (
+      [[batch, SIDE, SIDE, CHANNELS]] * len(shapes))
+
+
+def test_every_number_of_images_has_its_own_model(converted):
+  module, folder = converted
+  model = catalog.engine('openvino').Model(folder, num_threads=1)
+  for batch in (1, 3, 2):
+    images = _images(batch)
+    np.testing.assert_allclose(
+        model(images)['result'], module.serve(images)['result'], rtol=0, atol=1e-4)
+    assert model.compile(batch) is model.compile(batch)
+  assert model.compile(1) is not model.compile(3)
+
+
+def test_files_of_older_versions_run_for_any_number_of_images(converted, monkeypatch):
+  module, folder = converted
+  engine = catalog.engine('openvino')
+  monkeypatch.setattr(engine, '_KNOWN_BATCH', ['official_ext', 'absent'])
+  model = engine.Model(folder, num_threads=1)
+  assert model.compile(1) is model.compile(3)
+  for batch in (1, 3):
+    images = _images(batch)
+    np.testing.assert_allclose(
+        model(images)['result'], module.serve(images)['result'], rtol=0, atol=1e-4)
