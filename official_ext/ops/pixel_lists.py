@@ -47,7 +47,7 @@ class Canvas:
       kernel_size: height and width of the kernels, odd.
     """
     self._border = [size // 2 for size in kernel_size]
-    self._like, self._shapes = list(maps), [_sizes(x) for x in maps]
+    self._shapes = [_sizes(x) for x in maps]
     self._batch = self._shapes[0][0]
     widths = [width for _, _, width in self._shapes]
     widest = (max(widths) if all(isinstance(width, int) for width in widths)
@@ -118,9 +118,8 @@ class Canvas:
     """Returns the maps of a table, `[batch, height, width, channels]` each."""
     parts = tf.split(table, [1, *(batch * height * width
                                   for batch, height, width in self._shapes)])
-    # In a conditional numbers from outside tell other engines no sizes, but shapes of maps do.
-    return [tf.reshape(part, tf.concat([tf.shape(x)[:3], table.shape[-1:]], axis=0))
-            for part, x in zip(parts[1:], self._like)]
+    return [tf.reshape(part, [*shape, table.shape[-1]])
+            for part, shape in zip(parts[1:], self._shapes)]
 
   def put_back(self, rows: tf.Tensor, pixels: Pixels) -> list[tf.Tensor]:
     """Returns maps of listed values `[pixels, filters]`, 0 where no position is listed."""

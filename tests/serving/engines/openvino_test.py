@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from official_ext.ops import group_norm
 from official_ext.ops import sparse_conv
+from official_ext.serving import frozen
 from official_ext.serving.engines import catalog
 
 pytest.importorskip('openvino')
@@ -39,7 +40,11 @@ class Gated(tf.Module):
 def converted(tmp_path_factory):
   folder = tmp_path_factory.mktemp('converted')
   module = Gated()
-  tf.saved_model.save(module, str(folder / 'saved'), {'serving_default': module.serve})
+  # As exports are: what conditionals take from outside are their arguments.
+  function, _ = frozen.freeze(module.serve.get_concrete_function())
+  holder = tf.Module()
+  holder.function = function
+  tf.saved_model.save(holder, str(folder / 'saved'), {'serving_default': function})
   catalog.engine('openvino').convert(folder / 'saved', 'serving_default', folder)
   return module, folder
 
