@@ -154,7 +154,7 @@ class Model:
 
   It is compiled for each number of images that a call has: where sizes of maps are not known,
   OpenVINO 2026.4 brings the results of operations into another order of axes and back, which takes
-  ten times as long as the operations of a scale step of the dynamic head.
+  longer than the operations of a scale step of the dynamic head.
 
   Attributes:
     scalars: names of the inputs beside the images.
