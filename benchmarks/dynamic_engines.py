@@ -3,9 +3,10 @@
     .venv/bin/python benchmarks/dynamic_engines.py [--image_size 512 640] [--channels 128]
 
 The detectors are those of `benchmarks/dynamic_head.py --detector`, from one image to the outputs of
-the head, as exports have them: constant weights, folded norms, and a threshold of gates as input.
-A gate rises with the place of its position in the order of opening, so that thresholds open the
-wanted shares in one export.  Times are ratios of medians over interleaved repeats.
+the head, as exports have them: constant weights, folded norms, maps of known size.  Weights are
+random; the biases of the gates are set so that each opens at the wanted share of the positions of
+all levels of the image.  There is one such detector for each share, one with the same head always
+on (`fixed`), and plain FCOS (`plain`).  Ratios are medians over interleaved repeats.
 """
 import argparse
 from collections.abc import Callable
@@ -17,10 +18,9 @@ from typing import Any
 import official_ext  # noqa: F401 (chooses Keras 2)
 import dynamic_head
 import numpy as np
-import tensorflow as tf
+import tensorflow as tf, tf_keras
 
 from official_ext.modeling.heads import dynamic_head as dynamic_head_lib
-from official_ext.modeling.heads.dynamic_head import spatial_gates
 from official_ext.ops import routing
 from official_ext.serving import frozen
 from official_ext.serving import signatures
@@ -29,45 +29,85 @@ from official_ext.utils import command_line
 from official_ext.utils import timing
 
 ENGINES = ('tensorflow', 'openvino')
-SLOPE = 4.0  # Gate logits per unit of the order.
-Run = Callable[[np.ndarray, dict[str, float]], Any]
+PLAIN, FIXED = 'plain', 'fixed'
+IMAGE = pathlib.Path(__file__).parents[1] / 'data/demo/images'
+Run = Callable[[np.ndarray], Any]
+Features = dict[str, tf.Tensor]
 
 
-def threshold_of(share: float) -> float:
-  """Returns the threshold of gates that leaves this share of positions open."""
-  if share in (0.0, 1.0):
-    return 1 - share
-  return float(spatial_gates.restricted_tanh(tf.constant(SLOPE * (1 - share))))
+def _open(gate: tf_keras.layers.Layer, features: Features, share: float) -> None:
+  """Sets the bias of a gate so that it opens at a share of the positions of all levels."""
+  gate.conv.bias.assign([0.0])
+  logits = np.concatenate([gate.conv(own).numpy().ravel() for own in features.values()])
+  # Shares of 0 and 1 are well beyond the last position.
+  beyond = np.ptp(logits) + 1
+  place = {0.0: logits.max() + beyond, 1.0: logits.min() - beyond}
+  gate.conv.bias.assign([-place.get(share, np.quantile(logits, 1 - share))])
 
 
-def export(args: argparse.Namespace, tower: dict[str, Any]) -> Any:
-  """Returns a detector as a frozen function of `inputs` and `gate_threshold`.
+def open_share(tower: dynamic_head_lib.DynamicTower, features: Features, share: float) -> None:
+  """Sets the biases of all gates so that each opens at a share of all positions.
+
+  Args:
+    tower: a built tower of gated steps.
+    features: what it gets.
+    share: in [0, 1].
+  """
+  for block in tower.blocks:
+    for name in ('coarser', 'finer'):
+      _open(block.gates[name], features, share)
+    # The gate of the residual block gets what the step between levels gives.
+    _open(block.gates['depth'], block.scale(features, block(features).gates), share)
+    features = block(features).outputs
+
+
+def _prepared(args: argparse.Namespace, kind: float | str, image: np.ndarray) -> tf_keras.Model:
+  """Returns a detector: plain, with a fixed head, or with gates that open at a share."""
+  towers: dict[float | str, dict[str, Any]] = {
+      PLAIN: {'type': 'plain', 'plain': {'num_convs': 2 * args.blocks}},
+      FIXED: {'type': 'dynamic', 'dynamic': {
+          'num_blocks': args.blocks, 'scale_step': 'fixed', 'depth_step': 'fixed'}}}
+  gated = {'type': 'dynamic', 'dynamic': {'num_blocks': args.blocks}}
+  tf_keras.utils.set_random_seed(0)
+  model = dynamic_head.detector(args, towers.get(kind, gated))
+  if not isinstance(kind, str):
+    features = _features(model, image)
+    for module in model.submodules:
+      if isinstance(module, dynamic_head_lib.DynamicTower):
+        open_share(module, features, kind)
+  return model
+
+
+def _features(model: tf_keras.Model, image: tf.Tensor) -> Features:
+  """Returns what the head of a detector gets."""
+  backbone = model.backbone(tf.cast(image, tf.float32) / 255, training=False)
+  return model.decoder(backbone, training=False)
+
+
+def frozen_detector(args: argparse.Namespace, kind: float | str, image: np.ndarray
+                    ) -> tuple[Any, float]:
+  """Returns a detector as a function of `inputs` with constant weights, and the cost of its head.
 
   Args:
     args: the options of the command.
-    tower: options of the head's towers.
+    kind: `plain`, `fixed`, or the share of positions where gates are open.
+    image: uint8 `[1, height, width, 3]`, for which they are.
+
+  Returns:
+    The function, and the multiply-adds for the image as a share of those with every gate open.
   """
-  model, maps = dynamic_head.detector(args, tower), dynamic_head.orders(args.image_size)
-  for module in model.submodules:
-    if isinstance(module, dynamic_head_lib.DynamicTower):
-      dynamic_head.let_order_decide(module, SLOPE)
+  model = _prepared(args, kind, image)
 
-  def run(inputs, gate_threshold):
-    image = tf.cast(inputs, tf.float32) / 255
-    with routing.shutting_gates(gate_threshold), routing.RoutingTape() as tape:
-      results = tf.nest.flatten(dynamic_head.detect(model, maps, image))
-    outputs = {f'output_{number}': value for number, value in enumerate(results)}
-    record = tape.routing()
-    if record is not None:
-      outputs['share'] = record.executed / record.maximum
-    # Plain towers have no gates; the input has to be used.
-    return {**outputs, 'threshold': tf.reshape(gate_threshold, [1])}
+  def run(inputs):
+    return {f'output_{number}': value for number, value in enumerate(
+        tf.nest.flatten(model.head(_features(model, inputs), training=False)))}
 
-  # Exports know the sizes of maps.  With an order of known sizes OpenVINO 2026.4 does not end to
-  # compile the network, so that its times here are above those of exports.
-  specs = [tf.TensorSpec([None, None, None, 3], tf.uint8, 'inputs'),
-           tf.TensorSpec([], tf.float32, 'gate_threshold')]
-  return frozen.freeze(signatures.with_names(run, specs))[0]
+  with routing.RoutingTape() as tape:
+    run(image)
+  record = tape.routing()
+  share = float(record.executed[0] / record.maximum) if record else 1.0
+  spec = tf.TensorSpec([None, *image.shape[1:]], tf.uint8, 'inputs')
+  return frozen.freeze(signatures.with_names(run, [spec]))[0], share
 
 
 def _in_openvino(function: Any, folder: pathlib.Path, threads: int) -> Run:
@@ -80,41 +120,40 @@ def _in_openvino(function: Any, folder: pathlib.Path, threads: int) -> Run:
   return openvino.Model(converted, threads)
 
 
-def _in_tensorflow(function: Any, image: np.ndarray, scalars: dict[str, float]) -> Any:
-  return tf.nest.map_structure(lambda value: value.numpy(), function(
-      tf.constant(image), tf.constant(scalars['gate_threshold'])))
+def _in_tensorflow(function: Any, image: np.ndarray) -> Any:
+  return tf.nest.map_structure(lambda value: value.numpy(), function(tf.constant(image)))
 
 
-def runs(args: argparse.Namespace) -> dict[tuple[str, str], Run]:
-  """Returns `(engine, kind of tower)` -> function of an image and the threshold."""
-  towers: dict[str, dict[str, Any]] = {
-      'dynamic': {'type': 'dynamic', 'dynamic': {'num_blocks': args.blocks}},
-      'plain': {'type': 'plain', 'plain': {'num_convs': 2 * args.blocks}}}
-  found: dict[tuple[str, str], Run] = {}
-  for kind, tower in towers.items():
-    function = export(args, tower)
-    found['tensorflow', kind] = functools.partial(_in_tensorflow, function)
-    with tempfile.TemporaryDirectory() as folder:
-      found['openvino', kind] = _in_openvino(function, pathlib.Path(folder), args.threads)
-  return found
+def read_image(size: tuple[int, int]) -> np.ndarray:
+  """Returns an image of the repository's data set, uint8 `[1, height, width, 3]`."""
+  data = tf.io.read_file(str(sorted(IMAGE.iterdir())[0]))
+  image = tf.image.resize(tf.io.decode_image(data, channels=3, expand_animations=False), size)
+  return tf.cast(image, tf.uint8).numpy()[None]
 
 
-def benchmark(found: dict[tuple[str, str], Run], args: argparse.Namespace) -> None:
-  """Prints one line of ratios for every share of open gates."""
-  image = np.random.default_rng(0).integers(0, 256, [1, *args.image_size, 3], np.uint8)
-  for share in args.shares:
-    scalars = {'gate_threshold': threshold_of(share)}
-    results = {key: run(image, scalars) for key, run in found.items()}
-    shares = [float(np.ravel(results[engine, 'dynamic']['share'])[0]) for engine in ENGINES]
-    seconds = timing.interleaved(
-        {key: functools.partial(run, image, scalars) for key, run in found.items()}, args.repeats)
-    cells = []
-    for engine, multiply_adds in zip(ENGINES, shares):
-      ratio = timing.median_ratio(seconds, (engine, 'dynamic'), (engine, 'plain'))
-      cells.append(f'{engine} {ratio:.2f} of plain at {multiply_adds:.0%} of the multiply-adds')
-    faster = timing.median_ratio(seconds, ('openvino', 'plain'), ('tensorflow', 'plain'))
-    command_line.say(f'  {share:4.0%} open: {", ".join(cells)}; plain FCOS in OpenVINO takes '
-                     f"{faster:.2f} of TensorFlow's time")
+def benchmark(args: argparse.Namespace) -> None:
+  """Prints ratios for every engine and share of open gates."""
+  image = read_image(args.image_size)
+  found: dict[tuple[str, float | str], Run] = {}
+  multiply_adds: dict[float | str, float] = {}
+  for kind in command_line.progress([PLAIN, FIXED, *args.shares], 'detectors'):
+    function, multiply_adds[kind] = frozen_detector(args, kind, image)
+    if 'tensorflow' in args.engines:
+      found['tensorflow', kind] = functools.partial(_in_tensorflow, function)
+    if 'openvino' in args.engines:
+      with tempfile.TemporaryDirectory() as folder:
+        found['openvino', kind] = _in_openvino(function, pathlib.Path(folder), args.threads)
+  seconds = timing.interleaved({key: functools.partial(run, image) for key, run in found.items()},
+                               args.repeats, label='repeats')
+  for engine, kind in found:
+    milliseconds = 1e3 * np.median(seconds[engine, kind])
+    if isinstance(kind, str):
+      command_line.say(f'  {engine}, {kind}: {milliseconds:.0f} ms')
+      continue
+    plain, fixed = (timing.median_ratio(seconds, (engine, kind), (engine, base))
+                    for base in (PLAIN, FIXED))
+    command_line.say(f'  {engine}, {kind:4.0%} open, {multiply_adds[kind]:4.0%} of the head: '
+                     f'{plain:.2f} of plain, {fixed:.2f} of fixed, {milliseconds:.0f} ms')
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -127,19 +166,21 @@ def make_parser() -> argparse.ArgumentParser:
   parser.add_argument('--blocks', type=int, default=2, help='of the towers (2)')
   parser.add_argument('--shares', type=float, nargs='+', default=(1.0, 0.2, 0.1, 0.0),
                       help='of open gates (1 0.2 0.1 0)')
+  parser.add_argument('--engines', nargs='+', choices=ENGINES, default=ENGINES,
+                      help='what runs them (both)')
   parser.add_argument('--threads', type=int, default=1, help='of the engines (1)')
   parser.add_argument('--repeats', type=int, default=9, help='interleaved repeats (9)')
   return parser
 
 
 def main() -> None:
-  """Prints ratios for every share of open gates."""
+  """Prints ratios for every engine and share of open gates."""
   args = make_parser().parse_args()
   tf.config.threading.set_intra_op_parallelism_threads(args.threads)
   tf.config.threading.set_inter_op_parallelism_threads(args.threads)
   command_line.say(f'FCOS, {args.blocks} blocks, {args.channels} channels, '
                    f'{args.image_size[0]}x{args.image_size[1]} pixels, {args.threads} threads:')
-  benchmark(runs(args), args)
+  benchmark(args)
 
 
 if __name__ == '__main__':

@@ -7,6 +7,7 @@ import sys
 import dataset_files
 import numpy as np
 import pytest
+import tensorflow as tf
 
 FOLDER = pathlib.Path(__file__).resolve().parents[2] / 'benchmarks'
 
@@ -101,12 +102,35 @@ def test_dynamic_head(capsys):
 
 
 @pytest.mark.parametrize('share', [1.0, 0.7, 0.2, 0.0])
-def test_thresholds_of_dynamic_engines_open_the_share(share):
+def test_dynamic_engines_open_the_share(share):
   engines = importlib.import_module('dynamic_engines')
-  order = engines.dynamic_head.orders((128, 160))['3']
-  gates = engines.spatial_gates.restricted_tanh(engines.SLOPE * order)
-  opened = np.mean(gates.numpy() > np.float32(engines.threshold_of(share)))
-  assert abs(opened - share) < 1 / order.shape[1] / order.shape[2]
+  tower = engines.dynamic_head_lib.DynamicTower(8, 2)
+  features = {'3': tf.random.stateless_normal([1, 16, 20, 8], [0, 1]),
+              '4': tf.random.stateless_normal([1, 8, 10, 8], [0, 2])}
+  tower(features)
+  engines.open_share(tower, features, share)
+  with engines.routing.RoutingTape() as tape:
+    tower(features)
+  gates = tape.routing().gates
+  assert len(gates) == 2 * 4
+  # A gate between levels is set by the logits of both levels, and leaves only one of them.
+  for number in range(2):
+    opened = np.concatenate([np.ravel(gates[f'{tower.name}/block_{number}/depth_{level}'] > 0)
+                             for level in '34'])
+    assert abs(np.mean(opened) - share) <= 1 / opened.size
+  if share in (0, 1):
+    assert all(np.mean(gate > 0) == share for gate in gates.values())
+
+
+@pytest.mark.slow
+def test_dynamic_engines(capsys):
+  engines = importlib.import_module('dynamic_engines')
+  engines.benchmark(engines.make_parser().parse_args(
+      ['--image_size', '128', '128', '--channels=8', '--blocks=1', '--repeats=1', '--shares', '0.5',
+       '--engines', 'tensorflow']))
+  lines = capsys.readouterr().out.splitlines()
+  assert [line.split(':')[0].split(',')[1].strip() for line in lines if 'tensorflow' in line] == [
+      'plain', 'fixed', '50% open']
 
 
 @pytest.mark.slow

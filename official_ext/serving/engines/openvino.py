@@ -1,5 +1,6 @@
 """OpenVINO: converts a SavedModel, and runs what was converted."""
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+import contextlib
 import os
 import re
 import subprocess
@@ -11,6 +12,7 @@ import numpy as np
 from official_ext.serving import saved_models
 from official_ext.serving.engines import inputs
 from official_ext.serving.engines import refusals
+from official_ext.utils import command_line
 from official_ext.utils import files
 
 FILE = 'model.xml'
@@ -166,31 +168,51 @@ class Model:
     Args:
       folder: what `convert` wrote into.
       num_threads: number of threads; None: OpenVINO's choice.
+
+    Raises:
+      CommandError: OpenVINO does not read the model.
     """
     # Without the first hint some processors compute in bfloat16.
     self._options: dict[str, Any] = {
         'INFERENCE_PRECISION_HINT': 'f32', 'PERFORMANCE_HINT': 'LATENCY'}
     if num_threads:
       self._options['INFERENCE_NUM_THREADS'] = num_threads
-    self._core = _load_library().Core()
-    self._model = self._core.read_model(f'{folder}/{FILE}')
+    self._core, self._path = _load_library().Core(), f'{folder}/{FILE}'
+    with self._explained('read it'):
+      self._model = self._core.read_model(self._path)
     self._inputs = [value.get_any_name() for value in self._model.inputs]
     self.scalars = inputs.scalars(self._inputs)
     self._names = [output.get_names() for output in self._model.outputs]
     self._knows_batch = self._model.has_rt_info(_KNOWN_BATCH)
     self._compiled: dict[int, Any] = {}
 
+  @contextlib.contextmanager
+  def _explained(self, action: str) -> Iterator[None]:
+    """Makes an error that names the file of one of OpenVINO's."""
+    try:
+      yield
+    except RuntimeError as error:
+      lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+      raise command_line.CommandError(
+          f'{self._path}: OpenVINO {version()} does not {action}: '
+          f'{lines[-1] if lines else "?"}') from error
+
   def compile(self, batch: int) -> Any:
     """Returns the compiled model for a number of images; it takes seconds, the first time.
 
     Args:
       batch: number of images of a call.
+
+    Raises:
+      CommandError: OpenVINO does not compile it.
     """
     if not self._knows_batch:
       batch = -1  # OpenVINO's sign for any number.
     if batch not in self._compiled:
-      self._compiled[batch] = self._core.compile_model(
-          self.of_batch(batch), 'CPU', self._options)
+      images = 'any number of images' if batch == -1 else f'{batch} image{"s" * (batch > 1)}'
+      with self._explained(f'compile it for {images}'):
+        self._compiled[batch] = self._core.compile_model(
+            self.of_batch(batch), 'CPU', self._options)
     return self._compiled[batch]
 
   def of_batch(self, batch: int) -> Any:
@@ -223,7 +245,8 @@ class Model:
       Name -> output, `[batch, ...]`.
 
     Raises:
-      RuntimeError: OpenVINO fails.
+      CommandError: OpenVINO does not compile the model for so many images.
+      RuntimeError: it fails when it runs it.
     """
     compiled = self.compile(len(images))
     # Without `share_outputs` OpenVINO copies all outputs, also the maps of `_keep_results`.

@@ -9,6 +9,7 @@ from official_ext.ops import group_norm
 from official_ext.ops import sparse_conv
 from official_ext.serving import frozen
 from official_ext.serving.engines import catalog
+from official_ext.utils import command_line
 
 # An import would start its telemetry, which the engine leaves out.
 if not importlib.util.find_spec('openvino'):
@@ -99,3 +100,26 @@ def test_files_of_older_versions_run_for_any_number_of_images(converted, monkeyp
     images = _images(batch)
     np.testing.assert_allclose(
         model(images)['result'], module.serve(images)['result'], rtol=0, atol=1e-4)
+
+
+def test_files_that_are_not_read_are_named(tmp_path):
+  (tmp_path / 'model.xml').write_text('<net name="half of a fi')
+  with pytest.raises(command_line.CommandError, match=r'model\.xml: .* does not read it: '):
+    catalog.engine('openvino').Model(tmp_path)
+
+
+def test_numbers_of_images_that_do_not_compile_are_named(tmp_path):
+  def serve(inputs):
+    return {'result': tf.reshape(tf.cast(inputs, tf.float32), [1, 16, 16, 3]) * 2}
+
+  spec = tf.TensorSpec([None, 16, 16, 3], tf.uint8, 'inputs')
+  holder = tf.Module()
+  holder.function = tf.function(serve).get_concrete_function(spec)
+  tf.saved_model.save(holder, str(tmp_path / 'saved'), {'serving_default': holder.function})
+  engine = catalog.engine('openvino')
+  engine.convert(tmp_path / 'saved', 'serving_default', tmp_path)
+  model = engine.Model(tmp_path)
+  images = np.full([1, 16, 16, 3], 3, np.uint8)
+  np.testing.assert_array_equal(model(images)['result'], np.full([1, 16, 16, 3], 6, np.float32))
+  with pytest.raises(command_line.CommandError, match='does not compile it for 2 images: '):
+    model(np.concatenate([images, images]))
