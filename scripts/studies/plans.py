@@ -83,9 +83,10 @@ def _frontier() -> Plan:
   for share in (0.2, 0.4, 0.7):
     subjects[f'dyfpn_{share}'] = retinanet('dyfpn', _at(share))
     subjects[f'dynamic_head_{share}'] = fcos('dynamichead', _at(share))
+    subjects[f'dynamic_head_d1_{share}'] = fcos('dynamichead', {**ONE_BLOCK, **_at(share)})
   claims = [Claim(f'One training of {name} is within 0.01 AP of a separate one at {share}',
                   f'{name}_budget@{share}', f'{name}_{share}', -0.01)
-            for name in ('dyfpn', 'dynamic_head') for share in (0.2, 0.4, 0.7)]
+            for name in ('dyfpn', 'dynamic_head', 'dynamic_head_d1') for share in (0.2, 0.4, 0.7)]
   claims += [Claim(f'dyfpn_budget at 0.4 is ahead of {rival}', 'dyfpn_budget@0.4', rival)
              for rival in ('fpn', 'fpn_small_image', 'fpn_narrow')]
   claims += [Claim(f'{name} at 0.4 is ahead of {rival}', f'{name}@0.4', rival)
