@@ -1,14 +1,16 @@
 """Times training steps of whole detectors with each neck, and measures their memory.
 
     .venv/bin/python benchmarks/detectors.py [--detector retinanet] [--image_size 320] [--repeats 5]
+    .venv/bin/python benchmarks/detectors.py --inference --cases DyFPN
     .venv/bin/python benchmarks/detectors.py --profile DyFPN
 
 A step is Model Garden's: forward pass, losses, gradients and update, for random images with random
 boxes.  Times are ratios of medians, interleaved in one run; machines are noisy, and only ratios
 within one run mean something.  Memory is the peak of a process of its own, or of the GPU, above
 what it held before its first step.  DRFPN's Table 7 ("Time") and i-FPN's section 5 compare the same
-on eight GPUs.  With `--profile` it prints where the time of a step with one neck goes: by layer,
-forward and backward, and by kind of operation, as TensorFlow's profiler measures it.
+on eight GPUs.  With `--inference` it times frozen exports instead, from images to outputs of the
+heads.  With `--profile` it prints where the time of a step with one neck goes: by layer, forward
+and backward, and by kind of operation, as TensorFlow's profiler measures it.
 """
 import argparse
 from collections.abc import Callable
@@ -26,6 +28,8 @@ import op_times
 import tensorflow as tf
 
 from official_ext import registry_imports
+from official_ext.serving import frozen
+from official_ext.serving import signatures
 from official_ext.utils import command_line
 from official_ext.utils import experiment
 from official_ext.utils import timing
@@ -43,11 +47,13 @@ NECKS = {
     'i-FPN, unroll 2': ('ifpn', ','.join(f'{_SOLVER}{field}' for field in (
         'solver=unroll', 'gradient=unroll', 'training_evaluations=2',
         'inference_evaluations=2'))),
+    'i-FPN, Anderson 4/2': ('ifpn', ','.join(f'{_SOLVER}{field}' for field in (
+        'training_evaluations=4', 'inference_evaluations=4', 'backward_evaluations=2'))),
     'i-FPN, Anderson 5/3': ('ifpn', ''),
     'i-FPN, Broyden 15/15': ('ifpn', ','.join(f'{_SOLVER}{field}' for field in (
         'solver=broyden', 'training_evaluations=16', 'backward_evaluations=15'))),
 }
-_BASE, _STOCK = 'FPN', "Model Garden's FPN"
+_STOCK = "Model Garden's FPN"
 _STOCK_TASKS = {'retinanet': retinanet.RetinaNetTask, 'fasterrcnn': maskrcnn.MaskRCNNTask}
 _NUM_BOXES = 8
 _ROWS = 20
@@ -74,13 +80,8 @@ def _write_record(path: pathlib.Path, image_size: int) -> None:
         features=tf.train.Features(feature=features)).SerializeToString())
 
 
-def training_step(name: str, args: argparse.Namespace) -> Callable[[], Any]:
-  """Returns a traced training step of a detector, which returns when it is done.
-
-  Args:
-    name: one of `NECKS`.
-    args: `detector`, `backbone`, `image_size`, `batch` and `override`.
-  """
+def _task(name: str, args: argparse.Namespace) -> tuple[Any, Any]:
+  """Returns the task of a detector, and the parameters of its experiment."""
   decoder, override = NECKS[name]
   size = args.image_size
   params = experiment.resolve(
@@ -88,11 +89,21 @@ def training_step(name: str, args: argparse.Namespace) -> Callable[[], Any]:
           None, [f'task.model.input_size=[{size},{size},3]', 'task.init_checkpoint=null',
                  'task.train_data.dtype=float32', override, args.override])))
   make_task = _STOCK_TASKS[args.detector] if name == _STOCK else task_factory.get_task
-  task = make_task(params.task)
+  return make_task(params.task), params
+
+
+def training_step(name: str, args: argparse.Namespace) -> Callable[[], Any]:
+  """Returns a traced training step of a detector, which returns when it is done.
+
+  Args:
+    name: one of `NECKS`.
+    args: `detector`, `backbone`, `image_size`, `batch` and `override`.
+  """
+  task, params = _task(name, args)
   model = task.build_model()
   with tempfile.TemporaryDirectory() as folder:
     record = pathlib.Path(folder) / 'image.tfrecord'
-    _write_record(record, size)
+    _write_record(record, args.image_size)
     data = params.task.train_data.replace(
         input_path=str(record), global_batch_size=args.batch, shuffle_buffer_size=1)
     inputs = next(iter(task.build_inputs(data)))
@@ -103,20 +114,45 @@ def training_step(name: str, args: argparse.Namespace) -> Callable[[], Any]:
   return lambda: float(step()[task.loss])
 
 
+def inference(name: str, args: argparse.Namespace) -> Callable[[], Any]:
+  """Returns an export of a detector on random images, up to the outputs of its heads.
+
+  Args:
+    name: one of `NECKS`.
+    args: those of `training_step`.
+  """
+  model = _task(name, args)[0].build_model()
+  size = [args.image_size, args.image_size, 3]
+
+  def run(inputs):
+    features = model.decoder(model.backbone(inputs, training=False), training=False)
+    return {f'output_{number}': value for number, value in enumerate(
+        tf.nest.flatten(model.head(features, training=False)))}
+
+  function, _ = frozen.freeze(signatures.with_names(
+      run, [tf.TensorSpec([None, *size], tf.float32, 'inputs')]))
+  images = tf.random.stateless_uniform([args.batch, *size], [0, 0])
+  return lambda: [value.numpy() for value in function(images).values()]
+
+
 def benchmark(args: argparse.Namespace) -> None:
-  """Prints the time of a step of every case as a multiple of that with FPN, and its memory."""
-  cases = [_BASE, *(name for name in args.cases if name != _BASE)]
-  seconds = timing.interleaved({name: training_step(name, args) for name in cases}, args.repeats)
+  """Prints the time of every case as a multiple of that of the base, and its memory."""
+  cases = list(dict.fromkeys([args.base, *args.cases]))
+  make = inference if args.inference else training_step
+  seconds = timing.interleaved({name: make(name, args) for name in cases}, args.repeats)
+  what = 'time of an export' if args.inference else 'time and memory of a training step'
   command_line.say(f'{args.detector}, {args.backbone}, {args.image_size} pixels, batch '
-                   f'{args.batch}: time and memory of a training step, as multiples of FPN')
+                   f'{args.batch}: {what}, as multiples of {args.base}')
   base = None
   for name in cases:
-    megabytes = memory.of_process(__file__, [
-        '--memory_of', name, *(f'--{option}={getattr(args, option)}' for option in (
-            'detector', 'backbone', 'image_size', 'batch', 'override'))])
-    base = base or megabytes
-    command_line.say(f'  {name:24}{timing.median_ratio(seconds, name, _BASE):6.2f}  '
-                     f'{megabytes:7.0f} MB {megabytes / base:6.2f}')
+    line = f'  {name:24}{timing.median_ratio(seconds, name, args.base):6.2f}'
+    if not args.inference:
+      megabytes = memory.of_process(__file__, [
+          '--memory_of', name, *(f'--{option}={getattr(args, option)}' for option in (
+              'detector', 'backbone', 'image_size', 'batch', 'override'))])
+      base = base or megabytes
+      line += f'  {megabytes:7.0f} MB {megabytes / base:6.2f}'
+    command_line.say(line)
 
 
 def main() -> None:
@@ -133,12 +169,18 @@ def main() -> None:
   parser.add_argument('--override', default='', help='overrides of every experiment')
   parser.add_argument('--cases', nargs='+', default=list(NECKS), choices=NECKS, metavar='NECK',
                       help=f'any of {", ".join(NECKS)}; FPN is always one')
+  parser.add_argument('--base', default='FPN', choices=NECKS, metavar='NECK',
+                      help='which is 1 (FPN)')
+  parser.add_argument('--inference', action='store_true',
+                      help='time exports of retinanet, not training steps')
   parser.add_argument('--profile', choices=NECKS, metavar='NECK',
                       help='print where the time of this step goes, and nothing else')
   parser.add_argument('--depth', type=int, default=2, metavar='N',
                       help='scopes by which --profile sums operations (2)')
   parser.add_argument('--memory_of', choices=NECKS, help='print the MB of this step alone')
   args = parser.parse_args()
+  if args.inference and args.detector != 'retinanet':
+    parser.error('--inference is for --detector=retinanet.')
   if args.memory_of:
     command_line.say(f'{memory.added_by(training_step(args.memory_of, args)):.1f}')
     return

@@ -50,15 +50,16 @@ def test_fixed_point(capsys, monkeypatch):
 
 
 @pytest.mark.slow
-def test_detectors(capsys, monkeypatch):
+@pytest.mark.parametrize('options', [[], ['--inference']])
+def test_detectors(options, capsys, monkeypatch):
   monkeypatch.setattr(sys, 'argv', [
       'detectors.py', '--backbone=efficientnetlite0_sample', '--image_size=64', '--repeats=1',
-      '--cases', 'DRFPN without context', '--override=task.model.max_level=5,'
+      *options, '--cases', 'DRFPN without context', '--override=task.model.max_level=5,'
       'task.model.backbone.type=resnet,task.model.backbone.resnet.model_id=10'])
   detectors = importlib.import_module('detectors')
   monkeypatch.setattr(detectors.memory, 'of_process', lambda file, arguments: 8.0)
   detectors.main()
-  assert len(ratios(capsys)) == 2 * 2
+  assert len(ratios(capsys)) == 2 * (1 if options else 2)
 
 
 @pytest.mark.slow
