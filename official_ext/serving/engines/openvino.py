@@ -156,7 +156,8 @@ class Model:
 
   It is compiled for each number of images that a call has: where sizes of maps are not known,
   OpenVINO 2026.4 brings the results of operations into another order of axes and back, which takes
-  longer than the operations of a scale step of the dynamic head.
+  longer than the operations of a scale step of the dynamic head.  A call with fewer images, but at
+  least half as many, as it is compiled for, has its last image repeated.
 
   Attributes:
     scalars: names of the inputs beside the images.
@@ -248,9 +249,14 @@ class Model:
       CommandError: OpenVINO does not compile the model for so many images.
       RuntimeError: it fails when it runs it.
     """
+    count = len(images)
+    larger = [batch for batch in self._compiled if count < batch <= 2 * count]
+    if count not in self._compiled and larger:
+      # To compute the last image again takes less time than to compile.
+      images = np.concatenate([images, np.repeat(images[-1:], min(larger) - count, axis=0)])
     compiled = self.compile(len(images))
     # Without `share_outputs` OpenVINO copies all outputs, also the maps of `_keep_results`.
     results = compiled(inputs.feed(self._inputs, images, scalars), share_outputs=True)
-    return {name: np.array(results[number])
+    return {name: np.array(results[number][:count])
             for number, names in enumerate(self._names) for name in names
             if not name.startswith(_KEPT)}

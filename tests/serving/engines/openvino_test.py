@@ -90,6 +90,20 @@ def test_every_number_of_images_has_its_own_model(converted):
   assert model.compile(1) is not model.compile(3)
 
 
+def test_smaller_batches_take_the_model_of_larger_ones(converted, monkeypatch):
+  module, folder = converted
+  model, made = catalog.engine('openvino').Model(folder, num_threads=1), []
+  of_batch = model.of_batch
+  monkeypatch.setattr(model, 'of_batch', lambda batch: made.append(batch) or of_batch(batch))
+  for batch in (4, 3, 2, 1, 4):
+    images = _images(batch)
+    result = model(images)['result']
+    assert result.shape == (batch, SIDE, SIDE, CHANNELS)
+    np.testing.assert_allclose(result, module.serve(images)['result'], rtol=0, atol=1e-4)
+  # One image is less than half of four.
+  assert made == [4, 1]
+
+
 def test_files_of_older_versions_run_for_any_number_of_images(converted, monkeypatch):
   module, folder = converted
   engine = catalog.engine('openvino')
