@@ -306,7 +306,8 @@ MUTATIONS = (
     *in_file('serving/engines/openvino', 'serving/engines/openvino',
          ('shape[0] = batch', 'shape[0] = -1'),
          ('(model, cf=True', '(model, cf=False'),
-         ('if not self._knows_batch:', 'if False:'),
+         ('if not self._knows_batch:', 'if False:'), ('[:count])', ')'),
+         ('count < batch <= 2 * count', 'count < batch'),
          ('if output in own:', 'if False:')),
     *network_mutations.NETWORKS,
 )
