@@ -168,7 +168,7 @@ def main() -> None:
   parser.add_argument('--repeats', type=int, default=5, help='interleaved repeats (5)')
   parser.add_argument('--override', default='', help='overrides of every experiment')
   parser.add_argument('--cases', nargs='+', default=list(NECKS), choices=NECKS, metavar='NECK',
-                      help=f'any of {", ".join(NECKS)}; FPN is always one')
+                      help=f'any of {", ".join(NECKS)}; the base is always one')
   parser.add_argument('--base', default='FPN', choices=NECKS, metavar='NECK',
                       help='which is 1 (FPN)')
   parser.add_argument('--inference', action='store_true',
