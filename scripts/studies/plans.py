@@ -67,6 +67,7 @@ def _frontier() -> Plan:
       'fpn_narrow': _plain(retinanet, _NARROW),
       'fpn_small_narrow': _plain(retinanet, _NARROW, _SMALL),
       'fcos': _plain(fcos),
+      'fcos_small_image': _plain(fcos, None, _SMALL),
       'fcos_narrow': _plain(fcos, _NARROW),
       'dyfpn_budget': retinanet('dyfpn', DYFPN_BUDGET, BUDGETS),
       'dynamic_head_budget': dynamic_head_budget(),
@@ -91,7 +92,7 @@ def _frontier() -> Plan:
              for rival in ('fpn', 'fpn_small_image', 'fpn_narrow')]
   claims += [Claim(f'{name} at 0.4 is ahead of {rival}', f'{name}@0.4', rival)
              for name in ('dynamic_head_budget', 'dynamic_head_d1_budget')
-             for rival in ('fcos', 'fcos_narrow')]
+             for rival in ('fcos', 'fcos_small_image', 'fcos_narrow')]
   return Plan(subjects, claims)
 
 
