@@ -1,8 +1,9 @@
-"""Times training steps of whole detectors with each neck, and measures their memory.
+"""Times training steps of whole detectors with each neck or head, and measures their memory.
 
     .venv/bin/python benchmarks/detectors.py [--detector retinanet] [--image_size 320] [--repeats 5]
     .venv/bin/python benchmarks/detectors.py --inference --cases DyFPN
     .venv/bin/python benchmarks/detectors.py --profile DyFPN
+    .venv/bin/python benchmarks/detectors.py --detector fcos --cases "dynamic head with a budget"
 
 A step is Model Garden's: forward pass, losses, gradients and update, for random images with random
 boxes.  Times are ratios of medians, interleaved in one run; machines are noisy, and only ratios
@@ -35,6 +36,9 @@ from official_ext.utils import experiment
 from official_ext.utils import timing
 
 _SOLVER = 'task.model.decoder.ifpn.solver.'
+_DRAWN = ('task.budget.kind=drawn,task.budget.weight=0.1,task.budget.reduction=mean_share,'
+          'task.budget.distance=absolute')
+_TOWER = 'task.model.head.tower.dynamic.'
 # Name of the case -> decoder of the experiment, and overrides.
 NECKS = {
     'FPN': ('fpn', ''),
@@ -52,7 +56,15 @@ NECKS = {
     'i-FPN, Anderson 5/3': ('ifpn', ''),
     'i-FPN, Broyden 15/15': ('ifpn', ','.join(f'{_SOLVER}{field}' for field in (
         'solver=broyden', 'training_evaluations=16', 'backward_evaluations=15'))),
+    'DyFPN with a budget': ('dyfpn', f'task.model.decoder.dyfpn.gate.budget_input=true,{_DRAWN}'),
 }
+# The same of FCOS with FPN and the dynamic head; a block has as many convolutions as plain towers.
+HEADS = {
+    'dynamic head': ('dynamichead', f'{_TOWER}num_blocks=1'),
+    'dynamic head with a budget': (
+        'dynamichead', f'{_TOWER}num_blocks=1,{_TOWER}budget_input=true,{_DRAWN}'),
+}
+CASES = {**NECKS, **HEADS}
 _STOCK = "Model Garden's FPN"
 _STOCK_TASKS = {'retinanet': retinanet.RetinaNetTask, 'fasterrcnn': maskrcnn.MaskRCNNTask}
 _NUM_BOXES = 8
@@ -82,7 +94,7 @@ def _write_record(path: pathlib.Path, image_size: int) -> None:
 
 def _task(name: str, args: argparse.Namespace) -> tuple[Any, Any]:
   """Returns the task of a detector, and the parameters of its experiment."""
-  decoder, override = NECKS[name]
+  decoder, override = CASES[name]
   size = args.image_size
   params = experiment.resolve(
       f'{args.detector}_{decoder}_{args.backbone}', lock=False, params_override=','.join(filter(
@@ -96,7 +108,7 @@ def training_step(name: str, args: argparse.Namespace) -> Callable[[], Any]:
   """Returns a traced training step of a detector, which returns when it is done.
 
   Args:
-    name: one of `NECKS`.
+    name: one of `CASES`.
     args: `detector`, `backbone`, `image_size`, `batch` and `override`.
   """
   task, params = _task(name, args)
@@ -118,7 +130,7 @@ def inference(name: str, args: argparse.Namespace) -> Callable[[], Any]:
   """Returns an export of a detector on random images, up to the outputs of its heads.
 
   Args:
-    name: one of `NECKS`.
+    name: one of `CASES`.
     args: those of `training_step`.
   """
   model = _task(name, args)[0].build_model()
@@ -145,7 +157,7 @@ def benchmark(args: argparse.Namespace) -> None:
                    f'{args.batch}: {what}, as multiples of {args.base}')
   base = None
   for name in cases:
-    line = f'  {name:24}{timing.median_ratio(seconds, name, args.base):6.2f}'
+    line = f'  {name:28}{timing.median_ratio(seconds, name, args.base):6.2f}'
     if not args.inference:
       megabytes = memory.of_process(__file__, [
           '--memory_of', name, *(f'--{option}={getattr(args, option)}' for option in (
@@ -155,32 +167,42 @@ def benchmark(args: argparse.Namespace) -> None:
     command_line.say(line)
 
 
-def main() -> None:
-  """Runs the benchmark."""
+def _parse_arguments() -> argparse.Namespace:
   parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('--detector', default='retinanet', choices=('retinanet', 'fasterrcnn'),
-                      help='(retinanet)')
+  parser.add_argument('--detector', default='retinanet', help='(retinanet)',
+                      choices=('retinanet', 'fasterrcnn', 'fcos'))
   parser.add_argument('--backbone', default='resnet50_coco', metavar='NAME',
                       help='end of the name of the experiments (resnet50_coco)')
   parser.add_argument('--image_size', type=int, default=512, help='side in pixels (512)')
   parser.add_argument('--batch', type=int, default=1, help='images (1)')
   parser.add_argument('--repeats', type=int, default=5, help='interleaved repeats (5)')
   parser.add_argument('--override', default='', help='overrides of every experiment')
-  parser.add_argument('--cases', nargs='+', default=list(NECKS), choices=NECKS, metavar='NECK',
-                      help=f'any of {", ".join(NECKS)}; the base is always one')
-  parser.add_argument('--base', default='FPN', choices=NECKS, metavar='NECK',
+  parser.add_argument('--cases', nargs='+', choices=CASES, metavar='CASE',
+                      help=f'any of {", ".join(NECKS)} (all of these, but {_STOCK} not with '
+                      f'--detector=fcos, which has {", ".join(HEADS)} too); the base is always one')
+  parser.add_argument('--base', default='FPN', choices=CASES, metavar='CASE',
                       help='which is 1 (FPN)')
   parser.add_argument('--inference', action='store_true',
-                      help='time exports of retinanet, not training steps')
-  parser.add_argument('--profile', choices=NECKS, metavar='NECK',
+                      help='time exports, not training steps')
+  parser.add_argument('--profile', choices=CASES, metavar='CASE',
                       help='print where the time of this step goes, and nothing else')
   parser.add_argument('--depth', type=int, default=2, metavar='N',
                       help='scopes by which --profile sums operations (2)')
-  parser.add_argument('--memory_of', choices=NECKS, help='print the MB of this step alone')
+  parser.add_argument('--memory_of', choices=CASES, help='print the MB of this step alone')
   args = parser.parse_args()
-  if args.inference and args.detector != 'retinanet':
-    parser.error('--inference is for --detector=retinanet.')
+  if args.inference and args.detector == 'fasterrcnn':
+    parser.error('--inference is for detectors of one stage.')
+  unknown = {_STOCK} if args.detector == 'fcos' else set(HEADS)
+  args.cases = args.cases or [name for name in NECKS if name not in unknown]
+  if wrong := unknown.intersection([args.base, args.profile, args.memory_of, *args.cases]):
+    parser.error(f'{", ".join(sorted(wrong))} is not for --detector={args.detector}.')
+  return args
+
+
+def main() -> None:
+  """Runs the benchmark."""
+  args = _parse_arguments()
   if args.memory_of:
     command_line.say(f'{memory.added_by(training_step(args.memory_of, args)):.1f}')
     return

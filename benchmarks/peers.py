@@ -5,7 +5,9 @@
 PYTHON is the interpreter of an environment with PyTorch (`pip install torch`), which need not be
 this one.  Every network runs in a process of its own; the processes take turns, so that all see the
 same load of the machine.  Detectors end before suppression: exports decode boxes, PyTorch's do not.
-`DyFPN, shut` and `open` have every gate shut or open at every image.
+`DyFPN, shut` and `open` have every gate shut or open at every image.  The dynamic head has two
+blocks, whose gates open at a share of the positions of the image; PyTorch computes all of them, as
+the authors' own code does on a CPU.
 
 Figures are medians in milliseconds, the time as a multiple of PyTorch's in eager mode, and the
 share of the machine's limit: multiply-adds per second over those of a matrix product in the same
@@ -14,7 +16,6 @@ run.  All networks get images of the padded size, a multiple of 128.
 import argparse
 from collections.abc import Iterator, Sequence
 import contextlib
-import json
 import pathlib
 import subprocess
 import sys
@@ -31,7 +32,7 @@ _FOLDER = pathlib.Path(__file__).parent
 _PRODUCT = 2048**3
 _STRIDE = 128
 _GATE_BIAS = 30.0
-_NO_SUPPRESSION = 'task.model.detection_generator.apply_nms=false'
+_BLOCKS = 2
 
 
 class Network(NamedTuple):
@@ -40,11 +41,20 @@ class Network(NamedTuple):
   Attributes:
     experiment: name of the experiment.
     peer: `--network` of `torch_peers.py`.
-    gate_bias: added to the last bias of DyFPN's gates for "open"; None: nothing is routed.
+    gate_bias: added to the last bias of DyFPN's gates for "open"; None: it has none.
+    share: of the positions at which gates of the dynamic head open; None: it has none.
   """
   experiment: str
   peer: str
   gate_bias: float | None = None
+  share: float | None = None
+
+  def overrides(self, image_size: int) -> str:
+    """Returns `--params_override`."""
+    blocks = {} if self.share is None else {'task.model.head.tower.dynamic.num_blocks': _BLOCKS}
+    fields = {'task.model.input_size': f'[{image_size},{image_size},3]',
+              'task.model.detection_generator.apply_nms': 'false', **blocks}
+    return ','.join(f'{name}={value}' for name, value in fields.items())
 
 
 NETWORKS = {
@@ -56,6 +66,9 @@ NETWORKS = {
     'RetinaNet, DyFPN, shut': Network(
         'retinanet_dyfpn_resnet50_coco', 'retinanet_fpn', -_GATE_BIAS),
     'FCOS, FPN': Network('fcos_fpn_resnet50_coco', 'fcos_fpn'),
+    **{f'FCOS, dynamic head, {share:.0%} open': Network(
+        'fcos_dynamichead_resnet50_coco', 'fcos_dynamichead', share=share)
+       for share in (1.0, 0.2, 0.1)},
 }
 
 
@@ -74,13 +87,10 @@ def export(network: Network, image_size: int, folder: pathlib.Path) -> None:
   from official_ext.serving import convert
   from official_ext.serving import export_saved_model
   from official_ext.utils import experiment
-  overrides = f'task.model.input_size=[{image_size},{image_size},3],{_NO_SUPPRESSION}'
+  overrides = network.overrides(image_size)
   params = experiment.resolve(network.experiment, params_override=overrides, lock=False)
   model = task_factory.get_task(params.task).build_model()
-  if network.gate_bias is not None:
-    for variable in model.decoder.gate.trainable_variables:
-      if '/output_' in variable.name and 'bias' in variable.name:
-        variable.assign([0.0, network.gate_bias])
+  _set_gates(model, network, image_size)
   checkpoint = tf.train.Checkpoint(model=model).write(str(folder / 'ckpt'))
   export_saved_model.main([
       f'--experiment={network.experiment}', f'--params_override={overrides}',
@@ -89,10 +99,41 @@ def export(network: Network, image_size: int, folder: pathlib.Path) -> None:
                 f'--output_dir={folder / "openvino"}'])
 
 
+def _set_gates(model: Any, network: Network, image_size: int) -> None:
+  """Gives the gates of a model the biases that a network asks for."""
+  from official.vision.ops import preprocess_ops
+  import tensorflow as tf
+
+  import dynamic_engines
+  if network.gate_bias is not None:
+    for variable in model.decoder.gate.trainable_variables:
+      if '/output_' in variable.name and 'bias' in variable.name:
+        variable.assign([0.0, network.gate_bias])
+  if network.share is not None:
+    pixels = preprocess_ops.normalize_image(
+        tf.cast(_images(image_size, 1), tf.float32), offset=preprocess_ops.MEAN_RGB,
+        scale=preprocess_ops.STDDEV_RGB)
+    features = model.decoder(model.backbone(pixels, training=False), training=False)
+    for module in model.submodules:
+      if isinstance(module, dynamic_engines.dynamic_head_lib.DynamicTower):
+        dynamic_engines.open_share(module, features, network.share)
+
+
+def _gmac(saved_model: pathlib.Path, images: np.ndarray) -> float:
+  """Returns what an image costs by the export, in 10^9 multiply-adds."""
+  import tensorflow as tf
+  signature = tf.saved_model.load(str(saved_model)).signatures['serving_default']
+  return float(np.mean(signature(inputs=tf.constant(images))['multiply_adds'])) / 1e9
+
+
+def _images(size: int, count: int) -> np.ndarray:
+  """Returns images that are always the same, uint8 `[count, size, size, 3]`."""
+  return np.random.default_rng(0).integers(0, 256, [count, size, size, 3], np.uint8)
+
+
 def work(folder: pathlib.Path, engine: str, args: argparse.Namespace) -> None:
   """Runs the worker of an export, as `torch_peers.py` describes it."""
-  random = np.random.default_rng(0)
-  images = random.integers(0, 256, [args.batch, *args.image_sizes * 2, 3], np.uint8)
+  images = _images(args.image_sizes[0], args.batch)
   if engine == 'openvino':
     from official_ext.serving.engines import openvino
     run = openvino.Model(folder / 'openvino', args.threads[0])
@@ -174,7 +215,7 @@ def _say(name: str, seconds: dict[str, np.ndarray], gmac: float, batch: int) -> 
     if engine != 'product':
       ratio = np.median(times / seconds['PyTorch eager'])
       share = batch * 1e9 * gmac / np.median(times) / limit
-      command_line.say(f'  {name:28}{engine:18}{1e3 * np.median(times):9.1f} ms  '
+      command_line.say(f'  {name:31}{engine:18}{1e3 * np.median(times):9.1f} ms  '
                        f'{ratio:5.2f} of PyTorch  {share:5.0%} of the limit')
 
 
@@ -205,12 +246,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
       with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary)
         export(NETWORKS[name], size, folder)
-        description = json.loads((folder / 'saved_model/export.json').read_text(encoding='utf-8'))
-        bound = 'minimum' if name.endswith('shut') else 'maximum'
+        gmac = _gmac(folder / 'saved_model', _images(size, args.batch))
         for threads in args.threads:
           seconds = measure(_commands(NETWORKS[name], folder, size, threads, args), args.repeats)
           command_line.say(f'{size} pixels, batch {args.batch}, threads {threads}:')
-          _say(name, seconds, description['gmac'][bound], args.batch)
+          _say(name, seconds, gmac, args.batch)
 
 
 if __name__ == '__main__':

@@ -7,6 +7,7 @@ the seconds.  It needs PyTorch alone and stops before the decoding of boxes, whi
 Weights are random: time does not depend on them.
 """
 import argparse
+import math
 import sys
 import time
 
@@ -15,6 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 FILTERS, CLASSES, ANCHORS = 256, 90, 9
+NETWORKS = ('retinanet_fpn', 'retinanet_inception_fpn', 'fcos_fpn', 'fcos_dynamichead')
 BRANCHES = ((1, 1), (3, 1), (3, 2), (3, 3), (5, 1), (5, 2), (5, 3))  # kernel size, dilation
 
 
@@ -66,15 +68,72 @@ class Tower(nn.Module):
     self.convs = nn.Sequential(*layers)
     self.predictors = nn.ModuleList(conv(FILTERS, count, 3, bias=True) for count in outputs)
 
+  def forward(self, levels):
+    return [[predictor(x) for predictor in self.predictors] for x in map(self.convs, levels)]
+
+
+class Gate(nn.Module):
+  """A map in [0, 1]: a restricted tanh of a convolution (Fine-Grained Dynamic Head, eq. 3)."""
+
+  TAU = 1.5
+
+  def __init__(self):
+    super().__init__()
+    self.conv = conv(FILTERS, 1, 3, bias=True)
+    self.shift = math.tanh(self.TAU)
+
   def forward(self, x):
-    x = self.convs(x)
-    return [predictor(x) for predictor in self.predictors]
+    return functional.relu((torch.tanh(self.conv(x) - self.TAU) + self.shift) / (1 + self.shift))
+
+
+class DynamicBlock(nn.Module):
+  """A block of the dynamic head; all positions are computed, as by its authors on a CPU."""
+
+  def __init__(self):
+    super().__init__()
+    # To the coarser level, and to the finer.
+    self.messages = nn.ModuleList(nn.Sequential(
+        nn.Conv2d(FILTERS, FILTERS, 3, padding=1, groups=FILTERS), nn.GroupNorm(32, FILTERS))
+                                  for _ in range(2))
+    self.gates = nn.ModuleList(Gate() for _ in range(3))
+    self.weights = nn.Parameter(torch.tensor([0.1, 1.0]))
+    self.depth = nn.Sequential(
+        conv(FILTERS, FILTERS, 3), nn.GroupNorm(32, FILTERS), nn.ReLU(True),
+        conv(FILTERS, FILTERS, 3), nn.GroupNorm(32, FILTERS))
+
+  def forward(self, levels):
+    results = []
+    for number, level in enumerate(levels):
+      messages = [
+          functional.interpolate(self._message(0 if source < number else 1, levels[source]),
+                                 size=level.shape[2:], mode='bilinear', align_corners=True)
+          for source in (number - 1, number + 1) if 0 <= source < len(levels)]
+      mixed = self.weights[0] * sum(messages) + self.weights[1] * level
+      results.append(functional.relu(mixed + self.gates[2](mixed) * self.depth(mixed)))
+    return results
+
+  def _message(self, direction, x):
+    return self.messages[direction](x) * self.gates[direction](x)
+
+
+class DynamicTower(nn.Module):
+  """Blocks of the dynamic head over all levels, and predictors of one kind."""
+
+  BLOCKS = 2
+
+  def __init__(self, outputs):
+    super().__init__()
+    self.blocks = nn.Sequential(*(DynamicBlock() for _ in range(self.BLOCKS)))
+    self.predictors = nn.ModuleList(conv(FILTERS, count, 3, bias=True) for count in outputs)
+
+  def forward(self, levels):
+    return [[predictor(x) for predictor in self.predictors] for x in self.blocks(levels)]
 
 
 class Detector(nn.Module):
   """ResNet-50, a neck from C3 to P7, and a dense head."""
 
-  def __init__(self, branches, is_fcos):
+  def __init__(self, branches, is_fcos, is_dynamic):
     super().__init__()
     self.stem = nn.Sequential(conv(3, 64, 7, 2), nn.BatchNorm2d(64), nn.ReLU(True),
                               nn.MaxPool2d(3, 2, 1))
@@ -92,8 +151,12 @@ class Detector(nn.Module):
         conv(FILTERS if is_fcos else 2048, FILTERS, 3, 2, bias=True),
         conv(FILTERS, FILTERS, 3, 2, bias=True)])
     self.is_fcos = is_fcos
-    self.classes = Tower([CLASSES] if is_fcos else [ANCHORS * CLASSES], is_fcos)
-    self.boxes = Tower([4, 1] if is_fcos else [ANCHORS * 4], is_fcos)
+    if is_dynamic:
+      self.towers = nn.ModuleList([DynamicTower([CLASSES]), DynamicTower([4, 1])])
+    else:
+      self.towers = nn.ModuleList([
+          Tower([CLASSES] if is_fcos else [ANCHORS * CLASSES], is_fcos),
+          Tower([4, 1] if is_fcos else [ANCHORS * 4], is_fcos)])
 
   def forward(self, x):
     x = self.stem(x)
@@ -108,13 +171,13 @@ class Detector(nn.Module):
     levels = [output(level) for output, level in zip(self.outputs, levels)]
     levels.append(self.coarse[0](levels[2] if self.is_fcos else features[3]))
     levels.append(self.coarse[1](functional.relu(levels[3])))
-    return [[*self.classes(level), *self.boxes(level)] for level in levels]
+    return [tower(levels) for tower in self.towers]
 
 
 def build(name: str) -> nn.Module:
-  """Returns `retinanet_fpn`, `retinanet_inception_fpn` or `fcos_fpn`."""
+  """Returns one of `NETWORKS`."""
   branches = BRANCHES if 'inception' in name else BRANCHES[:1]
-  return Detector(branches, name.startswith('fcos')).eval()
+  return Detector(branches, name.startswith('fcos'), 'dynamichead' in name).eval()
 
 
 def main() -> None:
@@ -122,7 +185,7 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--network', required=True,
-                      choices=('retinanet_fpn', 'retinanet_inception_fpn', 'fcos_fpn', 'product'),
+                      choices=(*NETWORKS, 'product'),
                       help='product: a matrix product of 2048, the limit of the machine')
   parser.add_argument('--image_size', type=int, required=True, help='side in pixels')
   parser.add_argument('--batch', type=int, default=1, help='images (1)')

@@ -63,6 +63,23 @@ def test_detectors(options, capsys, monkeypatch):
 
 
 @pytest.mark.slow
+def test_detectors_with_the_dynamic_head(capsys, monkeypatch):
+  command = ['detectors.py', '--backbone=efficientnetlite0_sample', '--image_size=64',
+             '--repeats=1', '--cases', 'dynamic head with a budget']
+  monkeypatch.setattr(sys, 'argv', command)
+  detectors = importlib.import_module('detectors')
+  with pytest.raises(SystemExit):
+    detectors.main()
+  assert 'dynamic head with a budget is not for --detector=retinanet' in capsys.readouterr().err
+  monkeypatch.setattr(sys, 'argv', [
+      *command, '--detector=fcos', '--override=task.model.max_level=5,'
+      'task.model.backbone.type=resnet,task.model.backbone.resnet.model_id=10'])
+  monkeypatch.setattr(detectors.memory, 'of_process', lambda file, arguments: 8.0)
+  detectors.main()
+  assert len(ratios(capsys)) == 2 * 2
+
+
+@pytest.mark.slow
 def test_sparse_conv(capsys):
   sparse_conv = importlib.import_module('sparse_conv')
   points = sparse_conv.benchmark_block(1, (8, 12), 32, (1.0, 0.5), repeats=1, training=False)
