@@ -73,7 +73,11 @@ def _as_list(x: tf.Tensor) -> tf.Tensor:
 
 def _as_map(x: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
   """Returns the inverse of `_as_list`, in the size of another map."""
-  result = tf.reshape(x, tf.concat([tf.shape(like)[:3], x.shape[-1:]], axis=0))
+  height, width = like.shape[1:3]
+  # LiteRT does not infer the rank of a map whose shape is computed.
+  shape = ([-1, height, width, x.shape[-1]] if height and width
+           else tf.concat([tf.shape(like)[:3], x.shape[-1:]], axis=0))
+  result = tf.reshape(x, shape)
   result.set_shape([*like.shape[:3], x.shape[-1]])
   return result
 
