@@ -12,6 +12,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from official_ext.ops import checks
+from official_ext.ops import shapes
 
 
 def num_groups_of(channels: int) -> int:
@@ -46,7 +47,7 @@ def group_norm(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, num_groups: int,
     # `tf.where` and not a product, because 0 * NaN is NaN.
     return value if mask is None else tf.where(mask, value, tf.zeros([], value.dtype))
 
-  positions = tf.reduce_prod(tf.shape(x)[1:3]) if mask is None else tf.math.count_nonzero(
+  positions = shapes.num_positions(x) if mask is None else tf.math.count_nonzero(
       mask, axis=[1, 2], dtype=tf.int32)
   return keep(_normalize(
       keep(x), positions, lambda value: _sum_positions(keep(value)),
@@ -77,7 +78,7 @@ def scale_and_shift(x: tf.Tensor, bias: tf.Tensor, gamma: tf.Tensor, beta: tf.Te
   _check_groups(x, num_groups)
   value = tf.cast(x, tf.float64 if x.dtype == tf.float64 else tf.float32)
   bias = tf.cast(bias, value.dtype)
-  count = tf.cast(tf.reduce_prod(tf.shape(x)[1:3]), value.dtype)
+  count = tf.cast(shapes.num_positions(x), value.dtype)
   mean = _sum_positions(value) / count
   # As in `_normalize`, the gradient needs no way through this mean.
   distance = tf.math.squared_difference(value, tf.stop_gradient(mean)[:, None, None])
@@ -107,7 +108,7 @@ def group_norm_at(x: tf.Tensor, index: tf.Tensor, gamma: tf.Tensor, beta: tf.Ten
   Raises:
     ArgumentError: `num_groups` does not divide the number of channels.
   """
-  batch, height, width = tf.unstack(tf.shape(x)[:3])
+  batch, height, width = shapes.sizes(x, 0, 1, 2)
   images, places = index[:, 0], (index[:, 0] * height + index[:, 1]) * width + index[:, 2]
 
   def total(value):

@@ -5,6 +5,8 @@ a CPU take three times as long for it as a product of the map with the nine taps
 """
 import tensorflow as tf
 
+from official_ext.ops import shapes
+
 
 def conv2d(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
   """Convolves with stride 1 and zero padding: multiplies by all taps, then adds shifted products.
@@ -18,12 +20,11 @@ def conv2d(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
     `[batch, height, width, filters]`.
   """
   channels, filters = kernel.shape[2:]
-  batch, height, width = (
-      known or size for known, size in zip(x.shape[:3], tf.unstack(tf.shape(x)[:3])))
+  height, width = shapes.sizes(x, 1, 2)
   # Filters stand first, because shifts of whole rows are fast.
   taps = tf.reshape(tf.transpose(kernel, [0, 1, 3, 2]), [9 * filters, channels])
   products = tf.matmul(taps, tf.reshape(x, [-1, channels]), transpose_b=True)
-  products = tf.pad(tf.reshape(products, [9, filters, batch, height, width]),
+  products = tf.pad(tf.reshape(products, [9, filters, -1, height, width]),
                     [[0, 0], [0, 0], [0, 0], [1, 1], [1, 1]])
   planes = tf.add_n([
       products[3 * row + column, :, :, row:row + height, column:column + width]

@@ -4,6 +4,8 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from official_ext.ops import shapes
+
 
 class Pixels(NamedTuple):
   """The active positions of a batch of maps, image by image, and map by map in each image.
@@ -47,7 +49,7 @@ class Canvas:
       kernel_size: height and width of the kernels, odd.
     """
     self._border = [size // 2 for size in kernel_size]
-    self._shapes = [_sizes(x) for x in maps]
+    self._shapes = [shapes.sizes(x, 0, 1, 2) for x in maps]
     self._batch = self._shapes[0][0]
     widths = [width for _, _, width in self._shapes]
     widest = (max(widths) if all(isinstance(width, int) for width in widths)
@@ -118,8 +120,8 @@ class Canvas:
     """Returns the maps of a table, `[batch, height, width, channels]` each."""
     parts = tf.split(table, [1, *(batch * height * width
                                   for batch, height, width in self._shapes)])
-    return [tf.reshape(part, [*shape, table.shape[-1]])
-            for part, shape in zip(parts[1:], self._shapes)]
+    return [tf.reshape(part, [-1, height, width, table.shape[-1]])
+            for part, (_, height, width) in zip(parts[1:], self._shapes)]
 
   def put_back(self, rows: tf.Tensor, pixels: Pixels) -> list[tf.Tensor]:
     """Returns maps of listed values `[pixels, filters]`, 0 where no position is listed."""
@@ -145,11 +147,6 @@ class Canvas:
     # The first row of the table is 0.
     return convolve(tf.pad(values, [[1, 0], [0, 0]]),
                     tf.gather(row_of_place, target.neighbors), kernel)
-
-
-def _sizes(x: tf.Tensor) -> list[int | tf.Tensor]:
-  """Returns batch, height and width, as numbers where they are known."""
-  return [known or size for known, size in zip(x.shape[:3], tf.unstack(tf.shape(x)[:3]))]
 
 
 def convolve(table: tf.Tensor, taps: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:

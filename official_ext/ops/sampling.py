@@ -4,6 +4,7 @@ from typing import Any
 import tensorflow as tf
 
 from official_ext.ops import checks
+from official_ext.ops import shapes
 
 PADDINGS = ('zeros', 'border')
 # Name scope of the matrix products that interpolate; `multiply_adds` does not count them.
@@ -85,7 +86,7 @@ def aligned_grid(features: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
     features are float64, otherwise float32.
   """
   dtype = tf.float64 if features.dtype == tf.float64 else tf.float32
-  size_in, size_out = tf.shape(features)[1:3], tf.shape(target)[1:3]
+  size_in, size_out = (shapes.sizes(x, 1, 2) for x in (features, target))
   axes = [_aligned(size_in[axis], size_out[axis], dtype) for axis in (0, 1)]
   grid = tf.stack(tf.meshgrid(*axes, indexing='ij'), axis=-1)
   grid.set_shape([*target.shape[1:3], 2])

@@ -17,6 +17,7 @@ import tensorflow as tf
 from official_ext.ops import checks
 from official_ext.ops import group_norm
 from official_ext.ops import pixel_lists
+from official_ext.ops import shapes
 
 MODES = ('skip', 'mask')
 # A list of any length costs as much time as so many multiply-adds, before it saves some.
@@ -56,7 +57,7 @@ def dilate(mask: tf.Tensor) -> tf.Tensor:
     The same shape and dtype.
   """
   # TensorFlow's pooling of one channel takes several times as long.
-  height, width = (known or tf.shape(mask)[axis] for axis, known in enumerate(mask.shape[1:3], 1))
+  height, width = shapes.sizes(mask, 1, 2)
   padded = tf.pad(mask, [[0, 0], [1, 1], [1, 1], [0, 0]])
   rows = padded[:, :height] | padded[:, 1:height + 1] | padded[:, 2:]
   return rows[:, :, :width] | rows[:, :, 1:width + 1] | rows[:, :, 2:]

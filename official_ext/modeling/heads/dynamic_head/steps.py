@@ -11,6 +11,7 @@ import tensorflow as tf, tf_keras
 
 from official_ext.ops import group_norm
 from official_ext.ops import sampling
+from official_ext.ops import shapes
 from official_ext.ops import sparse_conv
 from official_ext.ops import tiled_conv
 
@@ -66,18 +67,12 @@ def neighbor_levels(level: str, levels: Sequence[str]) -> dict[str, str]:
 
 def _as_list(x: tf.Tensor) -> tf.Tensor:
   """Returns a map `[batch, height, width, channels]` as `[batch, height * width, channels]`."""
-  height, width = x.shape[1:3]
-  positions = height * width if height and width else tf.reduce_prod(tf.shape(x)[1:3])
-  return tf.reshape(x, [x.shape[0] or tf.shape(x)[0], positions, x.shape[-1]])
+  return tf.reshape(x, [-1, shapes.num_positions(x), x.shape[-1]])
 
 
 def _as_map(x: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
   """Returns the inverse of `_as_list`, in the size of another map."""
-  height, width = like.shape[1:3]
-  # LiteRT does not infer the rank of a map whose shape is computed.
-  shape = ([-1, height, width, x.shape[-1]] if height and width
-           else tf.concat([tf.shape(like)[:3], x.shape[-1:]], axis=0))
-  result = tf.reshape(x, shape)
+  result = tf.reshape(x, [-1, *shapes.sizes(like, 1, 2), x.shape[-1]])
   result.set_shape([*like.shape[:3], x.shape[-1]])
   return result
 
