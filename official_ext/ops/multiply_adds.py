@@ -10,7 +10,6 @@ import math
 import tensorflow as tf
 
 from official_ext.ops import sampling
-from official_ext.ops import shapes
 
 
 def conv2d_cost(features: tf.Tensor, taps: Sequence[int], filters: int) -> tf.Tensor:
@@ -24,7 +23,7 @@ def conv2d_cost(features: tf.Tensor, taps: Sequence[int], filters: int) -> tf.Te
   Returns:
     Multiply-adds, float32 `[len(taps)]`.
   """
-  size = tf.cast(shapes.num_positions(features), tf.float32)
+  size = tf.cast(tf.shape(features)[1] * tf.shape(features)[2], tf.float32)
   return size * tf.constant([float(tap * features.shape[-1] * filters) for tap in taps])
 
 

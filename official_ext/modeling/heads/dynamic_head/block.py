@@ -13,7 +13,6 @@ from official_ext.modeling.heads.dynamic_head import spatial_gates
 from official_ext.modeling.heads.dynamic_head import steps
 from official_ext.modeling.layers import convolutions
 from official_ext.ops import checks
-from official_ext.ops import shapes
 from official_ext.ops import sparse_conv
 
 # Path, and the level that it leaves.
@@ -258,7 +257,8 @@ class DynamicBlock(tf_keras.layers.Layer):
     channels = first.shape[-1]
     tap, norm = (tf.constant(count * channels, tf.float64) for count in (9, 1))
     conv = tap * channels
-    sizes = {level: tf.cast(shapes.num_positions(own), tf.float64)
+    # Sizes are read at every call: OpenVINO 2026.4 does not end to transform costs with known ones.
+    sizes = {level: tf.cast(tf.shape(own)[1] * tf.shape(own)[2], tf.float64)
              for level, own in features.items()}
     fixed = gated = full_budget = gate_cost = messages = tf.constant(0, tf.float64)
     executed = budget = open_messages = tf.zeros(tf.shape(first)[:1], tf.float64)
