@@ -5,8 +5,10 @@
 The detectors are those of `benchmarks/dynamic_head.py --detector`, from one image to the outputs of
 the head, as exports have them: constant weights, folded norms, maps of known size.  Weights are
 random; the biases of the gates are set so that each opens at the wanted share of the positions of
-all levels of the image.  There is one such detector for each share, one with the same head always
-on (`fixed`), and plain FCOS (`plain`).  Ratios are medians over interleaved repeats.
+all levels of the image.  They open in four round regions, as in that benchmark, or, with
+`--places=scattered`, where their random kernels say.  There is one such detector for each share,
+one with the same head always on (`fixed`), and plain FCOS (`plain`).  Ratios are medians over
+interleaved repeats.
 """
 import argparse
 from collections.abc import Callable
@@ -30,6 +32,7 @@ from official_ext.utils import timing
 
 ENGINES = ('tensorflow', 'openvino')
 PLAIN, FIXED = 'plain', 'fixed'
+PLACES = ('regions', 'scattered')
 IMAGE = pathlib.Path(__file__).parents[1] / 'data/demo/images'
 Run = Callable[[np.ndarray], Any]
 Features = dict[str, tf.Tensor]
@@ -45,7 +48,8 @@ def _open(gate: tf_keras.layers.Layer, features: Features, share: float) -> None
   gate.conv.bias.assign([-place.get(share, np.quantile(logits, 1 - share))])
 
 
-def open_share(tower: dynamic_head_lib.DynamicTower, features: Features, share: float) -> None:
+def open_scattered(tower: dynamic_head_lib.DynamicTower, features: Features, share: float
+                   ) -> None:
   """Sets the biases of all gates so that each opens at a share of all positions.
 
   Args:
@@ -71,17 +75,28 @@ def _prepared(args: argparse.Namespace, kind: float | str, image: np.ndarray) ->
   tf_keras.utils.set_random_seed(0)
   model = dynamic_head.detector(args, towers.get(kind, gated))
   if not isinstance(kind, str):
-    features = _features(model, image)
+    features = model.decoder(model.backbone(_scaled(image), training=False), training=False)
     for module in model.submodules:
       if isinstance(module, dynamic_head_lib.DynamicTower):
-        open_share(module, features, kind)
+        if args.places == 'scattered':
+          open_scattered(module, features, kind)
+        else:
+          dynamic_head.let_order_decide(module)
+          dynamic_head.open_share(module, kind)
   return model
 
 
-def _features(model: tf_keras.Model, image: tf.Tensor) -> Features:
-  """Returns what the head of a detector gets."""
-  backbone = model.backbone(tf.cast(image, tf.float32) / 255, training=False)
-  return model.decoder(backbone, training=False)
+def _scaled(image: tf.Tensor) -> tf.Tensor:
+  """Returns pixels as the backbone gets them."""
+  return tf.cast(image, tf.float32) / 255
+
+
+def _outputs(args: argparse.Namespace, model: tf_keras.Model, image: tf.Tensor) -> Any:
+  """Returns the outputs of a detector's head."""
+  if args.places == 'regions':
+    return dynamic_head.detect(model, dynamic_head.orders(args.image_size), _scaled(image))
+  return model.head(model.decoder(model.backbone(_scaled(image), training=False), training=False),
+                    training=False)
 
 
 def frozen_detector(args: argparse.Namespace, kind: float | str, image: np.ndarray
@@ -100,7 +115,7 @@ def frozen_detector(args: argparse.Namespace, kind: float | str, image: np.ndarr
 
   def run(inputs):
     return {f'output_{number}': value for number, value in enumerate(
-        tf.nest.flatten(model.head(_features(model, inputs), training=False)))}
+        tf.nest.flatten(_outputs(args, model, inputs)))}
 
   with routing.RoutingTape() as tape:
     run(image)
@@ -166,6 +181,8 @@ def make_parser() -> argparse.ArgumentParser:
   parser.add_argument('--blocks', type=int, default=2, help='of the towers (2)')
   parser.add_argument('--shares', type=float, nargs='+', default=(1.0, 0.2, 0.1, 0.0),
                       help='of open gates (1 0.2 0.1 0)')
+  parser.add_argument('--places', choices=PLACES, default=PLACES[0],
+                      help='where gates are open (regions)')
   parser.add_argument('--engines', nargs='+', choices=ENGINES, default=ENGINES,
                       help='what runs them (both)')
   parser.add_argument('--threads', type=int, default=1, help='of the engines (1)')

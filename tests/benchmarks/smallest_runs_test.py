@@ -126,7 +126,7 @@ def test_dynamic_engines_open_the_share(share):
   features = {'3': tf.random.stateless_normal([1, 16, 20, 8], [0, 1]),
               '4': tf.random.stateless_normal([1, 8, 10, 8], [0, 2])}
   tower(features)
-  engines.open_share(tower, features, share)
+  engines.open_scattered(tower, features, share)
   with engines.routing.RoutingTape() as tape:
     tower(features)
   gates = tape.routing().gates
@@ -143,12 +143,17 @@ def test_dynamic_engines_open_the_share(share):
 @pytest.mark.slow
 def test_dynamic_engines(capsys):
   engines = importlib.import_module('dynamic_engines')
-  engines.benchmark(engines.make_parser().parse_args(
-      ['--image_size', '128', '128', '--channels=8', '--blocks=1', '--repeats=1', '--shares', '0.5',
-       '--engines', 'tensorflow']))
-  lines = capsys.readouterr().out.splitlines()
-  assert [line.split(':')[0].split(',')[1].strip() for line in lines if 'tensorflow' in line] == [
-      'plain', 'fixed', '50% open']
+  heads = {}
+  for places in engines.PLACES:
+    engines.benchmark(engines.make_parser().parse_args(
+        ['--image_size', '256', '256', '--channels=8', '--blocks=1', '--repeats=1',
+         '--shares', '0.2', '--engines', 'tensorflow', '--places', places]))
+    lines = [line for line in capsys.readouterr().out.splitlines() if 'tensorflow' in line]
+    assert [line.split(':')[0].split(',')[1].strip() for line in lines] == [
+        'plain', 'fixed', '20% open']
+    heads[places], = re.findall(r'(\d+)% of the head', lines[-1])
+  # A residual block's first convolution runs around each open position.
+  assert 20 <= int(heads['regions']) < int(heads['scattered']) < 100
 
 
 @pytest.mark.slow
