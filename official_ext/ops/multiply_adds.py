@@ -110,10 +110,11 @@ def _bodies(op: tf.Operation) -> list[str]:
 def count_graph(graph: tf.Graph, end: int | None = None) -> int:
   """Counts the multiply-adds of a graph, including the bodies of its functions.
 
-  Count a graph that computes every branch (training, or `inference: mask`): in a graph that
-  skips, branches have unknown batch sizes.  The body of a loop is counted once, and all branches
-  of a conditional are counted.  This does not distort Model Garden's detectors, because their
-  loops and conditionals (non-maximum suppression) hold no convolution.
+  Count a graph that computes every branch (`inference: mask`): in a graph that skips, branches
+  have unknown batch sizes, and training may compute sums of branches at once.  The body of a loop
+  is counted once, and all branches of a conditional are counted.  This does not distort Model
+  Garden's detectors, because their loops and conditionals (non-maximum suppression) hold no
+  convolution.
 
   Args:
     graph: a traced graph, such as `concrete_function.graph`.

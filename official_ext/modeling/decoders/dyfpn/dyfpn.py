@@ -153,7 +153,7 @@ class DyFPN(routed.SkippingLayer, inception_fpn.InceptionFPN):
     run = self._run_block_a if self._block == 'A' else self._run_block_b
     laterals = {}
     for index, level in enumerate(inputs):
-      laterals[level] = run(level, inputs[level], gate[:, index], selections[index])
+      laterals[level] = run(level, inputs[level], gate[:, index], selections[index], training)
     self._record(inputs, choice)
     return self.top_down(laterals)
 
@@ -177,7 +177,7 @@ class DyFPN(routed.SkippingLayer, inception_fpn.InceptionFPN):
     return logits - shift * tf.constant(self._path_dearness(), tf.float32)
 
   def _run_block_a(self, level: str, features: tf.Tensor, gate: tf.Tensor,
-                   selections: Selections | None) -> tf.Tensor:
+                   selections: Selections | None, training: bool | None) -> tf.Tensor:
     """Returns the sum over branches of gate times branch (section 3.2.1, block A).
 
     Args:
@@ -185,10 +185,12 @@ class DyFPN(routed.SkippingLayer, inception_fpn.InceptionFPN):
       features: `[batch, height, width, channels]`.
       gate: float32 `[batch, branches]`.
       selections: the images of each branch; None: compute every branch for all images.
+      training: not used.
 
     Returns:
       `[batch, height, width, num_filters]`.
     """
+    del training
     convs = self.laterals[level].convs
     if selections:
       size = tf.shape(features)
@@ -200,7 +202,7 @@ class DyFPN(routed.SkippingLayer, inception_fpn.InceptionFPN):
     return tf.add_n([weights[..., path, None] * conv(features) for path, conv in enumerate(convs)])
 
   def _run_block_b(self, level: str, features: tf.Tensor, gate: tf.Tensor,
-                   selections: Selections | None) -> tf.Tensor:
+                   selections: Selections | None, training: bool | None) -> tf.Tensor:
     """Returns 1x1 skip plus gate times the sum of all branches (section 3.2.1, block B).
 
     Args:
@@ -208,6 +210,7 @@ class DyFPN(routed.SkippingLayer, inception_fpn.InceptionFPN):
       features: `[batch, height, width, channels]`.
       gate: float32 `[batch, 1]`.
       selections: the images of the branches; None: compute them for all images.
+      training: whether the branches run as in training.
 
     Returns:
       `[batch, height, width, num_filters]`.
@@ -216,7 +219,8 @@ class DyFPN(routed.SkippingLayer, inception_fpn.InceptionFPN):
     if selections:
       selection, = selections
       return conditional.run_selected(lateral, features, selection, skip)
-    return skip + tf.cast(gate, self.compute_dtype)[:, None, None] * lateral(features)
+    weight = tf.cast(gate, self.compute_dtype)[:, None, None]
+    return skip + weight * lateral(features, training=training)
 
   def _record(self, inputs: pyramid.Features, choice: gumbel_selection.Choice) -> None:
     """Records gates and multiply-adds (eq. 6), including those of the gate network.

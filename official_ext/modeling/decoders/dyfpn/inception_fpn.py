@@ -37,7 +37,13 @@ class InceptionFPNConfig(pyramid.PyramidConfig):
 
 @tf_keras.utils.register_keras_serializable(package='official_ext')
 class InceptionLateral(tf_keras.layers.Layer):
-  """The sum of parallel convolutions of one map (DyFPN, eq. 3)."""
+  """The sum of parallel convolutions of one map (DyFPN, eq. 3).
+
+  Convolutions of one dilation rate are one convolution with the sum of their kernels, the smaller
+  ones surrounded by zeros.  Training computes this: all seven branches have 103 taps, the sums 75.
+  Inference does not, because sums of large kernels take longer than one image; an export has them
+  in its constants.
+  """
 
   def __init__(self, filters: int, branches: Sequence[str],
                kernel_initializers: Sequence[Any], kernel_regularizer: Any | None = None,
@@ -78,8 +84,24 @@ class InceptionLateral(tf_keras.layers.Layer):
     """Returns the result of each branch, for pictures of what a level sees."""
     return [conv(inputs) for conv in self.convs]
 
-  def call(self, inputs: tf.Tensor) -> tf.Tensor:
-    return tf.add_n(self.branch_outputs(inputs))
+  def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+    """Adds all branches.
+
+    Args:
+      inputs: `[batch, height, width, channels]`.
+      training: whether kernels are added before the convolutions; None counts as False.
+
+    Returns:
+      `[batch, height, width, filters]`.
+    """
+    return tf.add_n(self._merged_outputs(inputs) if training else self.branch_outputs(inputs))
+
+  def _merged_outputs(self, inputs: tf.Tensor) -> list[tf.Tensor]:
+    """Returns the sum of the branches of each dilation rate."""
+    groups: dict[int, list[convolutions.Conv2D]] = {}
+    for branch, conv in zip(self._branches, self.convs):
+      groups.setdefault(parse_branch(branch)[1], []).append(conv)
+    return [_convolve_merged(inputs, convs) for convs in groups.values()]
 
   def get_config(self) -> dict[str, Any]:
     first = self.convs[0]
@@ -92,6 +114,17 @@ class InceptionLateral(tf_keras.layers.Layer):
         'kernel_regularizer': tf_keras.regularizers.serialize(first.kernel_regularizer),
         'bias_regularizer': tf_keras.regularizers.serialize(first.bias_regularizer),
     }
+
+
+def _convolve_merged(inputs: tf.Tensor, convs: Sequence[convolutions.Conv2D]) -> tf.Tensor:
+  """Returns the sum of built convolutions of odd kernels and one dilation rate."""
+  largest = max(convs, key=lambda conv: conv.kernel_size)
+  kernels = []
+  for conv in convs:
+    margin = (largest.kernel_size[0] - conv.kernel_size[0]) // 2
+    kernels.append(tf.pad(conv.kernel, [[margin, margin], [margin, margin], [0, 0], [0, 0]]))
+  outputs = largest.convolution_op(inputs, tf.add_n(kernels))
+  return tf.nn.bias_add(outputs, tf.add_n([conv.bias for conv in convs]))
 
 
 @components.register_decoder('inception_fpn', InceptionFPNConfig)
@@ -144,7 +177,8 @@ class InceptionFPN(pyramid.PyramidDecoder):
         self._bias_regularizer, dtype=self.dtype_policy, name=f'lateral_{level}')
 
   def build_pyramid(self, inputs: pyramid.Features, training: bool | None) -> pyramid.Features:
-    return self.top_down({level: self.laterals[level](inputs[level]) for level in inputs})
+    return self.top_down(
+        {level: self.laterals[level](inputs[level], training=training) for level in inputs})
 
   def get_config(self) -> dict[str, Any]:
     return {

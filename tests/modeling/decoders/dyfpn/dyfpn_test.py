@@ -165,6 +165,29 @@ def test_equals_numpy(block, size):
       component.same(layer(inputs, training=training), expected, 1e-10, 1e-10)
 
 
+@pytest.mark.parametrize('branches', [
+    tuple(KERNELS), ('5x5', '1x1'), ('3x3d2',), ('3x3d3', '7x7', '5x5d3', '3x3')])
+def test_training_adds_kernels_before_it_convolves(branches):
+  """One convolution for each dilation rate has the values and all gradients of the branches."""
+  lateral = dyfpn.InceptionLateral(4, branches, ['glorot_normal'] * len(branches), dtype='float64')
+  features = tf.Variable(np.random.default_rng(0).normal(size=[2, 9, 12, 5]))
+  lateral(features)
+  for conv in lateral.convs:
+    conv.bias.assign(tf.random.stateless_normal([4], [0, conv.kernel_size[0]], dtype='float64'))
+  weight = tf.random.stateless_normal([2, 9, 12, 4], [0, 0], dtype='float64')
+  found = {}
+  for training in (False, True):
+    with spies.OperationSpy() as spy, tf.GradientTape() as tape:
+      outputs = lateral(features, training=training)
+      loss = tf.reduce_sum(weight * outputs**2)
+    rates = {dyfpn.parse_branch(branch)[1] for branch in branches}
+    assert len(spy.rows) == len(rates if training else branches)
+    found[training] = [outputs, *tape.gradient(loss, [features, *lateral.trainable_variables])]
+  assert len(found[True]) == 2 + 2 * len(branches)
+  for merged, separate in zip(found[True], found[False]):
+    np.testing.assert_allclose(merged, separate, 1e-10, 1e-10)
+
+
 @pytest.mark.parametrize('block', ['A', 'B'])
 def test_training_multiplies_by_the_sampled_gate_and_learns_through_it(block):
   """The gradient of a gate is the inner product of its branch with the incoming gradient."""
