@@ -119,10 +119,11 @@ def _fixed_cost(adapter, layer, inputs):
   @tf.function(autograph=False)
   def traced(features):
     with routing.RoutingTape() as tape:
-      outputs = adapter.call(layer, features, training=True)
+      outputs = adapter.call(layer, features, training=False)
     return outputs, tape.routing().all_branches
 
-  function = traced.get_concrete_function(tf.nest.map_structure(tf.convert_to_tensor, one))
+  with _inference(layer, 'mask'):
+    function = traced.get_concrete_function(tf.nest.map_structure(tf.convert_to_tensor, one))
   flat = tf.nest.flatten(tf.nest.map_structure(tf.convert_to_tensor, one))
   return multiply_adds.count_graph(function.graph) - float(function(*flat)[1])
 
