@@ -5,6 +5,7 @@ Networks for Object Detection, https://arxiv.org/abs/2012.00779.
 """
 from collections.abc import Mapping
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
@@ -150,10 +151,11 @@ class DyFPN(routed.SkippingLayer, inception_fpn.InceptionFPN):
     # In block B path 0 is the skip convolution alone, which always runs.
     gate = choice.gate if self._block == 'A' else choice.gate[..., 1:]
     selections = _select(gate) if self.skips(training) else [None] * len(inputs)
-    run = self._run_block_a if self._block == 'A' else self._run_block_b
+    run = self._run_block_a if self._block == 'A' else functools.partial(
+        self._run_block_b, training=training)
     laterals = {}
     for index, level in enumerate(inputs):
-      laterals[level] = run(level, inputs[level], gate[:, index], selections[index], training)
+      laterals[level] = run(level, inputs[level], gate[:, index], selections[index])
     self._record(inputs, choice)
     return self.top_down(laterals)
 
@@ -177,7 +179,7 @@ class DyFPN(routed.SkippingLayer, inception_fpn.InceptionFPN):
     return logits - shift * tf.constant(self._path_dearness(), tf.float32)
 
   def _run_block_a(self, level: str, features: tf.Tensor, gate: tf.Tensor,
-                   selections: Selections | None, training: bool | None) -> tf.Tensor:
+                   selections: Selections | None) -> tf.Tensor:
     """Returns the sum over branches of gate times branch (section 3.2.1, block A).
 
     Args:
@@ -185,12 +187,10 @@ class DyFPN(routed.SkippingLayer, inception_fpn.InceptionFPN):
       features: `[batch, height, width, channels]`.
       gate: float32 `[batch, branches]`.
       selections: the images of each branch; None: compute every branch for all images.
-      training: not used.
 
     Returns:
       `[batch, height, width, num_filters]`.
     """
-    del training
     convs = self.laterals[level].convs
     if selections:
       size = tf.shape(features)

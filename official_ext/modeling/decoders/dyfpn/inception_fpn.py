@@ -41,8 +41,8 @@ class InceptionLateral(tf_keras.layers.Layer):
 
   Convolutions of one dilation rate are one convolution with the sum of their kernels, the smaller
   ones surrounded by zeros.  Training computes this: all seven branches have 103 taps, the sums 75.
-  Inference does not, because sums of large kernels take longer than one image; an export has them
-  in its constants.
+  Inference does not, because it would add large kernels for every image; an export has the sums in
+  its constants.
   """
 
   def __init__(self, filters: int, branches: Sequence[str],
