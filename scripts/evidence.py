@@ -69,6 +69,9 @@ def _data_set(text: str) -> DataSet:
   name, equals, source = text.partition('=')
   if not (name.replace('_', '').isalnum() and equals and source):
     raise argparse.ArgumentTypeError(f'{text!r} is not NAME=FOLDER, such as nuclei=data/nuclei')
+  folder, colon, count = source.partition(':')
+  if folder == DIGITS and colon and not (count.isdecimal() and int(count) >= 8):
+    raise argparse.ArgumentTypeError(f'{text!r}: {DIGITS}:N needs a number of at least 8 images')
   return DataSet(name, source)
 
 
@@ -78,7 +81,8 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument('--plan', required=True, choices=sorted(plans.PLANS), help='what is compared')
   parser.add_argument('--data', required=True, action='append', type=_data_set,
                       metavar='NAME=FOLDER', help='a data set in any layout that convert_dataset '
-                      f'takes, or {DIGITS}, the composed sample; may be given several times')
+                      f'takes; {DIGITS}, the composed sample of 320 images; or {DIGITS}:2000, '
+                      'one of so many; may be given several times')
   parser.add_argument('--subjects', metavar='A,B,...', type=lambda text: text.split(','),
                       help='some of the networks of the plan (all)')
   parser.add_argument('--repeats', type=argument_types.positive_int, default=1, metavar='N',
@@ -185,6 +189,17 @@ def _write(path: pathlib.Path, value: Any) -> None:
     temporary.write_text(json.dumps(value, indent=2) + '\n', encoding='utf-8')
 
 
+def _composed(data: DataSet) -> pathlib.Path:
+  """Returns the folder of a composed sample, which is made if it is not there."""
+  count = data.source.partition(':')[2]
+  folder = subjects.SAMPLE.with_name(f'{subjects.SAMPLE.name}_{count}' if count
+                                     else subjects.SAMPLE.name) / 'coco'
+  if not folder.exists():
+    split = {'num_train': int(count) - int(count) // 4, 'num_val': int(count) // 4} if count else {}
+    comparison.command('tools.make_sample_data', output_dir=folder, **split)
+  return folder
+
+
 def _prepare(args: argparse.Namespace) -> None:
   """Checks that kept results were made alike, and converts the data sets."""
   kept = args.output_dir / 'settings.json'
@@ -196,11 +211,7 @@ def _prepare(args: argparse.Namespace) -> None:
   for data in args.data:
     folder = args.output_dir / data.name
     if not (folder / 'val').exists():
-      source = pathlib.Path(data.source)
-      if data.source == DIGITS:
-        source = subjects.SAMPLE / 'coco'
-        if not source.exists():
-          comparison.command('tools.make_sample_data', output_dir=source)
+      source = _composed(data) if subjects.is_composed(data.source) else data.source
       comparison.command('tools.convert_dataset', input=source, output_dir=folder / 'records')
       comparison.command('tools.check_dataset', data=folder / 'records',
                          output=folder / 'data.png')

@@ -42,7 +42,23 @@ def _precisions(results: Mapping[str, list[Points]], name: str) -> list[float]:
   return [point['ap'] for point in at(results.get(subject, []), float(budget) if at_sign else None)]
 
 
-def answer(claim: plans.Claim, results: Mapping[str, list[Points]]) -> str:
+def _mean(name: str, results: Mapping[str, list[Points]], key: str) -> float:
+  """Returns the mean over trainings of a subject, `name` or `name@budget`."""
+  subject, at_sign, budget = name.partition('@')
+  points = at(results.get(subject, []), float(budget) if at_sign else None)
+  return float(np.mean([point[key] for point in points])) if points else math.nan
+
+
+def _best_plain(left: str, plain: Sequence[str], results: Mapping[str, list[Points]]
+                ) -> str | None:
+  """Returns the most accurate of the plain subjects that cost at most as much as `left`."""
+  cost = _mean(left, results, 'gmac_mean')
+  affordable = [name for name in plain if _mean(name, results, 'gmac_mean') <= cost]
+  return max(affordable, key=lambda name: _mean(name, results, 'ap'), default=None)
+
+
+def answer(claim: plans.Claim, results: Mapping[str, list[Points]], plain: Sequence[str] = ()
+           ) -> str:
   """Returns `yes`, `no` or `not shown`, with the difference that says so.
 
   A difference counts if its 95 % interval, by Welch's formula with the fewer degrees of freedom,
@@ -51,17 +67,24 @@ def answer(claim: plans.Claim, results: Mapping[str, list[Points]]) -> str:
   Args:
     claim: what is asked.
     results: subject -> points of every training, on one data set.
+    plain: names of the plain subjects.
   """
-  left, right = (_precisions(results, name) for name in (claim.left, claim.right))
+  rival: str | None = claim.right
+  if claim.right == plans.ANY_PLAIN:
+    rival = _best_plain(claim.left, plain, results)
+    beside = f', beside {rival}'
+  else:
+    beside = ''
+  left, right = (_precisions(results, name) for name in (claim.left, rival or ''))
   if not left or not right:
     return 'not trained'
   difference = float(np.mean(left) - np.mean(right))
   count = min(len(left), len(right))
   if count < 2:
-    return f'not shown: {difference:+.3f}, one training each'
+    return f'not shown: {difference:+.3f}, one training each{beside}'
   half = _STUDENT.get(count - 1, _NORMAL) * math.sqrt(
       np.var(left, ddof=1) / len(left) + np.var(right, ddof=1) / len(right))
-  found = f'{difference:+.3f} +- {half:.3f}'
+  found = f'{difference:+.3f} +- {half:.3f}{beside}'
   if difference - half > claim.margin:
     return f'yes: {found}'
   return f'no: {found}' if difference + half < claim.margin else f'not shown: {found}'
@@ -195,6 +218,7 @@ def write(folder: pathlib.Path, name: str, plan: plans.Plan, results: Results, t
     arguments: of the command: steps, sizes, resamples.
   """
   height, width = arguments['image_size']
+  plain = [subject for subject, what in plan.subjects.items() if what.is_plain]
   lines = [f'# {name}', '',
            f'{arguments["train_steps"]} steps, {height} x {width} pixels. AP: mean over trainings, '
            'and its 95 % interval by Student where there are several; the bootstrap draws the '
@@ -203,7 +227,7 @@ def write(folder: pathlib.Path, name: str, plan: plans.Plan, results: Results, t
     timed = times.get(data, {})
     lines += ['', f'## {data}', '', f'![{data}]({name}_{data}.png)', '',
               ' '.join(conclusion(found, timed)), '', *_rows(found, timed), '',
-              *(f'- {claim.text}: {answer(claim, found)}' for claim in plan.claims)]
+              *(f'- {claim.text}: {answer(claim, found, plain)}' for claim in plan.claims)]
     with files.atomic_file(folder / f'{name}_{data}.png') as temporary:
       draw(found, timed, plan.subjects).savefig(temporary, dpi=110, bbox_inches='tight')
   for file, text in ((f'{name}.md', '\n'.join(lines)), (f'{name}.json', json.dumps(

@@ -15,9 +15,13 @@ from studies.subjects import Subject
 
 _HEADS = ('task.model.decoder.fpn.num_filters', 'task.model.head.num_filters')
 _SMALL = 0.75
-_NARROW = 32
+_NARROW, _MIDDLE = 32, 48
 # Filters of heads that are most of the work at 512 x 640 pixels.
 _WIDE = 128
+
+
+# In place of a subject: the most accurate plain one that costs at most as much.
+ANY_PLAIN = '*'
 
 
 class Claim(NamedTuple):
@@ -26,7 +30,7 @@ class Claim(NamedTuple):
   Attributes:
     text: the claim in words.
     left: name of a subject, or `name@budget`.
-    right: the same.
+    right: the same, or `ANY_PLAIN`.
     margin: added to the precision of `right`; below 0, `left` may lose so much.
   """
   text: str
@@ -65,10 +69,12 @@ def _frontier() -> Plan:
       'fpn': _plain(retinanet),
       'fpn_small_image': _plain(retinanet, None, _SMALL),
       'fpn_narrow': _plain(retinanet, _NARROW),
+      'fpn_middle': _plain(retinanet, _MIDDLE),
       'fpn_small_narrow': _plain(retinanet, _NARROW, _SMALL),
       'fcos': _plain(fcos),
       'fcos_small_image': _plain(fcos, None, _SMALL),
       'fcos_narrow': _plain(fcos, _NARROW),
+      'fcos_middle': _plain(fcos, _MIDDLE),
       'dyfpn_budget': retinanet('dyfpn', DYFPN_BUDGET, BUDGETS),
       'dynamic_head_budget': dynamic_head_budget(),
       'dynamic_head_d1_budget': dynamic_head_budget(ONE_BLOCK),
@@ -80,6 +86,13 @@ def _frontier() -> Plan:
           'task.model.backbone.caddet.router_norm': 'group', **DRAWN,
           'task.budget.draw_range': [0.1, 0.9], 'task.budget.start_step': 0,
           'task.budget.path_similarity.weight': 0.0}, BUDGETS),
+      # 0.4 of the way from one evaluation to five, to the nearest whole number.
+      'ifpn_0.4': retinanet('ifpn', {
+          f'task.model.decoder.ifpn.solver.{phase}_evaluations': 3
+          for phase in ('training', 'inference')}),
+      'caddet_0.4': Subject('fcos_caddet_sample', {
+          **_at(0.4), 'task.model.backbone.caddet.router_norm': 'group',
+          'task.budget.start_step': 0, 'task.budget.path_similarity.weight': 0.0}),
   }
   for share in (0.2, 0.4, 0.7):
     subjects[f'dyfpn_{share}'] = retinanet('dyfpn', _at(share))
@@ -87,7 +100,11 @@ def _frontier() -> Plan:
     subjects[f'dynamic_head_d1_{share}'] = fcos('dynamichead', {**ONE_BLOCK, **_at(share)})
   claims = [Claim(f'One training of {name} is within 0.01 AP of a separate one at {share}',
                   f'{name}_budget@{share}', f'{name}_{share}', -0.01)
-            for name in ('dyfpn', 'dynamic_head', 'dynamic_head_d1') for share in (0.2, 0.4, 0.7)]
+            for name in ('dyfpn', 'dynamic_head', 'dynamic_head_d1', 'ifpn', 'caddet')
+            for share in (0.2, 0.4, 0.7) if f'{name}_{share}' in subjects]
+  claims += [Claim(f'{name} at 0.4 is ahead of every plain detector of at most its cost',
+                   f'{name}@0.4', ANY_PLAIN)
+             for name, subject in subjects.items() if subject.budgets]
   claims += [Claim(f'dyfpn_budget at 0.4 is ahead of {rival}', 'dyfpn_budget@0.4', rival)
              for rival in ('fpn', 'fpn_small_image', 'fpn_narrow')]
   claims += [Claim(f'{name} at 0.4 is ahead of {rival}', f'{name}@0.4', rival)

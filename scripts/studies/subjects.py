@@ -13,6 +13,7 @@ DRAWN = {'task.budget.kind': 'drawn', 'task.budget.weight': 0.1,
 # cannot improve them.
 FROZEN = ('stem', 'conv2_x')
 # The name of the composed sample in place of a folder, and the folder that it is written into.
+# `digits:2000` is one of 2000 images, a quarter of them for validation.
 DIGITS = 'digits'
 SAMPLE = pathlib.Path('runs/sample')
 # Heights and widths of images are multiples of the largest stride of the pyramid.
@@ -61,6 +62,11 @@ class Subject(NamedTuple):
     return {'task.model.input_size': [*size, 3]}
 
 
+def is_composed(data: str) -> bool:
+  """Returns whether data are the composed sample, and no folder."""
+  return data.partition(':')[0] == DIGITS
+
+
 def schedule(train_steps: int, data: str) -> dict[str, Any]:
   """Returns field -> value of a training, whatever is trained.
 
@@ -71,7 +77,7 @@ def schedule(train_steps: int, data: str) -> dict[str, Any]:
   steps = ('train_steps', 'validation_interval',
            'optimizer_config.learning_rate.cosine.decay_steps')
   # The experiments do not mirror, because the digits of their sample must not be.
-  mirror = {} if data == DIGITS else {'task.train_data.parser.aug_rand_hflip': True}
+  mirror = {} if is_composed(data) else {'task.train_data.parser.aug_rand_hflip': True}
   return {**mirror, **{f'trainer.{name}': train_steps for name in steps}}
 
 

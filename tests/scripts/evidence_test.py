@@ -47,7 +47,7 @@ def test_every_subject_is_an_experiment_that_resolves(plan, name, tmp_path):
 def test_claims_name_subjects_and_budgets_of_their_plan():
   for plan in plans.PLANS.values():
     for claim in plan.claims:
-      for side in (claim.left, claim.right):
+      for side in {claim.left, claim.right} - {plans.ANY_PLAIN}:
         name, _, budget = side.partition('@')
         assert not budget or float(budget) in plan.subjects[name].budgets
         assert name in plan.subjects
@@ -67,6 +67,19 @@ def runs(*precisions, budget=None):
 def test_answers(left, right, margin, words):
   claim = plans.Claim('', 'a@0.5', 'b', margin)
   assert page.answer(claim, {'a': runs(*left, budget=0.5), 'b': runs(*right)}) == words
+
+
+def test_the_rival_is_the_best_plain_network_that_costs_no_more():
+  results = {'a': runs(0.5, budget=0.5), **{name: runs(ap) for name, ap in (
+      ('cheap', 0.3), ('equal', 0.4), ('dear', 0.6), ('routed', 0.45))}}
+  for name, cost in (('cheap', 0.5), ('dear', 1.6)):
+    results[name][0][0]['gmac_mean'] = cost
+  plain = ('cheap', 'equal', 'dear', 'not_trained')
+  claim = plans.Claim('', 'a@0.5', plans.ANY_PLAIN)
+  assert page.answer(claim, results, plain) == (
+      'not shown: +0.100, one training each, beside equal')
+  assert page.answer(claim, results, ('dear',)) == 'not trained'
+  assert page.answer(claim, {'equal': results['equal']}, plain) == 'not trained'
 
 
 def test_the_interval_of_a_mean_is_students():
@@ -144,7 +157,22 @@ def test_digits_are_composed_and_not_mirrored():
   subject = plans.PLANS['gains'].subjects['fpn']
   field = 'task.train_data.parser.aug_rand_hflip'
   assert evidence._options(subject, DATA, ARGS)[field]
-  assert field not in evidence._options(subject, evidence.DataSet('x', 'digits'), ARGS)
+  for source in ('digits', 'digits:2000'):
+    assert field not in evidence._options(subject, evidence.DataSet('x', source), ARGS)
+
+
+@pytest.mark.parametrize('source, split', [
+    ('digits', {}), ('digits:42', {'num_train': 32, 'num_val': 10})])
+def test_a_composed_sample_has_as_many_images_as_wanted(source, split, monkeypatch, tmp_path):
+  monkeypatch.chdir(tmp_path)
+  made = []
+  monkeypatch.setattr(evidence.comparison, 'command',
+                      lambda name, **options: made.append((name, options)))
+  folder = evidence._composed(evidence.DataSet('x', source))
+  assert made == [('tools.make_sample_data', {'output_dir': folder, **split})]
+  folder.mkdir(parents=True)
+  assert evidence._composed(evidence.DataSet('x', source)) == folder
+  assert len(made) == 1
 
 
 def test_results_of_other_settings_are_refused(study):
@@ -176,6 +204,7 @@ def test_wrong_arguments_are_named(capsys):
   for arguments, words in (
       (['--plan=gains', '--data=x'], "'x' is not NAME=FOLDER, such as nuclei=data/nuclei"),
       (['--plan=gains', '--data=x=y', '--data=x=z'], '--data names x twice'),
+      (['--plan=gains', '--data=x=digits:few'], 'digits:N needs a number of at least 8 images'),
       (['--plan=gains', '--data=x=y', '--subjects=fpn,pan'],
        '--subjects names pan; gains has fpn')):
     with pytest.raises(SystemExit):
