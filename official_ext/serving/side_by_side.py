@@ -257,14 +257,19 @@ def _other_engines(known: Sequence[Network], winner: Network) -> list[str]:
 
 
 def _alike(networks: Sequence[Network]) -> list[str]:
-  """Names the networks whose gates decide alike for all images, and what to change."""
-  return [f'The gates of {_title(network)} decide alike for all images, so it spends the same on '
-          f'each: {_change(network)}, or train longer.'
-          for network in networks if network.gates and not network.decides]
+  """Names the networks of which gates decide alike for all images, and what to change."""
+  return [_all_alike(network) if not network.decides else
+          f'{network.gates - network.decides} of the {network.gates} gates of {_title(network)} '
+          'decide alike for all images: task.budget.information rewards those that do not '
+          '(docs/budgets.md).'
+          for network in networks if network.decides < network.gates]
 
 
-def _change(network: Network) -> str:
-  """Says what lets gates decide differently."""
-  if network.budget is None:
-    return 'let them take the budget as an input (budget_input, docs/frontier.md)'
-  return 'give them another budget between 0 and 1 (predict --budget)'
+def _all_alike(network: Network) -> str:
+  """Says that no gate of a network looks at the image, and what lets it."""
+  change = ('give them another budget between 0 and 1 (predict --budget)'
+            if network.budget is not None else
+            'let them take the budget as an input (budget_input, docs/frontier.md)')
+  return (f'The gates of {_title(network)} decide alike for all images, so it spends the same on '
+          f'each: {change}, reward those that do not (task.budget.information, docs/budgets.md), '
+          'or train longer.')

@@ -129,7 +129,7 @@ def _latency(detector: Any, images: Sequence[Any], arguments: argparse.Namespace
 
 
 def _time_twins(detector: Any, images: Sequence[Any], costs: Sequence[Any], num_runs: int
-                ) -> dict[str, dict[str, float]]:
+                ) -> dict[str, dict[str, Any]]:
   """Times a detector on its cheapest and its dearest image, and its twins without gates.
 
   Args:
@@ -139,14 +139,18 @@ def _time_twins(detector: Any, images: Sequence[Any], costs: Sequence[Any], num_
     num_runs: number of times.
 
   Returns:
-    Name -> median and quartiles in milliseconds, as `timing.summaries` returns them.
+    `twins_ms`: name -> median and quartiles in milliseconds, as `timing.summaries` returns them;
+    `twins_gmac`: name -> 10^9 multiply-adds.
   """
   from official_ext.serving import twins
   from official_ext.utils import timing
   executed = [cost.costs['whole network', 'executed'] for cost in costs[:len(images)]]
   cheapest, dearest = (images[executed.index(bound)] for bound in (min(executed), max(executed)))
-  return timing.summaries(twins.seconds(
-      detector, twins.make_twins(detector.module), cheapest, dearest, num_runs))
+  found = twins.make_twins(detector.module)
+  milliseconds = timing.summaries(twins.seconds(detector, found, cheapest, dearest, num_runs))
+  costs_of = [min(executed), max(executed), *(twin.multiply_adds for twin in found.values())]
+  return {'twins_ms': milliseconds, 'twins_gmac': {
+      name: cost / _GIGA for name, cost in zip(milliseconds, costs_of, strict=True)}}
 
 
 def _resolve(arguments: argparse.Namespace) -> tuple[Any, tuple[int, int], tuple[int, int]]:
@@ -270,7 +274,7 @@ def profile(arguments: argparse.Namespace) -> dict[str, Any]:
     gate_settings.apply(detector, arguments, what)
     figures['latency_ms'] = _latency(saved or detector, first, arguments)
     if arguments.twins:
-      figures['twins_ms'] = _time_twins(detector, first, costs, arguments.num_runs)
+      figures.update(_time_twins(detector, first, costs, arguments.num_runs))
   return figures
 
 
@@ -307,8 +311,9 @@ def _say(figures: dict[str, Any], arguments: argparse.Namespace) -> None:
         f'latency, batch of {figures["batch_size"]}: p50 {latency["p50"]:.1f} ms, '
         f'p95 {latency["p95"]:.1f} ms ({arguments.num_runs} runs)')
   for name, times in figures.get('twins_ms', {}).items():
-    command_line.say(f'  {name:24}median {times["median"]:.1f} ms, quartiles '
-                     f'{times["low"]:.1f} to {times["high"]:.1f} ms')
+    command_line.say(f'  {name:24}{figures["twins_gmac"][name]:.3f} GMAC, median '
+                     f'{times["median"]:.1f} ms, quartiles {times["low"]:.1f} to '
+                     f'{times["high"]:.1f} ms')
 
 
 def main() -> None:

@@ -97,11 +97,13 @@ def test_the_frontier_has_what_nothing_is_ahead_of():
     ([network('B', 0.46, 9), network('C', 0.405, 5)], 'Use B for this data',
      ['C is the fastest of those that are not behind A: AP 0.405 in 0.50 of its time.']),
     ([network('B', 0.42, 10)], 'Use B for this data', ['two trainings of one network differ']),
-    ([network('B', 0.3, 9, 0, 3), network('C', 0.3, 9, 1, 3)], 'Use A for this data',
+    ([network('B', 0.3, 9, 0, 3), network('C', 0.3, 9, 3, 3)], 'Use A for this data',
      ['The gates of B decide alike for all images, so it spends the same on each: let them']),
     ([network('B', 0.5, 9, 0, 3, budget=0.25)], 'Use B at budget 0.25 for this data',
      ['The gates of B at budget 0.25 decide alike for all images, so it spends the same on each: '
-      'give them another budget'])])
+      'give them another budget']),
+    ([network('B', 0.3, 9, 1, 3)], 'Use A for this data',
+     ['2 of the 3 gates of B decide alike for all images: task.budget.information rewards'])])
 def test_advice(others, first, more):
   sentences = side_by_side.advice([network('A', 0.4, 10), *others])
   assert sentences[0].startswith(first)
@@ -129,6 +131,6 @@ def test_without_accuracy_nothing_is_recommended():
 
 
 def test_a_single_network_is_compared_with_nothing():
-  assert not side_by_side.advice([network('A', 0.4, 10, 1, 3)])
+  assert not side_by_side.advice([network('A', 0.4, 10, 3, 3)])
   sentence, = side_by_side.advice([network('A', 0.4, 10, 0, 3)])
   assert 'decide alike' in sentence

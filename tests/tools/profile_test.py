@@ -112,8 +112,13 @@ def test_figures_of_a_dynamic_detector(run, built, tmp_path, capsys):
   assert executed['mean'] == gmac['mean'] and executed['std'] == pytest.approx(0, abs=1e-6)
   assert f'whole network, executed {executed["mean"]:.3f}' in ' '.join(printed.split())
   small_detectors.set_gate_bias(built[0], -50.0)
-  shut = run(f'--data={tmp_path}', '--batch_size=2', model=built[0])['gmac']
-  np.testing.assert_allclose(shut['mean'], gmac['minimum'], rtol=1e-6)
+  shut = run(f'--data={tmp_path}', '--batch_size=2', '--twins', model=built[0])
+  np.testing.assert_allclose(shut['gmac']['mean'], gmac['minimum'], rtol=1e-6)
+  assert shut['twins_gmac'].keys() == shut['twins_ms'].keys()
+  costs = [shut['twins_gmac'][name] for name in ('cheapest image', 'dearest image', 'FPN')]
+  np.testing.assert_allclose(costs[:2], gmac['minimum'], rtol=1e-6)
+  assert costs[2] < gmac['minimum']
+  assert f'FPN {costs[2]:.3f} GMAC, median' in ' '.join(capsys.readouterr().out.split())
   small_detectors.set_gate_bias(built[0], 5.0)
   for threshold, bound in ((0.9, 'maximum'), (1, 'minimum')):
     found = run(f'--data={tmp_path}', f'--gate_threshold={threshold}', model=built[0])['gmac']
