@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from official_ext.losses import budgets
 from official_ext.modeling.heads import dynamic_head
-from official_ext.modeling.heads.dynamic_head import block
+from official_ext.modeling.heads.dynamic_head import decisions
 from official_ext.ops import routing
 import reference
 import spies
@@ -60,14 +60,14 @@ def named(gates):
 def forced_gates(decide):
   """Makes every gate return `decide(name, features)`, `[batch, height, width, 1]`."""
 
-  def decided(self, decisions, features, options):
-    del options
+  def decided(all_paths, gates, budgets, features, options):
+    del budgets, options
     return {(path, level): tf.cast(decide(gate.name, own), gate.dtype)
             for level, own in features.items()
-            for paths, gate in ((paths, self.gates['_'.join(paths)]) for paths in decisions)
-            for path in block._existing(paths, level, list(features))}
+            for paths, gate in ((paths, gates['_'.join(paths)]) for paths in all_paths)
+            for path in decisions.existing_paths(paths, level, list(features))}
 
-  with mock.patch.object(block.DynamicBlock, '_decide', decided):
+  with mock.patch.object(decisions, 'decide', decided):
     yield
 
 

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from official_ext.ops import planes
 from official_ext.ops import shapes
 
 
@@ -24,13 +25,12 @@ class Pixels(NamedTuple):
   taps: tf.Tensor
 
 
-class Canvas:
-  """A place for every position of several maps, in which neighbors are at fixed distances.
+class Canvas(planes.Plane):
+  """A plane on which the active positions of all maps are found and numbered.
 
-  An image's maps stand below one another, each in a border as wide as a kernel reaches.  So one
-  operation finds the active positions of all maps, one their neighbors, and one multiplies them,
-  where a list for each map would need as many of each; on small maps they take more time than
-  the work.
+  One operation finds the active positions of all maps, one their neighbors, and one multiplies
+  them, where a list for each map would need as many of each; on small maps they take more time
+  than the work.
 
   Values of several channels are not copied there: they stand in a table without borders.
 
@@ -42,40 +42,17 @@ class Canvas:
   """
 
   def __init__(self, maps: Sequence[tf.Tensor], kernel_size: Sequence[int]):
-    """Initializes the canvas.
-
-    Args:
-      maps: tensors `[batch, height, width, any]`; only their sizes are used.
-      kernel_size: height and width of the kernels, odd.
-    """
-    self._border = [size // 2 for size in kernel_size]
-    self._shapes = [shapes.sizes(x, 0, 1, 2) for x in maps]
-    self._batch = self._shapes[0][0]
-    widths = [width for _, _, width in self._shapes]
-    widest = (max(widths) if all(isinstance(width, int) for width in widths)
-              else tf.reduce_max(tf.stack(widths)))
-    self._width = widest + 2 * self._border[1]
+    """Initializes the canvas; arguments are those of `planes.Plane`."""
+    super().__init__(maps, kernel_size)
     numbers = [tf.reshape(tf.range(height * width), [1, height, width])
-               for _, height, width in self._shapes]
+               for height, width in self.sizes]
     # The number of every place's position in its map, -1 outside of the maps.
     self._numbers = self.draw(numbers, outside=-1)[0]
     self.inside = self._numbers >= 0
+    self._batch, = shapes.sizes(maps[0], 0)
     self.segments = self._batch * len(maps)
-    self.positions_of_image = sum(height * width for _, height, width in self._shapes)
+    self.positions_of_image = sum(height * width for height, width in self.sizes)
     self.positions = self._batch * self.positions_of_image
-
-  def draw(self, planes: Sequence[tf.Tensor], outside: bool | float = 0) -> tf.Tensor:
-    """Returns the canvas `[batch, rows, columns]` with a value at every position.
-
-    Args:
-      planes: `[batch, height, width]` of each map.
-      outside: value outside of the maps.
-    """
-    rows, columns = self._border
-    return tf.concat([
-        tf.pad(plane, [[0, 0], [0 if number else rows, rows],
-                       [columns, self._width - width - columns]], constant_values=outside)
-        for number, (plane, (_, _, width)) in enumerate(zip(planes, self._shapes))], axis=1)
 
   def list_pixels(self, mask: tf.Tensor) -> Pixels:
     """Returns the active positions.
@@ -84,31 +61,25 @@ class Canvas:
       mask: boolean canvas `[batch, rows, columns]`, False outside of the maps.
     """
     index = tf.cast(tf.where(mask), tf.int32)
-    images, number = index[:, 0], tf.gather(self._map_of_row(), index[:, 1])
+    images, number = index[:, 0], tf.gather(self.map_of_row(), index[:, 1])
     size = tf.size(self._numbers)
-    own = index[:, 1] * self._width + index[:, 2]
+    own = index[:, 1] * self.width + index[:, 2]
     neighbors = own[:, None] + self._offsets()
     # Rows of a map's images follow one another, after a row of zeros and the maps before it.
-    areas = tf.stack([height * width for _, height, width in self._shapes])
+    areas = tf.stack([height * width for height, width in self.sizes])
     start = 1 + self._batch * tf.cumsum(areas, exclusive=True)
     first = tf.gather(start, number) + images * tf.gather(areas, number)
     numbers = tf.reshape(self._numbers, [-1])
     tap_numbers = tf.gather(numbers, neighbors)
     taps = tf.where(tap_numbers < 0, 0, tap_numbers + first[:, None])
     before = images * size
-    return Pixels(first + tf.gather(numbers, own), images * len(self._shapes) + number,
+    return Pixels(first + tf.gather(numbers, own), images * len(self.sizes) + number,
                   before + own, before[:, None] + neighbors, taps)
-
-  def _map_of_row(self) -> tf.Tensor:
-    """Returns the number of the map of every row; those of borders are not used."""
-    rows = self._border[0]
-    return tf.concat([tf.fill([height + (rows if number else 2 * rows)], number)
-                      for number, (_, height, _) in enumerate(self._shapes)], axis=0)
 
   def _offsets(self) -> tf.Tensor:
     """Returns the distances of the positions that a kernel covers, int32 `[1, taps]`."""
-    rows, columns = (tf.range(-side, side + 1) for side in self._border)
-    return tf.reshape(rows[:, None] * self._width + columns, [1, -1])
+    rows, columns = (tf.range(-side, side + 1) for side in self.border)
+    return tf.reshape(rows[:, None] * self.width + columns, [1, -1])
 
   def table(self, maps: Sequence[tf.Tensor]) -> tf.Tensor:
     """Returns all values below one another, after a row of zeros: `[1 + positions, channels]`."""
@@ -118,10 +89,10 @@ class Canvas:
 
   def maps(self, table: tf.Tensor) -> list[tf.Tensor]:
     """Returns the maps of a table, `[batch, height, width, channels]` each."""
-    parts = tf.split(table, [1, *(batch * height * width
-                                  for batch, height, width in self._shapes)])
+    parts = tf.split(table, [1, *(self._batch * height * width
+                                  for height, width in self.sizes)])
     return [tf.reshape(part, [-1, height, width, table.shape[-1]])
-            for part, (_, height, width) in zip(parts[1:], self._shapes)]
+            for part, (height, width) in zip(parts[1:], self.sizes)]
 
   def put_back(self, rows: tf.Tensor, pixels: Pixels) -> list[tf.Tensor]:
     """Returns maps of listed values `[pixels, filters]`, 0 where no position is listed."""

@@ -164,17 +164,25 @@ class BudgetNorm(KnotLayer):
       Tensors of the shapes of `logits`.
     """
     logits = [tf.cast(x, self.dtype) for x in logits]
-    weights = knot_weights(wanted(self.dtype))
     if training and self.trainable:
       moments = [_moments(x, counted) for x in logits]
       mean, variance, number = (tf.concat(parts, 0)[None] for parts in zip(*moments))
-      self._move(mean, variance, number > 0, weights)
+      self._move(mean, variance, number > 0, knot_weights(wanted(self.dtype)))
+      factor = tf.math.rsqrt(variance + EPSILON)
     else:
-      mean, variance = weights @ self._mean, weights @ self._variance
-    factor = tf.math.rsqrt(variance + EPSILON)
+      mean, factor = self.statistics()
     sizes = [x.shape[-1] for x in logits]
     parts = [tf.split(statistic, sizes, axis=1) for statistic in (mean, factor)]
     return [(x - _beside(m, x)) * _beside(f, x) for x, m, f in zip(logits, *parts)]
+
+  def statistics(self) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns what inference takes from logits, and then multiplies them by.
+
+    Returns:
+      Mean and 1 / deviation of every logit, `[budgets, columns]`.
+    """
+    weights = knot_weights(wanted(self.dtype))
+    return weights @ self._mean, tf.math.rsqrt(weights @ self._variance + EPSILON)
 
   def _move(self, mean: tf.Tensor, variance: tf.Tensor, is_known: tf.Tensor,
             weights: tf.Tensor) -> None:
@@ -246,12 +254,16 @@ class BudgetShift(KnotLayer):
     Returns:
       Tensors of the shapes of `logits`; gates are open where they are above 0.
     """
-    budget = wanted(self.dtype)
-    shift = quantile(budget) + knot_weights(budget) @ self._shifts
+    shift = self.shifts()
     if self._columns == 1:
       return [x + _beside(shift, x) for x in logits]
     parts = tf.split(shift, [x.shape[-1] for x in logits], axis=1)
     return [x + _beside(part, x) for x, part in zip(logits, parts)]
+
+  def shifts(self) -> tf.Tensor:
+    """Returns what is added to every normalized logit, `[budgets, columns]`."""
+    budget = wanted(self.dtype)
+    return quantile(budget) + knot_weights(budget) @ self._shifts
 
   def control(self, shares: tf.Tensor) -> None:
     """Moves the shifts of a training step, or in `calibrating`, towards the budget of the call.

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf, tf_keras
 
+from official_ext.modeling.heads.dynamic_head import decisions
 from official_ext.modeling.heads.dynamic_head import gate_budget
 from official_ext.modeling.heads.dynamic_head import spatial_gates
 from official_ext.modeling.heads.dynamic_head import steps
@@ -15,14 +16,7 @@ from official_ext.modeling.layers import convolutions
 from official_ext.ops import checks
 from official_ext.ops import sparse_conv
 
-# Path, and the level that it leaves.
-GateKey = tuple[str, str]
-Gates = dict[GateKey, tf.Tensor]
-
 STEP_KINDS = ('gated', 'fixed', 'absent')
-# The paths that leave a position: to the next coarser level, to the next finer one, and the
-# residual block of its own level.
-GATE_PATHS = ('coarser', 'finer', 'depth')
 
 
 class BlockCost(NamedTuple):
@@ -58,7 +52,7 @@ class BlockResult(NamedTuple):
     dropped_tiles: int32 `[batch]`, active tiles that were not computed, summed over levels.
   """
   outputs: Mapping[str, tf.Tensor]
-  gates: Gates
+  gates: decisions.Gates
   dropped_tiles: tf.Tensor
 
 
@@ -67,12 +61,6 @@ def sum_costs(costs: Iterable[BlockCost]) -> BlockCost:
   costs = list(costs)
   return BlockCost(**{field: sum(getattr(cost, field) for cost in costs)
                       for field in BlockCost._fields})
-
-
-def _existing(paths: Sequence[str], level: str, levels: Sequence[str]) -> list[str]:
-  """Returns those of the paths that leave a level: the coarsest has no `coarser`, for example."""
-  neighbors = steps.neighbor_levels(level, levels)
-  return [path for path in paths if path == 'depth' or path in neighbors]
 
 
 def _sum_positions(values: tf.Tensor) -> tf.Tensor:
@@ -145,7 +133,7 @@ class DynamicBlock(tf_keras.layers.Layer):
       self.scale = steps.ScaleStep(scale_step == 'gated', name='scale', **common)
     if depth_step != 'absent':
       self.depth = steps.DepthStep(name='depth', **common)
-    gated = [path for path in GATE_PATHS
+    gated = [path for path in decisions.PATHS
              if (depth_step if path == 'depth' else scale_step) == 'gated']
     # One list per gate: the paths that it decides about.
     self._decisions = [gated] if activation == 'softmax' else [[path] for path in gated]
@@ -169,20 +157,20 @@ class DynamicBlock(tf_keras.layers.Layer):
 
   def _build_budgets(self, levels: Sequence[str]) -> None:
     for path, in self._decisions:
-      existing = [level for level in levels if _existing([path], level, levels)]
+      existing = [level for level in levels if decisions.existing_paths([path], level, levels)]
       if existing:
         self.gate_budgets[path] = gate_budget.GateBudget(
             existing, path == 'depth', dtype=self.gates[path].dtype, name=f'{path}_budget')
     convolutions.build_in_scope(list(self.gate_budgets.values()), [None] * len(self.gate_budgets))
 
-  def gate_keys(self, levels: Sequence[str]) -> list[GateKey]:
+  def gate_keys(self, levels: Sequence[str]) -> list[decisions.GateKey]:
     """Returns path and level of all gates.
 
     Args:
       levels: levels of the features, finest first.
     """
     return [(path, level) for paths in self._decisions for level in levels
-            for path in _existing(paths, level, levels)]
+            for path in decisions.existing_paths(paths, level, levels)]
 
   def call(self, features: Mapping[str, tf.Tensor],
            options: steps.RunOptions = steps.DEFAULT_OPTIONS) -> BlockResult:
@@ -198,11 +186,11 @@ class DynamicBlock(tf_keras.layers.Layer):
     # The depth step's own gate gets the result of the scale step.
     late = [paths for paths in self._decisions if paths == ['depth']]
     early = [paths for paths in self._decisions if paths != ['depth']]
-    gates = self._decide(early, features, options)
+    gates = decisions.decide(early, self.gates, self.gate_budgets, features, options)
     if self.scale is not None:
       features = self.scale(
           features, gates, may_skip=options.mode == 'skip' and not options.training)
-    gates.update(self._decide(late, features, options))
+    gates.update(decisions.decide(late, self.gates, self.gate_budgets, features, options))
     if self.depth is None:
       first = next(iter(features.values()))
       return BlockResult(features, gates, tf.zeros(tf.shape(first)[:1], tf.int32))
@@ -210,40 +198,7 @@ class DynamicBlock(tf_keras.layers.Layer):
     outputs, dropped = self.depth(features, own or None, options=options)
     return BlockResult(outputs, gates, dropped)
 
-  def _decide(self, decisions: Sequence[Sequence[str]], features: Mapping[str, tf.Tensor],
-              options: steps.RunOptions) -> Gates:
-    """Returns gates on all levels that are computed from the same features.
-
-    Args:
-      decisions: for every gate, the paths that it decides about.
-      features: `{level: [batch, height, width, channels]}`.
-      options: `skip` computes the gates of a level together.
-    """
-    # Gate -> level -> its logits.
-    logits: dict[str, dict[str, tf.Tensor]] = {'_'.join(paths): {} for paths in decisions}
-    for level, own in features.items():
-      names = ['_'.join(paths) for paths in decisions if _existing(paths, level, list(features))]
-      gates = [self.gates[name] for name in names]
-      if options.mode == 'skip' and gates:
-        values = spatial_gates.convolve_together(gates, own)
-      else:
-        values = [gate.conv(own) for gate in gates]
-      for name, value in zip(names, values):
-        logits[name][level] = value
-    for name in logits:
-      if name in self.gate_budgets:
-        logits[name] = self.gate_budgets[name](logits[name], training=options.training)
-    decided: Gates = {}
-    for paths in decisions:
-      for level, value in logits['_'.join(paths)].items():
-        existing = _existing(paths, level, list(features))
-        values = self.gates['_'.join(paths)].decide(
-            value, list(map(paths.index, existing)), options.gate_threshold)
-        decided.update(zip([(path, level) for path in existing],
-                           tf.split(values, len(existing), axis=-1)))
-    return decided
-
-  def cost(self, features: Mapping[str, tf.Tensor], gates: Gates) -> BlockCost:
+  def cost(self, features: Mapping[str, tf.Tensor], gates: decisions.Gates) -> BlockCost:
     """Counts the multiply-adds of one call.
 
     Gates and the depthwise convolutions between levels always run.  In the budget those
@@ -263,7 +218,8 @@ class DynamicBlock(tf_keras.layers.Layer):
     fixed = gated = full_budget = gate_cost = messages = tf.constant(0, tf.float64)
     executed = budget = open_messages = tf.zeros(tf.shape(first)[:1], tf.float64)
     for level, size in sizes.items():
-      logits = sum(len(paths) for paths in self._decisions if _existing(paths, level, levels))
+      logits = sum(len(paths) for paths in self._decisions
+                   if decisions.existing_paths(paths, level, levels))
       neighbors = len(steps.neighbor_levels(level, levels)) if self.scale is not None else 0
       gate_cost += tap * size * logits
       fixed += tap * size * (logits + neighbors)

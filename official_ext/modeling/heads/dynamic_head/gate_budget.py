@@ -58,6 +58,21 @@ class GateBudget(tf_keras.layers.Layer):
       self._shift.control(tf.stack([self._share(x) for x in moved], axis=1))
     return dict(zip(self._levels, moved))
 
+  def scale_and_shift(self, levels: Sequence[str]) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the numbers that `call` multiplies logits by and adds to them at inference.
+
+    Args:
+      levels: all levels of the block, among them those of the gate side by side.
+
+    Returns:
+      Scale and shift on every level, `[budgets, levels]`; 0 on levels without the gate.
+    """
+    mean, factor = self._norm.statistics()
+    before = levels.index(self._levels[0])
+    around = [[0, 0], [before, len(levels) - before - len(self._levels)]]
+    return (tf.pad(_SHARPNESS * factor, around),
+            tf.pad(_SHARPNESS * (self._shift.shifts() - mean * factor), around))
+
   def _share(self, moved: tf.Tensor) -> tf.Tensor:
     """Returns the share of a level's work that runs, `[batch]`."""
     is_open = tf.cast(moved > 0, moved.dtype)

@@ -7,6 +7,7 @@ Reference: Lin Song et al., Fine-Grained Dynamic Head for Object Detection,
 https://arxiv.org/abs/2012.03519, section 2.2.
 """
 from collections.abc import Sequence
+import functools
 import math
 from typing import Any
 
@@ -127,13 +128,18 @@ class SpatialGate(tf_keras.layers.Layer):
       logits = tf.broadcast_to(mean, tf.shape(logits))
     if paths is not None and len(paths) < self._num_paths:
       logits = tf.gather(logits, paths, axis=-1)
-    gates = self._activate(logits)
-    return tf.where(gates > tf.cast(threshold, gates.dtype), gates, tf.zeros_like(gates))
+    return self.activate(logits, threshold)
 
-  def _activate(self, logits: tf.Tensor) -> tf.Tensor:
-    if self._activation == 'tanh':
-      return restricted_tanh(logits, self._tau)
-    return tf.sigmoid(logits) if self._activation == 'sigmoid' else tf.nn.softmax(logits)
+  @property
+  def decides_alone(self) -> bool:
+    """Whether the gate of a path and position depends on the logit there and on nothing else."""
+    return self._activation != 'softmax' and not self._coarse
+
+  def activate(self, logits: tf.Tensor, threshold: tf.Tensor | float = 0.0) -> tf.Tensor:
+    """Returns gates of the shape of logits, whose last axis are paths; 0 up to a threshold."""
+    gates = {'tanh': functools.partial(restricted_tanh, tau=self._tau), 'sigmoid': tf.sigmoid,
+             'softmax': tf.nn.softmax}[self._activation](logits)
+    return tf.where(gates > tf.cast(threshold, gates.dtype), gates, tf.zeros_like(gates))
 
   def get_config(self) -> dict[str, Any]:
     return {
@@ -146,18 +152,28 @@ class SpatialGate(tf_keras.layers.Layer):
     }
 
 
-def convolve_together(gates: Sequence[SpatialGate], features: tf.Tensor) -> list[tf.Tensor]:
-  """Computes the convolutions of several gates of one map as one matrix product.
+def convolve_together(gates: Sequence[SpatialGate], maps: Sequence[tf.Tensor],
+                      present: Sequence[range], activation: narrow_conv.Activation | None = None
+                      ) -> list[list[tf.Tensor]]:
+  """Computes the convolutions of several gates of the same maps as one.
 
   Args:
     gates: built gates.
-    features: `[batch, height, width, channels]`.
+    maps: `[batch, height, width, channels]` each.
+    present: numbers of the gates of each map.
+    activation: what all logits go through at once, see `narrow_conv.conv2d`.
 
   Returns:
-    Logits of each gate, for `SpatialGate.decide`.
+    For each map the logits of its gates, for `SpatialGate.decide`.
   """
   convs = [gate.conv for gate in gates]
   kernel, bias = (tf.concat([getattr(conv, name) for conv in convs], axis=-1)
                   for name in ('kernel', 'bias'))
-  logits = narrow_conv.conv2d(tf.cast(features, kernel.dtype), kernel, bias)
-  return tf.split(logits, [conv.filters for conv in convs], axis=-1)
+  # The first filter of every gate, and the end of the last one's.
+  starts = [sum(conv.filters for conv in convs[:number]) for number in range(len(convs) + 1)]
+  logits = narrow_conv.conv2d(
+      [tf.cast(x, kernel.dtype) for x in maps], kernel, bias,
+      [range(starts[own.start], starts[own.stop]) for own in present], activation)
+  return [[tf.concat(of_map[starts[number] - starts[own.start]:
+                            starts[number + 1] - starts[own.start]], axis=-1) for number in own]
+          for of_map, own in zip(logits, present)]
