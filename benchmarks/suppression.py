@@ -6,7 +6,7 @@ The detectors are those of the COCO experiments, with 90 classes and random weig
 suppressed is made up, because random weights give hardly a score above the threshold: a crowd of
 scores around each of forty objects, as trained detectors have it.  The time of the step has
 decoding in it.  Times are medians, interleaved in one run; of `v2`, Model Garden's, a repeat takes
-seconds, and FCOS does not have it.
+seconds, and FCOS, ATSS, AutoAssign and FreeAnchor do not have it.
 """
 import argparse
 from collections.abc import Callable
@@ -20,11 +20,15 @@ from official.vision.ops import anchor
 import tensorflow as tf
 
 from official_ext import registry_imports
+from official_ext.modeling import dense_detections
 from official_ext.utils import command_line
 from official_ext.utils import experiment
 from official_ext.utils import timing
 
-DETECTORS = ('retinanet', 'fcos', 'fasterrcnn')
+_TWO_STAGE = ('fasterrcnn', 'cascadercnn')
+DETECTORS = ('retinanet', 'fcos', 'atss', 'autoassign', 'freeanchor', *_TWO_STAGE)
+# Generators that have Model Garden's own version.
+_STOCK = ('retinanet', *_TWO_STAGE)
 _OBJECTS, _REACH = 40, 0.8  # reach of an object's scores in cells of a map
 
 
@@ -32,7 +36,9 @@ def build(name: str, image_size: int, **generator: Any) -> tuple[Any, Any]:
   """Returns the options and the model of an experiment for square images, in float32."""
   config = experiment.resolve(f'{name}_fpn_resnet50_coco', lock=False)
   config.override({'task': {'model': {
-      'input_size': [image_size, image_size, 3], 'detection_generator': generator}}})
+      'input_size': [image_size, image_size, 3], 'detection_generator': generator,
+      # Masks are computed from detections, so that no network has them without the step.
+      **({'include_mask': False} if name in _TWO_STAGE else {})}}})
   return config.task.model, task_factory.get_task(config.task).build_model()
 
 
@@ -56,7 +62,7 @@ def crowd(random: np.random.Generator, shape: tuple[int, ...], first: int, objec
   return logits
 
 
-def dense_inputs(config: Any, model: Any, image_size: int) -> list[Any]:
+def dense_inputs(config: Any, model: Any, image_size: int) -> list[Any] | dict[str, Any]:
   """Returns what the generator of a one-stage detector is called with, for one image."""
   random = np.random.default_rng(0)
   outputs = model(tf.zeros([1, image_size, image_size, 3]), training=True)
@@ -64,15 +70,17 @@ def dense_inputs(config: Any, model: Any, image_size: int) -> list[Any]:
       config.min_level, config.max_level, config.anchor.num_scales, config.anchor.aspect_ratios,
       config.anchor.anchor_size)((image_size, image_size))
   places = config.anchor.num_scales * len(config.anchor.aspect_ratios)
-  is_fcos = 'centerness' in (outputs.get('attribute_outputs') or {})
+  is_ours = isinstance(model.detection_generator, dense_detections.DetectionGenerator)
   logits = {level: tf.constant(crowd(
       random, (*map.shape[1:3], places, map.shape[3] // places),
-      0 if is_fcos else 1, _OBJECTS // len(anchors)).reshape(map.shape))
+      0 if is_ours else 1, _OBJECTS // len(anchors)).reshape(map.shape))
             for level, map in outputs['cls_outputs'].items()}
   shape = tf.fill([1, 2], float(image_size))
-  if is_fcos:
+  if is_ours:
     boxes = tf.concat([tf.reshape(anchors[level], [1, -1, 4]) for level in sorted(anchors)], 1)
-    return [logits, boxes, outputs['attribute_outputs']['centerness'], shape]
+    return {'class_logits': logits, 'boxes': boxes, 'image_shape': shape,
+            **{f'{attribute}_logits': maps for attribute, maps in
+               (outputs.get('attribute_outputs') or {}).items()}}
   return [outputs['box_outputs'], logits, {level: own[None] for level, own in anchors.items()},
           shape]
 
@@ -95,15 +103,19 @@ def case(name: str, version: str, image_size: int) -> tuple[Callable[[], Any], C
   """Returns functions that run the network, and the step from predictions to detections."""
   config, model = build(name, image_size, nms_version=version, apply_nms=True)
   generator = model.detection_generator
-  inputs = (roi_inputs(config, image_size) if name == 'fasterrcnn'
+  inputs = (roi_inputs(config, image_size) if name in _TWO_STAGE
             else dense_inputs(config, model, image_size))
-  suppress = graphs.traced(lambda *values: generator(*values)['detection_scores'], *inputs)
+
+  def detect(values):
+    return generator(**values) if isinstance(values, dict) else generator(*values)
+
+  suppress = graphs.traced(lambda values: detect(values)['detection_scores'], inputs)
   _, bare = build(name, image_size, apply_nms=False)
   image, shape = tf.zeros([1, image_size, image_size, 3]), tf.fill([1, 2], float(image_size))
   network = graphs.traced(
       lambda image, shape: bare(image, image_shape=shape, training=False)['decoded_box_scores'],
       image, shape)
-  return lambda: network(image, shape).numpy(), lambda: suppress(*inputs).numpy()
+  return lambda: network(image, shape).numpy(), lambda: suppress(inputs).numpy()
 
 
 def main() -> None:
@@ -118,7 +130,7 @@ def main() -> None:
       f'{"detector":12}{"version":10}{"network ms":>12}{"detections ms":>15}{"share":>8}')
   for name in arguments.detectors.split(','):
     for version in arguments.versions.split(','):
-      if (name, version) == ('fcos', 'v2'):
+      if version == 'v2' and name not in _STOCK:
         continue
       network, suppress = case(name, version, arguments.image_size)
       seconds = timing.interleaved({'network': network, 'step': suppress}, arguments.repeats)
