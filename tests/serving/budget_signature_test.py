@@ -67,6 +67,10 @@ def test_a_batch_of_several_budgets_gives_what_each_image_gives_alone(exported):
   for row, budget in enumerate(budgets):
     alone = function(inputs=tf.constant(images[row:row + 1]), budget=tf.constant(budget))
     _same({name: together[name][row:row + 1] for name in COMPARED}, alone)
+  _same(together, _serve(exported.module, images, budgets))
+  for rows in (slice(3), slice(3, 6), slice(7, 8)):  # batches of 3 and 1
+    fewer = function(inputs=tf.constant(images[rows]), budget=tf.constant(budgets[rows]))
+    _same(fewer, {name: together[name][rows] for name in COMPARED})
   # NaN counts as 1.
   assert together['multiply_adds'][-1] == np.float32(exported.module.cost.maximum)
   with pytest.raises(tf.errors.InvalidArgumentError):

@@ -1,12 +1,26 @@
 """The folder for TensorFlow Serving: versions, and requests that its definitions can read."""
+import json
+import pathlib
+import subprocess
+import sys
+import types
+
 from google.protobuf import descriptor_pb2
 from google.protobuf import descriptor_pool
 from google.protobuf import message_factory
 import numpy as np
+import pytest
 import tensorflow as tf
 
+from official_ext.serving import export_saved_model
 from official_ext.serving import input_types
 from official_ext.serving import serving_layout
+import mixed_detector
+import small_detectors
+
+DYFPN = 'retinanet_dyfpn_efficientnetlite0_sample'
+CATEGORIES = [{'id': 1, 'name': 'nought', 'original_id': 0},
+              {'id': 10, 'name': 'nine', 'original_id': 'IX'}]
 
 # Message -> field: (number, type), as in tensorflow_serving/apis.
 MESSAGES = {
@@ -37,6 +51,20 @@ def _prediction_log():
   return message_factory.GetMessageClass(pool.FindMessageTypeByName('t.PredictionLog'))
 
 
+def _requests(folder):
+  """Returns the warm-up requests of a version."""
+  path = folder / 'assets.extra' / 'tf_serving_warmup_requests'
+  return [_prediction_log().FromString(record.numpy()).predict_log.request
+          for record in tf.data.TFRecordDataset(str(path))]
+
+
+def _tensor(request):
+  """Returns the one input of a request."""
+  entry, = request.inputs
+  assert entry.key == 'inputs'
+  return tf.make_ndarray(type(tf.make_tensor_proto(0)).FromString(entry.value))
+
+
 def test_versions_are_numbered(tmp_path):
   folder = tmp_path / 'models'
   assert serving_layout.next_version(folder) == folder / '1'
@@ -55,13 +83,68 @@ def test_requests_are_of_the_cheapest_and_the_dearest_images(tmp_path):
   serving_layout.write_warm_up(
       tmp_path, 'blood', 'serving_default', run, batches,
       lambda images: input_types.encode(images, 'image_tensor'))
-  path = tmp_path / 'assets.extra' / 'tf_serving_warmup_requests'
-  requests = [_prediction_log().FromString(record.numpy()).predict_log.request
-              for record in tf.data.TFRecordDataset(str(path))]
-  for request, images in zip(requests, (batches[1], batches[0]), strict=True):
+  for request, images in zip(_requests(tmp_path), (batches[1], batches[0]), strict=True):
     assert (request.model_spec.name, request.model_spec.signature_name) == (
         'blood', 'serving_default')
-    entry, = request.inputs
-    assert entry.key == 'inputs'
-    tensor = tf.make_ndarray(type(tf.make_tensor_proto(0)).FromString(entry.value))
-    np.testing.assert_array_equal(tensor, images)
+    np.testing.assert_array_equal(_tensor(request), images)
+
+
+@pytest.fixture(scope='module')
+def served(tmp_path_factory):
+  """A detector with mixed decisions that the command wrote for TensorFlow Serving, loaded."""
+  folder = tmp_path_factory.mktemp('layout')
+  _, model, module = mixed_detector.build(DYFPN)
+  tf.train.Checkpoint(model=model, **model.checkpoint_items).save(folder / 'run' / 'ckpt')
+  (folder / 'run' / 'categories.json').write_text(json.dumps(CATEGORIES), encoding='utf-8')
+  export_saved_model.main([
+      f'--experiment={DYFPN}', small_detectors.write_overrides(DYFPN, folder),
+      f'--checkpoint_path={folder}/run', f'--export_dir={folder}/digits', '--serving_layout'])
+  version, = (folder / 'digits').iterdir()
+  loaded = tf.saved_model.load(str(version))
+  return types.SimpleNamespace(
+      version=version, loaded=loaded, module=module, detect=loaded.signatures['serving_default'])
+
+
+@pytest.mark.slow
+def test_a_saved_model_answers_its_own_warm_up(served):
+  assert served.version.name == '1'
+  costs = []
+  for request in _requests(served.version):
+    assert (request.model_spec.name, request.model_spec.signature_name) == (
+        'digits', 'serving_default')
+    images = _tensor(request)
+    assert images.dtype == np.uint8 and images.ndim == 4 and len(images) == 1
+    outputs = served.detect(inputs=tf.constant(images))
+    expected = served.module.serve(tf.constant(images))
+    np.testing.assert_allclose(outputs['multiply_adds'], expected['multiply_adds'], 1e-6)
+    np.testing.assert_allclose(
+        outputs['detection_scores'], expected['detection_scores'], atol=1e-5)
+    costs.append(float(outputs['multiply_adds'][0]))
+  easy, hard = costs
+  assert easy < hard
+
+
+@pytest.mark.slow
+def test_saved_model_cli_answers_as_the_loaded_model(served, tmp_path):
+  images = _tensor(_requests(served.version)[1])
+  np.save(tmp_path / 'images.npy', images)
+  subprocess.run(
+      [sys.executable, pathlib.Path(sys.executable).parent / 'saved_model_cli', 'run',
+       '--dir', served.version, '--tag_set', 'serve', '--signature_def', 'serving_default',
+       '--inputs', f'inputs={tmp_path}/images.npy', '--outdir', tmp_path / 'outputs'],
+      check=True, capture_output=True)
+  expected = served.detect(inputs=tf.constant(images))
+  found = {path.stem: np.load(path) for path in (tmp_path / 'outputs').iterdir()}
+  assert set(found) == set(expected)
+  for name, values in expected.items():
+    np.testing.assert_allclose(found[name], values, 1e-4, 1e-4, err_msg=name)
+  assert found['detection_scores'].max() > 0.1
+
+
+@pytest.mark.slow
+def test_class_names_lie_in_the_version(served):
+  path = pathlib.Path(served.loaded.categories.asset_path.numpy().decode())
+  assert path.parent == served.version / 'assets'
+  inside = json.loads(path.read_text(encoding='utf-8'))
+  described = json.loads((served.version / 'export.json').read_text(encoding='utf-8'))
+  assert inside == described['categories'] == CATEGORIES
