@@ -57,6 +57,9 @@ NECKS = {
     'i-FPN, Broyden 15/15': ('ifpn', ','.join(f'{_SOLVER}{field}' for field in (
         'solver=broyden', 'training_evaluations=16', 'backward_evaluations=15'))),
     'DyFPN with a budget': ('dyfpn', f'task.model.decoder.dyfpn.gate.budget_input=true,{_DRAWN}'),
+    'i-FPN with a budget': (
+        'ifpn', f'{_SOLVER}budget_input=true,task.budget.kind=drawn,'
+        'task.budget.draw_range=[0.0,0.8]'),
 }
 # The same of FCOS with FPN and the dynamic head; a block has as many convolutions as plain towers.
 HEADS = {
