@@ -1,6 +1,6 @@
 """Converts an exported detector for another engine, and checks what was written."""
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import json
 import pathlib
 import shutil
@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from official_ext.serving import export_checks
 from official_ext.serving.engines import catalog
+from official_ext.serving.engines import examples
+from official_ext.serving.engines import gate_times
 from official_ext.serving.engines import inputs
 from official_ext.serving.engines import verification
 from official_ext.utils import command_line
@@ -20,16 +21,19 @@ from official_ext.utils import model_cards
 _DESCRIPTION = """\
 Converts a SavedModel that export_saved_model wrote for an engine that runs it without TensorFlow.
 What was written is loaded and compared with the SavedModel before it gets its name: scores, boxes,
-every gate and the cost of every image, for one image and for four.  A network with gates keeps
-the input gate_threshold, and is compared at several thresholds; one that takes a budget keeps the
-input budget, one number for all images of a call, instead, and is compared at several budgets.
+every gate and the cost of every image, for one image and for four, which are made up; with
+--images also on images of yours.  A network with gates keeps the input gate_threshold, and is
+compared at several thresholds; one that takes a budget keeps the input budget, one number for all
+images of a call, instead, and is compared at several budgets.  If it has kept conditionals, it is
+timed with open and with shut gates.
 
   DIR/model.xml, model.bin   the model, for --to=openvino
   DIR/model.onnx             for --to=onnx
-  DIR/model.tflite           for --to=litert; without the cost of images
+  DIR/model.tflite           for --to=litert
   DIR/export.json            the description of the SavedModel, with classes
   DIR/model_card.json        the card of the SavedModel
-  DIR/conversion.json        engine and version, largest differences, conditionals
+  DIR/conversion.json        engine and version, largest differences, conditionals,
+                             milliseconds with open and with shut gates
 
 Export with --input_type=image_tensor.  tools.predict and tools.profile take DIR as --saved_model.
 """
@@ -39,10 +43,6 @@ example:
     --output_dir=runs/dyfpn_openvino
 """
 _MARKER = 'conversion.json'
-_BATCH_SIZES = (1, 4)
-_SIZE = (256, 256)
-# A conversion is compared at these values of a scalar input, and at its neutral value.
-_OTHER_VALUES = {'gate_threshold': (0.5, 1.0), 'budget': (0.0, 0.25, 0.5, 0.75)}
 
 
 def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -56,6 +56,9 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
                       help='round weights to 8 bits, with --to=litert: the file has a quarter of '
                       'the size; scores and boxes differ, see what predict --evaluate says '
                       '(weights of float32)')
+  parser.add_argument('--images', nargs='+', type=pathlib.Path, default=[], metavar='PATH',
+                      help='a folder, searched with all folders in it, or image files: compare on '
+                      'four of them too, at equal distances, read as tools.predict reads them')
   parser.add_argument('--output_dir', required=True, metavar='DIR',
                       help='folder to write; an earlier conversion in it is replaced')
   return parser.parse_args(arguments)
@@ -117,26 +120,9 @@ def count_conditionals(signature: Any) -> int:
   return sum(node.op in ('If', 'StatelessIf') for node in nodes)
 
 
-def example_calls(description: Mapping[str, Any], batch_size: int | None, scalars: Sequence[str]
-                  ) -> list[inputs.Call]:
-  """Returns what to compare with: images of two sizes, for batches of one image and of four.
-
-  Args:
-    description: the content of `export.json`; may be empty.
-    batch_size: the fixed number of images of the model; None: any number.
-    scalars: names of the model's inputs beside the images, which get the value that leaves the
-      network as it is, and others.
-  """
-  size = description.get('input_image_size') or _SIZE
-  values: list[dict[str, float]] = [{}, *(
-      {name: value} for name in scalars for value in _OTHER_VALUES[name])]
-  return [inputs.Call(batch, value) for value in values
-          for count in ([batch_size] if batch_size else _BATCH_SIZES)
-          for batch in export_checks.example_batches(size, count)]
-
-
 def convert(engine_name: str, saved_model: files.PathLike, folder: pathlib.Path,
-            quantize: str | None = None) -> dict[str, Any]:
+            quantize: str | None = None, images: Mapping[str, np.ndarray] | None = None
+            ) -> dict[str, Any]:
   """Converts a SavedModel and compares the result with it.
 
   Args:
@@ -145,13 +131,14 @@ def convert(engine_name: str, saved_model: files.PathLike, folder: pathlib.Path,
     folder: an existing folder to write into.
     quantize: one of the engine's `QUANTIZATIONS`; None: weights are not rounded.  Rounding changes
       scores and boxes, so that they are compared, but not limited.
+    images: file -> uint8 `[height, width, 3]`, up to four to compare on beside made-up ones.
 
   Returns:
     The content of `conversion.json`.
 
   Raises:
-    CommandError: the engine is not installed, cannot round so or refuses the model, or the two
-      differ.
+    CommandError: the engine is not installed, cannot round so or refuses the model, the SavedModel
+      fails for one of the images or the engine for what it converted, or the two differ.
   """
   from official_ext.serving import saved_models
   engine = catalog.engine(engine_name)
@@ -163,6 +150,8 @@ def convert(engine_name: str, saved_model: files.PathLike, folder: pathlib.Path,
   description = saved_models.read_description(saved_model)
   batch_size, = (spec.shape[0] for key, spec in specs.items() if key not in scalars)
   description['batch_size'] = batch_size
+  images = images or {}
+  examples.check(source.run, images, batch_size)
   conditionals = engine.convert(files.plain_path(saved_model), source.name, folder, quantize)
   wanted = count_conditionals(source.signature)
   if wanted and not conditionals:
@@ -170,15 +159,10 @@ def convert(engine_name: str, saved_model: files.PathLike, folder: pathlib.Path,
         f'{engine_name} lost the {wanted} conditionals of the SavedModel, so that shut gates would '
         'save nothing; nothing was written.')
 
-  differences = verification.compare(
-      source.run, engine.Model(folder), example_calls(description, batch_size, scalars))
-  wrong = [f'{name} by {difference.value:g} (allowed: {difference.limit:g})'
-           for name, difference in differences.items()
-           if not (difference.is_number if quantize else difference.is_allowed)]
-  if wrong:
-    raise command_line.CommandError(
-        f'the converted model differs from the SavedModel in {", ".join(wrong)}, so nothing was '
-        'written.')
+  model, batches = engine.Model(folder), examples.batches(description, [*images.values()])
+  differences = _compare(engine_name, source, model, examples.calls(batches, scalars))
+  _check_differences(differences, quantize)
+  times = gate_times.measure(model, batches, scalars[0]) if conditionals and scalars else None
   (folder / 'export.json').write_text(json.dumps(description, indent=2), encoding='utf-8')
   card = pathlib.Path(saved_model, model_cards.NAME)
   if card.is_file():  # one of an earlier version has none
@@ -186,10 +170,37 @@ def convert(engine_name: str, saved_model: files.PathLike, folder: pathlib.Path,
   result = {
       'engine': engine_name, 'version': engine.version(), 'quantize': quantize,
       'conditionals': conditionals, 'conditionals_of_saved_model': wanted, 'scalars': scalars,
+      'images': [*images], 'timed_images': times.images if times else None,
+      'milliseconds_open': times.opened if times else None,
+      'milliseconds_shut': times.shut if times else None,
       'differences': {name: difference.value for name, difference in differences.items()},
       'seconds': round(time.monotonic() - start, 1)}
   (folder / _MARKER).write_text(json.dumps(result, indent=2), encoding='utf-8')
   return result
+
+
+def _compare(engine_name: str, source: Source, model: Callable[..., dict[str, np.ndarray]],
+             calls: Sequence[inputs.Call]) -> dict[str, verification.Difference]:
+  """Returns the differences of a converted model; raises a CommandError if the engine fails."""
+  try:
+    return verification.compare(source.run, model, calls)
+  except RuntimeError as error:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+    raise command_line.CommandError(
+        f'{engine_name} fails in the converted model ({reason}), so nothing was written.'
+        ) from error
+
+
+def _check_differences(differences: Mapping[str, verification.Difference],
+                       quantize: str | None) -> None:
+  """Raises a CommandError if an output differs by more than is allowed."""
+  wrong = [f'{name} by {difference.value:g} (allowed: {difference.limit:g})'
+           for name, difference in differences.items()
+           if not (difference.is_number if quantize else difference.is_allowed)]
+  if wrong:
+    raise command_line.CommandError(
+        f'the converted model differs from the SavedModel in {", ".join(wrong)}, so nothing was '
+        'written.')
 
 
 def _check_quantization(engine: Any, name: str, quantize: str | None) -> None:
@@ -200,20 +211,63 @@ def _check_quantization(engine: Any, name: str, quantize: str | None) -> None:
         'has dynamic_range.')
 
 
+def warnings(result: Mapping[str, Any]) -> Iterator[str]:
+  """Yields a sentence for everything about gates that a user may not expect of a conversion.
+
+  Args:
+    result: the content of `conversion.json`.
+  """
+  found, wanted = result['conditionals'], result['conditionals_of_saved_model']
+  if found < wanted:
+    yield (f'Warning: {result["engine"]} has {found} of the {wanted} conditionals of the '
+           'SavedModel; what the others skipped may run at every call.')
+  if not found or not result['scalars']:
+    return
+  opened, shut = result['milliseconds_open'], result['milliseconds_shut']
+  if opened is None:
+    yield ('Warning: no gate is open for the images that were compared, so that nothing was timed; '
+           'give images of yours with --images.')
+  elif shut >= opened:
+    yield (f'Warning: with every gate shut the model is not faster ({shut:.1f} ms, {opened:.1f} ms '
+           'with open gates); gates of small maps save little, and other work on this machine '
+           'disturbs times.')
+
+
+def summary(result: Mapping[str, Any], folder: files.PathLike) -> str:
+  """Returns what a conversion has written, in one sentence.
+
+  Args:
+    result: the content of `conversion.json`.
+    folder: what was written.
+  """
+  differences = result['differences']
+  largest = max((name for name in differences), key=differences.__getitem__)
+  text = (f'Wrote {folder} in {command_line.duration(result["seconds"])}: it differs from the '
+          f'SavedModel most in {largest}, by {differences[largest]:.2g}; '
+          f'{result["conditionals"]} conditionals')
+  if result['images']:
+    text += f'; compared on {len(result["images"])} images of --images too'
+  if result['milliseconds_open'] is not None:
+    scalar, = result['scalars']
+    count = result['timed_images']
+    text += (f'; {count} image{"s" * (count > 1)}: {result["milliseconds_open"]:.1f} ms '
+             f'{gate_times.OPEN[scalar]}, {result["milliseconds_shut"]:.1f} ms with every gate '
+             'shut')
+  return text + '.'
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
   """Converts a SavedModel; `arguments` replace those of the command line."""
   args = _parse_arguments(arguments)
   files.check_own_output(args.output_dir, _MARKER)
   _check_quantization(catalog.engine(args.to), args.to, args.quantize)
+  images = examples.read(args.images)
   command_line.say(f'Loading the SavedModel and converting it for {args.to} ...')
   with files.atomic_directory(args.output_dir) as folder:
-    result = convert(args.to, args.saved_model, folder, args.quantize)
-  differences = result['differences']
-  largest = max((name for name in differences), key=differences.__getitem__)
-  command_line.say(
-      f'Wrote {args.output_dir} in {command_line.duration(result["seconds"])}: it differs from the '
-      f'SavedModel most in {largest}, by {differences[largest]:.2g}; '
-      f'{result["conditionals"]} conditionals.')
+    result = convert(args.to, args.saved_model, folder, args.quantize, images)
+  for text in warnings(result):
+    command_line.say(text)
+  command_line.say(summary(result, args.output_dir))
 
 
 if __name__ == '__main__':

@@ -1,7 +1,9 @@
 """Conversions of networks that take a budget: one number, with which they answer as the export."""
 import json
+import time
 
 import numpy as np
+from PIL import Image
 import pytest
 import tensorflow as tf
 
@@ -100,6 +102,116 @@ def test_a_budget_that_a_conversion_does_not_follow_is_an_error(saved, tmp_path,
   monkeypatch.setattr(engine, 'Model', Neutral)
   with pytest.raises(command_line.CommandError, match='differs .* in .*gate_neck by 1'):
     convert.convert('onnx', saved, tmp_path)
+
+
+class Engine:
+  """Stands for an engine: its model is the SavedModel, in another size of image perhaps not."""
+
+  FILE, QUANTIZATIONS, version = 'model.fake', (), staticmethod(lambda: '1.0')
+  conditionals, slow_at, wrong_shape, error = 1, None, None, None
+
+  def convert(self, saved_model, name, folder, quantize):
+    del name, folder, quantize
+    self.source = convert.load(saved_model)
+    return self.conditionals
+
+  def Model(self, folder):  # noqa: N802
+    del folder
+    return self._run
+
+  def _run(self, images, scalars):
+    if self.error:
+      raise self.error
+    if scalars and scalars['budget'] == self.slow_at:
+      time.sleep(0.02)
+    outputs = self.source.run(images, scalars)
+    if images.shape[1:3] == self.wrong_shape:
+      outputs['multiply_adds'] = outputs['multiply_adds'] * 1.01
+    return outputs
+
+
+@pytest.fixture
+def engine(monkeypatch):
+  fake = Engine()
+  monkeypatch.setattr(catalog, 'engine', lambda name: fake)
+  return fake
+
+
+def _convert(saved, folder, *options):
+  convert.main(['--to=onnx', f'--saved_model={saved}', f'--output_dir={folder}/converted',
+                *options])
+  return json.loads((folder / 'converted/conversion.json').read_text(encoding='utf-8'))
+
+
+def test_is_compared_on_images_of_the_user(saved, tmp_path, engine, capsys):
+  photos = tmp_path / 'photos'
+  photos.mkdir()
+  for number, image in enumerate(mixed_detector.images(6, (24, 40))):
+    Image.fromarray(image).save(photos / f'{number}.png')
+  engine.wrong_shape = (24, 40)
+  assert _convert(saved, tmp_path)['images'] == []
+  assert 'of --images' not in capsys.readouterr().out
+  with pytest.raises(command_line.CommandError, match='differs .* in multiply_adds by 0.01 '):
+    _convert(saved, tmp_path, f'--images={photos}')
+  engine.wrong_shape = None
+  assert _convert(saved, tmp_path, f'--images={photos}')['images'] == [
+      f'{photos}/{number}.png' for number in (0, 2, 3, 5)]
+  assert 'compared on 4 images of --images too' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('slow_at, is_warned', [(1.0, False), (0.0, True)])
+def test_times_open_and_shut_gates(saved, tmp_path, engine, capsys, slow_at, is_warned):
+  engine.slow_at = slow_at
+  report = _convert(saved, tmp_path)
+  slow, fast = (report[f'milliseconds_{name}'] for name in (
+      ('shut', 'open') if is_warned else ('open', 'shut')))
+  assert slow >= 20 and slow > fast and report['timed_images'] == 1
+  said = capsys.readouterr().out
+  assert ('with every gate shut the model is not faster' in said) == is_warned
+  assert (f'1 image: {report["milliseconds_open"]:.1f} ms with every gate open, '
+          f'{report["milliseconds_shut"]:.1f} ms with every gate shut.') in said
+
+
+def test_says_if_conditionals_are_lost(saved, tmp_path, engine, monkeypatch, capsys):
+  assert _convert(saved, tmp_path)['conditionals_of_saved_model'] == 1
+  assert 'of the' not in capsys.readouterr().out
+  monkeypatch.setattr(convert, 'count_conditionals', lambda signature: 3)
+  report = _convert(saved, tmp_path)
+  assert (report['conditionals'], report['conditionals_of_saved_model']) == (1, 3)
+  assert 'has 1 of the 3 conditionals of the SavedModel' in capsys.readouterr().out
+  engine.conditionals = 0
+  with pytest.raises(command_line.CommandError, match='lost the 3 conditionals'):
+    _convert(saved, tmp_path)
+
+
+def test_a_conversion_that_does_not_run_is_refused(saved, tmp_path, engine):
+  engine.error = RuntimeError('at node 7\nshapes differ\n')
+  with pytest.raises(command_line.CommandError, match=r'fails .* \(shapes differ\), so nothing'):
+    _convert(saved, tmp_path)
+  assert not (tmp_path / 'converted').exists()
+
+
+def test_an_image_that_fails_is_refused_before_the_conversion(
+    saved, tmp_path, engine, monkeypatch):
+  source = convert.load(saved)
+
+  def run(images, scalars=None):
+    del images, scalars
+    raise ValueError('nothing is left of it')
+
+  monkeypatch.setattr(convert, 'load', lambda path: source._replace(run=run))
+  Image.new('RGB', (9, 5)).save(tmp_path / 'long.png')
+  with pytest.raises(command_line.CommandError, match=r'--images: .*long\.png: .* 9 x 5 pixels'):
+    _convert(saved, tmp_path, f'--images={tmp_path}/long.png')
+  assert not hasattr(engine, 'source')
+
+
+def test_says_if_no_gate_was_open():
+  result = {'engine': 'onnx', 'conditionals': 6, 'conditionals_of_saved_model': 6,
+            'scalars': ['gate_threshold'], 'milliseconds_open': None, 'milliseconds_shut': None}
+  sentence, = convert.warnings(result)
+  assert 'no gate is open' in sentence and '--images' in sentence
+  assert not list(convert.warnings({**result, 'scalars': []}))
 
 
 def _has_onnx():
