@@ -13,7 +13,7 @@ import mixed_detector
 import small_detectors
 
 GATES = ('gate_dyfpn_3', 'gate_dyfpn_4', 'gate_dyfpn_5')
-_NAME = 'retinanet_dyfpn_efficientnetlite0_sample'
+NAME = 'retinanet_dyfpn_efficientnetlite0_sample'
 
 
 def module(**model_options):
@@ -21,8 +21,8 @@ def module(**model_options):
   tf_keras.utils.set_random_seed(1)
   options = {'budget': {'kind': 'drawn', 'weight': 1.0}, 'model': {
       'decoder': {'dyfpn': {'num_filters': 8, 'gate': {'budget_input': True}}}, **model_options}}
-  _, model = small_detectors.small_task(_NAME, **options)
-  config = small_detectors.small_experiment(_NAME, **options)
+  _, model = small_detectors.small_task(NAME, **options)
+  config = small_detectors.small_experiment(NAME, **options)
   made = detection.RoutedDetectionModule(config, model=model, input_image_size=[64, 64])
   decoder = model.decoder
   features = model.backbone(made.preprocess(tf.constant(mixed_detector.images(8)))[0])

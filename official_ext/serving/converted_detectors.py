@@ -35,7 +35,9 @@ class ConvertedDetector(detectors.SavedDetector):
     self.description = saved_models.read_description(path)
     self.categories = saved_models.read_categories(None, self._path, self.description)
     self._rule = self.description.get('suppression')
-    self._scalars: dict[str, float] = {}
+    # What the SavedModel spends where a call gives no budget.
+    budget = self.description.get('default_budget')
+    self._scalars: dict[str, float] = {} if budget is None else {'budget': budget}
     self.input_type, self.batch_size = 'image_tensor', self.description.get('batch_size')
     self.engine = catalog.engine_of(path) or ''
     try:

@@ -42,7 +42,8 @@ The signature serving_default takes images. If the network has gates of DyFPN, C
 head, the signature with_gate_threshold takes gate_threshold too, a number from 0, the gates as
 trained, to 1, every gate shut: with it you choose between accuracy and time for every call. If its
 gates were trained with budget_input, with_budget takes budget, one number or one for each image,
-the share of what gates can save that runs: from 0, every gate shut, to 1, as in serving_default.
+the share of what gates can save that runs: from 0, every gate shut, to 1, as in serving_default,
+unless --default_budget gives that another one.
 
 Names and category ids come from categories.json, which a training writes into its folder,
 or from task.annotation_file; the SavedModel brings them along as the asset `categories`.
@@ -89,6 +90,9 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
                       help="sums of convolutions of a map, such as DyFPN's laterals: folded into "
                       'one for each dilation rate; or, with the same results and more weights, in '
                       'the Fourier domain where this is expected to be faster (folded)')
+  parser.add_argument('--default_budget', type=argument_types.threshold, metavar='B',
+                      help='for networks with budget_input, the budget of calls that give none '
+                      '(1)')
   parser.add_argument('--serving_layout', action='store_true',
                       help='write a new numbered version into --export_dir, as TensorFlow Serving '
                       'reads them, with requests for its warm-up')
@@ -103,7 +107,7 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 def save(module: Any, export_dir: files.PathLike, input_type: str, image_size: Sequence[int],
          batch_size: int | None = None,
          categories: categories_lib.Categories = categories_lib.UNKNOWN, network: Any = None,
-         frozen_network: Any = None) -> dict[str, float]:
+         frozen_network: Any = None, budget: float = 1.0) -> dict[str, float]:
   """Writes a module as a SavedModel, loads it again and compares the two.
 
   Args:
@@ -115,6 +119,7 @@ def save(module: Any, export_dir: files.PathLike, input_type: str, image_size: S
     categories: the classes; if there are any, they become the asset `categories`.
     network: what `signatures.network_function` returned for the module; None: it is made here.
     frozen_network: what is written, `network` as `frozen.freeze` made it; None: `network` itself.
+    budget: of calls that give none.
 
   Returns:
     The largest absolute difference of each output.
@@ -127,7 +132,7 @@ def save(module: Any, export_dir: files.PathLike, input_type: str, image_size: S
   from official_ext.serving import saved_models
   from official_ext.serving import signatures
   network = network or signatures.network_function(module, input_type)
-  _write(signatures.signatures(frozen_network or network),
+  _write(signatures.signatures(frozen_network or network, budget),
          [] if frozen_network else module.model.variables, export_dir, categories)
   saved = tf.saved_model.load(files.plain_path(export_dir)).signatures
   comparison = export_checks.Comparison()
@@ -141,7 +146,7 @@ def save(module: Any, export_dir: files.PathLike, input_type: str, image_size: S
       if name not in saved:
         continue
       with saved_models.unoptimized():
-        expected = signatures.call(network, inputs, **values)
+        expected = signatures.call(network, inputs, **{'budget': budget, **values})
       # All signatures call one function; a user's TensorFlow optimizes it as it does here.
       optimizers = contextlib.nullcontext if name == signatures.DEFAULT else (
           saved_models.unoptimized)
@@ -218,6 +223,7 @@ def export(params: Any, args: argparse.Namespace, target: pathlib.Path) -> dict[
   import yaml
 
   from official_ext.datasets import category_files
+  from official_ext.modeling.layers import routed
   from official_ext.serving import export_modules
   from official_ext.serving import frozen
   from official_ext.serving import signatures
@@ -231,18 +237,24 @@ def export(params: Any, args: argparse.Namespace, target: pathlib.Path) -> dict[
   module = export_modules.build_module(params, args.checkpoint_path, args.input_type,
                                        args.input_image_size, args.batch_size, args.outputs,
                                        nms=args.nms)
+  if args.default_budget is not None and not routed.has_budget_input(module.model):
+    raise command_line.CommandError(
+        f'--default_budget={args.default_budget:g}: this network takes no budget; its gates must '
+        'be trained with budget_input.')
   categories = category_files.of_training(args.checkpoint_path, params.task)
+  budget = 1.0 if args.default_budget is None else args.default_budget
   network = signatures.network_function(module, args.input_type)
   frozen_network, folding = frozen.freeze_as_told(
       network, module, args.freeze, args.laterals == 'fourier')
   with files.atomic_directory(target) as temporary:
     differences = save(module, temporary, args.input_type, module.image_size, args.batch_size,
-                       categories, network, frozen_network)
+                       categories, network, frozen_network, budget)
     if args.serving_layout:
       _write_warm_up(temporary, args, module.image_size)
     description = {
         'experiment': args.experiment,
         **module.description,
+        **({} if args.default_budget is None else {'default_budget': budget}),
         'categories': categories.to_coco(),
         **folding,
         'max_abs_diff': max(differences.values()),

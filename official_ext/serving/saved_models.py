@@ -74,6 +74,7 @@ _FIELDS: Mapping[str, Callable[[Any], bool]] = {
     'categories': lambda value: isinstance(value, list),
     'max_abs_diff': _is_number,
     'budgets': _is_table,
+    'default_budget': lambda value: _is_number(value) and 0 <= value <= 1,
 }
 
 

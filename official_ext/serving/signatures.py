@@ -99,19 +99,21 @@ def call(function: Any, inputs: Any, **values: float | tf.Tensor) -> Mapping[str
   return function(inputs, *more)
 
 
-def signatures(function: Any) -> dict[str, Any]:
+def signatures(function: Any, budget: float = inputs_lib.NEUTRAL['budget']) -> dict[str, Any]:
   """Returns the signatures of an export by name.
 
   Args:
     function: what `network_function` returned, or its frozen form.
+    budget: in [0, 1], of the signatures that take none; networks without a budget do not use it.
   """
   images, *more = function.structured_input_signature[0]
   found = {DEFAULT: function}
   if more:
-    found[DEFAULT] = with_names(lambda inputs: call(function, inputs), [images])
+    found[DEFAULT] = with_names(lambda inputs: call(function, inputs, budget=budget), [images])
   for spec in more:
     # The network's own function has this one input beside the images, or others too.
     found[f'with_{spec.name}'] = function if len(more) == 1 else with_names(
-        lambda inputs, value, name=spec.name: call(function, inputs, **{name: value}),
+        lambda inputs, value, name=spec.name: call(
+            function, inputs, **{'budget': budget, name: value}),
         [images, spec])
   return found

@@ -9,10 +9,12 @@ import tensorflow as tf
 
 from official_ext.ops import routing
 from official_ext.serving import detectors
+from official_ext.serving import export_saved_model
 from official_ext.serving import signatures
 from official_ext.tools import predict
 import budget_detector
 import mixed_detector
+import small_detectors
 
 pytestmark = pytest.mark.slow
 
@@ -96,3 +98,24 @@ def test_predict_takes_a_budget(exported, tmp_path):
   np.testing.assert_allclose([gmac[0], gmac[1]], [cost.minimum, cost.maximum], rtol=1e-6)
   with pytest.raises(SystemExit):
     predict.main([*arguments, f'--output_dir={tmp_path}/2', '--budget=1', '--gate_threshold=0.5'])
+
+
+def test_an_export_has_a_default_budget(exported, tmp_path):
+  model = exported.module.model
+  tf.train.Checkpoint(model=model, **model.checkpoint_items).save(tmp_path / 'run' / 'ckpt')
+  export_saved_model.main([
+      f'--experiment={budget_detector.NAME}',
+      small_detectors.write_overrides(budget_detector.NAME, tmp_path), '--params_override='
+      'task.budget.kind=drawn,task.model.decoder.dyfpn.num_filters=8,'
+      'task.model.decoder.dyfpn.gate.budget_input=true',
+      f'--checkpoint_path={tmp_path}/run', f'--export_dir={tmp_path}/saved',
+      '--default_budget=0.35'])
+  saved, images = detectors.SavedDetector(tmp_path / 'saved'), mixed_detector.images(8)
+  assert saved.description['default_budget'] == 0.35
+  expected = _serve(exported.module, images, 0.35)
+  assert expected['multiply_adds'].numpy().sum() < 8 * exported.module.cost.maximum
+  _same(saved(images), expected)
+  assert saved.set_gate_threshold(0.0)
+  _same(saved(images), expected)
+  assert saved.set_budget(1.0)
+  _same(saved(images), _serve(exported.module, images, 1.0))

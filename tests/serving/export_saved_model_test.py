@@ -310,6 +310,13 @@ def test_a_checkpoint_of_another_model_is_refused_in_one_sentence(exported, tmp_
   assert not (tmp_path / 'new').exists()
 
 
+def test_a_default_budget_is_of_networks_that_take_one(exported, tmp_path):
+  with pytest.raises(command_line.CommandError, match='0.4: this network takes no budget'):
+    export_saved_model.main(
+        [*exported.arguments, f'--export_dir={tmp_path}/new', '--default_budget=0.4'])
+  assert not (tmp_path / 'new').exists()
+
+
 @pytest.mark.parametrize('arguments, sentence', [
     (['--checkpoint_path=nowhere/ckpt-1'], 'nowhere/ckpt-1: there is no such checkpoint'),
     (['--checkpoint_path=.'], 'a folder without a checkpoint'),
@@ -326,7 +333,7 @@ def test_mistakes_cost_seconds(exported, tmp_path, monkeypatch, arguments, sente
 
 @pytest.mark.parametrize('arguments', [
     ['--input_image_size=64'], ['--input_image_size=0,64'], ['--batch_size=0'],
-    ['--input_type=tflite'], ['--batch=2'],
+    ['--input_type=tflite'], ['--batch=2'], ['--default_budget=1.5'],
 ])
 def test_malformed_arguments_are_named(arguments, capsys):
   required = ['--experiment=e', '--checkpoint_path=c', '--export_dir=d']

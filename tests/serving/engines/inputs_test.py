@@ -50,6 +50,21 @@ def test_a_converted_detector_takes_the_scalar_that_its_model_has(monkeypatch, n
   assert calls == [{}, {'gate_threshold': 0.25}, {'budget': 0.5}]
 
 
+def test_calls_of_a_conversion_have_the_default_budget_of_its_export(monkeypatch, tmp_path):
+  calls = []
+  model_type = type('Model', (), {
+      '__init__': lambda self, *unused: None, 'scalars': ['budget'],
+      '__call__': lambda self, images, scalars: calls.append(scalars) or {}})
+  monkeypatch.setattr(catalog, 'engine_of', lambda path: 'it')
+  monkeypatch.setattr(catalog, 'engine', lambda name: types.SimpleNamespace(Model=model_type))
+  (tmp_path / 'export.json').write_text('{"default_budget": 0.25}', encoding='utf-8')
+  detector = converted_detectors.ConvertedDetector(tmp_path)
+  detector(IMAGES)
+  detector.set_budget(0.5)
+  detector(IMAGES)
+  assert calls == [{'budget': 0.25}, {'budget': 0.5}]
+
+
 def test_engines_get_scalars():
   import tensorflow as tf
   images = tf.TensorSpec([None, None, None, 3], tf.uint8, 'inputs')
