@@ -23,7 +23,7 @@ from official_ext.modeling.backbones.caddet import conv_norm
 from official_ext.modeling.backbones.caddet import modes
 from official_ext.modeling.backbones.caddet import wiring
 from official_ext.ops import routing
-from official_ext.serving import frozen
+from official_ext.serving.compiling import frozen
 from official_ext.utils import command_line
 from official_ext.utils import timing
 

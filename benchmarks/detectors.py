@@ -29,7 +29,7 @@ import op_times
 import tensorflow as tf
 
 from official_ext import registry_imports
-from official_ext.serving import frozen
+from official_ext.serving.compiling import frozen
 from official_ext.serving import signatures
 from official_ext.utils import command_line
 from official_ext.utils import experiment

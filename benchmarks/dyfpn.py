@@ -18,7 +18,7 @@ from official_ext import registry_imports
 from official_ext.modeling.decoders import dyfpn
 from official_ext.modeling.decoders.dyfpn import gumbel_selection
 from official_ext.ops import routing
-from official_ext.serving import frozen
+from official_ext.serving.compiling import frozen
 from official_ext.utils import command_line
 from official_ext.utils import experiment
 from official_ext.utils import timing

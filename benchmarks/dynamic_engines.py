@@ -24,7 +24,7 @@ import tensorflow as tf, tf_keras
 
 from official_ext.modeling.heads import dynamic_head as dynamic_head_lib
 from official_ext.ops import routing
-from official_ext.serving import frozen
+from official_ext.serving.compiling import frozen
 from official_ext.serving import signatures
 from official_ext.serving.engines import openvino
 from official_ext.utils import command_line

@@ -26,7 +26,7 @@ import tensorflow as tf
 from official_ext.serving import convert
 from official_ext.serving import export_checks
 from official_ext.serving import export_saved_model
-from official_ext.serving import frozen
+from official_ext.serving.compiling import frozen
 from official_ext.serving import saved_models
 from official_ext.serving import signatures
 from official_ext.serving.engines import catalog

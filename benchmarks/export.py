@@ -22,7 +22,7 @@ from official_ext import registry_imports
 from official_ext.modeling.backbones.caddet import conv_norm
 from official_ext.serving import detection
 from official_ext.serving import export_modules
-from official_ext.serving import frozen
+from official_ext.serving.compiling import frozen
 from official_ext.utils import command_line
 from official_ext.utils import experiment
 from official_ext.utils import timing

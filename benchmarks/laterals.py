@@ -23,8 +23,8 @@ import tensorflow as tf
 
 from official_ext.modeling.layers import convolutions
 from official_ext.ops import fourier_conv
-from official_ext.serving import frozen
-from official_ext.serving import graph_fourier
+from official_ext.serving.compiling import frozen
+from official_ext.serving.compiling import graph_fourier
 from official_ext.serving import signatures
 from official_ext.serving.engines import catalog
 from official_ext.utils import command_line

@@ -7,7 +7,7 @@ import tensorflow as tf, tf_keras
 from official_ext.datasets import categories as categories_lib
 from official_ext.serving import detection
 from official_ext.serving import export_saved_model
-from official_ext.serving import frozen
+from official_ext.serving.compiling import frozen
 from official_ext.serving import signatures
 import mixed_detector
 import small_detectors

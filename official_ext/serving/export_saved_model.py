@@ -225,7 +225,7 @@ def export(params: Any, args: argparse.Namespace, target: pathlib.Path) -> dict[
   from official_ext.datasets import category_files
   from official_ext.modeling.layers import routed
   from official_ext.serving import export_modules
-  from official_ext.serving import frozen
+  from official_ext.serving.compiling import frozen
   from official_ext.serving import signatures
 
   start = time.monotonic()

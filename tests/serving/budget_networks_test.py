@@ -11,7 +11,7 @@ import tensorflow as tf, tf_keras
 from official_ext.ops import routing
 from official_ext.serving import detection
 from official_ext.serving import export_checks
-from official_ext.serving import frozen
+from official_ext.serving.compiling import frozen
 from official_ext.serving import signatures
 import mixed_detector
 import small_detectors

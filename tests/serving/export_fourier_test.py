@@ -9,7 +9,7 @@ import tensorflow as tf
 from official_ext.serving import convert
 from official_ext.serving import detectors
 from official_ext.serving import export_saved_model
-from official_ext.serving import graph_fourier
+from official_ext.serving.compiling import graph_fourier
 from official_ext.utils import command_line
 import mixed_detector
 import small_detectors

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from official_ext.serving import frozen
+from official_ext.serving.compiling import frozen
 from official_ext.serving.engines import inputs
 from official_ext.serving.engines import portable
 from official_ext.serving.engines import refusals

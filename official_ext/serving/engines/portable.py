@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from official_ext.serving import frozen
-from official_ext.serving import graph_values
+from official_ext.serving.compiling import frozen
+from official_ext.serving.compiling import graph_values
 
 
 def sample_centers(maps: tf.Tensor, boxes: tf.Tensor, images: tf.Tensor, size: tf.Tensor

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from official_ext.serving import graph_values
+from official_ext.serving.compiling import graph_values
 
 _FLOAT64 = tf.float64.as_datatype_enum
 _INT64 = tf.int64.as_datatype_enum

@@ -6,7 +6,7 @@ import tensorflow as tf, tf_keras
 from official_ext.modeling.heads import dense_head
 from official_ext.modeling.heads import separable_tower
 from official_ext.ops import checks
-from official_ext.serving import frozen
+from official_ext.serving.compiling import frozen
 from official_ext.serving import signatures
 import component
 import harness

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from official_ext.ops import group_norm
 from official_ext.ops import sparse_conv
-from official_ext.serving import frozen
+from official_ext.serving.compiling import frozen
 from official_ext.serving.engines import catalog
 from official_ext.utils import command_line
 

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from official_ext.ops import sampling
 from official_ext.ops import suppression
-from official_ext.serving import frozen
+from official_ext.serving.compiling import frozen
 from official_ext.serving.engines import portable
 
 RANDOM = np.random.default_rng(0)

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from official_ext.serving import frozen
+from official_ext.serving.compiling import frozen
 from official_ext.serving.engines import whole_numbers
 
 

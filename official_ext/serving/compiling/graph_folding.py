@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from official_ext.serving import graph_constants
-from official_ext.serving import graph_fourier
-from official_ext.serving import graph_pruning
-from official_ext.serving import graph_sums
-from official_ext.serving import graph_values
+from official_ext.serving.compiling import graph_constants
+from official_ext.serving.compiling import graph_fourier
+from official_ext.serving.compiling import graph_pruning
+from official_ext.serving.compiling import graph_sums
+from official_ext.serving.compiling import graph_values
 
 _CONVOLUTIONS = ('Conv2D', 'DepthwiseConv2dNative')
 _NORMS = ('FusedBatchNorm', 'FusedBatchNormV2', 'FusedBatchNormV3')

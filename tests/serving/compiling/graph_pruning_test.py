@@ -3,10 +3,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from official_ext.serving import frozen
-from official_ext.serving import graph_pruning
-from official_ext.serving import graph_shapes
-from official_ext.serving import graph_values
+from official_ext.serving.compiling import frozen
+from official_ext.serving.compiling import graph_pruning
+from official_ext.serving.compiling import graph_shapes
+from official_ext.serving.compiling import graph_values
 
 
 def _graph_def(build, outputs):

@@ -8,8 +8,8 @@ import tensorflow as tf
 from tensorflow.python.eager import context
 from tensorflow.python.framework import convert_to_constants
 
-from official_ext.serving import graph_folding
-from official_ext.serving import graph_values
+from official_ext.serving.compiling import graph_folding
+from official_ext.serving.compiling import graph_values
 from official_ext.serving import signatures
 from official_ext.utils import command_line
 

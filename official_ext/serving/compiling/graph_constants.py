@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from official_ext.serving import graph_pruning
-from official_ext.serving import graph_values
+from official_ext.serving.compiling import graph_pruning
+from official_ext.serving.compiling import graph_values
 
 # The second input is the weights.
 _WEIGHTED = ('Conv2D', 'DepthwiseConv2dNative', 'MatMul')

@@ -3,8 +3,8 @@ import numpy as np
 import tensorflow as tf
 
 from official_ext.ops import conditional
-from official_ext.serving import frozen
-from official_ext.serving import graph_constants
+from official_ext.serving.compiling import frozen
+from official_ext.serving.compiling import graph_constants
 
 CHANNELS, FILTERS = 4, 6
 DRAWN = np.random.default_rng(0)

@@ -5,8 +5,8 @@ import tensorflow as tf
 
 from official_ext.modeling.decoders import dyfpn
 from official_ext.ops import conditional
-from official_ext.serving import frozen
-from official_ext.serving import graph_fourier
+from official_ext.serving.compiling import frozen
+from official_ext.serving.compiling import graph_fourier
 
 CHANNELS, FILTERS, SIZE = 4, 6, (16, 37)
 

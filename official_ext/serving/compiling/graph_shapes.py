@@ -5,7 +5,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.python.framework import function_def_to_graph
 
-from official_ext.serving import graph_values
+from official_ext.serving.compiling import graph_values
 
 
 class Shapes:

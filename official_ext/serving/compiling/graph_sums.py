@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from official_ext.serving import graph_values
+from official_ext.serving.compiling import graph_values
 
 
 class Term(NamedTuple):

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from official_ext.ops import reassembly
 from official_ext.ops import sampling
-from official_ext.serving import frozen
+from official_ext.serving.compiling import frozen
 from official_ext.utils import command_line
 
 

@@ -5,7 +5,7 @@ import tensorflow as tf, tf_keras
 
 from official_ext.modeling.decoders import dyfpn
 from official_ext.modeling.layers import convolutions
-from official_ext.serving import frozen
+from official_ext.serving.compiling import frozen
 
 CHANNELS, FILTERS = 4, 6
 # Kind of network -> the numbers of norms that are folded, and that are kept.

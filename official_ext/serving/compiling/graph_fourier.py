@@ -14,10 +14,10 @@ import numpy as np
 import tensorflow as tf
 
 from official_ext.ops import fourier_conv
-from official_ext.serving import graph_pruning
-from official_ext.serving import graph_shapes
-from official_ext.serving import graph_sums
-from official_ext.serving import graph_values
+from official_ext.serving.compiling import graph_pruning
+from official_ext.serving.compiling import graph_shapes
+from official_ext.serving.compiling import graph_sums
+from official_ext.serving.compiling import graph_values
 
 # The time of a multiply-add of the products, of one of the transforms, and of reading a weight,
 # each in multiply-adds of a convolution; benchmarks/laterals.py measured them on an AVX-512 core.

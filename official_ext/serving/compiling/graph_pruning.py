@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework import op_def_registry
 
-from official_ext.serving import graph_values
+from official_ext.serving.compiling import graph_values
 
 
 def prune(graph_def: Any, outputs: Sequence[str]) -> None:
