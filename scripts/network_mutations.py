@@ -53,6 +53,8 @@ NETWORKS = (
          ('tf.gather(tf.reshape(plane, [-1]), second.places)', 'tf.ones_like(rows[:, 0])'),
          ('[..., 0] & canvas.inside', '[..., 0]'),
          ('_count(second) == canvas.positions', '_count(second) > 0'),
+         ('gates * (rows - own if replaces else rows)', 'gates * rows'),
+         ('_where(gate > 0, x)) if replaces', '_where(gate > 0, 0 * x)) if replaces'),
          ('_MAP_MULTIPLY_ADDS * maps', '_MAP_MULTIPLY_ADDS')),
     *in_file('ops/tiled_conv', 'ops/tiled_conv',
          ('rows % self.size * self.size + columns % self.size',

@@ -107,8 +107,11 @@ def scale_step(weights, features, gates=None):
   return outputs
 
 
-def depth_step(weights, features, gate=None, norm_positions='active'):
-  """Returns ReLU(x + gate * h); `norm_positions` are those over which norms take statistics."""
+def depth_step(weights, features, gate=None, norm_positions='active', update='add'):
+  """Returns ReLU(x + gate * h), or ReLU((1 - gate) x + gate * h) if h replaces x.
+
+  `norm_positions` are those over which norms take statistics.
+  """
   masks = (None, None)
   if gate is None:
     gate = 1.0
@@ -119,11 +122,11 @@ def depth_step(weights, features, gate=None, norm_positions='active'):
     hidden = reference.conv2d(hidden, weights[f'kernel{number}'])
     hidden = group_norm(hidden, weights[f'gamma{number}'], weights[f'beta{number}'], mask)
     hidden = np.maximum(hidden, 0) if number == 1 else hidden
-  return np.maximum(features + gate * hidden, 0)
+  return np.maximum((1 - gate * (update == 'replace')) * features + gate * hidden, 0)
 
 
 def block(weights, features, scale='gated', depth='gated', norm_positions='active',
-          activation='tanh', budgets=None, **gate_options):
+          activation='tanh', budgets=None, depth_update='add', **gate_options):
   """Returns outputs and gates of a block; `budgets` has one for each image."""
   levels, gates = list(features), {}
 
@@ -154,7 +157,7 @@ def block(weights, features, scale='gated', depth='gated', norm_positions='activ
       decide(['depth'], level, features[level])
   if depth != 'absent':
     features = {level: depth_step(inner_weights(weights, 'depth'), own, gates.get(('depth', level)),
-                                  norm_positions) for level, own in features.items()}
+                                  norm_positions, depth_update) for level, own in features.items()}
   return features, gates
 
 

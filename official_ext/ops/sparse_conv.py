@@ -159,16 +159,17 @@ def sparse_conv2d(x: tf.Tensor, kernel: tf.Tensor, mask: tf.Tensor, mode: str = 
 
 def residual_block(x: tf.Tensor, gate: tf.Tensor, weights: ResidualWeights, num_groups: int,
                    mode: str = 'skip', break_even: float | None = None,
-                   adds_input: bool = False) -> tf.Tensor:
+                   adds_input: bool = False, replaces: bool = False) -> tf.Tensor:
   """Computes the gated branch of a dynamic residual block of one map: see `residual_blocks`."""
-  result, = residual_blocks([x], [gate], weights, num_groups, mode, break_even, adds_input)
+  result, = residual_blocks(
+      [x], [gate], weights, num_groups, mode, break_even, adds_input, replaces)
   return result
 
 
 def residual_blocks(maps: Sequence[tf.Tensor], gates: Sequence[tf.Tensor],
                     weights: ResidualWeights, num_groups: int, mode: str = 'skip',
-                    break_even: float | None = None, adds_input: bool = False
-                    ) -> list[tf.Tensor]:
+                    break_even: float | None = None, adds_input: bool = False,
+                    replaces: bool = False) -> list[tf.Tensor]:
   """Computes the gated branch of a dynamic residual block, with group norms (GN), on every map.
 
       gate * GN(conv(ReLU(GN(conv(x)))))
@@ -196,6 +197,8 @@ def residual_blocks(maps: Sequence[tf.Tensor], gates: Sequence[tf.Tensor],
     break_even: share of the blocks' multiply-adds, over all maps and images, above which `skip`
       computes all positions; None: `default_break_even`.
     adds_input: whether to return ReLU(x + branch), which then is ReLU(x) where the gate is 0.
+    replaces: whether the branch is gate * (GN(...) - x), so that the input plus the branch goes
+      from the input to the result of the convolutions as the gate opens.
 
   Returns:
     The shapes and dtype of `maps`; 0 where the gate is 0, if the input is not added.
@@ -207,8 +210,12 @@ def residual_blocks(maps: Sequence[tf.Tensor], gates: Sequence[tf.Tensor],
   checks.check_one_of('mode', mode, MODES)
   norm = functools.partial(group_norm.group_norm, num_groups=num_groups)
 
-  def full(norms_of):
-    branches = [_full_block(x, gate, weights, norms_of(gate)) for x, gate in zip(maps, gates)]
+  def full(norms_of, all_open=False):
+    # Gates that are 0 have no gradient in a list, and so none here.
+    replaced = [(x if all_open else _where(gate > 0, x)) if replaces else None
+                for x, gate in zip(maps, gates)]
+    branches = [_full_block(x, gate, weights, norms_of(gate), own)
+                for x, gate, own in zip(maps, gates, replaced)]
     return [tf.nn.relu(x + branch) if adds_input else branch
             for x, branch in zip(maps, branches)]
 
@@ -231,10 +238,12 @@ def residual_blocks(maps: Sequence[tf.Tensor], gates: Sequence[tf.Tensor],
   def compute_all():
     # If every gate is open, norms need no list of positions.
     is_open = _count(second) == canvas.positions
-    return tf.cond(is_open, lambda: full(lambda _: [norm, norm]), lambda: full(listed_norms))
+    return tf.cond(is_open, lambda: full(lambda _: [norm, norm], all_open=True),
+                   lambda: full(listed_norms))
 
   def compute_listed():
-    return _listed_blocks(maps, plane, weights, canvas, (first, second), num_groups, adds_input)
+    return _listed_blocks(maps, plane, weights, canvas, (first, second), num_groups, adds_input,
+                          replaces)
 
   def compute_any():
     return _compute_cheaper(compute_listed, compute_all, (first, second), canvas, maps,
@@ -282,17 +291,19 @@ def _where(mask: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
 
 
 def _full_block(x: tf.Tensor, gate: tf.Tensor, weights: ResidualWeights,
-                norms: Sequence[Callable[..., tf.Tensor]]) -> tf.Tensor:
+                norms: Sequence[Callable[..., tf.Tensor]], replaced: tf.Tensor | None
+                ) -> tf.Tensor:
   """Computes the block at all positions; each norm knows the positions of its statistics."""
   hidden = tf.nn.conv2d(x, weights.kernel1, 1, 'SAME')
   hidden = tf.nn.relu(norms[0](hidden, gamma=weights.gamma1, beta=weights.beta1))
   hidden = tf.nn.conv2d(hidden, weights.kernel2, 1, 'SAME')
-  return norms[1](hidden, gamma=weights.gamma2, beta=weights.beta2) * tf.cast(gate, x.dtype)
+  hidden = norms[1](hidden, gamma=weights.gamma2, beta=weights.beta2)
+  return (hidden if replaced is None else hidden - replaced) * tf.cast(gate, x.dtype)
 
 
 def _listed_blocks(maps: Sequence[tf.Tensor], plane: tf.Tensor, weights: ResidualWeights,
                    canvas: pixel_lists.Canvas, masks: Sequence[tf.Tensor], num_groups: int,
-                   adds_input: bool) -> list[tf.Tensor]:
+                   adds_input: bool, replaces: bool) -> list[tf.Tensor]:
   """Computes the blocks at the active positions of each convolution.
 
   Args:
@@ -303,6 +314,7 @@ def _listed_blocks(maps: Sequence[tf.Tensor], plane: tf.Tensor, weights: Residua
     masks: boolean canvases, the positions of each convolution.
     num_groups: as in `residual_blocks`.
     adds_input: as in `residual_blocks`.
+    replaces: as in `residual_blocks`.
   """
   first, second = (canvas.list_pixels(mask) for mask in masks)
   table = canvas.table(maps)
@@ -312,9 +324,11 @@ def _listed_blocks(maps: Sequence[tf.Tensor], plane: tf.Tensor, weights: Residua
   rows = canvas.convolve_listed(rows, first, second, weights.kernel2)
   rows = group_norm.group_norm_rows(
       rows, second.segments, canvas.segments, weights.gamma2, weights.beta2, num_groups)
-  rows *= tf.cast(tf.gather(tf.reshape(plane, [-1]), second.places), table.dtype)[:, None]
+  gates = tf.cast(tf.gather(tf.reshape(plane, [-1]), second.places), table.dtype)[:, None]
   index = second.rows[:, None]
+  own = tf.gather_nd(table, index) if adds_input or replaces else None
+  rows = gates * (rows - own if replaces else rows)
   if not adds_input:
     return canvas.put_back(rows, second)
-  rows = tf.nn.relu(tf.gather_nd(table, index) + rows)
+  rows = tf.nn.relu(own + rows)
   return canvas.maps(tf.tensor_scatter_nd_update(tf.nn.relu(table), index, rows))

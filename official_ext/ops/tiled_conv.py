@@ -26,7 +26,8 @@ class TiledResult(NamedTuple):
 
 
 def tiled_residual_block(x: tf.Tensor, gate: tf.Tensor, weights: sparse_conv.ResidualWeights,
-                         num_groups: int, capacity: float, tile_size: int = 2) -> TiledResult:
+                         num_groups: int, capacity: float, tile_size: int = 2,
+                         replaces: bool = False) -> TiledResult:
   """Computes `sparse_conv.residual_block` in tiles, for XLA and TPU.
 
   A tile is active if it has a position that the first convolution needs: one where the gate, or
@@ -40,6 +41,7 @@ def tiled_residual_block(x: tf.Tensor, gate: tf.Tensor, weights: sparse_conv.Res
     capacity: share of an image's tiles that is computed, above 0 and up to 1.
     tile_size: side of a tile in positions.  Small tiles follow the gate more closely, large
       ones recompute less of their surroundings.
+    replaces: as in `sparse_conv.residual_blocks`; dropped tiles stay 0.
 
   Returns:
     The value, of the shape and dtype of `x`, and the number of dropped tiles.  Tiles with
@@ -67,7 +69,10 @@ def tiled_residual_block(x: tf.Tensor, gate: tf.Tensor, weights: sparse_conv.Res
   hidden = convolve(tiles.surround(hidden), weights.kernel2)
   hidden = group_norm.group_norm(
       hidden, weights.gamma2, weights.beta2, num_groups, mask=tiles.pick(second))
-  return TiledResult(tiles.put_back(hidden) * tf.cast(gate, x.dtype), dropped)
+  branch = tiles.put_back(hidden)
+  if replaces:
+    branch -= x * tiles.put_back(tf.cast(tiles.pick(second), x.dtype))
+  return TiledResult(branch * tf.cast(gate, x.dtype), dropped)
 
 
 def _choose_tiles(mask: tf.Tensor, capacity: float, size: int) -> tuple['_Tiles', tf.Tensor]:

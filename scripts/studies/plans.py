@@ -10,6 +10,7 @@ from studies.subjects import fcos
 from studies.subjects import NETWORKS
 from studies.subjects import ONE_BLOCK
 from studies.subjects import Options
+from studies.subjects import REPLACE
 from studies.subjects import retinanet
 from studies.subjects import Subject
 
@@ -78,6 +79,7 @@ def _frontier() -> Plan:
       'dyfpn_budget': retinanet('dyfpn', DYFPN_BUDGET, BUDGETS),
       'dynamic_head_budget': dynamic_head_budget(),
       'dynamic_head_d1_budget': dynamic_head_budget(ONE_BLOCK),
+      'dynamic_head_replace_budget': dynamic_head_budget(REPLACE),
       'ifpn_budget': retinanet('ifpn', {
           'task.model.decoder.ifpn.solver.budget_input': True, 'task.budget.kind': 'drawn',
           'task.budget.draw_range': [0.0, 0.8]}, BUDGETS[::2]),
@@ -98,9 +100,11 @@ def _frontier() -> Plan:
     subjects[f'dyfpn_{share}'] = retinanet('dyfpn', _at(share))
     subjects[f'dynamic_head_{share}'] = fcos('dynamichead', _at(share))
     subjects[f'dynamic_head_d1_{share}'] = fcos('dynamichead', {**ONE_BLOCK, **_at(share)})
+    subjects[f'dynamic_head_replace_{share}'] = fcos('dynamichead', {**REPLACE, **_at(share)})
   claims = [Claim(f'One training of {name} is within 0.01 AP of a separate one at {share}',
                   f'{name}_budget@{share}', f'{name}_{share}', -0.01)
-            for name in ('dyfpn', 'dynamic_head', 'dynamic_head_d1', 'ifpn', 'caddet')
+            for name in ('dyfpn', 'dynamic_head', 'dynamic_head_d1', 'dynamic_head_replace', 'ifpn',
+                         'caddet')
             for share in (0.2, 0.4, 0.7) if f'{name}_{share}' in subjects]
   claims += [Claim(f'{name} at 0.4 is ahead of every plain detector of at most its cost',
                    f'{name}@0.4', ANY_PLAIN)

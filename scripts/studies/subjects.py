@@ -97,6 +97,8 @@ def fcos(part: str, options: Options | None = None, budgets: Sequence[float] = (
 DYFPN_BUDGET = {'task.model.decoder.dyfpn.gate.budget_input': True, **DRAWN}
 # A block has two convolutions, as many as the towers of the plain head of these experiments.
 ONE_BLOCK = {'task.model.head.tower.dynamic.num_blocks': 1}
+# Open gates put the convolutions in the place of the input, where the paper adds them to it.
+REPLACE = {**ONE_BLOCK, 'task.model.head.tower.dynamic.depth_update': 'replace'}
 # Until gates have learned, a position that they shut at random is lost to the head.
 _SHRINKING = 0.5
 

@@ -37,6 +37,35 @@ def test_block_equals_the_equations(pattern, variant):
   np.testing.assert_array_equal(result.numpy()[~MASKS[pattern][..., 0]], 0)
 
 
+@variants
+@pytest.mark.parametrize('adds_input', [False, True])
+def test_a_block_that_replaces_its_input_has_the_same_gradients_as_its_equation(
+    variant, adds_input):
+  gate, scales = random_gate(MASKS['random']), random(*X.shape, seed=9)
+
+  def run(block):
+    inputs = tensors(X, gate, WEIGHTS)
+    with tf.GradientTape() as tape:
+      tape.watch(inputs)
+      x, gates, weights = inputs
+      result = block(x, gates, weights)
+      loss = tf.reduce_sum(result * scales)
+    return result, tape.gradient(loss, inputs)
+
+  def equation(x, gates, weights):
+    # A gate of 0 has no gradient where nothing is computed.
+    branch = BLOCKS['mask'](x, gates, weights) - gates * x * MASKS['random']
+    return tf.nn.relu(x + branch) if adds_input else branch
+
+  found, gradients_found = run(
+      functools.partial(BLOCKS[variant], adds_input=adds_input, replaces=True))
+  wanted, gradients_wanted = run(equation)
+  np.testing.assert_allclose(found, wanted, 1e-10, 1e-10)
+  for ours, theirs in zip(tf.nest.flatten(gradients_found), tf.nest.flatten(gradients_wanted),
+                          strict=True):
+    np.testing.assert_allclose(ours, theirs, 1e-9, 1e-9)
+
+
 SIZES = [(HEIGHT, WIDTH), (3, 4), (2, 1), (1, 1)]
 
 

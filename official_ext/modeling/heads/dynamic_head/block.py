@@ -91,7 +91,8 @@ class DynamicBlock(tf_keras.layers.Layer):
 
   def __init__(self, scale_step: str = 'gated', depth_step: str = 'gated',
                activation: str = 'tanh', tau: float = 1.5, coarse: bool = False,
-               budget_input: bool = False, kernel_regularizer: Any | None = None, **kwargs):
+               budget_input: bool = False, depth_update: str = 'add',
+               kernel_regularizer: Any | None = None, **kwargs):
     """Initializes the block.
 
     Args:
@@ -101,6 +102,7 @@ class DynamicBlock(tf_keras.layers.Layer):
       tau: parameter of the activation `tanh`.
       coarse: whether gates decide once per image and level.
       budget_input: whether gates follow the budget of a call, see `gate_budget.GateBudget`.
+      depth_update: `add` or `replace`, see `steps.DepthStep`.
       kernel_regularizer: regularizer of kernels, and of the two scalars of the scale step.
       **kwargs: arguments of `tf_keras.layers.Layer`.
 
@@ -110,7 +112,9 @@ class DynamicBlock(tf_keras.layers.Layer):
     """
     super().__init__(**kwargs)
     self._options = {'scale_step': scale_step, 'depth_step': depth_step, 'activation': activation,
-                     'tau': tau, 'coarse': coarse, 'budget_input': budget_input}
+                     'tau': tau, 'coarse': coarse, 'budget_input': budget_input,
+                     'depth_update': depth_update}
+    checks.check_one_of('depth_update', depth_update, steps.UPDATES)
     checks.check_one_of('scale_step', scale_step, STEP_KINDS)
     checks.check_one_of('depth_step', depth_step, STEP_KINDS)
     if scale_step == depth_step == 'absent':
@@ -132,7 +136,7 @@ class DynamicBlock(tf_keras.layers.Layer):
     if scale_step != 'absent':
       self.scale = steps.ScaleStep(scale_step == 'gated', name='scale', **common)
     if depth_step != 'absent':
-      self.depth = steps.DepthStep(name='depth', **common)
+      self.depth = steps.DepthStep(depth_update, name='depth', **common)
     gated = [path for path in decisions.PATHS
              if (depth_step if path == 'depth' else scale_step) == 'gated']
     # One list per gate: the paths that it decides about.

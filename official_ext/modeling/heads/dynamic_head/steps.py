@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf, tf_keras
 
+from official_ext.ops import checks
 from official_ext.ops import group_norm
 from official_ext.ops import sampling
 from official_ext.ops import shapes
@@ -36,6 +37,7 @@ class RunOptions(NamedTuple):
 
 
 DEFAULT_OPTIONS = RunOptions()
+UPDATES = ('add', 'replace')
 
 
 class DepthResult(NamedTuple):
@@ -246,6 +248,9 @@ class DepthStep(_StepLayer):
       h = group norm(conv(ReLU(group norm(conv(x)))))
       output = ReLU(x + gate * h)
 
+  With `update='replace'` an open gate puts the convolutions in the place of the input, as a tower
+  of plain convolutions has them: output = ReLU(x + gate * (h - x)).
+
   A position is active for the second convolution where its gate is above 0, and for the first
   one where its gate or that of a neighbor is.  Norms take their statistics from the active
   positions, in training and at inference, so that skipping changes nothing.  All levels share the
@@ -259,6 +264,20 @@ class DepthStep(_StepLayer):
   Differs: the reference's code takes the statistics of norms from all positions in training,
   and from the active ones at inference; `norm_positions='all'` is how it trains.
   """
+
+  def __init__(self, update: str = 'add', **kwargs):
+    """Initializes the step.
+
+    Args:
+      update: `add` or `replace`, what the result of the convolutions does to the input.
+      **kwargs: `kernel_regularizer`; arguments of `tf_keras.layers.Layer`.
+
+    Raises:
+      ArgumentError: an unknown update.
+    """
+    super().__init__(**kwargs)
+    checks.check_one_of('update', update, UPDATES)
+    self._replaces = update == 'replace'
 
   def build(self, input_shape: Mapping[str, tf.TensorShape]) -> None:
     channels = tf.TensorShape(next(iter(input_shape.values())))[-1]
@@ -294,14 +313,15 @@ class DepthStep(_StepLayer):
                  for level, x in features.items()]
     elif options.mode == 'tiles':
       results = [tiled_conv.tiled_residual_block(
-          x, gates[level], weights, self.num_groups, options.tile_capacity)
+          x, gates[level], weights, self.num_groups, options.tile_capacity,
+          replaces=self._replaces)
                  for level, x in features.items()]
       outputs = [tf.nn.relu(x + result.value) for x, result in zip(maps, results)]
       dropped = tf.add_n([result.dropped for result in results])
     else:
       outputs = sparse_conv.residual_blocks(
           maps, [gates[level] for level in features], weights, self.num_groups, options.mode,
-          adds_input=True)
+          adds_input=True, replaces=self._replaces)
     return DepthResult(dict(zip(features, outputs)), dropped)
 
   def _run_full(self, features: tf.Tensor, gate: tf.Tensor | None,
@@ -310,7 +330,12 @@ class DepthStep(_StepLayer):
     hidden = self._normalized(features, weights.kernel1, weights.gamma1, weights.beta1)
     residual = self._normalized(
         tf.nn.relu(hidden), weights.kernel2, weights.gamma2, weights.beta2)
+    if self._replaces:
+      residual -= features
     return residual if gate is None else residual * tf.cast(gate, residual.dtype)
+
+  def get_config(self) -> dict[str, Any]:
+    return {**super().get_config(), 'update': 'replace' if self._replaces else 'add'}
 
   def _normalized(self, features: tf.Tensor, kernel: tf.Tensor, gamma: tf.Tensor,
                   beta: tf.Tensor) -> tf.Tensor:

@@ -39,6 +39,7 @@ class DynamicTowerConfig(hyperparams.Config):
   tile_capacity: float = 1.0
   gate_threshold: float = 0.0
   budget_input: bool = False
+  depth_update: str = 'add'
 
 
 @components.register_tower('dynamic', DynamicTowerConfig)
@@ -75,6 +76,7 @@ class DynamicTower(routed.SkippingLayer):
                coarse: bool = False, norm_positions: str = 'active',
                training_mode: str = 'mask', tile_capacity: float = 1.0,
                gate_threshold: float = 0.0, budget_input: bool = False,
+               depth_update: str = 'add',
                kernel_regularizer: Any | None = None, **kwargs):
     """Initializes the tower.
 
@@ -97,6 +99,9 @@ class DynamicTower(routed.SkippingLayer):
       budget_input: whether gates follow the budget of a call, `routing.spending`: on every level
         of every block the wanted share of what it can save runs.  It needs `tanh`, a gated depth
         step and norms over the active positions, and in training a budget of the kind `drawn`.
+      depth_update: whether an open gate of a depth step adds the result of the convolutions to
+        the position (`add`, the paper's) or puts it in its place (`replace`), see
+        `steps.DepthStep`.
       kernel_regularizer: regularizer of all kernels, and of the scalars of scale steps.
       **kwargs: `inference`, see `SkippingLayer`: `skip` computes active positions, `mask` all of
         them, and `tiles` active tiles with static shapes, for XLA and TPU too; arguments of
@@ -127,7 +132,7 @@ class DynamicTower(routed.SkippingLayer):
     self._kernel_regularizer = tf_keras.regularizers.get(kernel_regularizer)
     self._block_options: dict[str, Any] = {'scale_step': scale_step, 'depth_step': depth_step,
                            'activation': activation, 'tau': tau, 'coarse': coarse,
-                           'budget_input': budget_input}
+                           'budget_input': budget_input, 'depth_update': depth_update}
     self.blocks = [
         block.DynamicBlock(
             **self._block_options, kernel_regularizer=self._kernel_regularizer,

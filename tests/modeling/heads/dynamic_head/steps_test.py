@@ -104,12 +104,13 @@ def _gate(kind, shape, seed=2):
 @pytest.mark.parametrize('kind', ['full', 'random', 'pixel', 'mixed', 'shut'])
 @pytest.mark.parametrize('levels, mode', [
     ('3', 'mask'), ('345', 'skip'), ('67', 'skip'), ('34', 'tiles')])
-def test_depth_step_equals_numpy(kind, levels, mode):
+@pytest.mark.parametrize('update', steps.UPDATES)
+def test_depth_step_equals_numpy(kind, levels, mode, update):
   features = _features(levels)
   gates = {level: _gate(kind, x.shape) for level, x in features.items()}
-  layer, weights = _made(steps.DepthStep, (features,))
+  layer, weights = _made(steps.DepthStep, (features,), update=update)
   result = layer(features, gates, options=steps.RunOptions(mode))
-  expected = {level: dynamic_head_reference.depth_step(weights, x, gates[level])
+  expected = {level: dynamic_head_reference.depth_step(weights, x, gates[level], update=update)
               for level, x in features.items()}
   _same(result.outputs, expected)
   np.testing.assert_array_equal(result.dropped, [0, 0])
@@ -119,12 +120,14 @@ def test_depth_step_equals_numpy(kind, levels, mode):
 
 
 @pytest.mark.parametrize('kind', ['full', 'random', 'shut', None])
-def test_depth_step_over_all_positions_equals_numpy(kind):
+@pytest.mark.parametrize('update', steps.UPDATES)
+def test_depth_step_over_all_positions_equals_numpy(kind, update):
   features = _features('34')
   gates = {level: _gate(kind, x.shape) for level, x in features.items()} if kind else None
-  layer, weights = _made(steps.DepthStep, (features,))
+  layer, weights = _made(steps.DepthStep, (features,), update=update)
   expected = {level: dynamic_head_reference.depth_step(
-      weights, x, gates and gates[level], norm_positions='all') for level, x in features.items()}
+      weights, x, gates and gates[level], norm_positions='all', update=update)
+              for level, x in features.items()}
   for mode in ('mask', 'skip', 'tiles'):
     options = steps.RunOptions(mode, norm_positions='all')
     _same(layer(features, gates, options=options).outputs, expected)

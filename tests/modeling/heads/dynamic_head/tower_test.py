@@ -27,7 +27,8 @@ import spies
     {}, {'activation': 'sigmoid'}, {'activation': 'softmax'}, {'tau': 0.0}, {'coarse': True},
     {'scale_step': 'fixed'}, {'depth_step': 'fixed'}, {'scale_step': 'absent'},
     {'depth_step': 'absent'}, {'scale_step': 'fixed', 'depth_step': 'fixed'},
-    {'norm_positions': 'all'}], ids=str)
+    {'norm_positions': 'all'}, {'depth_update': 'replace'},
+    {'depth_update': 'replace', 'depth_step': 'fixed'}], ids=str)
 def test_tower_equals_numpy(options):
   inputs = dynamic_towers.features()
   tower = dynamic_towers.make(inputs, inference='mask', **options)
