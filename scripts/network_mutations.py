@@ -44,7 +44,7 @@ NETWORKS = (
          ('images * len(self.sizes) + number', 'number'),
          ('tf.where(tap_numbers < 0, 0, ', '(')),
     *in_file('ops/planes', 'ops/narrow_conv',
-         ('rows.append(rows[-1] + height + first)', 'rows.append(rows[-1] + height)'),
+         ('rows.append(rows[-1] + height + border)', 'rows.append(rows[-1] + height)'),
          ('[height + (rows if number else 2 * rows)]', '[height + rows]')),
     *in_file('ops/narrow_conv', 'ops/narrow_conv',
          ('row:_end(row), column:_end(column)', 'column:_end(column), row:_end(row)'),

@@ -51,9 +51,10 @@ class Plane:
 
   def first_rows(self) -> list[int | tf.Tensor]:
     """Returns the row in which each map begins."""
-    rows, first = [self.border[0]], self.border[0]
+    border = self.border[0]
+    rows = [border]
     for height, _ in self.sizes[:-1]:
-      rows.append(rows[-1] + height + first)
+      rows.append(rows[-1] + height + border)
     return rows
 
   def map_of_row(self) -> tf.Tensor:

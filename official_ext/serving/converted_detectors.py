@@ -35,7 +35,7 @@ class ConvertedDetector(detectors.SavedDetector):
     self.description = saved_models.read_description(path)
     self.categories = saved_models.read_categories(None, self._path, self.description)
     self._rule = self.description.get('suppression')
-    # What the SavedModel spends where a call gives no budget.
+    # A call without a budget spends what it spends in the SavedModel.
     budget = self.description.get('default_budget')
     self._scalars: dict[str, float] = {} if budget is None else {'budget': budget}
     self.input_type, self.batch_size = 'image_tensor', self.description.get('batch_size')

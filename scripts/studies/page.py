@@ -36,25 +36,18 @@ def at(runs: Sequence[Points], budget: float | None) -> Points:
   return [point for points in runs for point in points if point['budget'] == budget]
 
 
-def _precisions(results: Mapping[str, list[Points]], name: str) -> list[float]:
-  """Returns the AP of every training of a subject, `name` or `name@budget`."""
+def _values(results: Mapping[str, list[Points]], name: str, key: str = 'ap') -> list[float]:
+  """Returns a figure of every training of a subject, `name` or `name@budget`."""
   subject, at_sign, budget = name.partition('@')
-  return [point['ap'] for point in at(results.get(subject, []), float(budget) if at_sign else None)]
+  return [point[key] for point in at(results.get(subject, []), float(budget) if at_sign else None)]
 
 
-def _mean(name: str, results: Mapping[str, list[Points]], key: str) -> float:
-  """Returns the mean over trainings of a subject, `name` or `name@budget`."""
-  subject, at_sign, budget = name.partition('@')
-  points = at(results.get(subject, []), float(budget) if at_sign else None)
-  return float(np.mean([point[key] for point in points])) if points else math.nan
-
-
-def _best_plain(left: str, plain: Sequence[str], results: Mapping[str, list[Points]]
-                ) -> str | None:
-  """Returns the most accurate of the plain subjects that cost at most as much as `left`."""
-  cost = _mean(left, results, 'gmac_mean')
-  affordable = [name for name in plain if _mean(name, results, 'gmac_mean') <= cost]
-  return max(affordable, key=lambda name: _mean(name, results, 'ap'), default=None)
+def _best_plain(left: str, plain: Sequence[str], results: Mapping[str, list[Points]]) -> str:
+  """Returns the most accurate plain subject that costs at most as much as `left`; '' if none."""
+  limit = np.mean(_values(results, left, 'gmac_mean') or [0.0])
+  affordable = [name for name in plain if name in results
+                and np.mean(_values(results, name, 'gmac_mean')) <= limit]
+  return max(affordable, key=lambda name: np.mean(_values(results, name)), default='')
 
 
 def answer(claim: plans.Claim, results: Mapping[str, list[Points]], plain: Sequence[str] = ()
@@ -69,13 +62,10 @@ def answer(claim: plans.Claim, results: Mapping[str, list[Points]], plain: Seque
     results: subject -> points of every training, on one data set.
     plain: names of the plain subjects.
   """
-  rival: str | None = claim.right
-  if claim.right == plans.ANY_PLAIN:
-    rival = _best_plain(claim.left, plain, results)
-    beside = f', beside {rival}'
-  else:
-    beside = ''
-  left, right = (_precisions(results, name) for name in (claim.left, rival or ''))
+  is_any = claim.right == plans.ANY_PLAIN
+  rival = _best_plain(claim.left, plain, results) if is_any else claim.right
+  beside = f', beside {rival}' if is_any else ''
+  left, right = (_values(results, name) for name in (claim.left, rival))
   if not left or not right:
     return 'not trained'
   difference = float(np.mean(left) - np.mean(right))

@@ -1,4 +1,4 @@
-"""What a conversion is compared on: made-up images, and up to four of a user's."""
+"""Conversions are compared on made-up images, and on up to four of a user's."""
 import pathlib
 
 import numpy as np

@@ -36,7 +36,7 @@ def test_open_gates_take_longer(scalar, opened, shut):
   times = gate_times.measure(model, [*_batches(1, 5, 2), np.full([4, 2, 2, 3], 9)], scalar)
   assert times.images == 1
   assert times.opened >= 1e3 * SECONDS > times.shut
-  # Of single images, that with the most multiply-adds is timed; open and shut in turn.
+  # The image with the most multiply-adds is timed, open and shut in turn.
   assert model.calls[:3] == [(1, opened), (5, opened), (2, opened)]
   assert set(model.calls[3:]) == {(5, opened), (5, shut)}
   assert model.calls[-4:] == [(5, opened), (5, shut)] * 2
