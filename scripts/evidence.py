@@ -9,7 +9,7 @@ networks, which are trained on every data set, several times. Each is exported, 
 export at every budget that it takes, with a bootstrap over images, and converted for OpenVINO where
 that is installed. At the end all exports of a data set are timed in one run, in turn. Everything
 that is finished is kept in --output_dir, by other plans too, so that an interrupted study goes on;
-the time left is shown.
+the time left is shown. The page has all finished networks of the plan, whichever run trained them.
 
   <plan>.md, <plan>.json   tables, claims and the figures
   <plan>_<data set>.png    accuracy against multiply-adds and against time
@@ -17,6 +17,7 @@ the time left is shown.
 import argparse
 from collections.abc import Iterator, Sequence
 import importlib.util
+import itertools
 import json
 import pathlib
 import time
@@ -34,6 +35,10 @@ import yaml
 from official_ext.utils import argument_types
 from official_ext.utils import command_line
 from official_ext.utils import files
+
+
+# Files of a training: what it is trained with, and the points that were measured.
+_OPTIONS, _RESULT = 'options.yaml', 'result.json'
 
 
 class DataSet(NamedTuple):
@@ -143,14 +148,20 @@ def nested(options: dict[str, Any]) -> dict[str, Any]:
   return found
 
 
-def _write_options(training: Training, subject: Subject, args: argparse.Namespace) -> None:
+def _options_text(training: Training, args: argparse.Namespace) -> str:
+  """Returns the content of the file that says what a network is trained with."""
+  subject = plans.PLANS[args.plan].subjects[training.name]
+  options = yaml.safe_dump(nested(_options(subject, training.data, args)))
+  return f'# {subject.experiment} on {training.data.source}\n{options}'
+
+
+def _write_options(training: Training, args: argparse.Namespace) -> None:
   """Writes what a network is trained with, or checks that a kept one was trained with the same.
 
   Another plan may have another network of this name, and another study another data set.
   """
-  path = training.folder(args.output_dir) / 'options.yaml'
-  options = yaml.safe_dump(nested(_options(subject, training.data, args)))
-  text = f'# {subject.experiment} on {training.data.source}\n{options}'
+  path = training.folder(args.output_dir) / _OPTIONS
+  text = _options_text(training, args)
   if path.is_file() and path.read_text(encoding='utf-8') != text:
     raise command_line.CommandError(
         f'{path.parent} is kept from a training with other options, experiment or --data than '
@@ -167,7 +178,7 @@ def _train(training: Training, subject: Subject, args: argparse.Namespace) -> No
   if not (folder / 'saved_model').exists():
     comparison.command('train', mode='train', model_dir=folder / 'model',
                        experiment=subject.experiment,
-                       config_file=[records / 'overrides.yaml', folder / 'options.yaml'])
+                       config_file=[records / 'overrides.yaml', folder / _OPTIONS])
     comparison.command('serving.export_saved_model', checkpoint_path=folder / 'model',
                        experiment=subject.experiment, nms='portable',
                        config_file=folder / 'model' / 'params.yaml',
@@ -181,7 +192,7 @@ def _train(training: Training, subject: Subject, args: argparse.Namespace) -> No
                        f'{args.engine}.')
   points = measuring.points(folder / 'saved_model', args.output_dir / training.data.name / 'val',
                             subject.budgets, args.resamples)
-  _write(folder / 'result.json', points)
+  _write(folder / _RESULT, points)
 
 
 def _write(path: pathlib.Path, value: Any) -> None:
@@ -218,15 +229,36 @@ def _prepare(args: argparse.Namespace) -> None:
       comparison.command('tools.write_images', data=folder / 'records', output_dir=folder / 'val')
 
 
+def _finished(args: argparse.Namespace) -> Iterator[Training]:
+  """Yields the finished trainings of the plan, of earlier runs too."""
+  for data in args.data:
+    for name in plans.PLANS[args.plan].subjects:
+      for number in itertools.count(1):
+        training = Training(data, name, number)
+        folder = training.folder(args.output_dir)
+        if not (folder / _RESULT).is_file():
+          break
+        if (folder / _OPTIONS).read_text(encoding='utf-8') == _options_text(training, args):
+          yield training
+
+
 def _results(args: argparse.Namespace) -> dict[str, dict[str, list[list[dict[str, Any]]]]]:
   """Returns data set -> subject -> points of every finished training."""
   found: dict[str, dict[str, list[list[dict[str, Any]]]]] = {data.name: {} for data in args.data}
-  for training in _trainings(args):
-    path = training.folder(args.output_dir) / 'result.json'
-    if path.is_file():
-      found[training.data.name].setdefault(training.name, []).append(
-          json.loads(path.read_text(encoding='utf-8')))
+  for training in _finished(args):
+    path = training.folder(args.output_dir) / _RESULT
+    found[training.data.name].setdefault(training.name, []).append(
+        json.loads(path.read_text(encoding='utf-8')))
   return found
+
+
+def _times(args: argparse.Namespace) -> page.Times:
+  """Times the first finished training of every network, on each data set."""
+  folders: dict[str, dict[str, pathlib.Path]] = {data.name: {} for data in args.data}
+  for training in _finished(args):
+    folders[training.data.name].setdefault(training.name, training.folder(args.output_dir))
+  return {data: measuring.times(own, plans.PLANS[args.plan].subjects, args.output_dir / data / 'val')
+          for data, own in folders.items()}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -235,9 +267,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
   plan = plans.PLANS[args.plan]
   _prepare(args)
   for training in _trainings(args):
-    _write_options(training, plan.subjects[training.name], args)
+    _write_options(training, args)
   waiting = [training for training in _trainings(args)
-             if not (training.folder(args.output_dir) / 'result.json').is_file()]
+             if not (training.folder(args.output_dir) / _RESULT).is_file()]
   start = time.monotonic()
   for number, training in enumerate(waiting, 1):
     command_line.say(f'[{number}/{len(waiting)}] {training.name} on {training.data.name}, training '
@@ -246,10 +278,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     left = (time.monotonic() - start) / number * (len(waiting) - number)
     command_line.say(f'about {command_line.duration(left)} left')
     page.write(args.output_dir, args.plan, plan, _results(args), {}, vars(args))
-  times = {data.name: measuring.times(
-      {name: Training(data, name, 1).folder(args.output_dir) for name in args.subjects},
-      plan.subjects, args.output_dir / data.name / 'val') for data in args.data}
-  page.write(args.output_dir, args.plan, plan, _results(args), times, vars(args))
+  page.write(args.output_dir, args.plan, plan, _results(args), _times(args), vars(args))
   command_line.say(f'Wrote {args.output_dir}/{args.plan}.md')
 
 

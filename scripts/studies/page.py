@@ -21,6 +21,7 @@ _STUDENT = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2
 _NORMAL = 1.96
 # A difference in AP that a person would give away for a cheaper network.
 _EQUAL = 0.01
+_NOT_TRAINED = 'not trained'
 
 
 def interval(values: Sequence[float]) -> float:
@@ -39,7 +40,10 @@ def at(runs: Sequence[Points], budget: float | None) -> Points:
 def _values(results: Mapping[str, list[Points]], name: str, key: str = 'ap') -> list[float]:
   """Returns a figure of every training of a subject, `name` or `name@budget`."""
   subject, at_sign, budget = name.partition('@')
-  return [point[key] for point in at(results.get(subject, []), float(budget) if at_sign else None)]
+  points = at(results.get(subject, []), float(budget) if at_sign else None)
+  if key == 'spread':
+    return [point['gmac_max'] - point['gmac_min'] for point in points]
+  return [point[key] for point in points]
 
 
 def _best_plain(left: str, plain: Sequence[str], results: Mapping[str, list[Points]]) -> str:
@@ -65,9 +69,9 @@ def answer(claim: plans.Claim, results: Mapping[str, list[Points]], plain: Seque
   is_any = claim.right == plans.ANY_PLAIN
   rival = _best_plain(claim.left, plain, results) if is_any else claim.right
   beside = f', beside {rival}' if is_any else ''
-  left, right = (_values(results, name) for name in (claim.left, rival))
+  left, right = (_values(results, name, claim.figure) for name in (claim.left, rival))
   if not left or not right:
-    return 'not trained'
+    return _NOT_TRAINED
   difference = float(np.mean(left) - np.mean(right))
   count = min(len(left), len(right))
   if count < 2:
@@ -78,6 +82,16 @@ def answer(claim: plans.Claim, results: Mapping[str, list[Points]], plain: Seque
   if difference - half > claim.margin:
     return f'yes: {found}'
   return f'no: {found}' if difference + half < claim.margin else f'not shown: {found}'
+
+
+def _answers(claims: Sequence[plans.Claim], results: Mapping[str, list[Points]],
+             plain: Sequence[str]) -> list[str]:
+  """Returns a line for each claim that is answered, and how many are not."""
+  answers = [(claim, answer(claim, results, plain)) for claim in claims]
+  lines = [f'- {claim.text}: {found}' for claim, found in answers if found != _NOT_TRAINED]
+  if left := len(answers) - len(lines):
+    lines.append(f'- Claims about networks that are not trained here: {left}')
+  return lines
 
 
 def conclusion(results: Mapping[str, list[Points]], times: Mapping[str, Any]) -> list[str]:
@@ -217,7 +231,7 @@ def write(folder: pathlib.Path, name: str, plan: plans.Plan, results: Results, t
     timed = times.get(data, {})
     lines += ['', f'## {data}', '', f'![{data}]({name}_{data}.png)', '',
               ' '.join(conclusion(found, timed)), '', *_rows(found, timed), '',
-              *(f'- {claim.text}: {answer(claim, found, plain)}' for claim in plan.claims)]
+              *_answers(plan.claims, found, plain)]
     with files.atomic_file(folder / f'{name}_{data}.png') as temporary:
       draw(found, timed, plan.subjects).savefig(temporary, dpi=110, bbox_inches='tight')
   for file, text in ((f'{name}.md', '\n'.join(lines)), (f'{name}.json', json.dumps(

@@ -69,6 +69,14 @@ def test_answers(left, right, margin, words):
   assert page.answer(claim, {'a': runs(*left, budget=0.5), 'b': runs(*right)}) == words
 
 
+def test_a_claim_may_be_about_the_spread_of_costs():
+  wide, narrow = runs(0.4), runs(0.5)
+  narrow[0][0]['gmac_max'] = 1.25
+  claim = plans.Claim('', 'wide', 'narrow', figure='spread')
+  assert page.answer(claim, {'wide': wide, 'narrow': narrow}) == (
+      'not shown: +0.750, one training each')
+
+
 def test_the_rival_is_the_best_plain_network_that_costs_no_more():
   results = {'a': runs(0.5, budget=0.5), **{name: runs(ap) for name, ap in (
       ('cheap', 0.3), ('equal', 0.4), ('dear', 0.6), ('routed', 0.45))}}
@@ -90,7 +98,8 @@ def test_the_interval_of_a_mean_is_students():
 
 def test_the_page_has_a_row_for_each_budget_the_answers_and_a_picture(tmp_path):
   study = {'a': subjects.Subject('x', {}, (0.5,)), 'b': subjects.Subject('y', is_plain=True)}
-  plan = plans.Plan(study, [plans.Claim('A is better', 'a@0.5', 'b')])
+  plan = plans.Plan(study, [plans.Claim('A is better', 'a@0.5', 'b'),
+                            plans.Claim('C is better', 'c', 'b'), plans.Claim('', 'c', 'a')])
   results = {'nuclei': {'a': runs(0.5, 0.6, budget=0.5), 'b': runs(0.4)}}
   times = {'nuclei': {name: {budget: {'tensorflow': {'low': 1.0, 'median': 2.0, 'high': 3.0}}}
                       for name, budget in (('a', '0.5'), ('b', 'None'))}}
@@ -101,6 +110,8 @@ def test_the_page_has_a_row_for_each_budget_the_answers_and_a_picture(tmp_path):
           '2.0 (1.0 to 3.0) |') in text
   assert '| `b` |  | 1 | 0.400 |' in text
   assert '- A is better: not shown: +0.150, one training each' in text
+  assert '- Claims about networks that are not trained here: 2\n' in text
+  assert 'C is better' not in text
   assert 'Most accurate: `a` at budget 0.5, AP 0.550.' in text
   assert json.loads((tmp_path / 'study.json').read_text())['results'] == results
   assert (tmp_path / 'study_nuclei.png').is_file()
@@ -150,7 +161,17 @@ def test_a_study_trains_everything_once_before_it_repeats_and_goes_on(study, tmp
   first = [(data, name, 1) for data in ('one', 'two') for name in ('fpn', 'fcos')]
   assert study() == first
   assert study('--repeats=2') == [(data, name, 2) for data, name, _ in first]
-  assert '| `fcos` |  | 2 | 0.500 +- 0.000 |' in (tmp_path / 'out' / 'gains.md').read_text()
+  page_of_study = tmp_path / 'out' / 'gains.md'
+  assert '| `fcos` |  | 2 | 0.500 +- 0.000 |' in page_of_study.read_text()
+  # What earlier runs trained stays on the page, also that of another plan with the same options.
+  assert study('--subjects=drfpn', data=['one=x']) == [('one', 'drfpn', 1)]
+  text = page_of_study.read_text()
+  assert '| `drfpn` |  | 1 |' in text
+  assert '| `fcos` |  | 2 |' in text
+  assert not study('--plan=frontier')
+  text = (tmp_path / 'out' / 'frontier.md').read_text()
+  assert '| `fcos` |  | 2 |' in text
+  assert 'drfpn' not in text
 
 
 def test_digits_are_composed_and_not_mirrored():
@@ -189,6 +210,8 @@ def test_another_network_of_a_kept_name_is_refused(study, tmp_path, monkeypatch)
   monkeypatch.setitem(plans.PLANS['gains'].subjects, 'fcos', other)
   with pytest.raises(command_line.CommandError, match='fcos-1 is kept from a training with other'):
     study()
+  study('--subjects=fpn')
+  assert '`fcos`' not in (tmp_path / 'out' / 'gains.md').read_text()
   assert (tmp_path / 'out' / 'one' / 'fcos-1' / 'result.json').is_file()
 
 
