@@ -257,7 +257,8 @@ def _times(args: argparse.Namespace) -> page.Times:
   folders: dict[str, dict[str, pathlib.Path]] = {data.name: {} for data in args.data}
   for training in _finished(args):
     folders[training.data.name].setdefault(training.name, training.folder(args.output_dir))
-  return {data: measuring.times(own, plans.PLANS[args.plan].subjects, args.output_dir / data / 'val')
+  known = plans.PLANS[args.plan].subjects
+  return {data: measuring.times(own, known, args.output_dir / data / 'val')
           for data, own in folders.items()}
 
 

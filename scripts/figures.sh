@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes the pictures of docs/figures/ from the nuclei in data/:  scripts/figures.sh [NETWORK ...]
-#   NETWORK: dynamic_head, dyfpn, caddet, drfpn, ifpn (default: all)
+#   NETWORK: dynamic_head, dyfpn, caddet, drfpn, ifpn, or frontier (default: all)
 # Everything else is kept in runs/figures/; a training that is there goes on where it stopped.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -82,6 +82,39 @@ PYTHON
   keep dyfpn 800 "$RUNS/dyfpn.png"
 }
 
+# Draws the tables of docs/frontier.md that have a column for each data set, "AP for GMAC".
+make_frontier() {
+  .venv/bin/python - "$RUNS/frontier.png" <<'PYTHON'
+import pathlib
+import re
+import sys
+from matplotlib import figure
+page = pathlib.Path('docs/frontier.md').read_text(encoding='utf-8')
+tables = re.findall(r'^\| network \| budget \| nuclei \|.*?\n\n', page, re.MULTILINE | re.DOTALL)
+plot = figure.Figure(figsize=(15, 4.5 * len(tables)))
+grid = plot.subplots(len(tables), 3, squeeze=False)
+for table, row in zip(tables, grid):
+  head, _, *lines = ([cell.strip() for cell in line.strip('| ').split('|')]
+                     for line in table.splitlines() if line)
+  for column, axis in enumerate(row, 2):
+    points = {}
+    for cells in lines:
+      name = cells[0] or name
+      if found := re.match(r'(\.\d+)(?: \+- (\.\d+))? for (\d*\.\d+)', cells[column]):
+        points.setdefault(name, []).append([float(value or 0) for value in found.groups()])
+    for number, (name, own) in enumerate(points.items()):
+      ap, half, gmac = zip(*own)
+      axis.errorbar(gmac, ap, half, label=name, color=f'C{number}', capsize=2,
+                    marker='o' if len(own) > 1 else 's')
+    axis.set(title=head[column], xlabel='GMAC per image', ylabel='AP')
+    axis.grid(alpha=0.3)
+  row[-1].legend(fontsize=8, loc='lower right')
+plot.tight_layout()
+plot.savefig(sys.argv[1], dpi=110)
+PYTHON
+  keep frontier 1200 "$RUNS/frontier.png"
+}
+
 make_caddet() {
   train caddet fcos_caddet_sample 150 "$SMALL,task.budget.start_step=30"
   predict_gates caddet fcos_caddet_sample
@@ -108,7 +141,7 @@ if [[ ! -d $RUNS/val ]]; then
   run tools.convert_dataset --input=data/nuclei --output_dir="$RUNS/records"
   run tools.write_images --data="$RUNS/records" --output_dir="$RUNS/val"
 fi
-for network in "${@:-dynamic_head dyfpn caddet drfpn ifpn}"; do
+for network in "${@:-dynamic_head dyfpn caddet drfpn ifpn frontier}"; do
   for name in $network; do
     "make_$name"
   done
