@@ -82,7 +82,7 @@ PYTHON
   keep dyfpn 800 "$RUNS/dyfpn.png"
 }
 
-# Draws the tables of docs/frontier.md that have a column for each data set, "AP for GMAC".
+# Draws the tables of docs/frontier.md below headings that end with "beside plain detectors".
 make_frontier() {
   .venv/bin/python - "$RUNS/frontier.png" <<'PYTHON'
 import pathlib
@@ -90,25 +90,26 @@ import re
 import sys
 from matplotlib import figure
 page = pathlib.Path('docs/frontier.md').read_text(encoding='utf-8')
-tables = re.findall(r'^\| network \| budget \| nuclei \|.*?\n\n', page, re.MULTILINE | re.DOTALL)
-plot = figure.Figure(figsize=(15, 4.5 * len(tables)))
-grid = plot.subplots(len(tables), 3, squeeze=False)
-for table, row in zip(tables, grid):
-  head, _, *lines = ([cell.strip() for cell in line.strip('| ').split('|')]
-                     for line in table.splitlines() if line)
-  for column, axis in enumerate(row, 2):
-    points = {}
-    for cells in lines:
-      name = cells[0] or name
-      if found := re.match(r'(\.\d+)(?: \+- (\.\d+))? for (\d*\.\d+)', cells[column]):
-        points.setdefault(name, []).append([float(value or 0) for value in found.groups()])
-    for number, (name, own) in enumerate(points.items()):
-      ap, half, gmac = zip(*own)
-      axis.errorbar(gmac, ap, half, label=name, color=f'C{number}', capsize=2,
-                    marker='o' if len(own) > 1 else 's')
-    axis.set(title=head[column], xlabel='GMAC per image', ylabel='AP')
+sections = re.findall(r'^### ([^\n]*), beside plain detectors\n.*?\n(\| network .*?)\n\n', page,
+                      re.MULTILINE | re.DOTALL)
+detectors = ('FCOS', 'RetinaNet')
+plot = figure.Figure(figsize=(5.5 * len(sections), 4.5 * len(detectors)))
+grid = plot.subplots(len(detectors), len(sections), sharey='col')
+for column, (title, table) in enumerate(sections):
+  head, _, *rows = ([cell.strip() for cell in line.strip('|').split('|')]
+                    for line in table.splitlines())
+  points, name = {}, ''
+  for row in rows:
+    name = row[0] or name
+    points.setdefault(name, []).append(
+        [float(row[head.index(key)].split()[0]) for key in ('GMAC (min to max)', 'AP')])
+  for detector, axis in zip(detectors, grid[:, column]):
+    own = {name: xy for name, xy in points.items() if name.startswith(detector)}
+    for name, xy in own.items():
+      axis.plot(*zip(*xy), marker='o' if len(xy) > 1 else 's', label=name)
+    axis.set(title=title, xlabel='GMAC per image', ylabel='AP')
     axis.grid(alpha=0.3)
-  row[-1].legend(fontsize=8, loc='lower right')
+    axis.legend(fontsize=6, loc='lower right')
 plot.tight_layout()
 plot.savefig(sys.argv[1], dpi=110)
 PYTHON
