@@ -14,6 +14,7 @@ from official_ext.serving import export_modules
 from official_ext.utils import timing
 
 _OWN = ('cheapest image', 'dearest image')
+_PLAIN_CONVS = 4  # of a tower of FCOS
 
 
 class Twin(NamedTuple):
@@ -33,8 +34,9 @@ def make_twins(module: export_modules.DetectionModule) -> dict[str, Twin]:
   """Makes the twins of a detector: the same detector with other parts, which always run.
 
   A detector with a dynamic head has two twins: one with the same head without gates, and one
-  with a plain head of four convolutions.  The twin of CADDet runs every path.  Any other detector
-  has two: one with an inception FPN of the decoder's branches, and one with an FPN.
+  with a plain head of as many convolutions, but at most four, as FCOS has.  The twin of CADDet
+  runs every path.  Any other detector has two: one with an inception FPN of the decoder's
+  branches, and one with an FPN.
 
   Args:
     module: the export module of the detector; of images of several sizes, the widest is compared.
@@ -52,7 +54,8 @@ def make_twins(module: export_modules.DetectionModule) -> dict[str, Twin]:
              if tower['dynamic'][step] == 'gated'}
     towers = {'fixed head': {'dynamic': {
         **fixed, 'activation': 'tanh', 'budget_input': False}},
-              'plain head': {'type': 'plain'}}
+              'plain head': {'type': 'plain', 'plain': {
+                  'num_convs': min(_PLAIN_CONVS, 2 * tower['dynamic']['num_blocks'])}}}
     return {name: _make(module, {'head': {'tower': tower}}) for name, tower in towers.items()}
   neck = model_config.decoder.as_dict()[model_config.decoder.type]
   shared = {key: neck[key] for key in ('num_filters', 'norm', 'coarse_levels')

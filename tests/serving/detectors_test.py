@@ -161,9 +161,11 @@ def test_twins_have_no_gates_and_the_same_branches_or_one(mixed):
 
 
 @pytest.mark.slow
-def test_twins_of_a_head_that_takes_a_budget_take_none():
+@pytest.mark.parametrize('num_blocks, num_convs', [(1, 2), (3, 4)])
+def test_twins_of_a_head_that_takes_a_budget_take_none(num_blocks, num_convs):
   name = 'fcos_dynamichead_efficientnetlite0_sample'
-  options = {'model': {'head': {'tower': {'dynamic': {'budget_input': True}}}},
+  options = {'model': {'head': {'tower': {'dynamic': {
+      'budget_input': True, 'num_blocks': num_blocks}}}},
              'budget': {'kind': 'drawn', 'draw_range': [0.1, 0.9]}}
   config = small_detectors.small_experiment(name, **options)
   _, model = small_detectors.small_task(name, **options)
@@ -172,3 +174,6 @@ def test_twins_of_a_head_that_takes_a_budget_take_none():
   assert set(made) == {'fixed head', 'plain head'}
   assert not any(twin.detector.set_budget(0.5) for twin in made.values())
   assert 0 < made['fixed head'].multiply_adds <= module.cost.maximum
+  plain = made['plain head'].detector.module.model.head.get_config()
+  assert plain['tower'] == 'plain'
+  assert plain['tower_options']['num_convs'] == num_convs
