@@ -43,6 +43,7 @@ example:
     --output_dir=runs/dyfpn_openvino
 """
 _MARKER = 'conversion.json'
+_LONGEST_REASON = 300
 
 
 def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -140,6 +141,7 @@ def convert(engine_name: str, saved_model: files.PathLike, folder: pathlib.Path,
     CommandError: the engine is not installed, cannot round so or refuses the model, the SavedModel
       fails for one of the images or the engine for what it converted, or the two differ.
   """
+  from official_ext.serving import budget_table
   from official_ext.serving import saved_models
   engine = catalog.engine(engine_name)
   _check_quantization(engine, engine_name, quantize)
@@ -147,7 +149,8 @@ def convert(engine_name: str, saved_model: files.PathLike, folder: pathlib.Path,
   source = load(saved_model)
   specs = source.signature.structured_input_signature[1]
   scalars = inputs.scalars(specs)
-  description = saved_models.read_description(saved_model)
+  # The table of budgets is about models that were measured, which this one was not.
+  description = budget_table.without(saved_models.read_description(saved_model))
   batch_size, = (spec.shape[0] for key, spec in specs.items() if key not in scalars)
   description['batch_size'] = batch_size
   images = images or {}
@@ -185,7 +188,8 @@ def _compare(engine_name: str, source: Source, model: Callable[..., dict[str, np
   try:
     return verification.compare(source.run, model, calls)
   except RuntimeError as error:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+    # The names of nested nodes come first, and fill pages.
+    reason = (str(error).strip() or type(error).__name__).splitlines()[-1][-_LONGEST_REASON:]
     raise command_line.CommandError(
         f'{engine_name} fails in the converted model ({reason}), so nothing was written.'
         ) from error
@@ -259,7 +263,7 @@ def summary(result: Mapping[str, Any], folder: files.PathLike) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
   """Converts a SavedModel; `arguments` replace those of the command line."""
   args = _parse_arguments(arguments)
-  files.check_own_output(args.output_dir, _MARKER)
+  files.check_own_output(args.output_dir, _MARKER, reads=[args.saved_model, *args.images])
   _check_quantization(catalog.engine(args.to), args.to, args.quantize)
   images = examples.read(args.images)
   command_line.say(f'Loading the SavedModel and converting it for {args.to} ...')

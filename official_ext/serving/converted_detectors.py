@@ -52,16 +52,21 @@ class ConvertedDetector(detectors.SavedDetector):
 
     Conversions of networks without gates, and those of older versions, do not take one.
     """
-    self._scalars = {'gate_threshold': threshold}
-    return 'gate_threshold' in self._engine.scalars
+    return self._give('gate_threshold', threshold)
 
   def set_budget(self, budget: float) -> bool:
     """Gives a budget to gates from now on; see `SavedDetector`.
 
     Conversions of networks without `budget_input`, and those of older versions, do not take one.
     """
-    self._scalars = {'budget': budget}
-    return 'budget' in self._engine.scalars
+    return self._give('budget', budget)
+
+  def _give(self, name: str, value: float) -> bool:
+    """Gives a scalar to the engine from now on; does nothing if the model does not take it."""
+    if name not in self._engine.scalars:
+      return False
+    self._scalars = {name: value}
+    return True
 
   def _encode(self, images: np.ndarray) -> np.ndarray:
     return images

@@ -229,7 +229,8 @@ def export(params: Any, args: argparse.Namespace, target: pathlib.Path) -> dict[
   from official_ext.serving import signatures
 
   start = time.monotonic()
-  files.check_own_output(target, _DESCRIPTION_FILE, '--export_dir')
+  files.check_own_output(target, _DESCRIPTION_FILE, '--export_dir', reads=[
+      args.checkpoint_path, *args.config_file])
   if args.laterals == 'fourier' and args.freeze is False:
     raise command_line.CommandError(
         '--laterals=fourier transforms constants, and with --no-freeze there are none: leave one '

@@ -81,9 +81,11 @@ _FIELDS: Mapping[str, Callable[[Any], bool]] = {
 def load(path: files.PathLike) -> Any:
   """Loads a SavedModel; raises CommandError, about `--saved_model`, if there is none."""
   if not (pathlib.Path(path) / _GRAPH).is_file():
+    versions = [found.parent.name for found in pathlib.Path(path).glob(f'[0-9]*/{_GRAPH}')]
+    served = f', such as {max(versions, key=len)} in it' if versions else ''
     raise command_line.CommandError(
         f'--saved_model={path} has no file saved_model.pb: give a folder that '
-        'export_saved_model wrote.')
+        f'export_saved_model wrote{served}.')
   try:
     return tf.saved_model.load(files.plain_path(path))
   except (OSError, tf.errors.OpError, ValueError) as error:

@@ -125,9 +125,11 @@ def _compare(first: _Detections, second: _Detections, limit: float) -> _ImageDif
   is_unexplained = all_alone & ~all_ties
   is_single = np.sum(is_unexplained) == 1
   counted = ~all_ties & ~(is_single & is_unexplained)
+  # Farther than any box, for a detection of whose class and score the other side has none.
+  farthest = 2 * limit + max(np.max(np.abs(each.boxes), initial=0.0) for each in (first, second))
   return _ImageDifference(
-      float(np.max(all_nearest[counted], initial=0.0)), scores, masks, int(np.sum(all_ties)),
-      int(is_single), int(np.sum(all_alone)), len(all_alone))
+      float(np.max(np.minimum(all_nearest, farthest)[counted], initial=0.0)), scores, masks,
+      int(np.sum(all_ties)), int(is_single), int(np.sum(all_alone)), len(all_alone))
 
 
 def _images(outputs: Mapping[str, Any]) -> list[_Detections]:

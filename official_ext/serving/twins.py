@@ -1,5 +1,5 @@
 """Twins of a routed detector, whose parts always run: what they cost, how long they take."""
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import functools
 from typing import Any, NamedTuple
 
@@ -102,3 +102,30 @@ def seconds(detector: detectors.InMemoryDetector, twins: Mapping[str, Twin],
       with routed.inference_as(twin.detector.module.model, twin.inference):
         functions[name]()
   return timing.interleaved(functions, repeats)
+
+
+def figures(detector: detectors.InMemoryDetector, images: Sequence[np.ndarray], repeats: int
+            ) -> dict[str, dict[str, Any]]:
+  """Times a detector on its cheapest and its dearest image, and its twins.
+
+  All have the size of the network's input, as times have, which may be larger than the images'.
+
+  Args:
+    detector: the routed detector.
+    images: uint8 `[height, width, 3]`, to choose from.
+    repeats: number of times.
+
+  Returns:
+    `twins_ms`: name -> median and quartiles in milliseconds, as `timing.summaries` returns them;
+    `twins_gmac`: name -> 10^9 multiply-adds.
+  """
+  bounds = detector.module.cost
+  records = [detector.decisions([image]) for image in images]
+  executed = [bounds.maximum if record is None else bounds.static + float(record.executed[0])
+              for record in records]
+  cheapest, dearest = (images[executed.index(bound)] for bound in (min(executed), max(executed)))
+  twins = make_twins(detector.module)
+  milliseconds = timing.summaries(seconds(detector, twins, cheapest, dearest, repeats))
+  costs = [min(executed), max(executed), *(twin.multiply_adds for twin in twins.values())]
+  return {'twins_ms': milliseconds, 'twins_gmac': {
+      name: cost / 1e9 for name, cost in zip(milliseconds, costs, strict=True)}}

@@ -82,23 +82,6 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
   return args
 
 
-def short_names(paths: Sequence[pathlib.Path]) -> list[str]:
-  """Returns a name for each path: as few of its parts as tell it from the others.
-
-  Args:
-    paths: different folders.
-
-  Raises:
-    CommandError: a folder is given twice.
-  """
-  parts = [path.resolve().parts for path in paths]
-  if len(set(parts)) < len(parts):
-    raise command_line.CommandError('a folder is given twice: give every detector once.')
-  length = next(number for number in range(1, max(map(len, parts)) + 1)
-                if len({part[-number:] for part in parts}) == len(parts))
-  return ['/'.join(part[-length:]) for part in parts]
-
-
 class _Page:
   """The page, and the folder of the files with the same pictures."""
 
@@ -251,7 +234,7 @@ def write(args: argparse.Namespace, folder: pathlib.Path) -> None:
   shown = images._replace(paths={image_id: images.paths[image_id] for image_id in picked})
   pixels = image_runs.pixels(shown, args.max_pixels)
   models = {name: converted_detectors.load(path) for name, path in zip(
-      short_names(args.saved_model) if args.saved_model else [], args.saved_model)}
+      files.short_names(args.saved_model) if args.saved_model else [], args.saved_model)}
   page = _Page(f'{len(models) + len(args.trained)} detectors, {len(images.paths)} images', folder)
   points = _points(models, images, truth) if truth else []
   if points:
@@ -260,7 +243,7 @@ def write(args: argparse.Namespace, folder: pathlib.Path) -> None:
     _write_detections(page, models, shown, pixels, truth, args)
   model_dirs = [pathlib.Path(model_dir) for _, model_dir in args.trained]
   for name, (experiment_name, model_dir) in zip(
-      short_names(model_dirs) if model_dirs else [], args.trained):
+      files.short_names(model_dirs) if model_dirs else [], args.trained):
     _write_pyramid(page, name, detectors.restore(experiment_name, model_dir), shown, pixels,
                    args.channels)
   (folder / 'compare.html').write_text(page.page.html(), encoding='utf-8')
@@ -270,7 +253,9 @@ def write(args: argparse.Namespace, folder: pathlib.Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
   """Compares; `arguments` replace those of the command line."""
   args = _parse_arguments(arguments)
-  files.check_own_output(args.output_dir, _MARKER)
+  files.check_own_output(args.output_dir, _MARKER, reads=[
+      *args.images, *filter(None, [args.annotation_file]), *args.saved_model,
+      *(model_dir for _, model_dir in args.trained)])
   with files.atomic_directory(args.output_dir) as folder:
     write(args, folder)
   command_line.say(f'Wrote {args.output_dir}/compare.html')

@@ -114,7 +114,7 @@ def overrides(output_dir: pathlib.Path, origin: Mapping[str, Any]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
   """Converts a file; `arguments` replace those of the command line."""
   args = _parse_arguments(arguments)
-  files.check_own_output(args.output_dir, _MARKER)
+  files.check_own_output(args.output_dir, _MARKER, reads=[args.weights])
   with files.atomic_directory(args.output_dir) as folder:
     origin = convert(args.weights, folder)
     origin['params_override'] = overrides(args.output_dir, origin)

@@ -43,7 +43,7 @@ def apply(detector: Any, args: argparse.Namespace, what: str) -> float | None:
     what: the detector, in the words of the command line.
 
   Returns:
-    The budget; None if none is given.
+    The budget, which is the export's default if none is given; None if it has none.
 
   Raises:
     CommandError: the detector does not take what is given, no budget fits a limit, or the export
@@ -62,7 +62,8 @@ def apply(detector: Any, args: argparse.Namespace, what: str) -> float | None:
       command_line.say(text)
   if budget is not None:
     _check_budget(detector.set_budget(budget), what)
-  return budget
+    return budget
+  return detector.description.get('default_budget')
 
 
 @contextlib.contextmanager

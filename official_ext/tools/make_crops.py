@@ -166,7 +166,7 @@ def main() -> None:
   args = _parse_arguments()
   from official_ext.utils import input_checks  # imported here: it loads TensorFlow
   dataset = record_folder.read(args.data)
-  files.check_own_output(args.output_dir, _MARKER)
+  files.check_own_output(args.output_dir, _MARKER, reads=[args.data])
   class_ids = sorted(dataset.class_names)
   labels = {class_id: label for label, class_id in enumerate(class_ids)}
   patterns = {name: record_folder.path_pattern(args.data, split.file_pattern)

@@ -128,31 +128,6 @@ def _latency(detector: Any, images: Sequence[Any], arguments: argparse.Namespace
   return {'p50': p50 * 1000, 'p95': p95 * 1000}
 
 
-def _time_twins(detector: Any, images: Sequence[Any], costs: Sequence[Any], num_runs: int
-                ) -> dict[str, dict[str, Any]]:
-  """Times a detector on its cheapest and its dearest image, and its twins without gates.
-
-  Args:
-    detector: the detector in memory.
-    images: the images to choose from.
-    costs: the cost of each image, and perhaps of others behind them.
-    num_runs: number of times.
-
-  Returns:
-    `twins_ms`: name -> median and quartiles in milliseconds, as `timing.summaries` returns them;
-    `twins_gmac`: name -> 10^9 multiply-adds.
-  """
-  from official_ext.serving import twins
-  from official_ext.utils import timing
-  executed = [cost.costs['whole network', 'executed'] for cost in costs[:len(images)]]
-  cheapest, dearest = (images[executed.index(bound)] for bound in (min(executed), max(executed)))
-  found = twins.make_twins(detector.module)
-  milliseconds = timing.summaries(twins.seconds(detector, found, cheapest, dearest, num_runs))
-  costs_of = [min(executed), max(executed), *(twin.multiply_adds for twin in found.values())]
-  return {'twins_ms': milliseconds, 'twins_gmac': {
-      name: cost / _GIGA for name, cost in zip(milliseconds, costs_of, strict=True)}}
-
-
 def _resolve(arguments: argparse.Namespace) -> tuple[Any, tuple[int, int], tuple[int, int]]:
   """Returns the experiment, whose model takes images of any size, and the sizes that it had.
 
@@ -178,11 +153,20 @@ def _resolve(arguments: argparse.Namespace) -> tuple[Any, tuple[int, int], tuple
 
 
 def _load_saved_model(arguments: argparse.Namespace) -> Any:
-  """Loads the SavedModel to be timed."""
+  """Loads the SavedModel to be timed; its default budget becomes that of `arguments`.
+
+  Raises:
+    CommandError: it is of another experiment than the one that is counted.
+  """
   from official_ext.serving import converted_detectors
   path = arguments.saved_model
   detector = converted_detectors.load_to_time(path)
-  gate_settings.apply(detector, arguments, f'--saved_model={path}')
+  exported = detector.description.get('experiment') or arguments.experiment
+  if exported != arguments.experiment:
+    raise command_line.CommandError(
+        f'--saved_model={path} is of the experiment {exported}, and --experiment is '
+        f'{arguments.experiment}, whose cost is not its own: give --experiment={exported}.')
+  arguments.budget = gate_settings.apply(detector, arguments, f'--saved_model={path}')
   return detector
 
 
@@ -232,6 +216,7 @@ def profile(arguments: argparse.Namespace) -> dict[str, Any]:
   from official_ext.serving import detection
   from official_ext.serving import detectors
   from official_ext.serving import image_costs
+  from official_ext.serving import twins
   saved = _load_saved_model(arguments) if arguments.saved_model else None
   params, size, sides = _resolve(arguments)
   model = build_model(params, arguments.checkpoint_path)
@@ -246,7 +231,7 @@ def profile(arguments: argparse.Namespace) -> dict[str, Any]:
   maxima = [fields['maximum']['mean'] for fields in statistics.values()]
   figures = {
       'experiment': arguments.experiment,
-      'image_size': list(size) if len({cost.size for cost in costs}) == 1 else None,
+      'image_size': list(costs[0].size) if len({cost.size for cost in costs}) == 1 else None,
       'images': len(costs),
       'mean_pixels': float(np.mean([np.prod(cost.size) for cost in costs])),
       'is_trained': bool(arguments.checkpoint_path),
@@ -274,7 +259,7 @@ def profile(arguments: argparse.Namespace) -> dict[str, Any]:
     gate_settings.apply(detector, arguments, what)
     figures['latency_ms'] = _latency(saved or detector, first, arguments)
     if arguments.twins:
-      figures.update(_time_twins(detector, first, costs, arguments.num_runs))
+      figures.update(twins.figures(detector, first, arguments.num_runs))
   return figures
 
 

@@ -74,35 +74,43 @@ def points(args: argparse.Namespace, images: image_ids.ImageSet, truth: truth_li
 
   Returns:
     One mapping per detector and budget or threshold: the result of `evaluation.evaluate`, `model`,
-    which is the name of the folder, and `threshold` and `budget`, at least one of them None.
+    which is the end of the folder's path, and `threshold` and `budget`, at least one of them None.
   """
   from official_ext.serving import converted_detectors
   from official_ext.serving import detectors
+  names = files.short_names([*args.model_dir, *args.saved_model])
   loads: list[tuple[pathlib.Path, Callable[[pathlib.Path], Any]]] = [
       *((path, functools.partial(detectors.restore, args.experiment)) for path in args.model_dir),
       *((path, converted_detectors.load) for path in args.saved_model)]
   found = []
-  for path, load in loads:
+  for name, (path, load) in zip(names, loads, strict=True):
     detector = load(path)
     evaluation.check_costs(detector, str(path))
-    for threshold, budget in _settings(detector, args):
+    for threshold, budget in _settings(detector, name, args):
       if budget is not None:
         detector.set_budget(budget)
       elif threshold is not None:
         detector.set_gate_threshold(threshold)
-      found.append({'model': path.name, 'threshold': threshold, 'budget': budget,
+      found.append({'model': name, 'threshold': threshold, 'budget': budget,
                     **evaluation.evaluate(detector, images, truth)})
       _say(found[-1])
   return found
 
 
-def _settings(detector: Any, args: argparse.Namespace
+def _settings(detector: Any, name: str, args: argparse.Namespace
               ) -> list[tuple[float | None, float | None]]:
-  """Returns the thresholds and budgets, of which at least one is None, that a detector takes."""
+  """Returns the thresholds and budgets, of which at least one is None, that a detector takes.
+
+  It says which of the given ones are not used.
+  """
   if args.budgets and detector.set_budget(1.0):
     return [(None, budget) for budget in sorted(set(args.budgets))]
+  if args.budgets:
+    command_line.say(f'{name} takes no budget: --budgets is not used for it.')
   if detector.set_gate_threshold(0.0):
     return [(threshold, None) for threshold in sorted(set(args.thresholds))]
+  if args.thresholds != [0.0]:
+    command_line.say(f'{name} takes no threshold: --thresholds is not used for it.')
   return [(None, None)]
 
 
@@ -117,7 +125,8 @@ def _say(point: dict[str, Any]) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
   """Evaluates and draws; `arguments` replace those of the command line."""
   args = _parse_arguments(arguments)
-  files.check_own_output(args.output_dir, _MARKER)
+  files.check_own_output(args.output_dir, _MARKER, reads=[
+      *args.images, args.annotation_file, *args.model_dir, *args.saved_model])
   truth = truth_lib.Truth(args.annotation_file)
   images = image_ids.assign(image_files.find(args.images), truth)
   from official_ext import registry_imports

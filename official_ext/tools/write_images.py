@@ -125,7 +125,7 @@ def write(data: pathlib.Path, split: str, folder: pathlib.Path) -> int:
 def main() -> None:
   """Runs the command."""
   args = _parse_arguments()
-  files.check_own_output(args.output_dir, _MARKER)
+  files.check_own_output(args.output_dir, _MARKER, reads=[args.data])
   with files.atomic_directory(args.output_dir) as folder:
     number = write(args.data, args.split, folder)
   command_line.say(f'{number} images of {args.split} written to {args.output_dir}')

@@ -6,7 +6,7 @@ leaves its temporary file.  The next write of the same path removes it if the pr
 name says is gone, and puts back a folder that was only moved aside.
 """
 import atexit
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 import contextlib
 import functools
 import os
@@ -43,7 +43,8 @@ def atomic_directory(path: PathLike) -> Iterator[pathlib.Path]:
   Raises:
     CommandError: `path` is a file, or holds the current or the home directory.
   """
-  path = pathlib.Path(os.path.abspath(path))
+  # Of a link the folder that it leads to is replaced.
+  path = pathlib.Path(os.path.realpath(path))
   _check_replaceable(path)
   temporary = _temporary(path)
   temporary.mkdir()
@@ -78,7 +79,7 @@ def atomic_file(path: PathLike) -> Iterator[pathlib.Path]:
   Raises:
     CommandError: `path` is a folder.
   """
-  path = pathlib.Path(os.path.abspath(path))
+  path = pathlib.Path(os.path.realpath(path))
   if path.is_dir():
     raise command_line.CommandError(f'{path} is a folder: give the name of a file.')
   temporary = _temporary(path)
@@ -152,16 +153,19 @@ def _remove(path: pathlib.Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def check_own_output(path: PathLike, marker: str, flag: str = '--output_dir') -> None:
+def check_own_output(path: PathLike, marker: str, flag: str = '--output_dir',
+                     reads: Iterable[PathLike] = ()) -> None:
   """Refuses to replace a folder that another command, or a person, has written.
 
   Args:
     path: the folder that a command is about to replace.
     marker: name of a file that this command puts into every folder that it writes.
     flag: the command's flag that gave the folder, for the error message.
+    reads: files and folders that the command reads, which may not lie in the folder.
 
   Raises:
-    CommandError: `path` is a file, or a folder with other content, or cannot be written.
+    CommandError: `path` is a file, or a folder with other content, or with what the command reads,
+      or cannot be written.
   """
   path = pathlib.Path(path)
   is_own = path.is_dir() and ((path / marker).is_file() or not any(path.iterdir()))
@@ -169,6 +173,11 @@ def check_own_output(path: PathLike, marker: str, flag: str = '--output_dir') ->
     raise command_line.CommandError(
         f'{flag}={path} exists and was not written by this command, which would replace it as a '
         'whole: give a new folder.')
+  for read in reads:
+    if pathlib.Path(read).resolve().is_relative_to(path.resolve()):
+      raise command_line.CommandError(
+          f'{flag}={path} would be replaced as a whole, and {read}, which this command reads, lies '
+          'in it: give a new folder.')
   check_place(path.parent, f'{flag}={path}')
 
 
@@ -208,6 +217,23 @@ def check_file(path: PathLike, flag: str) -> None:
   if os.path.isdir(path):
     raise command_line.CommandError(f'{flag}={path} is a folder: give the name of a file.')
   check_place(os.path.dirname(os.path.abspath(path)), f'{flag}={path}')
+
+
+def short_names(paths: Sequence[pathlib.Path]) -> list[str]:
+  """Returns a name for each path: as few of its parts as tell it from the others.
+
+  Args:
+    paths: different folders.
+
+  Raises:
+    CommandError: a folder is given twice.
+  """
+  parts = [path.resolve().parts for path in paths]
+  if len(set(parts)) < len(parts):
+    raise command_line.CommandError('a folder is given twice: give every detector once.')
+  length = next(number for number in range(1, max(map(len, parts)) + 1)
+                if len({part[-number:] for part in parts}) == len(parts))
+  return ['/'.join(part[-length:]) for part in parts]
 
 
 def escape_pattern(path: PathLike) -> str:

@@ -1,6 +1,8 @@
 """Conversions of networks that take a budget: one number, with which they answer as the export."""
 import json
+import shutil
 import time
+import types
 
 import numpy as np
 from PIL import Image
@@ -10,6 +12,7 @@ import tensorflow as tf
 from official_ext.modeling.decoders.dyfpn import budget_tracker
 from official_ext.ops import routing
 from official_ext.serving import convert
+from official_ext.serving import converted_detectors
 from official_ext.serving import signatures
 from official_ext.serving.engines import catalog
 from official_ext.utils import command_line
@@ -90,6 +93,38 @@ def test_a_conversion_has_a_budget_in_place_of_a_threshold(saved, tmp_path, name
     opened.append(np.sum(source.run(images, {'budget': budget})['gate_neck']))
   assert opened == sorted(opened) and len(set(opened)) > 2 and (opened[0], opened[-1]) == (0, 4)
   np.testing.assert_array_equal(model(images)['gate_neck'], 1)
+
+
+def test_what_a_conversion_does_not_take_leaves_its_budget(tmp_path, monkeypatch):
+  """A command that asks whether there is a threshold must not change what is measured."""
+  calls = []
+  class Model:
+    scalars = ['budget']
+
+    def __call__(self, batch, scalars):
+      del batch
+      calls.append(scalars)
+      return {}
+
+  (tmp_path / 'export.json').write_text('{"default_budget": 0.25}')
+  monkeypatch.setattr(catalog, 'engine_of', lambda path: 'onnx')
+  monkeypatch.setattr(catalog, 'engine', lambda name: types.SimpleNamespace(
+      Model=lambda path, num_threads: Model()))
+  detector = converted_detectors.ConvertedDetector(tmp_path)
+  assert not detector.set_gate_threshold(0.5)
+  detector._run(None)
+  assert detector.set_budget(0.75)
+  detector._run(None)
+  assert calls == [{'budget': 0.25}, {'budget': 0.75}]
+
+
+def test_the_table_of_budgets_is_not_that_of_a_new_conversion(saved, tmp_path, engine):
+  copy = shutil.copytree(saved, tmp_path / 'copy')
+  description = {'input_image_size': [16, 16], 'budgets': {'points': []}}
+  (copy / 'export.json').write_text(json.dumps(description))
+  _convert(copy, tmp_path)
+  converted = json.loads((tmp_path / 'converted/export.json').read_text())
+  assert converted == {'input_image_size': [16, 16], 'batch_size': None}
 
 
 def test_a_budget_that_a_conversion_does_not_follow_is_an_error(saved, tmp_path, monkeypatch):

@@ -16,6 +16,16 @@ GOOD = {'experiment': 'x', 'input_type': 'image_tensor', 'input_image_size': [64
         'categories': [{'id': 1, 'name': 'a'}], 'budgets': {'points': [{'budget': 1.0}]}}
 
 
+def test_a_folder_of_versions_is_no_export_and_the_newest_is_named(tmp_path):
+  for version in ('1', '12'):
+    (tmp_path / version).mkdir()
+    (tmp_path / version / 'saved_model.pb').touch()
+  with pytest.raises(command_line.CommandError, match='export_saved_model wrote, such as 12 in it'):
+    saved_models.load(tmp_path)
+  with pytest.raises(command_line.CommandError, match=r'export_saved_model wrote\.$'):
+    saved_models.load(tmp_path / 'nothing')
+
+
 def test_a_description_comes_as_it_is(tmp_path):
   assert saved_models.read_description(tmp_path) == {}
   (tmp_path / 'export.json').write_text(json.dumps(GOOD))

@@ -119,6 +119,11 @@ def test_how_many_images_may_have_a_single_detection(images, allowed):
   assert ties.allowed_singles(images) == allowed
 
 
+def test_what_one_side_lacks_is_farther_than_any_box():
+  found = difference(grid(), [*grid()[:-2], (0.0, 0.0, 0.001, 9)])
+  assert 590 < found.distance < 1000
+
+
 @pytest.mark.parametrize('name', ['detection_boxes', 'detection_scores'])
 def test_numbers_that_are_none(name):
   wrong = detections(grid())

@@ -1,6 +1,5 @@
 """The comparison has every detector's boxes where they are, in its own column."""
 import json
-import pathlib
 import types
 
 import colored_detector
@@ -59,18 +58,6 @@ def test_boxes_stand_in_the_column_of_their_detector(tmp_path):
     assert np.mean(np.abs(found - expected)[~is_drawn]) < 5  # JPEG
     assert np.mean(np.abs(found - expected)[is_drawn]) < 40
     assert np.mean(np.abs(found - enlarged)[is_drawn]) > 60
-
-
-@pytest.mark.parametrize('paths, expected', [
-    (['a/b', 'a/c'], ['b', 'c']), (['a/m', 'b/m'], ['a/m', 'b/m']), (['a'], ['a']),
-    (['x/a/m', 'y/a/m', 'n'], ['x/a/m', 'y/a/m', 'n'])])
-def test_short_names(paths, expected, monkeypatch, tmp_path):
-  monkeypatch.chdir(tmp_path)
-  names = compare.short_names([pathlib.Path(path) for path in paths])
-  assert [name.split('/')[-1] for name in names] == [name.split('/')[-1] for name in expected]
-  assert all(name.endswith(wanted) for name, wanted in zip(names, expected))
-  with pytest.raises(command_line.CommandError, match='twice'):
-    compare.short_names([pathlib.Path('a'), pathlib.Path('a')])
 
 
 def test_chosen_channels_are_drawn_for_every_level():

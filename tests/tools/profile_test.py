@@ -126,6 +126,20 @@ def test_figures_of_a_dynamic_detector(run, built, tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_twins_are_compared_at_the_size_of_the_network(run, tmp_path):
+  for index, size in enumerate([(16, 96), (24, 96)]):
+    write_image(tmp_path / f'{index}.png', *size, seed=index)
+  override = 'task.model.input_size=[64,96,3]'
+  figures = run(f'--data={tmp_path}', '--twins', image_size='', override=override)
+  assert figures['image_size'] == [32, 96]  # Costs are those of images at their own sizes.
+  whole = run('--image_size=64,96', image_size='', override=override)['gmac']
+  costs = figures['twins_gmac']
+  assert whole['minimum'] <= costs['cheapest image'] <= costs['dearest image']
+  np.testing.assert_allclose(costs['inception FPN'], whole['maximum'], rtol=0.05)
+  assert figures['gmac']['maximum'] < 0.8 * whole['minimum']
+
+
+@pytest.mark.slow
 def test_a_budget_bounds_the_cost_of_networks_that_take_one(run, built, tmp_path):
   write_image(tmp_path / '0.png', 64, 96)
   options = {'override': 'task.budget.kind=drawn,'
@@ -233,15 +247,21 @@ def test_arguments_out_of_range(monkeypatch, capsys, arguments):
 def test_only_exports_that_take_what_is_given_are_timed(
     monkeypatch, input_type, threshold, expected):
   saved = types.SimpleNamespace(input_type=input_type, set_gate_threshold=lambda value: False,
-                                set_budget=lambda value: False)
+                                set_budget=lambda value: False,
+                                description={'experiment': 'mine', 'default_budget': 0.25})
   monkeypatch.setattr(converted_detectors, 'load', lambda path: saved)
-  given = types.SimpleNamespace(saved_model='folder', gate_threshold=threshold, budget=None)
+  given = types.SimpleNamespace(
+      experiment='mine', saved_model='folder', gate_threshold=threshold, budget=None)
   if expected is None:
     assert profile._load_saved_model(given) is saved
+    assert given.budget == 0.25  # What is counted has the default budget of what is timed.
+    given.experiment = 'other'
+    with pytest.raises(command_line.CommandError, match='of the experiment mine, and --experiment'):
+      profile._load_saved_model(given)
   else:
     with pytest.raises(command_line.CommandError, match=f'--saved_model=folder {expected}'):
       profile._load_saved_model(given)
   if expected is None:
     with pytest.raises(command_line.CommandError, match='--saved_model=folder takes no budget'):
       profile._load_saved_model(types.SimpleNamespace(
-          saved_model='folder', gate_threshold=0, budget=0.5))
+          experiment='mine', saved_model='folder', gate_threshold=0, budget=0.5))

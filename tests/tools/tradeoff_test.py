@@ -43,10 +43,24 @@ def test_budgets_replace_thresholds_where_a_detector_takes_them(monkeypatch, cap
   assert found == [
       ('plain', None, None, -1.0), ('threshold', 0.0, None, 0.0), ('threshold', 0.5, None, 0.5),
       ('threshold_budget', None, 0.25, 0.25), ('threshold_budget', None, 1.0, 1.0)]
-  assert 'threshold_budget at budget 0.25: AP 0.250' in capsys.readouterr().out
+  said = capsys.readouterr().out
+  assert 'threshold_budget at budget 0.25: AP 0.250' in said
+  assert said.count('takes no budget: --budgets is not used for it.') == 2
+  assert said.count('plain takes no threshold: --thresholds is not used for it.') == 1
   args.budgets = []
   assert [point['threshold'] for point in tradeoff.points(args, None, None)] == [
       None, 0.0, 0.5, 0.0, 0.5]
+
+
+def test_folders_of_one_name_are_told_apart(monkeypatch):
+  monkeypatch.setattr(converted_detectors, 'load', lambda path: _Detector('threshold'))
+  monkeypatch.setattr(evaluation, 'evaluate', lambda *unused: dict.fromkeys(
+      ('ap', 'ap50', 'gmac_mean', 'gmac_min', 'gmac_max'), 0.5))
+  args = argparse.Namespace(
+      model_dir=[], saved_model=[pathlib.Path('a/saved_model'), pathlib.Path('b/saved_model')],
+      thresholds=[0.0], budgets=[])
+  assert [point['model'] for point in tradeoff.points(args, None, None)] == [
+      'a/saved_model', 'b/saved_model']
 
 
 def test_an_export_that_does_not_say_what_images_cost_is_refused_at_once(monkeypatch):

@@ -263,3 +263,45 @@ def test_a_folder_without_permission_is_refused_at_once(tmp_path, monkeypatch):
 def test_a_folder_is_no_file(tmp_path):
   with pytest.raises(command_line.CommandError, match='--json=.* is a folder'):
     files.check_file(tmp_path, '--json')
+
+
+@pytest.mark.parametrize('paths, expected', [
+    (['a/b', 'a/c'], ['b', 'c']), (['a/m', 'b/m'], ['a/m', 'b/m']), (['a'], ['a']),
+    (['x/a/m', 'y/a/m', 'n'], ['x/a/m', 'y/a/m', 'n'])])
+def test_short_names(paths, expected, monkeypatch, tmp_path):
+  monkeypatch.chdir(tmp_path)
+  names = files.short_names([pathlib.Path(path) for path in paths])
+  assert [name.split('/')[-1] for name in names] == [name.split('/')[-1] for name in expected]
+  assert all(name.endswith(wanted) for name, wanted in zip(names, expected))
+  with pytest.raises(command_line.CommandError, match='twice'):
+    files.short_names([pathlib.Path('a'), pathlib.Path('a')])
+
+
+def test_what_a_command_reads_is_not_replaced(tmp_path):
+  """A folder that the command may replace holds its input: the input would be lost."""
+  own, other = tmp_path / 'own', tmp_path / 'other'
+  for folder in (own / 'drawn', other):
+    folder.mkdir(parents=True)
+  (own / 'marker').touch()
+  (tmp_path / 'link').symlink_to(own / 'drawn')
+  for read in (own / 'drawn' / 'photo.jpg', own, tmp_path / 'link', other / '..' / 'own'):
+    with pytest.raises(command_line.CommandError, match='--output_dir=.*would be replaced as a '):
+      files.check_own_output(own, 'marker', reads=[other, str(read)])
+  files.check_own_output(own, 'marker', reads=[other, tmp_path, tmp_path / 'owner', 'relative'])
+
+
+def test_of_a_link_what_it_leads_to_is_replaced(tmp_path):
+  disk = tmp_path / 'disk'
+  (disk / 'folder').mkdir(parents=True)
+  (disk / 'file').write_text('old')
+  for name in ('folder', 'file', 'new'):
+    (tmp_path / name).symlink_to(disk / name)
+  for name in ('folder', 'new'):
+    with files.atomic_directory(tmp_path / name) as temporary:
+      (temporary / 'content').write_text('new')
+    assert (disk / name / 'content').read_text() == 'new'
+  with files.atomic_file(tmp_path / 'file') as temporary:
+    temporary.write_text('new')
+  assert (disk / 'file').read_text() == 'new'
+  assert all((tmp_path / name).is_symlink() for name in ('folder', 'file', 'new'))
+  assert {path.name for path in disk.iterdir()} == {'folder', 'file', 'new'}
