@@ -2,7 +2,6 @@
 import json
 import shutil
 import time
-import types
 
 import numpy as np
 from PIL import Image
@@ -12,7 +11,6 @@ import tensorflow as tf
 from official_ext.modeling.decoders.dyfpn import budget_tracker
 from official_ext.ops import routing
 from official_ext.serving import convert
-from official_ext.serving import converted_detectors
 from official_ext.serving import signatures
 from official_ext.serving.engines import catalog
 from official_ext.utils import command_line
@@ -93,29 +91,6 @@ def test_a_conversion_has_a_budget_in_place_of_a_threshold(saved, tmp_path, name
     opened.append(np.sum(source.run(images, {'budget': budget})['gate_neck']))
   assert opened == sorted(opened) and len(set(opened)) > 2 and (opened[0], opened[-1]) == (0, 4)
   np.testing.assert_array_equal(model(images)['gate_neck'], 1)
-
-
-def test_what_a_conversion_does_not_take_leaves_its_budget(tmp_path, monkeypatch):
-  """A command that asks whether there is a threshold must not change what is measured."""
-  calls = []
-  class Model:
-    scalars = ['budget']
-
-    def __call__(self, batch, scalars):
-      del batch
-      calls.append(scalars)
-      return {}
-
-  (tmp_path / 'export.json').write_text('{"default_budget": 0.25}')
-  monkeypatch.setattr(catalog, 'engine_of', lambda path: 'onnx')
-  monkeypatch.setattr(catalog, 'engine', lambda name: types.SimpleNamespace(
-      Model=lambda path, num_threads: Model()))
-  detector = converted_detectors.ConvertedDetector(tmp_path)
-  assert not detector.set_gate_threshold(0.5)
-  detector._run(None)
-  assert detector.set_budget(0.75)
-  detector._run(None)
-  assert calls == [{'budget': 0.25}, {'budget': 0.75}]
 
 
 def test_the_table_of_budgets_is_not_that_of_a_new_conversion(saved, tmp_path, engine):

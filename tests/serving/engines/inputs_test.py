@@ -47,7 +47,9 @@ def test_a_converted_detector_takes_the_scalar_that_its_model_has(monkeypatch, n
   detector(IMAGES)
   assert detector.set_budget(0.5) == (names == ['budget'])
   detector(IMAGES)
-  assert calls == [{}, {'gate_threshold': 0.25}, {'budget': 0.5}]
+  # What the model does not take changes nothing.
+  threshold = {'gate_threshold': 0.25} if names == ['gate_threshold'] else {}
+  assert calls == [{}, threshold, {'budget': 0.5} if names == ['budget'] else threshold]
 
 
 def test_calls_of_a_conversion_have_the_default_budget_of_its_export(monkeypatch, tmp_path):
@@ -60,9 +62,11 @@ def test_calls_of_a_conversion_have_the_default_budget_of_its_export(monkeypatch
   (tmp_path / 'export.json').write_text('{"default_budget": 0.25}', encoding='utf-8')
   detector = converted_detectors.ConvertedDetector(tmp_path)
   detector(IMAGES)
+  assert not detector.set_gate_threshold(0.0)
+  detector(IMAGES)
   detector.set_budget(0.5)
   detector(IMAGES)
-  assert calls == [{'budget': 0.25}, {'budget': 0.5}]
+  assert calls == [{'budget': 0.25}, {'budget': 0.25}, {'budget': 0.5}]
 
 
 def test_engines_get_scalars():
