@@ -47,7 +47,7 @@ def evaluate(detector: Any, images: image_ids.ImageSet, truth: truth_lib.Truth,
 
   Raises:
     CommandError: an image cannot be read, the detector fails for it or does not say what it costs,
-      or the annotation file is of other classes.
+      or the annotation file is of other classes or has no object in the images.
   """
   import numpy as np
 
@@ -66,6 +66,10 @@ def evaluate(detector: Any, images: image_ids.ImageSet, truth: truth_lib.Truth,
         '--saved_model: the outputs of a detector do not say what its images cost: give the export '
         'that it was converted from, made with --outputs=all.')
   precision = coco_results.average_precision(truth, predictions, list(images.paths))
+  if precision['ap'] < 0:  # so pycocotools says that there is nothing to find
+    raise command_line.CommandError(
+        f'{flag}: the annotation file has no object in these images, so that there is no average '
+        'precision: give images with annotated objects.')
   gmac = [cost['multiply_adds'] / 1e9 for cost in costs]
   found = {'ap': precision['ap'], 'ap50': precision['ap50'], 'gmac_mean': float(np.mean(gmac)),
            'gmac_min': min(gmac), 'gmac_max': max(gmac)}

@@ -1,20 +1,16 @@
 """Measures an export that takes a budget, at many budgets: precision, cost and time."""
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
-import contextlib
 import functools
-import hashlib
 import itertools
+import os
 import pathlib
-import tempfile
-from typing import Any, NamedTuple
+from typing import Any
 
 from official_ext.datasets.images import image_files
-from official_ext.datasets.images import image_ids
-from official_ext.datasets import truth as truth_lib
 from official_ext.serving.engines import catalog
 from official_ext.tools import evaluation
-from official_ext.tools import write_images
+from official_ext.tools import frontier_inputs
 from official_ext.utils import argument_types
 from official_ext.utils import command_line
 from official_ext.utils import files
@@ -29,7 +25,8 @@ one batch on this machine, in TensorFlow and in other engines.  Writes into --ou
 
   frontier.json   the figures
   frontier.png    average precision against multiply-adds and against time
-  measured.json, precision/, times/   what is measured so far: an interrupted run goes on there
+  measured.json, precision/, times/   what is measured so far: an interrupted run goes on there,
+                  and the table has every budget whose precision is measured
 
 Times are of detection, resizing and suppression included: medians of repeats, in each of which all
 budgets run one after the other on the same images, and quartiles, which say how much they vary.
@@ -46,19 +43,6 @@ _BUDGETS = [number / 10 for number in range(11)]
 _TIMED_IMAGES = 16
 
 
-class _Data(NamedTuple):
-  """Images and what is to be found in them.
-
-  Attributes:
-    images: the images.
-    truth: their annotation file.
-    name: of the folder.
-  """
-  images: image_ids.ImageSet
-  truth: truth_lib.Truth
-  name: str
-
-
 def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
   parser = argparse.ArgumentParser(
       prog='python -m official_ext.tools.frontier', description=_DESCRIPTION, epilog=_EPILOG,
@@ -70,13 +54,13 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
                       'that write_images wrote')
   parser.add_argument('--budgets', default=_BUDGETS, metavar='A,B,...',
                       type=argument_types.list_of(argument_types.threshold),
-                      help='in [0, 1] (0, 0.1 and so on, to 1)')
+                      help='in [0, 1], to six digits (0, 0.1 and so on, to 1)')
   parser.add_argument('--engine', action='append', default=[], choices=catalog.NAMES,
                       help='convert the export for this engine and time it too; may be given '
                       'several times')
   parser.add_argument('--converted', action='append', default=[], type=pathlib.Path, metavar='DIR',
-                      help='time this conversion of the export too, which convert wrote; may be '
-                      'given several times')
+                      help='time this conversion of the export too, which convert wrote without '
+                      '--quantize; may be given several times')
   parser.add_argument('--batch_sizes', default=[1, 8], metavar='A,B,...',
                       type=argument_types.list_of(argument_types.positive_int),
                       help='numbers of images of a timed batch (1,8)')
@@ -88,100 +72,52 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument('--calibrate', action='store_true',
                       help='write the figures into the export and timed conversions')
   args = parser.parse_args(arguments)
-  args.budgets = sorted(set(args.budgets))
-  args.output_dir = args.output_dir or args.saved_model.with_name(
-      f'{args.saved_model.name}_frontier')
+  # Results and rows are named by six digits.
+  args.budgets = sorted({float(f'{abs(budget):g}') for budget in args.budgets})
+  args.output_dir = args.output_dir or pathlib.Path(
+      f'{os.path.abspath(args.saved_model)}_frontier')
   return args
 
 
-def _load(path: pathlib.Path) -> Any:
-  """Loads the export; raises CommandError unless it takes a budget and says what images cost."""
-  from official_ext.serving import converted_detectors
-  detector = converted_detectors.load_to_time(path)
-  if not detector.set_budget(1.0):
-    raise command_line.CommandError(
-        f'--saved_model={path} takes no budget: train it with budget_input (docs/frontier.md), or '
-        'draw its thresholds with official_ext.tools.tradeoff.')
-  if detector.engine != 'tensorflow':
-    raise command_line.CommandError(
-        f'--saved_model={path} is a conversion: give the export, and this folder as --converted.')
-  evaluation.check_costs(detector, str(path))
-  return detector
+def _has_numbers(value: Any, names: Sequence[str]) -> bool:
+  """Returns whether a value is a mapping that has a number for every name."""
+  return isinstance(value, dict) and all(
+      isinstance(value.get(name), (int, float)) for name in names)
 
 
-@contextlib.contextmanager
-def _data(path: pathlib.Path) -> Iterator[_Data]:
-  """Yields the images of `--data`; those of records are files until the end."""
-  with contextlib.ExitStack() as stack:
-    folder = path
-    if not (path / 'annotations.json').is_file():
-      folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
-      write_images.write(path, 'val', folder)
-    truth = truth_lib.Truth(folder / 'annotations.json', '--data')
-    yield _Data(image_ids.assign(image_files.find([folder / 'images']), truth), truth,
-                path.resolve().name)
+def _is_precision(value: Any) -> bool:
+  """Returns whether a value may be what `evaluation.evaluate` returns."""
+  return (_has_numbers(value, ('ap', 'ap50', 'gmac_mean', 'gmac_min', 'gmac_max')) and
+          value['ap'] >= 0)
 
 
-def _digest(paths: Mapping[str, pathlib.Path]) -> str:
-  """Returns what tells files from others: a hash of their names and contents."""
-  digest = hashlib.sha256()
-  for name, path in sorted(paths.items()):
-    digest.update(f'{name}\n{path.stat().st_size}\n'.encode('utf-8', 'surrogateescape'))
-    with path.open('rb') as file:
-      while part := file.read(1 << 20):
-        digest.update(part)
-  return digest.hexdigest()[:16]
+def _is_timing(value: Any) -> bool:
+  """Returns whether a value may be what `_measure_times` keeps."""
+  times = value.get('milliseconds') if isinstance(value, dict) else None
+  settings = value.get('settings') if isinstance(value, dict) else None
+  return (isinstance(settings, dict) and isinstance(times, dict) and
+          list(times) == settings.get('budgets') and
+          all(_has_numbers(time, ('low', 'median', 'high')) for time in times.values()))
 
 
-def _identity(args: argparse.Namespace, data: _Data) -> dict[str, Any]:
-  """Returns what the measurements are of: hashes of model and data, and the machine."""
-  network = {str(path.relative_to(args.saved_model)): path
-             for pattern in ('saved_model.pb', 'variables/*')
-             for path in args.saved_model.glob(pattern)}
-  seen = {str(image_id): path for image_id, path in data.images.paths.items()}
-  return {'model': _digest(network), 'data': _digest({**seen, '': data.truth.path}),
-          'machine': machine.describe()}
-
-
-def _conversions(args: argparse.Namespace, description: Mapping[str, Any]
-                 ) -> dict[pathlib.Path, Any]:
-  """Returns folder -> detector of every conversion; converts where that is asked for.
+def _with_known(budgets: Sequence[float], kept: kept_results.KeptResults) -> list[float]:
+  """Returns budgets together with those whose precision is kept, sorted.
 
   Raises:
-    CommandError: an engine refuses the export, or a conversion is of another export.
+    CommandError: the file of a kept precision is damaged.
   """
-  from official_ext.serving import budget_table
-  from official_ext.serving import convert
-  from official_ext.serving import converted_detectors
-
-  def of_export(description):
-    return {name: value for name, value in budget_table.without(description).items()
-            if name != 'batch_size'}
-
-  found = {}
-  for engine in dict.fromkeys(args.engine):
-    folder = args.output_dir / engine
-    if not catalog.engine_of(folder):
-      command_line.say(f'Converting the export for {engine} ...')
-      with files.atomic_directory(folder) as temporary:
-        convert.convert(engine, args.saved_model, temporary)
-    found[folder] = converted_detectors.load(folder)
-  for folder in args.converted:
-    found[folder] = converted_detectors.load_to_time(folder, '--converted')
-    if of_export(found[folder].description) != of_export(description):
-      raise command_line.CommandError(
-          f'--converted={folder} is not a conversion of --saved_model={args.saved_model}.')
-    if not found[folder].set_budget(1.0):
-      raise command_line.CommandError(
-          f'--converted={folder} takes no budget: convert the export again.')
-  engines = [detector.engine for detector in found.values()]
-  if len(set(engines)) < len(engines):
-    raise command_line.CommandError(
-        f'--engine and --converted give {max(engines, key=engines.count)} twice: give it once.')
-  return found
+  known = set(budgets)
+  for name in kept.names('precision'):
+    try:
+      budget = argument_types.threshold(pathlib.PurePath(name).stem)
+    except argparse.ArgumentTypeError:
+      continue  # not of this command
+    kept.get(name, _is_precision)
+    known.add(budget)
+  return sorted(known)
 
 
-def _measure_precision(detector: Any, data: _Data, budgets: Sequence[float],
+def _measure_precision(detector: Any, data: frontier_inputs.Data, budgets: Sequence[float],
                        kept: kept_results.KeptResults) -> list[dict[str, Any]]:
   """Returns a point for each budget, as `evaluation.evaluate` returns it, with the budget."""
   names = {budget: f'precision/{budget:g}.json' for budget in budgets}
@@ -193,7 +129,7 @@ def _measure_precision(detector: Any, data: _Data, budgets: Sequence[float],
   return [{'budget': budget, **kept.get(names[budget])} for budget in budgets]
 
 
-def _timed_images(data: _Data) -> list[Any]:
+def _timed_images(data: frontier_inputs.Data) -> list[Any]:
   """Returns images at equal distances, of one size, uint8 `[height, width, 3]`."""
   from official_ext.serving import image_runs
   from official_ext.visualization import routing_figures
@@ -204,26 +140,33 @@ def _timed_images(data: _Data) -> list[Any]:
   return [image for image in found if image.shape == found[0].shape]
 
 
-def _measure_times(detector: Any, images: Sequence[Any], args: argparse.Namespace,
-                   kept: kept_results.KeptResults) -> dict[str, dict[str, dict[str, float]]]:
+def _measure_times(detector: Any, images: Sequence[Any], sizes: Sequence[int],
+                   settings: Mapping[str, Any], kept: kept_results.KeptResults
+                   ) -> dict[str, dict[str, dict[str, float]]]:
   """Times a detector, unless that is done.
+
+  Args:
+    detector: the export or a conversion.
+    images: to detect in.
+    sizes: numbers of images of a batch, if the detector takes any.
+    settings: `budgets`, as text, and `num_runs`; `conversion`, a hash of a conversion's model.
+      Kept times with others are measured again.
+    kept: where the times are kept.
 
   Returns:
     Number of images of a batch -> budget, both as text -> `low`, `median` and `high` in
     milliseconds.
   """
-  names = [f'{budget:g}' for budget in args.budgets]
   times = {}
-  for size in [detector.batch_size] if detector.batch_size else args.batch_sizes:
+  for size in [detector.batch_size] if detector.batch_size else sizes:
     name = f'times/{detector.engine}_{size}.json'
-    settings = {'budgets': names, 'num_runs': args.num_runs}
-    found = kept.get(name)
+    found = kept.get(name, _is_timing)
     if found is None or found['settings'] != settings:
-      runs = {text: functools.partial(_run, detector, budget, _batches(images, size))
-              for text, budget in zip(names, args.budgets)}
+      runs = {text: functools.partial(_run, detector, float(text), _batches(images, size))
+              for text in settings['budgets']}
       label = f'repeats in {detector.engine}, batch of {size}'
       found = {'settings': settings, 'milliseconds': timing.summaries(
-          timing.interleaved(runs, args.num_runs, label=label))}
+          timing.interleaved(runs, settings['num_runs'], label=label))}
       kept.keep(name, found)
     times[str(size)] = found['milliseconds']
   return times
@@ -270,15 +213,19 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     CommandError: the export or the data cannot be measured, or the folder is of others.
   """
   from official_ext.serving import budget_table
-  detector = _load(args.saved_model)
-  with _data(args.data) as data:
-    identity = _identity(args, data)
+  detector = frontier_inputs.load_export(args.saved_model)
+  with frontier_inputs.open_data(args.data) as data:
+    identity = frontier_inputs.identity(args.saved_model, data)
     kept = kept_results.KeptResults(args.output_dir, identity)
-    conversions = _conversions(args, detector.description)
-    points = _measure_precision(detector, data, args.budgets, kept)
+    conversions = frontier_inputs.conversions(
+        args.saved_model, detector.description, args.output_dir, args.engine, args.converted)
+    points = _measure_precision(detector, data, _with_known(args.budgets, kept), kept)
     images = _timed_images(data)
-    times = {timed.engine: _measure_times(timed, images, args, kept)
-             for timed in (detector, *conversions.values())}
+  settings = {'budgets': [f'{point["budget"]:g}' for point in points], 'num_runs': args.num_runs}
+  times = {detector.engine: _measure_times(detector, images, args.batch_sizes, settings, kept)}
+  for folder, converted in conversions.items():
+    times[converted.engine] = _measure_times(converted, images, args.batch_sizes, {
+        **settings, 'conversion': frontier_inputs.conversion_digest(folder)}, kept)
   table = {
       **identity, 'data': {'name': data.name, 'images': len(data.images.paths)},
       'num_runs': args.num_runs, 'recommended': budget_table.recommended(points),

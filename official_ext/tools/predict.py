@@ -86,6 +86,8 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.error('--evaluate needs --annotation_file')
   if args.demo and args.saved_model:
     parser.error('--demo brings a detector along: leave out --saved_model')
+  if args.demo and (args.max_ms or args.max_gmac):
+    parser.error('--demo has no table of what budgets cost: give --budget in place of a limit')
   missing = [f'--{name}' for name in ('saved_model', 'images', 'output_dir')
              if not getattr(args, name)]
   if missing and not args.demo:
@@ -191,19 +193,12 @@ def _write_json(value: Any, path: pathlib.Path) -> None:
   path.write_text(json.dumps(value, indent=1), encoding='utf-8')
 
 
-def _say_names(what: str, names: Sequence[Any], separator: str = ', ') -> None:
-  """Says how many names there are, and the first of them; costs.json has all."""
-  if names:
-    shown = separator.join([*map(str, names[:_NAMED]), *(['...'] if len(names) > _NAMED else [])])
-    command_line.say(f'{what}: {len(names)} ({shown})')
-
-
 def _evaluate(truth: truth_lib.Truth, predictions: list[dict[str, Any]],
               costs: Sequence[dict[str, Any]], folder: pathlib.Path) -> None:
   """Writes evaluation.json and prints the average precision."""
   from official_ext.serving import coco_results
   for reason, places in truth.dropped().items():
-    _say_names(f'Not evaluated, {reason}', places)
+    command_line.say_names(f'Not evaluated, {reason}', places)
   evaluation = coco_results.average_precision(
       truth, predictions, [cost['image_id'] for cost in costs])
   _write_json(evaluation, folder / 'evaluation.json')
@@ -252,9 +247,9 @@ def run(images: image_ids.ImageSet, truth: truth_lib.Truth | None, args: argpars
   _write_json({str(path): image_id for image_id, path in images.paths.items()},
               folder / 'images.json')
   _write_json(labels.to_json(), folder / 'categories.json')
-  _say_names('Skipped', [f'{file}: {reason}' for file, reason in skipped.items()], '; ')
-  _say_names('Left out, not in the annotation file', images.unknown)
-  _say_names('In the annotation file but not there', images.absent)
+  command_line.say_names(
+      'Skipped', [f'{file}: {reason}' for file, reason in skipped.items()], '; ')
+  image_ids.say_left_out(images)
   if args.evaluate and truth:
     predictions = json.loads((folder / _MARKER).read_text(encoding='utf-8'))
     _evaluate(truth, predictions, costs, folder)
@@ -289,7 +284,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     raise command_line.CommandError(
         f'--annotation_file={truth.path} has no categories, so --evaluate cannot compare classes.')
   images = image_ids.assign(image_files.find(args.images), truth)
-  files.check_own_output(args.output_dir, _MARKER)
+  files.check_own_output(args.output_dir, _MARKER, reads=filter(
+      None, [*args.images, args.annotation_file, args.saved_model]))
   with files.atomic_directory(args.output_dir) as folder:
     run(images, truth, args, folder)
   command_line.say(f'Wrote {args.output_dir}')

@@ -1,5 +1,5 @@
 """Errors that people can act on, progress, and plain output, for all commands."""
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 import errno
 import operator
 import os
@@ -14,6 +14,8 @@ from official_ext.ops import checks
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 
 Item = TypeVar('Item')
+
+_NAMED = 3
 
 # Errors of the operating system that people can solve, and how.
 _DISK_ADVICE = {
@@ -35,6 +37,19 @@ def say(text: str) -> None:
   """Writes one line of a command's result to standard output."""
   sys.stdout.write(text + '\n')
   sys.stdout.flush()
+
+
+def say_names(what: str, names: Sequence[Any], separator: str = ', ') -> None:
+  """Says how many names there are, and the first of them; nothing if there is none.
+
+  Args:
+    what: what is named, the beginning of the line.
+    names: the names.
+    separator: what stands between them.
+  """
+  if names:
+    shown = separator.join([*map(str, names[:_NAMED]), *(['...'] if len(names) > _NAMED else [])])
+    say(f'{what}: {len(names)} ({shown})')
 
 
 def run(main: Callable[[], Any]) -> None:

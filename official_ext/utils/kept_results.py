@@ -1,5 +1,5 @@
 """Results of a long command, each in a file, from which the next run of the command goes on."""
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import json
 import pathlib
 from typing import Any
@@ -24,7 +24,7 @@ class KeptResults:
       CommandError: the folder holds something else, or results of other things.
     """
     self._folder = folder
-    previous = self.get(_MARKER)
+    previous = self.get(_MARKER, lambda value: isinstance(value, dict))
     if previous is None:
       if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise command_line.CommandError(
@@ -37,11 +37,21 @@ class KeptResults:
             f'--output_dir={folder} has results of another {" and ".join(other)}: give a new '
             'folder.')
 
-  def get(self, name: str) -> Any:
+  def names(self, folder: str) -> list[str]:
+    """Returns the paths, as `get` takes them, of all results in a folder of the folder.
+
+    Args:
+      folder: its path in the folder of results; it need not be there.
+    """
+    return sorted(f'{folder}/{path.name}' for path in (self._folder / folder).glob('*.json')
+                  if not path.name.startswith('.'))  # such as what `files.atomic_file` leaves
+
+  def get(self, name: str, allows: Callable[[Any], bool] = lambda _: True) -> Any:
     """Returns a result; None if it is not there.
 
     Args:
       name: path of the result's file in the folder.
+      allows: returns whether a value may be such a result.
 
     Raises:
       CommandError: the file is damaged.
@@ -50,9 +60,12 @@ class KeptResults:
     if not path.is_file():
       return None
     try:
-      return json.loads(path.read_text(encoding='utf-8'))
+      value = json.loads(path.read_text(encoding='utf-8'))
     except ValueError as error:
       raise command_line.CommandError(f'{path} is damaged ({error}): remove it.') from error
+    if not allows(value):
+      raise command_line.CommandError(f'{path} is damaged: remove it.')
+    return value
 
   def keep(self, name: str, value: Any) -> None:
     """Writes a result, in plain JSON types; see `get`."""

@@ -47,7 +47,9 @@ def test_arguments_of_the_demo_and_what_is_missing_without_it(capsys):
   assert predict._parse_arguments(['--demo', '--gate_threshold=0.5']).budget is None
   for arguments, words in (
       (['--saved_model=x'], 'are required: --images, --output_dir'),
-      (['--demo', '--saved_model=x'], '--demo brings a detector along')):
+      (['--demo', '--saved_model=x'], '--demo brings a detector along'),
+      (['--demo', '--max_ms=10'], '--demo has no table of what budgets cost: give --budget'),
+      (['--demo', '--max_gmac=1'], '--demo has no table of what budgets cost: give --budget')):
     with pytest.raises(SystemExit):
       predict._parse_arguments(arguments)
     assert words in capsys.readouterr().err

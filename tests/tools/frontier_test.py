@@ -9,6 +9,7 @@ import pytest
 import budgeted_colors
 import colored_detector
 from official_ext.serving import budget_table
+from official_ext.serving import converted_detectors
 from official_ext.serving.engines import catalog
 from official_ext.tools import convert_dataset
 from official_ext.tools import evaluation
@@ -16,6 +17,7 @@ from official_ext.tools import frontier
 from official_ext.tools import predict
 from official_ext.utils import command_line
 from official_ext.utils import machine
+from official_ext.utils import timing
 
 
 @pytest.fixture(scope='module')
@@ -50,6 +52,42 @@ def evaluated(monkeypatch):
 
   monkeypatch.setattr(evaluation, 'evaluate', counted)
   return calls
+
+
+@pytest.fixture
+def timed(monkeypatch):
+  """The list of the budgets of every timing."""
+  calls, interleaved = [], timing.interleaved
+
+  def counted(functions, *arguments, **options):
+    calls.append(list(functions))
+    return interleaved(functions, *arguments, **options)
+
+  monkeypatch.setattr(timing, 'interleaved', counted)
+  return calls
+
+
+@pytest.fixture
+def convert(saved, tmp_path, monkeypatch):
+  """Makes folders that are loaded as conversions of the export for LiteRT."""
+  load = converted_detectors.load_to_time
+
+  def load_to_time(path, flag='--saved_model'):
+    is_conversion = (path / 'conversion.json').is_file()
+    detector = load(saved if is_conversion else path, flag)
+    detector.engine = 'litert' if is_conversion else detector.engine
+    return detector
+
+  def call(name, model, **conversion):
+    folder = tmp_path / name
+    folder.mkdir()
+    (folder / 'model.tflite').write_bytes(model)
+    (folder / 'export.json').write_text('{}')
+    (folder / 'conversion.json').write_text(json.dumps({'engine': 'litert', **conversion}))
+    return folder
+
+  monkeypatch.setattr(converted_detectors, 'load_to_time', load_to_time)
+  return call
 
 
 def _points(table):
@@ -109,8 +147,41 @@ def test_an_interrupted_run_goes_on(run, evaluated, monkeypatch):
   other = run('--num_runs=3')
   assert other['points'][0]['milliseconds'] != first['points'][0]['milliseconds']
   assert _points(other) == _points(first) and len(evaluated) == 3
-  assert [point['budget'] for point in run('--budgets=0.75')['points']] == [0.75]
-  assert evaluated[3:] == [0.75]
+
+
+def test_more_budgets_are_added_to_what_is_known(run, evaluated, timed, tmp_path):
+  run()
+  (tmp_path / 'out' / 'precision' / 'notes.json').write_text('{}')
+  (tmp_path / 'out' / 'precision' / '.0.3.host-1-new.json').write_text('')
+  table = run('--budgets=0.75')
+  assert [point['budget'] for point in table['points']] == [0.25, 0.5, 0.75, 1]
+  assert evaluated == [0.25, 0.5, 1.0, 0.75]
+  # Times are those of one run, in which all budgets take turns.
+  assert timed == [['0.25', '0.5', '1']] * 2 + [['0.25', '0.5', '0.75', '1']] * 2
+  assert run('--budgets=0.5') == table and len(timed) == 4
+
+
+def test_budgets_have_six_digits(run, evaluated, tmp_path):
+  table = run('--budgets=0.12345671,0.12345679,0.5,-0.0,0.1')
+  assert [point['budget'] for point in table['points']] == [0, 0.1, 0.123457, 0.5]
+  assert evaluated == pytest.approx([0, 0.1, 0.123457, 0.5])
+  assert sorted(path.name for path in (tmp_path / 'out' / 'precision').iterdir()) == [
+      '0.1.json', '0.123457.json', '0.5.json', '0.json']
+
+
+@pytest.mark.parametrize('file, content', [
+    ('precision/0.5.json', {}), ('precision/0.75.json', []), ('precision/0.5.json', None),
+    ('precision/0.5.json', {'ap': -1.0, 'ap50': -1.0, 'gmac_mean': 1, 'gmac_min': 1,
+                            'gmac_max': 1}),
+    ('times/tensorflow_1.json', {}), ('times/tensorflow_1.json', []),
+    ('times/tensorflow_1.json', {'settings': {'budgets': ['1']}, 'milliseconds': {'1': 3.0}}),
+    ('measured.json', [])])
+def test_a_damaged_result_is_named(run, tmp_path, file, content):
+  run()
+  (tmp_path / 'out' / file).write_text(json.dumps(content))
+  with pytest.raises(command_line.CommandError) as error:
+    run()
+  assert str(error.value) == f'{tmp_path}/out/{file} is damaged: remove it.'
 
 
 def test_folders_of_others_are_refused(run, data, tmp_path):
@@ -130,6 +201,86 @@ def test_an_image_that_cannot_be_read_is_named(run, tmp_path):
   (data / 'images' / '2.png').write_bytes(b'no image')
   with pytest.raises(command_line.CommandError, match='--data: .*2.png cannot be predicted'):
     run(data=data)
+
+
+def test_images_that_are_left_out_are_named(run, tmp_path, capsys):
+  data = budgeted_colors.write_data(tmp_path / 'val', count=4)
+  (data / 'images' / '4.png').rename(data / 'images' / 'other.png')
+  content = json.loads((data / 'annotations.json').read_text())
+  del content['annotations'][0]['bbox']
+  (data / 'annotations.json').write_text(json.dumps(content))
+  assert run(data=data)['data']['images'] == 3
+  printed = capsys.readouterr().out.splitlines()
+  assert printed[:2] == [f'Left out, not in the annotation file: 1 ({data}/images/other.png)',
+                         'In the annotation file but not there: 1 (4.png)']
+  assert printed[2].startswith('Not evaluated, box is not four numbers with a size: 1 (1.png')
+
+
+@pytest.mark.parametrize('names, message', [
+    (None, '--data=.*val has a file annotations.json but no folder images: give'),
+    ((), '--data: [^ ]*/val/images holds no image: give a folder'),
+    (('x.png',), '--data: [^ ]*/val/annotations.json has none of the 1 images, such as'),
+    (('a/1.png', 'b/1.png'), '--data: .* fit one entry of [^ ]*.json: give the folder of its '
+     r'images only\.$')])
+def test_errors_of_data_name_its_option(run, tmp_path, names, message):
+  data = budgeted_colors.write_data(tmp_path / 'val', count=1)
+  (data / 'images').rename(tmp_path / 'drawn')
+  if names is not None:
+    (data / 'images').mkdir()
+  for name in names or ():
+    (data / 'images' / name).parent.mkdir(exist_ok=True)
+    shutil.copy(tmp_path / 'drawn' / '1.png', data / 'images' / name)
+  with pytest.raises(command_line.CommandError, match=message):
+    run(data=data)
+
+
+def test_data_without_objects_are_refused(run, data, tmp_path):
+  copy = shutil.copytree(data, tmp_path / 'val')
+  content = json.loads((copy / 'annotations.json').read_text())
+  (copy / 'annotations.json').write_text(json.dumps({**content, 'annotations': []}))
+  with pytest.raises(command_line.CommandError, match='--data: the annotation file has no object '
+                     'in these images'):
+    run(data=copy)
+  assert not (tmp_path / 'out' / 'precision').exists()
+
+
+@pytest.mark.parametrize('given, place', [
+    ('.', 'saved_frontier'), ('sub/..', 'saved_frontier'), ('../saved/', 'saved_frontier'),
+    ('sub', 'saved/sub_frontier')])
+def test_results_lie_beside_the_export(tmp_path, monkeypatch, given, place):
+  (tmp_path / 'saved' / 'sub').mkdir(parents=True)
+  monkeypatch.chdir(tmp_path / 'saved')
+  args = frontier._parse_arguments([f'--saved_model={given}', '--data=data'])
+  assert args.output_dir == tmp_path / place
+
+
+def test_every_conversion_has_its_own_times(run, convert, timed):
+  first, second = convert('first', b'1', quantize=None), convert('second', b'2')
+  table = run(f'--converted={first}')
+  assert list(table['points'][0]['milliseconds']) == ['tensorflow', 'litert'] and len(timed) == 4
+  assert run(f'--converted={first}') == table and len(timed) == 4
+  other = run(f'--converted={second}', '--calibrate')
+  assert len(timed) == 6
+  for before, after in zip(table['points'], other['points'], strict=True):
+    assert before['milliseconds']['tensorflow'] == after['milliseconds']['tensorflow']
+    assert before['milliseconds']['litert'] != after['milliseconds']['litert']
+  assert json.loads((second / 'export.json').read_text())['budgets'] == other
+  assert json.loads((first / 'export.json').read_text()) == {}
+  # The table in its folder does not make it another conversion.
+  assert run(f'--converted={second}') == other and len(timed) == 6
+
+
+def test_conversions_of_other_precision_are_refused(run, convert, timed, tmp_path):
+  quantized = convert('quantized', b'1', quantize='dynamic_range')
+  with pytest.raises(command_line.CommandError, match='--converted=.*quantized is quantized '
+                     r'\(dynamic_range\), .*tools.predict --evaluate at each --budget'):
+    run(f'--converted={quantized}', '--calibrate')
+  assert not timed and (quantized / 'export.json').read_text() == '{}'
+  (quantized / 'conversion.json').write_text('[]')
+  with pytest.raises(command_line.CommandError, match='conversion.json is damaged .*: convert'):
+    run(f'--converted={quantized}')
+  with pytest.raises(command_line.CommandError, match='--converted=.* has no file conversion.json'):
+    run(f'--converted={tmp_path}')
 
 
 def test_exports_without_a_budget_are_refused(run, tmp_path):

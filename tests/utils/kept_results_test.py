@@ -41,3 +41,19 @@ def test_a_damaged_file_is_named(tmp_path):
   (tmp_path / 'one.json').write_text('{')
   with pytest.raises(command_line.CommandError, match='one.json is damaged .* remove it'):
     kept.get('one.json')
+  kept.keep('one.json', [])
+  with pytest.raises(command_line.CommandError, match='one.json is damaged: remove it'):
+    kept.get('one.json', bool)
+  (tmp_path / 'measured.json').write_text('[]')
+  with pytest.raises(command_line.CommandError, match='measured.json is damaged: remove it'):
+    kept_results.KeptResults(tmp_path, IDENTITY)
+
+
+def test_results_are_listed(tmp_path):
+  kept = kept_results.KeptResults(tmp_path, IDENTITY)
+  assert not kept.names('times')
+  kept.keep('times/2.json', 2)
+  kept.keep('times/1.json', 1)
+  # A process that was killed leaves such files behind.
+  (tmp_path / 'times' / '.3.host-1-new-0.json').write_text('')
+  assert kept.names('times') == ['times/1.json', 'times/2.json']

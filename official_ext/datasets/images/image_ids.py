@@ -79,6 +79,12 @@ def assign(found: Sequence[pathlib.Path], truth: truth_lib.Truth | None) -> Imag
   return ImageSet(paths, unknown, absent, truth.image_entries)
 
 
+def say_left_out(images: ImageSet) -> None:
+  """Says which images the annotation file does not have, and which of its images are not there."""
+  command_line.say_names('Left out, not in the annotation file', images.unknown)
+  command_line.say_names('In the annotation file but not there', images.absent)
+
+
 class _Rule(NamedTuple):
   """How file names of entries are compared with paths.
 
