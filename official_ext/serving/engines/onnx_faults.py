@@ -8,13 +8,19 @@
   first result alone, and then does not find the second one.
 - It makes a pooling of every maximum over the last axes, and ONNX Runtime has none for float64.
 - It makes reshapes of the transpositions of maps of one pixel, some with the shape before.
+- It sums segments on a grid as wide as the longest segment.  Of a list without entries, such as
+  that of a map whose gates are all shut, there is no longest one, and ONNX Runtime fails.
 """
 from collections.abc import Iterator
 import contextlib
+import itertools
 from typing import Any
 from unittest import mock
 
+import numpy as np
+
 _CONDITIONALS = ('If', 'StatelessIf')
+_SUMS = ('SegmentSum', 'UnsortedSegmentSum', 'SparseSegmentSumWithNumSegments')
 _FUNCTIONS = ('then_branch', 'else_branch', 'cond', 'body')
 
 
@@ -75,16 +81,54 @@ def read_functions(graph: Any, read: Any, store: Any) -> list[Any]:
   return list(found.values())
 
 
+def sum_segments(graph: Any, node: Any) -> None:
+  """Converts sums of the rows of each segment to a product with a matrix of zeros and ones.
+
+  The matrix has a row for each segment, with ones at the rows of the segment.  Where a segment has
+  none, or no segment has, the product is 0.
+
+  Args:
+    graph: tf2onnx's graph.
+    node: one of `_SUMS` of values with one or two axes.
+  """
+  import onnx
+  integer = onnx.TensorProto.INT64
+
+  def add(operation: str, inputs: list[str], **attributes: Any) -> str:
+    return graph.make_node(operation, inputs, attributes).output[0]
+
+  def constant(value: Any) -> str:
+    return graph.make_const(f'{result}_{next(numbers)}', np.array(value, np.int64)).output[0]
+
+  result, numbers = node.output[0], itertools.count()
+  values, *listed = node.input
+  if node.type.startswith('Sparse'):
+    values = add('Gather', [values, listed.pop(0)], axis=0)
+  segments = add('Cast', [listed[0]], to=integer)
+  if len(listed) == 2:
+    count = add('Cast', [listed[1]], to=integer)
+  else:
+    # A maximum of no segments needs one to begin with.
+    largest = add('ReduceMax', [add('Concat', [constant([-1]), segments], axis=0)], keepdims=0)
+    count = add('Add', [largest, constant(1)])
+  every = add('Unsqueeze', [add('Range', [constant(0), count, constant(1)]), constant([1])])
+  owners = add('Cast', [add('Equal', [every, segments])], to=graph.get_dtype(values))
+  graph.replace_all_inputs(result, add('MatMul', [owners, values]))
+  graph.remove_node(node.name)
+
+
 @contextlib.contextmanager
 def mended() -> Iterator[None]:
   """Makes tf2onnx convert without these faults while the context is open."""
   import onnx
   from tf2onnx import tf_loader
   from tf2onnx import tfonnx
+  from tf2onnx.onnx_opset import reduction
   from tf2onnx.optimizer import global_pool_optimizer
   from tf2onnx.optimizer import transpose_optimizer
   optimizer = global_pool_optimizer.GlobalPoolOptimizer
   make_pooling = optimizer._optimize_reduce
+  convert_segments = reduction.SegmentSum.any_version
 
   def resolve(graph: Any) -> list[Any]:
     return read_functions(graph, tf_loader.function_def_to_graph, tf_loader.set_function)
@@ -93,7 +137,14 @@ def mended() -> Iterator[None]:
     return (graph.get_dtype(node.output[0]) == onnx.TensorProto.FLOAT
             and make_pooling(self, node, graph))
 
+  def convert_sum(opset: int, graph: Any, node: Any, **options: Any) -> None:
+    if node.type in _SUMS and graph.get_rank(node.input[0]) in (1, 2):
+      sum_segments(graph, node)
+    else:
+      convert_segments(opset, graph, node, **options)
+
   with (mock.patch.object(tfonnx, 'resolve_functions', resolve),
         mock.patch.object(optimizer, '_optimize_reduce', optimize_reduce),
+        mock.patch.object(reduction.SegmentSum, 'any_version', convert_sum),
         mock.patch.object(transpose_optimizer.TransposeOptimizer, 'post_optimize_action')):
     yield

@@ -4,6 +4,7 @@ The SavedModel keeps TensorFlow's operation, which is the fastest there; what is
 function.
 """
 from collections.abc import Callable, Sequence
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -64,6 +65,20 @@ def segment_sum(table: tf.Tensor, rows: tf.Tensor, segments: tf.Tensor, count: t
   return tf.math.unsorted_segment_sum(tf.gather(table, rows), segments, count)
 
 
+def sorted_segment_sum(rows: tf.Tensor, segments: tf.Tensor) -> tf.Tensor:
+  """`SegmentSum`, for segments with gaps too, which LiteRT's own operation refuses.
+
+  Args:
+    rows: `[rows, channels]`.
+    segments: int32 `[rows]`, the sum that the row belongs to, in ascending order.
+
+  Returns:
+    `[last segment + 1, channels]`, 0 for segments without rows; no sum of no rows.
+  """
+  count = tf.reduce_max(tf.pad(segments, [[0, 1]], constant_values=-1)) + 1
+  return tf.math.unsorted_segment_sum(rows, segments, count)
+
+
 def suppress(boxes: tf.Tensor, scores: tf.Tensor, count: tf.Tensor, iou_threshold: tf.Tensor,
              score_threshold: tf.Tensor) -> tf.Tensor:
   """`NonMaxSuppressionV3`, by the operation that fills its result with zeros to a fixed size.
@@ -110,23 +125,32 @@ def _has_usual_types(node: Any, values: list[np.ndarray | None]) -> bool:
   return node.attr['T'].type == tf.float32 and all(kind == tf.int32 for kind in kinds)
 
 
+def _adds(kind: tf.DType, node: Any, values: list[np.ndarray | None]) -> bool:
+  del values
+  return node.attr['T'].type == kind and node.attr['Tindices'].type == tf.int32
+
+
 def _is_float32(node: Any, values: list[np.ndarray | None]) -> bool:
   del values
   return all(node.attr[name].type == tf.float32 for name in ('T', 'T_threshold'))
 
 
-_SUBSTITUTES = {
-    'CropAndResize': _Substitute(
+# An operation's substitutes, one for each combination of types that networks have.
+_SUBSTITUTES: dict[str, tuple[_Substitute, ...]] = {
+    'CropAndResize': (_Substitute(
         sample_centers, (tf.TensorSpec([None] * 4), tf.TensorSpec([None, 4]),
                          tf.TensorSpec([None], tf.int32), tf.TensorSpec([2], tf.int32)),
-        _is_crop_of_one_pixel),
-    'SparseSegmentSumWithNumSegments': _Substitute(
+        _is_crop_of_one_pixel),),
+    'SegmentSum': tuple(_Substitute(
+        sorted_segment_sum, (tf.TensorSpec([None, None], kind), tf.TensorSpec([None], tf.int32)),
+        functools.partial(_adds, kind)) for kind in (tf.float32, tf.int32)),
+    'SparseSegmentSumWithNumSegments': (_Substitute(
         segment_sum, (tf.TensorSpec([None, None]), tf.TensorSpec([None], tf.int32),
                       tf.TensorSpec([None], tf.int32), tf.TensorSpec([], tf.int32)),
-        _has_usual_types),
-    'NonMaxSuppressionV3': _Substitute(
+        _has_usual_types),),
+    'NonMaxSuppressionV3': (_Substitute(
         suppress, (tf.TensorSpec([None, 4]), tf.TensorSpec([None]), tf.TensorSpec([], tf.int32),
-                   tf.TensorSpec([]), tf.TensorSpec([])), _is_float32),
+                   tf.TensorSpec([]), tf.TensorSpec([])), _is_float32),),
 }
 OPERATIONS = tuple(_SUBSTITUTES)
 
@@ -158,8 +182,8 @@ def replace(function: Any, operations: Sequence[str] = OPERATIONS) -> Any:
 
   def change(graph_def: Any, outputs: list[str]) -> Any:
     graph = graph_values.Graph(graph_def, outputs)
-    for name in operations:
-      substitute = _SUBSTITUTES[name]
+    substitutes = [(name, each) for name in operations for each in _SUBSTITUTES[name]]
+    for name, substitute in substitutes:
       definition = tf.function(substitute.function, substitute.specs, autograph=False
                                ).get_concrete_function().function_def
       found = [(scope, node) for scope in graph.scopes() for node in scope.nodes.values()
