@@ -84,7 +84,7 @@ PYTHON
 
 # Draws the tables of docs/frontier.md below headings that end with "beside plain detectors".
 make_frontier() {
-  .venv/bin/python - "$RUNS/frontier.png" <<'PYTHON'
+  .venv/bin/python - "$PICTURES/frontier.png" <<'PYTHON'
 import pathlib
 import re
 import sys
@@ -94,26 +94,28 @@ sections = re.findall(r'^### ([^\n]*), beside plain detectors\n.*?\n(\| network 
                       re.MULTILINE | re.DOTALL)
 detectors = ('FCOS', 'RetinaNet')
 plot = figure.Figure(figsize=(5.5 * len(sections), 4.5 * len(detectors)))
-grid = plot.subplots(len(detectors), len(sections), sharey='col')
+grid = plot.subplots(len(detectors), len(sections))
 for column, (title, table) in enumerate(sections):
   head, _, *rows = ([cell.strip() for cell in line.strip('|').split('|')]
                     for line in table.splitlines())
   points, name = {}, ''
   for row in rows:
     name = row[0] or name
-    points.setdefault(name, []).append(
-        [float(row[head.index(key)].split()[0]) for key in ('GMAC (min to max)', 'AP')])
+    ap, half = f'{row[head.index("AP")]} +- 0'.split(' +- ')[:2]
+    gmac = row[head.index('GMAC (min to max)')].split()[0]
+    points.setdefault(name, []).append([float(value) for value in (gmac, ap, half)])
   for detector, axis in zip(detectors, grid[:, column]):
     own = {name: xy for name, xy in points.items() if name.startswith(detector)}
-    for name, xy in own.items():
-      axis.plot(*zip(*xy), marker='o' if len(xy) > 1 else 's', label=name)
+    for name, found in own.items():
+      axis.errorbar(*zip(*found), marker='o' if len(found) > 1 else 's', label=name, capsize=2)
+    best = max(ap for found in own.values() for _, ap, _ in found)
+    axis.set_ylim(0.55 * best, 1.15 * best)
     axis.set(title=title, xlabel='GMAC per image', ylabel='AP')
     axis.grid(alpha=0.3)
     axis.legend(fontsize=6, loc='lower right')
 plot.tight_layout()
-plot.savefig(sys.argv[1], dpi=110)
+plot.savefig(sys.argv[1], dpi=75)
 PYTHON
-  keep frontier 1200 "$RUNS/frontier.png"
 }
 
 make_caddet() {
