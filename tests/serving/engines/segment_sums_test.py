@@ -12,8 +12,11 @@ COUNT = 4
 
 
 def _sorted(values, segments):
+  """Returns the sums, as many as there may be, and in one row more how many there are."""
   sums = tf.math.segment_sum(values, segments)
-  return tf.pad(sums, [[0, COUNT - tf.shape(sums)[0]], [0, 0]])
+  count = tf.shape(sums)[0]
+  return tf.concat([tf.pad(sums, [[0, COUNT - count], [0, 0]]),
+                    tf.fill([1, 3], tf.cast(count, sums.dtype))], 0)
 
 
 def _unsorted(values, segments):
