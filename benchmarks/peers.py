@@ -116,7 +116,7 @@ def _set_gates(model: Any, network: Network, image_size: int) -> None:
     features = model.decoder(model.backbone(pixels, training=False), training=False)
     for module in model.submodules:
       if isinstance(module, dynamic_engines.dynamic_head_lib.DynamicTower):
-        dynamic_engines.open_share(module, features, network.share)
+        dynamic_engines.open_scattered(module, features, network.share)
 
 
 def _gmac(saved_model: pathlib.Path, images: np.ndarray) -> float:
