@@ -29,6 +29,7 @@ class Truth:
 
   Attributes:
     path: the file.
+    flag: the command's flag that gave it.
     images: its images, each file name and each id once.
     image_entries: image id -> its entry in the file.
     categories: its classes; `original_id` is the id in the file.
@@ -52,7 +53,7 @@ class Truth:
       content = readers.load_annotations(path, optional=('annotations', 'categories'))
     except command_line.CommandError as error:
       raise command_line.CommandError(f'{flag}: {error}') from error
-    self.path = path
+    self.path, self.flag = path, flag
     self.findings = findings_lib.Findings()
     split = annotations_lib.Split('val', str(path), content['images'], content['annotations'],
                                   content['categories'], [])

@@ -1,4 +1,4 @@
-"""What the frontier command measures: an export, its conversions, and data."""
+"""Loads what `tools.frontier` measures: an export, its conversions, and images with objects."""
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import hashlib
@@ -76,20 +76,11 @@ def open_data(path: pathlib.Path) -> Iterator[Data]:
           f'--data={path} has a file annotations.json but no folder images: give a folder that '
           'convert_dataset or write_images wrote.')
     truth = truth_lib.Truth(folder / 'annotations.json', '--data')
-    try:
-      images = image_ids.assign(image_files.find([folder / 'images']), truth)
-    except command_line.CommandError as error:
-      raise command_line.CommandError(f'--data: {_without_flags(str(error))}') from error
+    images = image_ids.assign(image_files.find([folder / 'images'], '--data'), truth)
     image_ids.say_left_out(images)
     for reason, places in truth.dropped().items():
       command_line.say_names(f'Not evaluated, {reason}', places)
     yield Data(images, truth, path.resolve().name)
-
-
-def _without_flags(text: str) -> str:
-  """Returns an error without the flags of commands that do not get both by `--data`."""
-  return (text.replace('--images=', '').replace('--annotation_file=', '')
-          .replace(', with --images', ''))
 
 
 def identity(saved_model: pathlib.Path, data: Data) -> dict[str, Any]:

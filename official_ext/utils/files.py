@@ -43,7 +43,7 @@ def atomic_directory(path: PathLike) -> Iterator[pathlib.Path]:
   Raises:
     CommandError: `path` is a file, or holds the current or the home directory.
   """
-  # Of a link the folder that it leads to is replaced.
+  # If `path` is a link, the link stays, and the folder that it leads to is replaced.
   path = pathlib.Path(os.path.realpath(path))
   _check_replaceable(path)
   temporary = _temporary(path)

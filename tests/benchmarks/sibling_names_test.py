@@ -1,4 +1,4 @@
-"""What a benchmark takes from another one is there; some need machines or engines to run at all."""
+"""Benchmarks define the names that other benchmarks use; the test reads them and runs none."""
 import ast
 import pathlib
 

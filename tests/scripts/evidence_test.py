@@ -163,7 +163,8 @@ def test_a_study_trains_everything_once_before_it_repeats_and_goes_on(study, tmp
   assert study('--repeats=2') == [(data, name, 2) for data, name, _ in first]
   page_of_study = tmp_path / 'out' / 'gains.md'
   assert '| `fcos` |  | 2 | 0.500 +- 0.000 |' in page_of_study.read_text()
-  # What earlier runs trained stays on the page, also that of another plan with the same options.
+  # The page keeps what earlier runs trained.  A plan also takes over networks that another plan
+  # trained with the same options.
   assert study('--subjects=drfpn', data=['one=x']) == [('one', 'drfpn', 1)]
   text = page_of_study.read_text()
   assert '| `drfpn` |  | 1 |' in text

@@ -218,9 +218,9 @@ def test_images_that_are_left_out_are_named(run, tmp_path, capsys):
 
 @pytest.mark.parametrize('names, message', [
     (None, '--data=.*val has a file annotations.json but no folder images: give'),
-    ((), '--data: [^ ]*/val/images holds no image: give a folder'),
-    (('x.png',), '--data: [^ ]*/val/annotations.json has none of the 1 images, such as'),
-    (('a/1.png', 'b/1.png'), '--data: .* fit one entry of [^ ]*.json: give the folder of its '
+    ((), '--data=[^ ]*/val/images holds no image: give a folder'),
+    (('x.png',), '--data=[^ ]*/val/annotations.json has none of the 1 images, such as'),
+    (('a/1.png', 'b/1.png'), 'fit one entry of --data=[^ ]*.json: give the folder of its '
      r'images only\.$')])
 def test_errors_of_data_name_its_option(run, tmp_path, names, message):
   data = budgeted_colors.write_data(tmp_path / 'val', count=1)

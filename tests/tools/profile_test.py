@@ -254,7 +254,8 @@ def test_only_exports_that_take_what_is_given_are_timed(
       experiment='mine', saved_model='folder', gate_threshold=threshold, budget=None)
   if expected is None:
     assert profile._load_saved_model(given) is saved
-    assert given.budget == 0.25  # What is counted has the default budget of what is timed.
+    # The multiply-adds are counted at the default budget of the export, because it is timed at it.
+    assert given.budget == 0.25
     given.experiment = 'other'
     with pytest.raises(command_line.CommandError, match='of the experiment mine, and --experiment'):
       profile._load_saved_model(given)

@@ -15,12 +15,13 @@ LARGEST = 2**29 - 1  # pixels that TensorFlow's decoders allow
 _HIDDEN = ('.', '__MACOSX')  # beginnings of the names that systems give to their own files
 
 
-def find(paths: Sequence[pathlib.Path]) -> list[pathlib.Path]:
+def find(paths: Sequence[pathlib.Path], flag: str = '--images') -> list[pathlib.Path]:
   """Returns the image files of files and folders, each once.
 
   Args:
     paths: files, which are taken whatever their name, and folders, which are searched for
       files with one of `SUFFIXES`. Files and folders in them that begin with a dot are left out.
+    flag: the command's flag that gave the paths, for error messages.
 
   Returns:
     The files in the order of `paths`, sorted within a folder.
@@ -37,10 +38,10 @@ def find(paths: Sequence[pathlib.Path]) -> list[pathlib.Path]:
     elif path.exists() or path.is_symlink():  # A link to nothing is named as such when it is read.
       found[path] = None
     else:
-      raise command_line.CommandError(f'--images={path}: no such file or folder.')
+      raise command_line.CommandError(f'{flag}={path}: no such file or folder.')
   if not found:
     raise command_line.CommandError(
-        f'--images={" ".join(map(str, paths))} holds no image: give a folder with files that end '
+        f'{flag}={" ".join(map(str, paths))} holds no image: give a folder with files that end '
         f'in {", ".join(SUFFIXES)}.')
   return list(found)
 

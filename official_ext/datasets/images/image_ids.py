@@ -67,14 +67,14 @@ def assign(found: Sequence[pathlib.Path], truth: truth_lib.Truth | None) -> Imag
         matched[fit[0]] = image_id
       elif rule.is_certain:
         raise command_line.CommandError(
-            f'{fit[0]} and {fit[1]} both fit one entry of --annotation_file={truth.path}: give '
-            'the folder of its images only, with --images.')
+            f'{fit[0]} and {fit[1]} both fit one entry of {truth.flag}={truth.path}: give the '
+            'folder of its images only.')
   paths = {matched[path]: path for path in found if path in matched}
   unknown = [path for path in found if path not in matched]
   absent = [name for name, image_id in ids.items() if image_id not in paths]
   if not paths:
     raise command_line.CommandError(
-        f'--annotation_file={truth.path} has none of the {len(found)} images, such as '
+        f'{truth.flag}={truth.path} has none of the {len(found)} images, such as '
         f'{found[0]}: its file names are like {", ".join(absent[:3]) or "nothing"}.')
   return ImageSet(paths, unknown, absent, truth.image_entries)
 

@@ -47,7 +47,7 @@ def test_a_converted_detector_takes_the_scalar_that_its_model_has(monkeypatch, n
   detector(IMAGES)
   assert detector.set_budget(0.5) == (names == ['budget'])
   detector(IMAGES)
-  # What the model does not take changes nothing.
+  # A scalar that the model does not take leaves the one before it.
   threshold = {'gate_threshold': 0.25} if names == ['gate_threshold'] else {}
   assert calls == [{}, threshold, {'budget': 0.5} if names == ['budget'] else threshold]
 
