@@ -7,8 +7,9 @@ the head, as exports have them: constant weights, folded norms, maps of known si
 random; the biases of the gates are set so that each opens at the wanted share of the positions of
 all levels of the image.  They open in four round regions, as in that benchmark, or, with
 `--places=scattered`, where their random kernels say.  There is one such detector for each share,
-one with the same head always on (`fixed`), and plain FCOS (`plain`).  Ratios are medians over
-interleaved repeats.
+one with the same head always on (`fixed`), plain FCOS (`plain`), and the same with convolutions as
+they are defined (`definition`), as engines compute them by themselves and exports with
+`--no-winograd` have them.  Ratios are medians over interleaved repeats.
 """
 import argparse
 from collections.abc import Callable
@@ -24,6 +25,7 @@ import tensorflow as tf, tf_keras
 
 from official_ext.modeling.heads import dynamic_head as dynamic_head_lib
 from official_ext.ops import routing
+from official_ext.ops import winograd_conv
 from official_ext.serving.compiling import frozen
 from official_ext.serving import signatures
 from official_ext.serving.engines import openvino
@@ -31,7 +33,7 @@ from official_ext.utils import command_line
 from official_ext.utils import timing
 
 ENGINES = ('tensorflow', 'openvino')
-PLAIN, FIXED = 'plain', 'fixed'
+DEFINITION, PLAIN, FIXED = 'definition', 'plain', 'fixed'
 PLACES = ('regions', 'scattered')
 IMAGE = pathlib.Path(__file__).parents[1] / 'data/demo/images'
 Run = Callable[[np.ndarray], Any]
@@ -67,8 +69,9 @@ def open_scattered(tower: dynamic_head_lib.DynamicTower, features: Features, sha
 
 def _prepared(args: argparse.Namespace, kind: float | str, image: np.ndarray) -> tf_keras.Model:
   """Returns a detector: plain, with a fixed head, or with gates that open at a share."""
+  plain = {'type': 'plain', 'plain': {'num_convs': 2 * args.blocks}}
   towers: dict[float | str, dict[str, Any]] = {
-      PLAIN: {'type': 'plain', 'plain': {'num_convs': 2 * args.blocks}},
+      DEFINITION: plain, PLAIN: plain,
       FIXED: {'type': 'dynamic', 'dynamic': {
           'num_blocks': args.blocks, 'scale_step': 'fixed', 'depth_step': 'fixed'}}}
   gated = {'type': 'dynamic', 'dynamic': {'num_blocks': args.blocks}}
@@ -105,7 +108,7 @@ def frozen_detector(args: argparse.Namespace, kind: float | str, image: np.ndarr
 
   Args:
     args: the options of the command.
-    kind: `plain`, `fixed`, or the share of positions where gates are open.
+    kind: `definition`, `plain`, `fixed`, or the share of positions where gates are open.
     image: uint8 `[1, height, width, 3]`, for which they are.
 
   Returns:
@@ -122,7 +125,9 @@ def frozen_detector(args: argparse.Namespace, kind: float | str, image: np.ndarr
   record = tape.routing()
   share = float(record.executed[0] / record.maximum) if record else 1.0
   spec = tf.TensorSpec([None, *image.shape[1:]], tf.uint8, 'inputs')
-  return frozen.freeze(signatures.with_names(run, [spec]))[0], share
+  with winograd_conv.expected():
+    traced = signatures.with_names(run, [spec])
+  return frozen.freeze(traced, winograd=kind != DEFINITION)[0], share
 
 
 def _in_openvino(function: Any, folder: pathlib.Path, threads: int) -> Run:
@@ -151,7 +156,7 @@ def benchmark(args: argparse.Namespace) -> None:
   image = read_image(args.image_size)
   found: dict[tuple[str, float | str], Run] = {}
   multiply_adds: dict[float | str, float] = {}
-  for kind in command_line.progress([PLAIN, FIXED, *args.shares], 'detectors'):
+  for kind in command_line.progress([DEFINITION, PLAIN, FIXED, *args.shares], 'detectors'):
     function, multiply_adds[kind] = frozen_detector(args, kind, image)
     if 'tensorflow' in args.engines:
       found['tensorflow', kind] = functools.partial(_in_tensorflow, function)
@@ -165,10 +170,11 @@ def benchmark(args: argparse.Namespace) -> None:
     if isinstance(kind, str):
       command_line.say(f'  {engine}, {kind}: {milliseconds:.0f} ms')
       continue
-    plain, fixed = (timing.median_ratio(seconds, (engine, kind), (engine, base))
-                    for base in (PLAIN, FIXED))
+    definition, plain, fixed = (timing.median_ratio(seconds, (engine, kind), (engine, base))
+                                for base in (DEFINITION, PLAIN, FIXED))
     command_line.say(f'  {engine}, {kind:4.0%} open, {multiply_adds[kind]:4.0%} of the head: '
-                     f'{plain:.2f} of plain, {fixed:.2f} of fixed, {milliseconds:.0f} ms')
+                     f'{definition:.2f} of definition, {plain:.2f} of plain, {fixed:.2f} of fixed, '
+                     f'{milliseconds:.0f} ms')
 
 
 def make_parser() -> argparse.ArgumentParser:

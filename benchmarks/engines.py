@@ -23,6 +23,7 @@ import export
 import numpy as np
 import tensorflow as tf
 
+from official_ext.ops import winograd_conv
 from official_ext.serving import convert
 from official_ext.serving import export_checks
 from official_ext.serving import export_saved_model
@@ -112,7 +113,8 @@ def _print(kind: str, batch_size: int, seconds: Mapping[str, np.ndarray]) -> Non
 def export_random(name: str, size: int, params_override: str, folder: pathlib.Path) -> None:
   """Exports an experiment with random weights, for images of one side."""
   module = export.make_module(name, size, params_override)
-  network = signatures.network_function(module, 'image_tensor')
+  with winograd_conv.expected():
+    network = signatures.network_function(module, 'image_tensor')
   export_saved_model.save(module, folder, 'image_tensor', module.image_size, network=network,
                           frozen_network=frozen.freeze(network)[0])
   (folder / 'export.json').write_text(json.dumps(module.description), encoding='utf-8')

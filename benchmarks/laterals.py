@@ -111,10 +111,18 @@ def _measure_laterals(arguments: argparse.Namespace, threads: int) -> None:
               f'{"" if "*" in ratios else "  none"}')
 
 
-def _engines(module: Any, fourier: bool, threads: int, folder: pathlib.Path) -> dict[str, Any]:
-  """Returns a detector as functions of images in TensorFlow and in OpenVINO."""
+def engine_runs(module: Any, threads: int, folder: pathlib.Path, **options: bool
+                ) -> dict[str, Callable[[tf.Tensor], Any]]:
+  """Returns a detector as functions of images in TensorFlow and in OpenVINO.
+
+  Args:
+    module: what is exported.
+    threads: of OpenVINO.
+    folder: an existing one, for files.
+    **options: of `frozen.freeze`.
+  """
   network = signatures.network_function(module, 'image_tensor')
-  function, _ = frozen.freeze(network, fourier)
+  function, _ = frozen.freeze(network, **options)
   tf.saved_model.save(
       tf.Module(), str(folder / 'saved'), signatures=signatures.signatures(function))
   loaded = tf.saved_model.load(str(folder / 'saved'))
@@ -137,8 +145,8 @@ def _measure_detectors(arguments: argparse.Namespace, threads: int) -> None:
         for fourier in (False, True):
           path = pathlib.Path(folder, str(fourier))
           path.mkdir()
-          runs.update({(engine, fourier): run for engine, run in _engines(
-              module, fourier, threads, path).items()})
+          runs.update({(engine, fourier): run for engine, run in engine_runs(
+              module, threads, path, fourier=fourier).items()})
         for batch in map(int, arguments.batches.split(',')):
           images = tf.constant(np.random.default_rng(0).integers(
               0, 256, [batch, size, size, 3], np.uint8))

@@ -76,6 +76,21 @@ class Canvas(planes.Plane):
     return Pixels(first + tf.gather(numbers, own), images * len(self.sizes) + number,
                   before + own, before[:, None] + neighbors, taps)
 
+  def rows_of_places(self) -> tf.Tensor:
+    """Returns the row of the table of each place: int32 `[batch, rows, columns]`, 0 if outside."""
+    areas = tf.stack([height * width for height, width in self.sizes])
+    start = 1 + self._batch * tf.cumsum(areas, exclusive=True)
+    start, areas = (tf.gather(each, self.map_of_row())[:, None] for each in (start, areas))
+    rows = self._numbers + start + tf.range(self._batch)[:, None, None] * areas
+    return tf.where(self._numbers < 0, 0, rows)
+
+  def rows_of_listed(self, pixels: Pixels) -> tf.Tensor:
+    """Returns the number of each place in a list, from 1 on: int32 `[batch, rows, columns]`."""
+    numbers = tf.range(1, tf.shape(pixels.places)[0] + 1)
+    shape = tf.concat([[self._batch], tf.shape(self._numbers)], 0)
+    rows = tf.scatter_nd(pixels.places[:, None], numbers, [tf.reduce_prod(shape)])
+    return tf.reshape(rows, shape)
+
   def _offsets(self) -> tf.Tensor:
     """Returns the distances of the positions that a kernel covers, int32 `[1, taps]`."""
     rows, columns = (tf.range(-side, side + 1) for side in self.border)
@@ -112,9 +127,7 @@ class Canvas(planes.Plane):
     Returns:
       `[pixels of target, filters]`.
     """
-    rows = tf.range(1, tf.shape(values)[0] + 1)
-    row_of_place = tf.scatter_nd(
-        source.places[:, None], rows, tf.reshape(self._batch * tf.size(self._numbers), [1]))
+    row_of_place = tf.reshape(self.rows_of_listed(source), [-1])
     # The first row of the table is 0.
     return convolve(tf.pad(values, [[1, 0], [0, 0]]),
                     tf.gather(row_of_place, target.neighbors), kernel)

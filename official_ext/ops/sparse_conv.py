@@ -18,6 +18,8 @@ from official_ext.ops import checks
 from official_ext.ops import group_norm
 from official_ext.ops import pixel_lists
 from official_ext.ops import shapes
+from official_ext.ops import tile_lists
+from official_ext.ops import winograd_conv
 
 MODES = ('skip', 'mask')
 # A list of any length costs as much time as so many multiply-adds, before it saves some.
@@ -93,8 +95,8 @@ def residual_block_multiply_adds(gate: tf.Tensor, channels: int) -> tf.Tensor:
   return tf.constant(9 * channels**2, tf.float64) * tf.cast(positions, tf.float64)
 
 
-def default_break_even(positions: int | tf.Tensor, channels: int, maps: int = 1
-                       ) -> float | tf.Tensor:
+def default_break_even(positions: int | tf.Tensor, channels: int, maps: int = 1,
+                       saved: float = 0.0) -> float | tf.Tensor:
   """Returns the share of a block's multiply-adds above which a list is slower than all positions.
 
   It follows what benchmarks/sparse_conv.py measured: with few channels, to gather a neighborhood
@@ -107,13 +109,15 @@ def default_break_even(positions: int | tf.Tensor, channels: int, maps: int = 1
     positions: height times width of the map, or their sum over all maps of the list.
     channels: of the maps.
     maps: number of maps of the list.
+    saved: share of the time of convolutions of all positions that they save where exports compute
+      them with fewer multiplications, see `winograd_conv`.
 
   Returns:
     A share below 1, at most 0 where a list never pays; a tensor if `positions` is one.
   """
   multiply_adds = 18 * channels**2 * (
       tf.cast(positions, tf.float32) if tf.is_tensor(positions) else positions)
-  share = min(1.0, (channels + 96) / 352) + (
+  share = min(1.0, (channels + 96) / 352) * (1 - saved) + (
       _MAP_MULTIPLY_ADDS * maps - _LIST_MULTIPLY_ADDS) / multiply_adds
   smaller = tf.minimum if tf.is_tensor(share) else min
   return smaller(share, _LARGEST_BREAK_EVEN)
@@ -265,7 +269,9 @@ def _compute_cheaper(compute_listed: Callable[[], list[tf.Tensor]],
                      break_even: float | None) -> list[tf.Tensor]:
   """Computes all positions if the share of active ones, over all masks, is above `break_even`."""
   if break_even is None:
-    share = default_break_even(canvas.positions_of_image, channels, len(maps))
+    # Tiles of a list save as much for each tile, but compute positions that are not listed too.
+    share = default_break_even(canvas.positions_of_image, channels, len(maps),
+                               winograd_conv.saved_share(maps) / 2)
     if not tf.is_tensor(share) and share <= 0:
       return compute_all()
   else:
@@ -318,10 +324,17 @@ def _listed_blocks(maps: Sequence[tf.Tensor], plane: tf.Tensor, weights: Residua
   """
   first, second = (canvas.list_pixels(mask) for mask in masks)
   table = canvas.table(maps)
-  rows = pixel_lists.convolve(table, first.taps, weights.kernel1)
+  rows = _cheaper_list(
+      maps, masks[0], first,
+      lambda tiles: tile_lists.convolve(table, canvas.rows_of_places(), tiles, weights.kernel1),
+      lambda: pixel_lists.convolve(table, first.taps, weights.kernel1))
   rows = tf.nn.relu(group_norm.group_norm_rows(
       rows, first.segments, canvas.segments, weights.gamma1, weights.beta1, num_groups))
-  rows = canvas.convolve_listed(rows, first, second, weights.kernel2)
+  hidden = rows
+  rows = _cheaper_list(
+      maps, masks[1], second, lambda tiles: tile_lists.convolve(
+          tf.pad(hidden, [[1, 0], [0, 0]]), canvas.rows_of_listed(first), tiles, weights.kernel2),
+      lambda: canvas.convolve_listed(hidden, first, second, weights.kernel2))
   rows = group_norm.group_norm_rows(
       rows, second.segments, canvas.segments, weights.gamma2, weights.beta2, num_groups)
   gates = tf.cast(tf.gather(tf.reshape(plane, [-1]), second.places), table.dtype)[:, None]
@@ -332,3 +345,22 @@ def _listed_blocks(maps: Sequence[tf.Tensor], plane: tf.Tensor, weights: Residua
     return canvas.put_back(rows, second)
   rows = tf.nn.relu(own + rows)
   return canvas.maps(tf.tensor_scatter_nd_update(tf.nn.relu(table), index, rows))
+
+
+def _cheaper_list(maps: Sequence[tf.Tensor], mask: tf.Tensor, pixels: pixel_lists.Pixels,
+                  by_tiles: Callable[[tile_lists.Tiles], tf.Tensor],
+                  by_pixels: Callable[[], tf.Tensor]) -> tf.Tensor:
+  """Convolves by a list of tiles where an export expects that to be faster.
+
+  Args:
+    maps: that are convolved.
+    mask: boolean canvas of the listed positions.
+    pixels: the listed positions.
+    by_tiles: returns `[pixels, filters]` for the tiles that hold the positions.
+    by_pixels: returns the same.
+  """
+  if not winograd_conv.saved_share(maps):
+    return by_pixels()
+  tiles = tile_lists.list_tiles(mask, pixels)
+  are_cheaper = tile_lists.are_cheaper(tiles, maps[0].shape[-1])
+  return tf.cond(are_cheaper, lambda: by_tiles(tiles), by_pixels)

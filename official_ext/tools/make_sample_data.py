@@ -21,7 +21,8 @@ ship.  Nothing is downloaded, and the same options give the same bytes.
   DIR/images/train, DIR/images/val       JPEG files
 
 Some images hold one digit, some a crowd of several scales.  No scan and no part of a
-photograph is in both splits.
+photograph is in both splits.  --image_size=512 --digit_size=0.5 has digits of as many
+pixels as the default, so that the photograph is four times as large beside them.
 """
 _EPILOG = """\
 example:
@@ -29,7 +30,8 @@ example:
   python -m official_ext.tools.convert_dataset --input=sample --output_dir=sample_records
 """
 
-_MARKER = 'sample.json'  # only a folder that holds this file may be replaced
+# A folder that holds this file was written here; only such a folder may be replaced.
+MARKER = 'sample.json'
 _PHOTOGRAPHS = {
     'sklearn': ('datasets/images/china.jpg', 'datasets/images/flower.jpg'),
     'skimage': ('data/astronaut.png', 'data/brick.png', 'data/camera.png', 'data/chelsea.png',
@@ -59,6 +61,9 @@ def _parse_arguments() -> argparse.Namespace:
   parser.add_argument('--num_val', type=int, default=80, help='images to validate on (80)')
   parser.add_argument('--image_size', type=int, default=256,
                       help='width and height in pixels, 64 to 1024 (256)')
+  parser.add_argument('--digit_size', type=float, default=1.0,
+                      help='heights of the digits beside the image, times the usual ones, 0.1 to '
+                      '1 (1)')
   parser.add_argument('--seed', type=int, default=0, help='another seed, another set (0)')
   return parser.parse_args()
 
@@ -69,6 +74,8 @@ def _check_arguments(args: argparse.Namespace) -> None:
       raise command_line.CommandError(f'--{name} is {getattr(args, name)}; give at least 1.')
   if not 64 <= args.image_size <= 1024:
     raise command_line.CommandError(f'--image_size is {args.image_size}; give 64 to 1024.')
+  if not 0.1 <= args.digit_size <= 1:
+    raise command_line.CommandError(f'--digit_size is {args.digit_size}; give 0.1 to 1.')
   if args.seed < 0:
     raise command_line.CommandError(f'--seed is {args.seed}; give 0 or more.')
 
@@ -165,14 +172,22 @@ def _contrasting_color(background: np.ndarray, rng: np.random.Generator) -> np.n
   return np.full(3, 255.0 if luminance < 128 else 0.0)
 
 
-def _draw_heights(rng: np.random.Generator, image_size: int) -> list[int]:
-  """Draws the heights in pixels of the digits of one scene, large ones first."""
+def _draw_heights(rng: np.random.Generator, scene_size: float) -> list[int]:
+  """Draws the heights in pixels of the digits of one scene, large ones first.
+
+  Args:
+    rng: draws the scene and its digits.
+    scene_size: pixels that the table's heights are shares of.
+
+  Returns:
+    At least 12 pixels for each digit.
+  """
   shares = [scene[0] for scene in _SCENES]
   _, num_small, num_large, large = _SCENES[rng.choice(len(_SCENES), p=shares)]
   heights: list[float] = []
   for (least, most), (low, high) in ((num_small, _SMALL), (num_large, large)):
     number = rng.integers(least, most, endpoint=True)
-    heights.extend(np.exp(rng.uniform(np.log(low), np.log(high), number)) * image_size)
+    heights.extend(np.exp(rng.uniform(np.log(low), np.log(high), number)) * scene_size)
   return sorted((max(12, round(height)) for height in heights), reverse=True)
 
 
@@ -203,7 +218,8 @@ def _place(inside: np.ndarray, masks: Sequence[np.ndarray], areas: Sequence[int]
 
 
 def compose(scans: Sequence[np.ndarray], photographs: Sequence[Image.Image], image_size: int,
-            rng: np.random.Generator) -> tuple[np.ndarray, list[tuple[int, np.ndarray]]]:
+            rng: np.random.Generator,
+            digit_size: float = 1.0) -> tuple[np.ndarray, list[tuple[int, np.ndarray]]]:
   """Composes one image.
 
   Args:
@@ -211,6 +227,7 @@ def compose(scans: Sequence[np.ndarray], photographs: Sequence[Image.Image], ima
     photographs: RGB images of at least `image_size` on each side.
     image_size: width and height in pixels.
     rng: draws everything: equal generators give equal images.
+    digit_size: heights of the digits beside the image, times the usual ones.
 
   Returns:
     The image, uint8 `[image_size, image_size, 3]`, and for each digit its category (digit
@@ -226,7 +243,7 @@ def compose(scans: Sequence[np.ndarray], photographs: Sequence[Image.Image], ima
   categories: list[int] = []
   masks: list[np.ndarray] = []
   areas: list[int] = []
-  for height in _draw_heights(rng, image_size):
+  for height in _draw_heights(rng, digit_size * image_size):
     digit = int(rng.integers(10))
     opacity = render_scan(scans[digit][rng.integers(len(scans[digit]))], height, rng)
     inside = opacity > 0.5
@@ -258,7 +275,7 @@ def _write_split(folder: pathlib.Path, split: str, scans: Sequence[np.ndarray],
   for image_id in command_line.progress(range(1, num_images + 1), f'composing {split}'):
     # A generator for each image: with more images the first ones stay the same.
     rng = np.random.default_rng([args.seed, split == 'val', image_id])
-    image, objects = compose(scans, photographs, args.image_size, rng)
+    image, objects = compose(scans, photographs, args.image_size, rng, args.digit_size)
     name = f'{image_id:06d}.jpg'
     Image.fromarray(image).save(image_dir / name, quality=90)
     images.append(dict(id=image_id, file_name=name, width=args.image_size,
@@ -281,11 +298,11 @@ def main() -> None:
   """Runs the command."""
   args = _parse_arguments()
   _check_arguments(args)
-  files.check_own_output(args.output_dir, _MARKER)
+  files.check_own_output(args.output_dir, MARKER)
   scans, photographs = load_scans(), load_photographs(args.image_size)
   options = {name: value for name, value in vars(args).items() if name != 'output_dir'}
   with files.atomic_directory(args.output_dir) as folder:
-    (folder / _MARKER).write_text(json.dumps(options))
+    (folder / MARKER).write_text(json.dumps(options))
     num_digits = {split: _write_split(folder, split, scans[split], photographs[split], args)
                   for split in ('train', 'val')}
   command_line.say(

@@ -21,7 +21,7 @@ _NARROW, _MIDDLE = 32, 48
 # fifths.
 _FIXED = 40
 # Filters of heads that are most of the work at 512 x 640 pixels.
-_WIDE = 128
+_WIDE, _WIDE_MIDDLE = 128, 96
 
 
 # In place of a subject: the most accurate plain one that costs at most as much.
@@ -131,15 +131,18 @@ def _wide() -> Plan:
       'fcos': _plain(fcos, _WIDE, options=few),
       'dynamic_head_budget': dynamic_head_budget(wide),
       'fcos_small_image': _plain(fcos, _WIDE, _SMALL, few),
+      'fcos_middle': _plain(fcos, _WIDE_MIDDLE, options=few),
       'fcos_narrow': _plain(fcos, _WIDE // 2, options=few),
+      'dynamic_head_d1_budget': dynamic_head_budget({**wide, **ONE_BLOCK}),
+      'dynamic_head_replace_budget': dynamic_head_budget({**wide, **REPLACE}),
       'dynamic_head_0.2': fcos('dynamichead', {**wide, **_at(0.2)}),
       # The paper's budget: the cost itself.
       'dynamic_head_lambda_0.4': fcos('dynamichead', {**wide, 'task.budget.weight': 0.4}),
       'dynamic_head_d1_lambda_0.4': fcos(
           'dynamichead', {**wide, **ONE_BLOCK, 'task.budget.weight': 0.4}),
   }
-  dynamic = {f'dynamic_head_budget at {budget}': f'dynamic_head_budget@{budget}'
-             for budget in (0.2, 0.4)}
+  dynamic = {f'{name} at {budget}': f'{name}@{budget}'
+             for name, subject in subjects.items() if subject.budgets for budget in (0.2, 0.4)}
   dynamic |= {name: name for name in subjects if name.endswith('lambda_0.4')}
   return Plan(subjects, [
       Claim(f'{text} is ahead of {rival}', name, rival)

@@ -3,6 +3,8 @@ from collections.abc import Mapping, Sequence
 import pathlib
 from typing import Any, NamedTuple
 
+from official_ext.tools import make_sample_data
+
 Options = Mapping[str, Any]
 
 BUDGETS = tuple(number / 10 for number in range(11))
@@ -67,17 +69,21 @@ def is_composed(data: str) -> bool:
   return data.partition(':')[0] == DIGITS
 
 
+def _shows_digits(data: str) -> bool:
+  """Returns whether data are the composed sample, or a folder that its command wrote."""
+  return is_composed(data) or pathlib.Path(data, make_sample_data.MARKER).is_file()
+
+
 def schedule(train_steps: int, data: str) -> dict[str, Any]:
   """Returns field -> value of a training, whatever is trained.
 
   Args:
     train_steps: number of steps.
-    data: folder of the data set, or `DIGITS`.
+    data: folder of the data set, or `DIGITS`; digits are not mirrored.
   """
   steps = ('train_steps', 'validation_interval',
            'optimizer_config.learning_rate.cosine.decay_steps')
-  # The experiments do not mirror, because the digits of their sample must not be.
-  mirror = {} if is_composed(data) else {'task.train_data.parser.aug_rand_hflip': True}
+  mirror = {} if _shows_digits(data) else {'task.train_data.parser.aug_rand_hflip': True}
   return {**mirror, **{f'trainer.{name}': train_steps for name in steps}}
 
 

@@ -150,7 +150,7 @@ def test_dynamic_engines(capsys):
          '--shares', '0.2', '--engines', 'tensorflow', '--places', places]))
     lines = [line for line in capsys.readouterr().out.splitlines() if 'tensorflow' in line]
     assert [line.split(':')[0].split(',')[1].strip() for line in lines] == [
-        'plain', 'fixed', '20% open']
+        'definition', 'plain', 'fixed', '20% open']
     heads[places], = re.findall(r'(\d+)% of the head', lines[-1])
   # A residual block's first convolution runs around each open position.
   assert 20 <= int(heads['regions']) < int(heads['scattered']) < 100
@@ -175,6 +175,16 @@ def test_conversion(capsys, tmp_path):
         tmp_path / f'annotations/instances_{split}.json')
   importlib.import_module('conversion').benchmark(tmp_path, 2, 1, False)
   assert len(ratios(capsys)) == 3 + 2
+
+
+def test_winograd(capsys):
+  winograd = importlib.import_module('winograd')
+  winograd.measure_maps(
+      winograd.make_parser().parse_args(['--maps', '8x12x4', '--repeats=1']), threads=1)
+  line, = (line for line in capsys.readouterr().out.splitlines() if '8x12x4' in line)
+  *_, expected, definition, fewer = line.split()
+  assert float(expected) == 1  # not worth it
+  assert 0 < float(definition) < 1e-6 and 0 < float(fewer) < 3e-6
 
 
 def test_padding():

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from official_ext.ops import checks
 from official_ext.ops import sparse_conv
+from official_ext.ops import winograd_conv
 import reference
 import residual_blocks
 from residual_blocks import BATCH, CHANNELS, GROUPS, HEIGHT, MASKS, WEIGHTS, WIDTH, X
@@ -184,9 +185,17 @@ def test_default_break_even(positions, channels, maps, share):
 
 def test_default_break_even_of_several_maps_counts_them():
   maps, gates = _several(0.4)
-  with mock.patch.object(sparse_conv, 'default_break_even', return_value=1.0) as default:
+  with (mock.patch.object(sparse_conv, 'default_break_even', return_value=1.0) as default,
+        mock.patch.object(winograd_conv, 'saved_share', return_value=0.3) as saved):
     sparse_conv.residual_blocks(*tensors(maps, gates, WEIGHTS), GROUPS)
-  default.assert_called_once_with(sum(x.shape[1] * x.shape[2] for x in maps), CHANNELS, len(maps))
+  default.assert_called_once_with(
+      sum(x.shape[1] * x.shape[2] for x in maps), CHANNELS, len(maps), 0.15)
+  assert [x.shape for x in saved.call_args.args[0]] == [x.shape for x in maps]
+
+
+def test_a_list_pays_below_less_where_convolutions_are_faster():
+  before, after = (sparse_conv.default_break_even(5120, 128, 5, saved) for saved in (0.0, 0.5))
+  assert abs(before - after - 0.5 * (128 + 96) / 352) < 1e-9
 
 
 @pytest.mark.parametrize('height', [5, None])

@@ -175,11 +175,12 @@ def test_a_study_trains_everything_once_before_it_repeats_and_goes_on(study, tmp
   assert 'drfpn' not in text
 
 
-def test_digits_are_composed_and_not_mirrored():
+def test_digits_are_composed_and_not_mirrored(tmp_path):
+  (tmp_path / 'sample.json').write_text('{}')  # as tools.make_sample_data leaves it
   subject = plans.PLANS['gains'].subjects['fpn']
   field = 'task.train_data.parser.aug_rand_hflip'
   assert evidence._options(subject, DATA, ARGS)[field]
-  for source in ('digits', 'digits:2000'):
+  for source in ('digits', 'digits:2000', str(tmp_path)):
     assert field not in evidence._options(subject, evidence.DataSet('x', source), ARGS)
 
 

@@ -99,6 +99,20 @@ def test_masks_cover_the_digits_that_are_drawn():
     assert {category for category, _ in objects} <= set(range(1, 11))
 
 
+def test_smaller_digits_have_as_many_pixels_on_a_larger_photograph(tmp_path, monkeypatch):
+  def heights(folder):
+    data = json.loads((folder / 'annotations/train.json').read_text())
+    return sorted(annotation['bbox'][3] for annotation in data['annotations'])
+
+  plain = heights(_make(monkeypatch, tmp_path / 'a', *_SMALL, '--image_size=128'))
+  large = heights(_make(monkeypatch, tmp_path / 'b', *_SMALL, '--image_size=256',
+                        '--digit_size=0.5'))
+  # Other places are drawn, at which other digits find no room.
+  assert abs(len(large) - len(plain)) <= 0.1 * len(plain)
+  assert abs(np.median(large) - np.median(plain)) <= 0.1 * np.median(plain)
+  assert max(large) <= 0.8 * 128
+
+
 def test_no_scan_and_no_part_of_a_photograph_is_in_both_splits():
   scans = make_sample_data.load_scans()
   for digit in range(10):
@@ -123,7 +137,8 @@ def test_digits_can_be_told_apart():
 
 
 @pytest.mark.parametrize('option', ['--num_train=0', '--num_val=-1', '--image_size=32',
-                                    '--seed=-1'])
+                                    '--seed=-1', '--digit_size=0', '--digit_size=1.5',
+                                    '--digit_size=nan'])
 def test_wrong_options_are_named(tmp_path, monkeypatch, option):
   with pytest.raises(command_line.CommandError, match=option.split('=', maxsplit=1)[0]):
     _make(monkeypatch, tmp_path / 'a', option)

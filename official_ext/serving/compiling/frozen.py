@@ -44,7 +44,8 @@ def changes_variables(function: Any) -> bool:
              for node in itertools.chain(graph_def.node, *bodies))
 
 
-def freeze(function: Any, fourier: bool = False) -> tuple[Any, graph_folding.Folding]:
+def freeze(function: Any, fourier: bool = False, winograd: bool = True
+           ) -> tuple[Any, graph_folding.Folding]:
   """Returns a function whose weights are constants, with norms folded into kernels.
 
   Args:
@@ -52,6 +53,8 @@ def freeze(function: Any, fourier: bool = False) -> tuple[Any, graph_folding.Fol
     fourier: whether sums of convolutions run in the Fourier domain where that is worth it, see
       `graph_fourier`.  All weights together stay within what is advisable, or, if they are more
       already, within what fits into a graph.
+    winograd: whether large 3x3 convolutions get fewer multiplications and more weights, see
+      `graph_winograd`; all weights stay within what is advisable.
 
   Returns:
     A concrete function of the same signature, and what was folded.
@@ -72,14 +75,14 @@ def freeze(function: Any, fourier: bool = False) -> tuple[Any, graph_folding.Fol
   foldings = []
 
   def change(graph_def: Any, outputs: list[str]) -> Any:
-    foldings.append(graph_folding.fold(graph_def, outputs, left, _ADVISABLE))
+    foldings.append(graph_folding.fold(graph_def, outputs, left, _ADVISABLE, winograd))
     return foldings[0].graph_def
 
   return rewrite(function, change), foldings[0]
 
 
-def freeze_as_told(function: Any, module: Any, freeze_it: bool | None, fourier: bool
-                   ) -> tuple[Any | None, dict[str, int]]:
+def freeze_as_told(function: Any, module: Any, freeze_it: bool | None, fourier: bool,
+                   winograd: bool = True) -> tuple[Any | None, dict[str, int]]:
   """Freezes a network, if that is wanted.
 
   Args:
@@ -87,6 +90,7 @@ def freeze_as_told(function: Any, module: Any, freeze_it: bool | None, fourier: 
     module: the export module, with the network as its `model`.
     freeze_it: whether to; None: if it is advisable, and the network changes no variables.
     fourier: as for `freeze`.
+    winograd: as for `freeze`.
 
   Returns:
     The frozen function, or None; and what was folded, as `export.json` has it.
@@ -103,9 +107,10 @@ def freeze_as_told(function: Any, module: Any, freeze_it: bool | None, fourier: 
           f'--laterals=fourier transforms constants, and weights of more than {_ADVISABLE / 1e9:g} '
           '* 10^9 bytes are variables: give --freeze too, or --laterals=folded.')
     return None, {}
-  frozen, folding = freeze(function, fourier)
+  frozen, folding = freeze(function, fourier, winograd)
   return frozen, {'folded_norms': folding.folded, 'kept_norms': folding.kept,
-                  'merged_convolutions': folding.merged, 'fourier_laterals': folding.fourier}
+                  'merged_convolutions': folding.merged, 'fourier_laterals': folding.fourier,
+                  'winograd_convolutions': folding.winograd}
 
 
 def rewrite(function: Any, change: Callable[[Any, list[str]], Any]) -> Any:

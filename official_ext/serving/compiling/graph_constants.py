@@ -33,17 +33,21 @@ def move_into_functions(graph_def: Any, outputs: Sequence[str], limit: float) ->
     limit: the bytes that all constants may have together.
   """
   graph = graph_values.Graph(graph_def, outputs)
-  size = sum(node.attr['value'].tensor.ByteSize() for scope in graph.scopes()
-             for node in scope.nodes.values() if node.op == 'Const')
-  moved = False
+  total, moved = size(graph), False
   for weights, uses in _uses(graph).values():
     copies = len({use.scope.name for use in uses})
-    if copies <= _MOST_FUNCTIONS and size + copies * weights.nbytes <= limit:
-      size, moved = size + copies * weights.nbytes, True
+    if copies <= _MOST_FUNCTIONS and total + copies * weights.nbytes <= limit:
+      total, moved = total + copies * weights.nbytes, True
       for scope, node in uses:
         node.input[1], _ = scope.constant(f'{node.name}/weights', weights)
   if moved:
     graph_pruning.prune(graph_def, outputs)
+
+
+def size(graph: graph_values.Graph) -> int:
+  """Returns the bytes of all constants of a graph and of its functions."""
+  return sum(node.attr['value'].tensor.ByteSize() for scope in graph.scopes()
+             for node in scope.nodes.values() if node.op == 'Const')
 
 
 def _uses(graph: graph_values.Graph) -> dict[int, tuple[np.ndarray, list[_Use]]]:

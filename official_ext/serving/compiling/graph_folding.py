@@ -19,6 +19,7 @@ from official_ext.serving.compiling import graph_fourier
 from official_ext.serving.compiling import graph_pruning
 from official_ext.serving.compiling import graph_sums
 from official_ext.serving.compiling import graph_values
+from official_ext.serving.compiling import graph_winograd
 
 _CONVOLUTIONS = ('Conv2D', 'DepthwiseConv2dNative')
 _NORMS = ('FusedBatchNorm', 'FusedBatchNormV2', 'FusedBatchNormV3')
@@ -36,6 +37,7 @@ class Folding(NamedTuple):
     merged: number of convolutions that others have taken in, see `graph_sums`.
     bytes: size of the new kernels.
     fourier: number of sums of convolutions in the Fourier domain, see `graph_fourier`.
+    winograd: number of convolutions with fewer multiplications, see `graph_winograd`.
   """
   graph_def: Any
   folded: int
@@ -43,6 +45,7 @@ class Folding(NamedTuple):
   merged: int
   bytes: int
   fourier: int
+  winograd: int
 
 
 class _Chain(NamedTuple):
@@ -67,14 +70,16 @@ class _Chain(NamedTuple):
 
 
 def fold(graph_def: Any, outputs: Iterable[str], fourier_bytes: float = 0,
-         constant_bytes: float = 0) -> Folding:
+         constant_bytes: float = 0, winograd: bool = False) -> Folding:
   """Folds all norms of a graph without variables, and merges sums of convolutions.
 
   Args:
     graph_def: a `GraphDef` with its functions, the branches of conditionals among them.
     outputs: names of the nodes that are returned.
     fourier_bytes: size that weights for the Fourier domain may have; 0: no sum is moved there.
-    constant_bytes: size up to which functions get constants of their own, see `graph_constants`.
+    constant_bytes: size of all constants up to which functions get constants of their own, see
+      `graph_constants`, and convolutions other weights.
+    winograd: whether convolutions get fewer multiplications where that is worth it.
   """
   result = type(graph_def)()
   result.CopyFrom(graph_def)
@@ -87,8 +92,10 @@ def fold(graph_def: Any, outputs: Iterable[str], fourier_bytes: float = 0,
   graph_pruning.prune(result, outputs)
   kept = sum(node.op in _NORMS for scope in graph.scopes() for node in scope.nodes.values())
   fourier = graph_fourier.replace(result, outputs, fourier_bytes) if fourier_bytes else 0
+  fewer = graph_winograd.replace(result, outputs, constant_bytes) if winograd else 0
   graph_constants.move_into_functions(result, outputs, constant_bytes)
-  return Folding(result, sum(chain.norms for _, chain in chains), kept, merged, size, fourier)
+  return Folding(
+      result, sum(chain.norms for _, chain in chains), kept, merged, size, fourier, fewer)
 
 
 def _chains(graph: graph_values.Graph, scope: graph_values.Scope) -> Iterator[_Chain]:

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from official_ext.ops import fourier_conv
+from official_ext.serving.compiling import graph_insertion
 from official_ext.serving.compiling import graph_pruning
 from official_ext.serving.compiling import graph_shapes
 from official_ext.serving.compiling import graph_sums
@@ -155,39 +156,10 @@ def _apply(graph: graph_values.Graph, plan: _Plan, uses: Any) -> None:
     tensor = convolution.input[1] if is_changed else scope.constant(
         f'{convolution.name}/fourier_weights', weights)[0]
     graph_sums.keep_one(scope, node, own_terms, kept)
-    _insert(scope, convolution, tensor, weights.shape, shape, plan.tiling)
-
-
-def _insert(scope: graph_values.Scope, convolution: Any, weights: str,
-            weights_shape: Sequence[int], shape: tf.TensorShape, tiling: fourier_conv.Tiling
-            ) -> None:
-  """Adds the operations of `fourier_conv.convolve`, whose last one takes a convolution's place.
-
-  Args:
-    scope: of the convolution.
-    convolution: its node.
-    weights: tensor of the transformed kernel.
-    weights_shape: its shape.
-    shape: of the map.
-    tiling: of the map.
-  """
-  with tf.Graph().as_default() as traced:
-    inputs = [tf.compat.v1.placeholder(tf.float32, each) for each in (shape, weights_shape)]
-    last = fourier_conv.convolve(inputs[0], inputs[1], tiling).op
-  names = dict(zip((each.op.name for each in inputs), (convolution.input[0], weights)))
-  for operation in traced.get_operations():
-    if operation.name not in names:
-      node, own = operation.node_def, f'{convolution.name}/fourier/{operation.name}'
-      passed = [names[each.op.name] for each in operation.inputs]
-      names[operation.name] = scope.tensor(own, operation.op_def.output_arg[0].name)
-      if operation is not last:
-        scope.copy(node, own, passed)
-  convolution.op = last.type
-  convolution.attr.clear()
-  for key, value in last.node_def.attr.items():
-    convolution.attr[key].CopyFrom(value)
-  del convolution.input[:]
-  convolution.input.extend(names[each.op.name] for each in last.inputs)
+    graph_insertion.insert(
+        scope, f'{convolution.name}/fourier',
+        lambda x, kernel: fourier_conv.convolve(x, kernel, plan.tiling),
+        [(convolution.input[0], shape), (tensor, weights.shape)], convolution)
 
 
 def _reaches(terms: Sequence[graph_sums.Term]) -> list[int]:

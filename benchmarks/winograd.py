@@ -1,0 +1,128 @@
+"""Times 3x3 convolutions as exports have them: by the definition, and with fewer multiplications.
+
+    .venv/bin/python benchmarks/winograd.py [--maps 64x80x128,...] [--batches 1] [--threads 1,2]
+    .venv/bin/python benchmarks/winograd.py --detectors fcos_fpn_resnet50_coco:512 --threads 1
+
+A map is height x width x channels, with as many filters.  Prints the time by the definition, the
+share of it that the other way takes, the share that the rule of exports expects, and the largest
+error of each, against float64, as a share of the largest value; `*` marks what an export changes.
+With `--detectors` it times whole detectors with random weights in TensorFlow and OpenVINO.  Every
+number of threads is a process of its own; all are medians of interleaved repeats.
+"""
+import argparse
+import functools
+import pathlib
+import subprocess
+import sys
+import tempfile
+from typing import Any
+
+import official_ext  # noqa: F401 (chooses Keras 2)
+import numpy as np
+import tensorflow as tf
+
+from official_ext.ops import winograd_conv
+from official_ext.utils import command_line
+from official_ext.utils import timing
+import export
+import laterals
+
+MAPS = ('32x32x64', '64x64x64', '128x160x64', '16x20x128', '32x40x128', '64x80x128', '25x42x256',
+        '50x84x256', '100x168x256', '16x16x512')
+DEFINITION, FEWER = 'definition', 'fewer'
+
+
+def _functions(shape: tuple[int, ...]) -> dict[str, Any]:
+  """Returns functions of a map with its own number of filters, and its map."""
+  _, height, width, channels = shape
+  kernel = np.random.default_rng(0).normal(
+      size=[3, 3, channels, channels], scale=(9 * channels)**-0.5).astype(np.float32)
+  own = winograd_conv.Map(height, width, 1)
+  weights = tf.constant(winograd_conv.weights(kernel))
+  spec = tf.TensorSpec([None, *shape[1:]])
+  return {name: tf.function(run, autograph=False).get_concrete_function(spec) for name, run in {
+      DEFINITION: lambda x: tf.nn.conv2d(x, kernel, 1, 'SAME'),
+      FEWER: lambda x: winograd_conv.multiply(winograd_conv.tiles(x, own), weights, own),
+  }.items()} | {'exact': lambda x: tf.nn.conv2d(
+      tf.cast(x, tf.float64), kernel.astype(np.float64), 1, 'SAME')}
+
+
+def _run(function: Any, x: tf.Tensor) -> np.ndarray:
+  """Runs a convolution, and waits for its result."""
+  return function(x).numpy()
+
+
+def measure_maps(arguments: argparse.Namespace, threads: int) -> None:
+  """Prints the figures of every map, with the threads that TensorFlow has."""
+  for text in arguments.maps.split(','):
+    for batch in map(int, arguments.batches.split(',')):
+      shape = batch, *map(int, text.split('x'))
+      functions = _functions(shape)
+      x = tf.random.stateless_normal(shape, [0, 1])
+      exact = _run(functions.pop('exact'), x)
+      seconds = timing.interleaved(
+          {name: functools.partial(_run, run, x) for name, run in functions.items()},
+          arguments.repeats)
+      error = '  '.join(f'{np.max(np.abs(_run(run, x) - exact)) / np.max(np.abs(exact)):.1e}'
+                        for run in functions.values())
+      saving = winograd_conv.saving(shape, winograd_conv.Map(*shape[1:3], 1), shape[-1])
+      expected = 1 - saving / (batch * shape[1] * shape[2] * 9 * shape[3]**2)
+      command_line.say(
+          f'{text:14}{batch:4}{threads:4}{1e3 * np.median(seconds[DEFINITION]):10.2f} ms'
+          f'{timing.median_ratio(seconds, FEWER, DEFINITION):8.2f}{expected:8.2f}'
+          f'{" *" if saving else "  "}   {error}')
+
+
+def _measure_detectors(arguments: argparse.Namespace, threads: int) -> None:
+  for text in arguments.detectors.split(','):
+    name, size = text.split(':')
+    module = export.make_module(name, int(size), arguments.params_override)
+    with tempfile.TemporaryDirectory() as folder:
+      runs = {}
+      for fewer in (False, True):
+        path = pathlib.Path(folder, str(fewer))
+        path.mkdir()
+        runs.update({(engine, fewer): run for engine, run in laterals.engine_runs(
+            module, threads, path, winograd=fewer).items()})
+      for batch in map(int, arguments.batches.split(',')):
+        images = tf.constant(np.random.default_rng(0).integers(
+            0, 256, [batch, int(size), int(size), 3], np.uint8))
+        seconds = timing.interleaved({
+            key: functools.partial(run, images) for key, run in runs.items()}, arguments.repeats)
+        shares = ''.join(
+            f'  {engine} {1e3 * np.median(seconds[engine, False]):.1f} ms, '
+            f'{timing.median_ratio(seconds, (engine, True), (engine, False)):.2f}'
+            for engine in ('tensorflow', 'openvino'))
+        command_line.say(f'{text:52}{batch:4}{threads:4}{shares}')
+
+
+def make_parser() -> argparse.ArgumentParser:
+  """Returns the parser of the command."""
+  parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('--maps', default=','.join(MAPS), help=f'({",".join(MAPS)})')
+  parser.add_argument('--detectors', metavar='EXPERIMENT:SIDE,...', help='time these instead')
+  parser.add_argument('--params_override', default='', help='of the experiments')
+  parser.add_argument('--batches', default='1', help='(1)')
+  parser.add_argument('--threads', default='1,2', help='of TensorFlow and OpenVINO (1,2)')
+  parser.add_argument('--repeats', type=int, default=15, help='interleaved repeats (15)')
+  parser.add_argument('--in_process', action='store_true', help=argparse.SUPPRESS)
+  return parser
+
+
+def main() -> None:
+  """Starts a process for each number of threads."""
+  arguments = make_parser().parse_args()
+  if not arguments.in_process:
+    for threads in arguments.threads.split(','):
+      subprocess.run([sys.executable, __file__, *sys.argv[1:], f'--threads={threads}',
+                      '--in_process'], check=True)
+    return
+  threads = int(arguments.threads)
+  tf.config.threading.set_intra_op_parallelism_threads(threads)
+  tf.config.threading.set_inter_op_parallelism_threads(threads)
+  (_measure_detectors if arguments.detectors else measure_maps)(arguments, threads)
+
+
+if __name__ == '__main__':
+  command_line.run(main)
