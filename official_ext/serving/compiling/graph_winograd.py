@@ -66,14 +66,14 @@ def replace(graph_def: Any, outputs: Sequence[str], limit: float) -> int:
     The number of convolutions.
   """
   graph = graph_values.Graph(graph_def, outputs)
-  for scope in graph.scopes():
-    _transform_kernels(graph, scope)
+  size = graph_constants.size(graph) + sum(
+      _transform_kernels(graph, scope) for scope in graph.scopes())
   found: dict[int, list[_Place]] = {}
   for place in _places(graph, graph_shapes.Shapes(graph_def, graph)):
     found.setdefault(id(place.kernel), []).append(place)
   plans = [_plan(places) for places in found.values()]
   uses = graph.uses() if plans else {}
-  size, count = graph_constants.size(graph), 0
+  count = 0
   transformed: dict[tuple, str] = {}
   for plan in sorted(plans, key=lambda plan: -plan.saving / plan.bytes):
     kernel, places = plan.places[0].kernel, plan.places
@@ -88,20 +88,27 @@ def replace(graph_def: Any, outputs: Sequence[str], limit: float) -> int:
   return count
 
 
-def _transform_kernels(graph: graph_values.Graph, scope: graph_values.Scope) -> None:
-  """Makes constants of what `winograd_conv.weights_in_graph` has added to a graph or function."""
+def _transform_kernels(graph: graph_values.Graph, scope: graph_values.Scope) -> int:
+  """Makes constants of what `winograd_conv.weights_in_graph` has added to a graph or function.
+
+  Returns:
+    The bytes of the new constants.
+  """
+  size = 0
   for node in list(scope.nodes.values()):
     if node.op == 'MatMul' and winograd_conv.WEIGHTS_SCOPE in node.name:
       matrix, kernel = (graph.value(scope, tensor) for tensor in node.input[:2])
       if kernel is not None and matrix is not None:
         weights = (matrix.astype(np.float64) @ kernel).astype(np.float32)
-        constant, _ = scope.constant(f'{node.name}/value', weights)
+        constant, is_new = scope.constant(f'{node.name}/value', weights)
+        size += weights.nbytes * is_new
         scope.rename_output(node.name, 'output')
         node.op = 'Identity'
         node.input[:] = [constant]
         kind = node.attr['T'].type
         node.attr.clear()
         node.attr['T'].type = kind
+  return size
 
 
 def _places(graph: graph_values.Graph, shapes: graph_shapes.Shapes) -> Iterator[_Place]:

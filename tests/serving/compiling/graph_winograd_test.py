@@ -156,3 +156,20 @@ def test_kernels_that_a_graph_transforms_become_constants(always):
   operations, constants = _operations(function)
   assert [36, CHANNELS * FILTERS] in constants and [3, 3, CHANNELS, FILTERS] not in constants
   assert operations.count('MatMul') == 2  # of tiles and of results
+
+
+def test_kernels_that_a_graph_transforms_count(always, monkeypatch):
+  kernels = [_kernel(0), _kernel(1)]
+
+  def run(inputs):
+    tiles = winograd_conv.tiles(inputs, winograd_conv.Map(*SIZE, 1))
+    return (tf.reduce_sum(winograd_conv.results_of_tiles(
+        tiles, winograd_conv.weights_in_graph(kernels[0])))
+            + tf.nn.conv2d(inputs, kernels[1], 1, 'SAME'))
+
+  concrete = _function(run)
+  monkeypatch.setattr(graph_winograd.graph_constants, 'size', lambda graph: 0)
+  room = 4 * (36 + 36 - 9) * CHANNELS * FILTERS
+  for limit, expected in ((room, 1), (room - 1, 0)):
+    monkeypatch.setattr(frozen, '_ADVISABLE', limit)
+    assert frozen.freeze(concrete)[1].winograd == expected
