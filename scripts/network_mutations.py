@@ -39,7 +39,7 @@ NETWORKS = (
          ('tf.split(values, len(existing), axis=-1)',
           'tf.split(1 - values, len(existing), axis=-1)')),
     *in_file('ops/pixel_lists', 'ops/pixel_lists',
-         ('tf.range(1, tf.shape(values)[0] + 1)', 'tf.range(tf.shape(values)[0])'),
+         ('tf.range(1, tf.shape(pixels.places)[0] + 1)', 'tf.range(tf.shape(pixels.places)[0])'),
          ('tf.cumsum(areas, exclusive=True)', 'tf.cumsum(areas)'),
          ('images * len(self.sizes) + number', 'number'),
          ('tf.where(tap_numbers < 0, 0, ', '(')),

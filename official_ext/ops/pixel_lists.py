@@ -65,9 +65,7 @@ class Canvas(planes.Plane):
     size = tf.size(self._numbers)
     own = index[:, 1] * self.width + index[:, 2]
     neighbors = own[:, None] + self._offsets()
-    # Rows of a map's images follow one another, after a row of zeros and the maps before it.
-    areas = tf.stack([height * width for height, width in self.sizes])
-    start = 1 + self._batch * tf.cumsum(areas, exclusive=True)
+    start, areas = self._starts()
     first = tf.gather(start, number) + images * tf.gather(areas, number)
     numbers = tf.reshape(self._numbers, [-1])
     tap_numbers = tf.gather(numbers, neighbors)
@@ -78,9 +76,7 @@ class Canvas(planes.Plane):
 
   def rows_of_places(self) -> tf.Tensor:
     """Returns the row of the table of each place: int32 `[batch, rows, columns]`, 0 if outside."""
-    areas = tf.stack([height * width for height, width in self.sizes])
-    start = 1 + self._batch * tf.cumsum(areas, exclusive=True)
-    start, areas = (tf.gather(each, self.map_of_row())[:, None] for each in (start, areas))
+    start, areas = (tf.gather(each, self.map_of_row())[:, None] for each in self._starts())
     rows = self._numbers + start + tf.range(self._batch)[:, None, None] * areas
     return tf.where(self._numbers < 0, 0, rows)
 
@@ -90,6 +86,14 @@ class Canvas(planes.Plane):
     shape = tf.concat([[self._batch], tf.shape(self._numbers)], 0)
     rows = tf.scatter_nd(pixels.places[:, None], numbers, [tf.reduce_prod(shape)])
     return tf.reshape(rows, shape)
+
+  def _starts(self) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the first row of the table of each map, and the map's area: int32 `[maps]`.
+
+    Rows of a map's images follow one another, after a row of zeros and the maps before it.
+    """
+    areas = tf.stack([height * width for height, width in self.sizes])
+    return 1 + self._batch * tf.cumsum(areas, exclusive=True), areas
 
   def _offsets(self) -> tf.Tensor:
     """Returns the distances of the positions that a kernel covers, int32 `[1, taps]`."""

@@ -37,8 +37,8 @@ _WORTH = 0.85
 
 
 class _State(threading.local):
-  """Whether convolutions of a thread will be computed with fewer multiplications."""
-  is_expected = False
+  """What `expected` gave; None: convolutions of a thread are computed as they are defined."""
+  shares: list[float] | None = None
 
 
 _state = _State()
@@ -191,16 +191,19 @@ def tile_multiply_adds(channels: int, filters: int) -> float:
 
 
 @contextlib.contextmanager
-def expected() -> Iterator[None]:
+def expected() -> Iterator[list[float]]:
   """Says that convolutions traced in this thread will be computed so, as exports do it later.
 
-  Operations that choose between a convolution and another way read it.
+  Operations that choose between a convolution and another way read it by `saved_share`.
+
+  Yields:
+    What they read, if it was not 0.
   """
-  before, _state.is_expected = _state.is_expected, True
+  before, _state.shares = _state.shares, []
   try:
-    yield
+    yield _state.shares
   finally:
-    _state.is_expected = before
+    _state.shares = before
 
 
 def saved_share(maps: Sequence[tf.Tensor]) -> float:
@@ -210,13 +213,17 @@ def saved_share(maps: Sequence[tf.Tensor]) -> float:
     maps: `[batch, height, width, channels]` each, with zeros around.
 
   Returns:
-    0 outside of `expected`, and for maps of unknown size.
+    0 outside of `expected`, and for maps of unknown size or of another dtype than float32.
   """
-  if not _state.is_expected or any(None in x.shape[1:] for x in maps):
+  if _state.shares is None or any(
+      None in x.shape[1:] or x.dtype != tf.float32 for x in maps):
     return 0.0
   shapes = [(x.shape[0] or 1, *x.shape[1:]) for x in maps]
   saved = sum(saving(shape, Map(shape[1], shape[2], 1), shape[3]) for shape in shapes)
-  return saved / sum(math.prod(shape) * KERNEL**2 * shape[3] for shape in shapes)
+  if saved:
+    _state.shares.append(
+        saved / sum(math.prod(shape) * KERNEL**2 * shape[3] for shape in shapes))
+  return _state.shares[-1] if saved else 0.0
 
 
 def _transform(x: tf.Tensor, matrix: np.ndarray) -> tf.Tensor:

@@ -212,6 +212,20 @@ def without_local_paths(value: Any) -> Any:
   return None if isinstance(value, str) and value.startswith('/') else value
 
 
+def _network_functions(module: Any, args: argparse.Namespace) -> tuple[Any, Any]:
+  """Returns the network to compare with, and the one to write, which may list tiles."""
+  from official_ext.ops import winograd_conv
+  from official_ext.serving import signatures
+  from official_ext.serving.compiling import frozen
+  is_frozen = frozen.is_advisable(module.model) if args.freeze is None else args.freeze
+  if not (args.winograd and is_frozen):
+    network = signatures.network_function(module, args.input_type)
+    return network, network
+  with winograd_conv.expected() as shares:
+    written = signatures.network_function(module, args.input_type)
+  return (signatures.network_function(module, args.input_type) if shares else written), written
+
+
 def export(params: Any, args: argparse.Namespace, target: pathlib.Path) -> dict[str, Any]:
   """Exports an experiment.
 
@@ -231,10 +245,8 @@ def export(params: Any, args: argparse.Namespace, target: pathlib.Path) -> dict[
 
   from official_ext.datasets import category_files
   from official_ext.modeling.layers import routed
-  from official_ext.ops import winograd_conv
   from official_ext.serving import export_modules
   from official_ext.serving.compiling import frozen
-  from official_ext.serving import signatures
 
   start = time.monotonic()
   files.check_own_output(target, _DESCRIPTION_FILE, '--export_dir', reads=[
@@ -252,10 +264,9 @@ def export(params: Any, args: argparse.Namespace, target: pathlib.Path) -> dict[
         'be trained with budget_input.')
   categories = category_files.of_training(args.checkpoint_path, params.task)
   budget = 1.0 if args.default_budget is None else args.default_budget
-  with winograd_conv.expected() if args.winograd else contextlib.nullcontext():
-    network = signatures.network_function(module, args.input_type)
+  network, written = _network_functions(module, args)
   frozen_network, folding = frozen.freeze_as_told(
-      network, module, args.freeze, args.laterals == 'fourier', args.winograd)
+      written, module, args.freeze, args.laterals == 'fourier', args.winograd)
   with files.atomic_directory(target) as temporary:
     differences = save(module, temporary, args.input_type, module.image_size, args.batch_size,
                        categories, network, frozen_network, budget)
