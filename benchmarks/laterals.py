@@ -159,8 +159,28 @@ def _measure_detectors(arguments: argparse.Namespace, threads: int) -> None:
           command_line.say(f'{name:52}{size:5}{batch:6}{threads:8}{shares}')
 
 
+def in_processes(script: str, arguments: argparse.Namespace,
+                 measure: Callable[[argparse.Namespace, int], None]) -> None:
+  """Measures in a process of its own for each number of threads.
+
+  Args:
+    script: path of the benchmark, which comes here again in each process.
+    arguments: its `threads`, separated by commas, and `in_process`.
+    measure: gets the arguments and the number of threads.
+  """
+  if not arguments.in_process:
+    for threads in arguments.threads.split(','):
+      subprocess.run([sys.executable, script, *sys.argv[1:], f'--threads={threads}',
+                      '--in_process'], check=True)
+    return
+  threads = int(arguments.threads)
+  tf.config.threading.set_intra_op_parallelism_threads(threads)
+  tf.config.threading.set_inter_op_parallelism_threads(threads)
+  measure(arguments, threads)
+
+
 def main() -> None:
-  """Starts a process for each number of threads."""
+  """Measures what the command line says."""
   parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--backbones', default=','.join(BACKBONES), help='(lite0,resnet50)')
@@ -171,15 +191,8 @@ def main() -> None:
   parser.add_argument('--detectors', action='store_true', help='time whole detectors')
   parser.add_argument('--in_process', action='store_true', help=argparse.SUPPRESS)
   arguments = parser.parse_args()
-  if not arguments.in_process:
-    for threads in arguments.threads.split(','):
-      subprocess.run([sys.executable, __file__, *sys.argv[1:], f'--threads={threads}',
-                      '--in_process'], check=True)
-    return
-  threads = int(arguments.threads)
-  tf.config.threading.set_intra_op_parallelism_threads(threads)
-  tf.config.threading.set_inter_op_parallelism_threads(threads)
-  (_measure_detectors if arguments.detectors else _measure_laterals)(arguments, threads)
+  in_processes(__file__, arguments,
+               _measure_detectors if arguments.detectors else _measure_laterals)
 
 
 if __name__ == '__main__':

@@ -12,8 +12,6 @@ number of threads is a process of its own; all are medians of interleaved repeat
 import argparse
 import functools
 import pathlib
-import subprocess
-import sys
 import tempfile
 from typing import Any
 
@@ -111,17 +109,10 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-  """Starts a process for each number of threads."""
+  """Measures what the command line says."""
   arguments = make_parser().parse_args()
-  if not arguments.in_process:
-    for threads in arguments.threads.split(','):
-      subprocess.run([sys.executable, __file__, *sys.argv[1:], f'--threads={threads}',
-                      '--in_process'], check=True)
-    return
-  threads = int(arguments.threads)
-  tf.config.threading.set_intra_op_parallelism_threads(threads)
-  tf.config.threading.set_inter_op_parallelism_threads(threads)
-  (_measure_detectors if arguments.detectors else measure_maps)(arguments, threads)
+  laterals.in_processes(
+      __file__, arguments, _measure_detectors if arguments.detectors else measure_maps)
 
 
 if __name__ == '__main__':
