@@ -155,6 +155,6 @@ def test_never_replaces_a_folder_of_others(tmp_path, monkeypatch):
 def test_annotations_have_no_machine_paths(tmp_path, monkeypatch):
   folder = _make(monkeypatch, tmp_path / 'a', '--num_train=1', '--num_val=1', '--image_size=64')
   assert json.loads((folder / 'sample.json').read_text()) == dict(
-      num_train=1, num_val=1, image_size=64, seed=0)
+      num_train=1, num_val=1, image_size=64, digit_size=1, seed=0)
   for path in folder.rglob('*.json'):
     assert str(tmp_path) not in path.read_text()
