@@ -117,7 +117,7 @@ def default_break_even(positions: int | tf.Tensor, channels: int, maps: int = 1,
   """
   multiply_adds = 18 * channels**2 * (
       tf.cast(positions, tf.float32) if tf.is_tensor(positions) else positions)
-  share = min(1.0, (channels + 96) / 352) * (1 - saved) + (
+  share = pixel_lists.relative_speed(channels) * (1 - saved) + (
       _MAP_MULTIPLY_ADDS * maps - _LIST_MULTIPLY_ADDS) / multiply_adds
   smaller = tf.minimum if tf.is_tensor(share) else min
   return smaller(share, _LARGEST_BREAK_EVEN)

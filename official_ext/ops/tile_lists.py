@@ -13,10 +13,6 @@ from official_ext.ops import pixel_lists
 from official_ext.ops import winograd_conv
 
 _SIDE, _READ = winograd_conv.RESULTS, winograd_conv.TILE
-# A list of positions takes as much more time than a convolution of all of them as this has more
-# channels than the map, until it takes the same.
-_CHANNELS_OF_EQUAL = 256
-_MORE_CHANNELS = 96
 
 
 class Tiles(NamedTuple):
@@ -89,8 +85,7 @@ def are_cheaper(tiles: Tiles, channels: int) -> tf.Tensor:
     tiles: of the listed positions.
     channels: of the map, and number of filters.
   """
-  share = min(1.0, (channels + _MORE_CHANNELS) / (_CHANNELS_OF_EQUAL + _MORE_CHANNELS))
-  alone = winograd_conv.KERNEL**2 * channels**2 / share
+  alone = winograd_conv.KERNEL**2 * channels**2 / pixel_lists.relative_speed(channels)
   tile = winograd_conv.tile_multiply_adds(channels, channels)
   count, pixels = tf.shape(tiles.places)[1], tf.shape(tiles.rows)[0]
   return tile * tf.cast(count, tf.float32) < alone * tf.cast(pixels, tf.float32)

@@ -28,9 +28,9 @@ PRODUCTS = TILE**2
 _POINTS = np.array([0, 3, -3, 4 / 3, -4 / 3]) / 2
 # Name of what `weights_in_graph` adds to a graph.
 WEIGHTS_SCOPE = 'winograd_weights'
-# What a product takes, what a number of a tile takes to be brought there and transformed, what
-# reading a weight takes, and what the operations take whatever the map, in multiply-adds of a
-# convolution; benchmarks/winograd.py measured them on an AVX-512 core.
+# Expected costs, in multiply-adds of a convolution: of a product; of a number of a tile, which is
+# gathered and transformed; of a weight, which is read; and of the operations of any map.
+# benchmarks/winograd.py measured them on an AVX-512 core.
 _PRODUCT, _NUMBER, _WEIGHT, _OPERATIONS = 1.15, 50, 22, 1.5e7
 # Share of the convolution's time that is expected at most.
 _WORTH = 0.85
@@ -220,10 +220,10 @@ def saved_share(maps: Sequence[tf.Tensor]) -> float:
     return 0.0
   shapes = [(x.shape[0] or 1, *x.shape[1:]) for x in maps]
   saved = sum(saving(shape, Map(shape[1], shape[2], 1), shape[3]) for shape in shapes)
-  if saved:
-    _state.shares.append(
-        saved / sum(math.prod(shape) * KERNEL**2 * shape[3] for shape in shapes))
-  return _state.shares[-1] if saved else 0.0
+  share = saved / sum(math.prod(shape) * KERNEL**2 * shape[3] for shape in shapes)
+  if share:
+    _state.shares.append(share)
+  return share
 
 
 def _transform(x: tf.Tensor, matrix: np.ndarray) -> tf.Tensor:
