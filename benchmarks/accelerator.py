@@ -30,7 +30,7 @@ import sparse_conv as blocks
 import tensorflow as tf
 
 from official_ext.ops import group_norm
-from official_ext.ops import sparse_conv
+from official_ext.ops import sparse_block
 from official_ext.ops import tiled_conv
 from official_ext.utils import command_line
 from official_ext.utils import files
@@ -51,7 +51,7 @@ class Case(NamedTuple):
     variants: name -> function of the inputs; `dense` is the first.
   """
   name: str
-  inputs: tuple[tf.Tensor, tf.Tensor, sparse_conv.ResidualWeights]
+  inputs: tuple[tf.Tensor, tf.Tensor, sparse_block.ResidualWeights]
   variants: dict[str, Callable[..., Any]]
 
 
@@ -65,12 +65,12 @@ def _dense(x, gate, weights):
 
 
 def _mask(x, gate, weights):
-  return sparse_conv.residual_block(
+  return sparse_block.residual_block(
       x, gate, weights, group_norm.num_groups_of(x.shape[-1]), mode='mask')
 
 
 def _list(x, gate, weights):
-  return sparse_conv.residual_block(x, gate, weights, group_norm.num_groups_of(x.shape[-1]))
+  return sparse_block.residual_block(x, gate, weights, group_norm.num_groups_of(x.shape[-1]))
 
 
 def _tiles(capacity: float) -> Callable[..., tf.Tensor]:

@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from official_ext.ops import group_norm
+from official_ext.ops import sparse_block
 from official_ext.ops import sparse_conv
 from official_ext.ops import tiled_conv
 from official_ext.utils import command_line
@@ -50,11 +51,11 @@ def make_gate(shape: str, share: float, batch: int, height: int, width: int) -> 
   return tf.constant(gate.reshape(batch, height, width, 1))
 
 
-def make_weights(channels: int) -> sparse_conv.ResidualWeights:
+def make_weights(channels: int) -> sparse_block.ResidualWeights:
   """Returns small random kernels, and norms as at the start of a training."""
   kernels = 0.01 * tf.random.stateless_normal([2, 3, 3, channels, channels], [0, 0])
   ones, zeros = tf.ones([channels]), tf.zeros([channels])
-  return sparse_conv.ResidualWeights(kernels[0], ones, zeros, kernels[1], ones, zeros)
+  return sparse_block.ResidualWeights(kernels[0], ones, zeros, kernels[1], ones, zeros)
 
 
 def _dense(x, gate, weights):
@@ -66,7 +67,7 @@ def _dense(x, gate, weights):
 
 
 def _sparse(break_even):
-  return lambda x, gate, weights: sparse_conv.residual_block(
+  return lambda x, gate, weights: sparse_block.residual_block(
       x, gate, weights, group_norm.num_groups_of(x.shape[-1]), break_even=break_even)
 
 
@@ -83,7 +84,7 @@ def speed_ups(functions, args, repeats: int):
 
 def work(gate: tf.Tensor) -> float:
   """Returns the share of the dense block's multiply-adds that a gate needs."""
-  needed = float(tf.reduce_sum(sparse_conv.residual_block_multiply_adds(gate, 1)))
+  needed = float(tf.reduce_sum(sparse_block.residual_block_multiply_adds(gate, 1)))
   return needed / (18 * tf.size(gate).numpy())
 
 
@@ -151,7 +152,7 @@ def benchmark_convolution(size, channels: int, repeats: int) -> None:
 
 def needed_tiles(gate: tf.Tensor, tile_size: int) -> float:
   """Returns the largest share of active tiles that an image has."""
-  first, _ = sparse_conv.active_positions(gate)
+  first, _ = sparse_block.active_positions(gate)
   tiles = tf.nn.max_pool2d(tf.cast(first, tf.float32), tile_size, tile_size, 'SAME')
   return float(tf.reduce_max(tf.reduce_mean(tiles, axis=[1, 2, 3])))
 
@@ -190,7 +191,7 @@ def _joint_head(share):
 
   def run(maps, gates, weights):
     for _ in range(HEAD_BLOCKS):
-      maps = sparse_conv.residual_blocks(
+      maps = sparse_block.residual_blocks(
           maps, gates, weights, group_norm.num_groups_of(maps[0].shape[-1]), break_even=share,
           adds_input=True)
     return maps

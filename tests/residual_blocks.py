@@ -2,10 +2,13 @@
 import numpy as np
 import tensorflow as tf
 
-from official_ext.ops import sparse_conv
+from official_ext.ops import sparse_block
 import reference
 
 BATCH, HEIGHT, WIDTH, CHANNELS, GROUPS = 3, 6, 7, 8, 4
+# Options that make a function compute all positions, list the active ones, or fall back from the
+# list to all positions.
+VARIANTS = {'mask': {'mode': 'mask'}, 'list': {'break_even': 1.0}, 'fall-back': {'break_even': 0.0}}
 
 
 def random(*shape, seed=0):
@@ -37,7 +40,7 @@ def random_gate(mask):
 def _weights():
   kernels = 0.3 * random(2, 3, 3, CHANNELS, CHANNELS, seed=2)
   gammas, betas = 1 + 0.3 * random(2, CHANNELS, seed=3), random(2, CHANNELS, seed=4)
-  return sparse_conv.ResidualWeights(
+  return sparse_block.ResidualWeights(
       kernels[0], gammas[0], betas[0], kernels[1], gammas[1], betas[1])
 
 
@@ -86,7 +89,7 @@ def check_finite_differences(block, pattern):
     ends = []
     for step in (1e-6, -1e-6):
       x, gate, *weights = [*inputs[:number], value + step * direction, *inputs[number + 1:]]
-      weights = sparse_conv.ResidualWeights(*weights)
+      weights = sparse_block.ResidualWeights(*weights)
       ends.append(np.sum(upstream * expected(x, gate, weights, mask)))
     np.testing.assert_allclose(
         np.sum(direction * gradient), (ends[0] - ends[1]) / 2e-6, 1e-5, 1e-7)

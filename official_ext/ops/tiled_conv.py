@@ -1,7 +1,7 @@
 """Sparse convolutions of static shapes: a fixed number of square tiles per image.
 
 XLA needs static shapes, so a capacity fixes the number of tiles that are computed.  If no more
-tiles are active, results equal those of `sparse_conv`; otherwise the least active tiles are
+tiles are active, results equal those of `sparse_block`; otherwise the least active tiles are
 dropped and counted.
 """
 from typing import NamedTuple
@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from official_ext.ops import checks
 from official_ext.ops import group_norm
-from official_ext.ops import sparse_conv
+from official_ext.ops import sparse_block
 
 
 class TiledResult(NamedTuple):
@@ -25,10 +25,10 @@ class TiledResult(NamedTuple):
   dropped: tf.Tensor
 
 
-def tiled_residual_block(x: tf.Tensor, gate: tf.Tensor, weights: sparse_conv.ResidualWeights,
+def tiled_residual_block(x: tf.Tensor, gate: tf.Tensor, weights: sparse_block.ResidualWeights,
                          num_groups: int, capacity: float, tile_size: int = 2,
                          replaces: bool = False) -> TiledResult:
-  """Computes `sparse_conv.residual_block` in tiles, for XLA and TPU.
+  """Computes `sparse_block.residual_block` in tiles, for XLA and TPU.
 
   A tile is active if it has a position that the first convolution needs: one where the gate, or
   the gate of a neighbor, is above 0.  Both convolutions compute the same tiles.
@@ -41,7 +41,7 @@ def tiled_residual_block(x: tf.Tensor, gate: tf.Tensor, weights: sparse_conv.Res
     capacity: share of an image's tiles that is computed, above 0 and up to 1.
     tile_size: side of a tile in positions.  Small tiles follow the gate more closely, large
       ones recompute less of their surroundings.
-    replaces: as in `sparse_conv.residual_blocks`; dropped tiles stay 0.
+    replaces: as in `sparse_block.residual_blocks`; dropped tiles stay 0.
 
   Returns:
     The value, of the shape and dtype of `x`, and the number of dropped tiles.  Tiles with
@@ -57,7 +57,7 @@ def tiled_residual_block(x: tf.Tensor, gate: tf.Tensor, weights: sparse_conv.Res
         'capacity', f'capacity is {capacity}; it is a share of the tiles, above 0 and up to 1.')
   if tile_size < 1:
     raise checks.ArgumentError('tile_size', f'tile_size is {tile_size}; it must be at least 1.')
-  first, second = sparse_conv.active_positions(gate)
+  first, second = sparse_block.active_positions(gate)
   tiles, dropped = _choose_tiles(first, capacity, tile_size)
 
   def convolve(patches, kernel):

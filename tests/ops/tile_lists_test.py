@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from official_ext.ops import pixel_lists
-from official_ext.ops import sparse_conv
+from official_ext.ops import sparse_block
 from official_ext.ops import tile_lists
 from official_ext.ops import winograd_conv
 
@@ -22,7 +22,7 @@ def _maps(batch, depth, seed=0):
 def _weights():
   random = np.random.default_rng(1)
   shapes = ([3, 3, CHANNELS, CHANNELS], [CHANNELS], [CHANNELS]) * 2
-  return sparse_conv.ResidualWeights(
+  return sparse_block.ResidualWeights(
       *(tf.constant(random.normal(size=shape), tf.float32) for shape in shapes))
 
 
@@ -67,11 +67,11 @@ def test_residual_blocks_are_the_same(monkeypatch, batch, adds_input, by_tiles):
   monkeypatch.setattr(winograd_conv, '_WORTH', float('inf'))
   gates = [tf.nn.relu(gate - 1) for gate in _maps(batch, 1, seed=2)]
   arguments = _maps(batch, CHANNELS), gates, _weights(), GROUPS
-  expected = sparse_conv.residual_blocks(*arguments, mode='mask', adds_input=adds_input)
+  expected = sparse_block.residual_blocks(*arguments, mode='mask', adds_input=adds_input)
   with (mock.patch.object(tile_lists, 'are_cheaper', return_value=tf.constant(by_tiles)),
         mock.patch.object(tile_lists, 'convolve', wraps=tile_lists.convolve) as convolve,
         winograd_conv.expected()):
-    actual = sparse_conv.residual_blocks(*arguments, adds_input=adds_input, break_even=1.0)
+    actual = sparse_block.residual_blocks(*arguments, adds_input=adds_input, break_even=1.0)
   assert convolve.call_count == (2 if by_tiles else 0)
   for one, other in zip(actual, expected):
     assert np.max(np.abs(one - other)) < 1e-5
@@ -89,7 +89,7 @@ def test_tiles_are_cheaper_where_they_are_full():
 def test_without_an_export_or_on_small_maps_no_tiles_are_listed():
   arguments = _maps(1, CHANNELS), [tf.nn.relu(gate) for gate in _maps(1, 1)], _weights(), GROUPS
   with mock.patch.object(tile_lists, 'list_tiles') as listed:
-    sparse_conv.residual_blocks(*arguments, break_even=1.0)
+    sparse_block.residual_blocks(*arguments, break_even=1.0)
     with winograd_conv.expected():
-      sparse_conv.residual_blocks(*arguments, break_even=1.0)
+      sparse_block.residual_blocks(*arguments, break_even=1.0)
   assert not listed.called

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from official_ext.ops import checks
-from official_ext.ops import sparse_conv
+from official_ext.ops import sparse_block
 from official_ext.ops import tiled_conv
 import reference
 import residual_blocks
@@ -44,7 +44,7 @@ def _active_tiles(mask, size):
 @pytest.mark.parametrize('compiled, size', [
     (False, 1), (False, 3), (False, 8), (True, 2)])
 def test_equals_the_equations(size, compiled):
-  weights = sparse_conv.ResidualWeights(*tensors(*WEIGHTS))
+  weights = sparse_block.ResidualWeights(*tensors(*WEIGHTS))
   traced = _traced(lambda x, gate: _block(x, gate, weights, tile_size=size), compiled)
   for mask in MASKS.values():
     gate = random_gate(mask)
@@ -96,9 +96,9 @@ def test_gradients_against_finite_differences(pattern):
 
 
 def test_compiled_gradients_equal_those_of_the_mode_mask():
-  weights, upstream = sparse_conv.ResidualWeights(*tensors(*WEIGHTS)), random(*X.shape, seed=6)
+  weights, upstream = sparse_block.ResidualWeights(*tensors(*WEIGHTS)), random(*X.shape, seed=6)
   traced = _traced(lambda x, gate: gradients(_value, x, gate, weights, upstream))
-  masked = functools.partial(sparse_conv.residual_block, num_groups=GROUPS, mode='mask')
+  masked = functools.partial(sparse_block.residual_block, num_groups=GROUPS, mode='mask')
   for pattern in ('empty', 'random', 'full'):
     gate = random_gate(MASKS[pattern])
     for first, second in zip(
@@ -133,7 +133,7 @@ def test_exports_any_size(tmp_path):
   module = tf.Module()
   module.weights = [tf.Variable(value) for value in WEIGHTS]
   module.serve = _traced(
-      lambda x, gate: _block(x, gate, sparse_conv.ResidualWeights(*module.weights))._asdict(),
+      lambda x, gate: _block(x, gate, sparse_block.ResidualWeights(*module.weights))._asdict(),
       compiled=False)
   tf.saved_model.save(module, str(tmp_path / 'exported'))
   reloaded = tf.saved_model.load(str(tmp_path / 'exported'))

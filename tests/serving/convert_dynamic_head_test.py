@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from official_ext.ops import sparse_conv
+from official_ext.ops import sparse_block
 from official_ext.serving.engines import catalog
 from official_ext.utils import command_line
 
@@ -29,12 +29,12 @@ class Block(tf.Module):
                for _ in range(2)]
     norms = [tf.Variable(1 + 0.4 * random.normal(size=[CHANNELS]), dtype=tf.float32)
              for _ in range(4)]
-    self._weights = sparse_conv.ResidualWeights(kernels[0], *norms[:2], kernels[1], *norms[2:])
+    self._weights = sparse_block.ResidualWeights(kernels[0], *norms[:2], kernels[1], *norms[2:])
 
   def serve(self, images):
     pixels = tf.cast(images, tf.float32) / 100
     features = tf.concat([pixels, tf.reduce_sum(pixels, -1, keepdims=True) - 1], -1)
-    results = sparse_conv.residual_blocks(
+    results = sparse_block.residual_blocks(
         [features, features[:, ::2, ::2]], [pixels[..., :1], pixels[:, ::2, ::2, 1:2]],
         self._weights, 2, break_even=0.5, adds_input=True, replaces=True)
     return {f'map_{number}': result for number, result in enumerate(results)}
@@ -67,7 +67,7 @@ WHOLE = {
 def _share(images):
   """Returns the share of positions that the two convolutions of both maps need."""
   masks = [mask for gate in (images[..., :1], images[:, ::2, ::2, 1:2])
-           for mask in sparse_conv.active_positions(tf.constant(gate, tf.float32))]
+           for mask in sparse_block.active_positions(tf.constant(gate, tf.float32))]
   return np.mean(np.concatenate([np.ravel(mask) for mask in masks]))
 
 

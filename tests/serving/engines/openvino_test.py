@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from official_ext.ops import group_norm
-from official_ext.ops import sparse_conv
+from official_ext.ops import sparse_block
 from official_ext.serving.compiling import frozen
 from official_ext.serving.engines import catalog
 from official_ext.utils import command_line
@@ -36,8 +36,8 @@ class Gated(tf.Module):
     pixels = tf.reshape(pixels, tf.concat([batch, [SIDE, SIDE, 3]], 0))
     x = tf.tile(pixels, [1, 1, 1, 22])[..., :CHANNELS]
     gate = tf.nn.relu(pixels[..., :1] - 0.9)
-    return {'result': sparse_conv.residual_block(
-        x, gate, sparse_conv.ResidualWeights(*self.weights), group_norm.num_groups_of(CHANNELS),
+    return {'result': sparse_block.residual_block(
+        x, gate, sparse_block.ResidualWeights(*self.weights), group_norm.num_groups_of(CHANNELS),
         adds_input=True)}
 
 

@@ -14,7 +14,7 @@ from official_ext.modeling.heads.dynamic_head import spatial_gates
 from official_ext.modeling.heads.dynamic_head import steps
 from official_ext.modeling.layers import convolutions
 from official_ext.ops import checks
-from official_ext.ops import sparse_conv
+from official_ext.ops import sparse_block
 
 STEP_KINDS = ('gated', 'fixed', 'absent')
 
@@ -233,7 +233,7 @@ class DynamicBlock(tf_keras.layers.Layer):
       weight = self._budget_weight(gate)
       if path == 'depth':
         gated += 2 * conv * sizes[level]
-        executed += sparse_conv.residual_block_multiply_adds(gate, channels)
+        executed += sparse_block.residual_block_multiply_adds(gate, channels)
         budget += (conv + norm) * (_sum_positions(weight) + _sum_positions(_largest_around(weight)))
         full_budget += 2 * (conv + norm) * sizes[level]
       else:

@@ -13,7 +13,7 @@ from official_ext.ops import checks
 from official_ext.ops import group_norm
 from official_ext.ops import sampling
 from official_ext.ops import shapes
-from official_ext.ops import sparse_conv
+from official_ext.ops import sparse_block
 from official_ext.ops import tiled_conv
 
 
@@ -304,7 +304,7 @@ class DepthStep(_StepLayer):
       The outputs, and the number of dropped tiles, 0 in every mode but `tiles`.
     """
     # Variables are read here, where the policy casts kernels, not in the branches of `tf.cond`.
-    weights = sparse_conv.ResidualWeights(
+    weights = sparse_block.ResidualWeights(
         **{name: tf.convert_to_tensor(value) for name, value in self.residual_weights.items()})
     maps = list(features.values())
     dropped = tf.zeros(tf.shape(maps[0])[:1], tf.int32)
@@ -319,13 +319,13 @@ class DepthStep(_StepLayer):
       outputs = [tf.nn.relu(x + result.value) for x, result in zip(maps, results)]
       dropped = tf.add_n([result.dropped for result in results])
     else:
-      outputs = sparse_conv.residual_blocks(
+      outputs = sparse_block.residual_blocks(
           maps, [gates[level] for level in features], weights, self.num_groups, options.mode,
           adds_input=True, replaces=self._replaces)
     return DepthResult(dict(zip(features, outputs)), dropped)
 
   def _run_full(self, features: tf.Tensor, gate: tf.Tensor | None,
-                weights: sparse_conv.ResidualWeights) -> tf.Tensor:
+                weights: sparse_block.ResidualWeights) -> tf.Tensor:
     """Computes the residual branch at all positions, with norms over all of them."""
     hidden = self._normalized(features, weights.kernel1, weights.gamma1, weights.beta1)
     residual = self._normalized(
