@@ -75,8 +75,10 @@ def measure(arguments: argparse.Namespace) -> None:
     for size in map(int, arguments.sizes.split(',')):
       module = make_module(name, size)
       plain = module.get_inference_signatures({'image_tensor': 'it'})['it']
-      functions = {'variables': plain, 'constants': _with_constants(plain),
-                   'folded': frozen.freeze(plain)[0]}
+      folded, folding = frozen.freeze(plain)
+      functions = {'variables': plain, 'constants': _with_constants(plain), 'folded': folded}
+      command_line.say(f'{name}, {size} pixels: {folding.folded} norms are folded, {folding.kept} '
+                       f'stay; {folding.winograd} convolutions have fewer multiplications')
       for batch in map(int, arguments.batches.split(',')):
         images = tf.constant(random.integers(0, 256, [batch, size, size, 3], np.uint8))
         cases = {f'{key}{"" if remapping else " off"}': _calls(function, images, remapping)

@@ -82,15 +82,16 @@ PYTHON
   keep dyfpn 800 "$RUNS/dyfpn.png"
 }
 
-# Draws the tables of docs/frontier.md below headings that end with "beside plain detectors".
+# Draws the tables of docs/frontier_results.md below headings that end with "beside plain
+# detectors".
 make_frontier() {
   .venv/bin/python - "$PICTURES/frontier.png" <<'PYTHON'
 import pathlib
 import re
 import sys
 from matplotlib import figure
-page = pathlib.Path('docs/frontier.md').read_text(encoding='utf-8')
-sections = re.findall(r'^### ([^\n]*), beside plain detectors\n.*?\n(\| network .*?)\n\n', page,
+page = pathlib.Path('docs/frontier_results.md').read_text(encoding='utf-8')
+sections = re.findall(r'^## ([^\n]*), beside plain detectors\n.*?\n(\| network .*?)\n\n', page,
                       re.MULTILINE | re.DOTALL)
 detectors = ('FCOS', 'RetinaNet')
 plot = figure.Figure(figsize=(5.5 * len(sections), 4.5 * len(detectors)))

@@ -98,6 +98,10 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument('--default_budget', type=argument_types.threshold, metavar='B',
                       help='for networks with budget_input, the budget of calls that give none '
                       '(1)')
+  parser.add_argument('--budget_images', nargs='+', type=pathlib.Path, default=[], metavar='PATH',
+                      help='for networks with budget_input, image files, and folders with images, '
+                      'which are to spend what a budget says; no annotations are needed (images of '
+                      'the training set)')
   parser.add_argument('--serving_layout', action='store_true',
                       help='write a new numbered version into --export_dir, as TensorFlow Serving '
                       'reads them, with requests for its warm-up')
@@ -245,12 +249,13 @@ def export(params: Any, args: argparse.Namespace, target: pathlib.Path) -> dict[
 
   from official_ext.datasets import category_files
   from official_ext.modeling.layers import routed
+  from official_ext.serving import budget_images
   from official_ext.serving import export_modules
   from official_ext.serving.compiling import frozen
 
   start = time.monotonic()
   files.check_own_output(target, _DESCRIPTION_FILE, '--export_dir', reads=[
-      args.checkpoint_path, *args.config_file])
+      args.checkpoint_path, *args.config_file, *args.budget_images])
   if args.laterals == 'fourier' and args.freeze is False:
     raise command_line.CommandError(
         '--laterals=fourier transforms constants, and with --no-freeze there are none: leave one '
@@ -262,6 +267,7 @@ def export(params: Any, args: argparse.Namespace, target: pathlib.Path) -> dict[
     raise command_line.CommandError(
         f'--default_budget={args.default_budget:g}: this network takes no budget; its gates must '
         'be trained with budget_input.')
+  number = budget_images.calibrate(module, args.budget_images) if args.budget_images else 0
   categories = category_files.of_training(args.checkpoint_path, params.task)
   budget = 1.0 if args.default_budget is None else args.default_budget
   network, written = _network_functions(module, args)
@@ -276,6 +282,7 @@ def export(params: Any, args: argparse.Namespace, target: pathlib.Path) -> dict[
         'experiment': args.experiment,
         **module.description,
         **({} if args.default_budget is None else {'default_budget': budget}),
+        **({'budget_images': number} if number else {}),
         'categories': categories.to_coco(),
         **folding,
         'max_abs_diff': max(differences.values()),

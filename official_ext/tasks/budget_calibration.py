@@ -4,7 +4,8 @@ Training scales and crops images at random, so the logits of its gates are sprea
 those of images as they are.  Gates that all read the backbone get thresholds from their logits.
 Gates that read what other gates let pass get the shifts that a controller finds at inference.
 """
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+import itertools
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,14 @@ import tensorflow as tf, tf_keras
 from official_ext.modeling.layers import budget_control
 from official_ext.modeling.layers import routed
 from official_ext.ops import routing
+from official_ext.utils import command_line
 
 # Quantiles of so many images are off by 0.03 at most, in two of three cases.
-_IMAGES = 256
+MAX_IMAGES = 256
 # Every budget is controlled by a third of them, one forward pass each.
 _CONTROLLED_IMAGES = 128
-_BATCH = 8
-# Each batch serves every third of the budgets between 0 and 1 at which shifts are kept.
+BATCH_SIZE = 8
+# Each batch serves a third of the budgets between 0 and 1 at which shifts are kept.
 _TURNS = 3
 _BUDGETS = budget_control.KNOTS[1:-1]
 
@@ -65,55 +67,90 @@ def calibrate(model: tf_keras.Model, task: Any, strategy: tf.distribute.Strategy
     task: its task, which reads the images.
     strategy: of the training.
   """
-  parts = routed.layers_by_part(model)
-  controlled = [part for part, layers in parts.items()
-                if any(layer.controls_budget for layer in layers)]
-  has_thresholds = any(layer.calibrates_budget for layer in parts['decoder'])
+  controlled, has_thresholds = _calibrated_parts(model)
   if not controlled and not has_thresholds:
     return
   data = task.task_config.train_data.replace(
-      is_training=False, global_batch_size=_BATCH * strategy.num_replicas_in_sync,
+      is_training=False, global_batch_size=BATCH_SIZE * strategy.num_replicas_in_sync,
       drop_remainder=False)
   with strategy.scope():
     # Backbones that are controlled change the features from which thresholds are set.
     if controlled:
       _control(model, controlled, strategy, strategy.distribute_datasets_from_function(
-          lambda context: _filled_batches(task.build_inputs(data, context), _BATCH).repeat().take(
-              _CONTROLLED_IMAGES // _BATCH)))
+          lambda context: task.build_inputs(data, context).map(
+              lambda images, labels: _filled(images)).repeat().take(
+                  _CONTROLLED_IMAGES // BATCH_SIZE)))
     if has_thresholds:
       _set_thresholds(model, strategy, strategy.distribute_datasets_from_function(
-          lambda context: task.build_inputs(data, context).take(_IMAGES // _BATCH)))
+          lambda context: task.build_inputs(data, context).map(
+              lambda images, labels: images).take(MAX_IMAGES // BATCH_SIZE)))
 
 
-def _filled_batches(batches: tf.data.Dataset, size: int) -> tf.data.Dataset:
-  """Returns the images of batches, of which a smaller one gets its first images again.
+def can_calibrate(model: tf_keras.Model) -> bool:
+  """Returns whether a detector has gates that images calibrate."""
+  return any(_calibrated_parts(model))
 
-  A batch of another size would be traced anew, which takes longer than its images.
+
+def calibrate_by(model: tf_keras.Model, batches: Callable[[], Iterator[tf.Tensor]],
+                 number: int) -> None:
+  """Calibrates what takes a budget by images that are at hand, and shows progress.
 
   Args:
-    batches: `(images, labels)`.
-    size: of a batch of one replica.
+    model: a detector for which `can_calibrate` is true.
+    batches: returns the images as the network gets them, float32 `[batch, height, width, 3]` with
+      up to `BATCH_SIZE` images; it is called again for every pass over the images.
+    number: of batches.
   """
-  return batches.map(
-      lambda images, labels: tf.gather(images, tf.range(size) % tf.shape(images)[0]))
+  controlled, has_thresholds = _calibrated_parts(model)
+  strategy = tf.distribute.get_strategy()
+  if controlled:
+    endless = itertools.chain.from_iterable(batches() for _ in itertools.count())
+    turns = MAX_IMAGES // BATCH_SIZE  # Farther off than after a training step.
+    _control(model, controlled, strategy, command_line.progress(
+        map(_filled, itertools.islice(endless, turns)), 'controlling budgets', turns))
+  if has_thresholds:
+    _set_thresholds(model, strategy, command_line.progress(
+        batches(), 'reading gates', number))
+
+
+def _calibrated_parts(model: tf_keras.Model) -> tuple[list[str], bool]:
+  """Returns the parts that are controlled, and whether the decoder has thresholds."""
+  parts = routed.layers_by_part(model)
+  controlled = [part for part, layers in parts.items()
+                if any(layer.controls_budget for layer in layers)]
+  return controlled, any(layer.calibrates_budget for layer in parts['decoder'])
+
+
+def _filled(images: tf.Tensor) -> tf.Tensor:
+  """Returns a batch that has its first images again if it is smaller than the others.
+
+  A batch of another size would be traced anew, which takes longer than its images.
+  """
+  return tf.gather(images, tf.range(BATCH_SIZE) % tf.shape(images)[0])
 
 
 def _set_thresholds(model: tf_keras.Model, strategy: tf.distribute.Strategy,
-                    batches: tf.distribute.DistributedDataset) -> None:
-  """Sets the thresholds of a decoder by the logits of all images."""
+                    batches: Iterable[Any]) -> None:
+  """Sets the thresholds of a decoder by the logits of all images.
+
+  Args:
+    model: a detector.
+    strategy: of the training.
+    batches: of images, distributed over the replicas.
+  """
   def logits_of(images: tf.Tensor) -> tf.Tensor:
     features: Mapping[str, tf.Tensor] = model.backbone(images, training=False)
     return model.decoder.budget_logits(features)
 
   compute = tf.function(
       lambda images: strategy.run(logits_of, args=(images,)), autograph=False)
-  found = [np.asarray(value) for images, *_ in batches
+  found = [np.asarray(value) for images in batches
            for value in strategy.experimental_local_results(compute(images))]
   model.decoder.calibrate_budget(np.concatenate(found))
 
 
 def _control(model: tf_keras.Model, parts: list[str], strategy: tf.distribute.Strategy,
-             batches: tf.distribute.DistributedDataset) -> None:
+             batches: Iterable[Any]) -> None:
   """Moves the shifts of these parts, batch by batch, by the shares of inference."""
   def detect(images: tf.Tensor, budget: tf.Tensor, rate: tf.Tensor) -> None:
     with routing.spending(budget), budget_control.calibrating(rate):
@@ -126,8 +163,10 @@ def _control(model: tf_keras.Model, parts: list[str], strategy: tf.distribute.St
     strategy.run(detect, args=(images, budget, rate))
 
   for number, images in enumerate(batches):
-    for budget in _BUDGETS[number % _TURNS::_TURNS]:
-      rate = _rate(budget, number // _TURNS)
+    round_number = number // _TURNS
+    # Rounds begin with other budgets, or each would always meet the same images of few batches.
+    for budget in _BUDGETS[(number + round_number) % _TURNS::_TURNS]:
+      rate = _rate(budget, round_number)
       step(images, tf.constant(budget, tf.float32), tf.constant(rate, tf.float32))
 
 

@@ -43,7 +43,7 @@ def _calibrate(model, task):
 
 def test_images_spend_the_wanted_share(model, monkeypatch):
   task = Task()
-  monkeypatch.setattr(budget_calibration, '_IMAGES', 40)  # Five batches of eight: all images once.
+  monkeypatch.setattr(budget_calibration, 'MAX_IMAGES', 40)  # Five batches: all images once.
   _calibrate(model, task)
   assert (task.asked.is_training, task.asked.drop_remainder) == (False, False)
   assert task.task_config.train_data.is_training
@@ -59,10 +59,9 @@ def test_images_spend_the_wanted_share(model, monkeypatch):
 
 
 def test_a_smaller_last_batch_gets_its_first_images_again():
-  batches = tf.data.Dataset.from_tensor_slices((np.arange(7), np.zeros([7]))).batch(4)
-  filled = budget_calibration._filled_batches(batches, 4)
-  assert filled.element_spec.shape == [4]
-  assert [images.numpy().tolist() for images in filled] == [[0, 1, 2, 3], [4, 5, 6, 4]]
+  filled = budget_calibration._filled
+  assert filled(tf.range(8)).numpy().tolist() == [*range(8)]
+  assert filled(tf.constant([4, 5, 6])).numpy().tolist() == [4, 5, 6, 4, 5, 6, 4, 5]
 
 
 def _shares(model, images, budget):
@@ -119,3 +118,16 @@ def test_it_happens_before_each_evaluation_and_at_the_end(model, monkeypatch):
     trainer.global_step.assign(step)
     action({})
   assert calls == [20, 40, 50]
+
+
+def test_every_budget_meets_all_of_few_batches(monkeypatch):
+  met = []
+  monkeypatch.setattr(tf, 'function', lambda **kwargs: lambda function: (
+      lambda images, budget, rate: met.append((int(images), round(float(budget), 1)))))
+  budget_calibration._control(None, [], None, (number % 3 for number in range(48)))
+  budgets = {budget for _, budget in met}
+  assert len(budgets) == 9 and len(met) == 48 * 3
+  assert {images for images, _ in met} == {0, 1, 2}
+  for budget in budgets:
+    seen = [images for images, other in met if other == budget]
+    assert len(seen) == 16 and {*seen} == {0, 1, 2}
