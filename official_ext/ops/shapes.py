@@ -3,6 +3,8 @@
 Sizes that are computed at every call cost an executor several small operations for each layer, and
 engines that do not know them choose slower kernels, or none.
 """
+from typing import Any
+
 import tensorflow as tf
 
 
@@ -21,6 +23,19 @@ def sizes(x: tf.Tensor, *axes: int) -> list[int | tf.Tensor]:
     return known
   shape = tf.shape(x)
   return [shape[axis] if size is None else size for axis, size in zip(axes, known)]
+
+
+def divide_up(size: Any, divisor: Any) -> Any:
+  """Returns the quotient of whole numbers, or of tensors of them, rounded up.
+
+  -(-size // divisor) is the same in TensorFlow, but not in ONNX Runtime, which rounds the quotients
+  of negative numbers towards 0.
+
+  Args:
+    size: not negative.
+    divisor: positive.
+  """
+  return (size + divisor - 1) // divisor
 
 
 def num_positions(x: tf.Tensor) -> int | tf.Tensor:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from official_ext.ops import pixel_lists
+from official_ext.ops import shapes
 from official_ext.ops import winograd_conv
 
 _SIDE, _READ = winograd_conv.RESULTS, winograd_conv.TILE
@@ -37,7 +38,7 @@ def list_tiles(mask: tf.Tensor, pixels: pixel_lists.Pixels) -> Tiles:
     pixels: its positions, as `Canvas.list_pixels` lists them.
   """
   batch, height, width = tf.unstack(tf.shape(mask))
-  down, across = -(-height // _SIDE), -(-width // _SIDE)
+  down, across = shapes.divide_up(height, _SIDE), shapes.divide_up(width, _SIDE)
   rest = tf.stack([_SIDE * down - height, _SIDE * across - width])
   blocks = tf.reshape(tf.pad(mask, [[0, 0], [0, rest[0]], [0, rest[1]]]),
                       [batch, down, _SIDE, across, _SIDE])

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from official_ext.ops import checks
 from official_ext.ops import group_norm
+from official_ext.ops import shapes
 from official_ext.ops import sparse_block
 
 
@@ -83,7 +84,7 @@ def _choose_tiles(mask: tf.Tensor, capacity: float, size: int) -> tuple['_Tiles'
     capacity: share of the tiles that is returned.
     size: side of a tile in positions.
   """
-  height, width = tf.unstack(-(-tf.shape(mask)[1:3] // size))
+  height, width = tf.unstack(shapes.divide_up(tf.shape(mask)[1:3], size))
   share = tf.pad(tf.cast(mask, tf.float32), _to_whole_tiles(mask, size))
   active = tf.reduce_sum(tf.reshape(share, [-1, height, size, width, size]), axis=[2, 4])
   active = tf.reshape(active, [tf.shape(mask)[0], height * width])

@@ -20,6 +20,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from official_ext.ops import shapes
+
 KERNEL = 3
 # Positions of a side of a tile's results, and of the tile.
 RESULTS = 4
@@ -66,7 +68,7 @@ class Map(NamedTuple):
   def tiles(self) -> tuple[int, int]:
     """Numbers of tiles along height and width."""
     height, width = self.results
-    return -(-height // RESULTS), -(-width // RESULTS)
+    return shapes.divide_up(height, RESULTS), shapes.divide_up(width, RESULTS)
 
 
 def weights(kernel: np.ndarray) -> np.ndarray:
@@ -218,9 +220,9 @@ def saved_share(maps: Sequence[tf.Tensor]) -> float:
   if _state.shares is None or any(
       None in x.shape[1:] or x.dtype != tf.float32 for x in maps):
     return 0.0
-  shapes = [(x.shape[0] or 1, *x.shape[1:]) for x in maps]
-  saved = sum(saving(shape, Map(shape[1], shape[2], 1), shape[3]) for shape in shapes)
-  share = saved / sum(math.prod(shape) * KERNEL**2 * shape[3] for shape in shapes)
+  sizes = [(x.shape[0] or 1, *x.shape[1:]) for x in maps]
+  saved = sum(saving(size, Map(size[1], size[2], 1), size[3]) for size in sizes)
+  share = saved / sum(math.prod(size) * KERNEL**2 * size[3] for size in sizes)
   if share:
     _state.shares.append(share)
   return share

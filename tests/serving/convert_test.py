@@ -139,6 +139,21 @@ def test_rounded_weights_make_a_smaller_file_with_similar_scores(exported, tmp_p
   assert 1e-4 < report['differences']['decoded_box_scores'] < 0.3
 
 
+@pytest.mark.parametrize('name', ['head/winograd_weights', 'neck/fourier_weights', 'kernel'])
+def test_transformed_weights_are_not_rounded(name):
+  @tf.function
+  def serve(images):
+    return tf.cond(images[0] > 0, lambda: tf.constant([2.0], name=name) * images, lambda: images)
+
+  signature = serve.get_concrete_function(tf.TensorSpec([1]))
+  convert._check_weights(signature, None)
+  if name == 'kernel':
+    convert._check_weights(signature, 'dynamic_range')
+    return
+  with pytest.raises(command_line.CommandError, match='dynamic_range: 8 bits .* --no-winograd'):
+    convert._check_weights(signature, 'dynamic_range')
+
+
 def test_only_litert_rounds_weights(tmp_path):
   pytest.importorskip('openvino')
   with pytest.raises(command_line.CommandError, match='dynamic_range: openvino has none'):

@@ -4,11 +4,17 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
+import yaml
 
 from official_ext.ops import winograd_conv
+from official_ext.serving import convert
+from official_ext.serving import detection
 from official_ext.serving import detectors
 from official_ext.serving import export_saved_model
 from official_ext.serving.compiling import graph_winograd
+from official_ext.serving import input_types
+from official_ext.utils import command_line
+from official_ext.utils import experiment
 import mixed_detector
 import small_detectors
 
@@ -22,10 +28,14 @@ def _nodes(path):
   return [node.name for each in graph.library.function for node in each.node_def]
 
 
-def test_a_dynamic_head_answers_as_the_model(monkeypatch, tmp_path):
-  # The maps of the test are small.
+@pytest.fixture(autouse=True)
+def always(monkeypatch):
+  """Replaces every convolution that can be: the maps of these tests are small."""
   monkeypatch.setattr(winograd_conv, '_WORTH', float('inf'))
   monkeypatch.setattr(graph_winograd, '_LEAST_SAVING', float('-inf'))
+
+
+def test_a_dynamic_head_answers_as_the_model(tmp_path):
   _, model, module = mixed_detector.build(NAME)
   tf.train.Checkpoint(model=model, **model.checkpoint_items).save(tmp_path / 'run' / 'ckpt')
   arguments = [f'--experiment={NAME}', small_detectors.write_overrides(NAME, tmp_path),
@@ -43,3 +53,33 @@ def test_a_dynamic_head_answers_as_the_model(monkeypatch, tmp_path):
     np.testing.assert_allclose(
         actual['detection_scores'], expected['detection_scores'], atol=1e-4, rtol=0)
     np.testing.assert_array_equal(actual['multiply_adds'], expected['multiply_adds'])
+  with pytest.raises(command_line.CommandError, match='export with --no-winograd'):
+    convert._check_weights(
+        tf.saved_model.load(str(tmp_path / '--winograd')).signatures['serving_default'],
+        'dynamic_range')
+
+
+@pytest.mark.parametrize('input_type', ['image_bytes', 'tf_example'])
+def test_a_loop_over_images_of_several_sizes(tmp_path, input_type):
+  name = 'retinanet_fpn_efficientnetlite0_sample'
+  overrides = small_detectors.small_overrides(name)
+  overrides['task']['model'] |= {'input_size': [None, None, 3], 'max_level': 4}
+  overrides['task']['resize'] = {
+      'rule': 'paper', 'short_side': 64, 'long_side': 96, 'aspect_ratios': []}
+  (tmp_path / 'sizes.yaml').write_text(yaml.safe_dump(overrides))
+  model = detection.build_model(
+      experiment.resolve(name, [str(tmp_path / 'sizes.yaml')], lock=False))
+  tf.train.Checkpoint(model=model, **model.checkpoint_items).save(tmp_path / 'run' / 'ckpt')
+  outputs = []
+  for option in ('--winograd', '--no-winograd'):
+    export_saved_model.main([
+        f'--experiment={name}', f'--config_file={tmp_path}/sizes.yaml', option,
+        f'--checkpoint_path={tmp_path}/run', f'--input_type={input_type}',
+        f'--export_dir={tmp_path}/{option}'])
+    loaded = tf.saved_model.load(f'{tmp_path}/{option}').signatures['serving_default']
+    outputs.append([loaded(inputs=input_types.encode(images, input_type))
+                    for images in (mixed_detector.images(1), mixed_detector.images(1, (90, 50)))])
+  assert json.loads((tmp_path / '--winograd/export.json').read_text())['winograd_convolutions'] > 0
+  for actual, expected in zip(*outputs):
+    np.testing.assert_allclose(
+        actual['detection_scores'], expected['detection_scores'], atol=1e-5, rtol=0)

@@ -6,6 +6,8 @@ from typing import Any
 
 import tensorflow as tf, tf_keras
 
+from official_ext.ops import shapes
+
 # Size in bytes of all patches of a map, above which a single image is convolved in two halves.
 _MANY_BYTES = 2**28
 
@@ -124,7 +126,7 @@ def conv2d_in_halves(inputs: tf.Tensor, kernel: tf.Tensor, dilations: Sequence[i
     `[batch, height, width, filters]`.
   """
   batch, height = tf.shape(inputs)[0], inputs.shape[1]
-  half = -(-height // 2)
+  half = shapes.divide_up(height, 2)
   rows, columns = (rate * (size - 1) // 2 for rate, size in zip(dilations, kernel.shape))
   padded = tf.pad(inputs, [[0, 0], [rows, rows + 2 * half - height], [0, 0], [0, 0]])
   halves = tf.concat([padded[:, :half + 2 * rows], padded[:, half:]], axis=0)
@@ -176,7 +178,8 @@ def with_conv_shape(outputs: tf.Tensor, inputs: tf.Tensor, strides: Sequence[int
     `[batch, ceil(height / stride), ceil(width / stride), filters]`.
   """
   size, known = tf.shape(inputs), inputs.shape
-  height, width = (-(-(known[axis] or size[axis]) // strides[axis - 1]) for axis in (1, 2))
+  height, width = (
+      shapes.divide_up(known[axis] or size[axis], strides[axis - 1]) for axis in (1, 2))
   # If height and width are known, TensorFlow's graph optimizer drops a reshape to the shape that
   # it infers.  It keeps a reshape to another rank.
   return tf.squeeze(tf.reshape(outputs, [size[0], height, width, 1, filters]), axis=3)

@@ -44,6 +44,8 @@ class Shapes:
     function, = (each for each in self._library.function if each.signature.name == scope.name)
     plain = type(function).FromString(function.SerializeToString())
     plain.arg_attr.clear()  # It may have other shapes, which would hide those of the calls.
+    for node in plain.node_def:
+      node.attr.pop('_class', None)  # In a loop it names nodes of the caller, to be placed beside.
     with self._main.as_default():  # has the functions that this one calls
       graph_def, self._names[scope.name] = function_def_to_graph.function_def_to_graph_def(
           plain, [_common(shapes) for shapes in zip(*calls)])

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from official_ext.ops import checks
+from official_ext.ops import shapes
 
 # The paths that leave a node, in the order of its gates.
 PATHS = ('up', 'keep', 'down')
@@ -117,7 +118,7 @@ class NetworkUse(NamedTuple):
 def halved(size: Any, times: int = 1) -> Any:
   """Returns a length, or a tensor of lengths, after convolutions of stride 2, rounded up."""
   for _ in range(times):
-    size = -(-size // 2)
+    size = shapes.divide_up(size, 2)
   return size
 
 

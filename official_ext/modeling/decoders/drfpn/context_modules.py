@@ -9,13 +9,14 @@ import tensorflow as tf, tf_keras
 
 from official_ext.modeling.layers import convolutions
 from official_ext.ops import sampling
+from official_ext.ops import shapes
 
 
 def _bin_weights(size: tf.Tensor, bins: int, dtype: tf.DType) -> tf.Tensor:
   """Returns the matrix `[bins, size]` of `adaptive_average_pool` along one axis."""
   index = tf.range(bins)
   start = index * size // bins
-  end = -(-(index + 1) * size // bins)
+  end = shapes.divide_up((index + 1) * size, bins)
   pixel = tf.range(size)
   inside = (pixel >= start[:, None]) & (pixel < end[:, None])
   exact = tf.float64 if dtype == tf.float64 else tf.float32

@@ -11,6 +11,7 @@ import tensorflow as tf, tf_keras
 
 from official_ext.modeling.layers import convolutions
 from official_ext.modeling.layers import prepared
+from official_ext.ops import shapes
 
 
 class NormalizedWeights(NamedTuple):
@@ -136,7 +137,7 @@ class WeightNormConv2D(prepared.PreparedLayer):
     Returns:
       Multiply-adds, float64 scalar; height and width of the result, int32 `[2]`.
     """
-    size = -(-size // self._strides)
+    size = shapes.divide_up(size, self._strides)
     taps = self._kernel_size**2 * (1 if self._depthwise else self.kernel.shape[2])
     return tf.cast(tf.reduce_prod(size), tf.float64) * float(taps * self._filters), size
 
