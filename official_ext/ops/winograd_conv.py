@@ -38,9 +38,22 @@ _PRODUCT, _NUMBER, _WEIGHT, _OPERATIONS = 1.15, 50, 22, 1.5e7
 _WORTH = 0.85
 
 
+class Expectation:
+  """What operations that were traced in `expected` made of it.
+
+  Attributes:
+    shares: what `saved_share` returned, if it was not 0.
+    bytes: of all results of `weights_in_graph`.
+  """
+
+  def __init__(self):
+    self.shares: list[float] = []
+    self.bytes = 0
+
+
 class _State(threading.local):
   """What `expected` gave; None: convolutions of a thread are computed as they are defined."""
-  shares: list[float] | None = None
+  expectation: Expectation | None = None
 
 
 _state = _State()
@@ -96,6 +109,8 @@ def weights_in_graph(kernel: tf.Tensor) -> tf.Tensor:
     float32 `[36, channels, filters]`.
   """
   own = _matrices()[1]
+  if _state.expectation is not None:
+    _state.expectation.bytes += PRODUCTS * kernel.shape[2] * kernel.shape[3] * kernel.dtype.size
   with tf.name_scope(WEIGHTS_SCOPE):
     result = tf.matmul(tf.constant(np.kron(own, own), tf.float32),
                        tf.reshape(kernel, [KERNEL**2, -1]))
@@ -193,19 +208,19 @@ def tile_multiply_adds(channels: int, filters: int) -> float:
 
 
 @contextlib.contextmanager
-def expected() -> Iterator[list[float]]:
+def expected() -> Iterator[Expectation]:
   """Says that convolutions traced in this thread will be computed so, as exports do it later.
 
   Operations that choose between a convolution and another way read it by `saved_share`.
 
   Yields:
-    What they read, if it was not 0.
+    What they made of it.
   """
-  before, _state.shares = _state.shares, []
+  before, _state.expectation = _state.expectation, Expectation()
   try:
-    yield _state.shares
+    yield _state.expectation
   finally:
-    _state.shares = before
+    _state.expectation = before
 
 
 def saved_share(maps: Sequence[tf.Tensor]) -> float:
@@ -217,14 +232,14 @@ def saved_share(maps: Sequence[tf.Tensor]) -> float:
   Returns:
     0 outside of `expected`, and for maps of unknown size or of another dtype than float32.
   """
-  if _state.shares is None or any(
+  if _state.expectation is None or any(
       None in x.shape[1:] or x.dtype != tf.float32 for x in maps):
     return 0.0
   sizes = [(x.shape[0] or 1, *x.shape[1:]) for x in maps]
   saved = sum(saving(size, Map(size[1], size[2], 1), size[3]) for size in sizes)
   share = saved / sum(math.prod(size) * KERNEL**2 * size[3] for size in sizes)
   if share:
-    _state.shares.append(share)
+    _state.expectation.shares.append(share)
   return share
 
 

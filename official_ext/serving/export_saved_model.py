@@ -144,7 +144,7 @@ def save(module: Any, export_dir: files.PathLike, input_type: str, image_size: S
   _write(signatures.signatures(frozen_network or network, budget),
          [] if frozen_network else module.model.variables, export_dir, categories)
   frozen_network = None
-  gc.collect()  # Graphs refer to themselves, and hold all constants.
+  gc.collect()
   saved = tf.saved_model.load(files.plain_path(export_dir)).signatures
   comparison = export_checks.Comparison()
   further_inputs: dict[str, dict[str, float]] = {
@@ -225,9 +225,12 @@ def _network_functions(module: Any, args: argparse.Namespace) -> tuple[Any, Any]
   if not (args.winograd and is_frozen):
     network = signatures.network_function(module, args.input_type)
     return network, network
-  with winograd_conv.expected() as shares:
+  with winograd_conv.expected() as found:
     written = signatures.network_function(module, args.input_type)
-  return (signatures.network_function(module, args.input_type) if shares else written), written
+  if not found.shares:
+    return written, written
+  network = signatures.network_function(module, args.input_type)
+  return network, written if frozen.is_advisable(module.model, found.bytes) else network
 
 
 def export(params: Any, args: argparse.Namespace, target: pathlib.Path) -> dict[str, Any]:
@@ -273,6 +276,7 @@ def export(params: Any, args: argparse.Namespace, target: pathlib.Path) -> dict[
   network, written = _network_functions(module, args)
   frozen_network, folding = frozen.freeze_as_told(
       written, module, args.freeze, args.laterals == 'fourier', args.winograd)
+  gc.collect()  # Graphs refer to themselves, and hold all constants.
   with files.atomic_directory(target) as temporary:
     differences = save(module, temporary, args.input_type, module.image_size, args.batch_size,
                        categories, network, frozen_network, budget)

@@ -63,14 +63,23 @@ def test_large_maps_with_many_channels_are_worth_it(shape, filters, is_worth):
 def test_the_saved_share_is_that_of_all_maps_where_exports_are_expected():
   maps = [tf_keras.Input([*size, 128]) for size in ((64, 80), (32, 40), (4, 5))]
   assert winograd_conv.saved_share(maps) == 0
-  with winograd_conv.expected() as shares:
+  with winograd_conv.expected() as found:
     assert winograd_conv.saved_share([maps[2]]) == 0
     assert winograd_conv.saved_share([tf_keras.Input([64, 80, 128], dtype=tf.bfloat16)]) == 0
-    assert not shares
+    assert not found.shares
     saved = sum(winograd_conv.saving((1, *size, 128), winograd_conv.Map(*size, 1), 128)
                 for size in ((64, 80), (32, 40)))
     assert winograd_conv.saved_share(maps) == saved / (9 * 128**2 * (5120 + 1280 + 20))
     assert 0.3 < winograd_conv.saved_share(maps) < 0.75
     assert winograd_conv.saved_share([tf_keras.Input([None, 80, 128])]) == 0
-  assert shares and set(shares) == {saved / (9 * 128**2 * (5120 + 1280 + 20))}
+  assert found.shares and set(found.shares) == {saved / (9 * 128**2 * (5120 + 1280 + 20))}
   assert winograd_conv.saved_share(maps) == 0
+
+
+def test_transformed_kernels_are_counted_where_exports_are_expected():
+  kernel = tf.ones([3, 3, 4, 6])
+  winograd_conv.weights_in_graph(kernel)
+  with winograd_conv.expected() as found:
+    sizes = [winograd_conv.weights_in_graph(kernel).numpy().nbytes for _ in range(2)]
+  winograd_conv.weights_in_graph(kernel)
+  assert found.bytes == sum(sizes) == 2 * 36 * 4 * 6 * 4

@@ -11,6 +11,7 @@ from official_ext.serving import convert
 from official_ext.serving import detection
 from official_ext.serving import detectors
 from official_ext.serving import export_saved_model
+from official_ext.serving.compiling import frozen
 from official_ext.serving.compiling import graph_winograd
 from official_ext.serving import input_types
 from official_ext.utils import command_line
@@ -57,6 +58,21 @@ def test_a_dynamic_head_answers_as_the_model(tmp_path):
     convert._check_weights(
         tf.saved_model.load(str(tmp_path / '--winograd')).signatures['serving_default'],
         'dynamic_range')
+
+
+def test_lists_have_no_tiles_where_their_weights_are_too_many(tmp_path, monkeypatch):
+  model = mixed_detector.build(NAME)[1]
+  tf.train.Checkpoint(model=model, **model.checkpoint_items).save(tmp_path / 'run' / 'ckpt')
+  arguments = [f'--experiment={NAME}', small_detectors.write_overrides(NAME, tmp_path),
+               f'--checkpoint_path={tmp_path}/run']
+  weights = sum(4 * np.prod(variable.shape) for variable in model.variables)
+  counts = []
+  for room in (8 * weights, weights):
+    monkeypatch.setattr(frozen, '_ADVISABLE', room)
+    export_saved_model.main([*arguments, f'--export_dir={tmp_path}/saved'])
+    counts.append(sum(f'{winograd_conv.WEIGHTS_SCOPE}/MatMul' in name
+                      for name in _nodes(tmp_path / 'saved')))
+  assert counts[0] > 0 and counts[1] == 0
 
 
 @pytest.mark.parametrize('input_type', ['image_bytes', 'tf_example'])

@@ -28,12 +28,16 @@ def _size(variables: Iterable[tf.Variable]) -> int:
   return sum(math.prod(variable.shape) * variable.dtype.size for variable in variables)
 
 
-def is_advisable(model: tf.Module) -> bool:
+def is_advisable(model: tf.Module, more: int = 0) -> bool:
   """Returns whether the weights of a model are few enough for constants to be worth it.
 
   A graph with many constants takes many times their size of memory to load and to run first.
+
+  Args:
+    model: the model.
+    more: bytes of constants beside its weights.
   """
-  return _size(model.variables) <= _ADVISABLE
+  return _size(model.variables) + more <= _ADVISABLE
 
 
 def changes_variables(function: Any) -> bool:

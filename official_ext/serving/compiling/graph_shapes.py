@@ -18,7 +18,8 @@ class Shapes:
       graph_def: the `GraphDef`.
       graph: the same, as it was read.
     """
-    self._library, self._graph = graph_def.library, graph
+    self._functions = {each.signature.name: each for each in graph_def.library.function}
+    self._graph = graph
     self._main = _imported(graph_def)
     # Name of the function -> its tensors; None: it is not called, or calls itself.
     self._tensors: dict[str, tf.Graph | None] = {'': self._main}
@@ -41,7 +42,7 @@ class Shapes:
               for tensor in passed] for caller, passed in self._graph.calls(scope)]
     if not calls:
       return
-    function, = (each for each in self._library.function if each.signature.name == scope.name)
+    function = self._functions[scope.name]
     plain = type(function).FromString(function.SerializeToString())
     plain.arg_attr.clear()  # It may have other shapes, which would hide those of the calls.
     for node in plain.node_def:
@@ -49,8 +50,25 @@ class Shapes:
     with self._main.as_default():  # has the functions that this one calls
       graph_def, self._names[scope.name] = function_def_to_graph.function_def_to_graph_def(
           plain, [_common(shapes) for shapes in zip(*calls)])
-    graph_def.library.CopyFrom(self._library)
+    graph_def.library.function.extend(self._called_by(function))
     self._tensors[scope.name] = _imported(graph_def)
+
+  def _called_by(self, function: Any) -> list[Any]:
+    """Returns the functions that a function calls, and those that they call.
+
+    Every graph copies the functions that it is given, and a dynamic head of eight blocks has 190.
+    """
+    found: dict[str, Any] = {}
+    left = [function]
+    while left:
+      for node in left.pop().node_def:
+        names = [node.op, *(each.name for attribute in node.attr.values()
+                            for each in (attribute.func, *attribute.list.func))]
+        for name in names:
+          if name in self._functions and name not in found:
+            found[name] = self._functions[name]
+            left.append(found[name])
+    return list(found.values())
 
 
 def _imported(graph_def: Any) -> tf.Graph:

@@ -4,6 +4,7 @@
 A convolution becomes that where it expects to save time.
 """
 from collections.abc import Iterator, Sequence
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,7 +46,7 @@ class _Plan(NamedTuple):
 
   Attributes:
     places: the convolutions.
-    bytes: of the transformed kernel, which every scope gets.
+    bytes: of the transformed kernel, which every scope gets, and of what makes tiles of the maps.
     saving: expected, in multiply-adds.
   """
   places: Sequence[_Place]
@@ -129,8 +130,11 @@ def _places(graph: graph_values.Graph, shapes: graph_shapes.Shapes) -> Iterator[
 def _plan(places: Sequence[_Place]) -> _Plan:
   """Returns the plan for convolutions with one kernel."""
   scopes = {place.scope.name for place in places}
-  size = places[0].kernel[0, 0].nbytes * winograd_conv.PRODUCTS * len(scopes)
-  return _Plan(places, size, sum(place.saving for place in places))
+  weights = places[0].kernel[0, 0].nbytes * len(scopes)
+  # The rows of a map that its tiles are made of, int32.
+  rows = 4 * sum(math.prod(place.map.tiles) for place in places)
+  return _Plan(places, winograd_conv.PRODUCTS * (weights + rows),
+               sum(place.saving for place in places))
 
 
 def _is_plain(node: Any) -> bool:

@@ -6,9 +6,12 @@ import tensorflow as tf
 from official_ext.ops import conditional
 from official_ext.ops import winograd_conv
 from official_ext.serving.compiling import frozen
+from official_ext.serving.compiling import graph_shapes
+from official_ext.serving.compiling import graph_values
 from official_ext.serving.compiling import graph_winograd
 
 CHANNELS, FILTERS, SIZE = 4, 6, (10, 15)
+ROWS = 4 * 36 * 3 * 4  # bytes of the rows that 3 times 4 tiles are made of
 
 
 @pytest.fixture
@@ -122,8 +125,10 @@ def test_weights_stay_below_the_limit(always, monkeypatch):
 
   concrete = _function(run)
   added = 4 * 27 * CHANNELS * FILTERS  # 36 weights in place of 9
+  small, large = added + ROWS * 2 // 3, added + ROWS
   monkeypatch.setattr(graph_winograd.graph_constants, 'size', lambda graph: 0)
-  for room, expected in ((2 * added, 2), (2 * added - 1, 1), (added, 1), (added - 1, 0)):
+  for room, expected in (
+      (small + large, 2), (small + large - 1, 1), (small, 1), (small - 1, 0)):
     monkeypatch.setattr(frozen, '_ADVISABLE', max(room, sum(
         4 * np.prod(kernel.shape) for kernel in kernels)))
     assert frozen.freeze(concrete)[1].winograd == expected, room
@@ -133,7 +138,7 @@ def test_weights_must_be_worth_their_bytes(monkeypatch):
   kernel = _kernel()
   monkeypatch.setattr(winograd_conv, 'saving', lambda *unused: 1e4)
   concrete = _function(lambda inputs: tf.nn.conv2d(inputs, kernel, 1, 'SAME'))
-  size = 4 * 36 * CHANNELS * FILTERS
+  size = 4 * 36 * CHANNELS * FILTERS + ROWS
   for least, expected in ((1e4 / size, 1), (1.01e4 / size, 0)):
     monkeypatch.setattr(graph_winograd, '_LEAST_SAVING', least)
     assert frozen.freeze(concrete)[1].winograd == expected
@@ -169,7 +174,28 @@ def test_kernels_that_a_graph_transforms_count(always, monkeypatch):
 
   concrete = _function(run)
   monkeypatch.setattr(graph_winograd.graph_constants, 'size', lambda graph: 0)
-  room = 4 * (36 + 36 - 9) * CHANNELS * FILTERS
+  room = 4 * (36 + 36 - 9) * CHANNELS * FILTERS + ROWS
   for limit, expected in ((room, 1), (room - 1, 0)):
     monkeypatch.setattr(frozen, '_ADVISABLE', limit)
     assert frozen.freeze(concrete)[1].winograd == expected
+
+
+def test_shapes_of_a_function_need_what_it_calls_alone():
+  kernel = _kernel()
+
+  def branch(least, otherwise):
+    return lambda inputs: tf.cond(tf.reduce_max(inputs) > least, lambda: otherwise(inputs),
+                                  lambda: tf.zeros([1, *SIZE, FILTERS]))
+
+  run = branch(0, branch(1, branch(2, lambda inputs: tf.nn.conv2d(inputs, kernel, 1, 'SAME'))))
+  graph_def = frozen.freeze(_function(run), winograd=False)[0].graph.as_graph_def()
+  graph = graph_values.Graph(graph_def, [graph_def.node[-1].name])
+  shapes = graph_shapes.Shapes(graph_def, graph)
+  for scope in graph.scopes():
+    for node in scope.nodes.values():
+      if node.op == 'Conv2D':
+        assert shapes.shape(scope, node.input[0]).as_list() == [None, *SIZE, CHANNELS]
+  numbers = [len(tensors.as_graph_def().library.function)
+             for name, tensors in shapes._tensors.items() if name]
+  # Each branch has those of the branches within it, two for each.
+  assert sorted(numbers) == [0, 2, 4] and len(graph_def.library.function) >= 6
