@@ -16,6 +16,7 @@ run.  All networks get images of the padded size, a multiple of 128.
 import argparse
 from collections.abc import Iterator, Sequence
 import contextlib
+import multiprocessing
 import pathlib
 import subprocess
 import sys
@@ -117,6 +118,12 @@ def _set_gates(model: Any, network: Network, image_size: int) -> None:
     for module in model.submodules:
       if isinstance(module, dynamic_engines.dynamic_head_lib.DynamicTower):
         dynamic_engines.open_scattered(module, features, network.share)
+
+
+def _prepare(name: str, size: int, batch: int, folder: pathlib.Path) -> float:
+  """Exports a network, and returns what an image costs in 10^9 multiply-adds."""
+  export(NETWORKS[name], size, folder)
+  return _gmac(folder / 'saved_model', _images(size, batch))
 
 
 def _gmac(saved_model: pathlib.Path, images: np.ndarray) -> float:
@@ -245,8 +252,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in args.networks:
       with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary)
-        export(NETWORKS[name], size, folder)
-        gmac = _gmac(folder / 'saved_model', _images(size, args.batch))
+        # The memory of an export is free again once its process has ended.
+        with multiprocessing.get_context('spawn').Pool(1) as pool:
+          gmac = pool.apply(_prepare, (name, size, args.batch, folder))
         for threads in args.threads:
           seconds = measure(_commands(NETWORKS[name], folder, size, threads, args), args.repeats)
           command_line.say(f'{size} pixels, batch {args.batch}, threads {threads}:')
