@@ -44,3 +44,14 @@ def export(made, folder: pathlib.Path,
                           frozen.freeze(network)[0])
   (folder / 'export.json').write_text(json.dumps(made.description), encoding='utf-8')
   return folder
+
+
+def export_command(made, folder: pathlib.Path) -> list[str]:
+  """Saves the module's weights in a folder, and returns the arguments that export them."""
+  model = made.model
+  tf.train.Checkpoint(model=model, **model.checkpoint_items).save(folder / 'run' / 'ckpt')
+  return [
+      f'--experiment={NAME}', small_detectors.write_overrides(NAME, folder),
+      '--params_override=task.budget.kind=drawn,task.model.decoder.dyfpn.num_filters=8,'
+      'task.model.decoder.dyfpn.gate.budget_input=true',
+      f'--checkpoint_path={folder}/run', f'--export_dir={folder}/saved']

@@ -122,15 +122,8 @@ def test_images_that_cannot_be_used_are_named(tmp_path):
 @pytest.mark.slow
 def test_an_export_is_made_for_its_images(photos, tmp_path):
   module = budget_detector.module()
-  model = module.model
-  tf.train.Checkpoint(model=model, **model.checkpoint_items).save(tmp_path / 'run' / 'ckpt')
-  export_saved_model.main([
-      f'--experiment={budget_detector.NAME}',
-      small_detectors.write_overrides(budget_detector.NAME, tmp_path), '--params_override='
-      'task.budget.kind=drawn,task.model.decoder.dyfpn.num_filters=8,'
-      'task.model.decoder.dyfpn.gate.budget_input=true',
-      f'--checkpoint_path={tmp_path}/run', f'--export_dir={tmp_path}/saved', '--budget_images',
-      str(photos)])
+  export_saved_model.main([*budget_detector.export_command(module, tmp_path), '--budget_images',
+                           str(photos)])
   saved = detectors.SavedDetector(tmp_path / 'saved')
   assert saved.description['budget_images'] == COUNT
   saved.set_budget(0.5)

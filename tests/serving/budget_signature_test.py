@@ -14,7 +14,6 @@ from official_ext.serving import signatures
 from official_ext.tools import predict
 import budget_detector
 import mixed_detector
-import small_detectors
 
 pytestmark = pytest.mark.slow
 
@@ -101,15 +100,8 @@ def test_predict_takes_a_budget(exported, tmp_path):
 
 
 def test_an_export_has_a_default_budget(exported, tmp_path):
-  model = exported.module.model
-  tf.train.Checkpoint(model=model, **model.checkpoint_items).save(tmp_path / 'run' / 'ckpt')
   export_saved_model.main([
-      f'--experiment={budget_detector.NAME}',
-      small_detectors.write_overrides(budget_detector.NAME, tmp_path), '--params_override='
-      'task.budget.kind=drawn,task.model.decoder.dyfpn.num_filters=8,'
-      'task.model.decoder.dyfpn.gate.budget_input=true',
-      f'--checkpoint_path={tmp_path}/run', f'--export_dir={tmp_path}/saved',
-      '--default_budget=0.35'])
+      *budget_detector.export_command(exported.module, tmp_path), '--default_budget=0.35'])
   saved, images = detectors.SavedDetector(tmp_path / 'saved'), mixed_detector.images(8)
   assert saved.description['default_budget'] == 0.35
   expected = _serve(exported.module, images, 0.35)
