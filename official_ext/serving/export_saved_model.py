@@ -86,7 +86,8 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument('--freeze', action=argparse.BooleanOptionalAction,
                       help='write constants instead of variables, with norms folded into the '
                       'kernels of convolutions, which is faster but takes much memory if there '
-                      'are many weights (constants up to 0.3 * 10^9 bytes)')
+                      'are many weights (on; of more than 0.3 * 10^9 bytes the largest stay '
+                      'variables, unless --freeze is given)')
   parser.add_argument('--laterals', choices=LATERALS, default='folded',
                       help="sums of convolutions of a map, such as DyFPN's laterals: folded into "
                       'one for each dilation rate; or, with the same results and more weights, in '
@@ -142,7 +143,8 @@ def save(module: Any, export_dir: files.PathLike, input_type: str, image_size: S
   from official_ext.serving import signatures
   network = network or signatures.network_function(module, input_type)
   _write(signatures.signatures(frozen_network or network, budget),
-         [] if frozen_network else module.model.variables, export_dir, categories)
+         frozen_network.variables_of_graph if frozen_network else module.model.variables,
+         export_dir, categories)
   frozen_network = None
   gc.collect()
   saved = tf.saved_model.load(files.plain_path(export_dir)).signatures

@@ -22,6 +22,7 @@ import small_detectors
 pytestmark = pytest.mark.slow
 
 NAME = 'fcos_dynamichead_efficientnetlite0_sample'
+LISTED = f'{winograd_conv.WEIGHTS_SCOPE}/MatMul'
 
 
 def _nodes(path):
@@ -47,8 +48,10 @@ def test_a_dynamic_head_answers_as_the_model(tmp_path):
     path = tmp_path / option
     export_saved_model.main([*arguments, option, f'--export_dir={path}'])
     description = json.loads((path / 'export.json').read_text(encoding='utf-8'))
-    has_tiles = any(winograd_conv.WEIGHTS_SCOPE in name for name in _nodes(path))
-    assert (description['winograd_convolutions'] > 0) == has_tiles == (option == '--winograd')
+    # Tiles of all positions, and those of lists, whose weights are made as a matrix product.
+    has_tiles = [any(name in node for node in _nodes(path))
+                 for name in (winograd_conv.WEIGHTS_SCOPE, LISTED)]
+    assert [description['winograd_convolutions'] > 0, *has_tiles] == [option == '--winograd'] * 3
     actual = detectors.SavedDetector(path)(images)
     assert np.std(expected['detection_scores']) > 0
     np.testing.assert_allclose(
@@ -66,13 +69,15 @@ def test_lists_have_no_tiles_where_their_weights_are_too_many(tmp_path, monkeypa
   arguments = [f'--experiment={NAME}', small_detectors.write_overrides(NAME, tmp_path),
                f'--checkpoint_path={tmp_path}/run']
   weights = sum(4 * np.prod(variable.shape) for variable in model.variables)
-  counts = []
-  for room in (8 * weights, weights):
+  variables = []
+  for room in (weights, weights / 2):
     monkeypatch.setattr(frozen, '_ADVISABLE', room)
     export_saved_model.main([*arguments, f'--export_dir={tmp_path}/saved'])
-    counts.append(sum(f'{winograd_conv.WEIGHTS_SCOPE}/MatMul' in name
-                      for name in _nodes(tmp_path / 'saved')))
-  assert counts[0] > 0 and counts[1] == 0
+    assert not any(LISTED in name for name in _nodes(tmp_path / 'saved'))
+    variables.append(sum(path.stat().st_size
+                         for path in tmp_path.glob('saved/variables/*.data-*')))
+  # Of too many weights the largest stay variables.
+  assert variables[0] < 0.01 * weights and 0.4 * weights < variables[1] < weights
 
 
 @pytest.mark.parametrize('input_type', ['image_bytes', 'tf_example'])

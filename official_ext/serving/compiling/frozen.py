@@ -1,5 +1,6 @@
 """Turns a function with variables into one with constants, its norms folded."""
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+import gc
 import itertools
 import math
 from typing import Any
@@ -48,8 +49,8 @@ def changes_variables(function: Any) -> bool:
              for node in itertools.chain(graph_def.node, *bodies))
 
 
-def freeze(function: Any, fourier: bool = False, winograd: bool = True
-           ) -> tuple[Any, graph_folding.Folding]:
+def freeze(function: Any, fourier: bool = False, winograd: bool = True,
+           largest_stay: bool = False) -> tuple[Any, graph_folding.Folding]:
   """Returns a function whose weights are constants, with norms folded into kernels.
 
   Args:
@@ -59,6 +60,8 @@ def freeze(function: Any, fourier: bool = False, winograd: bool = True
       already, within what fits into a graph.
     winograd: whether large 3x3 convolutions get fewer multiplications and more weights, see
       `graph_winograd`; all weights stay within what is advisable.
+    largest_stay: whether the largest weights stay variables, if all together are more than is
+      advisable; the function refers to them.
 
   Returns:
     A concrete function of the same signature, and what was folded.
@@ -82,7 +85,8 @@ def freeze(function: Any, fourier: bool = False, winograd: bool = True
     foldings.append(graph_folding.fold(graph_def, outputs, left, _ADVISABLE, winograd))
     return foldings[0].graph_def
 
-  return rewrite(function, change), foldings[0]
+  return rewrite(function, change, _ADVISABLE / 2 if largest_stay and size > _ADVISABLE
+                 else math.inf), foldings[0]
 
 
 def freeze_as_told(function: Any, module: Any, freeze_it: bool | None, fourier: bool,
@@ -92,7 +96,8 @@ def freeze_as_told(function: Any, module: Any, freeze_it: bool | None, fourier: 
   Args:
     function: of the network, as for `freeze`.
     module: the export module, with the network as its `model`.
-    freeze_it: whether to; None: if it is advisable, and the network changes no variables.
+    freeze_it: whether to; None: if the network changes no variables, and then the largest weights
+      stay variables if that is advisable.
     fourier: as for `freeze`.
     winograd: as for `freeze`.
 
@@ -102,69 +107,117 @@ def freeze_as_told(function: Any, module: Any, freeze_it: bool | None, fourier: 
   Raises:
     CommandError: as `freeze`, or there are no constants for `fourier`.
   """
+  few = is_advisable(module.model)
+  if freeze_it is None and fourier and not few:
+    raise command_line.CommandError(
+        '--laterals=fourier transforms constants, and of weights of more than '
+        f'{_ADVISABLE / 1e9:g} * 10^9 bytes the largest are variables: give --freeze too, or '
+        '--laterals=folded.')
+  largest_stay = freeze_it is None
   if freeze_it is None:
     # With `fourier` the error of `freeze` says why there are no constants.
-    freeze_it = is_advisable(module.model) and (fourier or not changes_variables(function))
+    freeze_it = _size(module.model.variables) <= _LARGEST and (
+        fourier or not changes_variables(function))
   if not freeze_it:
-    if fourier:
-      raise command_line.CommandError(
-          f'--laterals=fourier transforms constants, and weights of more than {_ADVISABLE / 1e9:g} '
-          '* 10^9 bytes are variables: give --freeze too, or --laterals=folded.')
     return None, {}
-  frozen, folding = freeze(function, fourier, winograd)
+  frozen, folding = freeze(function, fourier, winograd, largest_stay)
   return frozen, {'folded_norms': folding.folded, 'kept_norms': folding.kept,
                   'merged_convolutions': folding.merged, 'fourier_laterals': folding.fourier,
                   'winograd_convolutions': folding.winograd}
 
 
-def rewrite(function: Any, change: Callable[[Any, list[str]], Any]) -> Any:
+def rewrite(function: Any, change: Callable[[Any, list[str]], Any], limit: float = math.inf
+            ) -> Any:
   """Returns a function whose weights are constants, with a changed graph.
 
   Args:
     function: a concrete function of tensors that returns a dictionary of tensors.
     change: maps the `GraphDef`, which it may change, and the names of the nodes that it returns to
       the `GraphDef` to use.
+    limit: the bytes that constants may have before the change; of more the largest become
+      variables, to which the function refers.
 
   Returns:
     A concrete function of the same signature.
   """
-  # With calls of functions left in functions, TensorFlow would specialize the callers for their
-  # constants under their old names, and then refuse two functions of one name.  The loop over the
-  # images has assertions, for whose sake it leaves calls unless told otherwise.
-  constant = convert_to_constants.convert_variables_to_constants_v2(
-      function, lower_control_flow=False, aggressive_inlining=True)
-  inputs, outputs = constant.inputs, [output.name for output in constant.outputs]
-  graph_def = change(
-      constant.graph.as_graph_def(), [output.op.name for output in constant.outputs])
+  graph_def, inputs, outputs = _with_constants(function)
+  gc.collect()  # The graph that it was made from holds all constants too.
+  variables = _largest_variables(graph_def, limit)
+  graph_def = change(graph_def, [name.split(':')[0] for name in outputs])
   for nodes in (graph_def.node, *(each.node_def for each in graph_def.library.function)):
     _forget_gradients(nodes)
     _lower_control_flow(nodes)
   _share_constants(graph_def, outputs)
   graph_values.rename_functions(graph_def, f'_rewritten_{next(_NUMBERS)}')
   names = sorted(function.structured_outputs)
-  return signatures.with_names(
-      lambda *values: dict(zip(names, _import(graph_def, inputs, values, outputs))),
-      [tf.TensorSpec(tensor.shape, tensor.dtype, tensor.op.name) for tensor in inputs])
+  placeholders = [f'{name}:0' for name in (*(spec.name for spec in inputs), *variables)]
+
+  def run(*values):
+    given = [*values, *(variable.read_value() for variable in variables.values())]
+    return dict(zip(names, _import(graph_def, dict(zip(placeholders, given)), outputs)))
+
+  result = signatures.with_names(run, inputs)
+  result.variables_of_graph = [*variables.values()]  # A function does not keep what it captures.
+  return result
 
 
-def _import(graph_def: Any, inputs: Sequence[tf.Tensor], values: Sequence[tf.Tensor],
-            outputs: Sequence[str]) -> list[tf.Tensor]:
+def _with_constants(function: Any) -> tuple[Any, list[tf.TensorSpec], list[str]]:
+  """Returns a function's graph with constants, its inputs, and the names of its outputs."""
+  # With calls of functions left in functions, TensorFlow would specialize the callers for their
+  # constants under their old names, and then refuse two functions of one name.  The loop over the
+  # images has assertions, for whose sake it leaves calls unless told otherwise.
+  constant = convert_to_constants.convert_variables_to_constants_v2(
+      function, lower_control_flow=False, aggressive_inlining=True)
+  return (constant.graph.as_graph_def(),
+          [tf.TensorSpec(each.shape, each.dtype, each.op.name) for each in constant.inputs],
+          [output.name for output in constant.outputs])
+
+
+def _largest_variables(graph_def: Any, limit: float) -> dict[str, tf.Variable]:
+  """Makes placeholders of the largest kernels of a graph, until all other constants fit.
+
+  Args:
+    graph_def: the `GraphDef`, which is changed.
+    limit: the bytes that constants may have.
+
+  Returns:
+    Name of a placeholder -> the variable with its value.
+  """
+  nodes = {node.name: node.attr['value'].tensor for node in graph_def.node if node.op == 'Const'}
+  left = sum(tensor.ByteSize() for tensor in nodes.values())
+  kernels = [node for node in graph_def.node if node.name in nodes and not node.input
+             and len(nodes[node.name].tensor_shape.dim) > 1]
+  variables: dict[str, tf.Variable] = {}
+  for node in sorted(kernels, key=lambda node: -nodes[node.name].ByteSize()):
+    if left <= limit:
+      break
+    left -= nodes[node.name].ByteSize()
+    value = tf.make_ndarray(nodes[node.name])
+    variables[node.name] = tf.Variable(value, trainable=False, name=node.name)
+    kind = node.attr['dtype'].type
+    node.attr.clear()
+    node.op = 'Placeholder'
+    node.attr['dtype'].type = kind
+    node.attr['shape'].shape.CopyFrom(tf.TensorShape(value.shape).as_proto())
+  return variables
+
+
+def _import(graph_def: Any, given: Mapping[str, tf.Tensor], outputs: Sequence[str]
+            ) -> list[tf.Tensor]:
   """Adds a graph to the one that is traced.
 
   Args:
     graph_def: what is added.
-    inputs: its placeholders.
-    values: the tensors that take their places.
+    given: name of a placeholder's tensor -> the tensor that takes its place.
     outputs: names of the tensors to return.
   """
   # The call of a function is found only where TensorFlow knows it outside of the graph too.
   for function in graph_def.library.function:
     context.context().add_function_def(function)
-  placeholders = {tensor.op.name for tensor in inputs}
+  placeholders = {name.split(':')[0] for name in given}
   without = type(graph_def)(versions=graph_def.versions, library=graph_def.library, node=[
       node for node in graph_def.node if node.name not in placeholders])
-  return tf.graph_util.import_graph_def(
-      without, {tensor.name: value for tensor, value in zip(inputs, values)}, outputs, name='')
+  return tf.graph_util.import_graph_def(without, dict(given), outputs, name='')
 
 
 def _share_constants(graph_def: Any, outputs: Sequence[str]) -> None:

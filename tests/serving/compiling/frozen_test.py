@@ -140,3 +140,32 @@ def test_convolutions_in_branches_have_kernels_of_their_own(
     images = tf.ones([1, 8, 8, 8]) * (shift + 0.5) / 512
     np.testing.assert_allclose(
         function(images)['output'], network(images)['output'], 1e-5, 1e-5)
+
+
+def test_the_largest_weights_stay_variables(monkeypatch, tmp_path):
+  large, small = (tf.Variable(tf.random.stateless_normal([size, size, 8, 8], [size, 2]))
+                  for size in (5, 3))
+
+  @tf.function(autograph=False, input_signature=[tf.TensorSpec([None, 8, 8, 8], name='images')])
+  def network(images):
+    def branch(kernel):
+      return lambda: 2 * tf.nn.conv2d(images, kernel, 1, 'SAME')
+
+    return {'output': tf.cond(tf.reduce_sum(images) > 0, branch(large), branch(small))}
+
+  concrete = network.get_concrete_function()
+  weights = 4 * 8 * 8 * (25 + 9)
+  for limit, shapes in ((weights, []), (weights - 1, [[5, 5, 8, 8]]), (1, [[5, 5, 8, 8],
+                                                                           [3, 3, 8, 8]])):
+    monkeypatch.setattr(frozen, '_ADVISABLE', limit)
+    function, folding = frozen.freeze(concrete, largest_stay=True)
+    assert [variable.shape.as_list() for variable in function.variables_of_graph] == shapes
+    assert folding.folded == 2 - len(shapes)
+    module = tf.Module()
+    module.variables_of_graph = function.variables_of_graph
+    tf.saved_model.save(module, f'{tmp_path}/{limit}', signatures={'serve': function})
+    loaded = tf.saved_model.load(f'{tmp_path}/{limit}').signatures['serve']
+    for sign in (1.0, -1.0):
+      images = sign * tf.abs(tf.random.stateless_normal([2, 8, 8, 8], [3, 4]))
+      np.testing.assert_allclose(
+          loaded(images=images)['output'], network(images)['output'], 1e-5, 1e-5)
