@@ -107,14 +107,13 @@ def freeze_as_told(function: Any, module: Any, freeze_it: bool | None, fourier: 
   Raises:
     CommandError: as `freeze`, or there are no constants for `fourier`.
   """
-  few = is_advisable(module.model)
-  if freeze_it is None and fourier and not few:
-    raise command_line.CommandError(
-        '--laterals=fourier transforms constants, and of weights of more than '
-        f'{_ADVISABLE / 1e9:g} * 10^9 bytes the largest are variables: give --freeze too, or '
-        '--laterals=folded.')
   largest_stay = freeze_it is None
   if freeze_it is None:
+    if fourier and not is_advisable(module.model):
+      raise command_line.CommandError(
+          '--laterals=fourier transforms constants, and of weights of more than '
+          f'{_ADVISABLE / 1e9:g} * 10^9 bytes the largest are variables: give --freeze too, or '
+          '--laterals=folded.')
     # With `fourier` the error of `freeze` says why there are no constants.
     freeze_it = _size(module.model.variables) <= _LARGEST and (
         fourier or not changes_variables(function))
