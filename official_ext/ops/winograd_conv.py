@@ -39,7 +39,7 @@ _WORTH = 0.85
 
 
 class Expectation:
-  """What operations that were traced in `expected` made of it.
+  """Collects what was traced in `expected`.
 
   Attributes:
     shares: what `saved_share` returned, if it was not 0.
@@ -214,7 +214,7 @@ def expected() -> Iterator[Expectation]:
   Operations that choose between a convolution and another way read it by `saved_share`.
 
   Yields:
-    What they made of it.
+    What is collected meanwhile.
   """
   before, _state.expectation = _state.expectation, Expectation()
   try:

@@ -77,7 +77,7 @@ def test_lists_have_no_tiles_where_their_weights_are_too_many(tmp_path, monkeypa
     assert not any(LISTED in name for name in _nodes(tmp_path / 'saved'))
     variables.append(sum(path.stat().st_size
                          for path in tmp_path.glob('saved/variables/*.data-*')))
-  # Of too many weights the largest stay variables.
+  # The largest weights stay variables if all together are too many.
   assert variables[0] < 0.01 * weights and 0.4 * weights < variables[1] < weights
 
 
