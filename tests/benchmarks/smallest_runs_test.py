@@ -1,7 +1,10 @@
 """Every benchmark, on the smallest case that has all of its parts, runs and prints its ratios."""
 import importlib
+import importlib.util
+import os
 import pathlib
 import re
+import subprocess
 import sys
 
 import dataset_files
@@ -102,6 +105,23 @@ def test_accelerator(capsys, tmp_path):
   assert {path.name for path in (tmp_path / 'hlo').iterdir()} == {
       f'{name}{kind}.{end}' for kind in ('', '_training')
       for end in ('json', 'npz', 'dense.hlo', 'mask.hlo', 'tiles.hlo')}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec('jax') is None, reason='needs JAX, which no extra has')
+def test_what_accelerator_writes_runs_in_jax(tmp_path):
+  importlib.import_module('accelerator').main([
+      '--image_size', '64', '96', '--channels=32', '--batches=1', '--shares=0.2', '--dtypes=float32',
+      '--write_hlo', str(tmp_path / 'hlo')])
+  environment = {name: value for name, value in os.environ.items() if name != 'XLA_FLAGS'}
+  lines = subprocess.run(
+      [sys.executable, str(FOLDER / 'run_hlo.py'), str(tmp_path / 'hlo'), '--repeats=1'],
+      env={**environment, 'JAX_PLATFORMS': 'cpu'}, capture_output=True, text=True, check=True
+  ).stdout.splitlines()
+  assert [line.split(':')[0] for line in lines] == [
+      'cpu cpu', 'batch1_float32_open20', 'batch1_float32_open20_training']
+  for line in lines[1:]:
+    assert float(re.search(r'tiles \S+ \(error (\S+)\)', line)[1]) < 1e-3
 
 
 @pytest.mark.slow

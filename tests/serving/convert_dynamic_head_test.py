@@ -84,7 +84,7 @@ def test_images_and_maps_without_a_position(name, tmp_path):
   # LiteRT lacks operations on maps of unknown size, and OpenVINO 2026.4 aborts while it transforms
   # this block for maps of known size.
   sizes = (None, None) if name == 'openvino' else SIZE
-  _compare(name, sizes, {**LISTED, **WHOLE}, Block().serve, tmp_path)
+  _compare(name, sizes, {**LISTED, **WHOLE}, Block(), tmp_path)
 
 
 @pytest.mark.slow
@@ -102,20 +102,20 @@ def test_lists_of_tiles(name, tmp_path, monkeypatch):
   monkeypatch.setattr(winograd_conv, 'saved_share', lambda maps: 0.5)
   monkeypatch.setattr(tile_lists, 'are_cheaper',
                       lambda tiles, channels: tf.shape(tiles.places)[1] >= 0)
-  _compare(name, (None, None) if name == 'openvino' else size, cases, module.serve, tmp_path,
+  _compare(name, (None, None) if name == 'openvino' else size, cases, module, tmp_path,
            expected)
   assert calls
 
 
-def _compare(name, sizes, cases, serve, folder, expected=None):
-  """Converts a function of images and compares it, or what is expected, on batches of images."""
+def _compare(name, sizes, cases, block, folder, expected=None):
+  """Converts a block and compares it, or what is expected, on batches of images."""
   try:
     engine = catalog.engine(name)
   except command_line.CommandError:
     pytest.skip(f'no {name}')
   module = tf.Module()
-  module.block = serve.__self__
-  module.run = tf.function(serve, autograph=False, input_signature=[
+  module.block = block
+  module.run = tf.function(block.serve, autograph=False, input_signature=[
       tf.TensorSpec([None, *sizes, 3], tf.uint8, 'inputs')])
   tf.saved_model.save(module, f'{folder}/saved', signatures=module.run)
   assert engine.convert(f'{folder}/saved', 'serving_default', folder) > 0
