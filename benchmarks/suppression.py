@@ -2,11 +2,11 @@
 
     .venv/bin/python benchmarks/suppression.py [--image_size 512] [--versions batched,portable,v2]
 
-The detectors are those of the COCO experiments, with 90 classes and random weights.  What is
-suppressed is made up, because random weights give hardly a score above the threshold: a crowd of
-scores around each of forty objects, as trained detectors have it.  The time of the step has
-decoding in it.  Times are medians, interleaved in one run; of `v2`, Model Garden's, a repeat takes
-seconds, and FCOS, ATSS, AutoAssign and FreeAnchor do not have it.
+The detectors are those of the COCO experiments, with 90 classes and random weights, the networks
+those of exports.  What is suppressed is made up, because random weights give hardly a score
+above the threshold: a crowd of scores around each of forty objects, as trained detectors have it.
+The time of the step has decoding in it.  Times are medians, interleaved in one run; of `v2`, Model
+Garden's, a repeat takes seconds, and FCOS, ATSS, AutoAssign and FreeAnchor do not have it.
 """
 import argparse
 from collections.abc import Callable
@@ -21,6 +21,8 @@ import tensorflow as tf
 
 from official_ext import registry_imports
 from official_ext.modeling import dense_detections
+from official_ext.serving.compiling import frozen
+from official_ext.serving import signatures
 from official_ext.utils import command_line
 from official_ext.utils import experiment
 from official_ext.utils import timing
@@ -99,8 +101,8 @@ def roi_inputs(config: Any, image_size: int) -> list[Any]:
   return [tf.constant(value, tf.float32) for value in values]
 
 
-def case(name: str, version: str, image_size: int) -> tuple[Callable[[], Any], Callable[[], Any]]:
-  """Returns functions that run the network, and the step from predictions to detections."""
+def step(name: str, version: str, image_size: int) -> Callable[[], Any]:
+  """Returns a function that runs the step from predictions to detections."""
   config, model = build(name, image_size, nms_version=version, apply_nms=True)
   generator = model.detection_generator
   inputs = (roi_inputs(config, image_size) if name in _TWO_STAGE
@@ -110,12 +112,21 @@ def case(name: str, version: str, image_size: int) -> tuple[Callable[[], Any], C
     return generator(**values) if isinstance(values, dict) else generator(*values)
 
   suppress = graphs.traced(lambda values: detect(values)['detection_scores'], inputs)
-  _, bare = build(name, image_size, apply_nms=False)
+  return lambda: suppress(inputs).numpy()
+
+
+def network(name: str, image_size: int) -> Callable[[], Any]:
+  """Returns a function that runs the network as an export has it."""
+  _, model = build(name, image_size, apply_nms=False)
   image, shape = tf.zeros([1, image_size, image_size, 3]), tf.fill([1, 2], float(image_size))
-  network = graphs.traced(
-      lambda image, shape: bare(image, image_shape=shape, training=False)['decoded_box_scores'],
-      image, shape)
-  return lambda: network(image, shape).numpy(), lambda: suppress(inputs).numpy()
+
+  def run(inputs):
+    outputs = model(inputs, image_shape=shape, training=False)
+    return {'scores': outputs['decoded_box_scores']}
+
+  function, _ = frozen.freeze(signatures.with_names(
+      run, [tf.TensorSpec(image.shape, name='inputs')]), largest_stay=True)
+  return lambda: function(image)['scores'].numpy()
 
 
 def main() -> None:
@@ -129,11 +140,12 @@ def main() -> None:
   command_line.say(
       f'{"detector":12}{"version":10}{"network ms":>12}{"detections ms":>15}{"share":>8}')
   for name in arguments.detectors.split(','):
+    run = network(name, arguments.image_size)
     for version in arguments.versions.split(','):
       if version == 'v2' and name not in _STOCK:
         continue
-      network, suppress = case(name, version, arguments.image_size)
-      seconds = timing.interleaved({'network': network, 'step': suppress}, arguments.repeats)
+      seconds = timing.interleaved(
+          {'network': run, 'step': step(name, version, arguments.image_size)}, arguments.repeats)
       own = [1e3 * np.median(seconds[key]) for key in ('network', 'step')]
       command_line.say(f'{name:12}{version:10}{own[0]:12.1f}{own[1]:15.1f}'
                        f'{timing.median_ratio(seconds, "step", "network"):8.1%}')

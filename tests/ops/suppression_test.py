@@ -120,6 +120,21 @@ def test_all_ways_equal_the_plain_loop(case):
       np.testing.assert_array_equal(actual[count:], 0, err_msg=name)
 
 
+@pytest.mark.parametrize('count', [1, 7, 30, 1000])
+def test_best_pairs_are_the_first_of_equal_scores(count):
+  level = _levels(1, True)[0]
+  scores = np.round(3 * level.scores) / 3  # Many are equal.
+  found = suppression.best_pairs(level._replace(scores=scores), count)
+  scores[:, ::7] = 0  # without area
+  for image in range(2):
+    places = np.argsort(-scores[image], axis=None, kind='stable')[:count]
+    rows, classes = np.divmod(places, CLASSES)
+    np.testing.assert_array_equal(found.boxes[image], level.boxes[image][rows])
+    np.testing.assert_array_equal(found.centerness[image], level.centerness[image][rows])
+    np.testing.assert_array_equal(found.scores[image], np.where(
+        classes[:, None] == range(CLASSES), scores[image][rows, classes][:, None], 0))
+
+
 def test_limits_change_what_is_found():
   # The control of the cases with a limit.
   levels = _levels(1, False)

@@ -35,7 +35,7 @@ class _Place(NamedTuple):
     scope: the graph or function that it is in.
     node: the sum.
     terms: its convolutions of the map.
-    shape: of the map.
+    shape: of the map, for one image where the batch is not fixed.
   """
   scope: graph_values.Scope
   node: Any
@@ -159,7 +159,7 @@ def _apply(graph: graph_values.Graph, plan: _Plan, uses: Any) -> None:
     graph_insertion.insert(
         scope, f'{convolution.name}/fourier',
         lambda x, kernel: fourier_conv.convolve(x, kernel, plan.tiling),
-        [(convolution.input[0], shape), (tensor, weights.shape)], convolution)
+        [(convolution.input[0], [None, *shape[1:]]), (tensor, weights.shape)], convolution)
 
 
 def _reaches(terms: Sequence[graph_sums.Term]) -> list[int]:

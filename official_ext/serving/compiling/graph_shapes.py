@@ -9,7 +9,11 @@ from official_ext.serving.compiling import graph_values
 
 
 class Shapes:
-  """The shapes of a graph and of functions that it calls, such as branches of conditionals."""
+  """The shapes of a graph and of functions that it calls, such as branches of conditionals.
+
+  They are those of one image where the batch is not fixed, so that the number of regions of an
+  image is known too; it is a common shape, not one that every call has.
+  """
 
   def __init__(self, graph_def: Any, graph: graph_values.Graph):
     """Infers the shapes of the graph; those of functions follow when they are asked for.
@@ -20,7 +24,7 @@ class Shapes:
     """
     self._functions = {each.signature.name: each for each in graph_def.library.function}
     self._graph = graph
-    self._main = _imported(graph_def)
+    self._main = _imported(_of_one_image(graph_def))
     # Name of the function -> its tensors; None: it is not called, or calls itself.
     self._tensors: dict[str, tf.Graph | None] = {'': self._main}
     self._names: dict[str, dict[str, str]] = {}
@@ -69,6 +73,16 @@ class Shapes:
             found[name] = self._functions[name]
             left.append(found[name])
     return list(found.values())
+
+
+def _of_one_image(graph_def: Any) -> Any:
+  """Returns a copy of a graph whose inputs have 1 where the first dimension is unknown."""
+  copy = type(graph_def).FromString(graph_def.SerializeToString())
+  for node in copy.node:
+    dims = node.attr['shape'].shape.dim if node.op == 'Placeholder' else []
+    if dims and dims[0].size < 0:
+      dims[0].size = 1
+  return copy
 
 
 def _imported(graph_def: Any) -> tf.Graph:

@@ -29,7 +29,7 @@ class _Place(NamedTuple):
     scope: the graph or function that it is in.
     node: its node.
     kernel: float32 `[3, 3, channels, filters]`.
-    shape: of its map.
+    shape: of its map, for one image where the batch is not fixed.
     map: the same, for `winograd_conv`.
     saving: expected, in multiply-adds.
   """
@@ -160,7 +160,7 @@ def _apply(place: _Place, weights: np.ndarray, transformed: dict[tuple, str]) ->
   if key not in transformed:
     transformed[key] = graph_insertion.insert(
         scope, f'{node.name}/winograd_tiles', lambda x: winograd_conv.tiles(x, own),
-        [(node.input[0], shape)])
+        [(node.input[0], [None, *shape[1:]])])
   graph_insertion.insert(
       scope, f'{node.name}/winograd', lambda x, kernel: winograd_conv.multiply(x, kernel, own),
       [(transformed[key], [winograd_conv.PRODUCTS, None, shape[-1]]), (kernel, weights.shape)],

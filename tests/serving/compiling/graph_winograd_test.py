@@ -116,6 +116,22 @@ def test_groups_and_kernels_that_are_computed_stay(always):
   assert frozen.freeze(concrete)[1].winograd == 0
 
 
+def test_regions_of_an_image_count(monkeypatch):
+  kernel, shapes = _kernel(), []
+  saving = winograd_conv.saving
+  monkeypatch.setattr(winograd_conv, '_WORTH', float('inf'))
+  monkeypatch.setattr(graph_winograd, '_LEAST_SAVING', float('-inf'))
+  monkeypatch.setattr(winograd_conv, 'saving',
+                      lambda shape, *others: shapes.append(shape) or saving(shape, *others))
+
+  def run(inputs):
+    regions = tf.reshape(tf.stack([inputs[:, :5, :5]] * 7, 1), [-1, 5, 5, CHANNELS])
+    return tf.nn.conv2d(regions, kernel, 1, 'SAME')
+
+  _check(run, 1)
+  assert shapes == [[7, 5, 5, CHANNELS]]
+
+
 def test_weights_stay_below_the_limit(always, monkeypatch):
   kernels = [_kernel(0), _kernel(1)]
 
@@ -194,7 +210,7 @@ def test_shapes_of_a_function_need_what_it_calls_alone():
   for scope in graph.scopes():
     for node in scope.nodes.values():
       if node.op == 'Conv2D':
-        assert shapes.shape(scope, node.input[0]).as_list() == [None, *SIZE, CHANNELS]
+        assert shapes.shape(scope, node.input[0]).as_list() == [1, *SIZE, CHANNELS]
   numbers = [len(tensors.as_graph_def().library.function)
              for name, tensors in shapes._tensors.items() if name]
   # Each branch has those of the branches within it, two for each.
