@@ -4,6 +4,8 @@
     .venv/bin/python benchmarks/detectors.py --inference --cases DyFPN
     .venv/bin/python benchmarks/detectors.py --profile DyFPN
     .venv/bin/python benchmarks/detectors.py --detector fcos --cases "dynamic head with a budget"
+    .venv/bin/python benchmarks/detectors.py --detector fcos --backbone sample --base CADDet \
+      --cases "CADDet with a budget"
 
 A step is Model Garden's: forward pass, losses, gradients and update, for random images with random
 boxes.  Times are ratios of medians, interleaved in one run; machines are noisy, and only ratios
@@ -39,6 +41,7 @@ _SOLVER = 'task.model.decoder.ifpn.solver.'
 _DRAWN = ('task.budget.kind=drawn,task.budget.weight=0.1,task.budget.reduction=mean_share,'
           'task.budget.distance=absolute')
 _TOWER = 'task.model.head.tower.dynamic.'
+_CADDET = 'task.model.backbone.caddet.'
 # Name of the case -> decoder of the experiment, and overrides.
 NECKS = {
     'FPN': ('fpn', ''),
@@ -66,6 +69,11 @@ HEADS = {
     'dynamic head': ('dynamichead', f'{_TOWER}num_blocks=1'),
     'dynamic head with a budget': (
         'dynamichead', f'{_TOWER}num_blocks=1,{_TOWER}budget_input=true,{_DRAWN}'),
+    # Of the experiment fcos_caddet_sample.
+    'CADDet': ('caddet', ''),
+    'CADDet with a budget': (
+        'caddet', f'{_CADDET}budget_input=true,{_CADDET}router_norm=group,{_DRAWN},'
+        'task.budget.path_similarity.weight=0.0'),
 }
 CASES = {**NECKS, **HEADS}
 _STOCK = "Model Garden's FPN"

@@ -1,6 +1,6 @@
 """Exports a trained detector as a SavedModel, and checks what was written."""
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import contextlib
 import gc
 import json
@@ -117,7 +117,7 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 def save(module: Any, export_dir: files.PathLike, input_type: str, image_size: Sequence[int],
          batch_size: int | None = None,
          categories: categories_lib.Categories = categories_lib.UNKNOWN, network: Any = None,
-         frozen_network: Any = None, budget: float = 1.0) -> dict[str, float]:
+         freeze: Callable[[], Any] | None = None, budget: float = 1.0) -> dict[str, float]:
   """Writes a module as a SavedModel, loads it again and compares the two.
 
   Args:
@@ -128,7 +128,8 @@ def save(module: Any, export_dir: files.PathLike, input_type: str, image_size: S
     batch_size: the module's fixed number of images; None: compare with two images.
     categories: the classes; if there are any, they become the asset `categories`.
     network: what `signatures.network_function` returned for the module; None: it is made here.
-    frozen_network: what is written, `network` as `frozen.freeze` made it; None: `network` itself.
+    freeze: returns what is written, `network` as `frozen.freeze` makes it, which nothing else
+      should keep, because all weights are in it; None, or where it returns None: `network` itself.
     budget: of calls that give none.
 
   Returns:
@@ -142,10 +143,12 @@ def save(module: Any, export_dir: files.PathLike, input_type: str, image_size: S
   from official_ext.serving import saved_models
   from official_ext.serving import signatures
   network = network or signatures.network_function(module, input_type)
+  frozen_network = freeze() if freeze else None
+  gc.collect()  # Graphs refer to themselves, and hold all constants.
   _write(signatures.signatures(frozen_network or network, budget),
          frozen_network.variables_of_graph if frozen_network else module.model.variables,
          export_dir, categories)
-  frozen_network = None
+  is_frozen, frozen_network = frozen_network is not None, None
   gc.collect()
   saved = tf.saved_model.load(files.plain_path(export_dir)).signatures
   comparison = export_checks.Comparison()
@@ -166,7 +169,7 @@ def save(module: Any, export_dir: files.PathLike, input_type: str, image_size: S
       with optimizers():
         comparison.add(expected, saved[name](
             inputs=inputs, **{key: tf.constant(value) for key, value in values.items()}))
-  comparison.check('--no-freeze writes the network without folding' if frozen_network else '')
+  comparison.check('--no-freeze writes the network without folding' if is_frozen else '')
   return comparison.differences
 
 
@@ -276,12 +279,17 @@ def export(params: Any, args: argparse.Namespace, target: pathlib.Path) -> dict[
   categories = category_files.of_training(args.checkpoint_path, params.task)
   budget = 1.0 if args.default_budget is None else args.default_budget
   network, written = _network_functions(module, args)
-  frozen_network, folding = frozen.freeze_as_told(
-      written, module, args.freeze, args.laterals == 'fourier', args.winograd)
-  gc.collect()  # Graphs refer to themselves, and hold all constants.
+  folding: dict[str, int] = {}
+
+  def freeze() -> Any:
+    frozen_network, found = frozen.freeze_as_told(
+        written, module, args.freeze, args.laterals == 'fourier', args.winograd)
+    folding.update(found)
+    return frozen_network
+
   with files.atomic_directory(target) as temporary:
     differences = save(module, temporary, args.input_type, module.image_size, args.batch_size,
-                       categories, network, frozen_network, budget)
+                       categories, network, freeze, budget)
     if args.serving_layout:
       _write_warm_up(temporary, args, module.image_size)
     description = {

@@ -111,8 +111,8 @@ def test_accelerator(capsys, tmp_path):
 @pytest.mark.skipif(importlib.util.find_spec('jax') is None, reason='needs JAX, which no extra has')
 def test_what_accelerator_writes_runs_in_jax(tmp_path):
   importlib.import_module('accelerator').main([
-      '--image_size', '64', '96', '--channels=32', '--batches=1', '--shares=0.2', '--dtypes=float32',
-      '--write_hlo', str(tmp_path / 'hlo')])
+      '--image_size', '64', '96', '--channels=32', '--batches=1', '--shares=0.2',
+      '--dtypes=float32', '--write_hlo', str(tmp_path / 'hlo')])
   environment = {name: value for name, value in os.environ.items() if name != 'XLA_FLAGS'}
   lines = subprocess.run(
       [sys.executable, str(FOLDER / 'run_hlo.py'), str(tmp_path / 'hlo'), '--repeats=1'],

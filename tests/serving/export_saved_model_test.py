@@ -6,6 +6,7 @@ import resource
 import signal
 import subprocess
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from official_ext.ops import routing
 from official_ext.serving import detectors
 from official_ext.serving import export_modules
 from official_ext.serving import export_saved_model
+from official_ext.serving.compiling import frozen
 from official_ext.utils import command_line
 from official_ext.utils import experiment
 import mixed_detector
@@ -275,6 +277,28 @@ def test_a_saved_model_that_answers_otherwise_is_not_kept(ready, monkeypatch, tm
   monkeypatch.setattr(tf.saved_model, 'save', save)
   with pytest.raises(command_line.CommandError, match='differs .* detection_boxes by'):
     export_saved_model.main([*ready.arguments, f'--export_dir={tmp_path}/new', '--no-freeze'])
+  assert not list(tmp_path.iterdir())
+
+
+def test_constants_that_answer_otherwise_are_not_kept_neither_in_memory(
+    ready, monkeypatch, tmp_path):
+  freeze, load, found = frozen.freeze, tf.saved_model.load, []
+  bias, = (v for v in ready.model.head.trainable_variables if v.name.endswith('scores/bias:0'))
+
+  def freeze_another(*args):
+    value = bias.numpy()
+    bias.assign(value + 0.5)
+    result = freeze(*args)
+    bias.assign(value)
+    found.append(weakref.ref(result[0]))
+    return result
+
+  monkeypatch.setattr(frozen, 'freeze', freeze_another)
+  monkeypatch.setattr(tf.saved_model, 'load', lambda path: found.append(found[0]()) or load(path))
+  with pytest.raises(command_line.CommandError,
+                     match='differs .* detection_boxes by .* --no-freeze writes the network'):
+    export_saved_model.main([*ready.arguments, f'--export_dir={tmp_path}/new'])
+  assert found[1:] == [None]
   assert not list(tmp_path.iterdir())
 
 

@@ -22,6 +22,7 @@ import small_detectors
 pytestmark = pytest.mark.slow
 
 NAME = 'fcos_dynamichead_efficientnetlite0_sample'
+ONE_BLOCK = '--params_override=task.model.head.tower.dynamic.num_blocks=1'
 LISTED = f'{winograd_conv.WEIGHTS_SCOPE}/MatMul'
 
 
@@ -38,10 +39,10 @@ def always(monkeypatch):
 
 
 def test_a_dynamic_head_answers_as_the_model(tmp_path):
-  _, model, module = mixed_detector.build(NAME)
+  _, model, module = mixed_detector.build(NAME, head={'tower': {'dynamic': {'num_blocks': 1}}})
   tf.train.Checkpoint(model=model, **model.checkpoint_items).save(tmp_path / 'run' / 'ckpt')
   arguments = [f'--experiment={NAME}', small_detectors.write_overrides(NAME, tmp_path),
-               f'--checkpoint_path={tmp_path}/run']
+               f'--checkpoint_path={tmp_path}/run', ONE_BLOCK]
   images = mixed_detector.images(3)
   expected = module.serve(tf.constant(images))
   for option in ('--winograd', '--no-winograd'):
@@ -67,8 +68,7 @@ def test_lists_have_no_tiles_where_their_weights_are_too_many(tmp_path, monkeypa
   model = mixed_detector.build(NAME, head={'tower': {'dynamic': {'num_blocks': 1}}})[1]
   tf.train.Checkpoint(model=model, **model.checkpoint_items).save(tmp_path / 'run' / 'ckpt')
   arguments = [f'--experiment={NAME}', small_detectors.write_overrides(NAME, tmp_path),
-               f'--checkpoint_path={tmp_path}/run',
-               '--params_override=task.model.head.tower.dynamic.num_blocks=1']
+               f'--checkpoint_path={tmp_path}/run', ONE_BLOCK]
   weights = sum(4 * np.prod(variable.shape) for variable in model.variables)
   variables = []
   for room in (weights, weights / 2):

@@ -10,6 +10,8 @@
 - It makes reshapes of the transpositions of maps of one pixel, some with the shape before.
 - It sums segments on a grid as wide as the longest segment.  Of a list without entries, such as
   that of a map whose gates are all shut, there is no longest one, and ONNX Runtime fails.
+- It makes a sum of two products with 0 and 1 of a choice between numbers, where it does not see
+  that one is infinite or NaN, which then reaches what is chosen.
 """
 from collections.abc import Iterator
 import contextlib
@@ -123,12 +125,14 @@ def mended() -> Iterator[None]:
   import onnx
   from tf2onnx import tf_loader
   from tf2onnx import tfonnx
+  from tf2onnx.onnx_opset import controlflow
   from tf2onnx.onnx_opset import reduction
   from tf2onnx.optimizer import global_pool_optimizer
   from tf2onnx.optimizer import transpose_optimizer
   optimizer = global_pool_optimizer.GlobalPoolOptimizer
   make_pooling = optimizer._optimize_reduce
   convert_segments = reduction.SegmentSum.any_version
+  choose_by_products = controlflow.Select.version_7
 
   def resolve(graph: Any) -> list[Any]:
     return read_functions(graph, tf_loader.function_def_to_graph, tf_loader.set_function)
@@ -143,7 +147,15 @@ def mended() -> Iterator[None]:
     else:
       convert_segments(opset, graph, node, **options)
 
+  def choose(graph: Any, node: Any, **options: Any) -> None:
+    if graph.get_dtype(node.output[0]) in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE):
+      node.set_attr('handles_nan', 1)
+      controlflow.Select.version_9(graph, node, **options)
+    else:
+      choose_by_products(graph, node, **options)
+
   with (mock.patch.object(tfonnx, 'resolve_functions', resolve),
+        mock.patch.object(controlflow.Select, 'version_7', choose),
         mock.patch.object(optimizer, '_optimize_reduce', optimize_reduce),
         mock.patch.object(reduction.SegmentSum, 'any_version', convert_sum),
         mock.patch.object(transpose_optimizer.TransposeOptimizer, 'post_optimize_action')):

@@ -1,4 +1,4 @@
-"""tf2onnx converts what it gets wrong by itself: repeated results, maxima of float64, tiny maps."""
+"""tf2onnx converts what it gets wrong by itself: repeated results, tiny maps, choices and more."""
 import logging
 
 import numpy as np
@@ -27,7 +27,17 @@ def _exact_maximum(maps):
   return tf.cast(2 * tf.reduce_max(tf.cast(maps[:, 0], tf.float64), 2), tf.float32)
 
 
-@pytest.mark.parametrize('function', [_one_tensor_twice, _norm_of_one_pixel, _exact_maximum])
+def _choice_beside_infinity(maps):
+  infinite = tf.fill([tf.shape(maps)[0]], float('inf'))
+  first = maps[:, 0, 0, 0]
+  logarithm = tf.math.log(first)  # NaN of negative values
+  found = tf.where(tf.reduce_min(infinite) < 0, infinite, first)
+  counts = tf.where(first > 0, tf.range(tf.shape(maps)[0]), -2)
+  return tf.where(first > 0, logarithm, found) + tf.cast(counts, tf.float32)
+
+
+@pytest.mark.parametrize('function', [
+    _one_tensor_twice, _norm_of_one_pixel, _exact_maximum, _choice_beside_infinity])
 def test_conversions_are_equal(function, caplog):
   caplog.set_level(logging.CRITICAL, 'tf2onnx')
   tf2onnx, onnxruntime = (pytest.importorskip(name) for name in ('tf2onnx', 'onnxruntime'))
