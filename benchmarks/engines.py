@@ -116,7 +116,7 @@ def export_random(name: str, size: int, params_override: str, folder: pathlib.Pa
   with winograd_conv.expected():
     network = signatures.network_function(module, 'image_tensor')
   export_saved_model.save(module, folder, 'image_tensor', module.image_size, network=network,
-                          frozen_network=frozen.freeze(network)[0])
+                          freeze=lambda: frozen.freeze(network)[0])
   (folder / 'export.json').write_text(json.dumps(module.description), encoding='utf-8')
 
 
