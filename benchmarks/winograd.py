@@ -54,7 +54,8 @@ def measure_maps(arguments: argparse.Namespace, threads: int) -> None:
   """Prints the figures of every map, with the threads that TensorFlow has."""
   for text in arguments.maps.split(','):
     for batch in map(int, arguments.batches.split(',')):
-      shape = batch, *map(int, text.split('x'))
+      height, width, channels = map(int, text.split('x'))
+      shape = batch, height, width, channels
       functions = _functions(shape)
       x = tf.random.stateless_normal(shape, [0, 1])
       exact = _run(functions.pop('exact'), x)
@@ -63,8 +64,8 @@ def measure_maps(arguments: argparse.Namespace, threads: int) -> None:
           arguments.repeats)
       error = '  '.join(f'{np.max(np.abs(_run(run, x) - exact)) / np.max(np.abs(exact)):.1e}'
                         for run in functions.values())
-      saving = winograd_conv.saving(shape, winograd_conv.Map(*shape[1:3], 1), shape[-1])
-      expected = 1 - saving / (batch * shape[1] * shape[2] * 9 * shape[3]**2)
+      saving = winograd_conv.saving(shape, winograd_conv.Map(height, width, 1), channels)
+      expected = 1 - saving / (batch * height * width * 9 * channels**2)
       command_line.say(
           f'{text:14}{batch:4}{threads:4}{1e3 * np.median(seconds[DEFINITION]):10.2f} ms'
           f'{timing.median_ratio(seconds, FEWER, DEFINITION):8.2f}{expected:8.2f}'

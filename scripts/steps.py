@@ -32,7 +32,7 @@ class Steps:
     self._started, self._total = 0, total
     # Commands are forks of a process that has imported TensorFlow once, which takes as long as a
     # short command. Other systems than Linux cannot fork it safely.
-    self._context = multiprocessing.get_context(
+    self._context: Any = multiprocessing.get_context(
         'forkserver' if sys.platform == 'linux' else 'spawn')
     if sys.platform == 'linux':
       multiprocessing.set_forkserver_preload([f'{_PACKAGE}.registry_imports'])

@@ -12,7 +12,7 @@ _STATISTICS = ('mean', 'min', 'max', 'std')
 _RATIO = 0.25
 # Name of the run -> fields of `task.budget`; the weight is that of the experiment.  The fixed
 # budget gives every image about what the dynamic one gives on average.
-BUDGETS = {
+BUDGETS: dict[str, dict[str, Any]] = {
     'none': {'weight': 0.0, 'path_similarity.weight': 0.0},
     'fixed': {'kind': 'fixed', 'ratio': 0.6, 'path_similarity.weight': 0.0},
     'loss_aware': {'kind': 'loss_aware', 'ratio': _RATIO, 'path_similarity.weight': 0.0},
