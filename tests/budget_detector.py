@@ -41,7 +41,7 @@ def export(made, folder: pathlib.Path,
   """Writes the module's SavedModel, with constants for weights, and returns the folder."""
   network = signatures.network_function(made, 'image_tensor')
   export_saved_model.save(made, folder, 'image_tensor', (64, 64), None, categories, network,
-                          frozen.freeze(network)[0])
+                          lambda: frozen.freeze(network)[0])
   (folder / 'export.json').write_text(json.dumps(made.description), encoding='utf-8')
   return folder
 
