@@ -69,7 +69,7 @@ HEADS = {
     'dynamic head': ('dynamichead', f'{_TOWER}num_blocks=1'),
     'dynamic head with a budget': (
         'dynamichead', f'{_TOWER}num_blocks=1,{_TOWER}budget_input=true,{_DRAWN}'),
-    # Of the experiment fcos_caddet_sample.
+    # They need --backbone=sample, because their experiment is fcos_caddet_sample.
     'CADDet': ('caddet', ''),
     'CADDet with a budget': (
         'caddet', f'{_CADDET}budget_input=true,{_CADDET}router_norm=group,{_DRAWN},'

@@ -6,11 +6,11 @@ A plan (`frontier`, detectors that take their budget beside separate trainings a
 `gains`, the papers' networks beside what they extend; `information`, what may make gates differ by
 image; `towers`, parts of the dynamic head beside plain towers; `wide`, FCOS with heads of 128
 filters, which wants --image_size=512,640) is a list of networks, which are trained on every data
-set, several times. Each is exported, evaluated from the
-export at every budget that it takes, with a bootstrap over images, and converted for OpenVINO where
-that is installed. At the end all exports of a data set are timed in one run, in turn. Everything
-that is finished is kept in --output_dir, by other plans too, so that an interrupted study goes on;
-the time left is shown. The page has all finished networks of the plan, whichever run trained them.
+set, several times. Each is exported, evaluated from the export at every budget that it takes, with
+a bootstrap over images, and converted for OpenVINO where that is installed. At the end all exports
+of a data set are timed in one run, in turn. Everything that is finished is kept in --output_dir, by
+other plans too, so that an interrupted study goes on; the time left is shown. The page has all
+finished networks of the plan, whichever run trained them.
 
   <plan>.md, <plan>.json   tables, claims and the figures
   <plan>_<data set>.png    accuracy against multiply-adds and against time

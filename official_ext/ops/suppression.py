@@ -78,8 +78,8 @@ def _best_rows(level: Level, count: int) -> tf.Tensor:
 
 def best_pairs(level: Level, count: int) -> Level:
   """Returns the highest scores of a level as boxes that have one class each, at most `count`."""
-  # Every such pair is of one of as many best boxes, each of which has a score that is as high; to
-  # look for the pairs in these is ten times faster.  Their order decides between equal scores.
+  # A pair among the best `count` is of a box among the best `count`, so that the scores of all
+  # other boxes need no search.  Rows stay in order, which decides between equal scores.
   level = _gather(level, tf.sort(_best_rows(level, count)))
   _, num_boxes, num_classes = level.scores.shape
   scores = tf.reshape(without_empty(level), [-1, num_boxes * num_classes])

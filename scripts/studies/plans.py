@@ -229,20 +229,23 @@ def _information() -> Plan:
   """Networks with a budget, with and without what may make their gates differ by image."""
   frontier = _frontier().subjects
   reward = {'task.budget.information.weight': 0.1, 'task.budget.information.start_step': 100}
-  subjects = {}
+  subjects: dict[str, Subject] = {}
+  bases = {}  # Name of a changed network -> that of the one without the change.
   for name in ('dyfpn_0.4', 'dynamic_head_d1_0.4', 'dynamic_head_replace_0.4', 'caddet_0.4'):
-    subject = frontier[name]
-    subjects[name] = subject
-    subjects[f'{name}_information'] = subject._replace(options={**subject.options, **reward})
+    subjects[name] = frontier[name]
+    subjects[f'{name}_information'] = frontier[name]._replace(
+        options={**frontier[name].options, **reward})
+    bases[f'{name}_information'] = name
   for temperature in (0.5, 2.0):
-    subjects[f'dyfpn_0.4_temperature_{temperature}'] = retinanet('dyfpn', {
+    name = f'dyfpn_0.4_temperature_{temperature}'
+    subjects[name] = retinanet('dyfpn', {
         **_at(0.4), 'task.model.decoder.dyfpn.gate.temperature': temperature})
-  changes = {name: name[:name.index('0.4') + 3] for name in subjects if name not in frontier}
+    bases[name] = 'dyfpn_0.4'
   return Plan(subjects, [
       *(Claim(f'{name} spreads costs more than {base}', name, base, figure='spread')
-        for name, base in changes.items()),
+        for name, base in bases.items()),
       *(Claim(f'{name} is within 0.01 AP of {base}', name, base, -0.01)
-        for name, base in changes.items())])
+        for name, base in bases.items())])
 
 
 PLANS = {'frontier': _frontier(), 'gains': _gains(), 'information': _information(),

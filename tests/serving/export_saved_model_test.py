@@ -280,8 +280,7 @@ def test_a_saved_model_that_answers_otherwise_is_not_kept(ready, monkeypatch, tm
   assert not list(tmp_path.iterdir())
 
 
-def test_constants_that_answer_otherwise_are_not_kept_neither_in_memory(
-    ready, monkeypatch, tmp_path):
+def test_constants_that_answer_otherwise_are_kept_nowhere(ready, monkeypatch, tmp_path):
   freeze, load, found = frozen.freeze, tf.saved_model.load, []
   bias, = (v for v in ready.model.head.trainable_variables if v.name.endswith('scores/bias:0'))
 

@@ -116,11 +116,9 @@ def test_groups_and_kernels_that_are_computed_stay(always):
   assert frozen.freeze(concrete)[1].winograd == 0
 
 
-def test_regions_of_an_image_count(monkeypatch):
+def test_regions_of_an_image_count(always, monkeypatch):
   kernel, shapes = _kernel(), []
   saving = winograd_conv.saving
-  monkeypatch.setattr(winograd_conv, '_WORTH', float('inf'))
-  monkeypatch.setattr(graph_winograd, '_LEAST_SAVING', float('-inf'))
   monkeypatch.setattr(winograd_conv, 'saving',
                       lambda shape, *others: shapes.append(shape) or saving(shape, *others))
 
