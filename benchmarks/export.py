@@ -75,7 +75,7 @@ def measure(arguments: argparse.Namespace) -> None:
     for size in map(int, arguments.sizes.split(',')):
       module = make_module(name, size)
       plain = module.get_inference_signatures({'image_tensor': 'it'})['it']
-      folded, folding = frozen.freeze(plain)
+      folded, folding = frozen.freeze(plain, winograd=arguments.winograd)
       functions = {'variables': plain, 'constants': _with_constants(plain), 'folded': folded}
       command_line.say(f'{name}, {size} pixels: {folding.folded} norms are folded, {folding.kept} '
                        f'stay; {folding.winograd} convolutions have fewer multiplications')
@@ -98,6 +98,8 @@ def main() -> None:
   parser.add_argument('--sizes', default='256')
   parser.add_argument('--batches', default='1,8')
   parser.add_argument('--threads', default='1,2')
+  parser.add_argument('--winograd', action=argparse.BooleanOptionalAction, default=True,
+                      help='whether 3x3 convolutions of `folded` have fewer multiplications')
   parser.add_argument('--repeats', type=int, default=15)
   parser.add_argument('--in_process', action='store_true', help=argparse.SUPPRESS)
   arguments = parser.parse_args()

@@ -1,6 +1,7 @@
 """Times the step from predictions to detections, as a share of the network before it.
 
     .venv/bin/python benchmarks/suppression.py [--image_size 512] [--versions batched,portable,v2]
+    .venv/bin/python benchmarks/suppression.py --engine openvino --versions portable
 
 The detectors are those of the COCO experiments, with 90 classes and random weights, the networks
 those of exports.  What is suppressed is made up, because random weights give hardly a score
@@ -10,10 +11,11 @@ Garden's, a repeat takes seconds, and FCOS, ATSS, AutoAssign and FreeAnchor do n
 """
 import argparse
 from collections.abc import Callable
+import pathlib
+import tempfile
 from typing import Any
 
 import official_ext  # noqa: F401 (chooses Keras 2)
-import graphs
 import numpy as np
 from official.core import task_factory
 from official.vision.ops import anchor
@@ -22,6 +24,7 @@ import tensorflow as tf
 from official_ext import registry_imports
 from official_ext.modeling import dense_detections
 from official_ext.serving.compiling import frozen
+from official_ext.serving.engines import openvino
 from official_ext.serving import signatures
 from official_ext.utils import command_line
 from official_ext.utils import experiment
@@ -101,21 +104,52 @@ def roi_inputs(config: Any, image_size: int) -> list[Any]:
   return [tf.constant(value, tf.float32) for value in values]
 
 
-def step(name: str, version: str, image_size: int) -> Callable[[], Any]:
+def in_openvino(function: Any, inputs: list[tf.Tensor]) -> Callable[[], Any]:
+  """Returns a function that runs another one in OpenVINO.
+
+  Args:
+    function: a concrete function with an argument `input_<number>` for each input.
+    inputs: of one image.
+  """
+  with tempfile.TemporaryDirectory() as folder:
+    source, converted = pathlib.Path(folder, 'source'), pathlib.Path(folder, 'converted')
+    converted.mkdir()
+    module = tf.Module()
+    module.run = function
+    tf.saved_model.save(module, str(source), signatures={signatures.DEFAULT: function})
+    openvino.convert(source, signatures.DEFAULT, converted)
+    compiled = openvino.Model(converted).compile(1)
+  values = {f'input_{number}': value.numpy() for number, value in enumerate(inputs)}
+  return lambda: compiled(values, share_outputs=True)
+
+
+def _named(function: Callable[..., Any], inputs: list[tf.Tensor]) -> Any:
+  """Returns a concrete function whose arguments are `input_0` and so on."""
+  return signatures.with_names(function, [
+      tf.TensorSpec(value.shape, value.dtype, f'input_{number}')
+      for number, value in enumerate(inputs)])
+
+
+def step(name: str, version: str, image_size: int, engine: str) -> Callable[[], Any]:
   """Returns a function that runs the step from predictions to detections."""
   config, model = build(name, image_size, nms_version=version, apply_nms=True)
   generator = model.detection_generator
   inputs = (roi_inputs(config, image_size) if name in _TWO_STAGE
             else dense_inputs(config, model, image_size))
 
-  def detect(values):
-    return generator(**values) if isinstance(values, dict) else generator(*values)
+  def detect(*flat):
+    values = tf.nest.pack_sequence_as(inputs, flat)
+    detections = generator(**values) if isinstance(values, dict) else generator(*values)
+    return {'scores': detections['detection_scores']}
 
-  suppress = graphs.traced(lambda values: detect(values)['detection_scores'], inputs)
-  return lambda: suppress(inputs).numpy()
+  flat = tf.nest.flatten(inputs)
+  suppress = _named(detect, flat)
+  if engine == 'openvino':
+    return in_openvino(suppress, flat)
+  return lambda: suppress(*flat)['scores'].numpy()
 
 
-def network(name: str, image_size: int) -> Callable[[], Any]:
+def network(name: str, image_size: int, engine: str) -> Callable[[], Any]:
   """Returns a function that runs the network as an export has it."""
   _, model = build(name, image_size, apply_nms=False)
   image, shape = tf.zeros([1, image_size, image_size, 3]), tf.fill([1, 2], float(image_size))
@@ -124,9 +158,9 @@ def network(name: str, image_size: int) -> Callable[[], Any]:
     outputs = model(inputs, image_shape=shape, training=False)
     return {'scores': outputs['decoded_box_scores']}
 
-  function, _ = frozen.freeze(signatures.with_names(
-      run, [tf.TensorSpec(image.shape, name='inputs')]), largest_stay=True)
-  return lambda: function(image)['scores'].numpy()
+  function, _ = frozen.freeze(_named(run, [image]), largest_stay=True)
+  return (in_openvino(function, [image]) if engine == 'openvino'
+          else lambda: function(image)['scores'].numpy())
 
 
 def main() -> None:
@@ -135,17 +169,20 @@ def main() -> None:
   parser.add_argument('--detectors', default=','.join(DETECTORS))
   parser.add_argument('--image_size', type=int, default=512)
   parser.add_argument('--versions', default='batched,portable')
+  parser.add_argument('--engine', choices=('tensorflow', 'openvino'), default='tensorflow')
   parser.add_argument('--repeats', type=int, default=9)
   arguments = parser.parse_args()
   command_line.say(
       f'{"detector":12}{"version":10}{"network ms":>12}{"detections ms":>15}{"share":>8}')
   for name in arguments.detectors.split(','):
-    run = network(name, arguments.image_size)
+    run = network(name, arguments.image_size, arguments.engine)
     for version in arguments.versions.split(','):
       if version == 'v2' and name not in _STOCK:
         continue
       seconds = timing.interleaved(
-          {'network': run, 'step': step(name, version, arguments.image_size)}, arguments.repeats)
+          {'network': run,
+           'step': step(name, version, arguments.image_size, arguments.engine)},
+          arguments.repeats)
       own = [1e3 * np.median(seconds[key]) for key in ('network', 'step')]
       command_line.say(f'{name:12}{version:10}{own[0]:12.1f}{own[1]:15.1f}'
                        f'{timing.median_ratio(seconds, "step", "network"):8.1%}')

@@ -277,6 +277,16 @@ class InMemoryDetector:
     """Returns the record of `inspect`."""
     return self.inspect(images)[1]
 
+  def network(self, inputs: tf.Tensor, image_shape: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Returns detections and cost, by name, as what an export has of them.
+
+    Args:
+      inputs: of the network, float32 `[batch, height, width, 3]`.
+      image_shape: height and width of the images without padding, float32 `[batch, 2]`.
+    """
+    outputs, record = self._run_network(inputs, image_shape)
+    return outputs if record is None else {**outputs, 'multiply_adds': record.executed}
+
   def _run_network(self, inputs: tf.Tensor, image_shape: tf.Tensor
                    ) -> tuple[dict[str, tf.Tensor], routing.Routing | None]:
     with self._as_set(), routing.RoutingTape() as tape:

@@ -59,8 +59,9 @@ def _arguments() -> argparse.Namespace:
   parser.add_argument('--num_runs', type=argument_types.positive_int, default=20, metavar='N',
                       help='timed runs, after a warm-up; default 20')
   parser.add_argument('--twins', action='store_true',
-                      help='also time the same detector without gates and with a plain FPN or '
-                      'head, beside the cheapest and the dearest of the timed images')
+                      help='also time, as exports compute them, the detector on the cheapest and '
+                      'the dearest of the timed images, beside the same detector without gates and '
+                      'with a plain FPN or head')
   parser.add_argument('--diagnose', action='store_true',
                       help='include metrics that cost as much as the network, such as the spectral '
                       "radius of an implicit pyramid's map")

@@ -89,10 +89,26 @@ def test_losses_that_assign_lower_for_accelerators(name, losses, anchors):
   _check(_hlo(train, tf.nest.map_structure(tf.constant, inputs)))
 
 
-@pytest.mark.parametrize('name', ['dyfpn_a', 'dyfpn_b', 'caddet'])  # others: beside their tests
-def test_compiled_equals_eager(name):
-  adapter, layer, inputs = accelerated_networks.build(name)
-  infer = accelerated_networks.inference(adapter, layer)
-  compiled = tf.function(infer, autograph=False, jit_compile=True)(inputs)
-  for one, other in zip(tf.nest.flatten(compiled), tf.nest.flatten(infer(inputs))):
-    np.testing.assert_allclose(one, other, 1e-4, 1e-4)
+def _compiled_and_eager(function, inputs):
+  """Returns what XLA computes on the processor, and what TensorFlow's kernels do."""
+  compiled = tf.function(function, autograph=False, jit_compile=True)(inputs)
+  return zip(tf.nest.flatten(compiled), tf.nest.flatten(function(inputs)), strict=True)
+
+
+def test_compiled_inference_equals_eager(network):
+  adapter, layer, inputs = network
+  for mode in accelerated_networks.modes(adapter):
+    if mode:
+      layer.inference = mode
+    for compiled, eager in _compiled_and_eager(
+        accelerated_networks.inference(adapter, layer), inputs):
+      np.testing.assert_allclose(compiled, eager, 1e-4, 1e-4)
+
+
+def test_compiled_gradients_equal_eager(network):
+  adapter, layer, inputs = network
+  pairs = list(_compiled_and_eager(accelerated_networks.gradients(adapter, layer), inputs))
+  # The gradient of a bias in front of a norm is 0 but for rounding, which the largest one bounds.
+  largest = max(np.max(np.abs(eager)) for _, eager in pairs)
+  for compiled, eager in pairs:
+    np.testing.assert_allclose(compiled, eager, 1e-4, 1e-4 * largest)

@@ -161,6 +161,25 @@ def test_twins_have_no_gates_and_the_same_branches_or_one(mixed):
 
 
 @pytest.mark.slow
+def test_twins_are_timed_as_exports_compute_them(mixed):
+  detector = detectors.InMemoryDetector(mixed)
+  inputs, info = mixed.network_inputs(list(mixed_detector.images(1)))
+  function = twins_lib._as_exported(detector, inputs.shape)
+  # Constants for weights, and no norm.
+  assert not function.variables
+  operations = {node.op for node in function.graph.as_graph_def().node}
+  assert operations and not any('BatchNorm' in operation for operation in operations)
+  outputs, record = detector.inspect(list(mixed_detector.images(1)))
+  found = function(inputs, info[:, 1])
+  np.testing.assert_allclose(found['detection_scores'], outputs['detection_scores'], atol=1e-4)
+  np.testing.assert_array_equal(found['multiply_adds'], record.executed)
+  # A threshold that is set later changes what is compiled later.
+  detector.set_gate_threshold(1.0)
+  shut = twins_lib._as_exported(detector, inputs.shape)(inputs, info[:, 1])
+  assert shut['multiply_adds'][0] == mixed.cost.minimum - mixed.cost.static < record.executed[0]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize('num_blocks, num_convs', [(1, 2), (3, 4)])
 def test_twins_of_a_head_that_takes_a_budget_take_none(num_blocks, num_convs):
   name = 'fcos_dynamichead_efficientnetlite0_sample'
