@@ -26,9 +26,10 @@ ONE_BLOCK = '--params_override=task.model.head.tower.dynamic.num_blocks=1'
 LISTED = f'{winograd_conv.WEIGHTS_SCOPE}/MatMul'
 
 
-def _nodes(path):
-  graph = tf.saved_model.load(str(path)).signatures['serving_default'].graph.as_graph_def()
-  return [node.name for each in graph.library.function for node in each.node_def]
+def _nodes(function):
+  graph = function.graph.as_graph_def()
+  return [node.name for nodes in (graph.node, *(each.node_def for each in graph.library.function))
+          for node in nodes]
 
 
 @pytest.fixture(autouse=True)
@@ -45,38 +46,43 @@ def test_a_dynamic_head_answers_as_the_model(tmp_path):
                f'--checkpoint_path={tmp_path}/run', ONE_BLOCK]
   images = mixed_detector.images(3)
   expected = module.serve(tf.constant(images))
-  for option in ('--winograd', '--no-winograd'):
-    path = tmp_path / option
-    export_saved_model.main([*arguments, option, f'--export_dir={path}'])
-    description = json.loads((path / 'export.json').read_text(encoding='utf-8'))
-    # Tiles of all positions, and those of lists, whose weights are made as a matrix product.
-    has_tiles = [any(name in node for node in _nodes(path))
-                 for name in (winograd_conv.WEIGHTS_SCOPE, LISTED)]
-    assert [description['winograd_convolutions'] > 0, *has_tiles] == [option == '--winograd'] * 3
-    actual = detectors.SavedDetector(path)(images)
-    assert np.std(expected['detection_scores']) > 0
-    np.testing.assert_allclose(
-        actual['detection_scores'], expected['detection_scores'], atol=1e-4, rtol=0)
-    np.testing.assert_array_equal(actual['multiply_adds'], expected['multiply_adds'])
+  path = tmp_path / 'saved'
+  export_saved_model.main([*arguments, f'--export_dir={path}'])
+  description = json.loads((path / 'export.json').read_text(encoding='utf-8'))
+  saved = tf.saved_model.load(str(path)).signatures['serving_default']
+  # Tiles of all positions, and those of lists, whose weights are made as a matrix product.
+  assert description['winograd_convolutions'] > 0
+  assert all(any(name in node for node in _nodes(saved))
+             for name in (winograd_conv.WEIGHTS_SCOPE, LISTED))
+  actual = detectors.SavedDetector(path)(images)
+  assert np.std(expected['detection_scores']) > 0
+  np.testing.assert_allclose(
+      actual['detection_scores'], expected['detection_scores'], atol=1e-4, rtol=0)
+  np.testing.assert_array_equal(actual['multiply_adds'], expected['multiply_adds'])
   with pytest.raises(command_line.CommandError, match='export with --no-winograd'):
-    convert._check_weights(
-        tf.saved_model.load(str(tmp_path / '--winograd')).signatures['serving_default'],
-        'dynamic_range')
+    convert._check_weights(saved, 'dynamic_range')
+  without, found = _frozen(module, [*arguments, '--no-winograd', f'--export_dir={path}'])
+  assert found['winograd_convolutions'] == 0
+  assert not any(winograd_conv.WEIGHTS_SCOPE in node for node in _nodes(without))
+
+
+def _frozen(module, arguments):
+  """Returns the function that the command would write, and what was folded."""
+  args = export_saved_model._parse_arguments(arguments)
+  _, written = export_saved_model._network_functions(module, args)
+  return frozen.freeze_as_told(written, module, args.freeze, False, args.winograd)
 
 
 def test_lists_have_no_tiles_where_their_weights_are_too_many(tmp_path, monkeypatch):
-  model = mixed_detector.build(NAME, head={'tower': {'dynamic': {'num_blocks': 1}}})[1]
-  tf.train.Checkpoint(model=model, **model.checkpoint_items).save(tmp_path / 'run' / 'ckpt')
-  arguments = [f'--experiment={NAME}', small_detectors.write_overrides(NAME, tmp_path),
-               f'--checkpoint_path={tmp_path}/run', ONE_BLOCK]
+  _, model, module = mixed_detector.build(NAME, head={'tower': {'dynamic': {'num_blocks': 1}}})
   weights = sum(4 * np.prod(variable.shape) for variable in model.variables)
   variables = []
   for room in (weights, weights / 2):
     monkeypatch.setattr(frozen, '_ADVISABLE', room)
-    export_saved_model.main([*arguments, f'--export_dir={tmp_path}/saved'])
-    assert not any(LISTED in name for name in _nodes(tmp_path / 'saved'))
-    variables.append(sum(path.stat().st_size
-                         for path in tmp_path.glob('saved/variables/*.data-*')))
+    function, _ = _frozen(module, [
+        f'--experiment={NAME}', f'--checkpoint_path={tmp_path}', f'--export_dir={tmp_path}/saved'])
+    assert not any(LISTED in name for name in _nodes(function))
+    variables.append(sum(4 * np.prod(variable.shape) for variable in function.variables_of_graph))
   # The largest weights stay variables if all together are too many.
   assert variables[0] < 0.01 * weights and 0.4 * weights < variables[1] < weights
 
