@@ -57,7 +57,8 @@ def _arguments() -> argparse.Namespace:
                       help=f'what is trained, of {", ".join(NETWORKS)}: the first is what people '
                       'have, with which the others are compared, and the last is shown in detail; '
                       'those that end with _budget are shown at the budget that '
-                      'official_ext.tools.frontier recommends; default: '
+                      'official_ext.tools.frontier recommends; CADDet, whose backbone needs a '
+                      'pre-training of your own, is left out (scripts/compare.py caddet); default: '
                       'fcos,fcos_dyfpn,dynamic_head_d1_budget, with --full all')
   parser.add_argument('--engine', choices=('openvino', 'none'),
                       default='openvino' if importlib.util.find_spec('openvino') else 'none',

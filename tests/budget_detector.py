@@ -27,11 +27,11 @@ def module(**model_options):
   decoder = model.decoder
   features = model.backbone(made.preprocess(tf.constant(mixed_detector.images(8)))[0])
   logits = decoder.gate({level: features[level] for level in decoder.backbone_levels}).numpy()
-  margins = logits[..., 1] - logits[..., 0]
+  margins = logits[..., 1:] - logits[..., :1]
   for variable in decoder.budget_variables:
     for name, value in (('mean', margins.mean(0)), ('variance', margins.var(0))):
       if f'/{name}:' in variable.name:
-        variable.assign(value[:, None])
+        variable.assign(value)
   mixed_detector.spread_scores(model)
   return made
 

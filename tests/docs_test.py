@@ -1,4 +1,4 @@
-"""README, CONTRIBUTING and docs/: their links, files, commands, experiments and options exist."""
+"""Pages, and the sources of data/: their links, files, commands, experiments and options exist."""
 import argparse
 import ast
 import difflib
@@ -46,6 +46,7 @@ def test_pages_have_commands_of_many_programs():
   assert {'scripts/quickstart.sh', 'scripts/test.sh', 'official_ext.train',
           'official_ext.serving.export_saved_model', 'benchmarks/export.py'} < programs
   assert len(COMMANDS) > 60 and len(programs) > 30
+  assert {'README.md', 'data/demo/SOURCE.md'} < {command.page for command in COMMANDS}
 
 
 @EVERY

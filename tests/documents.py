@@ -17,7 +17,7 @@ import warnings
 
 CHECKOUT = pathlib.Path(__file__).resolve().parents[1]
 PAGES = [CHECKOUT / 'README.md', CHECKOUT / 'CONTRIBUTING.md', CHECKOUT / 'CHANGELOG.md',
-         *sorted((CHECKOUT / 'docs').glob('*.md'))]
+         *sorted((CHECKOUT / 'docs').glob('*.md')), *sorted(CHECKOUT.glob('data/*/SOURCE.md'))]
 # What a command may start with before the program; `taskset -c 1` chooses a processor.
 _STARTS = r'(?:taskset -c \d )?(?:(?:\.venv/bin/)?python |\.venv/bin/python\S* |scripts/|time )'
 # Shell scripts that give their arguments to a Python program.

@@ -47,12 +47,17 @@ def _mix_gates(module) -> None:
     bias.assign([np.median(logits[:, index, 1] - logits[:, index, 0]), 0.0])
 
 
-def spread_scores(model) -> None:
-  """Makes boxes score differently, so that rounding cannot change their order in suppression."""
+def spread_scores(model, gain: float = 1.0) -> None:
+  """Makes boxes score differently, so that rounding cannot change their order in suppression.
+
+  Args:
+    model: the detector.
+    gain: factor of the kernel, above 1 where features are small.
+  """
   is_one_stage = hasattr(model, 'head')
   for head in [model.head] if is_one_stage else model.detection_head:
     variables = {re.sub('.*(scores|classes)/', '', v.name): v for v in head.trainable_variables}
     kernel = variables['kernel:0']
     spread = 0.4 if is_one_stage else 0.1  # Gives logits a deviation of about 2.
-    kernel.assign(tf.random.stateless_normal(kernel.shape, [1, 2], stddev=spread))
+    kernel.assign(tf.random.stateless_normal(kernel.shape, [1, 2], stddev=gain * spread))
     variables['bias:0'].assign(tf.fill(variables['bias:0'].shape, -2.0))

@@ -39,11 +39,18 @@ CASCADE_WITH_MASKS = {
                        'fc_dims': 32},
 }
 
+
+def budget_head(**tower):
+  """Returns experiment and options of a detector whose head takes a budget; `tower` is added."""
+  tower = {'num_blocks': 1, 'budget_input': True, **tower}
+  return 'fcos_dynamichead_efficientnetlite0_sample', {
+      'max_level': 4, 'decoder': {'fpn': {'num_filters': 8}},
+      'head': {'num_filters': 8, 'tower': {'dynamic': tower}}}
+
+
 # Part whose cost follows a budget -> experiment and options of its model.
 BUDGET_NETWORKS = {
-    'head': ('fcos_dynamichead_efficientnetlite0_sample', {
-        'max_level': 4, 'decoder': {'fpn': {'num_filters': 8}},
-        'head': {'num_filters': 8, 'tower': {'dynamic': {'num_blocks': 1, 'budget_input': True}}}}),
+    'head': budget_head(),
     'decoder': ('retinanet_ifpn_efficientnetlite0_sample', {
         'decoder': {'ifpn': {'num_filters': 8, 'solver': {
             'budget_input': True, 'training_evaluations': 4, 'inference_evaluations': 4}}}}),

@@ -10,14 +10,14 @@ import numpy as np
 from PIL import Image
 
 # Colors follow the reader's choice of a light or a dark page; a table that is too wide scrolls
-# inside of its own box.
+# inside of its own box, and the long name of an experiment goes on in the next line.
 _STYLE = """
 :root {color-scheme: light dark; --text: #1c2733; --page: #ffffff; --faint: #57606a;
        --line: #d8dee4}
 @media (prefers-color-scheme: dark) {
   :root {--text: #dde4ea; --page: #14191f; --faint: #9aa7b3; --line: #3a444e}}
 body {font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em;
-      color: var(--text); background: var(--page)}
+      color: var(--text); background: var(--page); overflow-wrap: break-word}
 h1 {font-size: 1.7em}
 h2 {font-size: 1.25em; margin-top: 2em; border-bottom: 1px solid var(--line)}
 img {max-width: 100%} figure {margin: 1em 0} figcaption {color: var(--faint)}

@@ -7,6 +7,7 @@ from studies.subjects import DRAWN
 from studies.subjects import DYFPN_BUDGET
 from studies.subjects import dynamic_head_budget
 from studies.subjects import fcos
+from studies.subjects import IFPN_BUDGET
 from studies.subjects import NETWORKS
 from studies.subjects import ONE_BLOCK
 from studies.subjects import Options
@@ -86,9 +87,7 @@ def _frontier() -> Plan:
       'dynamic_head_budget': dynamic_head_budget(),
       'dynamic_head_d1_budget': dynamic_head_budget(ONE_BLOCK),
       'dynamic_head_replace_budget': dynamic_head_budget(REPLACE),
-      'ifpn_budget': retinanet('ifpn', {
-          'task.model.decoder.ifpn.solver.budget_input': True, 'task.budget.kind': 'drawn',
-          'task.budget.draw_range': [0.0, 0.8]}, BUDGETS[::2]),
+      'ifpn_budget': retinanet('ifpn', IFPN_BUDGET, BUDGETS[::2]),
       'caddet_budget': Subject('fcos_caddet_sample', {
           'task.model.backbone.caddet.budget_input': True,
           'task.model.backbone.caddet.router_norm': 'group', **DRAWN,

@@ -101,6 +101,9 @@ def fcos(part: str, options: Options | None = None, budgets: Sequence[float] = (
 
 # A neck that takes its budget at every call.
 DYFPN_BUDGET = {'task.model.decoder.dyfpn.gate.budget_input': True, **DRAWN}
+# A neck whose solver evaluates as often as the budget says.
+IFPN_BUDGET = {'task.model.decoder.ifpn.solver.budget_input': True, 'task.budget.kind': 'drawn',
+               'task.budget.draw_range': [0.0, 0.8]}
 # A block has two convolutions, as many as the towers of the plain head of these experiments.
 ONE_BLOCK = {'task.model.head.tower.dynamic.num_blocks': 1}
 # Open gates put the convolutions in the place of the input, where the paper adds them to it.
@@ -116,7 +119,8 @@ def dynamic_head_budget(options: Options | None = None) -> Subject:
       'task.budget.draw_range': [0.0, 0.9]}, BUDGETS, shrinking=_SHRINKING)
 
 
-# The networks of the quickstart.
+# The networks of the quickstart.  CADDet is not among them: no ImageNet weights of it are carried,
+# and from random ones so few steps teach it too little (docs/choose.md, "What was measured").
 NETWORKS = {
     'fpn': retinanet('fpn', is_plain=True),
     'inception_fpn': retinanet('inception_fpn'),
@@ -124,12 +128,15 @@ NETWORKS = {
     'dyfpn_budget': retinanet('dyfpn', DYFPN_BUDGET, BUDGETS),
     'drfpn': retinanet('drfpn'),
     'ifpn': retinanet('ifpn'),
+    'ifpn_budget': retinanet('ifpn', IFPN_BUDGET, BUDGETS[::2]),
     'pafpn': retinanet('pafpn'),
     'bifpn': retinanet('bifpn'),
     'carafe': retinanet('carafe'),
+    'deformable_fpn': retinanet('deformable_fpn'),
     'fcos': fcos('fpn', is_plain=True),
     'fcos_dyfpn': fcos('dyfpn'),
     'dynamic_head': fcos('dynamichead'),
     'dynamic_head_budget': dynamic_head_budget(),
     'dynamic_head_d1_budget': dynamic_head_budget(ONE_BLOCK),
+    'dynamic_head_replace_budget': dynamic_head_budget(REPLACE),
 }

@@ -1,8 +1,10 @@
 """Every YAML file: it says what it is, resolves strictly, and is the row of its paper's table."""
 import functools
+import json
 import re
 
 import numpy as np
+from official.core import exp_factory
 from official.modeling import optimization
 import pytest
 import tensorflow as tf
@@ -12,6 +14,7 @@ from official_ext.configs import components
 from official_ext.dataloaders import image_sizes
 from official_ext.losses import budget_checks
 from official_ext.utils import experiment
+from official_ext.utils import model_cards
 import experiment_files
 import published_rows
 import toolbox_recipe
@@ -35,6 +38,10 @@ def expected(path):
 @functools.cache
 def resolved(path):
   return experiment_files.resolve(path)
+
+
+# Cards only read the experiment that files change, and making one takes most of a card's time.
+standard = functools.cache(exp_factory.get_exp_config)
 
 
 @EVERY
@@ -120,6 +127,22 @@ def test_file_is_its_row(path):
   if row.tower_parameters is not None:
     assert _tower_parameters(task.model.head) == row.tower_parameters
   budget_checks.check(task.budget)
+
+
+@EVERY
+def test_file_has_a_card(path, monkeypatch):
+  published, params = model_cards.read_comment(path), resolved(path)
+  schedule = expected(path).schedule
+  monkeypatch.setattr(exp_factory, 'get_exp_config', standard)
+  card = model_cards.make(published.experiment, params, published)
+  assert json.loads(json.dumps(card)) == card
+  detector = re.sub('[ -]', '', card['network']['detector']).lower()
+  # An EfficientDet is a RetinaNet, and some of the Mask R-CNNs are cascades.
+  assert detector.endswith(path.parent.name.replace('efficientdet', 'retinanet'))
+  recipe = card['recipe']
+  assert (recipe['train_steps'], recipe['batch_size']) == (schedule.steps, schedule.batch_size)
+  assert card['result']['published'] == published.results and card['result']['measured'] is None
+  assert card['data']['train'] == 'coco/train-*.tfrecord' and card['licence']['data']
 
 
 @pytest.mark.parametrize('name', published_rows.PAPERS)

@@ -165,11 +165,20 @@ def test_full_takes_no_more_options(tmp_path, monkeypatch, capsys):
   assert 'leave --params_override out' in capsys.readouterr().err
 
 
-def test_every_network_has_an_experiment():
-  from official.core import exp_factory
+def test_options_of_every_network_resolve(monkeypatch):
   from official_ext import registry_imports
-  for subject in quickstart.NETWORKS.values():
-    assert exp_factory.get_exp_config(subject.experiment).task.model.num_classes
+  from official_ext.utils import experiment
+  monkeypatch.setattr(sys, 'argv', ['quickstart', '--train_steps=40'])
+  args = quickstart._arguments()
+  assert {'ifpn_budget', 'deformable_fpn', 'dynamic_head_replace_budget'} < {*quickstart.NETWORKS}
+  for name, subject in quickstart.NETWORKS.items():
+    params = experiment.resolve(
+        subject.experiment, params_override=quickstart.training_overrides(args, subject))
+    experiment.check_training(params)
+    assert params.trainer.train_steps == 40
+    # Only networks that take a budget are trained with one that is drawn.
+    drawn = params.task.budget.kind == 'drawn'
+    assert name.endswith('_budget') == bool(subject.budgets) == drawn, name
 
 
 def test_unknown_networks_and_repeated_ones_are_refused(tmp_path):

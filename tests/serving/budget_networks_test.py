@@ -1,6 +1,6 @@
 """SavedModels of the networks that take a budget: the model, at every budget, in every batch.
 
-tests/serving/budget_signature_test.py has the same for DyFPN.
+tests/serving/budget_signature_test.py has the same for DyFPN with block B.
 """
 import types
 
@@ -13,18 +13,28 @@ from official_ext.serving import detection
 from official_ext.serving import export_checks
 from official_ext.serving.compiling import frozen
 from official_ext.serving import signatures
+import budget_detector
 import mixed_detector
 import small_detectors
 
 pytestmark = pytest.mark.slow
 
+NETWORKS = {
+    **small_detectors.BUDGET_NETWORKS,
+    'head that replaces': small_detectors.budget_head(depth_update='replace'),
+}
+BLOCK_A = {'dyfpn': {'num_filters': 8, 'block': 'A', 'gate': {'budget_input': True}}}
 BUDGETS = np.array([0.0, 0.3, 0.8, 0.15, 0.6, 0.45, 0.9, 0.25, 0.7, 1.0], np.float32)
 SIZES = (1, 3, 8)
 
 
 def _made(name):
+  if name == 'block A':
+    module = budget_detector.module(decoder=BLOCK_A)
+    mixed_detector.spread_scores(module.model, gain=20.0)
+    return module
   tf_keras.utils.set_random_seed(1)
-  experiment, model_options = small_detectors.BUDGET_NETWORKS[name]
+  experiment, model_options = NETWORKS[name]
   options = {'budget': {'kind': 'drawn', 'weight': 0.1}, 'model': model_options}
   _, model = small_detectors.small_task(experiment, **options)
   config = small_detectors.small_experiment(experiment, **options)
@@ -36,21 +46,22 @@ def _made(name):
   return module
 
 
-@pytest.fixture(scope='module', params=small_detectors.BUDGET_NETWORKS)
+@pytest.fixture(scope='module', params=[*NETWORKS, 'block A'])
 def network(request, tmp_path_factory):
   """A module, its SavedModel as it is loaded again, and what the module gives for each image.
 
   Each of ten images has another budget.
   """
   module = _made(request.param)
-  path = str(tmp_path_factory.mktemp(request.param))
+  path = str(tmp_path_factory.mktemp('network'))
   written, _ = frozen.freeze(signatures.network_function(module, 'image_tensor'))
   tf.saved_model.save(tf.Module(), path, signatures=signatures.signatures(written))
   saved, images = tf.saved_model.load(path), mixed_detector.images(len(BUDGETS))
   alone = [_serve(module, images[row:row + 1], budget) for row, budget in enumerate(BUDGETS)]
   return types.SimpleNamespace(
-      module=module, saved=saved, function=saved.signatures[signatures.WITH_BUDGET],
-      images=images, alone={key: np.concatenate([one[key] for one in alone]) for key in alone[0]})
+      name=request.param, module=module, saved=saved, images=images,
+      function=saved.signatures[signatures.WITH_BUDGET],
+      alone={key: np.concatenate([one[key] for one in alone]) for key in alone[0]})
 
 
 def _serve(module, images, budgets):
@@ -71,7 +82,8 @@ def test_budgets_decide_what_the_model_spends(network):
   costs, cost = network.alone['multiply_adds'], network.module.cost
   np.testing.assert_allclose([costs[0], costs[-1]], [cost.minimum, cost.maximum], 1e-6)
   assert len(set(costs)) > 3
-  assert np.corrcoef(costs, BUDGETS)[0, 1] > 0.9
+  # DyFPN chooses one of seven paths for a whole level, so that its few costs jump.
+  assert np.corrcoef(costs, BUDGETS)[0, 1] > (0.6 if network.name == 'block A' else 0.9)
   assert network.alone['detection_scores'].std() > 1e-3
 
 

@@ -44,7 +44,7 @@ def _share(record, cost):
 
 @pytest.mark.parametrize('levels, options', [
     (ALL_LEVELS, {}), ('4', {}), ('345', {'coarse': True}), ('345', {'scale_step': 'absent'}),
-    ('345', {'gate_threshold': 0.4})], ids=str)
+    ('345', {'gate_threshold': 0.4}), ('345', {'depth_update': 'replace'})], ids=str)
 def test_a_budget_of_each_image_equals_numpy(levels, options):
   tower, inputs = _make(levels, **options)
   outputs, record = _run(tower, inputs, BUDGETS)
@@ -60,7 +60,8 @@ def test_a_budget_of_each_image_equals_numpy(levels, options):
   assert 0.02 < shares[2] < 0.98 or 'coarse' in options
 
 
-@pytest.mark.parametrize('options', [{}, {'coarse': True, 'gate_threshold': 0.3}], ids=str)
+@pytest.mark.parametrize('options', [
+    {}, {'coarse': True, 'gate_threshold': 0.3}, {'depth_update': 'replace'}], ids=str)
 def test_modes_agree_and_an_image_gets_what_it_gets_alone(options):
   tower, inputs = _make(**options)
   outputs, record = _run(tower, inputs, BUDGETS)
