@@ -151,7 +151,9 @@ def step(name: str, version: str, image_size: int, engine: str) -> Callable[[], 
 
 def network(name: str, image_size: int, engine: str) -> Callable[[], Any]:
   """Returns a function that runs the network as an export has it."""
-  _, model = build(name, image_size, apply_nms=False)
+  # The proposals of two stages are suppressed too.
+  _, model = build(name, image_size, apply_nms=False,
+                   nms_version='portable' if engine == 'openvino' else 'batched')
   image, shape = tf.zeros([1, image_size, image_size, 3]), tf.fill([1, 2], float(image_size))
 
   def run(inputs):
