@@ -155,8 +155,9 @@ class RoutedDetectionModule(detection.DetectionModule):
       `all`, also `gate_<layer>_<gate>` for each gate on the routing tape.
     """
     with routing.RoutingTape() as tape:
-      decoded = not self._suppresses and (
-          self.params.task.model.detection_generator.decode_boxes)
+      # Only RetinaNet's generator can leave boxes as the head gives them.
+      decodes = getattr(self.params.task.model.detection_generator, 'decode_boxes', True)
+      decoded = not self._suppresses and decodes
       outputs = self._decode(images) if decoded else dict(super().serve(images))
     routed.check_complete(tape, self.model)
     record = tape.routing()

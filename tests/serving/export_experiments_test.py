@@ -60,6 +60,28 @@ def test_a_cascade_with_masks_answers_as_in_memory(tmp_path):
   assert gmac['static'] < gmac['minimum'] <= costs.min() < costs.max() <= gmac['maximum'] * 1.000001
 
 
+@pytest.mark.parametrize('cascade', [False, True])
+def test_numpy_finishes_what_two_stages_leave(tmp_path, cascade):
+  options = {**small_detectors.CASCADE_WITH_MASKS, 'include_mask': False} if cascade else {}
+  _, model, module = mixed_detector.build(FASTER, SIZE, **options)
+  tf.train.Checkpoint(model=model, **model.checkpoint_items).save(tmp_path / 'run' / 'ckpt')
+  export_saved_model.main([
+      f'--experiment={FASTER}', small_detectors.write_overrides(FASTER, tmp_path),
+      '--params_override=' + yaml.safe_dump({'task': {'model': options}}, default_flow_style=True,
+                                            width=10**6),
+      '--nms=none', f'--input_image_size={SIZE[0]},{SIZE[1]}', f'--checkpoint_path={tmp_path}/run',
+      f'--export_dir={tmp_path}/exported'])
+  images = mixed_detector.images(2)
+  found = detectors.SavedDetector(tmp_path / 'exported')(images)
+  expected = tf.function(module.serve, autograph=False)(tf.constant(images))
+  assert 0 < np.min(expected['num_detections'])
+  np.testing.assert_array_equal(found['num_detections'], expected['num_detections'])
+  np.testing.assert_allclose(
+      found['detection_scores'], expected['detection_scores'], atol=1e-4)
+  np.testing.assert_allclose(found['detection_boxes'], expected['detection_boxes'], atol=1e-2)
+  np.testing.assert_array_equal(found['multiply_adds'], expected['multiply_adds'])
+
+
 def test_random_gates_of_an_export_draw_at_every_call(tmp_path):
   """A variable counts the draws, so an export keeps all variables."""
   name = 'retinanet_dyfpn_efficientnetlite0_sample'
