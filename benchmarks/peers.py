@@ -233,7 +233,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
   parser.add_argument('--torch_python', metavar='PYTHON', default=sys.executable,
                       help='interpreter with PyTorch (this one)')
   parser.add_argument('--networks', nargs='+', choices=NETWORKS, default=list(NETWORKS),
-                      metavar='NETWORK', help=f'any of: {"; ".join(NETWORKS)}')
+                      metavar='NETWORK',
+                      help=f'any of: {"; ".join(NETWORKS)}'.replace('%', '%%'))
   parser.add_argument('--image_sizes', type=int, nargs='+', default=[256, 512, 800],
                       help='sides in pixels (256 512 800), which are padded')
   parser.add_argument('--batch', type=int, default=1, help='images (1)')

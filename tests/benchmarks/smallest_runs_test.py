@@ -16,11 +16,16 @@ FOLDER = pathlib.Path(__file__).resolve().parents[2] / 'benchmarks'
 
 
 @pytest.mark.parametrize('path', sorted(FOLDER.glob('*.py')), ids=lambda path: path.name)
-def test_benchmark_can_be_imported_and_says_its_command(path):
+def test_benchmark_can_be_imported_and_says_its_command(path, monkeypatch, capsys):
   if path.stem == 'torch_peers':
     pytest.importorskip('torch')  # It runs in an environment of its own.
   module = importlib.import_module(path.stem)
-  assert not hasattr(module, 'main') or f'benchmarks/{path.name}' in module.__doc__
+  if hasattr(module, 'main'):
+    assert f'benchmarks/{path.name}' in module.__doc__
+    monkeypatch.setattr(sys, 'argv', [path.name, '--help'])
+    with pytest.raises(SystemExit) as ended:
+      module.main()
+    assert not ended.value.code and capsys.readouterr().out.startswith('usage: ')
 
 
 def ratios(capsys) -> list[str]:
