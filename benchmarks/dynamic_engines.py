@@ -15,11 +15,11 @@ import argparse
 from collections.abc import Callable
 import functools
 import pathlib
-import tempfile
 from typing import Any
 
 import official_ext  # noqa: F401 (chooses Keras 2)
 import dynamic_head
+import graphs
 import numpy as np
 import tensorflow as tf, tf_keras
 
@@ -28,7 +28,6 @@ from official_ext.ops import routing
 from official_ext.ops import winograd_conv
 from official_ext.serving.compiling import frozen
 from official_ext.serving import signatures
-from official_ext.serving.engines import openvino
 from official_ext.utils import command_line
 from official_ext.utils import timing
 
@@ -130,16 +129,6 @@ def frozen_detector(args: argparse.Namespace, kind: float | str, image: np.ndarr
   return frozen.freeze(traced, winograd=kind != DEFINITION)[0], share
 
 
-def _in_openvino(function: Any, folder: pathlib.Path, threads: int) -> Run:
-  source, converted = folder / 'source', folder / 'converted'
-  converted.mkdir(parents=True)
-  module = tf.Module()
-  module.run = function
-  tf.saved_model.save(module, str(source), signatures={signatures.DEFAULT: function})
-  openvino.convert(source, signatures.DEFAULT, converted)
-  return openvino.Model(converted, threads)
-
-
 def _in_tensorflow(function: Any, image: np.ndarray) -> Any:
   return tf.nest.map_structure(lambda value: value.numpy(), function(tf.constant(image)))
 
@@ -161,8 +150,7 @@ def benchmark(args: argparse.Namespace) -> None:
     if 'tensorflow' in args.engines:
       found['tensorflow', kind] = functools.partial(_in_tensorflow, function)
     if 'openvino' in args.engines:
-      with tempfile.TemporaryDirectory() as folder:
-        found['openvino', kind] = _in_openvino(function, pathlib.Path(folder), args.threads)
+      found['openvino', kind] = graphs.in_openvino(function, args.threads)
   seconds = timing.interleaved({key: functools.partial(run, image) for key, run in found.items()},
                                args.repeats, label='repeats')
   for engine, kind in found:

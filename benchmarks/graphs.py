@@ -1,8 +1,13 @@
 """Functions as TensorFlow graphs, and with their gradients: what several benchmarks time."""
 from collections.abc import Callable
+import pathlib
+import tempfile
 from typing import Any
 
 import tensorflow as tf
+
+from official_ext.serving.engines import openvino
+from official_ext.serving import signatures
 
 
 def with_gradients(function: Callable[..., tf.Tensor]) -> Callable[..., Any]:
@@ -34,3 +39,20 @@ def traced(function: Callable[..., Any], *args: Any, compiled: bool = False) -> 
   concrete = tf.function(lambda *values: function(*values), autograph=False,
                          jit_compile=compiled).get_concrete_function(*specs)
   return lambda *values: concrete(*values)
+
+
+def in_openvino(function: Any, threads: int | None = None) -> openvino.Model:
+  """Returns a concrete function as OpenVINO runs it.
+
+  Args:
+    function: of named tensors that returns a dictionary.
+    threads: number of threads; None: OpenVINO's choice.
+  """
+  with tempfile.TemporaryDirectory() as folder:
+    source, converted = pathlib.Path(folder, 'source'), pathlib.Path(folder, 'converted')
+    converted.mkdir()
+    module = tf.Module()
+    module.run = function
+    tf.saved_model.save(module, str(source), signatures={signatures.DEFAULT: function})
+    openvino.convert(source, signatures.DEFAULT, converted)
+    return openvino.Model(converted, threads)

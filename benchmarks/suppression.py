@@ -11,11 +11,10 @@ Garden's, a repeat takes seconds, and FCOS, ATSS, AutoAssign and FreeAnchor do n
 """
 import argparse
 from collections.abc import Callable
-import pathlib
-import tempfile
 from typing import Any
 
 import official_ext  # noqa: F401 (chooses Keras 2)
+import graphs
 import numpy as np
 from official.core import task_factory
 from official.vision.ops import anchor
@@ -24,7 +23,6 @@ import tensorflow as tf
 from official_ext import registry_imports
 from official_ext.modeling import dense_detections
 from official_ext.serving.compiling import frozen
-from official_ext.serving.engines import openvino
 from official_ext.serving import signatures
 from official_ext.utils import command_line
 from official_ext.utils import experiment
@@ -104,21 +102,9 @@ def roi_inputs(config: Any, image_size: int) -> list[Any]:
   return [tf.constant(value, tf.float32) for value in values]
 
 
-def in_openvino(function: Any, inputs: list[tf.Tensor]) -> Callable[[], Any]:
-  """Returns a function that runs another one in OpenVINO.
-
-  Args:
-    function: a concrete function with an argument `input_<number>` for each input.
-    inputs: of one image.
-  """
-  with tempfile.TemporaryDirectory() as folder:
-    source, converted = pathlib.Path(folder, 'source'), pathlib.Path(folder, 'converted')
-    converted.mkdir()
-    module = tf.Module()
-    module.run = function
-    tf.saved_model.save(module, str(source), signatures={signatures.DEFAULT: function})
-    openvino.convert(source, signatures.DEFAULT, converted)
-    compiled = openvino.Model(converted).compile(1)
+def _in_openvino(function: Any, inputs: list[tf.Tensor]) -> Callable[[], Any]:
+  """Returns a function that runs another one, of `_named`, in OpenVINO for one image."""
+  compiled = graphs.in_openvino(function).compile(1)
   values = {f'input_{number}': value.numpy() for number, value in enumerate(inputs)}
   return lambda: compiled(values, share_outputs=True)
 
@@ -145,7 +131,7 @@ def step(name: str, version: str, image_size: int, engine: str) -> Callable[[], 
   flat = tf.nest.flatten(inputs)
   suppress = _named(detect, flat)
   if engine == 'openvino':
-    return in_openvino(suppress, flat)
+    return _in_openvino(suppress, flat)
   return lambda: suppress(*flat)['scores'].numpy()
 
 
@@ -161,7 +147,7 @@ def network(name: str, image_size: int, engine: str) -> Callable[[], Any]:
     return {'scores': outputs['decoded_box_scores']}
 
   function, _ = frozen.freeze(_named(run, [image]), largest_stay=True)
-  return (in_openvino(function, [image]) if engine == 'openvino'
+  return (_in_openvino(function, [image]) if engine == 'openvino'
           else lambda: function(image)['scores'].numpy())
 
 
