@@ -52,7 +52,7 @@ def in_openvino(function: Any, threads: int | None = None) -> openvino.Model:
     source, converted = pathlib.Path(folder, 'source'), pathlib.Path(folder, 'converted')
     converted.mkdir()
     module = tf.Module()
-    module.run = function
+    module.run, module.weights = function, function.variables
     tf.saved_model.save(module, str(source), signatures={signatures.DEFAULT: function})
     openvino.convert(source, signatures.DEFAULT, converted)
     return openvino.Model(converted, threads)

@@ -180,6 +180,17 @@ def build(name: str) -> nn.Module:
   return Detector(branches, name.startswith('fcos'), 'dynamichead' in name).eval()
 
 
+def answer(network, inputs) -> None:
+  """Says `ready`, then runs a network for every line on standard input, and prints the seconds."""
+  for _ in range(2):
+    network(*inputs)
+  print('ready', flush=True)
+  for _ in sys.stdin:
+    start = time.perf_counter()
+    network(*inputs)
+    print(time.perf_counter() - start, flush=True)
+
+
 def main() -> None:
   """Runs the worker."""
   parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
@@ -203,13 +214,7 @@ def main() -> None:
       inputs = (torch.randn(args.batch, 3, args.image_size, args.image_size, generator=generator),)
     if args.mode == 'compiled':
       network = torch.compile(network)
-    for _ in range(2):
-      network(*inputs)
-    print('ready', flush=True)
-    for _ in sys.stdin:
-      start = time.perf_counter()
-      network(*inputs)
-      print(time.perf_counter() - start, flush=True)
+    answer(network, inputs)
 
 
 if __name__ == '__main__':

@@ -18,8 +18,8 @@ PAGES = {path.relative_to(CHECKOUT).as_posix(): path.read_text(encoding='utf-8')
          for path in documents.PAGES}
 PROGRAMS = sorted({*CHECKOUT.glob('official_ext/**/*.py'), *CHECKOUT.glob('scripts/*.py'),
                    *CHECKOUT.glob('benchmarks/*.py')} -
-                  # This one imports PyTorch, which the project does not install.
-                  {CHECKOUT / 'benchmarks/torch_peers.py'})
+                  # These import PyTorch, which the project does not install.
+                  {CHECKOUT / f'benchmarks/torch_{name}.py' for name in ('authors', 'peers')})
 EVERY = pytest.mark.parametrize('page', PAGES)
 # Options are those of one of these experiments, which together have every detector and head.
 SOME = ('retinanet_dyfpn_efficientnetlite0_sample', 'fcos_dynamichead_efficientnetlite0_sample',

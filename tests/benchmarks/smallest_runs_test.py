@@ -10,15 +10,15 @@ import sys
 import dataset_files
 import numpy as np
 import pytest
-import tensorflow as tf
+import tensorflow as tf, tf_keras
 
 FOLDER = pathlib.Path(__file__).resolve().parents[2] / 'benchmarks'
 
 
 @pytest.mark.parametrize('path', sorted(FOLDER.glob('*.py')), ids=lambda path: path.name)
 def test_benchmark_can_be_imported_and_says_its_command(path, monkeypatch, capsys):
-  if path.stem == 'torch_peers':
-    pytest.importorskip('torch')  # It runs in an environment of its own.
+  if path.stem in ('torch_authors', 'torch_peers'):
+    pytest.importorskip('torch')  # They run in an environment of their own.
   module = importlib.import_module(path.stem)
   if hasattr(module, 'main'):
     assert f'benchmarks/{path.name}' in module.__doc__
@@ -44,6 +44,41 @@ def test_drfpn(capsys):
 def test_dyfpn(capsys):
   importlib.import_module('dyfpn').benchmark_necks(32, 1, repeats=1)
   assert len(ratios(capsys)) == 4 * 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('module', ['dyfpn', 'dynamic_head'])
+def test_authors_time_modules_whose_gates_follow_the_share(module, monkeypatch, capsys):
+  authors = importlib.import_module('authors')
+  monkeypatch.setattr(authors, '_CHANNELS', 8)
+  monkeypatch.setattr(authors, '_RESNET_CHANNELS', dict.fromkeys('2345', 8))
+
+  def outputs(share):
+    tf_keras.utils.set_random_seed(0)
+    function, features = authors.build(module, 128, share)
+    return {name: value.numpy() for name, value in function(**{
+        name: tf.constant(value) for name, value in features.items()}).items()}
+
+  opened, shut = outputs(1.0), outputs(0.0)
+  assert len(opened) == 5
+  for name, value in opened.items():
+    assert np.isfinite(value).all() and np.abs(value - shut[name]).max() > 1e-3
+  started = []
+
+  def measure(commands, repeats):
+    started.append((commands, repeats))
+    return {name: np.array([2.0 if name == 'PyTorch' else 1.0]) for name in commands}
+
+  monkeypatch.setattr(authors.peers, 'measure', measure)
+  authors.main([f'--{module}=released.py', '--image_sizes=128', '--threads=1', '--repeats=3'])
+  lines = capsys.readouterr().out.splitlines()
+  assert len(lines) == len(started) == len(authors.SHARES[module])
+  assert all(line.count('(0.50)') == 2 for line in lines)
+  commands, repeats = started[0]
+  assert repeats == 3 and '--source=released.py' in commands['PyTorch']
+  with pytest.raises(SystemExit):
+    authors.main([])
+  assert 'give --dyfpn=FILE' in capsys.readouterr().err
 
 
 @pytest.mark.slow
