@@ -109,7 +109,7 @@ def majority(answers: Iterable[bool | None]) -> bool | None:
 
 
 def _wideness(width: Any, height: Any) -> int:
-  """Returns 1 for wide, -1 for high, 0 for square or unknown."""
+  """Returns 1 for wide, -1 for tall, 0 for square or unknown."""
   try:
     difference = float(width) - float(height)
   except (TypeError, ValueError, OverflowError):

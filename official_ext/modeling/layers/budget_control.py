@@ -26,7 +26,7 @@ _LOGISTIC_OF_NORMAL = 1.702
 
 
 class _Calibration(threading.local):
-  """The rate of the innermost `calibrating` of a thread; None without one."""
+  """The rate that `calibrating` gave in a thread; None without one.  Contexts do not nest."""
   rate: tf.Tensor | float | None = None
 
 

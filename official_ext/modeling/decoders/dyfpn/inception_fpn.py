@@ -19,7 +19,7 @@ ALL_BRANCHES = ('1x1', '3x3', '3x3d2', '3x3d3', '5x5', '5x5d2', '5x5d3')
 
 
 def parse_branch(branch: str) -> tuple[int, int]:
-  """Returns kernel size and dilation rate of a branch such as `5x5d2`."""
+  """Returns kernel size and dilation rate of a branch such as `5x5d2`, or raises ArgumentError."""
   match = re.fullmatch(r'([1-9]\d*)x\1(?:d([1-9]\d*))?', branch)
   if not match or int(match[1]) % 2 == 0:
     raise checks.ArgumentError(
