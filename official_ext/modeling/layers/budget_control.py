@@ -1,7 +1,8 @@
 """Logits that follow the budget of a call: their norm, and a controller of the share they open.
 
 Both layers keep numbers for eleven budgets, equally far from each other in [0, 1], and interpolate
-between the two that are beside the budget of the call.  A training step moves these two.
+between the two that are beside the budget of the call.  A training step moves these two, and means
+and shifts of the others by less the farther they are from them.
 """
 from collections.abc import Iterator, Sequence
 import contextlib

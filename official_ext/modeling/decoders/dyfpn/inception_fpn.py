@@ -149,7 +149,7 @@ class InceptionFPN(pyramid.PyramidDecoder):
       branches: kernel sizes and dilation rates of the laterals, such as `5x5d2`.
       branch_init_scale: initial variance of the branches' kernels, as a share of Glorot's.
         1 is the paper's value; small values train better in short schedules.  The first branch
-        is FPN's lateral and always starts with Glorot's variance.
+        is FPN's lateral and always starts with Glorot's variance, but in DyFPN.
       **kwargs: arguments of `PyramidDecoder`.
 
     Raises:
