@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/padding.py --images=FOLDER
 
-`wide` and `high` are the pixels of wide and of high images after the resize, relative to the
+`wide` and `tall` are the pixels of wide and of tall images after the resize, relative to the
 papers' rule (short side 800, long side at most 1333).  `input` is the pixels of the network's
 input relative to those of the resized images; the rest is padding.
 """
@@ -44,8 +44,8 @@ def measure(sizes: Sequence[Sequence[int]], canvas_of: Box) -> dict[str, float]:
     canvas = canvas_of(size)
     pixels = np.prod(resized(size, canvas.box))
     rows.append((size[0] > size[1], pixels / np.prod(paper), pixels, np.prod(canvas.size)))
-  is_high, relative, pixels, inputs = map(np.array, zip(*rows))
-  return {'wide': float(np.mean(relative[~is_high])), 'high': float(np.mean(relative[is_high])),
+  is_tall, relative, pixels, inputs = map(np.array, zip(*rows))
+  return {'wide': float(np.mean(relative[~is_tall])), 'tall': float(np.mean(relative[is_tall])),
           'input': float(np.sum(inputs) / np.sum(pixels))}
 
 

@@ -76,7 +76,7 @@ values = {name: [float(cell) for cell in cells] for name, *cells in rows if name
 points = [{'model': 'nuclei, 39 images', 'budget': budget, 'ap': ap, 'gmac_mean': mean,
            'gmac_min': least, 'gmac_max': most}
           for budget, ap, mean, least, most in zip(*(values[name] for name in (
-              'b', 'AP', 'GMAC, mean', 'GMAC, cheapest image', 'GMAC, dearest image')))]
+              'b', 'AP', 'GMAC, mean', 'GMAC, cheapest image', 'GMAC, most expensive image')))]
 tradeoff.draw_tradeoff(points).savefig(sys.argv[1], dpi=110, bbox_inches='tight')
 PYTHON
   keep dyfpn 800 "$RUNS/dyfpn.png"

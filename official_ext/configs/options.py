@@ -173,13 +173,13 @@ class ResizeConfig(hyperparams.Config):
   Attributes:
     rule: `garden`, Model Garden's: every image is fitted into `model.input_size`; or `paper`: the
       short side becomes `short_side` pixels, but the long side at most `long_side`, whether the
-      image is wide or high.  `paper` needs `model.input_size` [null, null, 3].
+      image is wide or tall.  `paper` needs `model.input_size` [null, null, 3].
     short_side: for `paper`, in pixels.
     long_side: for `paper`, in pixels.
     training_short_sides: for `paper`, short sides of which each image of training draws one; null:
       `short_side` alone.  The images of a batch have the same one.
     aspect_ratios: for `paper`, the static sizes of the network's input.  For each ratio r there are
-      a wide and a high one, with a long side of r short sides; two more hold all other images.
+      a wide and a tall one, with a long side of r short sides; two more hold all other images.
       An image gets the smallest that holds it; a batch has images of one size.  An empty list
       leaves two sizes for each short side.
   """

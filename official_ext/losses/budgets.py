@@ -156,7 +156,7 @@ class BudgetLosses:
       model: a detector with a `backbone`.
 
     Raises:
-      ArgumentError: nothing in the part has gates, or the backbone has no soft cost.
+      ArgumentError: the part lacks the gates, or the backbone the soft cost, that a loss needs.
     """
     config = self._config
     if config.weight and config.kind not in budget_checks.SHARE_KINDS:
@@ -233,7 +233,7 @@ class BudgetLosses:
         `loss_aware` only.
 
     Raises:
-      ValueError: `attach` was not called.
+      ValueError: `attach` was not called, or the backbone recorded no soft cost.
     """
     if self.names and not self._layers:
       raise ValueError('The budget knows no model: call attach first.')

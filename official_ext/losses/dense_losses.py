@@ -118,7 +118,7 @@ def batch_losses(outputs: Mapping[str, Any], labels: Mapping[str, tf.Tensor],
     Float32 scalars.
 
   Raises:
-    ArgumentError: an unknown box loss.
+    ArgumentError: an unknown box loss, or an assigner that has losses of its own.
   """
   terms = _location_terms(outputs, labels, assigner, alpha, gamma, box_loss)
   num_positives = tf.maximum(replicas.mean_sum(terms.positives), 1.0)
@@ -134,7 +134,7 @@ def image_losses(outputs: Mapping[str, Any], labels: Mapping[str, tf.Tensor],
                  box_loss: str = 'giou') -> LossTerms:
   """Returns the losses of each image, `[batch]`, as if it were a batch of its own.
 
-  Arguments are those of `batch_losses`.
+  Arguments and errors are those of `batch_losses`.
   """
   sums = _LocationTerms(*(
       tf.reduce_sum(term, -1)

@@ -117,8 +117,7 @@ def residual_blocks(maps: Sequence[tf.Tensor], gates: Sequence[tf.Tensor],
     The shapes and dtype of `maps`; 0 where the gate is 0, if the input is not added.
 
   Raises:
-    ArgumentError: unknown mode.
-    ValueError: `num_groups` does not divide the channels.
+    ArgumentError: an unknown mode, or `num_groups` does not divide the channels.
   """
   checks.check_one_of('mode', mode, sparse_conv.MODES)
   norm = functools.partial(group_norm.group_norm, num_groups=num_groups)

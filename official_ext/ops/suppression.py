@@ -119,10 +119,11 @@ def suppress(version: str, levels: Sequence[Level], rule: Rule) -> Detections:
 
 
 def batched(levels: Sequence[Level], rule: Rule) -> Detections:
-  """Suppresses with one operation, `tf.image.combined_non_max_suppression`, for a whole batch.
+  """Suppresses a whole batch with one operation, `tf.image.combined_non_max_suppression`.
 
-  The operation looks at every score, class by class.  It therefore gets only the boxes with a
-  score above the threshold, as many rows as the image that has most of them.  TPUs do not have it.
+  Arguments and result are those of `suppress`.  The operation looks at every score, class by
+  class.  It therefore gets only the boxes with a score above the threshold, as many rows as the
+  image that has most of them.  TPUs do not have it.
   """
   if rule.per_level:
     choose = best_boxes if rule.best == 'boxes' else best_pairs
@@ -152,10 +153,10 @@ def _final_scores(level: Level, threshold: float) -> tf.Tensor:
 def portable(levels: Sequence[Level], rule: Rule) -> Detections:
   """Suppresses with operations that other engines know too, image by image.
 
-  The threshold comes first, by `tf.where` of the best score of every box, so that everything after
-  it is small: OpenVINO takes half a second to choose a thousand of a hundred thousand scores.
-  Each class then gets boxes of its own place, and one `tf.image.non_max_suppression` serves all
-  classes.
+  Arguments and result are those of `suppress`.  The threshold comes first, by `tf.where` of the
+  best score of every box, so that everything after it is small: OpenVINO takes half a second to
+  choose a thousand of a hundred thousand scores.  Each class then gets boxes of its own place, and
+  one `tf.image.non_max_suppression` serves all classes.
   """
   batch = levels[0].scores.shape[0]
   if batch is not None:

@@ -50,8 +50,8 @@ def tiled_residual_block(x: tf.Tensor, gate: tf.Tensor, weights: sparse_block.Re
     in the statistics of the norms, and are 0 in the value.
 
   Raises:
-    ArgumentError: `capacity` or `tile_size` out of range.
-    ValueError: `num_groups` does not divide the channels.
+    ArgumentError: `capacity` or `tile_size` out of range, or `num_groups` does not divide the
+      channels.
   """
   if not 0 < capacity <= 1:
     raise checks.ArgumentError(

@@ -56,9 +56,9 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument('--saved_model', required=True, metavar='DIR',
                       help='folder that export_saved_model wrote')
   parser.add_argument('--quantize', choices=('dynamic_range',),
-                      help='round weights to 8 bits, with --to=litert: the file has a quarter of '
-                      'the size; scores and boxes differ, see what predict --evaluate says '
-                      '(weights of float32)')
+                      help='round kernels of convolutions to 8 bits, with --to=litert: they take '
+                      'a quarter of the size; scores and boxes differ, see what '
+                      'predict --evaluate says (weights of float32)')
   parser.add_argument('--images', nargs='+', type=pathlib.Path, default=[], metavar='PATH',
                       help='a folder, searched with all folders in it, or image files: compare on '
                       'four of them too, at equal distances, read as tools.predict reads them')

@@ -95,7 +95,7 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument('--winograd', action=argparse.BooleanOptionalAction, default=True,
                       help='compute large 3x3 convolutions of constants with fewer '
                       'multiplications and four times the weights, where this is expected to be '
-                      'faster; results differ by about 1e-6 of their size (on)')
+                      'faster; results differ by up to 4e-6 of the largest value (on)')
   parser.add_argument('--default_budget', type=argument_types.threshold, metavar='B',
                       help='for networks with budget_input, the budget of calls that give none '
                       '(1)')

@@ -61,7 +61,7 @@ def prediction_log(model: str, signature: str, inputs: Mapping[str, bytes]) -> b
 
 def write_warm_up(folder: pathlib.Path, model: str, signature: str, run: Callable[[Any], Any],
                   batches: Sequence[np.ndarray], encode: Callable[[np.ndarray], Any]) -> None:
-  """Writes the requests of the cheapest and of the dearest images.
+  """Writes the requests of the cheapest and of the most expensive images.
 
   A network that skips traces and allocates for what it runs, so the server should have run both.
 

@@ -61,7 +61,7 @@ def evaluate(detector: Any, images: image_ids.ImageSet, truth: truth_lib.Truth,
   if skipped:
     file, reason = next(iter(skipped.items()))
     raise command_line.CommandError(f'{flag}: {file} cannot be predicted ({reason}).')
-  if not all('multiply_adds' in cost for cost in costs):  # a conversion for LiteRT has none
+  if not all('multiply_adds' in cost for cost in costs):  # some conversions of older versions
     raise command_line.CommandError(
         '--saved_model: the outputs of a detector do not say what its images cost: give the export '
         'that it was converted from, made with --outputs=all.')

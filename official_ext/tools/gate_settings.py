@@ -21,7 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser, limits: bool = False) -> None
                      '0, as trained, to 1, every gate shut')
   group.add_argument('--budget', type=argument_types.threshold, metavar='B',
                      help='for networks with budget_input, the share of what gates can save that '
-                     'runs: from 0, every gate shut, to 1, the default, every gate open')
+                     'runs: from 0, every gate shut, to 1, every gate open (1, or the '
+                     '--default_budget of the export)')
   if limits:
     group.add_argument('--max_ms', type=argument_types.positive_number, metavar='MS',
                        help='the largest budget at which --batch_size images took at most so many '

@@ -251,7 +251,7 @@ def test_padding():
   padding = importlib.import_module('padding')
   figures = padding.measure(
       [(480, 640), (640, 480)], lambda _: padding.canvases.Canvas((800, 1333), (800, 1344)))
-  # Wide: 800 x 1067.  High: 800 x 600 in the place of 1067 x 800.
+  # Wide: 800 x 1067.  Tall: 800 x 600 in the place of 1067 x 800.
   assert figures['wide'] == 1
-  assert figures['high'] == pytest.approx(800 * 600 / (1067 * 800))
+  assert figures['tall'] == pytest.approx(800 * 600 / (1067 * 800))
   assert figures['input'] == pytest.approx(2 * 800 * 1344 / (800 * 1067 + 800 * 600))

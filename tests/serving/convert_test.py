@@ -90,7 +90,7 @@ def test_answers_as_the_model_in_memory(exported, tmp_path, name):
 
 
 # LiteRT infers the least of all engines: without the rank of a map it has no convolution.  OpenVINO
-# does not end to transform some sums of costs.  The time of tf2onnx grows faster than the graph.
+# never finishes transforming some sums of costs.  The time of tf2onnx grows faster than the graph.
 @pytest.mark.parametrize('name, levels, conditionals', [
     ('openvino', 3, 8), ('litert', 3, 8), ('onnx', 1, 4)])
 def test_a_dynamic_head_answers_as_the_model_in_memory(tmp_path, name, levels, conditionals):
@@ -117,7 +117,7 @@ def test_an_implicit_pyramid_is_compiled_and_compared_on_images(tmp_path):
   (tmp_path / 'saved/export.json').write_text(json.dumps(module.description), encoding='utf-8')
   for number, size in enumerate([(48, 70), (90, 50)]):
     Image.fromarray(mixed_detector.images(1, size)[0]).save(tmp_path / f'{number}.png')
-  # What OpenVINO does not end to compile is refused after five minutes.
+  # What OpenVINO does not compile in five minutes is refused.
   convert.main(['--to=openvino', f'--saved_model={tmp_path}/saved',
                 f'--output_dir={tmp_path}/converted', f'--images={tmp_path}'])
   report = json.loads((tmp_path / 'converted/conversion.json').read_text(encoding='utf-8'))

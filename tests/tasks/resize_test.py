@@ -1,4 +1,4 @@
-"""`task.resize.rule=paper`: training, evaluation and export of wide and high images."""
+"""`task.resize.rule=paper`: training, evaluation and export of wide and tall images."""
 import io
 
 import numpy as np

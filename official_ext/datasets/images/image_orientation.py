@@ -4,8 +4,8 @@ Cameras store a picture as the sensor saw it, with an EXIF orientation that says
 it. Model Garden's decoder never turns, so whoever reads an image has to decide. The rule:
 
 1. Annotations that convert_dataset wrote say what was done (`exif_orientation`).
-2. If the size in the annotation file is wide and the stored picture is high, or the other way
-   round, annotations are for the turned picture; if both are wide or both are high and the
+2. If the size in the annotation file is wide and the stored picture is tall, or the other way
+   round, annotations are for the turned picture; if both are wide or both are tall and the
    orientation would change that, they are for the stored pixels.
 3. Otherwise (square pictures, flips, half turns, no size) most of the other images of the
    annotation file decide, of those that can tell by 2.
@@ -109,7 +109,7 @@ def majority(answers: Iterable[bool | None]) -> bool | None:
 
 
 def _wideness(width: Any, height: Any) -> int:
-  """Returns 1 for wide, -1 for high, 0 for square or unknown."""
+  """Returns 1 for wide, -1 for tall, 0 for square or unknown."""
   try:
     difference = float(width) - float(height)
   except (TypeError, ValueError, OverflowError):

@@ -51,7 +51,7 @@ class DeformableFPN(pyramid.PyramidDecoder):
       **kwargs: arguments of `PyramidDecoder`.
 
     Raises:
-      ArgumentError: an unknown place.
+      ArgumentError: an unknown place, or an `offset_rate` outside (0, 1].
     """
     checks.check_one_of('where', where, PLACES)
     self._where, self._modulated, self._offset_rate = where, modulated, offset_rate

@@ -1,7 +1,8 @@
 """Logits that follow the budget of a call: their norm, and a controller of the share they open.
 
 Both layers keep numbers for eleven budgets, equally far from each other in [0, 1], and interpolate
-between the two that are beside the budget of the call.  A training step moves these two.
+between the two that are beside the budget of the call.  A training step moves these two, and means
+and shifts of the others by less the farther they are from them.
 """
 from collections.abc import Iterator, Sequence
 import contextlib
@@ -26,7 +27,7 @@ _LOGISTIC_OF_NORMAL = 1.702
 
 
 class _Calibration(threading.local):
-  """The rate of the innermost `calibrating` of a thread; None without one."""
+  """The rate that `calibrating` gave in a thread; None without one.  Contexts do not nest."""
   rate: tf.Tensor | float | None = None
 
 

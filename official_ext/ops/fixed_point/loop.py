@@ -85,6 +85,7 @@ class Iteration:
   def __init__(self, function: Function, initial: Levels, solver: str, max_evaluations: int,
                tolerance: float = 0.0, memory: int = 5, step_size: float = 1.0,
                limits: tf.Tensor | None = None):
+    """Initializes the loop; arguments are those of `solving.solve`, which checks them."""
     self._function = function
     self._dtypes = [level.dtype for level in initial]
     self._algebra = tf.float64 if tf.float64 in self._dtypes else tf.float32

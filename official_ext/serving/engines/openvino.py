@@ -105,7 +105,7 @@ def _make_scalars(model: Any) -> None:
 
 
 def _check_compiles(folder: files.PathLike) -> None:
-  """Raises a RefusedError if OpenVINO does not end to compile a model, in a process of its own."""
+  """Raises a RefusedError if OpenVINO takes too long to compile a model, in another process."""
   command = [sys.executable, '-c', _COMPILE, str(folder)]
   environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(filter(None, sys.path))}
   try:
@@ -228,9 +228,9 @@ class Model:
         shape = value.get_partial_shape()
         shape[0] = batch
         model.reshape({value.get_any_name(): shape})
-    # Without these OpenVINO 2026.4 does not end to compile i-FPN: it applies them itself, but after
-    # others, with which they then undo each other's work.  If they do not fold constants (`cf`),
-    # they make unknown numbers of images of known ones.
+    # Without these OpenVINO 2026.4 never finishes compiling i-FPN: it applies them itself, but
+    # after others, with which they then undo each other's work.  If they do not fold constants
+    # (`cf`), they make unknown numbers of images of known ones.
     _transformations().apply_moc_transformations(model, cf=True, smart_reshape=False)
     return model
 

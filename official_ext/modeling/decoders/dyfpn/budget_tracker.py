@@ -10,8 +10,8 @@ from official_ext.modeling.layers import budget_control
 # Factor of normalized and moved logits: the larger, the less do the draws of training differ from
 # the decisions of inference.
 _SHARPNESS = 4.0
-# Shifts of normalized logits that surely take the cheapest and the dearest path, and how often the
-# distance between them is halved to find one between.
+# Shifts of normalized logits that surely take the cheapest and the most expensive path, and how
+# often the distance between them is halved to find one between.
 _FARTHEST = 1e3
 _BISECTIONS = 40
 # Share of the statistics that a training step keeps: they are those of the last 100 steps.
@@ -28,7 +28,8 @@ class BudgetTracker(budget_control.KnotLayer):
   tracks for eleven budgets at once: every training step moves it by the distance of b from the
   share that these images would spend.  This is the stochastic approximation of a quantile
   (Herbert Robbins and Sutton Monro, A Stochastic Approximation Method, 1951), so that spreads of
-  any form end at the wanted share.  b = 0 takes the cheapest path, b = 1 the dearest.
+  any form end at the wanted share.  b = 0 takes the cheapest path, b = 1 the
+  most expensive one.
 
   Everything is float32 under any precision policy, because low precision flips decisions.
   """
@@ -38,7 +39,7 @@ class BudgetTracker(budget_control.KnotLayer):
 
     Args:
       columns: number of levels.
-      dearness: cost of each path, from 0 for the cheapest to 1 for the dearest.
+      dearness: cost of each path, from 0 for the cheapest to 1 for the most expensive.
       rate: by how much a training step moves a shift if the share is 1 off, positive.
       **kwargs: arguments of `tf_keras.layers.Layer`.
 

@@ -160,16 +160,16 @@ class DyFPN(routed.SkippingLayer, inception_fpn.InceptionFPN):
     return self.top_down(laterals)
 
   def _path_dearness(self) -> np.ndarray:
-    """Returns the cost of each path, from 0 for the cheapest to 1 for the dearest."""
+    """Returns the cost of each path, from 0 for the cheapest to 1 for the most expensive."""
     taps = np.array(next(iter(self.laterals.values())).taps if self._block == 'A' else [0, 1])
     return (taps - taps.min()) / max(1, np.ptp(taps))
 
   def _at_threshold(self, logits: tf.Tensor) -> tf.Tensor:
-    """Returns logits `[batch, levels, paths]` with those of dear paths lowered.
+    """Returns logits `[batch, levels, paths]` with those of expensive paths lowered.
 
     In block B the branches then run where tanh(difference of the two logits / 2) is above the
     threshold of `routing.shutting_gates`.  In block A a path is lowered in proportion to its taps,
-    so that a higher threshold never chooses a dearer path.
+    so that a higher threshold never chooses a more expensive path.
     """
     threshold = routing.gate_threshold()
     if threshold is None:

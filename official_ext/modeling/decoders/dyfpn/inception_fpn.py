@@ -19,7 +19,7 @@ ALL_BRANCHES = ('1x1', '3x3', '3x3d2', '3x3d3', '5x5', '5x5d2', '5x5d3')
 
 
 def parse_branch(branch: str) -> tuple[int, int]:
-  """Returns kernel size and dilation rate of a branch such as `5x5d2`."""
+  """Returns kernel size and dilation rate of a branch such as `5x5d2`, or raises ArgumentError."""
   match = re.fullmatch(r'([1-9]\d*)x\1(?:d([1-9]\d*))?', branch)
   if not match or int(match[1]) % 2 == 0:
     raise checks.ArgumentError(
@@ -149,7 +149,7 @@ class InceptionFPN(pyramid.PyramidDecoder):
       branches: kernel sizes and dilation rates of the laterals, such as `5x5d2`.
       branch_init_scale: initial variance of the branches' kernels, as a share of Glorot's.
         1 is the paper's value; small values train better in short schedules.  The first branch
-        is FPN's lateral and always starts with Glorot's variance.
+        is FPN's lateral and always starts with Glorot's variance, but in DyFPN.
       **kwargs: arguments of `PyramidDecoder`.
 
     Raises:

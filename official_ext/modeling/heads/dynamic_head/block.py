@@ -216,7 +216,7 @@ class DynamicBlock(tf_keras.layers.Layer):
     channels = first.shape[-1]
     tap, norm = (tf.constant(count * channels, tf.float64) for count in (9, 1))
     conv = tap * channels
-    # Sizes are read at every call: OpenVINO 2026.4 does not end to transform costs with known ones.
+    # Sizes are read at every call: OpenVINO 2026.4 never finishes transforming costs of known ones.
     sizes = {level: tf.cast(tf.shape(own)[1] * tf.shape(own)[2], tf.float64)
              for level, own in features.items()}
     fixed = gated = full_budget = gate_cost = messages = tf.constant(0, tf.float64)
