@@ -27,7 +27,7 @@ _LOGISTIC_OF_NORMAL = 1.702
 
 
 class _Calibration(threading.local):
-  """The rate that `calibrating` gave in a thread; None without one.  Contexts do not nest."""
+  """The rate of the innermost `calibrating` of a thread; None without one."""
   rate: tf.Tensor | float | None = None
 
 
@@ -45,11 +45,11 @@ def calibrating(rate: tf.Tensor | float) -> Iterator[None]:
     rate: by how much a call moves a shift if the share is 1 off, float32 scalar.  The budget of
       the call must be one of `KNOTS`, because it moves the shift of this one alone.
   """
-  _calibration.rate = rate
+  outer, _calibration.rate = _calibration.rate, rate
   try:
     yield
   finally:
-    _calibration.rate = None
+    _calibration.rate = outer
 
 
 def moves_shifts(training: bool | None) -> bool:

@@ -136,6 +136,8 @@ def test_calibration_moves_the_shift_of_one_budget():
   layer.set_weights([start])
   assert not budget_control.moves_shifts(None)
   with routing.spending(0.3), budget_control.calibrating(tf.constant(0.25)):
+    with budget_control.calibrating(1.0):
+      pass  # The outer context goes on.
     assert budget_control.moves_shifts(None)
     layer.control(np.array([[0.2, 0.9], [0.0, 0.3]]))
   assert not budget_control.moves_shifts(False) and budget_control.moves_shifts(True)
