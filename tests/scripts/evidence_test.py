@@ -2,6 +2,7 @@
 import argparse
 import itertools
 import json
+import math
 
 import evidence
 import numpy as np
@@ -63,6 +64,7 @@ def runs(*precisions, budget=None):
     ((0.40, 0.41, 0.42), (0.50, 0.51, 0.52), -0.01, 'no: -0.100 +- 0.035'),
     ((0.40, 0.41, 0.42), (0.41, 0.42, 0.43), -0.01, 'not shown: -0.010 +- 0.035'),
     ((0.5,), (0.4,), 0.0, 'not shown: +0.100, one training each'),
+    ((0.5, 0.6, 0.7), (0.4,), 0.0, 'not shown: +0.200, 3 and 1 trainings'),
     ((), (0.4,), 0.0, 'not trained')])
 def test_answers(left, right, margin, words):
   claim = plans.Claim('', 'a@0.5', 'b', margin)
@@ -91,8 +93,11 @@ def test_the_rival_is_the_best_plain_network_that_costs_no_more():
 
 
 def test_the_interval_of_a_mean_is_students():
-  # Two values at a distance of 2: deviation sqrt(2), so 12.71 * sqrt(2) / sqrt(2).
-  assert page.interval([1.0, 3.0]) == pytest.approx(12.71)
+  # Two values at a distance of 2: deviation sqrt(2), so 12.706 * sqrt(2) / sqrt(2).
+  assert page.interval([1.0, 3.0]) == pytest.approx(12.706, abs=1e-3)
+  # 12 values of mean 0 and deviation 1, and 11 degrees of freedom.
+  values = [-1.0, 1.0] * 6
+  assert page.interval(values) == pytest.approx(2.201 / math.sqrt(11), abs=1e-3)
   assert np.isinf(page.interval([1.0]))
 
 
@@ -109,7 +114,7 @@ def test_the_page_has_a_row_for_each_budget_the_answers_and_a_picture(tmp_path):
   assert ('| `a` | 0.5 | 2 | 0.550 +- 0.635 | 0.100 to 0.900 | 0.500 | 1.500 (1.000 to 2.000) | '
           '2.0 (1.0 to 3.0) |') in text
   assert '| `b` |  | 1 | 0.400 |' in text
-  assert '- A is better: not shown: +0.150, one training each' in text
+  assert '- A is better: not shown: +0.150, 2 and 1 trainings' in text
   assert '- Claims about networks that are not trained here: 2\n' in text
   assert 'C is better' not in text
   assert 'Most accurate: `a` at budget 0.5, AP 0.550.' in text
