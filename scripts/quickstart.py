@@ -12,6 +12,7 @@ import pathlib
 from typing import Any, NamedTuple
 
 from steps import Steps
+from studies import data as data_lib
 from studies import subjects
 from studies.subjects import DIGITS
 from studies.subjects import NETWORKS
@@ -233,6 +234,7 @@ def main() -> None:
   steps.run('check', 'tools.check_dataset', data=records, output=output / 'data.png')
   # Predictions are on the images of the records, because every layout has others elsewhere.
   steps.run('images', 'tools.write_images', data=records, output_dir=output / 'val')
+  data_lib.check_objects(output / 'val', f'--data={args.data}')
   for network in networks:
     _train(steps, network, args, records)
   _report(steps, networks, args)

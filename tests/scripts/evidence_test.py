@@ -3,6 +3,8 @@ import argparse
 import itertools
 import json
 import math
+import shutil
+import sys
 
 import evidence
 import numpy as np
@@ -149,8 +151,14 @@ def study(tmp_path, monkeypatch):
     folder = training.folder(args.output_dir)
     (folder / 'result.json').write_text(json.dumps(runs(0.5)[0]))
 
+  def command(module, **options):
+    if module == 'tools.write_images':
+      options['output_dir'].mkdir()
+      (options['output_dir'] / 'annotations.json').write_text(
+          '{"images": [{}], "annotations": [{"iscrowd": 0}]}')
+
   monkeypatch.setattr(evidence, '_train', train)
-  monkeypatch.setattr(evidence.comparison, 'command', lambda *args, **options: None)
+  monkeypatch.setattr(evidence.comparison, 'command', command)
   monkeypatch.setattr(evidence.measuring, 'times', lambda folders, subjects, val: {})
 
   def call(*options, data=('one=x', 'two=y')):
@@ -209,10 +217,22 @@ def test_results_of_other_settings_are_refused(study):
     study('--train_steps=8')
 
 
+def test_records_of_other_data_under_a_kept_name_are_refused(study, tmp_path, monkeypatch):
+  with monkeypatch.context() as patch:
+    patch.setattr(evidence, '_write_options', lambda *_: sys.exit())
+    with pytest.raises(SystemExit):  # The records are made, and nothing else.
+      study()
+  other_data = r'--data=one=z: .*/one has the records of x: give another --output_dir, or'
+  with pytest.raises(command_line.CommandError, match=other_data):
+    study(data=['one=z'])
+  shutil.rmtree(tmp_path / 'out' / 'one' / 'val')  # What is not complete is made anew.
+  assert study(data=['one=z'])
+  with pytest.raises(command_line.CommandError, match='has the records of z'):
+    study('--subjects=drfpn', data=['one=x'])
+
+
 def test_another_network_of_a_kept_name_is_refused(study, tmp_path, monkeypatch):
   study()
-  with pytest.raises(command_line.CommandError, match=r'one/fpn-1 is kept .* on z has: give'):
-    study(data=['one=z'])
   other = plans.PLANS['wide'].subjects['fcos']
   monkeypatch.setitem(plans.PLANS['gains'].subjects, 'fcos', other)
   with pytest.raises(command_line.CommandError, match='fcos-1 is kept from a training with other'):
