@@ -235,11 +235,11 @@ def test_finished_runs_are_kept_and_others_are_made(tmp_path, monkeypatch):
   monkeypatch.setattr(comparison, 'command', command)
   monkeypatch.setattr(comparison, 'last_evaluation', lambda _: {'AP': float(len(trained))})
   monkeypatch.setattr(comparison.experiment, 'resolve', lambda *args, **options: None)
-  args = argparse.Namespace(kind='necks', data='data', output_dir=tmp_path, train_steps=None)
+  args = argparse.Namespace(data='data', output_dir=tmp_path, train_steps=None)
 
   def run(names):
     compared = Counting()
-    args.runs = ','.join(names)
+    args.command = f'necks --runs={",".join(names)}'
     comparison.run_all(compared, names, args)
     return compared
 
@@ -253,7 +253,34 @@ def test_finished_runs_are_kept_and_others_are_made(tmp_path, monkeypatch):
   assert trained == ['a-1', 'b-1', 'a-2']
   assert second.timed == {'a': 'a-1', 'b': 'b-1'}
   text = (tmp_path / 'table.md').read_text(encoding='utf-8')
-  assert 'compare.py necks --data=data --runs=a,a,b\n' in text and "{'head': 1.5}" in text
+  assert 'compare.py necks --runs=a,a,b\n' in text and "{'head': 1.5}" in text
+
+
+@pytest.mark.parametrize('changed', [
+    '--data=other', '--train_steps=8', '--image_size=128,192'])
+def test_kept_runs_of_other_options_or_data_are_refused(changed, tmp_path, monkeypatch):
+  ran = []
+
+  def command(module, **options):
+    ran.append(module)
+    if module == 'train':
+      (options['model_dir'] / 'validation').mkdir(parents=True)
+
+  monkeypatch.setattr(comparison, 'command', command)
+  monkeypatch.setattr(comparison, 'last_evaluation', lambda _: {'AP': 0.5, 'AP50': 0.75})
+  monkeypatch.setattr(comparison, '_params', lambda *_: None)
+  monkeypatch.setattr(necks.NeckComparison, 'summarize', lambda self, params, found: {
+      **found, 'gmac_minimum': 1.0, 'gmac_maximum': 1.0, 'parameters': 1.0})
+  given = ['necks', '--data=x', '--train_steps=7', '--runs=fpn', f'--output_dir={tmp_path}']
+  compare.main(given)
+  compare.main(given)
+  trained = ['tools.convert_dataset', 'train', 'tools.convert_dataset']
+  assert ran == trained
+  with pytest.raises(command_line.CommandError, match='fpn-1 is kept from a training with other'):
+    compare.main([*given, changed])
+  assert ran == trained
+  # The table names the whole command.
+  assert f'compare.py {" ".join(given)}\n' in (tmp_path / 'table.md').read_text()
 
 
 @pytest.mark.parametrize('has_steps_left', [True, False])
@@ -276,7 +303,7 @@ def test_an_interrupted_run_goes_on_and_is_evaluated_anew(
                       lambda folder: {'AP': float(len(list((folder / 'validation').iterdir())))})
   monkeypatch.setattr(comparison.experiment, 'resolve', lambda *args, **options: None)
   args = argparse.Namespace(
-      kind='necks', data='data', output_dir=tmp_path, train_steps=None, runs='a')
+      command='necks', data='data', output_dir=tmp_path, train_steps=None)
   compared = Counting()
   comparison.run_all(compared, ['a'], args)
   assert compared.shown[-1] == {'a': [0.0]}
@@ -299,8 +326,8 @@ def test_further_evaluations_of_a_training_have_their_own_names(tmp_path, monkey
       'AP': float(len(made)), **{f'routing/gmac/{name}': 0.0 for name in (
           *(f'executed/{field}' for field in ('mean', 'min', 'max', 'std')), 'expected/mean',
           'expected/std', 'maximum')}, 'AP50': 0.0})
-  args = argparse.Namespace(**{**vars(ARGS), 'kind': 'caddet', 'data': 'data',
-                               'output_dir': tmp_path, 'runs': 'none'})
+  args = argparse.Namespace(**{**vars(ARGS), 'command': 'caddet', 'data': 'data',
+                               'output_dir': tmp_path})
   comparison.run_all(compared, ['none'], args)
   assert made == [('train_and_eval', False), ('eval', True)]
   result = json.loads((tmp_path / 'none-1' / 'result.json').read_text(encoding='utf-8'))
