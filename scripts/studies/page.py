@@ -111,6 +111,8 @@ def conclusion(results: Mapping[str, list[Points]], times: Mapping[str, Any]) ->
   if not found:
     return []
   best = max(found, key=lambda option: option.ap)
+  if not best.ap:
+    return ['AP is 0 for all: no network has learned to find objects. Train longer.']
   equal = [option for option in found if option.ap >= best.ap - _EQUAL]
   cheapest = min(equal, key=lambda option: option.gmac)
   sentences = [f'Most accurate: {best.title}, AP {best.ap:.3f}.',

@@ -138,6 +138,8 @@ def test_the_conclusion_takes_the_cheapest_and_fastest_of_those_that_are_as_accu
       'Cheapest within 0.01 AP of it: `cheap`, AP 0.494 for 0.500 GMAC.',
       'Fastest of these in openvino: `fast`, AP 0.491 in 3.0 ms.']
   assert not page.conclusion({}, {})
+  assert page.conclusion({'a': runs(0.0)}, {}) == [
+      'AP is 0 for all: no network has learned to find objects. Train longer.']
 
 
 @pytest.fixture
