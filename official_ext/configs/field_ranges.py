@@ -99,6 +99,7 @@ _TRAINER = {
     'checkpoint_interval': _Range(int | None, 0), 'validation_interval': _Range(int | None, 0),
     'max_to_keep': _Range(int | None, 1)}
 _EVALUATION = {'validation_steps': _Range(int, -1)}
+_EVALUATED_TASK = {'sampled_evaluation_runs': _NUMBER}
 # The first field of a pair must not be above the second.
 _ORDERED = (('min_level', 'max_level'), ('aug_scale_min', 'aug_scale_max'),
             ('unmatched_threshold', 'match_threshold'),
@@ -148,6 +149,7 @@ def check_evaluation(experiment: Any) -> None:
     FieldError: a field has a value that is not allowed; the message names it.
   """
   _check_records(experiment.task.validation_data, 'task.validation_data', _DATA)
+  _check(experiment.task, 'task', _EVALUATED_TASK)
   _check(experiment.trainer, 'trainer', _EVALUATION)
   if experiment.trainer.validation_steps == 0:
     raise checks.FieldError(

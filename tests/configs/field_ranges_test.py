@@ -60,6 +60,7 @@ FCOS = 'fcos_fpn_efficientnetlite0_sample'
     (RETINANET, 'trainer.steps_per_loop', '30', 'a multiple of trainer.steps_per_loop'),
     (RETINANET, 'trainer.validation_steps', '0', '-1 for all'),
     (RETINANET, 'trainer.validation_steps', '-2', 'at least -1'),
+    (RETINANET, 'task.sampled_evaluation_runs', 'two', 'a whole number, at least 0'),
     ('caddet_crops', 'task.train_data.global_batch_size', '0', 'at least 1')])
 def test_a_value_is_refused_by_a_sentence_that_names_the_field(name, field, value, allowed):
   override = value
