@@ -231,6 +231,29 @@ def test_quickstart_refuses_a_missing_folder_in_one_sentence(tmp_path):
   assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize('output', ['data', '.', '..'])
+def test_an_output_folder_that_holds_the_data_or_the_current_folder_is_not_renamed(
+    output, tmp_path, monkeypatch):
+  (tmp_path / 'here' / 'data').mkdir(parents=True)
+  monkeypatch.chdir(tmp_path / 'here')
+  monkeypatch.setattr(sys, 'argv', ['quickstart', '--data=data', f'--output_dir={output}'])
+  with pytest.raises(quickstart.command_line.CommandError,
+                     match=f'--output_dir={output} would be renamed, .* lies in it: give a new'):
+    quickstart.main()
+  assert (tmp_path / 'here' / 'data').is_dir()
+
+
+def test_an_earlier_run_is_renamed(tmp_path, monkeypatch, capsys):
+  (tmp_path / 'run' / 'model').mkdir(parents=True)
+  (tmp_path / 'run.1').mkdir()
+  monkeypatch.setattr(quickstart.Steps, 'run', lambda *_, **options: sys.exit())
+  monkeypatch.setattr(sys, 'argv', ['quickstart', f'--output_dir={tmp_path}/run'])
+  with pytest.raises(SystemExit):
+    quickstart.main()
+  assert (tmp_path / 'run.2' / 'model').is_dir() and not (tmp_path / 'run').exists()
+  assert f'run of an earlier run is now {tmp_path}/run.2' in capsys.readouterr().out
+
+
 def test_the_carried_images_have_their_licence_and_source_beside_them():
   folder = CHECKOUT / 'data' / 'nuclei'
   assert 'CC0' in (folder / 'LICENSE').read_text()
