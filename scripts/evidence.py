@@ -230,7 +230,7 @@ def _prepare(args: argparse.Namespace) -> None:
       comparison.command('tools.check_dataset', data=folder / 'records',
                          output=folder / 'data.png')
       comparison.command('tools.write_images', data=folder / 'records', output_dir=folder / 'val')
-    data_lib.check_objects(folder / 'val', what)
+    data_lib.check_objects(folder / 'val' / 'annotations.json', what)
 
 
 def _finished(args: argparse.Namespace) -> Iterator[Training]:

@@ -247,7 +247,7 @@ def main() -> None:
   steps.run('check', 'tools.check_dataset', data=records, output=output / 'data.png')
   # Predictions are on the images of the records, because every layout has others elsewhere.
   steps.run('images', 'tools.write_images', data=records, output_dir=output / 'val')
-  data_lib.check_objects(output / 'val', f'--data={args.data}')
+  data_lib.check_objects(output / 'val' / 'annotations.json', f'--data={args.data}')
   for network in networks:
     _train(steps, network, args, records)
   _report(steps, networks, args)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import official_ext  # noqa: F401 (chooses Keras 2)
 import numpy as np
+from studies import data as data_lib
 from tensorboard.backend.event_processing import event_accumulator
 import tensorflow as tf
 
@@ -236,7 +237,8 @@ def run_all(compared: Comparison, names: Sequence[str], args: argparse.Namespace
       `command`, the whole of it.
 
   Raises:
-    CommandError: there is no run of some name, or a kept one is of other options or data.
+    CommandError: there is no run of some name, a kept one is of other options or data, or
+      nothing can be evaluated.
   """
   runs = {name: compared.resolve(name, args) for name in names}
   unknown = sorted(name for name, run in runs.items() if run is None)
@@ -246,7 +248,9 @@ def run_all(compared: Comparison, names: Sequence[str], args: argparse.Namespace
   folders = [args.output_dir / f'{name}-{names[:number].count(name)}'
              for number, name in enumerate(names, 1)]
   _check_kept({folder: runs[name] for name, folder in zip(names, folders)}, args)
-  command('tools.convert_dataset', input=args.data, output_dir=args.output_dir / 'records')
+  records = args.output_dir / 'records'
+  command('tools.convert_dataset', input=args.data, output_dir=records)
+  data_lib.check_objects(records / 'annotations' / 'val.json', f'--data={args.data}')
   results: Results = collections.defaultdict(list)
   seconds: list[float] = []
   for number, (name, folder) in enumerate(zip(names, folders), 1):

@@ -1,4 +1,4 @@
-"""What studies and the quickstart check of their data before anything is trained."""
+"""What studies, comparisons and the quickstart check of their data before anything is trained."""
 import json
 import pathlib
 
@@ -8,17 +8,17 @@ from official_ext.utils import files
 _SOURCE = 'source.json'
 
 
-def check_objects(val: pathlib.Path, data: str) -> None:
+def check_objects(annotation_file: pathlib.Path, data: str) -> None:
   """Checks that something can be evaluated, which is done after training.
 
   Args:
-    val: folder that `write_images` wrote.
+    annotation_file: COCO annotations of the images of validation.
     data: the data set, in the words of the command line.
 
   Raises:
     CommandError: no image has an object, or all are crowds, which evaluation leaves out.
   """
-  content = json.loads((val / 'annotations.json').read_text(encoding='utf-8'))
+  content = json.loads(annotation_file.read_text(encoding='utf-8'))
   if all(annotation.get('iscrowd') for annotation in content['annotations']):
     raise command_line.CommandError(
         f'{data}: the {len(content["images"])} images of validation have no object, so that '

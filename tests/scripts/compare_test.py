@@ -219,6 +219,29 @@ class Counting(comparison.Comparison):
     return {'a': {'head': 1.5}}
 
 
+def convert(output_dir, crowds=(0,)):
+  """What tools.convert_dataset leaves of one image of validation."""
+  (output_dir / 'annotations').mkdir(parents=True, exist_ok=True)
+  (output_dir / 'annotations' / 'val.json').write_text(json.dumps(
+      {'images': [{}], 'annotations': [{'iscrowd': crowd} for crowd in crowds]}))
+
+
+@pytest.mark.parametrize('crowds', [(), (1,)])
+def test_data_without_objects_of_validation_are_refused_before_the_training(
+    crowds, tmp_path, monkeypatch):
+  ran = []
+
+  def command(module, **options):
+    ran.append(module)
+    convert(options['output_dir'], crowds)
+
+  monkeypatch.setattr(comparison, 'command', command)
+  with pytest.raises(command_line.CommandError,
+                     match='--data=x: the 1 images of validation have no object'):
+    compare.main(['necks', '--data=x', '--runs=fpn', f'--output_dir={tmp_path}'])
+  assert ran == ['tools.convert_dataset']
+
+
 def test_finished_runs_are_kept_and_others_are_made(tmp_path, monkeypatch):
   """A name that is given twice is trained twice; the table is shown after every training."""
   trained, converted = [], []
@@ -230,6 +253,7 @@ def test_finished_runs_are_kept_and_others_are_made(tmp_path, monkeypatch):
       assert options['config_file'] == tmp_path / 'records/overrides.yaml'
       (options['model_dir'] / 'validation').mkdir(parents=True)
     else:
+      convert(options['output_dir'])
       converted.append((module, options['output_dir']))
 
   monkeypatch.setattr(comparison, 'command', command)
@@ -265,6 +289,8 @@ def test_kept_runs_of_other_options_or_data_are_refused(changed, tmp_path, monke
     ran.append(module)
     if module == 'train':
       (options['model_dir'] / 'validation').mkdir(parents=True)
+    else:
+      convert(options['output_dir'])
 
   monkeypatch.setattr(comparison, 'command', command)
   monkeypatch.setattr(comparison, 'last_evaluation', lambda _: {'AP': 0.5, 'AP50': 0.75})
@@ -297,6 +323,8 @@ def test_an_interrupted_run_goes_on_and_is_evaluated_anew(
       # The trainer goes on from the last checkpoint; without a step it does not evaluate.
       if has_steps_left or options['mode'] == 'eval':
         evaluations.mkdir()
+    else:
+      convert(options['output_dir'])
 
   monkeypatch.setattr(comparison, 'command', command)
   monkeypatch.setattr(comparison, 'last_evaluation',
@@ -319,6 +347,8 @@ def test_further_evaluations_of_a_training_have_their_own_names(tmp_path, monkey
     if module == 'train':
       made.append((options['mode'], 'hard_gates=true' in options['params_override']))
       (options['model_dir'] / 'validation').mkdir(parents=True, exist_ok=True)
+    else:
+      convert(options['output_dir'])
 
   monkeypatch.setattr(comparison, 'command', command)
   monkeypatch.setattr(comparison.experiment, 'resolve', lambda *args, **options: None)
