@@ -364,6 +364,14 @@ def test_further_evaluations_of_a_training_have_their_own_names(tmp_path, monkey
   assert (result['AP'], result['hard/AP']) == (1.0, 2.0)
 
 
+@pytest.mark.parametrize('flag', ['--train_steps', '--images', '--repeats'])
+def test_numbers_are_above_0(flag, capsys):
+  for value in ('0', '-1', 'few'):
+    with pytest.raises(SystemExit):
+      compare.main(['heads', '--data=x', f'{flag}={value}'])
+    assert f'argument {flag}: ' in capsys.readouterr().err
+
+
 def test_flags_of_a_comparison_stand_behind_its_name(capsys):
   for kind, flags in (('heads', ('--images', '--repeats')),
                       ('caddet', ('--init_checkpoint', '--scale_bounds')), ('necks', ())):
