@@ -154,6 +154,20 @@ def check_evaluation(experiment: Any) -> None:
   if experiment.trainer.validation_steps == 0:
     raise checks.FieldError(
         'trainer.validation_steps is 0; it must be a number of batches, or -1 for all.')
+  _check_best_checkpoint(experiment.trainer)
+
+
+def _check_best_checkpoint(trainer: Any) -> None:
+  """Checks that Model Garden keeps the best checkpoint, or that nothing asks for it."""
+  folder, metric = trainer.best_checkpoint_export_subdir, trainer.best_checkpoint_eval_metric
+  if bool(folder) != bool(metric):
+    raise checks.FieldError(
+        f'trainer.best_checkpoint_export_subdir is {folder!r} and best_checkpoint_eval_metric '
+        f'{metric!r}: the best checkpoint is kept with both alone, such as best and AP.')
+  if trainer.best_checkpoint_metric_comp not in ('higher', 'lower'):
+    raise checks.FieldError(
+        f'trainer.best_checkpoint_metric_comp is {trainer.best_checkpoint_metric_comp!r}; it must '
+        'be higher or lower, whichever is better.')
 
 
 def _check_records(config: Any, prefix: str, table: Mapping[str, Mapping[str, _Range]]) -> None:

@@ -60,6 +60,9 @@ FCOS = 'fcos_fpn_efficientnetlite0_sample'
     (RETINANET, 'trainer.steps_per_loop', '30', 'a multiple of trainer.steps_per_loop'),
     (RETINANET, 'trainer.validation_steps', '0', '-1 for all'),
     (RETINANET, 'trainer.validation_steps', '-2', 'at least -1'),
+    (RETINANET, 'trainer.best_checkpoint_export_subdir', 'best', "eval_metric '': the best"),
+    (RETINANET, 'trainer.best_checkpoint_eval_metric', 'AP', 'is kept with both alone'),
+    (RETINANET, 'trainer.best_checkpoint_metric_comp', 'highest', 'must be higher or lower'),
     (RETINANET, 'task.sampled_evaluation_runs', 'two', 'a whole number, at least 0'),
     ('caddet_crops', 'task.train_data.global_batch_size', '0', 'at least 1')])
 def test_a_value_is_refused_by_a_sentence_that_names_the_field(name, field, value, allowed):
@@ -82,6 +85,7 @@ def test_a_value_is_refused_by_a_sentence_that_names_the_field(name, field, valu
     ('task.losses.rpn_huber_loss_delta', '0.0'), ('task.losses.l2_weight_decay', '0'),
     ('task.model.norm_activation.norm_epsilon', '0'), ('trainer.validation_steps', '3'),
     ('trainer.validation_interval', '0'), ('trainer.max_to_keep', 'null'),
+    ('trainer.best_checkpoint_eval_metric=AP,trainer.best_checkpoint_export_subdir', 'best'),
     ('trainer.summary_interval', 'null'), ('trainer.checkpoint_interval', 'null'),
     ('task.model.detection_head.num_convs', '0')])
 def test_the_ends_of_a_range_are_allowed(field, value):
