@@ -158,10 +158,11 @@ def _check_evaluation_without_checkpoint(params: Any, model_dir: str, mode: str)
     CommandError: the mode evaluates at once, and no complete model is loaded.
   """
   if mode == 'continuous_eval':
-    timeout = params.trainer.continuous_eval_timeout
+    # Model Garden asks after its `continuous_eval_timeout` whether that step is evaluated.
     command_line.say(
-        f'--model_dir={model_dir} has no checkpoint yet: continuous_eval waits for one'
-        f'{f", at most {timeout} s" if timeout else ""}.')
+        f'--model_dir={model_dir} has no checkpoint yet: continuous_eval waits for those of a '
+        f'training, however long that takes, up to step {params.trainer.train_steps} '
+        '(trainer.train_steps).')
   # `task.init_checkpoint` may give a whole model, which can be evaluated without training.
   elif mode == 'eval' and not (getattr(params.task, 'init_checkpoint', None)
                                and 'all' in getattr(params.task, 'init_checkpoint_modules', 'all')):

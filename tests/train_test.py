@@ -243,3 +243,13 @@ def test_bad_input_ends_in_one_sentence(
   last = result.stderr.strip().splitlines()[-1]
   assert last.startswith('error: ') and said in last
   assert 'Traceback' not in result.stderr
+
+
+def test_a_continuous_evaluation_says_what_it_waits_for(tmp_path, capsys):
+  """Model Garden's timeout ends no evaluation before the last step, so none is promised."""
+  params = experiment.resolve('retinanet_fpn_efficientnetlite0_sample', params_override=(
+      'trainer.train_steps=40,trainer.continuous_eval_timeout=3'))
+  train._check_model_dir(params, str(tmp_path), 'continuous_eval')
+  said = capsys.readouterr().out
+  assert 'waits for those of a training, however long that takes, up to step 40' in said
+  assert '3 s' not in said
