@@ -38,6 +38,12 @@ def check(config: options.BudgetConfig) -> None:
                            ('information.weight', config.information.weight)):
     checks.check_range(argument, weight, 0)
   check_budget(config.target, config.reduction, config.distance)
+  if (config.information.weight and config.weight and config.kind in SHARE_KINDS
+      and config.reduction != 'mean_share'):
+    raise checks.ArgumentError(
+        'reduction', f'reduction is {config.reduction!r}, which pulls every image to the target, '
+        "and information.weight rewards images that differ: reduction must be 'mean_share', or "
+        'one of the two weights 0.')
   drawn_budget.check(config.draw_range, config.full_every, config.shrink_steps)
   if not 0 < config.ratio <= 1:
     raise checks.ArgumentError(

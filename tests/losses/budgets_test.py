@@ -114,7 +114,8 @@ def test_information_needs_a_gate(monkeypatch):
   monkeypatch.setattr(Backbone, 'gate_names', [])
   monkeypatch.setattr(Backbone, 'has_budget_input', True)
   with pytest.raises(checks.ArgumentError, match='caddet decides by no gate') as error:
-    attached(kind='drawn', weight=1.0, information=configs.InformationConfig(weight=1.0))
+    attached(kind='drawn', weight=1.0, reduction='mean_share',
+             information=configs.InformationConfig(weight=1.0))
   assert error.value.argument == 'information.weight'
 
 
@@ -192,6 +193,9 @@ def test_which_budgets_need_objects():
     ({'full_every': 0.5}, 'full_every'),
     ({'scale_bounds': None}, 'scale_bounds'),
     ({'information': None}, 'information'),
+    ({'information': configs.InformationConfig(weight=0.1), 'weight': 1.0}, 'reduction'),
+    ({'information': configs.InformationConfig(weight=0.1), 'weight': 1.0, 'kind': 'drawn',
+      'reduction': 'sum'}, 'reduction'),
     ({'information': configs.InformationConfig(weight=-0.5)}, 'information.weight'),
     ({'path_similarity': configs.PathSimilarityConfig(weight=-0.5)}, 'path_similarity.weight'),
 ])
