@@ -245,6 +245,17 @@ def test_bad_input_ends_in_one_sentence(
   assert 'Traceback' not in result.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize('mode', ['train_and_validate', 'continuous_train_and_eval'])
+def test_a_mode_that_the_trainer_lacks_is_refused_at_once(mode, processes, tmp_path):
+  result = processes.run(
+      'official_ext.train', f'--mode={mode}', f'--model_dir={tmp_path}/run',
+      '--experiment=retinanet_dyfpn_efficientnetlite0_sample')
+  assert result.returncode == 2 and result.stderr.strip().splitlines()[-1] == (
+      f'error: --mode={mode}: the trainer does not have it; allowed are train, eval, '
+      'train_and_eval, continuous_eval, train_and_post_eval.')
+
+
 def test_a_continuous_evaluation_says_what_it_waits_for(tmp_path, capsys):
   """Model Garden's timeout ends no evaluation before the last step, so none is promised."""
   params = experiment.resolve('retinanet_fpn_efficientnetlite0_sample', params_override=(
