@@ -229,8 +229,9 @@ def _prepare(args: argparse.Namespace) -> None:
       comparison.command('tools.convert_dataset', input=source, output_dir=folder / 'records')
       comparison.command('tools.check_dataset', data=folder / 'records',
                          output=folder / 'data.png')
+      # Before `val` is there, which the next run would take as it is.
+      data_lib.check_objects(folder / 'records' / 'annotations' / 'val.json', what)
       comparison.command('tools.write_images', data=folder / 'records', output_dir=folder / 'val')
-    data_lib.check_objects(folder / 'val' / 'annotations.json', what)
 
 
 def _finished(args: argparse.Namespace) -> Iterator[Training]:

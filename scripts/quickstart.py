@@ -245,9 +245,9 @@ def main() -> None:
     steps.run('sample', 'tools.make_sample_data', output_dir=data)
   steps.run('convert', 'tools.convert_dataset', input=data, output_dir=records)
   steps.run('check', 'tools.check_dataset', data=records, output=output / 'data.png')
+  data_lib.check_objects(records / 'annotations' / 'val.json', f'--data={args.data}')
   # Predictions are on the images of the records, because every layout has others elsewhere.
   steps.run('images', 'tools.write_images', data=records, output_dir=output / 'val')
-  data_lib.check_objects(output / 'val' / 'annotations.json', f'--data={args.data}')
   for network in networks:
     _train(steps, network, args, records)
   _report(steps, networks, args)

@@ -154,10 +154,13 @@ def study(tmp_path, monkeypatch):
     (folder / 'result.json').write_text(json.dumps(runs(0.5)[0]))
 
   def command(module, **options):
+    if module == 'tools.convert_dataset':
+      (options['output_dir'] / 'annotations').mkdir(parents=True, exist_ok=True)
+      objects = [] if options['input'] == 'empty' else [{'iscrowd': 0}]
+      (options['output_dir'] / 'annotations' / 'val.json').write_text(
+          json.dumps({'images': [{}], 'annotations': objects}))
     if module == 'tools.write_images':
       options['output_dir'].mkdir()
-      (options['output_dir'] / 'annotations.json').write_text(
-          '{"images": [{}], "annotations": [{"iscrowd": 0}]}')
 
   monkeypatch.setattr(evidence, '_train', train)
   monkeypatch.setattr(evidence.comparison, 'command', command)
@@ -231,6 +234,12 @@ def test_records_of_other_data_under_a_kept_name_are_refused(study, tmp_path, mo
   assert study(data=['one=z'])
   with pytest.raises(command_line.CommandError, match='has the records of z'):
     study('--subjects=drfpn', data=['one=x'])
+
+
+def test_data_without_objects_are_converted_again_when_they_have_some(study):
+  with pytest.raises(command_line.CommandError, match='--data=one=empty: the 1 images of valid'):
+    study(data=['one=empty'])
+  assert study(data=['one=x'])
 
 
 def test_another_network_of_a_kept_name_is_refused(study, tmp_path, monkeypatch):

@@ -61,16 +61,17 @@ def test_quickstart_writes_a_report_of_zipped_coco_folders_under_an_odd_name(
   assert page.count('<figure>') >= 6 and 'src="data:' in page
 
 
-def write_images(folder, crowds=(0,)):
-  """What tools.write_images leaves of one image, with objects that are crowds or not."""
-  folder.mkdir(parents=True)
-  (folder / 'annotations.json').write_text(json.dumps(
+def convert(folder, crowds=(0,)):
+  """What tools.convert_dataset leaves of one image, with objects that are crowds or not."""
+  (folder / 'annotations').mkdir(parents=True)
+  (folder / 'annotations' / 'val.json').write_text(json.dumps(
       {'images': [{}], 'annotations': [{'iscrowd': crowd} for crowd in crowds]}))
 
 
 @pytest.mark.parametrize('data, engine', [(None, 'openvino'), ('digits', 'none')])
 def test_every_network_is_trained_alike_and_goes_into_the_report(
     tmp_path, monkeypatch, data, engine):
+  monkeypatch.chdir(tmp_path)
   ran = []
 
   def run(self, name, module, log=None, **options):
@@ -82,8 +83,8 @@ def test_every_network_is_trained_alike_and_goes_into_the_report(
       (options['output_dir'] / 'frontier.json').write_text('{"recommended": 0.25}')
     if module == 'serving.convert':
       options['output_dir'].mkdir(parents=True)
-    if module == 'tools.write_images':
-      write_images(options['output_dir'])
+    if module == 'tools.convert_dataset':
+      convert(options['output_dir'])
 
   monkeypatch.setattr(quickstart.Steps, 'run', run)
   monkeypatch.setattr(
@@ -130,15 +131,15 @@ def test_data_without_objects_of_validation_end_the_run_before_the_training(
   def run(self, name, module, log=None, **options):
     del self, module, log
     ran.append(name)
-    if name == 'images':
-      write_images(options['output_dir'], crowds)
+    if name == 'convert':
+      convert(options['output_dir'], crowds)
 
   monkeypatch.setattr(quickstart.Steps, 'run', run)
   monkeypatch.setattr(sys, 'argv', ['quickstart', f'--output_dir={tmp_path}/run'])
   with pytest.raises(quickstart.command_line.CommandError,
                      match='--data=.*nuclei: the 1 images of validation have no object'):
     quickstart.main()
-  assert ran == ['convert', 'check', 'images']
+  assert ran == ['convert', 'check']
 
 
 def test_a_conversion_that_is_refused_leaves_the_rest(tmp_path, monkeypatch, capsys):
@@ -150,8 +151,8 @@ def test_a_conversion_that_is_refused_leaves_the_rest(tmp_path, monkeypatch, cap
     folder = pathlib.Path(arguments[-1].partition('=')[2])
     converts = module == 'official_ext.serving.convert'
     is_refused = converts and 'networks/fcos' in str(folder)
-    if module == 'official_ext.tools.write_images':
-      write_images(folder)
+    if module == 'official_ext.tools.convert_dataset':
+      convert(folder)
     if converts and not is_refused:
       folder.mkdir(parents=True)
     return int(is_refused)
