@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import math
 from typing import Any, NamedTuple
 
+from official_ext.configs import optimizer_fields
 from official_ext.ops import checks
 
 
@@ -133,6 +134,7 @@ def check_training(experiment: Any) -> None:
     _check_records(experiment.task.train_data, 'task.train_data', table)
   trainer = experiment.trainer
   _check(trainer, 'trainer', _TRAINER)
+  optimizer_fields.check(trainer.optimizer_config)
   if trainer.summary_interval and trainer.summary_interval % trainer.steps_per_loop:
     raise checks.FieldError(
         f'trainer.summary_interval is {trainer.summary_interval}; it must be a multiple of '

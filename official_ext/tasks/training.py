@@ -20,6 +20,7 @@ from official.vision.utils import summary_manager
 import orbit
 import tensorflow as tf, tf_keras
 
+from official_ext.configs import optimizer_fields
 from official_ext.dataloaders import image_sizes
 from official_ext.datasets import category_files
 from official_ext.tasks import budget_calibration
@@ -215,6 +216,7 @@ def run(flags: Any) -> None:
   """
   gin.parse_config_files_and_bindings(flags.gin_file, flags.gin_params)
   params = train_utils.parse_configuration(flags, lock_return=False)
+  optimizer_fields.make_floats(params.trainer.optimizer_config)
   if params.runtime.mixed_precision_dtype:
     performance.set_mixed_precision_policy(params.runtime.mixed_precision_dtype)
   strategy = _strategy(params)
