@@ -33,6 +33,8 @@ from official_ext.utils import files
 from official_ext.utils import input_checks
 
 FLAGS = flags.FLAGS
+# Model Garden's flag takes further ones, for which its trainer has no code.
+_MODES = ('train', 'eval', 'train_and_eval', 'continuous_eval', 'train_and_post_eval')
 # Options with which a trained model may be evaluated otherwise than it was trained.
 _INFERENCE_OPTIONS = frozenset({
     'detection_generator', 'gate_threshold', 'hard_gates', 'inference', 'inference_evaluations',
@@ -158,10 +160,11 @@ def _check_evaluation_without_checkpoint(params: Any, model_dir: str, mode: str)
     CommandError: the mode evaluates at once, and no complete model is loaded.
   """
   if mode == 'continuous_eval':
-    timeout = params.trainer.continuous_eval_timeout
+    # Model Garden asks after its `continuous_eval_timeout` whether that step is evaluated.
     command_line.say(
-        f'--model_dir={model_dir} has no checkpoint yet: continuous_eval waits for one'
-        f'{f", at most {timeout} s" if timeout else ""}.')
+        f'--model_dir={model_dir} has no checkpoint yet: continuous_eval waits for those of a '
+        f'training, however long that takes, up to step {params.trainer.train_steps} '
+        '(trainer.train_steps).')
   # `task.init_checkpoint` may give a whole model, which can be evaluated without training.
   elif mode == 'eval' and not (getattr(params.task, 'init_checkpoint', None)
                                and 'all' in getattr(params.task, 'init_checkpoint_modules', 'all')):
@@ -174,6 +177,9 @@ def _check_evaluation_without_checkpoint(params: Any, model_dir: str, mode: str)
 
 def main(_) -> None:
   """Checks the input, then runs Model Garden's trainer."""
+  if FLAGS.mode not in _MODES:
+    raise command_line.CommandError(
+        f'--mode={FLAGS.mode}: the trainer does not have it; allowed are {", ".join(_MODES)}.')
   experiment.import_modules(FLAGS['import'].value)
   params = experiment.resolve(FLAGS.experiment, FLAGS.config_file or [], FLAGS.params_override)
   experiment.check_training(params, FLAGS.mode)

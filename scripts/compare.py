@@ -11,13 +11,16 @@ is that of Model Garden's evaluation (pycocotools) of the last weights on the va
 A run that is named several times is trained several times: its trainings differ in the order of
 the images, the initial weights and the augmentation.  A finished run is kept in the output folder,
 and a run that was interrupted goes on from its last checkpoint, so the command can be repeated,
-also with more runs.  The table and the time left are printed after every run; table.md and
+also with more runs; other options
+or data want another folder.  The table and the time left are printed after every run; table.md and
 table.json in the output folder are written at the end.
 """
 import argparse
 from collections.abc import Sequence
 import inspect
 import pathlib
+import shlex
+import sys
 
 from comparisons import caddet
 from comparisons import comparison
@@ -26,6 +29,7 @@ from comparisons import heads
 from comparisons import necks
 from comparisons import parts
 
+from official_ext.utils import argument_types
 from official_ext.utils import command_line
 
 COMPARISONS = {
@@ -51,13 +55,14 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
                      help='data set in COCO, Pascal VOC or CSV layout')
     sub.add_argument('--runs', default=','.join(compared.default_runs), metavar='A,B,...',
                      help=f'any of {compared.allowed}; default: {", ".join(compared.default_runs)}')
-    sub.add_argument('--train_steps', type=int, metavar='N',
+    sub.add_argument('--train_steps', type=argument_types.positive_int, metavar='N',
                      help='default: what the experiments say')
     output_dir = pathlib.Path('runs') / kind
     sub.add_argument('--output_dir', type=pathlib.Path, default=output_dir, metavar='DIR',
                      help=f'default: {output_dir}')
     compared.add_arguments(sub)
-  return parser.parse_args(arguments)
+  arguments = sys.argv[1:] if arguments is None else arguments
+  return parser.parse_args(arguments, argparse.Namespace(command=shlex.join(arguments)))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -25,6 +25,7 @@ import time
 from typing import Any, NamedTuple
 
 from comparisons import comparison
+from studies import data as data_lib
 from studies import measuring
 from studies import page
 from studies import plans
@@ -221,12 +222,15 @@ def _prepare(args: argparse.Namespace) -> None:
         'folder, or the --train_steps, --image_size and --resamples of then.')
   _write(kept, _settings(args))
   for data in args.data:
-    folder = args.output_dir / data.name
+    folder, what = args.output_dir / data.name, f'--data={data.name}={data.source}'
+    data_lib.keep_source(folder, data.source, what)
     if not (folder / 'val').exists():
       source = _composed(data) if subjects.is_composed(data.source) else data.source
       comparison.command('tools.convert_dataset', input=source, output_dir=folder / 'records')
       comparison.command('tools.check_dataset', data=folder / 'records',
                          output=folder / 'data.png')
+      # Before `val` is there, which the next run would take as it is.
+      data_lib.check_objects(folder / 'records' / 'annotations' / 'val.json', what)
       comparison.command('tools.write_images', data=folder / 'records', output_dir=folder / 'val')
 
 

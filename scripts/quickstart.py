@@ -12,6 +12,7 @@ import pathlib
 from typing import Any, NamedTuple
 
 from steps import Steps
+from studies import data as data_lib
 from studies import subjects
 from studies.subjects import DIGITS
 from studies.subjects import NETWORKS
@@ -131,10 +132,23 @@ def training_overrides(args: argparse.Namespace, subject: Subject,
   return ','.join([*overrides, *filter(None, [args.params_override])])
 
 
-def _keep_previous(output: pathlib.Path) -> None:
-  """Renames the folder of an earlier run: a training would resume from its checkpoints."""
+def _keep_previous(output: pathlib.Path, data: pathlib.Path) -> None:
+  """Renames the folder of an earlier run: a training would resume from its checkpoints.
+
+  Args:
+    output: the folder, which need not exist.
+    data: what the run reads.
+
+  Raises:
+    CommandError: the data or the current directory lie in the folder.
+  """
   if not output.exists():
     return
+  for place, what in ((data, f'--data={data}'), (pathlib.Path.cwd(), 'the current directory')):
+    if place.resolve().is_relative_to(output.resolve()):
+      raise command_line.CommandError(
+          f'--output_dir={output} would be renamed, as the folder of an earlier run, and {what} '
+          'lies in it: give a new folder.')
   number = 1
   while (kept := output.with_name(f'{output.name}.{number}')).exists():
     number += 1
@@ -218,7 +232,7 @@ def main() -> None:
   if args.full:
     _run_full(args)
     return
-  _keep_previous(output)
+  _keep_previous(output, data)
   records = SAMPLE / 'records' if is_composed else output / 'records'
   *others, shown = args.networks
   networks = [*(Network(name, output / 'networks' / name, f' {name}') for name in others),
@@ -231,6 +245,7 @@ def main() -> None:
     steps.run('sample', 'tools.make_sample_data', output_dir=data)
   steps.run('convert', 'tools.convert_dataset', input=data, output_dir=records)
   steps.run('check', 'tools.check_dataset', data=records, output=output / 'data.png')
+  data_lib.check_objects(records / 'annotations' / 'val.json', f'--data={args.data}')
   # Predictions are on the images of the records, because every layout has others elsewhere.
   steps.run('images', 'tools.write_images', data=records, output_dir=output / 'val')
   for network in networks:

@@ -243,3 +243,24 @@ def test_bad_input_ends_in_one_sentence(
   last = result.stderr.strip().splitlines()[-1]
   assert last.startswith('error: ') and said in last
   assert 'Traceback' not in result.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('mode', ['train_and_validate', 'continuous_train_and_eval'])
+def test_a_mode_that_the_trainer_lacks_is_refused_at_once(mode, processes, tmp_path):
+  result = processes.run(
+      'official_ext.train', f'--mode={mode}', f'--model_dir={tmp_path}/run',
+      '--experiment=retinanet_dyfpn_efficientnetlite0_sample')
+  assert result.returncode == 2 and result.stderr.strip().splitlines()[-1] == (
+      f'error: --mode={mode}: the trainer does not have it; allowed are train, eval, '
+      'train_and_eval, continuous_eval, train_and_post_eval.')
+
+
+def test_a_continuous_evaluation_says_what_it_waits_for(tmp_path, capsys):
+  """Model Garden's timeout ends no evaluation before the last step, so none is promised."""
+  params = experiment.resolve('retinanet_fpn_efficientnetlite0_sample', params_override=(
+      'trainer.train_steps=40,trainer.continuous_eval_timeout=3'))
+  train._check_model_dir(params, str(tmp_path), 'continuous_eval')
+  said = capsys.readouterr().out
+  assert 'waits for those of a training, however long that takes, up to step 40' in said
+  assert '3 s' not in said

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import math
 from typing import Any, NamedTuple
 
+from official_ext.configs import optimizer_fields
 from official_ext.ops import checks
 
 
@@ -99,6 +100,7 @@ _TRAINER = {
     'checkpoint_interval': _Range(int | None, 0), 'validation_interval': _Range(int | None, 0),
     'max_to_keep': _Range(int | None, 1)}
 _EVALUATION = {'validation_steps': _Range(int, -1)}
+_EVALUATED_TASK = {'sampled_evaluation_runs': _NUMBER}
 # The first field of a pair must not be above the second.
 _ORDERED = (('min_level', 'max_level'), ('aug_scale_min', 'aug_scale_max'),
             ('unmatched_threshold', 'match_threshold'),
@@ -132,6 +134,7 @@ def check_training(experiment: Any) -> None:
     _check_records(experiment.task.train_data, 'task.train_data', table)
   trainer = experiment.trainer
   _check(trainer, 'trainer', _TRAINER)
+  optimizer_fields.check(trainer.optimizer_config)
   if trainer.summary_interval and trainer.summary_interval % trainer.steps_per_loop:
     raise checks.FieldError(
         f'trainer.summary_interval is {trainer.summary_interval}; it must be a multiple of '
@@ -148,10 +151,25 @@ def check_evaluation(experiment: Any) -> None:
     FieldError: a field has a value that is not allowed; the message names it.
   """
   _check_records(experiment.task.validation_data, 'task.validation_data', _DATA)
+  _check(experiment.task, 'task', _EVALUATED_TASK)
   _check(experiment.trainer, 'trainer', _EVALUATION)
   if experiment.trainer.validation_steps == 0:
     raise checks.FieldError(
         'trainer.validation_steps is 0; it must be a number of batches, or -1 for all.')
+  _check_best_checkpoint(experiment.trainer)
+
+
+def _check_best_checkpoint(trainer: Any) -> None:
+  """Checks that Model Garden keeps the best checkpoint, or that nothing asks for it."""
+  folder, metric = trainer.best_checkpoint_export_subdir, trainer.best_checkpoint_eval_metric
+  if bool(folder) != bool(metric):
+    raise checks.FieldError(
+        f'trainer.best_checkpoint_export_subdir is {folder!r} and best_checkpoint_eval_metric '
+        f'{metric!r}: the best checkpoint is kept with both alone, such as best and AP.')
+  if trainer.best_checkpoint_metric_comp not in ('higher', 'lower'):
+    raise checks.FieldError(
+        f'trainer.best_checkpoint_metric_comp is {trainer.best_checkpoint_metric_comp!r}; it must '
+        'be higher or lower, whichever is better.')
 
 
 def _check_records(config: Any, prefix: str, table: Mapping[str, Mapping[str, _Range]]) -> None:

@@ -18,7 +18,7 @@ PARTS = (*routed.PARTS, 'all')
 
 
 def check(config: options.BudgetConfig) -> None:
-  """Checks that every option of a budget is in its range.
+  """Checks that every option of a budget has its type and is in its range.
 
   Args:
     config: the options.
@@ -26,13 +26,24 @@ def check(config: options.BudgetConfig) -> None:
   Raises:
     ArgumentError: names the field, relative to `config`.
   """
+  checks.check_types(options.BudgetConfig, config.as_dict())
   checks.check_one_of('kind', config.kind, KINDS)
   checks.check_one_of('part', config.part, PARTS)
   if config.kind not in SHARE_KINDS and config.part not in ('backbone', 'all'):
     raise checks.ArgumentError(
         'part', f'part is {config.part!r} and kind {config.kind!r}, which is for the backbone '
         "`caddet`; for other parts the kind must be 'share' or 'drawn'.")
+  for argument, weight in (('weight', config.weight),
+                           ('path_similarity.weight', config.path_similarity.weight),
+                           ('information.weight', config.information.weight)):
+    checks.check_range(argument, weight, 0)
   check_budget(config.target, config.reduction, config.distance)
+  if (config.information.weight and config.weight and config.kind in SHARE_KINDS
+      and config.reduction != 'mean_share'):
+    raise checks.ArgumentError(
+        'reduction', f'reduction is {config.reduction!r}, which pulls every image to the target, '
+        "and information.weight rewards images that differ: reduction must be 'mean_share', or "
+        'one of the two weights 0.')
   drawn_budget.check(config.draw_range, config.full_every, config.shrink_steps)
   if not 0 < config.ratio <= 1:
     raise checks.ArgumentError(

@@ -3,6 +3,7 @@ from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 from typing import Any, NamedTuple
 
+from official.modeling import hyperparams
 import tensorflow as tf, tf_keras
 
 from official_ext.configs import options
@@ -62,6 +63,7 @@ def _check_list(task_config: Any) -> None:
   Raises:
     FieldError: names the field to change.
   """
+  _check_records(task_config.budgets)
   short = task_config.budget
   for field, weight in (('weight', short.weight),
                         ('path_similarity.weight', short.path_similarity.weight),
@@ -83,6 +85,19 @@ def _check_list(task_config: Any) -> None:
         raise checks.FieldError(
             f'task.budgets[{index}].{path}{unknown[0]} is not known; the fields are '
             f'{", ".join(allowed)}.')
+
+
+def _check_records(given: Any) -> None:
+  """Checks that Model Garden, which takes any value, was given a list of records of options."""
+  if not isinstance(given, (list, tuple)):
+    raise checks.FieldError('task.budgets is no list; it must be a list of records of options, '
+                            'such as task.budgets=[{part: decoder, weight: 0.2}].')
+  for index, config in enumerate(given):
+    for name, value in (('', config), *((f'.{name}', getattr(config, name, None))
+                                        for name in ('path_similarity', 'information'))):
+      if not isinstance(value, hyperparams.Config):
+        raise checks.FieldError(f'task.budgets[{index}]{name} is {value!r}; it must be a record of '
+                                'options.')
 
 
 def _drawn_alike(task_config: Any) -> options.BudgetConfig | None:
@@ -125,6 +140,10 @@ class TaskBudgets:
       FieldError: both forms at once, two budgets of one part, or an option that is not allowed;
         names the field.
     """
+    if task_config.budget is None:
+      raise checks.FieldError(
+          'task.budget is null; it must be a record of options. For no budget change '
+          'task.budget.weight to 0.')
     if task_config.budgets:
       _check_list(task_config)
     self._budgets: dict[str, budgets.BudgetLosses] = {}

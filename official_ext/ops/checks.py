@@ -92,7 +92,10 @@ def check_types(record: type, values: Mapping[str, Any], prefix: str = '') -> No
   hints = typing.get_type_hints(record)
   for name in hints.keys() & values.keys():
     hint, value = hints[name], values[name]
-    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+    if dataclasses.is_dataclass(hint):
+      if not isinstance(value, Mapping):
+        raise ArgumentError(
+            f'{prefix}{name}', f'{prefix}{name} is {value!r}; it must be a record of options.')
       check_types(typing.cast(type, hint), value, f'{prefix}{name}.')
     elif not has_type(value, hint):
       raise ArgumentError(

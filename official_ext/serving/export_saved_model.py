@@ -332,6 +332,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
   if args.laterals == 'fourier' and not description['fourier_laterals']:
     command_line.say('No lateral runs in the Fourier domain: there is no sum of convolutions that '
                      'is expected to be faster there and whose weights fit.')
+  if model_cards.has_no_averages(params, args.checkpoint_path):
+    command_line.say('The training averages weights and evaluates the averages, which this export '
+                     f'does not have: give --checkpoint_path=MODEL_DIR/{model_cards.AVERAGES}.')
   if not description['categories']:
     command_line.say('Class names are unknown: neither a categories.json beside the checkpoint nor '
                      'task.annotation_file tells them.')

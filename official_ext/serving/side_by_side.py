@@ -47,6 +47,7 @@ class Network(NamedTuple):
     budget: what it was given to spend; None if it takes no budget.
     budgets: for each budget of the export's table `budget`, `ap`, `gmac_mean` and `ms_mean`.
     engines: other engine -> `ms_mean`, `ms_min` and `ms_max` there.
+    images: how many images `decides` is of; 0 where that is not known.
   """
   name: str
   ap: float | None
@@ -62,6 +63,7 @@ class Network(NamedTuple):
   budget: float | None = None
   budgets: Sequence[Mapping[str, float]] = ()
   engines: Mapping[str, Mapping[str, float]] = {}
+  images: int = 0
 
 
 def time_images(candidates: Mapping[str, Candidate], images: Sequence[np.ndarray], repeats: int
@@ -115,7 +117,7 @@ def describe(candidates: Mapping[str, Candidate], seconds: Times) -> list[Networ
          for point in _points(detectors[TENSORFLOW])],
         {engine: dict(zip(('ms_mean', 'ms_min', 'ms_max'), _spread(
             milliseconds(name, engine, predicted.budget))))
-         for engine in detectors if engine != TENSORFLOW}))
+         for engine in detectors if engine != TENSORFLOW}, len(predicted.costs)))
   return networks
 
 
@@ -190,6 +192,9 @@ def advice(networks: Sequence[Network]) -> list[str]:
   known = [network for network in networks if network.ap is not None]
   if networks[0].ap is None:
     return ['No network can be recommended: the accuracy is not known.', *_alike(networks)]
+  if not any(network.ap for network in known):
+    return ['No network can be recommended: AP is 0 for all, so none has learned to find objects: '
+            'train them longer.', *_alike(networks)]
   plain = known[0]
   winner = _at_equal_time(known)
   most = max(known, key=_rank)
@@ -257,12 +262,12 @@ def _other_engines(known: Sequence[Network], winner: Network) -> list[str]:
 
 
 def _alike(networks: Sequence[Network]) -> list[str]:
-  """Names the networks of which gates decide alike for all images, and what to change."""
+  """Names the networks of which gates decide alike for several images, and what to change."""
   return [_all_alike(network) if not network.decides else
           f'{network.gates - network.decides} of the {network.gates} gates of {_title(network)} '
           'decide alike for all images: task.budget.information rewards those that do not '
           '(docs/budgets.md).'
-          for network in networks if network.decides < network.gates]
+          for network in networks if network.decides < network.gates and network.images != 1]
 
 
 def _all_alike(network: Network) -> str:

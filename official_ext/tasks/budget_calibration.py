@@ -54,8 +54,8 @@ class BudgetCalibration:
     """
     del output
     step = int(self.trainer.global_step.numpy())
-    is_time = step >= self._params.train_steps or step % self._params.validation_interval == 0
-    if is_time:
+    interval = self._params.validation_interval  # 0 or None: Orbit evaluates at the end
+    if step >= self._params.train_steps or (interval and step % interval == 0):
       calibrate(self.trainer.model, self._task, self._strategy)
 
 

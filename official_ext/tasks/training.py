@@ -20,6 +20,7 @@ from official.vision.utils import summary_manager
 import orbit
 import tensorflow as tf, tf_keras
 
+from official_ext.configs import optimizer_fields
 from official_ext.dataloaders import image_sizes
 from official_ext.datasets import category_files
 from official_ext.tasks import budget_calibration
@@ -215,6 +216,7 @@ def run(flags: Any) -> None:
   """
   gin.parse_config_files_and_bindings(flags.gin_file, flags.gin_params)
   params = train_utils.parse_configuration(flags, lock_return=False)
+  optimizer_fields.make_floats(params.trainer.optimizer_config)
   if params.runtime.mixed_precision_dtype:
     performance.set_mixed_precision_policy(params.runtime.mixed_precision_dtype)
   strategy = _strategy(params)
@@ -247,7 +249,25 @@ def run(flags: Any) -> None:
       if not str(error).startswith(_LOSS_ERROR):
         raise
       raise command_line.CommandError(_loss_message(runner, watch, flags.model_dir)) from error
+    except KeyError as error:
+      message = _metric_message(runner)
+      if not message:
+        raise
+      raise command_line.CommandError(message) from error
   train_utils.save_gin_config(flags.mode, runner.model_dir)
+
+
+def _metric_message(runner: Runner) -> str:
+  """Returns why the best checkpoint cannot be told; empty if evaluation gave its metric."""
+  trainer = runner.params.trainer
+  exporter = runner.trainer.checkpoint_exporter
+  metric, found = trainer.best_checkpoint_eval_metric, exporter and exporter.best_ckpt_logs
+  if not found or metric in found:
+    return ''
+  names = ', '.join(sorted(name for name in found if '/' not in name))
+  return (f'trainer.best_checkpoint_eval_metric is {metric!r}, which evaluation does not give: it '
+          f'gives {names} and more. The same command with another name goes on from the last '
+          'checkpoint.')
 
 
 def _loss_message(runner: Runner, watch: _LossWatch, model_dir: str) -> str:

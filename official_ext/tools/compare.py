@@ -230,6 +230,8 @@ def write(args: argparse.Namespace, folder: pathlib.Path) -> None:
   experiment.import_modules(args.imports)
   truth = truth_lib.Truth(args.annotation_file) if args.annotation_file else None
   images = image_ids.assign(image_files.find(args.images), truth)
+  if truth:
+    evaluation.say_left_out(images, truth)
   picked = routing_figures.pick_evenly(list(images.paths), args.number)
   shown = images._replace(paths={image_id: images.paths[image_id] for image_id in picked})
   pixels = image_runs.pixels(shown, args.max_pixels)

@@ -30,6 +30,18 @@ def check_costs(detector: Any, name: str, alternative: str = '') -> None:
         f'--saved_model: {name} does not say what its images cost: {advice}.')
 
 
+def say_left_out(images: image_ids.ImageSet, truth: truth_lib.Truth) -> None:
+  """Says which images and annotations are not evaluated.
+
+  Args:
+    images: the images to predict.
+    truth: the annotation file of the images.
+  """
+  image_ids.say_left_out(images)
+  for reason, places in truth.dropped().items():
+    command_line.say_names(f'Not evaluated, {reason}', places)
+
+
 def evaluate(detector: Any, images: image_ids.ImageSet, truth: truth_lib.Truth,
              flag: str = '--images', resamples: int = 0) -> dict[str, float]:
   """Evaluates a detector.

@@ -77,9 +77,7 @@ def open_data(path: pathlib.Path) -> Iterator[Data]:
           'convert_dataset or write_images wrote.')
     truth = truth_lib.Truth(folder / 'annotations.json', '--data')
     images = image_ids.assign(image_files.find([folder / 'images'], '--data'), truth)
-    image_ids.say_left_out(images)
-    for reason, places in truth.dropped().items():
-      command_line.say_names(f'Not evaluated, {reason}', places)
+    evaluation.say_left_out(images, truth)
     yield Data(images, truth, path.resolve().name)
 
 

@@ -129,6 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
       *args.images, args.annotation_file, *args.model_dir, *args.saved_model])
   truth = truth_lib.Truth(args.annotation_file)
   images = image_ids.assign(image_files.find(args.images), truth)
+  evaluation.say_left_out(images, truth)
   from official_ext import registry_imports
   from official_ext.visualization import tradeoff
   experiment.import_modules(args.imports)

@@ -129,6 +129,8 @@ def resolve(name: str, config_files: Sequence[str] = (), params_override: str | 
       not allowed.
   """
   from official.core import exp_factory
+
+  from official_ext.configs import optimizer_fields
   if name not in names():
     close = difflib.get_close_matches(name, names(), n=3)
     hint = f'; did you mean {" or ".join(close)}?' if close else '.'
@@ -144,6 +146,7 @@ def resolve(name: str, config_files: Sequence[str] = (), params_override: str | 
     experiment.validate()
   except (KeyError, ValueError) as error:
     raise command_line.CommandError(f'--experiment={name}: {error.args[0]}') from error
+  optimizer_fields.make_floats(experiment.trainer.optimizer_config)
   if lock:
     experiment.lock()
   return experiment

@@ -14,9 +14,15 @@ import pathlib
 import re
 from typing import Any, NamedTuple
 
+from official_ext.utils import files
+
 NAME = 'model_card.json'
 DATASET = 'dataset.json'
 RESULT = 'evaluation.json'
+# Model Garden's folder of a training for averaged weights in the place of weights.
+AVERAGES = 'ema_checkpoints'
+# The trainer's variable in its checkpoints.
+_STEP = 'global_step/.ATTRIBUTES/VARIABLE_VALUE'
 
 _SOFTWARE = 'Apache-2.0'
 # Licences of the data that an experiment's name ends with.
@@ -221,15 +227,49 @@ def of_training(name: str, params: Any, checkpoint_path: str | os.PathLike) -> d
     params: the resolved experiment.
     checkpoint_path: a checkpoint, or the folder of the training.
   """
-  return make(name, params, dataset=_kept(checkpoint_path, DATASET),
-              result=_kept(checkpoint_path, RESULT))
+  result = _kept(checkpoint_path, RESULT)
+  if result and (has_no_averages(params, checkpoint_path) or
+                 _step(checkpoint_path) not in (None, result.get('step'))):
+    result = None  # It is of other weights.
+  return make(name, params, dataset=_kept(checkpoint_path, DATASET), result=result)
+
+
+def has_no_averages(params: Any, checkpoint_path: str | os.PathLike) -> bool:
+  """Returns whether a checkpoint has the weights whose averages the training evaluates.
+
+  Args:
+    params: the resolved experiment.
+    checkpoint_path: a checkpoint, or the folder of the training.
+  """
+  trainer = params.trainer
+  averaged = (AVERAGES, os.path.basename(trainer.best_checkpoint_export_subdir or ''))
+  return bool(trainer.optimizer_config.ema) and (
+      os.path.basename(_folder(checkpoint_path)) not in averaged)
+
+
+def _step(checkpoint_path: str | os.PathLike) -> int | None:
+  """Returns the training step of a checkpoint; None if it does not say it."""
+  import tensorflow as tf
+  path = files.plain_path(checkpoint_path)
+  checkpoint = (tf.train.latest_checkpoint(path) if tf.io.gfile.isdir(path)
+                else path.removesuffix('.index'))
+  try:
+    return int(tf.train.load_variable(checkpoint, _STEP)) if checkpoint else None
+  except (ValueError, tf.errors.OpError):
+    return None
+
+
+def _folder(checkpoint_path: str | os.PathLike) -> str:
+  """Returns the folder of a checkpoint, or a folder itself."""
+  import tensorflow as tf
+  path = os.fspath(checkpoint_path).rstrip('/')
+  return path if tf.io.gfile.isdir(path) else os.path.dirname(path)
 
 
 def _kept(checkpoint_path: str | os.PathLike, name: str) -> dict[str, Any] | None:
   """Returns what a training has kept in a file; None if there is none or it is damaged."""
   import tensorflow as tf
-  path = os.fspath(checkpoint_path).rstrip('/')
-  folder = path if tf.io.gfile.isdir(path) else os.path.dirname(path)
+  folder = _folder(checkpoint_path)
   for place in (folder, os.path.dirname(folder)):  # the best checkpoint has a folder of its own
     file_name = os.path.join(place, name)
     if tf.io.gfile.exists(file_name):

@@ -30,11 +30,18 @@ def write(page: html_page.HtmlPage, networks: Sequence[Any], best: Sequence[Any]
       title(one), *('unknown' if value is None else f'{value:.3f}' for value in (one.ap, one.ap50)),
       f'{one.gmac_mean:.3f}', f'{one.gmac_min:.3f} to {one.gmac_max:.3f}', f'{one.ms_mean:.1f}',
       f'{one.ms_min:.1f} to {one.ms_max:.1f}',
-      f'{one.decides} of {one.gates}' if one.gates else 'no gates') for one in networks])
+      _deciding(one)) for one in networks])
   if best:
     page.figure(draw_accuracy_against_time([one for one in networks if one.ap is not None], best),
                 'Accuracy against time in TensorFlow on this machine. A thin line is one network '
                 'at all budgets that were measured.')
+
+
+def _deciding(network: Any) -> str:
+  """Returns how many gates decide by image, which a single image does not say."""
+  if not network.gates:
+    return 'no gates'
+  return 'unknown' if network.images == 1 else f'{network.decides} of {network.gates}'
 
 
 def write_times(page: html_page.HtmlPage, engine: str, networks: Sequence[Any],

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import official_ext  # noqa: F401 (chooses Keras 2)
 import numpy as np
+from studies import data as data_lib
 from tensorboard.backend.event_processing import event_accumulator
 import tensorflow as tf
 
@@ -25,6 +26,9 @@ from official_ext.utils import experiment
 from official_ext.utils import files
 
 Results = dict[str, list[dict[str, float]]]
+
+# In the folder of a run: what it is trained with.
+_OPTIONS = 'options.txt'
 
 
 class Run(NamedTuple):
@@ -181,6 +185,30 @@ def _params(run: Run, args: argparse.Namespace) -> Any:
       run.experiment, [str(flags['config_file'])], flags['params_override'], lock=False)
 
 
+def _options_text(run: Run, args: argparse.Namespace) -> str:
+  """Returns the content of the file that says what a run is trained with, and on what."""
+  overrides = run_overrides(args.train_steps, run.overrides)
+  return f'{run.experiment} on {args.data}\n{overrides}'
+
+
+def _check_kept(folders: Mapping[pathlib.Path, Run], args: argparse.Namespace) -> None:
+  """Checks that kept runs were trained with the options and the data of now.
+
+  Args:
+    folders: folder of a run -> the run.
+    args: of the command line.
+
+  Raises:
+    CommandError: a run was not.
+  """
+  for folder, run in folders.items():
+    path = folder / _OPTIONS
+    if path.is_file() and path.read_text(encoding='utf-8').strip() != _options_text(run, args):
+      raise command_line.CommandError(
+          f'{folder} is kept from a training with other options or other --data ({path}): give '
+          'another --output_dir, or the options of then.')
+
+
 def _train(compared: Comparison, run: Run, folder: pathlib.Path, args: argparse.Namespace
            ) -> dict[str, float]:
   """Trains from the last checkpoint on, evaluates, and returns what the table needs."""
@@ -205,23 +233,29 @@ def run_all(compared: Comparison, names: Sequence[str], args: argparse.Namespace
   Args:
     compared: the comparison.
     names: of the runs; one that is named several times is trained several times.
-    args: of the command line: `data`, `output_dir`, `train_steps` and those of the comparison.
+    args: of the command line: `data`, `output_dir`, `train_steps` and those of the comparison;
+      `command`, the whole of it.
 
   Raises:
-    CommandError: there is no run of some name.
+    CommandError: there is no run of some name, a kept one is of other options or data, or
+      nothing can be evaluated.
   """
   runs = {name: compared.resolve(name, args) for name in names}
   unknown = sorted(name for name, run in runs.items() if run is None)
   if unknown:
     raise command_line.CommandError(
         f'--runs names {", ".join(unknown)}; allowed are {compared.allowed}.')
-  command('tools.convert_dataset', input=args.data, output_dir=args.output_dir / 'records')
-  results: Results = collections.defaultdict(list)
   folders = [args.output_dir / f'{name}-{names[:number].count(name)}'
              for number, name in enumerate(names, 1)]
+  _check_kept({folder: runs[name] for name, folder in zip(names, folders)}, args)
+  records = args.output_dir / 'records'
+  command('tools.convert_dataset', input=args.data, output_dir=records)
+  data_lib.check_objects(records / 'annotations' / 'val.json', f'--data={args.data}')
+  results: Results = collections.defaultdict(list)
   seconds: list[float] = []
   for number, (name, folder) in enumerate(zip(names, folders), 1):
     kept = folder / 'result.json'
+    _write(folder / _OPTIONS, _options_text(runs[name], args))
     if not kept.is_file():
       command_line.say(f'\n[{number}/{len(names)}] training {name} in {folder}')
       start = time.monotonic()
@@ -245,8 +279,7 @@ def _finish(compared: Comparison, runs: dict[str, Run], results: Results,
   if milliseconds:
     command_line.say(f'\n{table}')
   _write(args.output_dir / 'table.md',
-         f'    .venv/bin/python scripts/compare.py {args.kind} --data={args.data} '
-         f'--runs={args.runs}\n\n{table}')
+         f'    .venv/bin/python scripts/compare.py {args.command}\n\n{table}')
   _write(args.output_dir / 'table.json',
          json.dumps({'results': results, 'milliseconds': milliseconds}, indent=2))
   command_line.say(f'Wrote {args.output_dir}/table.md')

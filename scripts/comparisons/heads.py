@@ -10,6 +10,7 @@ from official.core import task_factory
 import tensorflow as tf
 
 from official_ext.tools import profile
+from official_ext.utils import argument_types
 from official_ext.utils import timing
 from official_ext.modeling import network_cost
 
@@ -52,8 +53,10 @@ class HeadComparison(comparison.Comparison):
 
   def add_arguments(self, parser: argparse.ArgumentParser) -> None:
     """Adds the length of the timing."""
-    parser.add_argument('--images', type=int, default=16, help='images to time (16)')
-    parser.add_argument('--repeats', type=int, default=9, help='interleaved repeats (9)')
+    parser.add_argument('--images', type=argument_types.positive_int, default=16, metavar='N',
+                        help='images to time (16)')
+    parser.add_argument('--repeats', type=argument_types.positive_int, default=9, metavar='N',
+                        help='interleaved repeats (9)')
 
   def resolve(self, name: str, args: argparse.Namespace) -> comparison.Run | None:
     """Returns the training of a head."""

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from matplotlib import figure
 import numpy as np
+from scipy import stats
 from studies import plans
 from studies.subjects import Subject
 
@@ -16,12 +17,14 @@ Points = list[dict[str, Any]]
 Results = Mapping[str, Mapping[str, list[Points]]]
 Times = Mapping[str, Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]]
 
-# Two-sided 95 % points of Student's distribution, by degrees of freedom.
-_STUDENT = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
-_NORMAL = 1.96
 # A difference in AP that a person would give away for a cheaper network.
 _EQUAL = 0.01
 _NOT_TRAINED = 'not trained'
+
+
+def _student(count: int) -> float:
+  """Returns the two-sided 95 % point of Student's distribution for so many values."""
+  return float(stats.t.ppf(0.975, count - 1))
 
 
 def interval(values: Sequence[float]) -> float:
@@ -29,7 +32,7 @@ def interval(values: Sequence[float]) -> float:
   count = len(values)
   if count < 2:
     return math.inf
-  return float(_STUDENT.get(count - 1, _NORMAL) * np.std(values, ddof=1) / math.sqrt(count))
+  return float(_student(count) * np.std(values, ddof=1) / math.sqrt(count))
 
 
 def at(runs: Sequence[Points], budget: float | None) -> Points:
@@ -75,8 +78,10 @@ def answer(claim: plans.Claim, results: Mapping[str, list[Points]], plain: Seque
   difference = float(np.mean(left) - np.mean(right))
   count = min(len(left), len(right))
   if count < 2:
-    return f'not shown: {difference:+.3f}, one training each{beside}'
-  half = _STUDENT.get(count - 1, _NORMAL) * math.sqrt(
+    trainings = ('one training each' if len(left) == len(right) else
+                 f'{len(left)} and {len(right)} trainings')
+    return f'not shown: {difference:+.3f}, {trainings}{beside}'
+  half = _student(count) * math.sqrt(
       np.var(left, ddof=1) / len(left) + np.var(right, ddof=1) / len(right))
   found = f'{difference:+.3f} +- {half:.3f}{beside}'
   if difference - half > claim.margin:
@@ -106,6 +111,8 @@ def conclusion(results: Mapping[str, list[Points]], times: Mapping[str, Any]) ->
   if not found:
     return []
   best = max(found, key=lambda option: option.ap)
+  if not best.ap:
+    return ['AP is 0 for all: no network has learned to find objects. Train longer.']
   equal = [option for option in found if option.ap >= best.ap - _EQUAL]
   cheapest = min(equal, key=lambda option: option.gmac)
   sentences = [f'Most accurate: {best.title}, AP {best.ap:.3f}.',

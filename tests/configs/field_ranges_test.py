@@ -60,6 +60,23 @@ FCOS = 'fcos_fpn_efficientnetlite0_sample'
     (RETINANET, 'trainer.steps_per_loop', '30', 'a multiple of trainer.steps_per_loop'),
     (RETINANET, 'trainer.validation_steps', '0', '-1 for all'),
     (RETINANET, 'trainer.validation_steps', '-2', 'at least -1'),
+    *((RETINANET, f'trainer.optimizer_config.{field}', value, allowed)
+      for field, value, allowed in (
+          ('optimizer.sgd.global_clipnorm', 'much', 'a finite number'),
+          ('optimizer.sgd.clipnorm', '-1', 'at least 0'),
+          ('optimizer.sgd.momentum', 'null', 'a finite number'),
+          ('optimizer.sgd.momentum', '1.5', 'in [0, 1]'),
+          ('optimizer.sgd.nesterov', '1', 'true or false'),
+          ('optimizer.type', 'null', 'such as sgd'),
+          ('learning_rate.type', 'null', 'such as cosine'),
+          ('learning_rate.cosine.initial_learning_rate', 'null', 'must be a number'),
+          ('learning_rate.cosine.initial_learning_rate', 'high', 'a finite number'),
+          ('learning_rate.cosine.decay_steps', '0', 'at least 1'),
+          ('warmup.linear.warmup_steps', '-1', 'at least 0'))),
+    (RETINANET, 'trainer.best_checkpoint_export_subdir', 'best', "eval_metric '': the best"),
+    (RETINANET, 'trainer.best_checkpoint_eval_metric', 'AP', 'is kept with both alone'),
+    (RETINANET, 'trainer.best_checkpoint_metric_comp', 'highest', 'must be higher or lower'),
+    (RETINANET, 'task.sampled_evaluation_runs', 'two', 'a whole number, at least 0'),
     ('caddet_crops', 'task.train_data.global_batch_size', '0', 'at least 1')])
 def test_a_value_is_refused_by_a_sentence_that_names_the_field(name, field, value, allowed):
   override = value
@@ -70,7 +87,8 @@ def test_a_value_is_refused_by_a_sentence_that_names_the_field(name, field, valu
     experiment.check_training(params)
   text = str(caught.value)
   record, _, last = field.rpartition('.')
-  assert text.startswith(f'{record}.') and last in text and allowed in text
+  assert (text.startswith(f'{record}.') or text.endswith(f' Change {field}.')) and (
+      last in text and allowed in text)
 
 
 @pytest.mark.parametrize('field, value', [
@@ -81,6 +99,7 @@ def test_a_value_is_refused_by_a_sentence_that_names_the_field(name, field, valu
     ('task.losses.rpn_huber_loss_delta', '0.0'), ('task.losses.l2_weight_decay', '0'),
     ('task.model.norm_activation.norm_epsilon', '0'), ('trainer.validation_steps', '3'),
     ('trainer.validation_interval', '0'), ('trainer.max_to_keep', 'null'),
+    ('trainer.best_checkpoint_eval_metric=AP,trainer.best_checkpoint_export_subdir', 'best'),
     ('trainer.summary_interval', 'null'), ('trainer.checkpoint_interval', 'null'),
     ('task.model.detection_head.num_convs', '0')])
 def test_the_ends_of_a_range_are_allowed(field, value):
@@ -135,3 +154,14 @@ def test_ranges_say_what_they_allow():
   assert str(ranges(list[float], 0, is_open=True)) == (
       'a list, each of it a finite number, above 0')
   assert str(ranges(float | None, 0)) == 'a finite number or null, at least 0'
+
+
+def test_a_whole_number_is_a_learning_rate():
+  """TensorFlow computes a schedule in the type of its rate, which cannot be a whole number."""
+  params = experiment.resolve(RETINANET, params_override=(
+      'trainer.optimizer_config.learning_rate.cosine.initial_learning_rate=1,'
+      'trainer.optimizer_config.warmup.linear.warmup_learning_rate=0'))
+  experiment.check_training(params)
+  rate = task_factory.get_task(params.task).create_optimizer(
+      params.trainer.optimizer_config).learning_rate
+  assert 0 < float(rate(1)) < 1

@@ -114,7 +114,8 @@ def test_information_needs_a_gate(monkeypatch):
   monkeypatch.setattr(Backbone, 'gate_names', [])
   monkeypatch.setattr(Backbone, 'has_budget_input', True)
   with pytest.raises(checks.ArgumentError, match='caddet decides by no gate') as error:
-    attached(kind='drawn', weight=1.0, information=configs.InformationConfig(weight=1.0))
+    attached(kind='drawn', weight=1.0, reduction='mean_share',
+             information=configs.InformationConfig(weight=1.0))
   assert error.value.argument == 'information.weight'
 
 
@@ -182,8 +183,23 @@ def test_which_budgets_need_objects():
     ({'distance': 'cubed'}, 'distance'),
     ({'part': 'neck'}, 'part'),
     ({'part': 'head', 'kind': 'fixed'}, 'part'),
+    ({'weight': 'much'}, 'weight'),
+    ({'weight': float('nan')}, 'weight'),
+    ({'weight': -0.5}, 'weight'),
+    ({'target': None}, 'target'),
+    ({'draw_range': 0.5}, 'draw_range'),
+    ({'draw_range': ['low', 'high']}, 'draw_range'),
+    ({'shrink_steps': None}, 'shrink_steps'),
+    ({'full_every': 0.5}, 'full_every'),
+    ({'scale_bounds': None}, 'scale_bounds'),
+    ({'information': None}, 'information'),
+    ({'information': configs.InformationConfig(weight=0.1), 'weight': 1.0}, 'reduction'),
+    ({'information': configs.InformationConfig(weight=0.1), 'weight': 1.0, 'kind': 'drawn',
+      'reduction': 'sum'}, 'reduction'),
+    ({'information': configs.InformationConfig(weight=-0.5)}, 'information.weight'),
+    ({'path_similarity': configs.PathSimilarityConfig(weight=-0.5)}, 'path_similarity.weight'),
 ])
-def test_options_out_of_range_are_refused_by_name(options, argument):
+def test_options_of_another_type_or_out_of_range_are_refused_by_name(options, argument):
   with pytest.raises(checks.ArgumentError, match=argument) as error:
     budgets.BudgetLosses(configs.BudgetConfig(**options))
   assert error.value.argument == argument

@@ -50,7 +50,7 @@ class Part(routed.RoutedLayer):
         soft_cost=self.cost if self.has_soft_cost else None)
 
 
-def make(budget=(), listed=(), parts=('caddet', 'neck', 'solver', 'head')):
+def make(budget=(), listed=None, parts=('caddet', 'neck', 'solver', 'head')):
   """Returns a detector with some parts, the budgets of its task, and what its layers record."""
   layers = {'caddet': Part('caddet', [[0.9, 0.1], [0.2, 0.3]]),
             'neck': Part('neck', [[1.0, 0.0, 0.5], [0.0, 1.0, 0.25]]),
@@ -63,7 +63,7 @@ def make(budget=(), listed=(), parts=('caddet', 'neck', 'solver', 'head')):
   model.decoder.parts = [layers[name] for name in ('neck', 'solver') if name in layers]
   model.towers = [layers['head']] if 'head' in layers else []
   config = detectors.RetinaNetTaskConfig()
-  config.override({'budget': dict(budget), 'budgets': list(listed)})
+  config.override({'budget': None if budget is None else dict(budget), 'budgets': listed})
   own = task_budgets.TaskBudgets(config)
   own.attach(model)
   return layers, own, {name: layer.routing() for name, layer in layers.items()}
@@ -163,6 +163,12 @@ def test_evaluation_without_boxes_has_what_needs_none():
      r'budgets\[0\]\.path_similarity\.mean is not'),
     ({}, [{'part': 'head', 'target': 2.0}], ['head'], r'Change task\.budgets\[0\]\.target'),
     ({}, [{'kind': 'fixed', 'weight': 1.0}], ['neck'], r'Change task\.budgets\[0\]\.kind or'),
+    (None, [], ['head'], 'task.budget is null'),
+    ({}, {'part': 'head'}, ['head'], 'task.budgets is no list'),
+    ({}, [3], ['head'], r'task\.budgets\[0\] is 3; it must be a record'),
+    ({}, [{'part': 'head', 'information': None}], ['head'],
+     r'task\.budgets\[0\]\.information is None; it must be a record'),
+    ({}, [{'part': 'head', 'weight': 'much'}], ['head'], r'Change task\.budgets\[0\]\.weight'),
 ])
 def test_budgets_that_do_not_fit_are_refused_with_the_field(budget, listed, parts, message):
   with pytest.raises(ValueError, match=message):

@@ -219,6 +219,29 @@ class Counting(comparison.Comparison):
     return {'a': {'head': 1.5}}
 
 
+def convert(output_dir, crowds=(0,)):
+  """What tools.convert_dataset leaves of one image of validation."""
+  (output_dir / 'annotations').mkdir(parents=True, exist_ok=True)
+  (output_dir / 'annotations' / 'val.json').write_text(json.dumps(
+      {'images': [{}], 'annotations': [{'iscrowd': crowd} for crowd in crowds]}))
+
+
+@pytest.mark.parametrize('crowds', [(), (1,)])
+def test_data_without_objects_of_validation_are_refused_before_the_training(
+    crowds, tmp_path, monkeypatch):
+  ran = []
+
+  def command(module, **options):
+    ran.append(module)
+    convert(options['output_dir'], crowds)
+
+  monkeypatch.setattr(comparison, 'command', command)
+  with pytest.raises(command_line.CommandError,
+                     match='--data=x: the 1 images of validation have no object'):
+    compare.main(['necks', '--data=x', '--runs=fpn', f'--output_dir={tmp_path}'])
+  assert ran == ['tools.convert_dataset']
+
+
 def test_finished_runs_are_kept_and_others_are_made(tmp_path, monkeypatch):
   """A name that is given twice is trained twice; the table is shown after every training."""
   trained, converted = [], []
@@ -230,16 +253,17 @@ def test_finished_runs_are_kept_and_others_are_made(tmp_path, monkeypatch):
       assert options['config_file'] == tmp_path / 'records/overrides.yaml'
       (options['model_dir'] / 'validation').mkdir(parents=True)
     else:
+      convert(options['output_dir'])
       converted.append((module, options['output_dir']))
 
   monkeypatch.setattr(comparison, 'command', command)
   monkeypatch.setattr(comparison, 'last_evaluation', lambda _: {'AP': float(len(trained))})
   monkeypatch.setattr(comparison.experiment, 'resolve', lambda *args, **options: None)
-  args = argparse.Namespace(kind='necks', data='data', output_dir=tmp_path, train_steps=None)
+  args = argparse.Namespace(data='data', output_dir=tmp_path, train_steps=None)
 
   def run(names):
     compared = Counting()
-    args.runs = ','.join(names)
+    args.command = f'necks --runs={",".join(names)}'
     comparison.run_all(compared, names, args)
     return compared
 
@@ -253,7 +277,36 @@ def test_finished_runs_are_kept_and_others_are_made(tmp_path, monkeypatch):
   assert trained == ['a-1', 'b-1', 'a-2']
   assert second.timed == {'a': 'a-1', 'b': 'b-1'}
   text = (tmp_path / 'table.md').read_text(encoding='utf-8')
-  assert 'compare.py necks --data=data --runs=a,a,b\n' in text and "{'head': 1.5}" in text
+  assert 'compare.py necks --runs=a,a,b\n' in text and "{'head': 1.5}" in text
+
+
+@pytest.mark.parametrize('changed', [
+    '--data=other', '--train_steps=8', '--image_size=128,192'])
+def test_kept_runs_of_other_options_or_data_are_refused(changed, tmp_path, monkeypatch):
+  ran = []
+
+  def command(module, **options):
+    ran.append(module)
+    if module == 'train':
+      (options['model_dir'] / 'validation').mkdir(parents=True)
+    else:
+      convert(options['output_dir'])
+
+  monkeypatch.setattr(comparison, 'command', command)
+  monkeypatch.setattr(comparison, 'last_evaluation', lambda _: {'AP': 0.5, 'AP50': 0.75})
+  monkeypatch.setattr(comparison, '_params', lambda *_: None)
+  monkeypatch.setattr(necks.NeckComparison, 'summarize', lambda self, params, found: {
+      **found, 'gmac_minimum': 1.0, 'gmac_maximum': 1.0, 'parameters': 1.0})
+  given = ['necks', '--data=x', '--train_steps=7', '--runs=fpn', f'--output_dir={tmp_path}']
+  compare.main(given)
+  compare.main(given)
+  trained = ['tools.convert_dataset', 'train', 'tools.convert_dataset']
+  assert ran == trained
+  with pytest.raises(command_line.CommandError, match='fpn-1 is kept from a training with other'):
+    compare.main([*given, changed])
+  assert ran == trained
+  # The table names the whole command.
+  assert f'compare.py {" ".join(given)}\n' in (tmp_path / 'table.md').read_text()
 
 
 @pytest.mark.parametrize('has_steps_left', [True, False])
@@ -270,13 +323,15 @@ def test_an_interrupted_run_goes_on_and_is_evaluated_anew(
       # The trainer goes on from the last checkpoint; without a step it does not evaluate.
       if has_steps_left or options['mode'] == 'eval':
         evaluations.mkdir()
+    else:
+      convert(options['output_dir'])
 
   monkeypatch.setattr(comparison, 'command', command)
   monkeypatch.setattr(comparison, 'last_evaluation',
                       lambda folder: {'AP': float(len(list((folder / 'validation').iterdir())))})
   monkeypatch.setattr(comparison.experiment, 'resolve', lambda *args, **options: None)
   args = argparse.Namespace(
-      kind='necks', data='data', output_dir=tmp_path, train_steps=None, runs='a')
+      command='necks', data='data', output_dir=tmp_path, train_steps=None)
   compared = Counting()
   comparison.run_all(compared, ['a'], args)
   assert compared.shown[-1] == {'a': [0.0]}
@@ -292,6 +347,8 @@ def test_further_evaluations_of_a_training_have_their_own_names(tmp_path, monkey
     if module == 'train':
       made.append((options['mode'], 'hard_gates=true' in options['params_override']))
       (options['model_dir'] / 'validation').mkdir(parents=True, exist_ok=True)
+    else:
+      convert(options['output_dir'])
 
   monkeypatch.setattr(comparison, 'command', command)
   monkeypatch.setattr(comparison.experiment, 'resolve', lambda *args, **options: None)
@@ -299,12 +356,20 @@ def test_further_evaluations_of_a_training_have_their_own_names(tmp_path, monkey
       'AP': float(len(made)), **{f'routing/gmac/{name}': 0.0 for name in (
           *(f'executed/{field}' for field in ('mean', 'min', 'max', 'std')), 'expected/mean',
           'expected/std', 'maximum')}, 'AP50': 0.0})
-  args = argparse.Namespace(**{**vars(ARGS), 'kind': 'caddet', 'data': 'data',
-                               'output_dir': tmp_path, 'runs': 'none'})
+  args = argparse.Namespace(**{**vars(ARGS), 'command': 'caddet', 'data': 'data',
+                               'output_dir': tmp_path})
   comparison.run_all(compared, ['none'], args)
   assert made == [('train_and_eval', False), ('eval', True)]
   result = json.loads((tmp_path / 'none-1' / 'result.json').read_text(encoding='utf-8'))
   assert (result['AP'], result['hard/AP']) == (1.0, 2.0)
+
+
+@pytest.mark.parametrize('flag', ['--train_steps', '--images', '--repeats'])
+def test_numbers_are_above_0(flag, capsys):
+  for value in ('0', '-1', 'few'):
+    with pytest.raises(SystemExit):
+      compare.main(['heads', '--data=x', f'{flag}={value}'])
+    assert f'argument {flag}: ' in capsys.readouterr().err
 
 
 def test_flags_of_a_comparison_stand_behind_its_name(capsys):

@@ -2,6 +2,9 @@
 import argparse
 import itertools
 import json
+import math
+import shutil
+import sys
 
 import evidence
 import numpy as np
@@ -63,6 +66,7 @@ def runs(*precisions, budget=None):
     ((0.40, 0.41, 0.42), (0.50, 0.51, 0.52), -0.01, 'no: -0.100 +- 0.035'),
     ((0.40, 0.41, 0.42), (0.41, 0.42, 0.43), -0.01, 'not shown: -0.010 +- 0.035'),
     ((0.5,), (0.4,), 0.0, 'not shown: +0.100, one training each'),
+    ((0.5, 0.6, 0.7), (0.4,), 0.0, 'not shown: +0.200, 3 and 1 trainings'),
     ((), (0.4,), 0.0, 'not trained')])
 def test_answers(left, right, margin, words):
   claim = plans.Claim('', 'a@0.5', 'b', margin)
@@ -91,8 +95,11 @@ def test_the_rival_is_the_best_plain_network_that_costs_no_more():
 
 
 def test_the_interval_of_a_mean_is_students():
-  # Two values at a distance of 2: deviation sqrt(2), so 12.71 * sqrt(2) / sqrt(2).
-  assert page.interval([1.0, 3.0]) == pytest.approx(12.71)
+  # Two values at a distance of 2: deviation sqrt(2), so 12.706 * sqrt(2) / sqrt(2).
+  assert page.interval([1.0, 3.0]) == pytest.approx(12.706, abs=1e-3)
+  # 12 values of mean 0 and deviation 1, and 11 degrees of freedom.
+  values = [-1.0, 1.0] * 6
+  assert page.interval(values) == pytest.approx(2.201 / math.sqrt(11), abs=1e-3)
   assert np.isinf(page.interval([1.0]))
 
 
@@ -109,7 +116,7 @@ def test_the_page_has_a_row_for_each_budget_the_answers_and_a_picture(tmp_path):
   assert ('| `a` | 0.5 | 2 | 0.550 +- 0.635 | 0.100 to 0.900 | 0.500 | 1.500 (1.000 to 2.000) | '
           '2.0 (1.0 to 3.0) |') in text
   assert '| `b` |  | 1 | 0.400 |' in text
-  assert '- A is better: not shown: +0.150, one training each' in text
+  assert '- A is better: not shown: +0.150, 2 and 1 trainings' in text
   assert '- Claims about networks that are not trained here: 2\n' in text
   assert 'C is better' not in text
   assert 'Most accurate: `a` at budget 0.5, AP 0.550.' in text
@@ -131,6 +138,8 @@ def test_the_conclusion_takes_the_cheapest_and_fastest_of_those_that_are_as_accu
       'Cheapest within 0.01 AP of it: `cheap`, AP 0.494 for 0.500 GMAC.',
       'Fastest of these in openvino: `fast`, AP 0.491 in 3.0 ms.']
   assert not page.conclusion({}, {})
+  assert page.conclusion({'a': runs(0.0)}, {}) == [
+      'AP is 0 for all: no network has learned to find objects. Train longer.']
 
 
 @pytest.fixture
@@ -144,8 +153,17 @@ def study(tmp_path, monkeypatch):
     folder = training.folder(args.output_dir)
     (folder / 'result.json').write_text(json.dumps(runs(0.5)[0]))
 
+  def command(module, **options):
+    if module == 'tools.convert_dataset':
+      (options['output_dir'] / 'annotations').mkdir(parents=True, exist_ok=True)
+      objects = [] if options['input'] == 'empty' else [{'iscrowd': 0}]
+      (options['output_dir'] / 'annotations' / 'val.json').write_text(
+          json.dumps({'images': [{}], 'annotations': objects}))
+    if module == 'tools.write_images':
+      options['output_dir'].mkdir()
+
   monkeypatch.setattr(evidence, '_train', train)
-  monkeypatch.setattr(evidence.comparison, 'command', lambda *args, **options: None)
+  monkeypatch.setattr(evidence.comparison, 'command', command)
   monkeypatch.setattr(evidence.measuring, 'times', lambda folders, subjects, val: {})
 
   def call(*options, data=('one=x', 'two=y')):
@@ -204,10 +222,28 @@ def test_results_of_other_settings_are_refused(study):
     study('--train_steps=8')
 
 
+def test_records_of_other_data_under_a_kept_name_are_refused(study, tmp_path, monkeypatch):
+  with monkeypatch.context() as patch:
+    patch.setattr(evidence, '_write_options', lambda *_: sys.exit())
+    with pytest.raises(SystemExit):  # The records are made, and nothing else.
+      study()
+  other_data = r'--data=one=z: .*/one has the records of x: give another --output_dir, or'
+  with pytest.raises(command_line.CommandError, match=other_data):
+    study(data=['one=z'])
+  shutil.rmtree(tmp_path / 'out' / 'one' / 'val')  # What is not complete is made anew.
+  assert study(data=['one=z'])
+  with pytest.raises(command_line.CommandError, match='has the records of z'):
+    study('--subjects=drfpn', data=['one=x'])
+
+
+def test_data_without_objects_are_converted_again_when_they_have_some(study):
+  with pytest.raises(command_line.CommandError, match='--data=one=empty: the 1 images of valid'):
+    study(data=['one=empty'])
+  assert study(data=['one=x'])
+
+
 def test_another_network_of_a_kept_name_is_refused(study, tmp_path, monkeypatch):
   study()
-  with pytest.raises(command_line.CommandError, match=r'one/fpn-1 is kept .* on z has: give'):
-    study(data=['one=z'])
   other = plans.PLANS['wide'].subjects['fcos']
   monkeypatch.setitem(plans.PLANS['gains'].subjects, 'fcos', other)
   with pytest.raises(command_line.CommandError, match='fcos-1 is kept from a training with other'):

@@ -61,9 +61,17 @@ def test_quickstart_writes_a_report_of_zipped_coco_folders_under_an_odd_name(
   assert page.count('<figure>') >= 6 and 'src="data:' in page
 
 
+def convert(folder, crowds=(0,)):
+  """What tools.convert_dataset leaves of one image, with objects that are crowds or not."""
+  (folder / 'annotations').mkdir(parents=True)
+  (folder / 'annotations' / 'val.json').write_text(json.dumps(
+      {'images': [{}], 'annotations': [{'iscrowd': crowd} for crowd in crowds]}))
+
+
 @pytest.mark.parametrize('data, engine', [(None, 'openvino'), ('digits', 'none')])
 def test_every_network_is_trained_alike_and_goes_into_the_report(
     tmp_path, monkeypatch, data, engine):
+  monkeypatch.chdir(tmp_path)
   ran = []
 
   def run(self, name, module, log=None, **options):
@@ -75,6 +83,8 @@ def test_every_network_is_trained_alike_and_goes_into_the_report(
       (options['output_dir'] / 'frontier.json').write_text('{"recommended": 0.25}')
     if module == 'serving.convert':
       options['output_dir'].mkdir(parents=True)
+    if module == 'tools.convert_dataset':
+      convert(options['output_dir'])
 
   monkeypatch.setattr(quickstart.Steps, 'run', run)
   monkeypatch.setattr(
@@ -113,6 +123,25 @@ def test_every_network_is_trained_alike_and_goes_into_the_report(
   assert options['report']['saved_model'] == run / 'saved_model'
 
 
+@pytest.mark.parametrize('crowds', [(), (1,)])
+def test_data_without_objects_of_validation_end_the_run_before_the_training(
+    crowds, tmp_path, monkeypatch):
+  ran = []
+
+  def run(self, name, module, log=None, **options):
+    del self, module, log
+    ran.append(name)
+    if name == 'convert':
+      convert(options['output_dir'], crowds)
+
+  monkeypatch.setattr(quickstart.Steps, 'run', run)
+  monkeypatch.setattr(sys, 'argv', ['quickstart', f'--output_dir={tmp_path}/run'])
+  with pytest.raises(quickstart.command_line.CommandError,
+                     match='--data=.*nuclei: the 1 images of validation have no object'):
+    quickstart.main()
+  assert ran == ['convert', 'check']
+
+
 def test_a_conversion_that_is_refused_leaves_the_rest(tmp_path, monkeypatch, capsys):
   ran = []
 
@@ -122,6 +151,8 @@ def test_a_conversion_that_is_refused_leaves_the_rest(tmp_path, monkeypatch, cap
     folder = pathlib.Path(arguments[-1].partition('=')[2])
     converts = module == 'official_ext.serving.convert'
     is_refused = converts and 'networks/fcos' in str(folder)
+    if module == 'official_ext.tools.convert_dataset':
+      convert(folder)
     if converts and not is_refused:
       folder.mkdir(parents=True)
     return int(is_refused)
@@ -199,6 +230,29 @@ def test_quickstart_refuses_a_missing_folder_in_one_sentence(tmp_path):
   assert result.returncode == 2
   assert result.stderr.strip() == 'error: --data=nowhere: no such file or folder.'
   assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('output', ['data', '.', '..'])
+def test_an_output_folder_that_holds_the_data_or_the_current_folder_is_not_renamed(
+    output, tmp_path, monkeypatch):
+  (tmp_path / 'here' / 'data').mkdir(parents=True)
+  monkeypatch.chdir(tmp_path / 'here')
+  monkeypatch.setattr(sys, 'argv', ['quickstart', '--data=data', f'--output_dir={output}'])
+  with pytest.raises(quickstart.command_line.CommandError,
+                     match=f'--output_dir={output} would be renamed, .* lies in it: give a new'):
+    quickstart.main()
+  assert (tmp_path / 'here' / 'data').is_dir()
+
+
+def test_an_earlier_run_is_renamed(tmp_path, monkeypatch, capsys):
+  (tmp_path / 'run' / 'model').mkdir(parents=True)
+  (tmp_path / 'run.1').mkdir()
+  monkeypatch.setattr(quickstart.Steps, 'run', lambda *_, **options: sys.exit())
+  monkeypatch.setattr(sys, 'argv', ['quickstart', f'--output_dir={tmp_path}/run'])
+  with pytest.raises(SystemExit):
+    quickstart.main()
+  assert (tmp_path / 'run.2' / 'model').is_dir() and not (tmp_path / 'run').exists()
+  assert f'run of an earlier run is now {tmp_path}/run.2' in capsys.readouterr().out
 
 
 def test_the_carried_images_have_their_licence_and_source_beside_them():

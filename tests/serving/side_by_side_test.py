@@ -70,10 +70,10 @@ def test_costs_times_and_gates_are_of_each_network(monkeypatch):
       'first', 0.5, 0.75, 3.0, 1.0, 6.0, approx(4.5), approx(3.0), approx(6.0), 1, 2, 0.5,
       [{'budget': 0.5, 'ap': 0.25, 'gmac_mean': 1.5, 'ms_mean': approx(4.5)},
        {'budget': 1.0, 'ap': 0.5, 'gmac_mean': 2.0, 'ms_mean': approx(6.0)}],
-      {'other': {'ms_mean': approx(2.25), 'ms_min': approx(1.5), 'ms_max': approx(3.0)}})
+      {'other': {'ms_mean': approx(2.25), 'ms_min': approx(1.5), 'ms_max': approx(3.0)}}, 3)
   assert found[1] == side_by_side.Network(
       'second', None, None, 4.0, 4.0, 4.0, approx(30.0), approx(20.0), approx(40.0), 0, 0, None,
-      [], {})
+      [], {}, 1)
   assert side_by_side.entries(found)[1]['ap'] is None
   there, = side_by_side.in_engine(found, 'other')
   assert (there.name, there.ms_max) == ('first', approx(3.0))
@@ -134,3 +134,14 @@ def test_a_single_network_is_compared_with_nothing():
   assert not side_by_side.advice([network('A', 0.4, 10, 3, 3)])
   sentence, = side_by_side.advice([network('A', 0.4, 10, 0, 3)])
   assert 'decide alike' in sentence
+
+
+@pytest.mark.parametrize('precision', [0.0, None])
+def test_networks_that_find_nothing_are_not_recommended(precision):
+  sentence, = side_by_side.advice([network('A', 0.0, 10), network('B', precision, 5)])
+  assert sentence.startswith('No network can be recommended: AP is 0 for all')
+
+
+def test_one_image_does_not_say_that_gates_decide_alike():
+  assert not side_by_side.advice([network('A', 0.4, 10, 0, 3, images=1)])
+  assert side_by_side.advice([network('A', 0.4, 10, 0, 3, images=2)])

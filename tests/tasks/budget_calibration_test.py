@@ -105,19 +105,20 @@ def test_a_detector_without_a_budget_reads_no_images():
   assert not task.mock_calls
 
 
-def test_it_happens_before_each_evaluation_and_at_the_end(model, monkeypatch):
+@pytest.mark.parametrize('interval, steps', [(20, [20, 40, 50]), (0, [50]), (None, [50])])
+def test_it_happens_before_each_evaluation_and_at_the_end(interval, steps, model, monkeypatch):
   calls, trainer = [], types.SimpleNamespace(
       model=model, global_step=tf.Variable(0, dtype=tf.int64))
   monkeypatch.setattr(
       budget_calibration, 'calibrate', lambda *given: calls.append(int(trainer.global_step)))
   params = types.SimpleNamespace(
-      trainer=types.SimpleNamespace(train_steps=50, validation_interval=20))
+      trainer=types.SimpleNamespace(train_steps=50, validation_interval=interval))
   action = budget_calibration.BudgetCalibration(params, None, None)
   action.trainer = trainer
   for step in (10, 20, 30, 40, 50):
     trainer.global_step.assign(step)
     action({})
-  assert calls == [20, 40, 50]
+  assert calls == steps
 
 
 def test_every_budget_meets_all_of_few_batches(monkeypatch):

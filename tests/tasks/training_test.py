@@ -92,6 +92,13 @@ def test_life_of_a_run(run, tmp_path):
       r"(?s) eval . step: +8 .*'seen': 8", done.stderr), done.stderr[-2000:]
 
 
+@pytest.mark.slow
+def test_a_metric_that_evaluation_does_not_give_is_named(run, tmp_path):
+  message = error_of(run(tmp_path / 'run', 'trainer.best_checkpoint_eval_metric=AP'))
+  assert "best_checkpoint_eval_metric is 'AP', which evaluation does not give" in message
+  assert 'it gives different, seen, ' in message
+
+
 def test_the_numbers_of_an_evaluation_are_kept(tmp_path):
   keeper = training._ResultKeeper(str(tmp_path))
   keeper.trainer = types.SimpleNamespace(global_step=tf.Variable(7))

@@ -8,6 +8,7 @@ from PIL import Image
 import pytest
 
 from official_ext.tools import compare
+from official_ext.tools import tradeoff
 from official_ext.utils import command_line
 from official_ext.visualization import boxes
 
@@ -58,6 +59,23 @@ def test_boxes_stand_in_the_column_of_their_detector(tmp_path):
     assert np.mean(np.abs(found - expected)[~is_drawn]) < 5  # JPEG
     assert np.mean(np.abs(found - expected)[is_drawn]) < 40
     assert np.mean(np.abs(found - enlarged)[is_drawn]) > 60
+
+
+@pytest.mark.parametrize('command', [compare.main, tradeoff.main])
+def test_what_is_not_evaluated_is_named(command, tmp_path, capsys):
+  drawn = colored_detector.write_images(tmp_path / 'images')
+  content = annotations(drawn)
+  content['images'][0]['file_name'] = 'absent.png'
+  del content['annotations'][-1]['bbox']
+  (tmp_path / 'truth.json').write_text(json.dumps(content))
+  path = colored_detector.save(tmp_path / 'saved_model', 1, 2)
+  (path / 'export.json').write_text(json.dumps({'gmac': {'static': 1.0, 'maximum': 1.0}}))
+  command([f'--saved_model={path}', f'--images={tmp_path / "images"}',
+           f'--annotation_file={tmp_path / "truth.json"}', f'--output_dir={tmp_path / "out"}'])
+  said = capsys.readouterr().out
+  assert 'Left out, not in the annotation file: 1 (' in said and '1.png' in said
+  assert 'In the annotation file but not there: 1 (absent.png)' in said
+  assert 'Not evaluated, box' in said
 
 
 def test_chosen_channels_are_drawn_for_every_level():

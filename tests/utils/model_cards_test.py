@@ -2,6 +2,7 @@
 import json
 
 import pytest
+import tensorflow as tf
 
 from official_ext import registry_imports
 from official_ext.datasets.records import record_folder
@@ -94,6 +95,37 @@ def test_the_card_of_a_training(records, tmp_path):
   (model_dir / 'best_ckpt').mkdir()
   for path in (model_dir / 'best_ckpt', model_dir / 'ckpt-40', model_dir / 'best_ckpt' / 'ckpt-40'):
     assert model_cards.of_training(SAMPLE, params, path) == card
+
+
+def write_checkpoint(folder, step):
+  """A checkpoint that says its step as the trainer's do."""
+  checkpoint = tf.train.Checkpoint(global_step=tf.Variable(step, dtype=tf.int64))
+  return tf.train.CheckpointManager(checkpoint, str(folder), None).save(step)
+
+
+def test_a_result_of_another_step_is_not_that_of_the_checkpoint(tmp_path):
+  params = experiment.resolve(SAMPLE)
+  early = write_checkpoint(tmp_path, 20)
+  best = write_checkpoint(tmp_path / 'best_ckpt', 20)
+  write_checkpoint(tmp_path, 40)
+  model_cards.keep_result(tmp_path, 40, {'AP': 0.25})
+  for path, has_result in ((tmp_path, True), (early, False), (f'{early}.index', False),
+                           (best, False), (tmp_path / 'best_ckpt', False)):
+    card = model_cards.of_training(SAMPLE, params, path)
+    assert bool(card['result']['measured']) == has_result, path
+
+
+def test_a_result_of_averaged_weights_is_that_of_their_folders(tmp_path):
+  override = ('trainer.optimizer_config.ema={average_decay: 0.9},'
+              'trainer.best_checkpoint_export_subdir=best')
+  params = experiment.resolve(SAMPLE, params_override=override)
+  model_cards.keep_result(tmp_path, 40, {'AP': 0.25})
+  for folder, has_result in (('', False), ('ema_checkpoints', True), ('best', True)):
+    path = write_checkpoint(tmp_path / folder, 40)
+    card = model_cards.of_training(SAMPLE, params, path)
+    assert bool(card['result']['measured']) == has_result, folder
+    assert model_cards.has_no_averages(params, path) == (not has_result)
+    assert not model_cards.has_no_averages(experiment.resolve(SAMPLE), path)
 
 
 def test_a_training_on_records_of_another_tool(tmp_path):

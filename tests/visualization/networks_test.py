@@ -56,3 +56,10 @@ def test_unknown_accuracy_is_said_and_not_drawn():
   networks.write(page, [network('one', None, 1.0, 1.0, 1.0)], [], [])
   assert page.html().count('<td>unknown</td>') == 2 and '<figure>' not in page.html()
   assert 'This network' in page.html()
+
+
+def test_what_gates_decide_is_unknown_with_a_single_image():
+  for images, words in ((1, 'unknown'), (2, '1 of 3')):
+    page = html_page.HtmlPage('title')
+    networks.write(page, [network('routed', 0.5, 20.0, 15.0, 21.0, 3, images=images)], [], [])
+    assert f'<td>{words}</td>' in page.html()

@@ -1,0 +1,68 @@
+"""Fields of Model Garden's optimizers and learning rates, which take any value.
+
+A wrong one fails in Keras or TensorFlow, whose errors do not name it, or trains with a rate of NaN.
+"""
+import typing
+from typing import Any
+
+from official_ext.ops import checks
+
+# Parts of `trainer.optimizer_config` that have a type.
+_PARTS = ('optimizer', 'learning_rate', 'warmup')
+# Name of a field of any of them -> its smallest and its largest number.
+_NUMBERS = {'clipnorm': (0, float('inf')), 'clipvalue': (0, float('inf')),
+            'global_clipnorm': (0, float('inf')), 'momentum': (0, 1),
+            'learning_rate': (0, float('inf')), 'initial_learning_rate': (0, float('inf')),
+            'warmup_steps': (0, float('inf')), 'decay_steps': (1, float('inf'))}
+# Fields that have no default.
+_NEEDED = ('learning_rate', 'initial_learning_rate', 'decay_steps')
+
+
+def check(config: Any) -> None:
+  """Checks the chosen optimizer, learning rate and warm-up.
+
+  Args:
+    config: `trainer.optimizer_config` of an experiment.
+
+  Raises:
+    FieldError: a field has another type, or a number that is not allowed; the message names it.
+  """
+  for name in ('optimizer', 'learning_rate'):
+    if not getattr(config, name).type:
+      raise checks.FieldError(f'trainer.optimizer_config.{name}.type is null; it must be a name, '
+                              f'such as {"sgd" if name == "optimizer" else "cosine"}.')
+  for part, path in _chosen(config):
+    fields = part.as_dict()
+    with checks.naming_field(path):
+      checks.check_types(type(part), fields)
+      for name in fields.keys() & _NUMBERS.keys():
+        if fields[name] is not None or name in _NEEDED:
+          _check_number(name, fields[name], *_NUMBERS[name])
+
+
+def _check_number(name: str, value: Any, least: float, most: float) -> None:
+  if value is None:
+    raise checks.ArgumentError(name, f'{name} is null; it must be a number.')
+  if isinstance(value, (int, float)):  # Some schedules have lists of rates.
+    checks.check_range(name, value, least, most)
+
+
+def make_floats(config: Any) -> None:
+  """Makes whole numbers floats where they may have a fraction.
+
+  TensorFlow computes a schedule in the type of its first rate, and fails if that is whole.
+
+  Args:
+    config: `trainer.optimizer_config` of an experiment; changed.
+  """
+  for part, _ in _chosen(config):
+    for name, hint in typing.get_type_hints(type(part)).items():
+      value = getattr(part, name, None)
+      if type(value) is int and float in (hint, *typing.get_args(hint)):
+        setattr(part, name, float(value))
+
+
+def _chosen(config: Any) -> list[tuple[Any, str]]:
+  """Returns the chosen parts, each with the path of its field."""
+  parts = [(getattr(config, name, None), f'trainer.optimizer_config.{name}') for name in _PARTS]
+  return [(part.get(), f'{path}.{part.type}') for part, path in parts if part and part.type]

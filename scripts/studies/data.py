@@ -1,0 +1,48 @@
+"""What studies, comparisons and the quickstart check of their data before anything is trained."""
+import json
+import pathlib
+
+from official_ext.utils import command_line
+from official_ext.utils import files
+
+_SOURCE = 'source.json'
+
+
+def check_objects(annotation_file: pathlib.Path, data: str) -> None:
+  """Checks that something can be evaluated, which is done after training.
+
+  Args:
+    annotation_file: COCO annotations of the images of validation.
+    data: the data set, in the words of the command line.
+
+  Raises:
+    CommandError: no image has an object, or all are crowds, which evaluation leaves out.
+  """
+  content = json.loads(annotation_file.read_text(encoding='utf-8'))
+  if all(annotation.get('iscrowd') for annotation in content['annotations']):
+    raise command_line.CommandError(
+        f'{data}: the {len(content["images"])} images of validation have no object, so that '
+        'nothing can be evaluated: annotate some, or leave the split out, so that a part of the '
+        'other images is held out.')
+
+
+def keep_source(folder: pathlib.Path, source: str, data: str) -> None:
+  """Writes what the records in a folder are made of, unless they are made of something else.
+
+  Args:
+    folder: of a data set of a study; `val` in it is written last.
+    source: value of `--data`.
+    data: the data set, in the words of the command line.
+
+  Raises:
+    CommandError: the folder has records of another source.
+  """
+  path = folder / _SOURCE
+  if path.is_file() and (folder / 'val').exists():
+    kept = json.loads(path.read_text(encoding='utf-8'))
+    if kept != source:
+      raise command_line.CommandError(
+          f'{data}: {folder} has the records of {kept}: give another --output_dir, or the data '
+          'another name.')
+  with files.atomic_file(path) as temporary:
+    temporary.write_text(json.dumps(source) + '\n', encoding='utf-8')
