@@ -11,9 +11,8 @@ is that of Model Garden's evaluation (pycocotools) of the last weights on the va
 A run that is named several times is trained several times: its trainings differ in the order of
 the images, the initial weights and the augmentation.  A finished run is kept in the output folder,
 and a run that was interrupted goes on from its last checkpoint, so the command can be repeated,
-also with more runs; other options
-or data want another folder.  The table and the time left are printed after every run; table.md and
-table.json in the output folder are written at the end.
+also with more runs; other options or data want another folder.  The table and the time left are
+printed after every run; table.md and table.json in the output folder are written at the end.
 """
 import argparse
 from collections.abc import Sequence
