@@ -99,6 +99,7 @@ class ImageRun:
     start = time.monotonic()
     try:
       outputs = self._detector(np.stack([image for _, image in batch]))
+      _check_kept(outputs)
     except _FAILURES as error:
       if len(batch) > 1:
         for item in batch:
@@ -152,6 +153,12 @@ def pixels(images: image_ids.ImageSet, max_pixels: int, flag: str = '--images'
     except findings.UnusableError as error:
       raise command_line.CommandError(f'{flag}: {path}: {error}.') from error
   return found
+
+
+def _check_kept(outputs: Mapping[str, np.ndarray]) -> None:
+  """Raises a ValueError if resizing left nothing of the images: OpenVINO then detects nothing."""
+  if np.any(outputs['image_info'][:, 2] == 0):
+    raise ValueError('resizing leaves no pixel of the shorter side')
 
 
 def is_lost_by_resizing(size: tuple[int, ...], target: tuple[int, ...]) -> bool:
