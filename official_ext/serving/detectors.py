@@ -1,5 +1,5 @@
 """The detectors that commands run: a SavedModel, and a model in memory."""
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 import contextlib
 import itertools
 import pathlib
@@ -60,12 +60,7 @@ class SavedDetector:
     self._more_inputs: dict[str, tf.Tensor] = {}
     outputs = self._function.structured_outputs if self._function else {}
     self._rule = self.description.get('suppression')
-    wanted = _UNFINISHED if self._rule else _OUTPUTS
-    missing = [name for name in wanted if name not in outputs]
-    if missing:
-      raise command_line.CommandError(
-          f'--saved_model={path} does not detect objects: its signature serving_default has no '
-          f'{", ".join(missing)}. Export a detector with non-maximum suppression.')
+    self._check_outputs(outputs, 'its signature serving_default')
     (self._input, spec), = self._function.structured_input_signature[1].items()
     if spec.dtype not in (tf.uint8, tf.string):
       raise command_line.CommandError(
@@ -74,6 +69,15 @@ class SavedDetector:
     self.batch_size = spec.shape[0]
     given = 'image_bytes' if spec.dtype == tf.string else 'image_tensor'
     self.input_type = self.description.get('input_type', given)
+
+  def _check_outputs(self, names: Container[str], what: str) -> None:
+    """Raises a CommandError unless `what` has all outputs that detections are made of."""
+    wanted = _UNFINISHED if self._rule else _OUTPUTS
+    missing = [name for name in wanted if name not in names]
+    if missing:
+      raise command_line.CommandError(
+          f'--saved_model={self._path} does not detect objects: {what} has no '
+          f'{", ".join(missing)}. Export a detector with non-maximum suppression.')
 
   def set_gate_threshold(self, threshold: float) -> bool:
     """Shuts gates up to a threshold from now on.

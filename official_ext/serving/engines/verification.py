@@ -20,6 +20,17 @@ _TOLERANCES = {
 _ROUNDING = 1e-6
 
 
+# A detector has all outputs of one of these.
+_OUTPUTS = ({'detection_boxes', 'detection_scores', 'detection_classes'}, {'decoded_boxes'},
+            {'raw_boxes'})
+
+
+def can_compare(outputs: Iterable[str]) -> bool:
+  """Returns whether outputs with these names are those of a detector, which `compare` knows."""
+  names = set(outputs)
+  return any(wanted <= names for wanted in _OUTPUTS)
+
+
 class Difference(NamedTuple):
   """How an output differs.
 
