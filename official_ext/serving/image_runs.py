@@ -1,5 +1,5 @@
 """Runs a detector on image files; one that cannot be read, or makes it fail, is left out."""
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import pathlib
 import time
 from typing import Any, NamedTuple
@@ -161,7 +161,7 @@ def _check_kept(outputs: Mapping[str, np.ndarray]) -> None:
     raise ValueError('resizing leaves no pixel of the shorter side')
 
 
-def is_lost_by_resizing(size: tuple[int, ...], target: tuple[int, ...]) -> bool:
+def is_lost_by_resizing(size: Sequence[int], target: Sequence[int]) -> bool:
   """Returns whether an image has no pixels after Model Garden's resize that keeps its shape.
 
   Args:
