@@ -143,6 +143,13 @@ class SavedDetector:
     others = {name: value for name, value in results.items() if not name.startswith('decoded_')}
     return {**others, **found}
 
+  def check_batch_size(self, count: int) -> None:
+    """Raises a CommandError if the SavedModel does not take so many images as one batch."""
+    if self.batch_size not in (None, count):
+      raise command_line.CommandError(
+          f'--saved_model={self._path} takes batches of {self.batch_size}, not of {count}: give '
+          f'--batch_size={self.batch_size}.')
+
   def seconds(self, images: Sequence[np.ndarray]) -> float:
     """Returns how many seconds detection takes for a batch, resizing included.
 
@@ -152,11 +159,12 @@ class SavedDetector:
     Raises:
       CommandError: the SavedModel does not take these images as one batch.
     """
-    if self.batch_size not in (None, len(images)) or len({image.shape for image in images}) > 1:
+    self.check_batch_size(len(images))
+    if len({image.shape for image in images}) > 1:
+      other = '' if self.batch_size else ', or --batch_size=1'
       raise command_line.CommandError(
-          f'--saved_model={self._path} takes {self.batch_size or "any number of"} images of one '
-          f'size at once: {len(images)} of the data cannot be a batch; give another --batch_size, '
-          'such as 1.')
+          f'--saved_model={self._path} takes images of one size at once, and {len(images)} of the '
+          f'data cannot be a batch: give images of one size{other}.')
     batch = self._encode(np.stack(images))
     return _seconds(lambda: self._detect(batch))
 
