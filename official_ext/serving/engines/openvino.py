@@ -27,7 +27,7 @@ _KNOWN_BATCH = ['official_ext', 'known_batch']
 # It compiles our networks in a minute.
 _SECONDS_TO_COMPILE = 300.0
 _COMPILE = ('import sys; from official_ext.serving.engines import openvino; '
-            'openvino.Model(sys.argv[1]).compile(1)')
+            'openvino.Model(sys.argv[1]).compile(int(sys.argv[2]))')
 
 
 def _load_library() -> Any:
@@ -92,7 +92,7 @@ def convert(saved_model: files.PathLike, name: str, folder: files.PathLike,
   model.set_rt_info('true', _KNOWN_BATCH)
   # Weights of 16 bits, the default, change scores by more than conversions are allowed to.
   openvino.save_model(model, f'{folder}/{FILE}', compress_to_fp16=False)
-  _check_compiles(folder)
+  _check_compiles(folder, _fixed_batch(model))
   return _count_conditionals(model)
 
 
@@ -104,17 +104,26 @@ def _make_scalars(model: Any) -> None:
   model.validate_nodes_and_infer_types()
 
 
-def _check_compiles(folder: files.PathLike) -> None:
+def _fixed_batch(model: Any) -> int | None:
+  """Returns the number of images that a model takes; None: any number."""
+  images, = (value for value in model.inputs if not value.get_names() & set(inputs.NEUTRAL))
+  batch = images.get_partial_shape()[0]
+  return batch.get_length() if batch.is_static else None
+
+
+def _check_compiles(folder: files.PathLike, batch: int | None) -> None:
   """Raises a RefusedError if OpenVINO does not end to compile a model, in a process of its own."""
-  command = [sys.executable, '-c', _COMPILE, str(folder)]
+  command = [sys.executable, '-c', _COMPILE, str(folder), str(batch or 1)]
   environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(filter(None, sys.path))}
   try:
     subprocess.run(command, env=environment, capture_output=True, check=False,
                    timeout=_SECONDS_TO_COMPILE)
   except subprocess.TimeoutExpired as error:
+    # Of a dynamic head it compiles batches of any number of images.
+    other = 'export without --batch_size, or ' if batch else ''
     raise refusals.RefusedError(
         'OpenVINO', (), f'it was not compiled after {_SECONDS_TO_COMPILE:g} seconds; '
-        'give --to=onnx or --to=litert.') from error
+        f'{other}give --to=onnx or --to=litert.') from error
 
 
 def _segment_sum(node: Any) -> list[Any]:
