@@ -70,7 +70,7 @@ def convert(saved_model: files.PathLike, name: str, folder: files.PathLike,
     The number of conditionals.
 
   Raises:
-    RefusedError: OpenVINO lacks an operation of the model, or does not compile it.
+    CommandError: OpenVINO lacks an operation of the model, does not compile it, or cannot write it.
   """
   del quantize
   openvino = _load_library()
@@ -91,7 +91,12 @@ def convert(saved_model: files.PathLike, name: str, folder: files.PathLike,
   _keep_results(model)
   model.set_rt_info('true', _KNOWN_BATCH)
   # Weights of 16 bits, the default, change scores by more than conversions are allowed to.
-  openvino.save_model(model, f'{folder}/{FILE}', compress_to_fp16=False)
+  try:
+    openvino.save_model(model, f'{folder}/{FILE}', compress_to_fp16=False)
+  except RuntimeError as error:  # of a disk that is full, among others
+    raise command_line.CommandError(
+        f'{FILE} could not be written ({str(error).strip()}): free some space or choose a folder '
+        'on another disk.') from error
   _check_compiles(folder, _fixed_batch(model))
   return _count_conditionals(model)
 

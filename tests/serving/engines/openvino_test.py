@@ -152,3 +152,9 @@ def test_compiling_is_tried_for_the_number_of_images_that_the_model_takes(
   engine.convert(tmp_path / 'saved', 'serving_default', tmp_path)
   assert tried == [str(compiled)]
   assert engine.Model(tmp_path)(_images(compiled))['result'].shape[0] == compiled
+
+
+def test_a_model_that_cannot_be_written_is_named(converted):
+  _, folder = converted
+  with pytest.raises(command_line.CommandError, match='(?s)model.xml could not .*free some'):
+    catalog.engine('openvino').convert(folder / 'saved', 'serving_default', folder / 'model.xml')
