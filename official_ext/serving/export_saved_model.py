@@ -291,7 +291,8 @@ def export(params: Any, args: argparse.Namespace, target: pathlib.Path) -> dict[
     folding.update(found)
     return frozen_network
 
-  with files.atomic_directory(target) as temporary:
+  # Another export may have written the same new version meanwhile.
+  with files.atomic_directory(target, replaces=not args.serving_layout) as temporary:
     differences = save(module, temporary, args.input_type, module.image_size, args.batch_size,
                        categories, network, freeze, budget)
     if args.serving_layout:
