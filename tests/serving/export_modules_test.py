@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from official_ext.ops import checks
 from official_ext.ops import routing
 from official_ext.serving import export_modules
 from official_ext.utils import command_line
 from official_ext.utils import experiment
+import small_detectors
 
 
 @pytest.mark.parametrize('budget, expected', [
@@ -52,3 +54,11 @@ def test_what_cannot_be_suppressed_is_refused(name, options, nms, sentence):
       lock=False)
   with pytest.raises(command_line.CommandError, match=sentence):
     export_modules.build_module(params, 'nowhere', nms=nms)
+
+
+def test_a_size_whose_levels_cannot_be_added_is_refused(monkeypatch):
+  monkeypatch.setattr(export_modules.detection.checkpoints, 'find', lambda *_: None)
+  params = small_detectors.small_experiment('retinanet_fpn_efficientnetlite0_sample')
+  params.task.train_data.parser.pad = False
+  with pytest.raises(checks.FieldError, match=r'input_size is \[70, 90, 3\].* multiples of 32'):
+    export_modules.build_module(params, 'nowhere', image_size=[70, 90])
