@@ -195,7 +195,7 @@ def _check_unsuppressed(task_config: Any, batch_size: int | None, what: str) -> 
   if getattr(model_config, 'include_mask', False):
     raise command_line.CommandError(
         f'{what}: the masks are of detections, which are not known without suppression; give '
-        '--nms=portable, or --params_override=task.model.include_mask=false for boxes alone.')
+        '--nms=portable.')
   if image_sizes.is_paper(task_config):
     raise command_line.CommandError(
         f'{what}: images of several sizes have different numbers of boxes; give one size, such '
