@@ -101,6 +101,9 @@ _TRAINER = {
     'max_to_keep': _Range(int | None, 1)}
 _EVALUATION = {'validation_steps': _Range(int, -1)}
 _EVALUATED_TASK = {'sampled_evaluation_runs': _NUMBER}
+# Model Garden also has `tflite`, which detects nothing outside of its own converter.  The last one
+# is RetinaNet's alone.
+_NMS_VERSIONS = ('batched', 'portable', 'v1', 'v2', 'v3')
 # The first field of a pair must not be above the second.
 _ORDERED = (('min_level', 'max_level'), ('aug_scale_min', 'aug_scale_max'),
             ('unmatched_threshold', 'match_threshold'),
@@ -118,6 +121,7 @@ def check_detector(task: Any) -> None:
   """
   _check_records(task.model, 'task.model', _MODEL)
   _check_input_size(task.model.input_size)
+  _check_suppression(task.model)
   _check(task.losses, 'task.losses', _LOSSES)
 
 
@@ -191,6 +195,20 @@ def _check(record: Any, path: str, ranges: Mapping[str, _Range]) -> None:
       if low > high:
         raise checks.FieldError(f'{path}.{first} is {low!r} and {second} {high!r}: the first must '
                                 'not be above the second.')
+
+
+def _check_suppression(model: Any) -> None:
+  """Checks the version of the suppression of boxes, and an option that one version has."""
+  generator = getattr(model, 'detection_generator', None)
+  version = getattr(generator, 'nms_version', _NMS_VERSIONS[0])
+  allowed = _NMS_VERSIONS[:-1] if hasattr(model, 'roi_generator') else _NMS_VERSIONS
+  if version not in allowed:
+    raise checks.FieldError(f'task.model.detection_generator.nms_version is {version!r}; allowed '
+                            f'are {", ".join(map(repr, allowed))}.')
+  if getattr(generator, 'use_class_agnostic_nms', False) and version != 'v2':
+    raise checks.FieldError(
+        'task.model.detection_generator.use_class_agnostic_nms is true, which only nms_version '
+        f"'v2' has, and nms_version is {version!r}: change one of the two.")
 
 
 def _check_input_size(size: Any) -> None:

@@ -89,7 +89,7 @@ def load(path: files.PathLike) -> Source:
     path: its folder.
 
   Raises:
-    CommandError: there is no SavedModel, or it does not take images.
+    CommandError: there is no SavedModel, it does not take images, or it detects nothing.
   """
   import tensorflow as tf
 
@@ -104,6 +104,10 @@ def load(path: files.PathLike) -> Source:
     raise command_line.CommandError(
         f'--saved_model={path} does not take images as pixels: export it with '
         '--input_type=image_tensor.')
+  if not verification.can_compare(signature.structured_outputs):
+    raise command_line.CommandError(
+        f'--saved_model={path} does not detect objects, so that nothing could be compared: its '
+        f'outputs are {", ".join(signature.structured_outputs)}. Export a detector.')
 
   def run(images: np.ndarray, scalars: Mapping[str, float] = inputs.NEUTRAL
           ) -> dict[str, np.ndarray]:

@@ -72,7 +72,9 @@ class ConvertedDetector(detectors.SavedDetector):
     return images
 
   def _run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
-    return self._engine(batch, self._scalars)
+    outputs = self._engine(batch, self._scalars)
+    self._check_outputs(outputs, 'the converted model')
+    return outputs
 
 
 def load(path: files.PathLike) -> detectors.SavedDetector:

@@ -1,5 +1,5 @@
 """The detectors that commands run: a SavedModel, and a model in memory."""
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 import contextlib
 import itertools
 import pathlib
@@ -60,12 +60,7 @@ class SavedDetector:
     self._more_inputs: dict[str, tf.Tensor] = {}
     outputs = self._function.structured_outputs if self._function else {}
     self._rule = self.description.get('suppression')
-    wanted = _UNFINISHED if self._rule else _OUTPUTS
-    missing = [name for name in wanted if name not in outputs]
-    if missing:
-      raise command_line.CommandError(
-          f'--saved_model={path} does not detect objects: its signature serving_default has no '
-          f'{", ".join(missing)}. Export a detector with non-maximum suppression.')
+    self._check_outputs(outputs, 'its signature serving_default')
     (self._input, spec), = self._function.structured_input_signature[1].items()
     if spec.dtype not in (tf.uint8, tf.string):
       raise command_line.CommandError(
@@ -74,6 +69,15 @@ class SavedDetector:
     self.batch_size = spec.shape[0]
     given = 'image_bytes' if spec.dtype == tf.string else 'image_tensor'
     self.input_type = self.description.get('input_type', given)
+
+  def _check_outputs(self, names: Container[str], what: str) -> None:
+    """Raises a CommandError unless `what` has all outputs that detections are made of."""
+    wanted = _UNFINISHED if self._rule else _OUTPUTS
+    missing = [name for name in wanted if name not in names]
+    if missing:
+      raise command_line.CommandError(
+          f'--saved_model={self._path} does not detect objects: {what} has no '
+          f'{", ".join(missing)}. Export a detector with non-maximum suppression.')
 
   def set_gate_threshold(self, threshold: float) -> bool:
     """Shuts gates up to a threshold from now on.
@@ -139,6 +143,13 @@ class SavedDetector:
     others = {name: value for name, value in results.items() if not name.startswith('decoded_')}
     return {**others, **found}
 
+  def check_batch_size(self, count: int) -> None:
+    """Raises a CommandError if the SavedModel does not take so many images as one batch."""
+    if self.batch_size not in (None, count):
+      raise command_line.CommandError(
+          f'--saved_model={self._path} takes batches of {self.batch_size}, not of {count}: give '
+          f'--batch_size={self.batch_size}.')
+
   def seconds(self, images: Sequence[np.ndarray]) -> float:
     """Returns how many seconds detection takes for a batch, resizing included.
 
@@ -148,11 +159,12 @@ class SavedDetector:
     Raises:
       CommandError: the SavedModel does not take these images as one batch.
     """
-    if self.batch_size not in (None, len(images)) or len({image.shape for image in images}) > 1:
+    self.check_batch_size(len(images))
+    if len({image.shape for image in images}) > 1:
+      other = '' if self.batch_size else ', or --batch_size=1'
       raise command_line.CommandError(
-          f'--saved_model={self._path} takes {self.batch_size or "any number of"} images of one '
-          f'size at once: {len(images)} of the data cannot be a batch; give another --batch_size, '
-          'such as 1.')
+          f'--saved_model={self._path} takes images of one size at once, and {len(images)} of the '
+          f'data cannot be a batch: give images of one size{other}.')
     batch = self._encode(np.stack(images))
     return _seconds(lambda: self._detect(batch))
 

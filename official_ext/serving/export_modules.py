@@ -20,8 +20,6 @@ from official_ext.utils import command_line
 from official_ext.utils import files
 
 NMS = ('batched', 'none', 'portable')
-# The versions of non-maximum suppression that take any number of images.
-_NMS_OF_ANY_BATCH = ('batched', 'portable', 'v2', 'v3')
 
 
 class _CanvasModule(detection.RoutedDetectionModule):
@@ -165,23 +163,53 @@ def make_module(params: config_definitions.ExperimentConfig, model: tf_keras.Mod
       params, model=model, input_image_size=params.task.model.input_size[:2], **kwargs)
 
 
-def _set_suppression(task_config: Any, nms: str | None) -> None:
+def _set_suppression(task_config: Any, nms: str | None, batch_size: int | None) -> None:
   """Writes `--nms` into an experiment; raises a CommandError if it cannot be had."""
-  model_config = task_config.model
-  generator = model_config.detection_generator
+  generator = task_config.model.detection_generator
   if nms in suppression.VERSIONS:
     generator.nms_version, generator.apply_nms = nms, True
-  if nms != 'none':
-    return
+  elif nms == 'none':
+    generator.apply_nms = False
+  if not generator.apply_nms:
+    _check_unsuppressed(task_config, batch_size, f'--nms={nms}' if nms else
+                        'task.model.detection_generator.apply_nms is false')
+  elif batch_size is None and generator.nms_version == 'v1':
+    sigma = getattr(generator, 'soft_nms_sigma', None)
+    if sigma:
+      raise command_line.CommandError(
+          f'task.model.detection_generator.soft_nms_sigma is {sigma}, which '
+          'only nms_version v1 has, and that takes a fixed number of images: give --batch_size.')
+    generator.nms_version = 'batched'  # Model Garden's export does the same.
+
+
+def _check_unsuppressed(task_config: Any, batch_size: int | None, what: str) -> None:
+  """Raises a CommandError if detections cannot be made of outputs without suppression.
+
+  Args:
+    task_config: of the experiment.
+    batch_size: fixed number of images, or None.
+    what: leaves the suppression out, for the message.
+  """
+  model_config = task_config.model
+  generator = model_config.detection_generator
   if getattr(model_config, 'include_mask', False):
     raise command_line.CommandError(
-        '--nms=none: the masks are of detections, which are not known without suppression; give '
-        '--nms=portable, or --params_override=task.model.include_mask=false for boxes alone.')
+        f'{what}: the masks are of detections, which are not known without suppression; give '
+        '--nms=portable.')
   if image_sizes.is_paper(task_config):
     raise command_line.CommandError(
-        '--nms=none: images of several sizes have different numbers of boxes; give one size, such '
+        f'{what}: images of several sizes have different numbers of boxes; give one size, such '
         'as --input_image_size=800,1344.')
-  generator.apply_nms = False
+  for name in ('soft_nms_sigma', 'use_class_agnostic_nms'):
+    if getattr(generator, name, None):
+      raise command_line.CommandError(
+          f'{what}: export.json says how to suppress, in which there is no {name}; set '
+          f'task.model.detection_generator.{name}=null for another suppression of your own.')
+  # Only RetinaNet's generator can leave boxes as the head gives them.
+  if batch_size is None and not getattr(generator, 'decode_boxes', True):
+    raise command_line.CommandError(
+        f'{what}: task.model.detection_generator.decode_boxes is false, which takes a fixed number '
+        'of images: give --batch_size, or leave decode_boxes out.')
 
 
 def build_module(params: config_definitions.ExperimentConfig, checkpoint_path: files.PathLike,
@@ -224,10 +252,7 @@ def build_module(params: config_definitions.ExperimentConfig, checkpoint_path: f
     if params.task.train_data.parser.pad:
       padded = preprocess_ops.compute_padded_size(padded, 2**model_config.max_level)
     model_config.input_size = [*(int(side) for side in padded), 3]
-  _set_suppression(params.task, nms)
-  generator = model_config.detection_generator
-  if batch_size is None and generator.nms_version not in _NMS_OF_ANY_BATCH:
-    generator.nms_version = 'batched'  # Model Garden's export does the same.
+  _set_suppression(params.task, nms, batch_size)
   model = detection.build_model(params, checkpoint_path, flag)
   conv_norm.fold_norms(model)
   return kind(params, model=model, **options)

@@ -124,7 +124,8 @@ def save(module: Any, export_dir: files.PathLike, input_type: str, image_size: S
     module: the export module of a detector.
     export_dir: an existing folder to write into.
     input_type: one of `input_types.INPUT_TYPES`.
-    image_size: `(height, width)` in pixels of the images to compare with; upright ones follow.
+    image_size: `(height, width)` in pixels of the images to compare with; upright ones follow,
+      unless nothing is left of them when they are resized to it.
     batch_size: the module's fixed number of images; None: compare with two images.
     categories: the classes; if there are any, they become the asset `categories`.
     network: what `signatures.network_function` returned for the module; None: it is made here.
@@ -140,6 +141,7 @@ def save(module: Any, export_dir: files.PathLike, input_type: str, image_size: S
   """
   import tensorflow as tf
 
+  from official_ext.serving import image_runs
   from official_ext.serving import saved_models
   from official_ext.serving import signatures
   network = network or signatures.network_function(module, input_type)
@@ -157,6 +159,8 @@ def save(module: Any, export_dir: files.PathLike, input_type: str, image_size: S
       signatures.WITH_BUDGET: {'budget': _HALF}}
   batches = export_checks.example_batches(image_size, batch_size or 2)
   for images in (*batches, np.swapaxes(batches[0], 1, 2)):
+    if image_runs.is_lost_by_resizing(images.shape[1:3], image_size):
+      continue  # an upright image for a long and narrow size
     inputs = input_types.encode(images, input_type)
     for name, values in further_inputs.items():
       if name not in saved:
@@ -287,7 +291,8 @@ def export(params: Any, args: argparse.Namespace, target: pathlib.Path) -> dict[
     folding.update(found)
     return frozen_network
 
-  with files.atomic_directory(target) as temporary:
+  # Another export may have written the same new version meanwhile.
+  with files.atomic_directory(target, replaces=not args.serving_layout) as temporary:
     differences = save(module, temporary, args.input_type, module.image_size, args.batch_size,
                        categories, network, freeze, budget)
     if args.serving_layout:

@@ -1,5 +1,5 @@
 """Runs a detector on image files; one that cannot be read, or makes it fail, is left out."""
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import pathlib
 import time
 from typing import Any, NamedTuple
@@ -99,6 +99,7 @@ class ImageRun:
     start = time.monotonic()
     try:
       outputs = self._detector(np.stack([image for _, image in batch]))
+      _check_kept(outputs)
     except _FAILURES as error:
       if len(batch) > 1:
         for item in batch:
@@ -154,7 +155,13 @@ def pixels(images: image_ids.ImageSet, max_pixels: int, flag: str = '--images'
   return found
 
 
-def is_lost_by_resizing(size: tuple[int, ...], target: tuple[int, ...]) -> bool:
+def _check_kept(outputs: Mapping[str, np.ndarray]) -> None:
+  """Raises a ValueError if resizing left nothing of the images: OpenVINO then detects nothing."""
+  if np.any(outputs['image_info'][:, 2] == 0):
+    raise ValueError('resizing leaves no pixel of the shorter side')
+
+
+def is_lost_by_resizing(size: Sequence[int], target: Sequence[int]) -> bool:
   """Returns whether an image has no pixels after Model Garden's resize that keeps its shape.
 
   Args:

@@ -157,7 +157,7 @@ def _load_saved_model(arguments: argparse.Namespace) -> Any:
   """Loads the SavedModel to be timed; its default budget becomes that of `arguments`.
 
   Raises:
-    CommandError: it is of another experiment than the one that is counted.
+    CommandError: it is of another experiment than the one that is counted, or of other batches.
   """
   from official_ext.serving import converted_detectors
   path = arguments.saved_model
@@ -167,6 +167,7 @@ def _load_saved_model(arguments: argparse.Namespace) -> Any:
     raise command_line.CommandError(
         f'--saved_model={path} is of the experiment {exported}, and --experiment is '
         f'{arguments.experiment}, whose cost is not its own: give --experiment={exported}.')
+  detector.check_batch_size(arguments.batch_size)
   arguments.budget = gate_settings.apply(detector, arguments, f'--saved_model={path}')
   return detector
 

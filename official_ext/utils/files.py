@@ -30,18 +30,19 @@ _ESCAPES = {'[': '[[]', '*': '[*]', '?': '[?]', '\\': '\\\\', ',': '[! -+--~]'}
 
 
 @contextlib.contextmanager
-def atomic_directory(path: PathLike) -> Iterator[pathlib.Path]:
+def atomic_directory(path: PathLike, replaces: bool = True) -> Iterator[pathlib.Path]:
   """Makes a temporary folder beside `path` that becomes `path` if the body succeeds.
 
   Args:
     path: the folder to make.  An existing folder is replaced with all its content once the new
       one is complete.
+    replaces: False: an existing folder is kept, and the new one is not.
 
   Yields:
     The temporary folder to write into.
 
   Raises:
-    CommandError: `path` is a file, or holds the current or the home directory.
+    CommandError: `path` is a file, holds the current or the home directory, or was to be kept.
   """
   # If `path` is a link, the link stays, and the folder that it leads to is replaced.
   path = pathlib.Path(os.path.realpath(path))
@@ -50,6 +51,9 @@ def atomic_directory(path: PathLike) -> Iterator[pathlib.Path]:
   temporary.mkdir()
   try:
     yield temporary
+    if path.exists() and not replaces:
+      raise command_line.CommandError(
+          f'{path} was written by another command meanwhile, and is kept: run this one again.')
     if path.exists():
       # A folder cannot replace a filled one in one step, so the old one moves aside first.
       old = _temporary(path, _ASIDE)

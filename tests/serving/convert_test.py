@@ -208,16 +208,29 @@ def test_a_refused_operation_is_named(tmp_path):
     def serve(self, inputs):
       boxes = tf.cast(inputs[:, :, :2], tf.float32)
       boxes = tf.concat([boxes[..., :2], boxes[..., :2]], -1)
-      return {'boxes': tf.image.combined_non_max_suppression(
-          boxes, boxes[:, :, 0, :1], 5, 5)[0]}
+      boxes, scores, classes, _ = tf.image.combined_non_max_suppression(
+          boxes, boxes[:, :, 0, :1], 5, 5)
+      return {'detection_boxes': boxes, 'detection_scores': scores, 'detection_classes': classes}
 
   module = Suppression()
   tf.saved_model.save(module, str(tmp_path / 'saved'), {'serving_default': module.serve})
   with pytest.raises(command_line.CommandError, match='no operation CombinedNonMaxSuppression of '
-                     'the SavedModel; export with --nms=none or --nms=portable(?! or)'):
+                     'the SavedModel; export with --nms=portable, or, if it has one stage, with'):
     convert.main(['--to=openvino', f'--saved_model={tmp_path}/saved',
                   f'--output_dir={tmp_path}/converted'])
   assert not (tmp_path / 'converted').exists()
+
+
+def test_what_detects_nothing_is_refused(tmp_path):
+  module = tf.Module()
+
+  @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, 'inputs')])
+  def classify(inputs):
+    return {'logits': tf.reduce_mean(tf.cast(inputs, tf.float32), [1, 2])}
+
+  tf.saved_model.save(module, str(tmp_path / 'saved'), {'serving_default': classify})
+  with pytest.raises(command_line.CommandError, match='detect objects.* its outputs are logits'):
+    convert.load(tmp_path / 'saved')
 
 
 def test_what_does_not_compile_in_time_is_refused(tmp_path, monkeypatch):

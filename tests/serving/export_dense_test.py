@@ -72,3 +72,10 @@ def test_exported_answers_as_in_memory(tmp_path, name, size, task, nms):
   assert description['input_image_size'] == list(size)
   gmac = description['gmac']
   assert (gmac['minimum'] < gmac['maximum']) == ('_fpn_' not in name)
+
+
+def test_a_size_so_narrow_that_nothing_is_left_of_upright_images(tmp_path):
+  size = (32, 2080)
+  _, _, module = mixed_detector.build('fcos_fpn_efficientnetlite0_sample', size)
+  differences = export_saved_model.save(module, tmp_path, 'image_tensor', size, 1)
+  assert differences['detection_boxes'] < 1e-3

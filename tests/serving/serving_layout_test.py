@@ -15,6 +15,7 @@ import tensorflow as tf
 from official_ext.serving import export_saved_model
 from official_ext.serving import input_types
 from official_ext.serving import serving_layout
+from official_ext.utils import command_line
 import mixed_detector
 import small_detectors
 
@@ -96,13 +97,15 @@ def served(tmp_path_factory):
   _, model, module = mixed_detector.build(DYFPN)
   tf.train.Checkpoint(model=model, **model.checkpoint_items).save(folder / 'run' / 'ckpt')
   (folder / 'run' / 'categories.json').write_text(json.dumps(CATEGORIES), encoding='utf-8')
-  export_saved_model.main([
+  arguments = [
       f'--experiment={DYFPN}', small_detectors.write_overrides(DYFPN, folder),
-      f'--checkpoint_path={folder}/run', f'--export_dir={folder}/digits', '--serving_layout'])
+      f'--checkpoint_path={folder}/run', f'--export_dir={folder}/digits', '--serving_layout']
+  export_saved_model.main(arguments)
   version, = (folder / 'digits').iterdir()
   loaded = tf.saved_model.load(str(version))
   return types.SimpleNamespace(
-      version=version, loaded=loaded, module=module, detect=loaded.signatures['serving_default'])
+      version=version, loaded=loaded, module=module, detect=loaded.signatures['serving_default'],
+      arguments=arguments)
 
 
 @pytest.mark.slow
@@ -148,3 +151,16 @@ def test_class_names_lie_in_the_version(served):
   inside = json.loads(path.read_text(encoding='utf-8'))
   described = json.loads((served.version / 'export.json').read_text(encoding='utf-8'))
   assert inside == described['categories'] == CATEGORIES
+
+
+@pytest.mark.slow
+def test_a_version_that_another_export_wrote_meanwhile_is_kept(served, monkeypatch):
+  before = (served.version / 'export.json').read_bytes()
+  # So it was when this export began.
+  monkeypatch.setattr(serving_layout, 'next_version', lambda folder: served.version)
+  monkeypatch.setattr(export_saved_model, 'save', lambda *_: {'detection_boxes': 0.0})
+  monkeypatch.setattr(export_saved_model, '_write_warm_up', lambda *_: None)
+  with pytest.raises(command_line.CommandError, match='/1 was written by another .* run this one'):
+    export_saved_model.main(served.arguments)
+  assert (served.version / 'export.json').read_bytes() == before
+  assert [path.name for path in served.version.parent.iterdir()] == ['1']

@@ -246,16 +246,17 @@ def test_arguments_out_of_range(monkeypatch, capsys, arguments):
     ('image_bytes', 0, 'takes image_bytes, not images: export it with')])
 def test_only_exports_that_take_what_is_given_are_timed(
     monkeypatch, input_type, threshold, expected):
+  checked = []
   saved = types.SimpleNamespace(input_type=input_type, set_gate_threshold=lambda value: False,
-                                set_budget=lambda value: False,
+                                set_budget=lambda value: False, check_batch_size=checked.append,
                                 description={'experiment': 'mine', 'default_budget': 0.25})
   monkeypatch.setattr(converted_detectors, 'load', lambda path: saved)
   given = types.SimpleNamespace(
-      experiment='mine', saved_model='folder', gate_threshold=threshold, budget=None)
+      experiment='mine', saved_model='folder', gate_threshold=threshold, budget=None, batch_size=3)
   if expected is None:
     assert profile._load_saved_model(given) is saved
     # The multiply-adds are counted at the default budget of the export, because it is timed at it.
-    assert given.budget == 0.25
+    assert given.budget == 0.25 and checked == [3]
     given.experiment = 'other'
     with pytest.raises(command_line.CommandError, match='of the experiment mine, and --experiment'):
       profile._load_saved_model(given)
@@ -265,4 +266,4 @@ def test_only_exports_that_take_what_is_given_are_timed(
   if expected is None:
     with pytest.raises(command_line.CommandError, match='--saved_model=folder takes no budget'):
       profile._load_saved_model(types.SimpleNamespace(
-          experiment='mine', saved_model='folder', gate_threshold=0, budget=0.5))
+          experiment='mine', saved_model='folder', gate_threshold=0, budget=0.5, batch_size=1))

@@ -27,7 +27,7 @@ _KNOWN_BATCH = ['official_ext', 'known_batch']
 # It compiles our networks in a minute.
 _SECONDS_TO_COMPILE = 300.0
 _COMPILE = ('import sys; from official_ext.serving.engines import openvino; '
-            'openvino.Model(sys.argv[1]).compile(1)')
+            'openvino.Model(sys.argv[1]).compile(int(sys.argv[2]))')
 
 
 def _load_library() -> Any:
@@ -70,7 +70,7 @@ def convert(saved_model: files.PathLike, name: str, folder: files.PathLike,
     The number of conditionals.
 
   Raises:
-    RefusedError: OpenVINO lacks an operation of the model, or does not compile it.
+    CommandError: OpenVINO lacks an operation of the model, does not compile it, or cannot write it.
   """
   del quantize
   openvino = _load_library()
@@ -91,8 +91,13 @@ def convert(saved_model: files.PathLike, name: str, folder: files.PathLike,
   _keep_results(model)
   model.set_rt_info('true', _KNOWN_BATCH)
   # Weights of 16 bits, the default, change scores by more than conversions are allowed to.
-  openvino.save_model(model, f'{folder}/{FILE}', compress_to_fp16=False)
-  _check_compiles(folder)
+  try:
+    openvino.save_model(model, f'{folder}/{FILE}', compress_to_fp16=False)
+  except RuntimeError as error:  # of a disk that is full, among others
+    raise command_line.CommandError(
+        f'{FILE} could not be written ({str(error).strip()}): free some space or choose a folder '
+        'on another disk.') from error
+  _check_compiles(folder, _fixed_batch(model))
   return _count_conditionals(model)
 
 
@@ -104,17 +109,26 @@ def _make_scalars(model: Any) -> None:
   model.validate_nodes_and_infer_types()
 
 
-def _check_compiles(folder: files.PathLike) -> None:
+def _fixed_batch(model: Any) -> int | None:
+  """Returns the number of images that a model takes; None: any number."""
+  images = next(value for value in model.inputs if not value.get_names() & set(inputs.NEUTRAL))
+  batch = images.get_partial_shape()[0]
+  return batch.get_length() if batch.is_static else None
+
+
+def _check_compiles(folder: files.PathLike, batch: int | None) -> None:
   """Raises a RefusedError if OpenVINO takes too long to compile a model, in another process."""
-  command = [sys.executable, '-c', _COMPILE, str(folder)]
+  command = [sys.executable, '-c', _COMPILE, str(folder), str(batch or 1)]
   environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(filter(None, sys.path))}
   try:
     subprocess.run(command, env=environment, capture_output=True, check=False,
                    timeout=_SECONDS_TO_COMPILE)
   except subprocess.TimeoutExpired as error:
+    # Of a dynamic head it compiles batches of any number of images.
+    other = 'export without --batch_size, or ' if batch else ''
     raise refusals.RefusedError(
         'OpenVINO', (), f'it was not compiled after {_SECONDS_TO_COMPILE:g} seconds; '
-        'give --to=onnx or --to=litert.') from error
+        f'{other}give --to=onnx or --to=litert.') from error
 
 
 def _segment_sum(node: Any) -> list[Any]:

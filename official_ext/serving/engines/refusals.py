@@ -5,7 +5,9 @@ from official_ext.utils import command_line
 
 # Operation -> what to do so that an export does without it.
 _ADVICE = {
-    'CombinedNonMaxSuppression': 'export with --nms=none or --nms=portable',
+    # Two stages suppress proposals too, which --nms=none leaves as they are.
+    'CombinedNonMaxSuppression': 'export with --nms=portable, or, if it has one stage, with '
+                                 '--nms=none',
 }
 # Characters of an engine's own text that an error shows.
 _LONGEST = 300

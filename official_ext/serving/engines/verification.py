@@ -10,14 +10,24 @@ from official_ext.serving import ties
 
 Outputs = Mapping[str, np.ndarray]
 
-# The largest allowed difference of outputs whose names begin so: scores are probabilities, boxes
-# are in pixels, and costs are relative.
+# The largest allowed difference of outputs: scores and masks are probabilities, boxes in pixels.
 _TOLERANCES = {
     'decoded_box_scores': 1e-3, 'decoded_box_centerness': 1e-3, 'decoded_boxes': 0.05,
-    'detection_scores': 1e-3, 'detection_boxes': 0.05, 'raw_scores': 1e-3, 'raw_boxes': 1e-3,
-    'image_info': 1e-3}
+    'detection_scores': 1e-3, 'detection_boxes': 0.05, 'detection_masks': 0.01,
+    'raw_scores': 1e-3, 'raw_boxes': 1e-3, 'image_info': 1e-3}
 # The relative error of sums of costs.
 _ROUNDING = 1e-6
+
+
+# A detector has all outputs of one of these.
+_OUTPUTS = ({'detection_boxes', 'detection_scores', 'detection_classes'}, {'decoded_boxes'},
+            {'raw_boxes'})
+
+
+def can_compare(outputs: Iterable[str]) -> bool:
+  """Returns whether outputs with these names are those of a detector, which `compare` knows."""
+  names = set(outputs)
+  return any(wanted <= names for wanted in _OUTPUTS)
 
 
 class Difference(NamedTuple):
@@ -64,7 +74,9 @@ def compare(expected: Callable[..., Outputs], actual: Callable[..., Outputs],
   for call in calls:
     wanted, got = expected(*call), actual(*call)
     if 'detection_boxes' in wanted and 'detection_boxes' in got:
-      detections = ties.difference(wanted, got, _TOLERANCES['detection_boxes'])
+      first, second = ({name: each[name] for name in wanted if name in got}
+                       for each in (wanted, got))
+      detections = ties.difference(first, second, _TOLERANCES['detection_boxes'])
       singles, images = singles + detections.single, images + len(wanted['detection_boxes'])
     else:
       detections = None
@@ -87,10 +99,14 @@ def _differences(wanted: Outputs, got: Outputs, detections: ties.Difference | No
     detections: how their detections differ; None if one has no boxes.
   """
   of_detections = {} if detections is None else {
-      'detection_boxes': detections.distance, 'detection_scores': detections.scores}
+      'detection_boxes': detections.distance, 'detection_scores': detections.scores,
+      **({'detection_masks': detections.masks} if 'detection_masks' in got else {})}
   found: dict[str, Difference] = {}
   if detections is not None:
     found['exchanged_detections'] = Difference(detections.exchanged, ties.SHARE)
+    if 'num_detections' in wanted:
+      found['num_detections'] = Difference(
+          _largest(wanted['num_detections'], got.get('num_detections')), detections.changed)
   for name, value in wanted.items():
     if name in of_detections:
       found[name] = Difference(of_detections[name], _TOLERANCES[name])

@@ -7,8 +7,11 @@ import pytest
 from official_ext.serving import converted_detectors
 from official_ext.serving.engines import catalog
 from official_ext.serving.engines import inputs
+from official_ext.utils import command_line
 
 IMAGES = np.zeros([1, 4, 4, 3], np.uint8)
+OUTPUTS = {name: np.zeros([1]) for name in (
+    'detection_boxes', 'detection_scores', 'detection_classes', 'num_detections', 'image_info')}
 
 
 @pytest.mark.parametrize('names, values, expected', [
@@ -37,7 +40,7 @@ def test_a_converted_detector_takes_the_scalar_that_its_model_has(monkeypatch, n
 
     def __call__(self, images, scalars):
       calls.append(scalars)
-      return {}
+      return OUTPUTS
 
   monkeypatch.setattr(catalog, 'engine_of', lambda path: 'it')
   monkeypatch.setattr(catalog, 'engine', lambda name: types.SimpleNamespace(Model=Model))
@@ -56,7 +59,7 @@ def test_calls_of_a_conversion_have_the_default_budget_of_its_export(monkeypatch
   calls = []
   model_type = type('Model', (), {
       '__init__': lambda self, *unused: None, 'scalars': ['budget'],
-      '__call__': lambda self, images, scalars: calls.append(scalars) or {}})
+      '__call__': lambda self, images, scalars: calls.append(scalars) or OUTPUTS})
   monkeypatch.setattr(catalog, 'engine_of', lambda path: 'it')
   monkeypatch.setattr(catalog, 'engine', lambda name: types.SimpleNamespace(Model=model_type))
   (tmp_path / 'export.json').write_text('{"default_budget": 0.25}', encoding='utf-8')
@@ -67,6 +70,23 @@ def test_calls_of_a_conversion_have_the_default_budget_of_its_export(monkeypatch
   detector.set_budget(0.5)
   detector(IMAGES)
   assert calls == [{'budget': 0.25}, {'budget': 0.25}, {'budget': 0.5}]
+
+
+@pytest.mark.parametrize('rule, missing', [
+    ('', 'image_info'), ('"suppression": %s', 'decoded_boxes, decoded_box_scores, image_info')])
+def test_a_conversion_that_detects_nothing_is_refused(monkeypatch, tmp_path, rule, missing):
+  outputs = {name: value for name, value in OUTPUTS.items() if name != 'image_info'}
+  model_type = type('Model', (), {
+      '__init__': lambda self, *unused: None, 'scalars': [],
+      '__call__': lambda self, images, scalars: outputs})
+  monkeypatch.setattr(catalog, 'engine_of', lambda path: 'it')
+  monkeypatch.setattr(catalog, 'engine', lambda name: types.SimpleNamespace(Model=model_type))
+  rule = rule and rule % ('{"score_threshold": 0, "iou_threshold": 1, "max_detections": 1, '
+                          '"best": "boxes", "levels": []}')
+  (tmp_path / 'export.json').write_text(f'{{{rule}}}', encoding='utf-8')
+  detector = converted_detectors.ConvertedDetector(tmp_path)
+  with pytest.raises(command_line.CommandError, match=f'the converted model has no {missing}'):
+    detector(IMAGES)
 
 
 def test_engines_get_scalars():

@@ -137,3 +137,24 @@ def test_numbers_of_images_that_do_not_compile_are_named(tmp_path):
   np.testing.assert_array_equal(model(images)['result'], np.full([1, 16, 16, 3], 6, np.float32))
   with pytest.raises(command_line.CommandError, match='does not compile it for 2 images: '):
     model(np.concatenate([images, images]))
+
+
+@pytest.mark.parametrize('fixed, compiled', [(None, 1), (3, 3)])
+def test_compiling_is_tried_for_the_number_of_images_that_the_model_takes(
+    tmp_path, monkeypatch, fixed, compiled):
+  spec = tf.TensorSpec([fixed, None, None, 3], tf.uint8, 'inputs')
+  holder = tf.Module()
+  holder.function = tf.function(
+      lambda inputs: {'result': tf.cast(inputs, tf.float32)}).get_concrete_function(spec)
+  tf.saved_model.save(holder, str(tmp_path / 'saved'), {'serving_default': holder.function})
+  engine, tried = catalog.engine('openvino'), []
+  monkeypatch.setattr(engine.subprocess, 'run', lambda command, **_: tried.append(command[-1]))
+  engine.convert(tmp_path / 'saved', 'serving_default', tmp_path)
+  assert tried == [str(compiled)]
+  assert engine.Model(tmp_path)(_images(compiled))['result'].shape[0] == compiled
+
+
+def test_a_model_that_cannot_be_written_is_named(converted):
+  _, folder = converted
+  with pytest.raises(command_line.CommandError, match='(?s)model.xml could not .*free some'):
+    catalog.engine('openvino').convert(folder / 'saved', 'serving_default', folder / 'model.xml')

@@ -9,7 +9,7 @@ GRAPH = 'signature {\n  name: "f"\n}\n'
 @pytest.mark.parametrize('operations, text, expected', [
     (['Sort', 'Abs', 'Sort', ''], 'more', 'X has no operations Abs, Sort of the SavedModel.'),
     (['CombinedNonMaxSuppression'], '', 'X has no operation CombinedNonMaxSuppression of the '
-     'SavedModel; export with --nms=none or --nms=portable.'),
+     'SavedModel; export with --nms=portable, or, if it has one stage, with --nms=none.'),
     ([], 'Traceback\n  no kernel \n\n', 'X cannot convert the SavedModel: no kernel'),
     ([], f'Two functions f differ: {GRAPH}and {GRAPH}',
      'X cannot convert the SavedModel: Two functions f differ: signature'),

@@ -86,3 +86,28 @@ def test_detections_may_change_places():
     # As many detections as there may be, of one score: others may have been left out.
     assert found['exchanged_detections'].value == exchanged
     assert found['exchanged_detections'].is_allowed == (not exchanged)
+
+
+@pytest.mark.parametrize('change, wrong', [
+    (lambda masks: masks + np.float32(0.001), False), (lambda masks: masks[:, ::-1], True),
+    (lambda masks: masks * np.float32('nan'), True), (None, True)])
+def test_masks_are_those_of_their_detections(change, wrong):
+  wanted = {'detection_boxes': np.float32([[[0, 0, 9, 9], [5, 5, 7, 7]]]),
+            'detection_scores': np.float32([[0.75, 0.5]]), 'detection_classes': np.int32([[1, 2]]),
+            'detection_masks': np.random.default_rng(0).random([1, 2, 4, 4], np.float32)}
+  got = {**wanted, 'detection_masks': change and change(wanted['detection_masks'])}
+  got = {name: value for name, value in got.items() if value is not None}
+  found = verification.compare(lambda: wanted, lambda: got, [()])
+  assert {name for name, difference in found.items() if not difference.is_allowed} == (
+      {'detection_masks'} if wrong else set())
+
+
+@pytest.mark.parametrize('number, is_allowed', [(2, True), (1, False), (None, False)])
+def test_the_number_of_detections_is_that_of_the_boxes(number, is_allowed):
+  wanted = {'detection_boxes': np.float32([[[0, 0, 9, 9], [5, 5, 7, 7], [0, 0, 0, 0]]]),
+            'detection_scores': np.float32([[0.75, 0.5, 0]]),
+            'detection_classes': np.int32([[1, 2, 1]]), 'num_detections': np.int32([2])}
+  got = {**wanted, 'num_detections': np.int32([number])} if number else {
+      name: value for name, value in wanted.items() if name != 'num_detections'}
+  found = verification.compare(lambda: wanted, lambda: got, [()])
+  assert found['num_detections'].is_allowed == is_allowed

@@ -1,5 +1,5 @@
 """Logits of gates that decide for images, moved to the budget of a call."""
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,8 @@ _SHARPNESS = 4.0
 # often the distance between them is halved to find one between.
 _FARTHEST = 1e3
 _BISECTIONS = 40
+# Calibrated shifts are at most half of this, in deviations, above the smallest that is enough.
+_WIDEST = 1.0
 # Share of the statistics that a training step keeps: they are those of the last 100 steps.
 _MOMENTUM = 0.99
 
@@ -127,18 +129,27 @@ class BudgetTracker(budget_control.KnotLayer):
     others = logits[..., 1:].astype(np.float64) - logits[..., :1]
     mean, variance = others.mean(0), others.var(0)
     normalized = tf.constant((others - mean) / np.sqrt(variance + budget_control.EPSILON))
-    # Bisection: the share grows with the shift.
-    least, most = (tf.fill([len(budget_control.KNOTS), self._columns],
-                           tf.constant(end, tf.float64)) for end in (-_FARTHEST, _FARTHEST))
-    for _ in range(_BISECTIONS):
-      middle = (least + most) / 2
-      is_enough = self._shares(normalized, middle) >= budget_control.KNOTS[:, None]
-      least, most = tf.where(is_enough, least, middle), tf.where(is_enough, middle, most)
-    shifts = most - budget_control.quantile(tf.constant(budget_control.KNOTS[:, None]))
+    first = self._bisect(normalized, lambda shares: shares >= budget_control.KNOTS[:, None])
+    spent = self._shares(normalized, first)
+    following = self._bisect(normalized, lambda shares: shares > spent)
+    # Halfway, because at the first shift an image is at the threshold, and rounding decides.
+    shifts = first + tf.minimum(following - first, _WIDEST) / 2 - budget_control.quantile(
+        tf.constant(budget_control.KNOTS[:, None]))
     is_between = (budget_control.KNOTS > 0) & (budget_control.KNOTS < 1)
     for variable, value in ((self._mean, mean), (self._variance, variance), (
         self._shifts, tf.where(is_between[:, None], shifts, 0))):
       variable.assign(tf.cast(value, self.dtype))
+
+  def _bisect(self, normalized: tf.Tensor, is_enough: Callable[[tf.Tensor], tf.Tensor]
+              ) -> tf.Tensor:
+    """Returns the smallest shifts, `[knots, levels]`, whose shares are enough."""
+    least, most = (tf.fill([len(budget_control.KNOTS), self._columns],
+                           tf.constant(end, tf.float64)) for end in (-_FARTHEST, _FARTHEST))
+    for _ in range(_BISECTIONS):  # The share grows with the shift.
+      middle = (least + most) / 2
+      found = is_enough(self._shares(normalized, middle))
+      least, most = tf.where(found, least, middle), tf.where(found, middle, most)
+    return most
 
   def get_config(self) -> dict[str, Any]:
     return {**super().get_config(), 'dearness': list(self._dearness), 'rate': self._rate}

@@ -149,3 +149,15 @@ def test_calibrated_images_spend_the_wanted_share(dearness):
   np.testing.assert_allclose(found['mean'], others.mean(0), 1e-4, 1e-4)
   np.testing.assert_allclose(found['variance'], others.var(0), 1e-4)
   assert np.all(np.isfinite(found['shifts']))
+
+
+@pytest.mark.parametrize('dearness', [[0.0, 1.0], DEARNESS])
+def test_rounding_decides_about_no_calibrated_image(dearness):
+  layer = budget_tracker.BudgetTracker(2, dearness)
+  logits = RNG.normal(size=[5, 2, len(dearness)]).astype(np.float32)
+  layer(logits, training=True)
+  layer.calibrate(logits)
+  for budget in KNOTS[1:-1]:
+    with routing.spending(np.float32(budget)):
+      moved = np.sort(layer(logits), -1)
+    assert np.min(moved[..., -1] - moved[..., -2]) > 1e-4
