@@ -117,6 +117,7 @@ def test_every_command_serves_dynamic_towers(sample_records, tmp_path, monkeypat
     assert (entry['ap'], entry['gmac_mean'], entry['gates']) == (
         pytest.approx(evaluation['ap']), pytest.approx(gmac['mean']), len(costs[0]['gates']))
   page = (tmp_path / 'report' / 'report.html').read_text()
-  assert page.count(' for this data: ') == 1
+  # Random weights may find an object or not.
+  assert page.count(' for this data: ' if evaluation['ap'] else ': AP is 0 for all, so none') == 1
   for path in ('coarser', 'depth', 'finer'):
     assert page.count(f'{path}: gray is shut.</figcaption>') == 3
