@@ -250,8 +250,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tradeoff.draw_frontier(table['points']).savefig(temporary, dpi=110, bbox_inches='tight')
   _say(table['points'])
   data = table['data']
-  command_line.say(f'Recommended: {table["recommended"]:g}, the cheapest budget whose AP is within '
-                   f'{budget_table.SMALL_LOSS:g} of the best.')
+  if any(point['ap'] for point in table['points']):
+    command_line.say(f'Recommended: {table["recommended"]:g}, the cheapest budget whose AP is '
+                     f'within {budget_table.SMALL_LOSS:g} of the best.')
+  else:
+    command_line.say('No budget can be recommended: AP is 0 at all of them, so the detector has '
+                     'not learned to find the objects of these images: train it longer.')
   command_line.say(f'{data["images"]} images of {data["name"]}; {machine.text(table["machine"])}; '
                    f'wrote {args.output_dir}/frontier.json and frontier.png')
 

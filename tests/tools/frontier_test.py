@@ -115,6 +115,15 @@ def test_figures_of_every_budget(run, tmp_path, capsys):
   assert '3 images of val' in printed[5] and machine.text(machine.describe()) in printed[5]
 
 
+def test_no_budget_is_recommended_where_nothing_is_found(run, monkeypatch, capsys):
+  measure = frontier._measure_precision
+  monkeypatch.setattr(frontier, '_measure_precision', lambda *arguments: [
+      {**point, 'ap': 0.0} for point in measure(*arguments)])
+  run()
+  printed = capsys.readouterr().out
+  assert 'No budget can be recommended: AP is 0' in printed and 'Recommended' not in printed
+
+
 def test_records_are_data_too(run, data, tmp_path, monkeypatch):
   folder = tmp_path / 'coco'
   shutil.copytree(data / 'images', folder / 'images')
