@@ -15,7 +15,7 @@ _NUMBERS = {'clipnorm': (0, float('inf')), 'clipvalue': (0, float('inf')),
             'learning_rate': (0, float('inf')), 'initial_learning_rate': (0, float('inf')),
             'warmup_steps': (0, float('inf')), 'decay_steps': (1, float('inf'))}
 # Fields that have no default.
-_NEEDED = ('learning_rate', 'initial_learning_rate', 'decay_steps')
+_NEEDED = ('learning_rate', 'initial_learning_rate', 'decay_steps', 'boundaries', 'values')
 
 
 def check(config: Any) -> None:
@@ -35,16 +35,16 @@ def check(config: Any) -> None:
     fields = part.as_dict()
     with checks.naming_field(path):
       checks.check_types(type(part), fields)
+      for name in fields.keys() & set(_NEEDED):
+        if fields[name] is None:
+          raise checks.ArgumentError(name, f'{name} is null; it must be given.')
       for name in fields.keys() & _NUMBERS.keys():
-        if fields[name] is not None or name in _NEEDED:
-          _check_number(name, fields[name], *_NUMBERS[name])
-
-
-def _check_number(name: str, value: Any, least: float, most: float) -> None:
-  if value is None:
-    raise checks.ArgumentError(name, f'{name} is null; it must be a number.')
-  if isinstance(value, (int, float)):  # Some schedules have lists of rates.
-    checks.check_range(name, value, least, most)
+        if isinstance(fields[name], (int, float)):  # Some schedules have lists of rates.
+          checks.check_range(name, fields[name], *_NUMBERS[name])
+      if 'boundaries' in fields and len(fields['values']) != len(fields['boundaries']) + 1:
+        raise checks.ArgumentError(
+            'values', f'values has {len(fields["values"])} rates; it must have '
+            f'{len(fields["boundaries"]) + 1}, one more than boundaries has steps.')
 
 
 def make_floats(config: Any) -> None:

@@ -73,7 +73,7 @@ FCOS = 'fcos_fpn_efficientnetlite0_sample'
           ('optimizer.sgd.nesterov', '1', 'true or false'),
           ('optimizer.type', 'null', 'such as sgd'),
           ('learning_rate.type', 'null', 'such as cosine'),
-          ('learning_rate.cosine.initial_learning_rate', 'null', 'must be a number'),
+          ('learning_rate.cosine.initial_learning_rate', 'null', 'must be given'),
           ('learning_rate.cosine.initial_learning_rate', 'high', 'a finite number'),
           ('learning_rate.cosine.decay_steps', '0', 'at least 1'),
           ('warmup.linear.warmup_steps', '-1', 'at least 0'))),
@@ -93,6 +93,23 @@ def test_a_value_is_refused_by_a_sentence_that_names_the_field(name, field, valu
   record, _, last = field.rpartition('.')
   assert (text.startswith(f'{record}.') or text.endswith(f' Change {field}.')) and (
       last in text and allowed in text)
+
+
+@pytest.mark.parametrize('lists, message', [
+    ('{values: null}', 'values is null'), ('{boundaries: null}', 'boundaries is null'),
+    ('{boundaries: [2], values: [0.1]}', 'values has 1 rates; it must have 2'),
+    ('{boundaries: [2], values: [0.1, high]}', "values is [0.1, 'high']"), (None, '')])
+def test_rates_of_a_stepwise_schedule_are_given_for_every_step(lists, message):
+  lists = lists or '{boundaries: [2, 3], values: [0.1, 0.01, 1]}'
+  rate = f'{{type: stepwise, stepwise: {lists}}}'
+  params = experiment.resolve(
+      RETINANET, params_override=f'{{trainer: {{optimizer_config: {{learning_rate: {rate}}}}}}}')
+  if message:
+    with pytest.raises(command_line.CommandError) as caught:
+      experiment.check_training(params)
+    assert message in str(caught.value) and 'learning_rate.stepwise' in str(caught.value)
+  else:
+    experiment.check_training(params)
 
 
 @pytest.mark.parametrize('field, value', [
