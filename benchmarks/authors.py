@@ -67,13 +67,15 @@ def _features(image_size: int, channels: dict[str, int]) -> dict[str, np.ndarray
           for level, depth in channels.items()}
 
 
-def build(module: str, image_size: int, share: float) -> tuple[Any, dict[str, np.ndarray]]:
+def build(module: str, image_size: int, share: float, fourier: bool = False
+          ) -> tuple[Any, dict[str, np.ndarray]]:
   """Returns a module as exports have it, and its features.
 
   Args:
     module: a key of `SHARES`.
     image_size: side in pixels.
     share: of open gates.
+    fourier: whether it is as exports with `--laterals=fourier` have it.
 
   Returns:
     A concrete function of features by name, and these.
@@ -93,7 +95,7 @@ def build(module: str, image_size: int, share: float) -> tuple[Any, dict[str, np
            for level, value in features.items()]
   with winograd_conv.expected():
     traced = signatures.with_names(run, specs)
-  return (frozen.freeze(traced, largest_stay=True)[0],
+  return (frozen.freeze(traced, fourier, largest_stay=not fourier)[0],
           {spec.name: value for spec, value in zip(specs, features.values())})
 
 
@@ -107,7 +109,7 @@ def work(args: argparse.Namespace) -> None:
   import tensorflow as tf
   tf.config.threading.set_intra_op_parallelism_threads(args.threads[0])
   tf.config.threading.set_inter_op_parallelism_threads(1)
-  function, features = build(args.worker, args.image_sizes[0], args.share)
+  function, features = build(args.worker, args.image_sizes[0], args.share, args.fourier)
   if args.engine == 'OpenVINO':
     import graphs
     compiled = graphs.in_openvino(function, args.threads[0]).compile(1)
@@ -133,7 +135,8 @@ def _commands(module: str, share: float, size: int, threads: int, args: argparse
               ) -> dict[str, list[str]]:
   """Returns the command of each worker."""
   common = [f'--image_size={size}', f'--threads={threads}', f'--share={share}']
-  own = [sys.executable, __file__, f'--worker={module}', f'--image_sizes={size}', *common[1:]]
+  own = [sys.executable, __file__, f'--worker={module}', f'--image_sizes={size}', *common[1:],
+         *(['--fourier'] if args.fourier else [])]
   return {
       'PyTorch': [args.torch_python, str(_FOLDER / 'torch_authors.py'), f'--module={module}',
                   f'--source={getattr(args, module)}', *common],
@@ -168,6 +171,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                       help='sides in pixels (256 512), multiples of 128')
   parser.add_argument('--threads', type=int, nargs='+', default=[1, 2], help='(1 2)')
   parser.add_argument('--repeats', type=int, default=9, help='rounds (9)')
+  parser.add_argument('--fourier', action='store_true',
+                      help='ours as exports with --laterals=fourier have it')
   for option, kind in (('--worker', str), ('--engine', str), ('--share', float)):
     parser.add_argument(option, type=kind, help=argparse.SUPPRESS)
   args = parser.parse_args(arguments)

@@ -70,12 +70,14 @@ def test_authors_time_modules_whose_gates_follow_the_share(module, monkeypatch, 
     return {name: np.array([2.0 if name == 'PyTorch' else 1.0]) for name in commands}
 
   monkeypatch.setattr(authors.peers, 'measure', measure)
-  authors.main([f'--{module}=released.py', '--image_sizes=128', '--threads=1', '--repeats=3'])
+  authors.main([f'--{module}=released.py', '--image_sizes=128', '--threads=1', '--repeats=3',
+                '--fourier'])
   lines = capsys.readouterr().out.splitlines()
   assert len(lines) == len(started) == len(authors.SHARES[module])
   assert all(line.count('(0.50)') == 2 for line in lines)
   commands, repeats = started[0]
   assert repeats == 3 and '--source=released.py' in commands['PyTorch']
+  assert ['--fourier' in commands[name] for name in ('PyTorch', 'TensorFlow')] == [False, True]
   with pytest.raises(SystemExit):
     authors.main([])
   assert 'give --dyfpn=FILE' in capsys.readouterr().err
