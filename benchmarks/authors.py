@@ -17,7 +17,6 @@ import argparse
 from collections.abc import Sequence
 import pathlib
 import sys
-import time
 from typing import Any
 
 import official_ext  # noqa: F401 (chooses Keras 2)
@@ -122,13 +121,7 @@ def work(args: argparse.Namespace) -> None:
     def run():
       tf.nest.map_structure(lambda value: value.numpy(), function(**tensors))
 
-  for _ in range(3):
-    run()
-  print('ready', flush=True)
-  for _ in sys.stdin:
-    start = time.perf_counter()
-    run()
-    print(time.perf_counter() - start, flush=True)
+  peers.serve(run)
 
 
 def _commands(module: str, share: float, size: int, threads: int, args: argparse.Namespace

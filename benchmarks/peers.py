@@ -14,7 +14,7 @@ share of the machine's limit: multiply-adds per second over those of a matrix pr
 run.  All networks get images of the padded size, a multiple of 128.
 """
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import multiprocessing
 import pathlib
@@ -156,12 +156,17 @@ def work(folder: pathlib.Path, engine: str, args: argparse.Namespace) -> None:
       return {name: value.numpy() for name, value in signature(**{name: images}).items()}
 
     images = tf.constant(images)
+  serve(lambda: run(images))
+
+
+def serve(run: Callable[[], Any]) -> None:
+  """Says `ready`, calls a function for every line on standard input, and prints the seconds."""
   for _ in range(3):
-    run(images)
+    run()
   print('ready', flush=True)
   for _ in sys.stdin:
     start = time.perf_counter()
-    run(images)
+    run()
     print(time.perf_counter() - start, flush=True)
 
 

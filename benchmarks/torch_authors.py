@@ -84,7 +84,7 @@ def dyfpn(path, share):
       'mmdet.core': {'auto_fp16': _unchanged}, 'mmdet.models.builder': {'NECKS': registry},
       'mmdet.models.necks.fpn': {'FPN': _Neck}}).DyFPN_B_CNNGate(RESNET_CHANNELS, 256, 5)
   for number in range(len(RESNET_CHANNELS)):
-    # Of the two logits the second opens; noise is added to both.
+    # A gate opens if the second of its two logits is the larger one; the module adds noise to both.
     getattr(neck, f'gate_{number}').fc2.bias.data = torch.tensor([0, _BIAS * (2 * share - 1)])
   return neck.eval()
 

@@ -7,7 +7,8 @@ from official_ext.ops import checks
 
 # How the error of Model Garden's FPN begins if the backbone has no level as fine as `min_level`.
 _TOO_FINE = 'Backbone min level should be'
-# What it says if a level is not twice as large as the next, to which it is added.
+# Begin of TensorFlow's error if the FPN adds two levels of different sizes: a level is not twice as
+# large as the next.
 _UNEVEN = 'Dimensions must be equal'
 
 

@@ -1,4 +1,4 @@
-"""What studies, comparisons and the quickstart check of their data before anything is trained."""
+"""Checks of data that studies, comparisons and the quickstart make before they train."""
 import json
 import pathlib
 

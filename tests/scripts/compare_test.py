@@ -220,7 +220,7 @@ class Counting(comparison.Comparison):
 
 
 def convert(output_dir, crowds=(0,)):
-  """What tools.convert_dataset leaves of one image of validation."""
+  """Writes the annotations of one image of validation, as tools.convert_dataset does."""
   (output_dir / 'annotations').mkdir(parents=True, exist_ok=True)
   (output_dir / 'annotations' / 'val.json').write_text(json.dumps(
       {'images': [{}], 'annotations': [{'iscrowd': crowd} for crowd in crowds]}))

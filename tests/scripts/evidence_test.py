@@ -230,7 +230,7 @@ def test_records_of_other_data_under_a_kept_name_are_refused(study, tmp_path, mo
   other_data = r'--data=one=z: .*/one has the records of x: give another --output_dir, or'
   with pytest.raises(command_line.CommandError, match=other_data):
     study(data=['one=z'])
-  shutil.rmtree(tmp_path / 'out' / 'one' / 'val')  # What is not complete is made anew.
+  shutil.rmtree(tmp_path / 'out' / 'one' / 'val')  # Records without it are made anew.
   assert study(data=['one=z'])
   with pytest.raises(command_line.CommandError, match='has the records of z'):
     study('--subjects=drfpn', data=['one=x'])

@@ -62,7 +62,7 @@ def test_quickstart_writes_a_report_of_zipped_coco_folders_under_an_odd_name(
 
 
 def convert(folder, crowds=(0,)):
-  """What tools.convert_dataset leaves of one image, with objects that are crowds or not."""
+  """Writes the annotations of one image, as tools.convert_dataset does; some objects are crowds."""
   (folder / 'annotations').mkdir(parents=True)
   (folder / 'annotations' / 'val.json').write_text(json.dumps(
       {'images': [{}], 'annotations': [{'iscrowd': crowd} for crowd in crowds]}))

@@ -124,7 +124,7 @@ def _check_compiles(folder: files.PathLike, batch: int | None) -> None:
     subprocess.run(command, env=environment, capture_output=True, check=False,
                    timeout=_SECONDS_TO_COMPILE)
   except subprocess.TimeoutExpired as error:
-    # Of a dynamic head it compiles batches of any number of images.
+    # OpenVINO compiles a dynamic head whose number of images is not fixed.
     other = 'export without --batch_size, or ' if batch else ''
     raise refusals.RefusedError(
         'OpenVINO', (), f'it was not compiled after {_SECONDS_TO_COMPILE:g} seconds; '
