@@ -81,7 +81,7 @@ def build(module: str, image_size: int, share: float, fourier: bool = False
   """
   import tensorflow as tf
 
-  from official_ext.ops import winograd_conv
+  from official_ext.ops import export_expectation
   from official_ext.serving import signatures
   from official_ext.serving.compiling import frozen
   layer, features = {'dyfpn': _dyfpn, 'dynamic_head': _dynamic_head}[module](image_size, share)
@@ -92,7 +92,7 @@ def build(module: str, image_size: int, share: float, fourier: bool = False
 
   specs = [tf.TensorSpec([None, *value.shape[1:]], value.dtype, f'feature_{level}')
            for level, value in features.items()]
-  with winograd_conv.expected():
+  with export_expectation.expected():
     traced = signatures.with_names(run, specs)
   return (frozen.freeze(traced, fourier, largest_stay=not fourier)[0],
           {spec.name: value for spec, value in zip(specs, features.values())})

@@ -25,7 +25,7 @@ import tensorflow as tf, tf_keras
 
 from official_ext.modeling.heads import dynamic_head as dynamic_head_lib
 from official_ext.ops import routing
-from official_ext.ops import winograd_conv
+from official_ext.ops import export_expectation
 from official_ext.serving.compiling import frozen
 from official_ext.serving import signatures
 from official_ext.utils import command_line
@@ -124,7 +124,7 @@ def frozen_detector(args: argparse.Namespace, kind: float | str, image: np.ndarr
   record = tape.routing()
   share = float(record.executed[0] / record.maximum) if record else 1.0
   spec = tf.TensorSpec([None, *image.shape[1:]], tf.uint8, 'inputs')
-  with winograd_conv.expected():
+  with export_expectation.expected():
     traced = signatures.with_names(run, [spec])
   return frozen.freeze(traced, winograd=kind != DEFINITION)[0], share
 

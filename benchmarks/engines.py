@@ -23,7 +23,7 @@ import export
 import numpy as np
 import tensorflow as tf
 
-from official_ext.ops import winograd_conv
+from official_ext.ops import export_expectation
 from official_ext.serving import convert
 from official_ext.serving import export_checks
 from official_ext.serving import export_saved_model
@@ -113,7 +113,7 @@ def _print(kind: str, batch_size: int, seconds: Mapping[str, np.ndarray]) -> Non
 def export_random(name: str, size: int, params_override: str, folder: pathlib.Path) -> None:
   """Exports an experiment with random weights, for images of one side."""
   module = export.make_module(name, size, params_override)
-  with winograd_conv.expected():
+  with export_expectation.expected():
     network = signatures.network_function(module, 'image_tensor')
   export_saved_model.save(module, folder, 'image_tensor', module.image_size, network=network,
                           freeze=lambda: frozen.freeze(network)[0])

@@ -18,7 +18,7 @@ from official_ext.ops import group_norm
 from official_ext.ops import pixel_lists
 from official_ext.ops import sparse_conv
 from official_ext.ops import tile_lists
-from official_ext.ops import winograd_conv
+from official_ext.ops import export_expectation
 
 
 class ResidualWeights(NamedTuple):
@@ -235,7 +235,7 @@ def _cheaper_list(maps: Sequence[tf.Tensor], mask: tf.Tensor, pixels: pixel_list
     by_tiles: returns `[pixels, filters]` for the tiles that hold the positions.
     by_pixels: returns the same.
   """
-  if not winograd_conv.saved_share(maps):
+  if not export_expectation.saved_share(maps):
     return by_pixels()
   tiles = tile_lists.list_tiles(mask, pixels)
   are_cheaper = tile_lists.are_cheaper(tiles, maps[0].shape[-1])

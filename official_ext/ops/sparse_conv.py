@@ -14,7 +14,7 @@ import tensorflow as tf
 from official_ext.ops import checks
 from official_ext.ops import pixel_lists
 from official_ext.ops import shapes
-from official_ext.ops import winograd_conv
+from official_ext.ops import export_expectation
 
 MODES = ('skip', 'mask')
 # A list of any length costs as much time as so many multiply-adds, before it saves some.
@@ -56,7 +56,7 @@ def default_break_even(positions: int | tf.Tensor, channels: int, maps: int = 1,
     channels: of the maps.
     maps: number of maps of the list.
     saved: share of the time of convolutions of all positions that they save where exports compute
-      them with fewer multiplications, see `winograd_conv`.
+      them with fewer multiplications, see `export_expectation`.
 
   Returns:
     A share below 1, at most 0 where a list never pays; a tensor if `positions` is one.
@@ -129,7 +129,7 @@ def compute_cheaper(compute_listed: Callable[[], list[tf.Tensor]],
   if break_even is None:
     # Tiles of a list save as much for each tile, but compute positions that are not listed too.
     share = default_break_even(canvas.positions_of_image, channels, len(maps),
-                               winograd_conv.saved_share(maps) / 2)
+                               export_expectation.saved_share(maps) / 2)
     if not tf.is_tensor(share) and share <= 0:
       return compute_all()
   else:

@@ -11,9 +11,10 @@ import tensorflow as tf
 
 from official_ext.ops import pixel_lists
 from official_ext.ops import shapes
+from official_ext.ops import export_expectation
 from official_ext.ops import winograd_conv
 
-_SIDE, _READ = winograd_conv.RESULTS, winograd_conv.TILE
+_SIDE, _READ = winograd_conv.THREE.results, winograd_conv.THREE.side
 
 
 class Tiles(NamedTuple):
@@ -75,7 +76,7 @@ def convolve(table: tf.Tensor, rows_of_places: tf.Tensor, tiles: Tiles, kernel: 
   places = tf.reshape(tf.pad(rows_of_places, tiles.padding), [-1])
   read = tf.gather(table, tf.reshape(tf.gather(places, tiles.places), [-1]))
   results = winograd_conv.results_of_tiles(
-      winograd_conv.transform(read), winograd_conv.weights_in_graph(kernel))
+      winograd_conv.transform(read), export_expectation.weights_in_graph(kernel))
   return tf.gather(results, tiles.rows)
 
 
@@ -86,7 +87,7 @@ def are_cheaper(tiles: Tiles, channels: int) -> tf.Tensor:
     tiles: of the listed positions.
     channels: of the map, and number of filters.
   """
-  alone = winograd_conv.KERNEL**2 * channels**2 / pixel_lists.relative_speed(channels)
+  alone = winograd_conv.THREE.kernel**2 * channels**2 / pixel_lists.relative_speed(channels)
   tile = winograd_conv.tile_multiply_adds(channels, channels)
   count, pixels = tf.shape(tiles.places)[1], tf.shape(tiles.rows)[0]
   return tile * tf.cast(count, tf.float32) < alone * tf.cast(pixels, tf.float32)

@@ -44,8 +44,8 @@ example:
 """
 _MARKER = 'conversion.json'
 _LONGEST_REASON = 300
-# Ends of the names of weights that exports have transformed.
-_TRANSFORMED = ('winograd_weights', 'fourier_weights')
+# Parts of the names of operations whose weights exports have transformed.
+_TRANSFORMED = ('/winograd', 'winograd_weights', '/fourier')
 
 
 def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:

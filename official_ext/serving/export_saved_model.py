@@ -227,14 +227,14 @@ def without_local_paths(value: Any) -> Any:
 
 def _network_functions(module: Any, args: argparse.Namespace) -> tuple[Any, Any]:
   """Returns the network to compare with, and the one to write, which may list tiles."""
-  from official_ext.ops import winograd_conv
+  from official_ext.ops import export_expectation
   from official_ext.serving import signatures
   from official_ext.serving.compiling import frozen
   is_frozen = frozen.is_advisable(module.model) if args.freeze is None else args.freeze
   if not (args.winograd and is_frozen):
     network = signatures.network_function(module, args.input_type)
     return network, network
-  with winograd_conv.expected() as found:
+  with export_expectation.expected() as found:
     written = signatures.network_function(module, args.input_type)
   if not found.shares:
     return written, written

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from official_ext.configs import options
 from official_ext.modeling.layers import routed
-from official_ext.ops import winograd_conv
+from official_ext.ops import export_expectation
 from official_ext.serving.compiling import frozen
 from official_ext.serving import detection
 from official_ext.serving import detectors
@@ -97,7 +97,7 @@ def _as_exported(detector: detectors.InMemoryDetector, shape: Sequence[int],
   model, specs = detector.module.model, [
       tf.TensorSpec(shape, tf.float32, 'inputs'), tf.TensorSpec([1, 2], tf.float32, 'image_shape')]
   with routed.inference_as(model, inference) if inference else contextlib.nullcontext():
-    with winograd_conv.expected() as found:
+    with export_expectation.expected() as found:
       traced = signatures.with_names(detector.network, specs)
     if not frozen.is_advisable(model, found.bytes):
       traced = signatures.with_names(detector.network, specs)

@@ -9,7 +9,7 @@ import tensorflow as tf
 from official_ext.ops import checks
 from official_ext.ops import sparse_block
 from official_ext.ops import sparse_conv
-from official_ext.ops import winograd_conv
+from official_ext.ops import export_expectation
 import reference
 import residual_blocks
 from residual_blocks import BATCH, CHANNELS, GROUPS, HEIGHT, MASKS, VARIANTS, WEIGHTS, WIDTH, X
@@ -166,7 +166,7 @@ def test_computes_all_positions_above_the_break_even(break_even, is_full):
 def test_default_break_even_of_several_maps_counts_them():
   maps, gates = _several(0.4)
   with (mock.patch.object(sparse_conv, 'default_break_even', return_value=1.0) as default,
-        mock.patch.object(winograd_conv, 'saved_share', return_value=0.3) as saved):
+        mock.patch.object(export_expectation, 'saved_share', return_value=0.3) as saved):
     sparse_block.residual_blocks(*tensors(maps, gates, WEIGHTS), GROUPS)
   default.assert_called_once_with(
       sum(x.shape[1] * x.shape[2] for x in maps), CHANNELS, len(maps), 0.15)

@@ -8,6 +8,7 @@ import tensorflow as tf
 from official_ext.ops import pixel_lists
 from official_ext.ops import sparse_block
 from official_ext.ops import tile_lists
+from official_ext.ops import export_expectation
 from official_ext.ops import winograd_conv
 
 CHANNELS, GROUPS = 8, 4
@@ -70,7 +71,7 @@ def test_residual_blocks_are_the_same(monkeypatch, batch, adds_input, by_tiles):
   expected = sparse_block.residual_blocks(*arguments, mode='mask', adds_input=adds_input)
   with (mock.patch.object(tile_lists, 'are_cheaper', return_value=tf.constant(by_tiles)),
         mock.patch.object(tile_lists, 'convolve', wraps=tile_lists.convolve) as convolve,
-        winograd_conv.expected()):
+        export_expectation.expected()):
     actual = sparse_block.residual_blocks(*arguments, adds_input=adds_input, break_even=1.0)
   assert convolve.call_count == (2 if by_tiles else 0)
   for one, other in zip(actual, expected):
@@ -90,6 +91,6 @@ def test_without_an_export_or_on_small_maps_no_tiles_are_listed():
   arguments = _maps(1, CHANNELS), [tf.nn.relu(gate) for gate in _maps(1, 1)], _weights(), GROUPS
   with mock.patch.object(tile_lists, 'list_tiles') as listed:
     sparse_block.residual_blocks(*arguments, break_even=1.0)
-    with winograd_conv.expected():
+    with export_expectation.expected():
       sparse_block.residual_blocks(*arguments, break_even=1.0)
   assert not listed.called

@@ -1,19 +1,42 @@
 """A convolution with fewer multiplications is the convolution, whatever the size of the map."""
 import numpy as np
 import pytest
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
 from official_ext.ops import winograd_conv
 
 CHANNELS, FILTERS = 3, 5
 
 
-def _direct(x, kernel, padding):
+def _direct(x, kernel, padding, rate=1):
   """Convolves tap by tap, in float64."""
   padded = np.pad(x.astype(np.float64), [(0, 0), (padding,) * 2, (padding,) * 2, (0, 0)])
-  height, width = (size - 2 for size in padded.shape[1:3])
-  return sum(padded[:, row:row + height, column:column + width] @ kernel[row, column]
-             for row in range(3) for column in range(3))
+  side = len(kernel)
+  height, width = (size - rate * (side - 1) for size in padded.shape[1:3])
+  return sum(padded[:, rate * row:rate * row + height, rate * column:rate * column + width]
+             @ kernel[row, column] for row in range(side) for column in range(side))
+
+
+def _check(batch, size, side, padding, rate=1, channels=CHANNELS, filters=FILTERS):
+  """Compares with the definition; returns the largest error as a share of the largest value."""
+  random = np.random.default_rng(0)
+  kernel = random.normal(size=[side, side, channels, filters])
+  x = random.normal(size=[batch, *size, channels]).astype(np.float32)
+  own = winograd_conv.Map(*size, padding, winograd_conv.TILES[side], rate)
+  weights = winograd_conv.weights(kernel)
+  products = {3: 36, 5: 64}[side]
+  assert weights.shape == (products, channels, filters) and weights.dtype == np.float32
+
+  @tf.function(input_signature=[tf.TensorSpec([None, *size, channels])], autograph=False)
+  def run(x):
+    tiles = winograd_conv.tiles(x, own)
+    parts = winograd_conv.number_of_parts(channels, own.tile)
+    assert tiles.shape.as_list() == [products, None, channels // parts]
+    return winograd_conv.multiply(tiles, tf.constant(weights), own)
+
+  actual, expected = run(x), _direct(x, kernel, padding, rate)
+  assert actual.shape == expected.shape == (batch, *own.results, filters)
+  return np.max(np.abs(actual - expected)) / np.max(np.abs(expected)) if batch else 0.0
 
 
 @pytest.mark.parametrize('size, padding', [
@@ -23,30 +46,33 @@ def _direct(x, kernel, padding):
     ((1, 2), 1), ((3, 3), 0)])  # less than a tile
 @pytest.mark.parametrize('batch', [0, 1, 3])
 def test_equals_the_direct_convolution(size, padding, batch):
-  random = np.random.default_rng(0)
-  kernel = random.normal(size=[3, 3, CHANNELS, FILTERS])
-  x = random.normal(size=[batch, *size, CHANNELS]).astype(np.float32)
-  own = winograd_conv.Map(*size, padding=padding)
-  weights = winograd_conv.weights(kernel)
-  assert weights.shape == (36, CHANNELS, FILTERS) and weights.dtype == np.float32
-
-  @tf.function(input_signature=[tf.TensorSpec([None, *size, CHANNELS])], autograph=False)
-  def run(x):
-    tiles = winograd_conv.tiles(x, own)
-    assert tiles.shape.as_list() == [36, None, CHANNELS]
-    return winograd_conv.multiply(tiles, tf.constant(weights), own)
-
-  actual, expected = run(x), _direct(x, kernel, padding)
-  assert actual.shape == expected.shape == (batch, *own.results, FILTERS)
-  if batch:
-    assert np.max(np.abs(actual - expected)) < 2e-6 * np.max(np.abs(expected))
+  assert _check(batch, size, 3, padding) < 2e-6
 
 
-def test_one_tile_takes_a_quarter_of_the_multiplications():
+@pytest.mark.parametrize('size, side, padding, rate', [
+    ((8, 12), 5, 2, 1), ((9, 13), 5, 0, 1), ((6, 5), 5, 0, 1), ((1, 2), 5, 2, 1),
+    ((16, 24), 5, 4, 2),  # whole tiles of every lattice
+    ((17, 11), 5, 4, 2), ((14, 19), 5, 0, 3), ((2, 5), 5, 6, 3),  # lattices of several sizes
+    ((13, 10), 3, 2, 2), ((9, 8), 3, 0, 3)])
+@pytest.mark.parametrize('batch', [0, 1, 3])
+def test_large_and_dilated_kernels_equal_the_direct_convolution(size, side, padding, rate, batch):
+  assert _check(batch, size, side, padding, rate) < (1e-5 if side == 5 else 2e-6)
+
+
+def test_rounding_errors_do_not_grow_with_the_channels():
+  few, many = (_check(1, (24, 24), 5, 2, channels=channels, filters=16)
+               for channels in (winograd_conv.FIVE.most_channels, 1000))
+  assert max(few, many) < 1e-5
+
+
+def test_tiles_take_a_quarter_of_the_multiplications_and_less():
   rows, columns = winograd_conv.Map(13, 8, 1).tiles
   assert (rows, columns) == (4, 2)
   results = 16 * rows * columns
-  assert winograd_conv.PRODUCTS * rows * columns == 9 * results / 4
+  assert winograd_conv.THREE.products * rows * columns == 9 * results / 4
+  own = winograd_conv.Map(16, 24, 4, winograd_conv.FIVE, 2)
+  assert (own.tiles, own.number_of_tiles) == ((2, 3), 24)
+  assert winograd_conv.FIVE.products * own.number_of_tiles == 4 * 16 * 24  # of 25
 
 
 @pytest.mark.parametrize('shape, filters, is_worth', [
@@ -58,28 +84,3 @@ def test_large_maps_with_many_channels_are_worth_it(shape, filters, is_worth):
   saved = winograd_conv.saving(shape, winograd_conv.Map(*shape[1:3], padding=1), filters)
   assert (saved > 0) == is_worth
   assert saved < 0.75 * shape[0] * shape[1] * shape[2] * 9 * shape[3] * filters
-
-
-def test_the_saved_share_is_that_of_all_maps_where_exports_are_expected():
-  maps = [tf_keras.Input([*size, 128]) for size in ((64, 80), (32, 40), (4, 5))]
-  assert winograd_conv.saved_share(maps) == 0
-  with winograd_conv.expected() as found:
-    assert winograd_conv.saved_share([maps[2]]) == 0
-    assert winograd_conv.saved_share([tf_keras.Input([64, 80, 128], dtype=tf.bfloat16)]) == 0
-    assert not found.shares
-    saved = sum(winograd_conv.saving((1, *size, 128), winograd_conv.Map(*size, 1), 128)
-                for size in ((64, 80), (32, 40)))
-    assert winograd_conv.saved_share(maps) == saved / (9 * 128**2 * (5120 + 1280 + 20))
-    assert 0.3 < winograd_conv.saved_share(maps) < 0.75
-    assert winograd_conv.saved_share([tf_keras.Input([None, 80, 128])]) == 0
-  assert found.shares and set(found.shares) == {saved / (9 * 128**2 * (5120 + 1280 + 20))}
-  assert winograd_conv.saved_share(maps) == 0
-
-
-def test_transformed_kernels_are_counted_where_exports_are_expected():
-  kernel = tf.ones([3, 3, 4, 6])
-  winograd_conv.weights_in_graph(kernel)
-  with winograd_conv.expected() as found:
-    sizes = [winograd_conv.weights_in_graph(kernel).numpy().nbytes for _ in range(2)]
-  winograd_conv.weights_in_graph(kernel)
-  assert found.bytes == sum(sizes) == 2 * 36 * 4 * 6 * 4

@@ -139,7 +139,8 @@ def test_rounded_weights_make_a_smaller_file_with_similar_scores(exported, tmp_p
   assert 1e-4 < report['differences']['decoded_box_scores'] < 0.3
 
 
-@pytest.mark.parametrize('name', ['head/winograd_weights', 'neck/fourier_weights', 'kernel'])
+@pytest.mark.parametrize('name', [
+    'head/winograd_weights/mul', 'head/winograd/mul', 'neck/fourier/mul', 'kernel'])
 def test_transformed_weights_are_not_rounded(name):
   @tf.function
   def serve(images):

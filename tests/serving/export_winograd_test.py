@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 import yaml
 
+from official_ext.ops import export_expectation
 from official_ext.ops import winograd_conv
 from official_ext.serving import convert
 from official_ext.serving import detection
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 NAME = 'fcos_dynamichead_efficientnetlite0_sample'
 ONE_BLOCK = '--params_override=task.model.head.tower.dynamic.num_blocks=1'
-LISTED = f'{winograd_conv.WEIGHTS_SCOPE}/MatMul'
+LISTED = f'{export_expectation.WEIGHTS_SCOPE}/MatMul'
 
 
 def _nodes(function):
@@ -53,7 +54,7 @@ def test_a_dynamic_head_answers_as_the_model(tmp_path):
   # Tiles of all positions, and those of lists, whose weights are made as a matrix product.
   assert description['winograd_convolutions'] > 0
   assert all(any(name in node for node in _nodes(saved))
-             for name in (winograd_conv.WEIGHTS_SCOPE, LISTED))
+             for name in (export_expectation.WEIGHTS_SCOPE, LISTED))
   actual = detectors.SavedDetector(path)(images)
   assert np.std(expected['detection_scores']) > 0
   np.testing.assert_allclose(
@@ -63,7 +64,7 @@ def test_a_dynamic_head_answers_as_the_model(tmp_path):
     convert._check_weights(saved, 'dynamic_range')
   without, found = _frozen(module, [*arguments, '--no-winograd', f'--export_dir={path}'])
   assert found['winograd_convolutions'] == 0
-  assert not any(winograd_conv.WEIGHTS_SCOPE in node for node in _nodes(without))
+  assert not any(export_expectation.WEIGHTS_SCOPE in node for node in _nodes(without))
 
 
 def _frozen(module, arguments):
@@ -83,8 +84,8 @@ def test_lists_have_no_tiles_where_their_weights_are_too_many(tmp_path, monkeypa
         f'--experiment={NAME}', f'--checkpoint_path={tmp_path}', f'--export_dir={tmp_path}/saved'])
     assert not any(LISTED in name for name in _nodes(function))
     variables.append(sum(4 * np.prod(variable.shape) for variable in function.variables_of_graph))
-  # The largest weights stay variables if all together are too many.
-  assert variables[0] < 0.01 * weights and 0.4 * weights < variables[1] < weights
+  # The largest weights are variables if all together are too many, and may be twice as many then.
+  assert variables[0] < 0.01 * weights and weights < variables[1] < 2 * weights
 
 
 def test_a_loop_over_images_of_several_sizes(tmp_path):

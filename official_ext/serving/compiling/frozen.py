@@ -58,10 +58,11 @@ def freeze(function: Any, fourier: bool = False, winograd: bool = True,
     fourier: whether sums of convolutions run in the Fourier domain where that is worth it, see
       `graph_fourier`.  All weights together stay within what is advisable, or, if they are more
       already, within what fits into a graph.
-    winograd: whether large 3x3 convolutions get fewer multiplications and more weights, see
+    winograd: whether large convolutions get fewer multiplications and more weights, see
       `graph_winograd`; all weights stay within what is advisable.
-    largest_stay: whether the largest weights stay variables, if all together are more than is
-      advisable; the function refers to them.
+    largest_stay: whether the largest weights are variables, if all together are more than is
+      advisable; the function refers to them.  With `winograd` all weights then stay within twice
+      their size.
 
   Returns:
     A concrete function of the same signature, and what was folded.
@@ -78,15 +79,17 @@ def freeze(function: Any, fourier: bool = False, winograd: bool = True,
     raise command_line.CommandError(
         f'the weights have {size / 1e9:.1f} * 10^9 bytes, too many for constants of a graph '
         f'({_LARGEST / 1e9:g} * 10^9): give --no-freeze.')
+  has_variables = largest_stay and size > _ADVISABLE
   left = ((_ADVISABLE if size <= _ADVISABLE else _LARGEST) - size) if fourier else 0
+  most = min(2 * size, _LARGEST) if has_variables else _ADVISABLE
   foldings = []
 
   def change(graph_def: Any, outputs: list[str]) -> Any:
-    foldings.append(graph_folding.fold(graph_def, outputs, left, _ADVISABLE, winograd))
+    foldings.append(graph_folding.fold(
+        graph_def, outputs, left, _ADVISABLE, most if winograd else 0))
     return foldings[0].graph_def
 
-  return rewrite(function, change, _ADVISABLE / 2 if largest_stay and size > _ADVISABLE
-                 else math.inf), foldings[0]
+  return rewrite(function, change, _ADVISABLE / 2 if has_variables else math.inf), foldings[0]
 
 
 def freeze_as_told(function: Any, module: Any, freeze_it: bool | None, fourier: bool,
@@ -109,11 +112,6 @@ def freeze_as_told(function: Any, module: Any, freeze_it: bool | None, fourier: 
   """
   largest_stay = freeze_it is None
   if freeze_it is None:
-    if fourier and not is_advisable(module.model):
-      raise command_line.CommandError(
-          '--laterals=fourier transforms constants, and of weights of more than '
-          f'{_ADVISABLE / 1e9:g} * 10^9 bytes the largest are variables: give --freeze too, or '
-          '--laterals=folded.')
     # With `fourier` the error of `freeze` says why there are no constants.
     freeze_it = _size(module.model.variables) <= _LARGEST and (
         fourier or not changes_variables(function))
@@ -133,7 +131,7 @@ def rewrite(function: Any, change: Callable[[Any, list[str]], Any], limit: float
     function: a concrete function of tensors that returns a dictionary of tensors.
     change: maps the `GraphDef`, which it may change, and the names of the nodes that it returns to
       the `GraphDef` to use.
-    limit: the bytes that constants may have before the change; of more the largest become
+    limit: the bytes that constants may have after the change; of more the largest become
       variables, to which the function refers.
 
   Returns:
@@ -141,8 +139,8 @@ def rewrite(function: Any, change: Callable[[Any, list[str]], Any], limit: float
   """
   graph_def, inputs, outputs = _with_constants(function)
   gc.collect()  # The graph that it was made from holds all constants too.
-  variables = _largest_variables(graph_def, limit)
   graph_def = change(graph_def, [name.split(':')[0] for name in outputs])
+  variables = _largest_variables(graph_def, limit)
   for nodes in (graph_def.node, *(each.node_def for each in graph_def.library.function)):
     _forget_gradients(nodes)
     _lower_control_flow(nodes)
@@ -185,6 +183,7 @@ def _largest_variables(graph_def: Any, limit: float) -> dict[str, tf.Variable]:
   nodes = {node.name: node.attr['value'].tensor for node in graph_def.node if node.op == 'Const'}
   left = sum(tensor.ByteSize() for tensor in nodes.values())
   kernels = [node for node in graph_def.node if node.name in nodes and not node.input
+             and node.attr['dtype'].type == tf.float32.as_datatype_enum
              and len(nodes[node.name].tensor_shape.dim) > 1]
   variables: dict[str, tf.Variable] = {}
   for node in sorted(kernels, key=lambda node: -nodes[node.name].ByteSize()):

@@ -8,7 +8,8 @@ These stay: norms whose input is not a convolution alone (before it, after a sum
 product), whose statistics are of the features (group norm), and whose kernel is computed at run
 time.  Where levels share a kernel but not the norm, every level gets a kernel of its own.
 """
-from collections.abc import Iterable, Iterator
+import collections
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -68,9 +69,15 @@ class _Chain(NamedTuple):
   norms: int
   reshapes: tuple[Any, ...] = ()
 
+  def folded_kernel(self) -> np.ndarray:
+    """Returns the kernel times the scale."""
+    is_depthwise = self.convolution.op == _CONVOLUTIONS[1]
+    scale = self.scale.reshape(self.kernel.shape[-2:]) if is_depthwise else self.scale
+    return (self.kernel * scale).astype(np.float32)
+
 
 def fold(graph_def: Any, outputs: Iterable[str], fourier_bytes: float = 0,
-         constant_bytes: float = 0, winograd: bool = False) -> Folding:
+         constant_bytes: float = 0, winograd_bytes: float = 0) -> Folding:
   """Folds all norms of a graph without variables, and merges sums of convolutions.
 
   Args:
@@ -78,8 +85,9 @@ def fold(graph_def: Any, outputs: Iterable[str], fourier_bytes: float = 0,
     outputs: names of the nodes that are returned.
     fourier_bytes: size that weights for the Fourier domain may have; 0: no sum is moved there.
     constant_bytes: size of all constants up to which functions get constants of their own, see
-      `graph_constants`, and convolutions other weights.
-    winograd: whether convolutions get fewer multiplications where that is worth it.
+      `graph_constants`.
+    winograd_bytes: size of all constants up to which convolutions get weights for fewer
+      multiplications, see `graph_winograd`; 0: no convolution does.
   """
   result = type(graph_def)()
   result.CopyFrom(graph_def)
@@ -88,11 +96,16 @@ def fold(graph_def: Any, outputs: Iterable[str], fourier_bytes: float = 0,
   graph = graph_values.Graph(result, outputs)
   # All values are read before anything changes.
   chains = [(scope, chain) for scope in graph.scopes() for chain in _chains(graph, scope)]
-  size = sum(_rewrite(scope, chain) for scope, chain in chains)
+  uses, by_kernel = graph.uses(), collections.defaultdict(list)
+  for place in chains:
+    by_kernel[id(place[1].kernel)].append(place)
+  size = sum(_fold_kernel(graph, places, uses) for places in by_kernel.values())
+  for scope, chain in chains:
+    _make_bias(scope, chain)
   graph_pruning.prune(result, outputs)
   kept = sum(node.op in _NORMS for scope in graph.scopes() for node in scope.nodes.values())
   fourier = graph_fourier.replace(result, outputs, fourier_bytes) if fourier_bytes else 0
-  fewer = graph_winograd.replace(result, outputs, constant_bytes) if winograd else 0
+  fewer = graph_winograd.replace(result, outputs, winograd_bytes) if winograd_bytes else 0
   graph_constants.move_into_functions(result, outputs, constant_bytes)
   return Folding(
       result, sum(chain.norms for _, chain in chains), kept, merged, size, fourier, fewer)
@@ -159,19 +172,36 @@ def _with_norm(graph: graph_values.Graph, scope: graph_values.Scope, chain: _Cha
                         shift=(chain.shift - mean) * scale + beta, norms=chain.norms + 1)
 
 
-def _rewrite(scope: graph_values.Scope, chain: _Chain) -> int:
-  """Gives a convolution its new kernel, and makes the last node of its chain the bias.
+def _fold_kernel(graph: graph_values.Graph, places: Sequence[tuple[graph_values.Scope, _Chain]],
+                 uses: Mapping[int, int]) -> int:
+  """Gives the convolutions with one kernel their new one.
+
+  Args:
+    graph: the graph.
+    places: the scopes and chains of the convolutions.
+    uses: what `graph.uses` returned.
 
   Returns:
-    The bytes of the new kernel, 0 if another convolution has it already.
+    The bytes of new constants.
   """
-  scale, kernel = chain.scale, chain.kernel
-  if chain.convolution.op == _CONVOLUTIONS[1]:
-    scale = scale.reshape(kernel.shape[-2:])
+  kernel, scale = places[0][1].kernel, places[0][1].scale
+  # A constant that branches get is changed once, where it is.
+  if uses[id(kernel)] == len(places) and all(
+      np.array_equal(chain.scale, scale) for _, chain in places) and (
+          graph.replace(kernel, places[0][1].folded_kernel())):
+    return 0
+  size = 0
+  for scope, chain in places:
+    convolution = chain.convolution
+    convolution.input[1], is_new = scope.constant(
+        f'{convolution.name}/folded_kernel', chain.folded_kernel())
+    size += kernel.nbytes * is_new
+  return size
+
+
+def _make_bias(scope: graph_values.Scope, chain: _Chain) -> None:
+  """Makes the last node of a chain the bias of its convolution."""
   convolution, last = chain.convolution, chain.last
-  name, is_new = scope.constant(f'{convolution.name}/folded_kernel',
-                                (kernel * scale).astype(np.float32))
-  convolution.input[1] = name
   bias, _ = scope.constant(f'{last.name}/folded_bias', chain.shift.astype(np.float32))
   controls = [name for name in last.input if name.startswith('^')]
   scope.rename_output(last.name, _OUTPUT)
@@ -185,4 +215,3 @@ def _rewrite(scope: graph_values.Scope, chain: _Chain) -> int:
   last.attr.clear()
   last.attr['T'].type = tf.float32.as_datatype_enum
   last.attr['data_format'].s = b'NHWC'
-  return kernel.nbytes if is_new else 0

@@ -83,9 +83,7 @@ def replace(graph_def: Any, outputs: Sequence[str], limit: float) -> int:
       size, sums = size + plan.bytes, sums + 1
       _apply(graph, plan, uses)
   if sums:
-    for function in graph_def.library.function:
-      for attributes in function.arg_attr.values():
-        attributes.attr.pop('_output_shapes', None)  # It may be that of a kernel.
+    graph_pruning.forget_shapes(graph_def)  # They may be those of a kernel.
     graph_pruning.prune(graph_def, outputs)
   return sums
 

@@ -34,6 +34,17 @@ def prune(graph_def: Any, outputs: Sequence[str]) -> None:
       _empty(scope, scope.nodes[name])
 
 
+def forget_shapes(graph_def: Any) -> None:
+  """Removes the shapes that arguments of functions had when the functions were traced.
+
+  Args:
+    graph_def: a `GraphDef` with its functions, which is changed.
+  """
+  for function in graph_def.library.function:
+    for attributes in function.arg_attr.values():
+      attributes.attr.pop('_output_shapes', None)
+
+
 def _emptied(scope: graph_values.Scope, used: set[str]) -> set[str]:
   """Returns the nodes that can be emptied: not used, also not by one that needs their shape.
 

@@ -218,6 +218,10 @@ class Graph:
         if node.op not in (*SAME, *_CALLERS) for tensor in node.input
         if not tensor.startswith('^') and (value := self.value(scope, tensor)) is not None)
 
+  def is_constant(self, value: np.ndarray) -> bool:
+    """Returns whether a value is that of a constant, and not computed from some."""
+    return id(value) in self._constants
+
   def replace(self, value: np.ndarray, new: np.ndarray) -> bool:
     """Gives a constant a new value; returns False if `value` is not that of a constant."""
     node = self._constants.get(id(value))

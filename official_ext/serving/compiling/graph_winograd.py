@@ -1,15 +1,16 @@
-"""Computes large 3x3 convolutions with fewer multiplications, in the graph of an export.
+"""Computes large convolutions with fewer multiplications, in the graph of an export.
 
-`ops.winograd_conv` has a quarter of a convolution's multiplications, and four times its weights.
-A convolution becomes that where it expects to save time.
+`ops.winograd_conv` has a quarter of the multiplications of a 3x3 convolution and four times its
+weights; of one of 5x5 a sixth and two and a half times.  A convolution becomes that where it
+expects to save time.
 """
-from collections.abc import Iterator, Sequence
-import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
+from official_ext.ops import export_expectation
 from official_ext.ops import winograd_conv
 from official_ext.serving.compiling import graph_constants
 from official_ext.serving.compiling import graph_insertion
@@ -28,7 +29,7 @@ class _Place(NamedTuple):
   Attributes:
     scope: the graph or function that it is in.
     node: its node.
-    kernel: float32 `[3, 3, channels, filters]`.
+    kernel: float32 `[3, 3, channels, filters]`, or of 5x5.
     shape: of its map, for one image where the batch is not fixed.
     map: the same, for `winograd_conv`.
     saving: expected, in multiply-adds.
@@ -46,12 +47,15 @@ class _Plan(NamedTuple):
 
   Attributes:
     places: the convolutions.
-    bytes: of the transformed kernel, which every scope gets, and of what makes tiles of the maps.
+    bytes: that are added: by the transformed kernel and by what makes tiles of the maps.
     saving: expected, in multiply-adds.
+    is_changed: whether the constant of the kernel becomes the transformed one, because nothing else
+      uses it; otherwise every scope gets a constant.
   """
   places: Sequence[_Place]
   bytes: int
   saving: float
+  is_changed: bool
 
 
 def replace(graph_def: Any, outputs: Sequence[str], limit: float) -> int:
@@ -72,32 +76,29 @@ def replace(graph_def: Any, outputs: Sequence[str], limit: float) -> int:
   found: dict[int, list[_Place]] = {}
   for place in _places(graph, graph_shapes.Shapes(graph_def, graph)):
     found.setdefault(id(place.kernel), []).append(place)
-  plans = [_plan(places) for places in found.values()]
-  uses = graph.uses() if plans else {}
+  uses = graph.uses() if found else {}
+  plans = [_plan(graph, places, uses) for places in found.values()]
   count = 0
   transformed: dict[tuple, str] = {}
   for plan in sorted(plans, key=lambda plan: -plan.saving / plan.bytes):
-    kernel, places = plan.places[0].kernel, plan.places
-    # A kernel that nothing else uses is left out.
-    added = plan.bytes - kernel.nbytes * (uses[id(kernel)] == len(places))
-    if size + added <= limit and plan.saving >= _LEAST_SAVING * plan.bytes:
-      size, count = size + added, count + len(places)
-      weights = winograd_conv.weights(kernel)
-      for place in places:
-        _apply(place, weights, transformed)
+    if size + plan.bytes <= limit and plan.saving >= _LEAST_SAVING * plan.bytes:
+      size, count = size + plan.bytes, count + len(plan.places)
+      _apply(graph, plan, transformed)
+  if count:
+    graph_pruning.forget_shapes(graph_def)  # They may be those of a kernel.
   graph_pruning.prune(graph_def, outputs)
   return count
 
 
 def _transform_kernels(graph: graph_values.Graph, scope: graph_values.Scope) -> int:
-  """Makes constants of what `winograd_conv.weights_in_graph` has added to a graph or function.
+  """Makes constants of what `export_expectation.weights_in_graph` has added to a graph or function.
 
   Returns:
     The bytes of the new constants.
   """
   size = 0
   for node in list(scope.nodes.values()):
-    if node.op == 'MatMul' and winograd_conv.WEIGHTS_SCOPE in node.name:
+    if node.op == 'MatMul' and export_expectation.WEIGHTS_SCOPE in node.name:
       matrix, kernel = (graph.value(scope, tensor) for tensor in node.input[:2])
       if kernel is not None and matrix is not None:
         weights = (matrix.astype(np.float64) @ kernel).astype(np.float32)
@@ -117,24 +118,36 @@ def _places(graph: graph_values.Graph, shapes: graph_shapes.Shapes) -> Iterator[
   for scope in graph.scopes():
     for node in list(scope.nodes.values()):
       kernel = graph.value(scope, node.input[1]) if _is_plain(node) else None
-      if kernel is None or kernel.shape[:2] != (winograd_conv.KERNEL,) * 2:
+      if kernel is None or kernel.shape[0] != kernel.shape[1] or (
+          len(kernel) not in winograd_conv.TILES):
         continue
       shape = shapes.shape(scope, node.input[0])
       if shape.rank != 4 or None in shape[1:] or shape[-1] != kernel.shape[2]:
         continue
-      own = winograd_conv.Map(shape[1], shape[2], int(node.attr['padding'].s == b'SAME'))
+      own = _map(node, shape, winograd_conv.TILES[len(kernel)])
       if saved := winograd_conv.saving([shape[0] or 1, *shape[1:]], own, kernel.shape[3]):
         yield _Place(scope, node, kernel, shape, own, saved)
 
 
-def _plan(places: Sequence[_Place]) -> _Plan:
+def _map(node: Any, shape: tf.TensorShape, tile: winograd_conv.Tile) -> winograd_conv.Map:
+  """Returns the map of a convolution."""
+  rate = max(node.attr['dilations'].list.i, default=1)
+  padding = rate * (tile.kernel // 2) if node.attr['padding'].s == b'SAME' else 0
+  return winograd_conv.Map(shape[1], shape[2], padding, tile, rate)
+
+
+def _plan(graph: graph_values.Graph, places: Sequence[_Place], uses: Mapping[int, int]) -> _Plan:
   """Returns the plan for convolutions with one kernel."""
-  scopes = {place.scope.name for place in places}
-  weights = places[0].kernel[0, 0].nbytes * len(scopes)
+  kernel, tile = places[0].kernel, places[0].map.tile
+  weights = tile.products * kernel[0, 0].nbytes
+  is_alone = uses[id(kernel)] == len(places)
+  is_changed = is_alone and graph.is_constant(kernel)
+  # A kernel that nothing else uses is left out.
+  added = (weights if is_changed else weights * len({place.scope.name for place in places})) - (
+      kernel.nbytes * is_alone)
   # The rows of a map that its tiles are made of, int32.
-  rows = 4 * sum(math.prod(place.map.tiles) for place in places)
-  return _Plan(places, winograd_conv.PRODUCTS * (weights + rows),
-               sum(place.saving for place in places))
+  rows = 4 * tile.products * sum(place.map.number_of_tiles for place in places)
+  return _Plan(places, added + rows, sum(place.saving for place in places), is_changed)
 
 
 def _is_plain(node: Any) -> bool:
@@ -143,25 +156,45 @@ def _is_plain(node: Any) -> bool:
           and node.attr['data_format'].s == b'NHWC'
           and node.attr['T'].type == tf.float32.as_datatype_enum
           and set(node.attr['strides'].list.i) == {1}
-          and set(node.attr['dilations'].list.i) <= {1})
+          and len(set(node.attr['dilations'].list.i[1:3])) <= 1)
 
 
-def _apply(place: _Place, weights: np.ndarray, transformed: dict[tuple, str]) -> None:
+def _apply(graph: graph_values.Graph, plan: _Plan, transformed: dict[tuple, str]) -> None:
+  """Replaces the convolutions of a plan.
+
+  Args:
+    graph: the graph.
+    plan: the plan.
+    transformed: scope, map -> its transformed tiles, which convolutions of one map share.
+  """
+  kernel = plan.places[0].kernel
+  weights = winograd_conv.weights(kernel)
+  if plan.is_changed:
+    graph.replace(kernel, weights)
+  for place in plan.places:
+    node = place.node
+    tensor = node.input[1] if plan.is_changed else (
+        place.scope.constant(f'{node.name}/winograd_weights', weights)[0])
+    _apply_to(place, tensor, weights.shape, transformed)
+
+
+def _apply_to(place: _Place, weights: str, shape: Sequence[int], transformed: dict[tuple, str]
+              ) -> None:
   """Replaces a convolution.
 
   Args:
     place: the convolution.
-    weights: its transformed kernel.
-    transformed: scope, map -> its transformed tiles, which convolutions of one map share.
+    weights: the tensor of its transformed kernel.
+    shape: of that.
+    transformed: as for `_apply`.
   """
-  scope, node, _, shape, own, _ = place
-  kernel, _ = scope.constant(f'{node.name}/winograd_weights', weights)
+  scope, node, own, channels = place.scope, place.node, place.map, place.shape[-1]
+  part = channels // winograd_conv.number_of_parts(channels, own.tile)
   key = scope.name, node.input[0], own
   if key not in transformed:
     transformed[key] = graph_insertion.insert(
         scope, f'{node.name}/winograd_tiles', lambda x: winograd_conv.tiles(x, own),
-        [(node.input[0], [None, *shape[1:]])])
+        [(node.input[0], [None, *place.shape[1:]])])
   graph_insertion.insert(
       scope, f'{node.name}/winograd', lambda x, kernel: winograd_conv.multiply(x, kernel, own),
-      [(transformed[key], [winograd_conv.PRODUCTS, None, shape[-1]]), (kernel, weights.shape)],
-      node)
+      [(transformed[key], [own.tile.products, None, part]), (weights, shape)], node)

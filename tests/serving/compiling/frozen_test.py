@@ -160,7 +160,7 @@ def test_the_largest_weights_stay_variables(monkeypatch, tmp_path):
     monkeypatch.setattr(frozen, '_ADVISABLE', limit)
     function, folding = frozen.freeze(concrete, largest_stay=True)
     assert [variable.shape.as_list() for variable in function.variables_of_graph] == shapes
-    assert folding.folded == 2 - len(shapes)
+    assert folding.folded == 2
     module = tf.Module()
     module.variables_of_graph = function.variables_of_graph
     tf.saved_model.save(module, f'{tmp_path}/{limit}', signatures={'serve': function})

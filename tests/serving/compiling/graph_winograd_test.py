@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 
 from official_ext.ops import conditional
+from official_ext.ops import export_expectation
 from official_ext.ops import winograd_conv
 from official_ext.serving.compiling import frozen
 from official_ext.serving.compiling import graph_shapes
@@ -39,7 +40,7 @@ def _operations(function):
       for node in nodes if node.op == 'Const']
 
 
-def _check(run, expected_count, batches=(1, 3, 8)):
+def _check(run, expected_count, batches=(1, 3, 8), error=3e-6):
   """Freezes a function with and without, compares the two, and returns the changed one."""
   concrete = _function(run)
   plain, folding = frozen.freeze(concrete, winograd=False)
@@ -51,7 +52,7 @@ def _check(run, expected_count, batches=(1, 3, 8)):
     inputs *= tf.where(tf.range(batch) % 2 == 0, 1.0, -1.0)[:, None, None, None]
     actual, expected = function(inputs)['result'], plain(inputs)['result']
     assert actual.shape == expected.shape
-    assert np.max(np.abs(actual - expected)) <= 3e-6 * np.max(np.abs(expected)), batch
+    assert np.max(np.abs(actual - expected)) <= error * np.max(np.abs(expected)), batch
   return function
 
 
@@ -66,6 +67,19 @@ def test_equals_the_convolution_with_its_norm(always, padding):
   operations, constants = _operations(_check(run, 1))
   assert 'Conv2D' not in operations
   assert [36, CHANNELS, FILTERS] in constants and [3, 3, CHANNELS, FILTERS] not in constants
+
+
+@pytest.mark.parametrize('padding', ['SAME', 'VALID'])
+@pytest.mark.parametrize('rate', [1, 2])
+def test_large_and_dilated_kernels(always, padding, rate):
+  kernel = _kernel(shape=(5, 5, CHANNELS, FILTERS))
+
+  def run(inputs):
+    return tf.nn.relu(tf.nn.conv2d(inputs, kernel, 1, padding, dilations=rate) * 1.5)
+
+  operations, constants = _operations(_check(run, 1, error=6e-6))
+  assert 'Conv2D' not in operations
+  assert [64, CHANNELS, FILTERS] in constants and [5, 5, CHANNELS, FILTERS] not in constants
 
 
 def test_convolutions_of_one_map_share_its_tiles_and_levels_their_kernel(always):
@@ -87,18 +101,20 @@ def test_branches_of_conditionals_are_skipped_still(always):
   def run(inputs):
     selection, = conditional.select(tf.reduce_all(inputs >= 0, [1, 2, 3])[:, None])
     return conditional.run_selected(
-        lambda x: tf.nn.conv2d(x, kernel, 1, 'SAME'), inputs, selection,
+        lambda x: 1.5 * tf.nn.conv2d(x, kernel, 1, 'SAME'), inputs, selection,
         0.1 * tf.tile(inputs[..., :1], [1, 1, 1, FILTERS]))
 
   function = _check(run, 2)  # for some images, and for all
   assert not {'GatherV2', 'BatchMatMulV2'} & {node.op for node in function.graph.as_graph_def().node
                                               if 'winograd' in node.name}
-  assert 'Conv2D' not in _operations(function)[0]
+  operations, constants = _operations(function)
+  assert 'Conv2D' not in operations
+  assert constants.count([36, CHANNELS, FILTERS]) == 1  # Both branches get it.
 
 
 @pytest.mark.parametrize('options, shape, size', [
-    ({'strides': 2}, (3, 3), SIZE), ({'dilations': 2}, (3, 3), SIZE), ({}, (1, 1), SIZE),
-    ({}, (5, 5), SIZE), ({}, (3, 1), SIZE), ({}, (3, 3), (None, SIZE[1])),
+    ({'strides': 2}, (3, 3), SIZE), ({'dilations': [1, 2]}, (3, 3), SIZE), ({}, (1, 1), SIZE),
+    ({}, (7, 7), SIZE), ({}, (3, 1), SIZE), ({}, (3, 5), SIZE), ({}, (3, 3), (None, SIZE[1])),
     ({'padding': [[0, 0], [0, 1], [1, 0], [0, 0]]}, (3, 3), SIZE)])
 def test_others_stay(always, options, shape, size):
   kernel = _kernel(shape=(*shape, CHANNELS, FILTERS))
@@ -152,7 +168,7 @@ def test_weights_must_be_worth_their_bytes(monkeypatch):
   kernel = _kernel()
   monkeypatch.setattr(winograd_conv, 'saving', lambda *unused: 1e4)
   concrete = _function(lambda inputs: tf.nn.conv2d(inputs, kernel, 1, 'SAME'))
-  size = 4 * 36 * CHANNELS * FILTERS + ROWS
+  size = 4 * 27 * CHANNELS * FILTERS + ROWS  # 36 weights in place of nine
   for least, expected in ((1e4 / size, 1), (1.01e4 / size, 0)):
     monkeypatch.setattr(graph_winograd, '_LEAST_SAVING', least)
     assert frozen.freeze(concrete)[1].winograd == expected
@@ -164,7 +180,7 @@ def test_kernels_that_a_graph_transforms_become_constants(always):
   def run(inputs):
     tiles = winograd_conv.tiles(inputs, winograd_conv.Map(*SIZE, 1))
     return tf.cond(tf.reduce_sum(inputs) > 0, lambda: winograd_conv.results_of_tiles(
-        tiles, winograd_conv.weights_in_graph(kernel)), lambda: tf.zeros([1, FILTERS]))
+        tiles, export_expectation.weights_in_graph(kernel)), lambda: tf.zeros([1, FILTERS]))
 
   concrete = _function(run)
   function, folding = frozen.freeze(concrete)
@@ -183,7 +199,7 @@ def test_kernels_that_a_graph_transforms_count(always, monkeypatch):
   def run(inputs):
     tiles = winograd_conv.tiles(inputs, winograd_conv.Map(*SIZE, 1))
     return (tf.reduce_sum(winograd_conv.results_of_tiles(
-        tiles, winograd_conv.weights_in_graph(kernels[0])))
+        tiles, export_expectation.weights_in_graph(kernels[0])))
             + tf.nn.conv2d(inputs, kernels[1], 1, 'SAME'))
 
   concrete = _function(run)
