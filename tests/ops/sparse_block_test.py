@@ -7,9 +7,9 @@ import pytest
 import tensorflow as tf
 
 from official_ext.ops import checks
+from official_ext.ops import export_expectation
 from official_ext.ops import sparse_block
 from official_ext.ops import sparse_conv
-from official_ext.ops import export_expectation
 import reference
 import residual_blocks
 from residual_blocks import BATCH, CHANNELS, GROUPS, HEIGHT, MASKS, VARIANTS, WEIGHTS, WIDTH, X
