@@ -44,7 +44,7 @@ NETWORKS = (
          ('values(tile.kernel) * scale', 'values(tile.kernel)'),
          ('lattices.reshape(1, -1, 1, 1)', '0 * lattices.reshape(1, -1, 1, 1)'),
          ('[2, 3, 0, 4, 1, 5]', '[2, 3, 1, 4, 0, 5]'),
-         ('1, -1, 2, -2), 128)', '1, -1, 2, -2), 2**31)'),
+         ('1, -1, 2, -2), 128', '1, -1, 2, -2), 2**31'),
          ('results[:, :height, :width]', 'results'),
          ('if expected <= _WORTH * direct else 0.0', 'if expected <= direct else 0.0'),
          (' * _WEIGHT + _OPERATIONS', ' + _OPERATIONS')),

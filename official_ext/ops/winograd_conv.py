@@ -34,11 +34,14 @@ class Tile(NamedTuple):
     points: where polynomials are evaluated, beside infinity: one less than `side`.
     most_channels: products of more are summed part by part, because rounding errors of a sum grow
       with its length.
+    number_cost: expected cost of a number of a tile, which is gathered and transformed, in
+      multiply-adds of a convolution.
   """
   kernel: int
   results: int
   points: tuple[float, ...]
   most_channels: int
+  number_cost: float
 
   @property
   def side(self) -> int:
@@ -51,14 +54,13 @@ class Tile(NamedTuple):
     return self.side**2
 
 
-THREE = Tile(3, 4, (0, 1.5, -1.5, 2 / 3, -2 / 3), 2**31)
-FIVE = Tile(5, 4, (0, 0.5, -0.5, 1, -1, 2, -2), 128)
+# Costs are those that benchmarks/winograd.py measured on an AVX-512 core.
+THREE = Tile(3, 4, (0, 1.5, -1.5, 2 / 3, -2 / 3), 2**31, 50)
+FIVE = Tile(5, 4, (0, 0.5, -0.5, 1, -1, 2, -2), 128, 110)
 # Side of a kernel -> its tile.
 TILES = {tile.kernel: tile for tile in (THREE, FIVE)}
-# Expected costs, in multiply-adds of a convolution: of a product; of a number of a tile, which is
-# gathered and transformed; of a weight, which is read; and of the operations of any map.
-# benchmarks/winograd.py measured them on an AVX-512 core.
-_PRODUCT, _NUMBER, _WEIGHT, _OPERATIONS = 1.15, 50, 22, 1.5e7
+# Further costs: of a product; of a weight, which is read; and of the operations of any map.
+_PRODUCT, _WEIGHT, _OPERATIONS = 1.15, 22, 1.5e7
 # Share of the convolution's time that is expected at most.
 _WORTH = 0.85
 
@@ -257,7 +259,8 @@ def saving(shape: Sequence[int], own: Map, filters: int) -> float:
 
 def tile_multiply_adds(channels: int, filters: int, tile: Tile = THREE) -> float:
   """Returns what a tile is expected to take, in multiply-adds of a convolution."""
-  return tile.products * (_PRODUCT * channels * filters + _NUMBER * (channels + filters))
+  numbers = channels + number_of_parts(channels, tile) * filters
+  return tile.products * (_PRODUCT * channels * filters + tile.number_cost * numbers)
 
 
 def _matrices(tile: Tile) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -75,6 +75,18 @@ def test_tiles_take_a_quarter_of_the_multiplications_and_less():
   assert winograd_conv.FIVE.products * own.number_of_tiles == 4 * 16 * 24  # of 25
 
 
+@pytest.mark.parametrize('shape, filters, rate, is_worth', [
+    ((1, 64, 64, 256), 256, 1, True), ((1, 64, 64, 256), 256, 3, True),
+    ((1, 16, 16, 1024), 256, 1, True), ((1, 16, 16, 1024), 256, 3, False),  # 1.1 of the time
+    ((1, 8, 8, 2048), 256, 1, False), ((1, 32, 32, 64), 64, 1, False),
+    ((4, 32, 32, 64), 64, 1, True)])
+def test_large_kernels_are_worth_it_on_smaller_maps(shape, filters, rate, is_worth):
+  own = winograd_conv.Map(*shape[1:3], 2 * rate, winograd_conv.FIVE, rate)
+  saved = winograd_conv.saving(shape, own, filters)
+  assert (saved > 0) == is_worth
+  assert saved < 0.84 * np.prod(shape) * 25 * filters
+
+
 @pytest.mark.parametrize('shape, filters, is_worth', [
     ((1, 64, 80, 128), 128, True), ((1, 100, 168, 256), 256, True), ((1, 64, 64, 64), 64, True),
     ((1, 16, 16, 512), 512, True), ((1, 64, 80, 128), 4, False), ((1, 64, 80, 16), 16, False),
