@@ -132,9 +132,14 @@ class DyFPN(routed.SkippingLayer, inception_fpn.InceptionFPN):
     return self.backbone_levels
 
   @property
+  def learns_gates(self) -> bool:
+    """Whether gates look at images; those of the ablation with random signals do not."""
+    return self._gate_options['type'] != 'random'
+
+  @property
   def has_gate_threshold(self) -> bool:
-    """Whether gates follow their logits; those of the ablation with random signals do not."""
-    return self._gate_options['type'] != 'random' and self._gate_options['evaluation'] == 'argmax'
+    """Whether inference follows the logits of gates; in ablations with random signals not."""
+    return self.learns_gates and self._gate_options['evaluation'] == 'argmax'
 
   def build(self, input_shape: Mapping[str, tf.TensorShape]) -> None:
     for level in self.backbone_levels:
