@@ -15,6 +15,7 @@ from official_ext.dataloaders import image_sizes
 from official_ext.modeling import network_cost
 from official_ext.modeling.layers import routed
 from official_ext.ops import routing
+from official_ext.serving import export_checks
 from official_ext.utils import checkpoints
 from official_ext.utils import command_line
 from official_ext.utils import files
@@ -65,7 +66,8 @@ class RoutedDetectionModule(detection.DetectionModule):
         'batch_size': self._batch_size,
         'outputs': self._outputs,
         'num_classes': self.params.task.model.num_classes,
-        'normalized_boxes': self._suppresses and _has_normalized_boxes(self.params.task),
+        'normalized_boxes': self._suppresses and export_option(
+            self.params.task, 'output_normalized_coordinates'),
         **suppression,
         'gmac': {name: cost / _GIGA for name, cost in (
             ('static', self.cost.static), ('minimum', self.cost.minimum),
@@ -172,17 +174,23 @@ class RoutedDetectionModule(detection.DetectionModule):
     return outputs
 
   def _decode(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
-    """Returns boxes, scores and, for FCOS and ATSS, center-ness of all locations."""
+    """Returns boxes, scores and, for FCOS and ATSS, center-ness of all locations.
+
+    With `task.export_config.output_intermediate_features` also the maps of backbone and neck.
+    """
     inputs, anchors, info = self.preprocess(images)
-    outputs = self.model.call(inputs, image_shape=info[:, 1], anchor_boxes=anchors, training=False)
-    return {'image_info': info, **{name: outputs[name] for name in _DECODED if name in outputs}}
+    wants_features = export_option(self.params.task, 'output_intermediate_features')
+    outputs = self.model.call(
+        inputs, image_shape=info[:, 1], anchor_boxes=anchors, training=False,
+        **({'output_intermediate_features': True} if wants_features else {}))
+    return {'image_info': info, **{
+        name: value for name, value in outputs.items()
+        if name in _DECODED or (wants_features and name.startswith(export_checks.FEATURES))}}
 
 
-def _has_normalized_boxes(task_config: Any) -> bool:
-  """Returns whether exported boxes are shares of the image, not pixels of the resized image."""
-  # Two-stage detectors have no `export_config`.
-  export_config = getattr(task_config, 'export_config', None)
-  return bool(getattr(export_config, 'output_normalized_coordinates', False))
+def export_option(task_config: Any, name: str) -> bool:
+  """Returns whether an option of `task.export_config` is on; two-stage detectors have none."""
+  return bool(getattr(getattr(task_config, 'export_config', None), name, False))
 
 
 def check_detector(task_config: Any) -> None:

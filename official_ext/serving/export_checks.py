@@ -15,6 +15,8 @@ TOLERANCE, RELATIVE_TOLERANCE = 1e-3, 1e-4
 _COMPARED = ('raw_boxes', 'raw_scores', 'decoded_boxes', 'decoded_box_scores',
              'decoded_box_centerness')
 _EXACT = ('num_detections',)
+# How names of Model Garden's intermediate features begin; a level follows.
+FEATURES = ('backbone_', 'decoder_')
 _COSTS = ('multiply_adds', 'executed_multiply_adds')
 # The share of positions at which a gate of positions may be open on one side only: their logits lie
 # within rounding of the threshold.  Of a small map it may be one position.
@@ -44,7 +46,7 @@ class Comparison:
     """
     found = _differences(expected, actual)
     if 'detection_boxes' in expected:
-      limit = _allowed(np.asarray(expected['detection_boxes']))
+      limit = allowed_difference(np.asarray(expected['detection_boxes']))
       detections = ties.difference(expected, actual, limit)
       self._images += len(expected['detection_boxes'])
       self._singles += detections.single
@@ -112,8 +114,8 @@ def _differences(expected: Mapping[str, Any], actual: Mapping[str, Any]
     wanted, got = np.asarray(value), np.asarray(actual[name])
     if name.startswith('gate_'):
       found[name] = float(np.mean((wanted > 0) != (got > 0))), allowed_positions(wanted)
-    elif name in (*_COMPARED, *_EXACT, *_COSTS):
-      allowed = _allowed(wanted) if name in _COMPARED else 0.0
+    elif name in (*_COMPARED, *_EXACT, *_COSTS) or name.startswith(FEATURES):
+      allowed = 0.0 if name in (*_EXACT, *_COSTS) else allowed_difference(wanted)
       if name in _COSTS and differ:
         allowed = 2 * POSITIONS * float(np.max(wanted))
       found[name] = float(
@@ -130,6 +132,11 @@ def allowed_positions(gate: np.ndarray) -> float:
   return max(POSITIONS, 1 / max(1, gate.size)) if gate.ndim == 4 else 0.0
 
 
-def _allowed(values: np.ndarray) -> float:
+def allowed_difference(values: np.ndarray) -> float:
+  """Returns by how much scores, boxes or maps may differ, which grows with the largest value.
+
+  Args:
+    values: what the model in memory gives, of any shape.
+  """
   largest = float(np.max(np.abs(values), initial=0.0))
   return max(TOLERANCE, RELATIVE_TOLERANCE * largest if np.isfinite(largest) else 0.0)

@@ -112,6 +112,9 @@ def _differences(wanted: Outputs, got: Outputs, detections: ties.Difference | No
       found[name] = Difference(of_detections[name], _TOLERANCES[name])
     elif name in _TOLERANCES:
       found[name] = Difference(_largest(value, got.get(name)), _TOLERANCES[name])
+    elif name.startswith(export_checks.FEATURES):
+      found[name] = Difference(
+          _largest(value, got.get(name)), export_checks.allowed_difference(value))
     elif name.startswith('gate_'):
       found[name] = Difference(
           _switched(value, got.get(name)), export_checks.allowed_positions(value))
