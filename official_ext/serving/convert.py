@@ -175,7 +175,7 @@ def convert(engine_name: str, saved_model: files.PathLike, folder: pathlib.Path,
         'save nothing; nothing was written.')
 
   model, batches = engine.Model(folder), examples.batches(description, [*images.values()])
-  differences = _compare(engine_name, source, model, examples.calls(batches, scalars))
+  differences = _compare(engine_name, source, model, examples.calls(batches, scalars), description)
   _check_differences(differences, quantize)
   times = gate_times.measure(model, batches, scalars[0]) if conditionals and scalars else None
   (folder / 'export.json').write_text(json.dumps(description, indent=2), encoding='utf-8')
@@ -195,10 +195,11 @@ def convert(engine_name: str, saved_model: files.PathLike, folder: pathlib.Path,
 
 
 def _compare(engine_name: str, source: Source, model: Callable[..., dict[str, np.ndarray]],
-             calls: Sequence[inputs.Call]) -> dict[str, verification.Difference]:
+             calls: Sequence[inputs.Call], description: Mapping[str, Any]
+             ) -> dict[str, verification.Difference]:
   """Returns the differences of a converted model; raises a CommandError if the engine fails."""
   try:
-    return verification.compare(source.run, model, calls)
+    return verification.compare(source.run, model, calls, description)
   except RuntimeError as error:
     # The names of nested nodes come first, and fill pages.
     reason = (str(error).strip() or type(error).__name__).splitlines()[-1][-_LONGEST_REASON:]

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from official_ext.serving import alignment
 from official_ext.serving import ties
 from official_ext.utils import command_line
 
@@ -32,7 +33,14 @@ class Comparison:
       sets; `exchanged_detections` is the share that one of the two alone has.
   """
 
-  def __init__(self):
+  def __init__(self, description: Mapping[str, Any] | None = None):
+    """Starts with no batch.
+
+    Args:
+      description: the content of `export.json`, which says how to read the outputs; None: boxes in
+        pixels, and rows that have their order.
+    """
+    self._description = description or {}
     self.differences: dict[str, float] = {}
     self._wrong: dict[str, tuple[float, float]] = {}  # with what was allowed for that batch
     self._images, self._singles = 0, 0
@@ -44,6 +52,9 @@ class Comparison:
       expected: of the model in memory.
       actual: of the export.
     """
+    expected, actual = alignment.align(
+        expected, actual, self._description,
+        allowed_difference(np.asarray(expected.get('decoded_boxes', ()))))
     found = _differences(expected, actual)
     if 'detection_boxes' in expected:
       limit = allowed_difference(np.asarray(expected['detection_boxes']))

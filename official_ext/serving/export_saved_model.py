@@ -153,7 +153,7 @@ def save(module: Any, export_dir: files.PathLike, input_type: str, image_size: S
   is_frozen, frozen_network = frozen_network is not None, None
   gc.collect()
   saved = tf.saved_model.load(files.plain_path(export_dir)).signatures
-  comparison = export_checks.Comparison()
+  comparison = export_checks.Comparison(module.description)
   further_inputs: dict[str, dict[str, float]] = {
       signatures.DEFAULT: {}, signatures.WITH_GATE_THRESHOLD: {'gate_threshold': _HALF},
       signatures.WITH_BUDGET: {'budget': _HALF}}
