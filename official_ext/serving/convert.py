@@ -32,6 +32,7 @@ timed with open and with shut gates.
   DIR/model.tflite           for --to=litert
   DIR/export.json            the description of the SavedModel, with classes
   DIR/model_card.json        the card of the SavedModel
+  DIR/params.yaml            its experiment
   DIR/conversion.json        engine and version, largest differences, conditionals,
                              milliseconds with open and with shut gates
 
@@ -179,9 +180,10 @@ def convert(engine_name: str, saved_model: files.PathLike, folder: pathlib.Path,
   _check_differences(differences, quantize)
   times = gate_times.measure(model, batches, scalars[0]) if conditionals and scalars else None
   (folder / 'export.json').write_text(json.dumps(description, indent=2), encoding='utf-8')
-  card = pathlib.Path(saved_model, model_cards.NAME)
-  if card.is_file():  # one of an earlier version has none
-    shutil.copy(card, folder)
+  for name in (model_cards.NAME, 'params.yaml'):
+    file = pathlib.Path(saved_model, name)
+    if file.is_file():  # an earlier version may have written none
+      shutil.copy(file, folder)
   result = {
       'engine': engine_name, 'version': engine.version(), 'quantize': quantize,
       'conditionals': conditionals, 'conditionals_of_saved_model': wanted, 'scalars': scalars,
