@@ -44,6 +44,8 @@ example:
     --output_dir=runs/dyfpn_openvino
 """
 _MARKER = 'conversion.json'
+# What else lies in a conversion; `assets.extra` is of `tools.frontier`.
+_WRITES = ('model.*', 'export.json', 'params.yaml', model_cards.NAME, 'assets.extra')
 _LONGEST_REASON = 300
 # Ends of the names of weights that exports have transformed.
 _TRANSFORMED = ('winograd_weights', 'fourier_weights')
@@ -291,7 +293,7 @@ def summary(result: Mapping[str, Any], folder: files.PathLike) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
   """Converts a SavedModel; `arguments` replace those of the command line."""
   args = _parse_arguments(arguments)
-  files.check_own_output(args.output_dir, _MARKER, reads=[args.saved_model, *args.images])
+  files.check_own_output(args.output_dir, _MARKER, _WRITES, reads=[args.saved_model, *args.images])
   _check_quantization(catalog.engine(args.to), args.to, args.quantize)
   images = examples.read(args.images)
   command_line.say(f'Loading the SavedModel and converting it for {args.to} ...')
