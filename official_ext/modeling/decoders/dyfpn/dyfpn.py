@@ -26,8 +26,9 @@ from official_ext.ops import multiply_adds
 from official_ext.ops import routing
 
 Selections = list[conditional.Selection]
-# A threshold of 1 lowers logits by this much, which shuts every gate.
-_LARGEST_SHIFT = 1e6
+# A threshold of 1 lowers logits by this much, which shuts every gate: far more than the 4 * 10^6 by
+# which a budget of 1 raises them.
+_LARGEST_SHIFT = 1e9
 
 
 @dataclasses.dataclass
