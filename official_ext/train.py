@@ -9,7 +9,6 @@ the one in the checkpoint.  On several hosts, run it on each with TensorFlow's e
 variable `TF_CONFIG`, `runtime.distribution_strategy=multi_worker_mirrored` and one --model_dir on
 a disk that all share; if one stops, start all again.
 """
-from collections.abc import Collection
 import logging as python_logging
 import os
 import re
@@ -20,7 +19,6 @@ from absl import app
 from absl import flags
 from absl import logging
 from official.common import flags as model_garden_flags
-from official.modeling import hyperparams
 from official.vision import train  # noqa: F401 (defines a flag)
 import tensorflow as tf
 import yaml
@@ -31,6 +29,7 @@ from official_ext.utils import command_line
 from official_ext.utils import experiment
 from official_ext.utils import files
 from official_ext.utils import input_checks
+from official_ext.utils import model_options
 
 FLAGS = flags.FLAGS
 # Model Garden's flag takes further ones, for which its trainer has no code.
@@ -84,33 +83,6 @@ def _has_checkpoint(model_dir: str) -> bool:
           tf.train.latest_checkpoint(files.plain_path(model_dir)) is not None)
 
 
-def _is_same(previous: Any, now: hyperparams.Config, free: Collection[str] = ()) -> bool:
-  """Returns whether options of a model mean what they meant in an earlier version.
-
-  Args:
-    previous: options as an earlier run has written them.
-    now: the options today. One that the earlier version did not have is the same if it has its
-      default, because defaults keep what the earlier version did.
-    free: names of options that may differ.
-  """
-  values, defaults = now.as_dict(), type(now)().as_dict()
-  if not isinstance(previous, dict) or not previous.keys() <= values.keys():
-    return False
-  for name, value in values.items():
-    part = getattr(now, name)
-    if name in free:
-      is_same = True
-    elif name not in previous:
-      is_same = name in defaults and value == defaults[name]
-    elif isinstance(part, hyperparams.Config):
-      is_same = _is_same(previous[name], part, free)
-    else:
-      is_same = previous[name] == value
-    if not is_same:
-      return False
-  return True
-
-
 def _check_model_dir(params: Any, model_dir: str, mode: str) -> None:
   """Checks that a folder holds what a mode needs, and no run of another model.
 
@@ -135,7 +107,7 @@ def _check_model_dir(params: Any, model_dir: str, mode: str) -> None:
   elif os.path.exists(path):
     model = getattr(params.task, 'model', None)
     free = () if 'train' in mode else _INFERENCE_OPTIONS
-    if model and not _is_same(_previous_model(path), model, free):
+    if model and model_options.difference(_previous_model(path), model, free) is not None:
       raise command_line.CommandError(
           f'--model_dir={model_dir} holds a run of another model (its params.yaml differs in '
           'task.model): choose another folder, or give the same experiment and overrides.')

@@ -168,20 +168,6 @@ def _average_precision_50(model, inputs, folder) -> float:
       truth_lib.Truth(folder / 'truth.json'), results, range(len(images)))['ap50']
 
 
-def test_a_run_of_an_earlier_version_is_of_the_same_model():
-  """An option that it did not have must have its default."""
-  model = small_detectors.small_experiment('retinanet_dyfpn_efficientnetlite0_sample').task.model
-  previous = model.as_dict()
-  del previous['head']['num_convs'], previous['decoder']['dyfpn']['num_filters']
-  model.head.num_convs = type(model.head)().num_convs
-  model.decoder.dyfpn.num_filters = type(model.decoder.dyfpn)().num_filters
-  assert train._is_same(previous, model)
-  assert not train._is_same({**previous, 'gone': 1}, model)
-  assert not train._is_same(None, model)
-  model.decoder.dyfpn.num_filters += 1
-  assert not train._is_same(previous, model)
-
-
 def test_an_evaluation_may_change_what_only_inference_reads(tmp_path):
   """And training must not, because its last evaluation would be of another detector."""
   params = experiment.resolve('fcos_caddet_sample', lock=False)

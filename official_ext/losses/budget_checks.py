@@ -1,4 +1,6 @@
 """Checks of the options of a budget."""
+from collections.abc import Sequence
+
 import tensorflow as tf
 
 from official_ext.configs import options
@@ -76,3 +78,26 @@ def check_budget(target: tf.Tensor | float, reduction: str, distance: str = 'squ
         '(all shut) and 1 (all open).')
   checks.check_one_of('reduction', reduction, REDUCTIONS)
   checks.check_one_of('distance', distance, DISTANCES)
+
+
+def check_learning(config: options.BudgetConfig, layers: Sequence[routed.RoutedLayer],
+                   path_layers: Sequence[str]) -> None:
+  """Checks that losses on what gates decide count no gates that are drawn at random.
+
+  Args:
+    config: options of the budget.
+    layers: those of its part.
+    path_layers: names of those that the path similarity counts.
+
+  Raises:
+    ArgumentError: names the weight, relative to `config`, and the field of the gate.
+  """
+  drawn = [layer.name for layer in layers if layer.gate_names and not layer.learns_gates]
+  for argument, weight, counted in (
+      ('information.weight', config.information.weight, drawn),
+      ('path_similarity.weight', config.path_similarity.weight, {*path_layers} & {*drawn})):
+    if weight and counted:
+      raise checks.ArgumentError(
+          argument, f'{argument} is {weight}, but gate.type of {", ".join(sorted(counted))} is '
+          "'random': its gates are drawn, and no loss changes what they decide; the weight must be "
+          "0, or gate.type 'channel' or 'recurrent'.")

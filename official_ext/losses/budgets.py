@@ -179,6 +179,7 @@ class BudgetLosses:
             f'{config.path_similarity.weight}, but no gate decides for a whole image in '
             f'{", ".join(self._layers)}; it must be 0.')
       self._path_layers = [layer.name for layer in paths]
+    budget_checks.check_learning(config, layers, self._path_layers)
 
   def _gated_layers(self, model: tf_keras.Model) -> list[routed.RoutedLayer]:
     """Returns the layers of the part with gates, or with a budget that is drawn.

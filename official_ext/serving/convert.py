@@ -32,6 +32,7 @@ timed with open and with shut gates.
   DIR/model.tflite           for --to=litert
   DIR/export.json            the description of the SavedModel, with classes
   DIR/model_card.json        the card of the SavedModel
+  DIR/params.yaml            its experiment
   DIR/conversion.json        engine and version, largest differences, conditionals,
                              milliseconds with open and with shut gates
 
@@ -43,6 +44,8 @@ example:
     --output_dir=runs/dyfpn_openvino
 """
 _MARKER = 'conversion.json'
+# What else lies in a conversion; `assets.extra` is of `tools.frontier`.
+_WRITES = ('model.*', 'export.json', 'params.yaml', model_cards.NAME, 'assets.extra')
 _LONGEST_REASON = 300
 # Parts of the names of operations whose weights exports have transformed.
 _TRANSFORMED = ('/winograd', 'winograd_weights', '/fourier')
@@ -175,13 +178,14 @@ def convert(engine_name: str, saved_model: files.PathLike, folder: pathlib.Path,
         'save nothing; nothing was written.')
 
   model, batches = engine.Model(folder), examples.batches(description, [*images.values()])
-  differences = _compare(engine_name, source, model, examples.calls(batches, scalars))
+  differences = _compare(engine_name, source, model, examples.calls(batches, scalars), description)
   _check_differences(differences, quantize)
   times = gate_times.measure(model, batches, scalars[0]) if conditionals and scalars else None
   (folder / 'export.json').write_text(json.dumps(description, indent=2), encoding='utf-8')
-  card = pathlib.Path(saved_model, model_cards.NAME)
-  if card.is_file():  # one of an earlier version has none
-    shutil.copy(card, folder)
+  for name in (model_cards.NAME, 'params.yaml'):
+    file = pathlib.Path(saved_model, name)
+    if file.is_file():  # an earlier version may have written none
+      shutil.copy(file, folder)
   result = {
       'engine': engine_name, 'version': engine.version(), 'quantize': quantize,
       'conditionals': conditionals, 'conditionals_of_saved_model': wanted, 'scalars': scalars,
@@ -195,10 +199,11 @@ def convert(engine_name: str, saved_model: files.PathLike, folder: pathlib.Path,
 
 
 def _compare(engine_name: str, source: Source, model: Callable[..., dict[str, np.ndarray]],
-             calls: Sequence[inputs.Call]) -> dict[str, verification.Difference]:
+             calls: Sequence[inputs.Call], description: Mapping[str, Any]
+             ) -> dict[str, verification.Difference]:
   """Returns the differences of a converted model; raises a CommandError if the engine fails."""
   try:
-    return verification.compare(source.run, model, calls)
+    return verification.compare(source.run, model, calls, description)
   except RuntimeError as error:
     # The names of nested nodes come first, and fill pages.
     reason = (str(error).strip() or type(error).__name__).splitlines()[-1][-_LONGEST_REASON:]
@@ -288,7 +293,7 @@ def summary(result: Mapping[str, Any], folder: files.PathLike) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
   """Converts a SavedModel; `arguments` replace those of the command line."""
   args = _parse_arguments(arguments)
-  files.check_own_output(args.output_dir, _MARKER, reads=[args.saved_model, *args.images])
+  files.check_own_output(args.output_dir, _MARKER, _WRITES, reads=[args.saved_model, *args.images])
   _check_quantization(catalog.engine(args.to), args.to, args.quantize)
   images = examples.read(args.images)
   command_line.say(f'Loading the SavedModel and converting it for {args.to} ...')

@@ -15,6 +15,7 @@ from official_ext.dataloaders import image_sizes
 from official_ext.modeling import network_cost
 from official_ext.modeling.layers import routed
 from official_ext.ops import routing
+from official_ext.serving import export_checks
 from official_ext.utils import checkpoints
 from official_ext.utils import command_line
 from official_ext.utils import files
@@ -65,7 +66,8 @@ class RoutedDetectionModule(detection.DetectionModule):
         'batch_size': self._batch_size,
         'outputs': self._outputs,
         'num_classes': self.params.task.model.num_classes,
-        'normalized_boxes': self._suppresses and _has_normalized_boxes(self.params.task),
+        'normalized_boxes': self._suppresses and export_option(
+            self.params.task, 'output_normalized_coordinates'),
         **suppression,
         'gmac': {name: cost / _GIGA for name, cost in (
             ('static', self.cost.static), ('minimum', self.cost.minimum),
@@ -114,6 +116,9 @@ class RoutedDetectionModule(detection.DetectionModule):
     other engines lose the sizes of all maps that follow, and are slow.  Images are resized first,
     because they mostly become smaller; with linear weights the order makes no difference.
 
+    If the number of images is known only when the graph runs, no image becomes a gray one, because
+    TensorFlow's convolutions fail for none.
+
     Args:
       images: uint8 `[batch, height, width, 3]`.
 
@@ -122,7 +127,8 @@ class RoutedDetectionModule(detection.DetectionModule):
       `[batch, rows, columns, 4 * anchors of a position]`; and Model Garden's image info, float32
       `[batch, 4, 2]`: size, wanted size, scale, and an offset of 0.
     """
-    batch, shape = images.shape[0] or tf.shape(images)[0], tf.shape(images)
+    shape = tf.shape(images)
+    batch = images.shape[0] or shape[0] + missing_images(images)
     size, wanted = tf.cast(shape[1:3], tf.float32), tf.constant(self.image_size, tf.float32)
     scaled = wanted
     if self.params.task.train_data.parser.keep_aspect_ratio:
@@ -131,8 +137,11 @@ class RoutedDetectionModule(detection.DetectionModule):
         tf.image.resize(tf.cast(images, tf.float32), tf.cast(scaled, tf.int32)),
         offset=preprocess_ops.MEAN_RGB, scale=preprocess_ops.STDDEV_RGB)
     pixels = tf.image.pad_to_bounding_box(pixels, 0, 0, *self.padded_size)
+    if images.shape[0] is None:
+      pixels = tf.pad(pixels, [[0, missing_images(images)], [0, 0], [0, 0], [0, 0]])
     # Tells engines the size; of a list of numbers Grappler makes one of any number of images.
-    pixels = tf.reshape(pixels, tf.concat([shape[:1], self.padded_size, shape[3:]], axis=0))
+    pixels = tf.reshape(pixels, tf.concat(
+        [tf.shape(pixels)[:1], self.padded_size, shape[3:]], axis=0))
 
     def repeat(value: tf.Tensor) -> tf.Tensor:
       return tf.tile(value[None], [batch, *[1] * len(value.shape)])
@@ -162,27 +171,40 @@ class RoutedDetectionModule(detection.DetectionModule):
     routed.check_complete(tape, self.model)
     record = tape.routing()
     if self._outputs != 'detections':
-      executed = record.executed if record else tf.zeros(tf.shape(images)[:1])
+      executed = record.executed if record else tf.zeros(tf.shape(outputs['image_info'])[:1])
       outputs['multiply_adds'] = tf.constant(float(self.cost.static)) + executed
       if record:
         outputs['executed_multiply_adds'] = executed
     if record and self._outputs == 'all':
       outputs.update(
           {f'gate_{name.replace("/", "_")}': gate for name, gate in record.gates.items()})
+    if images.shape[0] is None:
+      outputs = {name: value[:tf.shape(images)[0]] for name, value in outputs.items()}
     return outputs
 
   def _decode(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
-    """Returns boxes, scores and, for FCOS and ATSS, center-ness of all locations."""
+    """Returns boxes, scores and, for FCOS and ATSS, center-ness of all locations.
+
+    With `task.export_config.output_intermediate_features` also the maps of backbone and neck.
+    """
     inputs, anchors, info = self.preprocess(images)
-    outputs = self.model.call(inputs, image_shape=info[:, 1], anchor_boxes=anchors, training=False)
-    return {'image_info': info, **{name: outputs[name] for name in _DECODED if name in outputs}}
+    wants_features = export_option(self.params.task, 'output_intermediate_features')
+    outputs = self.model.call(
+        inputs, image_shape=info[:, 1], anchor_boxes=anchors, training=False,
+        **({'output_intermediate_features': True} if wants_features else {}))
+    return {'image_info': info, **{
+        name: value for name, value in outputs.items()
+        if name in _DECODED or (wants_features and name.startswith(export_checks.FEATURES))}}
 
 
-def _has_normalized_boxes(task_config: Any) -> bool:
-  """Returns whether exported boxes are shares of the image, not pixels of the resized image."""
-  # Two-stage detectors have no `export_config`.
-  export_config = getattr(task_config, 'export_config', None)
-  return bool(getattr(export_config, 'output_normalized_coordinates', False))
+def missing_images(images: tf.Tensor) -> tf.Tensor:
+  """Returns 1 if a batch, `[batch, ...]`, is empty, and 0 otherwise: an int32 scalar."""
+  return tf.maximum(1 - tf.shape(images)[0], 0)
+
+
+def export_option(task_config: Any, name: str) -> bool:
+  """Returns whether an option of `task.export_config` is on; two-stage detectors have none."""
+  return bool(getattr(getattr(task_config, 'export_config', None), name, False))
 
 
 def check_detector(task_config: Any) -> None:

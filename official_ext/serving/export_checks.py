@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from official_ext.serving import alignment
 from official_ext.serving import ties
 from official_ext.utils import command_line
 
@@ -15,6 +16,8 @@ TOLERANCE, RELATIVE_TOLERANCE = 1e-3, 1e-4
 _COMPARED = ('raw_boxes', 'raw_scores', 'decoded_boxes', 'decoded_box_scores',
              'decoded_box_centerness')
 _EXACT = ('num_detections',)
+# How names of Model Garden's intermediate features begin; a level follows.
+FEATURES = ('backbone_', 'decoder_')
 _COSTS = ('multiply_adds', 'executed_multiply_adds')
 # The share of positions at which a gate of positions may be open on one side only: their logits lie
 # within rounding of the threshold.  Of a small map it may be one position.
@@ -30,7 +33,14 @@ class Comparison:
       sets; `exchanged_detections` is the share that one of the two alone has.
   """
 
-  def __init__(self):
+  def __init__(self, description: Mapping[str, Any] | None = None):
+    """Starts with no batch.
+
+    Args:
+      description: the content of `export.json`, which says how to read the outputs; None: boxes in
+        pixels, and rows that have their order.
+    """
+    self._description = description or {}
     self.differences: dict[str, float] = {}
     self._wrong: dict[str, tuple[float, float]] = {}  # with what was allowed for that batch
     self._images, self._singles = 0, 0
@@ -42,9 +52,12 @@ class Comparison:
       expected: of the model in memory.
       actual: of the export.
     """
+    expected, actual = alignment.align(
+        expected, actual, self._description,
+        allowed_difference(np.asarray(expected.get('decoded_boxes', ()))))
     found = _differences(expected, actual)
     if 'detection_boxes' in expected:
-      limit = _allowed(np.asarray(expected['detection_boxes']))
+      limit = allowed_difference(np.asarray(expected['detection_boxes']))
       detections = ties.difference(expected, actual, limit)
       self._images += len(expected['detection_boxes'])
       self._singles += detections.single
@@ -112,8 +125,8 @@ def _differences(expected: Mapping[str, Any], actual: Mapping[str, Any]
     wanted, got = np.asarray(value), np.asarray(actual[name])
     if name.startswith('gate_'):
       found[name] = float(np.mean((wanted > 0) != (got > 0))), allowed_positions(wanted)
-    elif name in (*_COMPARED, *_EXACT, *_COSTS):
-      allowed = _allowed(wanted) if name in _COMPARED else 0.0
+    elif name in (*_COMPARED, *_EXACT, *_COSTS) or name.startswith(FEATURES):
+      allowed = 0.0 if name in (*_EXACT, *_COSTS) else allowed_difference(wanted)
       if name in _COSTS and differ:
         allowed = 2 * POSITIONS * float(np.max(wanted))
       found[name] = float(
@@ -130,6 +143,11 @@ def allowed_positions(gate: np.ndarray) -> float:
   return max(POSITIONS, 1 / max(1, gate.size)) if gate.ndim == 4 else 0.0
 
 
-def _allowed(values: np.ndarray) -> float:
+def allowed_difference(values: np.ndarray) -> float:
+  """Returns by how much scores, boxes or maps may differ, which grows with the largest value.
+
+  Args:
+    values: what the model in memory gives, of any shape.
+  """
   largest = float(np.max(np.abs(values), initial=0.0))
   return max(TOLERANCE, RELATIVE_TOLERANCE * largest if np.isfinite(largest) else 0.0)

@@ -20,6 +20,9 @@ from official_ext.utils import command_line
 from official_ext.utils import files
 
 NMS = ('batched', 'none', 'portable')
+# Options of `task.export_config` that change detections.
+_OF_DETECTIONS = ('output_normalized_coordinates', 'cast_num_detections_to_float',
+                  'cast_detection_classes_to_float')
 
 
 class _CanvasModule(detection.RoutedDetectionModule):
@@ -205,6 +208,11 @@ def _check_unsuppressed(task_config: Any, batch_size: int | None, what: str) -> 
       raise command_line.CommandError(
           f'{what}: export.json says how to suppress, in which there is no {name}; set '
           f'task.model.detection_generator.{name}=null for another suppression of your own.')
+  for name in _OF_DETECTIONS:
+    if detection.export_option(task_config, name):
+      raise command_line.CommandError(
+          f'{what}: task.export_config.{name} is about detections, which are not known without '
+          f'suppression; give --nms=portable, or set task.export_config.{name}=false.')
   # Only RetinaNet's generator can leave boxes as the head gives them.
   if batch_size is None and not getattr(generator, 'decode_boxes', True):
     raise command_line.CommandError(

@@ -56,6 +56,9 @@ example:
     --config_file=runs/dyfpn/params.yaml --export_dir=runs/dyfpn_saved_model
 """
 _DESCRIPTION_FILE = 'export.json'
+# What else lies in an export; `assets.extra` is of a serving layout and of `tools.frontier`.
+_WRITES = ('saved_model.pb', 'fingerprint.pb', 'variables', 'assets', 'assets.extra',
+           'params.yaml', model_cards.NAME)
 LATERALS = ('folded', 'fourier')
 # An export is compared with the model at this threshold of gates and at this budget, as well as
 # without them.
@@ -153,7 +156,7 @@ def save(module: Any, export_dir: files.PathLike, input_type: str, image_size: S
   is_frozen, frozen_network = frozen_network is not None, None
   gc.collect()
   saved = tf.saved_model.load(files.plain_path(export_dir)).signatures
-  comparison = export_checks.Comparison()
+  comparison = export_checks.Comparison(module.description)
   further_inputs: dict[str, dict[str, float]] = {
       signatures.DEFAULT: {}, signatures.WITH_GATE_THRESHOLD: {'gate_threshold': _HALF},
       signatures.WITH_BUDGET: {'budget': _HALF}}
@@ -266,7 +269,7 @@ def export(params: Any, args: argparse.Namespace, target: pathlib.Path) -> dict[
   from official_ext.serving.compiling import frozen
 
   start = time.monotonic()
-  files.check_own_output(target, _DESCRIPTION_FILE, '--export_dir', reads=[
+  files.check_own_output(target, _DESCRIPTION_FILE, _WRITES, '--export_dir', reads=[
       args.checkpoint_path, *args.config_file, *args.budget_images])
   if args.laterals == 'fourier' and args.freeze is False:
     raise command_line.CommandError(

@@ -4,14 +4,18 @@ A detector with gates or a solver is written as one function of images and those
 budget that it takes.  All signatures call it, so that the SavedModel holds the network once.
 """
 from collections.abc import Callable, Mapping, Sequence
+import contextlib
 import inspect
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from official_ext.modeling.layers import routed
 from official_ext.ops import routing
+from official_ext.serving import detection
 from official_ext.serving.engines import inputs as inputs_lib
+from official_ext.serving import input_types
 
 DEFAULT = 'serving_default'
 WITH_GATE_THRESHOLD = 'with_gate_threshold'
@@ -66,8 +70,6 @@ def network_function(module: Any, input_type: str) -> Any:
   """
   more = [tf.TensorSpec([], tf.float32, 'gate_threshold')] * routed.has_gate_threshold(module.model)
   more += [tf.TensorSpec(None, tf.float32, 'budget')] * routed.has_budget_input(module.model)
-  if not more:
-    return module.get_inference_signatures({input_type: DEFAULT})[DEFAULT]
   serve = {'image_tensor': module.inference_from_image_tensors,
            'image_bytes': module.inference_from_image_bytes,
            'tf_example': module.inference_from_tf_example}[input_type].python_function
@@ -75,12 +77,24 @@ def network_function(module: Any, input_type: str) -> Any:
   images = (tf.TensorSpec([batch, None, None, 3], tf.uint8, 'inputs')
             if input_type == 'image_tensor' else tf.TensorSpec([batch], tf.string, 'inputs'))
 
+  # A batch of no files becomes one of this file; `serve` does the same with images.
+  example = (input_types.encode(np.zeros([1, 1, 1, 3], np.uint8), input_type)
+             if batch is None and input_type != 'image_tensor' else None)
+
   def run(inputs, *values):
-    given = {**inputs_lib.NEUTRAL, **{spec.name: value for spec, value in zip(more, values)}}
-    # Another number of budgets than one, or one for each image, is an error here.
-    budgets = tf.broadcast_to(tf.reshape(given['budget'], [-1]), tf.shape(inputs)[:1])
-    with routing.shutting_gates(given['gate_threshold']), routing.spending(budgets):
-      return serve(inputs)
+    given = {spec.name: value for spec, value in zip(more, values)}
+    count, missing = tf.shape(inputs)[0], detection.missing_images(inputs)
+    with contextlib.ExitStack() as stack:
+      if 'gate_threshold' in given:
+        stack.enter_context(routing.shutting_gates(given['gate_threshold']))
+      if 'budget' in given:
+        # Another number of budgets than one, or one for each image, is an error here.
+        budgets = tf.broadcast_to(tf.reshape(given['budget'], [-1]), [count])
+        stack.enter_context(routing.spending(tf.pad(budgets, [[0, missing]])))
+      if example is None:
+        return serve(inputs)
+      outputs = serve(tf.concat([inputs, tf.repeat(example, missing)], 0))
+      return {name: value[:count] for name, value in outputs.items()}
 
   return with_names(run, [images, *more])
 

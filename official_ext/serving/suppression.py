@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+_FLOATS = ('detection_boxes', 'detection_scores')
+
 
 def overlaps(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
   """Returns intersection over union of a box `[4]` with boxes `[number, 4]`, float `[number]`."""
@@ -42,7 +44,12 @@ def finish(outputs: Mapping[str, np.ndarray], rule: Mapping[str, Any]
   images = [_image(boxes, scores, None if centerness is None else centerness[index], rule)
             for index, (boxes, scores) in enumerate(
                 zip(outputs['decoded_boxes'], outputs['decoded_box_scores']))]
-  return {name: np.stack([image[name] for image in images]) for name in images[0]}
+  size = rule['max_detections']
+  shapes = {'detection_boxes': (size, 4), 'detection_scores': (size,),
+            'detection_classes': (size,), 'num_detections': ()}
+  return {name: np.array([image[name] for image in images],
+                         np.float32 if name in _FLOATS else np.int32).reshape(len(images), *shape)
+          for name, shape in shapes.items()}
 
 
 def _image(boxes: np.ndarray, scores: np.ndarray, centerness: np.ndarray | None,

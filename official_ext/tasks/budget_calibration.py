@@ -5,10 +5,12 @@ those of images as they are.  Gates that all read the backbone get thresholds fr
 Gates that read what other gates let pass get the shifts that a controller finds at inference.
 """
 from collections.abc import Callable, Iterable, Iterator, Mapping
+import contextlib
 import itertools
 from typing import Any
 
 import numpy as np
+from official.modeling import optimization
 import tensorflow as tf, tf_keras
 
 from official_ext.modeling.layers import budget_control
@@ -29,7 +31,10 @@ _BUDGETS = budget_control.KNOTS[1:-1]
 class BudgetCalibration:
   """Calibrates a detector before each evaluation and at the end of a training.
 
-  It is an action of Orbit's controller, which comes before the checkpoint is saved.
+  It is an action of Orbit's controller, which comes before the checkpoint is saved.  Where the
+  optimizer averages weights (`trainer.optimizer_config.ema`), the averages, with which evaluations
+  and `ema_checkpoints` are made, are calibrated too.  If it averages trainable weights alone, both
+  have one set of shifts and thresholds, which is that of the averages.
 
   Attributes:
     trainer: Model Garden's, which is made after its actions; None before.
@@ -56,7 +61,32 @@ class BudgetCalibration:
     step = int(self.trainer.global_step.numpy())
     interval = self._params.validation_interval  # 0 or None: Orbit evaluates at the end
     if step >= self._params.train_steps or (interval and step % interval == 0):
-      calibrate(self.trainer.model, self._task, self._strategy)
+      self._calibrate_weights()
+
+  def _calibrate_weights(self) -> None:
+    """Calibrates the weights and their averages, where there are any."""
+    model, optimizer = self.trainer.model, self.trainer.optimizer
+    is_averaging = isinstance(optimizer, optimization.ExponentialMovingAverage)
+    if not (is_averaging and self._params.optimizer_config.ema.trainable_weights_only):
+      calibrate(model, self._task, self._strategy)
+    if is_averaging and can_calibrate(model):
+      with _averages_of(optimizer, self._strategy):
+        calibrate(model, self._task, self._strategy)
+
+
+@contextlib.contextmanager
+def _averages_of(optimizer: Any, strategy: tf.distribute.Strategy) -> Iterator[None]:
+  """Gives a model its averaged weights until the end; what is assigned inside is kept as theirs."""
+  def swap() -> None:
+    # The optimizer's own method does not work with the default strategy.
+    with strategy.scope():
+      strategy.run(optimizer._swap_weights)
+
+  swap()
+  try:
+    yield
+  finally:
+    swap()
 
 
 def calibrate(model: tf_keras.Model, task: Any, strategy: tf.distribute.Strategy) -> None:

@@ -42,6 +42,8 @@ example:
     --trained retinanet_drfpn_efficientnetlite0_sample runs/drfpn/model
 """
 _MARKER = 'compare.json'
+# What else it writes into its folder.
+_WRITES = ('compare.html', 'tradeoff.png', 'detections', 'levels', 'offsets')
 _GIGA = 1e9
 _SIDE = 480  # of a picture of detections in pixels
 
@@ -255,7 +257,7 @@ def write(args: argparse.Namespace, folder: pathlib.Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
   """Compares; `arguments` replace those of the command line."""
   args = _parse_arguments(arguments)
-  files.check_own_output(args.output_dir, _MARKER, reads=[
+  files.check_own_output(args.output_dir, _MARKER, _WRITES, reads=[
       *args.images, *filter(None, [args.annotation_file]), *args.saved_model,
       *(model_dir for _, model_dir in args.trained)])
   with files.atomic_directory(args.output_dir) as folder:

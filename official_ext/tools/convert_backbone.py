@@ -31,6 +31,8 @@ _EPILOG = """example:
     --config_file=configs/fasterrcnn/dyfpn_resnet101_1x.yaml --mode=train_and_eval \\
     --model_dir=runs/dyfpn_resnet101 --params_override=WHAT_THE_COMMAND_PRINTED"""
 _MARKER = 'origin.json'
+# What else lies in the folder of a checkpoint.
+_WRITES = ('checkpoint', 'ckpt-*')
 _TORCH_SUFFIXES = ('.pth', '.pt')
 _LICENSE = ('The weights keep the license of their source: see that of the file that was '
             'converted, and of ImageNet, before you pass them on.')
@@ -114,7 +116,7 @@ def overrides(output_dir: pathlib.Path, origin: Mapping[str, Any]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
   """Converts a file; `arguments` replace those of the command line."""
   args = _parse_arguments(arguments)
-  files.check_own_output(args.output_dir, _MARKER, reads=[args.weights])
+  files.check_own_output(args.output_dir, _MARKER, _WRITES, reads=[args.weights])
   with files.atomic_directory(args.output_dir) as folder:
     origin = convert(args.weights, folder)
     origin['params_override'] = overrides(args.output_dir, origin)

@@ -162,7 +162,8 @@ def convert(args: argparse.Namespace) -> bool:
     CommandError: the data set cannot be read or has no usable image, or the records cannot be
       written.
   """
-  files.check_own_output(args.output_dir, record_folder.MARKER, reads=[args.input])
+  files.check_own_output(
+      args.output_dir, record_folder.MARKER, record_folder.WRITES, reads=[args.input])
   source = pathlib.Path(args.input)
   with data_folder.open_input(source, args.max_unpacked_gb, args.follow_links) as data:
     return _convert(data, source, args)

@@ -36,6 +36,7 @@ example:
     --mode=train_and_eval --model_dir=runs/pretraining
 """
 _MARKER = 'crops.json'
+_WRITES = ('*.tfrecord', 'overrides.yaml')
 _NUM_SHARDS = 4
 _JPEG_QUALITY = 92
 
@@ -166,7 +167,7 @@ def main() -> None:
   args = _parse_arguments()
   from official_ext.utils import input_checks  # imported here: it loads TensorFlow
   dataset = record_folder.read(args.data)
-  files.check_own_output(args.output_dir, _MARKER, reads=[args.data])
+  files.check_own_output(args.output_dir, _MARKER, _WRITES, reads=[args.data])
   class_ids = sorted(dataset.class_names)
   labels = {class_id: label for label, class_id in enumerate(class_ids)}
   patterns = {name: record_folder.path_pattern(args.data, split.file_pattern)

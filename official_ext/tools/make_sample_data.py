@@ -32,6 +32,7 @@ example:
 
 # A folder that holds this file was written here; only such a folder may be replaced.
 MARKER = 'sample.json'
+_WRITES = ('images', 'annotations')
 _PHOTOGRAPHS = {
     'sklearn': ('datasets/images/china.jpg', 'datasets/images/flower.jpg'),
     'skimage': ('data/astronaut.png', 'data/brick.png', 'data/camera.png', 'data/chelsea.png',
@@ -298,7 +299,7 @@ def main() -> None:
   """Runs the command."""
   args = _parse_arguments()
   _check_arguments(args)
-  files.check_own_output(args.output_dir, MARKER)
+  files.check_own_output(args.output_dir, MARKER, _WRITES)
   scans, photographs = load_scans(), load_photographs(args.image_size)
   options = {name: value for name, value in vars(args).items() if name != 'output_dir'}
   with files.atomic_directory(args.output_dir) as folder:

@@ -49,6 +49,9 @@ examples:
 _NAMED = 3
 # A folder with this file was written by this command and may be replaced.
 _MARKER = 'predictions.json'
+# What else it writes into such a folder.
+_WRITES = ('costs.json', 'costs.csv', 'images.json', 'categories.json', 'drawn', 'gates',
+           'evaluation.json')
 
 
 def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -284,7 +287,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     raise command_line.CommandError(
         f'--annotation_file={truth.path} has no categories, so --evaluate cannot compare classes.')
   images = image_ids.assign(image_files.find(args.images), truth)
-  files.check_own_output(args.output_dir, _MARKER, reads=filter(
+  files.check_own_output(args.output_dir, _MARKER, _WRITES, reads=filter(
       None, [*args.images, args.annotation_file, args.saved_model]))
   with files.atomic_directory(args.output_dir) as folder:
     run(images, truth, args, folder)

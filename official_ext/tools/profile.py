@@ -11,6 +11,7 @@ import functools
 import json
 from typing import Any
 
+from official_ext.tools import exported_options
 from official_ext.tools import gate_settings
 from official_ext.utils import argument_types
 from official_ext.utils import command_line
@@ -135,6 +136,9 @@ def _resolve(arguments: argparse.Namespace) -> tuple[Any, tuple[int, int], tuple
   Returns:
     The experiment; height and width of the network's input, if it is the same for all images; the
     short and the long side of an image that has its own size.
+
+  Raises:
+    CommandError: not a detector, or the export to be timed is of another network.
   """
   from official_ext.dataloaders import image_sizes
   from official_ext.serving import detection
@@ -142,6 +146,9 @@ def _resolve(arguments: argparse.Namespace) -> tuple[Any, tuple[int, int], tuple
       arguments.experiment, arguments.config_file, arguments.params_override, lock=False)
   task = params.task
   detection.check_detector(task)
+  if arguments.saved_model:
+    exported_options.check(
+        params, arguments.saved_model, bool(arguments.image_size or arguments.sides))
   if image_sizes.is_paper(task):
     canvases, = image_sizes.canvases(task, is_training=False)
     size, sides = canvases.widest.size, (task.resize.short_side, task.resize.long_side)

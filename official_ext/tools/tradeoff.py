@@ -27,6 +27,7 @@ _EPILOG = """example:
     --model_dir=runs/dynamic --thresholds=0,0.1,0.3,0.5 --images=runs/sample/coco/images/val \\
     --annotation_file=runs/sample/records/annotations/val.json --output_dir=runs/tradeoff"""
 _MARKER = 'tradeoff.json'
+_WRITES = ('tradeoff.png',)
 
 
 def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -125,7 +126,7 @@ def _say(point: dict[str, Any]) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
   """Evaluates and draws; `arguments` replace those of the command line."""
   args = _parse_arguments(arguments)
-  files.check_own_output(args.output_dir, _MARKER, reads=[
+  files.check_own_output(args.output_dir, _MARKER, _WRITES, reads=[
       *args.images, args.annotation_file, *args.model_dir, *args.saved_model])
   truth = truth_lib.Truth(args.annotation_file)
   images = image_ids.assign(image_files.find(args.images), truth)

@@ -28,6 +28,7 @@ example:
     --images=my_val/images --annotation_file=my_val/annotations.json --output_dir=runs/predictions
 """
 _MARKER = 'annotations.json'
+_WRITES = ('images',)
 _MAX_BYTES = 200  # of one part of a name; file systems allow 255
 
 
@@ -125,7 +126,7 @@ def write(data: pathlib.Path, split: str, folder: pathlib.Path) -> int:
 def main() -> None:
   """Runs the command."""
   args = _parse_arguments()
-  files.check_own_output(args.output_dir, _MARKER, reads=[args.data])
+  files.check_own_output(args.output_dir, _MARKER, _WRITES, reads=[args.data])
   with files.atomic_directory(args.output_dir) as folder:
     number = write(args.data, args.split, folder)
   command_line.say(f'{number} images of {args.split} written to {args.output_dir}')

@@ -8,6 +8,7 @@ name says is gone, and puts back a folder that was only moved aside.
 import atexit
 from collections.abc import Iterable, Iterator, Sequence
 import contextlib
+import fnmatch
 import functools
 import os
 import pathlib
@@ -22,6 +23,10 @@ from official_ext.utils import command_line
 PathLike = str | os.PathLike[str]
 
 _ASIDE = 'replaced'
+# Number of files that an error names.
+_NAMED = 3
+# What file managers leave in folders.
+_OF_SYSTEMS = ('.DS_Store', '._*', 'Thumbs.db', 'desktop.ini')
 
 # How a pattern of TensorFlow spells a character that has a meaning in patterns.  Model Garden
 # splits its patterns at commas, so a class that leaves out all other printable ASCII stands for
@@ -157,19 +162,20 @@ def _remove(path: pathlib.Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def check_own_output(path: PathLike, marker: str, flag: str = '--output_dir',
-                     reads: Iterable[PathLike] = ()) -> None:
-  """Refuses to replace a folder that another command, or a person, has written.
+def check_own_output(path: PathLike, marker: str, writes: Iterable[str],
+                     flag: str = '--output_dir', reads: Iterable[PathLike] = ()) -> None:
+  """Refuses to replace a folder with anything that another command, or a person, has written.
 
   Args:
     path: the folder that a command is about to replace.
     marker: name of a file that this command puts into every folder that it writes.
+    writes: names of all else that it may put there, as patterns.
     flag: the command's flag that gave the folder, for the error message.
     reads: files and folders that the command reads, which may not lie in the folder.
 
   Raises:
-    CommandError: `path` is a file, or a folder with other content, or with what the command reads,
-      or cannot be written.
+    CommandError: `path` is a file, or a folder with other content, with files that the command has
+      not written, or with what it reads, or cannot be written.
   """
   path = pathlib.Path(path)
   is_own = path.is_dir() and ((path / marker).is_file() or not any(path.iterdir()))
@@ -177,6 +183,14 @@ def check_own_output(path: PathLike, marker: str, flag: str = '--output_dir',
     raise command_line.CommandError(
         f'{flag}={path} exists and was not written by this command, which would replace it as a '
         'whole: give a new folder.')
+  known = (marker, *writes, *_OF_SYSTEMS)
+  foreign = sorted(found.name for found in (path.iterdir() if is_own else ())
+                   if not any(fnmatch.fnmatchcase(found.name, name) for name in known))
+  if foreign:
+    raise command_line.CommandError(
+        f'{flag}={path} would be replaced as a whole, and this command has not written '
+        f'{", ".join(foreign[:_NAMED])}{", ..." if len(foreign) > _NAMED else ""} in it, which '
+        'would be lost: move that away, or give a new folder.')
   for read in reads:
     if pathlib.Path(read).resolve().is_relative_to(path.resolve()):
       raise command_line.CommandError(

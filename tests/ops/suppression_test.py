@@ -149,3 +149,12 @@ def test_portable_has_no_operation_that_other_engines_lack():
   names = {op.type for op in graph.get_operations()}
   assert 'CombinedNonMaxSuppression' not in names
   assert any(name.startswith('NonMaxSuppressionV') for name in names)
+
+
+def test_numpy_finishes_no_images():
+  found = finishing.finish(
+      {'decoded_boxes': np.zeros([0, 9, 1, 4]), 'decoded_box_scores': np.zeros([0, 9, 3])},
+      {**_rule()._asdict(), 'levels': []})
+  assert {name: (value.shape, value.dtype.name) for name, value in found.items()} == {
+      'detection_boxes': ((0, 60, 4), 'float32'), 'detection_scores': ((0, 60), 'float32'),
+      'detection_classes': ((0, 60), 'int32'), 'num_detections': ((0,), 'int32')}

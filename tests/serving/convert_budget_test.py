@@ -67,6 +67,7 @@ def saved(tmp_path_factory):
   tf.saved_model.save(module, str(path), module.functions())
   (path / 'export.json').write_text(json.dumps({'input_image_size': [16, 16]}))
   (path / 'model_card.json').write_text('{"experiment": "budgeted"}')
+  (path / 'params.yaml').write_text('task: {}')
   return path
 
 
@@ -79,6 +80,7 @@ def test_a_conversion_has_a_budget_in_place_of_a_threshold(saved, tmp_path, name
   report = convert.convert(name, saved, tmp_path)
   assert report['scalars'] == ['budget'] and report['conditionals'] == 1
   assert (tmp_path / 'model_card.json').read_text() == '{"experiment": "budgeted"}'
+  assert (tmp_path / 'params.yaml').read_text() == 'task: {}'
   model, source, images = engine.Model(tmp_path), convert.load(saved), mixed_detector.images(4)
   assert model.scalars == ['budget']
   opened = []

@@ -100,3 +100,19 @@ def test_a_network_without_routing_has_one_cost_and_model_gardens_outputs():
   assert cost.static == cost.minimum == cost.maximum == cost.all_branches
   for name, value in expected.items():
     np.testing.assert_array_equal(outputs[name], value)
+
+
+@pytest.mark.parametrize('suppresses', [True, False])
+@pytest.mark.parametrize('name', [FPN, 'fcos_fpn_efficientnetlite0_sample'])
+def test_intermediate_features_are_there_with_and_without_suppression(name, suppresses):
+  _, model, module = mixed_detector.build(name, detection_generator={'apply_nms': suppresses})
+  module.params.task.export_config.output_intermediate_features = True
+  images = tf.constant(mixed_detector.images(2))
+  backbone = model.backbone(module.preprocess(images)[0], training=False)
+  expected = {**{f'backbone_{level}': value for level, value in backbone.items()},
+              **{f'decoder_{level}': value
+                 for level, value in model.decoder(backbone, training=False).items()}}
+  outputs = module.serve(images)
+  assert ('decoded_boxes' in outputs) != suppresses
+  for feature, value in expected.items():
+    np.testing.assert_allclose(outputs[feature], value, 0, 1e-5, err_msg=feature)

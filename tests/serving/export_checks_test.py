@@ -33,6 +33,18 @@ def test_which_differences_are_refused(changed, wrong):
     comparison.check()
 
 
+@pytest.mark.parametrize('moved, is_allowed', [(3e-3, True), (5e-3, False)])
+def test_intermediate_features_may_differ_by_rounding(moved, is_allowed):
+  found = {'backbone_3': np.float32([[[[-40.0, 1.0]]]])}
+  comparison = export_checks.Comparison()
+  comparison.add(found, {'backbone_3': found['backbone_3'] + np.float32(moved)})
+  if is_allowed:
+    comparison.check()
+    return
+  with pytest.raises(command_line.CommandError, match='backbone_3 by 0.005'):
+    comparison.check()
+
+
 def test_a_flipped_position_excuses_no_cost_of_another_batch():
   comparison = export_checks.Comparison()
   comparison.add(outputs(), outputs(positions=1, cost=4e9 + 512))

@@ -56,6 +56,18 @@ def test_what_cannot_be_suppressed_is_refused(name, options, nms, sentence):
     export_modules.build_module(params, 'nowhere', nms=nms)
 
 
+@pytest.mark.parametrize('option', [
+    'output_normalized_coordinates', 'cast_num_detections_to_float',
+    'cast_detection_classes_to_float'])
+def test_options_of_detections_are_refused_where_there_are_none(option):
+  params = experiment.resolve(
+      'fcos_fpn_efficientnetlite0_sample',
+      params_override=f'task.export_config.{option}=true', lock=False)
+  with pytest.raises(command_line.CommandError,
+                     match=rf'--nms=none: task\.export_config\.{option} is about detections'):
+    export_modules.build_module(params, 'nowhere', nms='none')
+
+
 def test_a_size_whose_levels_cannot_be_added_is_refused(monkeypatch):
   monkeypatch.setattr(export_modules.detection.checkpoints, 'find', lambda *_: None)
   params = small_detectors.small_experiment('retinanet_fpn_efficientnetlite0_sample')

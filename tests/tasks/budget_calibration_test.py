@@ -3,6 +3,7 @@ import types
 from unittest import mock
 
 import numpy as np
+from official.modeling import optimization
 import pytest
 import tensorflow as tf, tf_keras
 
@@ -58,6 +59,46 @@ def test_images_spend_the_wanted_share(model, monkeypatch):
     before = gates
 
 
+def _gate_shares(model, images, budget):
+  features = model.backbone(images, training=False)
+  with routing.RoutingTape() as tape, routing.spending(budget):
+    model.decoder(features, training=False)
+  return [np.mean(gate) for gate in tape.routing().gates.values()]
+
+
+@pytest.mark.parametrize('trainable_only', [False, True])
+def test_averaged_weights_are_calibrated_as_evaluation_uses_them(trainable_only, monkeypatch):
+  monkeypatch.setattr(budget_calibration, 'MAX_IMAGES', 40)
+  model, task = budget_detector.module().model, Task()
+  optimizer = optimization.ExponentialMovingAverage(
+      tf_keras.optimizers.legacy.SGD(0.1), trainable_weights_only=trainable_only)
+  optimizer.shadow_copy(model)
+  random = np.random.default_rng(0)
+  gate = {variable.ref() for variable in model.decoder.gate.variables}
+  for variable in model.trainable_variables if trainable_only else model.variables:
+    value = variable.numpy()
+    if variable.ref() in gate:
+      value = random.normal(0, 1, value.shape)
+    optimizer.get_slot(variable, 'average').assign(tf.cast(value, variable.dtype))
+  ema = types.SimpleNamespace(trainable_weights_only=trainable_only)
+  action = budget_calibration.BudgetCalibration(types.SimpleNamespace(
+      trainer=types.SimpleNamespace(train_steps=5, validation_interval=5,
+                                    optimizer_config=types.SimpleNamespace(ema=ema))),
+                                                task, tf.distribute.get_strategy())
+  action.trainer = types.SimpleNamespace(
+      model=model, global_step=tf.Variable(5, dtype=tf.int64), optimizer=optimizer)
+  raw = model.decoder.gate.get_weights()
+  action({})
+  for before, after in zip(raw, model.decoder.gate.get_weights()):
+    np.testing.assert_allclose(after, before, 0, 1e-5)
+  if not trainable_only:  # Otherwise both have the shifts of the averages.
+    np.testing.assert_allclose(_gate_shares(model, task.images, 0.5), 0.5, 0, 1.5 / COUNT)
+  optimizer._swap_weights()
+  for budget in (0.25, 0.5, 0.75):
+    np.testing.assert_allclose(
+        _gate_shares(model, task.images, budget), budget, 0, 1.5 / COUNT)
+
+
 def test_a_smaller_last_batch_gets_its_first_images_again():
   filled = budget_calibration._filled
   assert filled(tf.range(8)).numpy().tolist() == [*range(8)]
@@ -108,7 +149,7 @@ def test_a_detector_without_a_budget_reads_no_images():
 @pytest.mark.parametrize('interval, steps', [(20, [20, 40, 50]), (0, [50]), (None, [50])])
 def test_it_happens_before_each_evaluation_and_at_the_end(interval, steps, model, monkeypatch):
   calls, trainer = [], types.SimpleNamespace(
-      model=model, global_step=tf.Variable(0, dtype=tf.int64))
+      model=model, global_step=tf.Variable(0, dtype=tf.int64), optimizer=None)
   monkeypatch.setattr(
       budget_calibration, 'calibrate', lambda *given: calls.append(int(trainer.global_step)))
   params = types.SimpleNamespace(

@@ -38,6 +38,16 @@ def test_a_model_that_does_not_fit_the_budget_names_the_fields(name, budget, fie
     task_factory.get_task(config).build_model()
 
 
+@pytest.mark.parametrize('field', ['information', 'path_similarity'])
+def test_a_loss_on_decisions_refuses_gates_that_are_drawn_at_random(field):
+  config = small_detectors.small_experiment(
+      DYFPN, budget={'weight': 0.0, field: {'weight': 0.5}},
+      model={'decoder': {'dyfpn': {'gate': {'type': 'random'}}}}).task
+  with pytest.raises(ValueError, match=rf"^{field}\.weight is 0\.5, but gate\.type of dyfpn is "
+                     rf"'random'.*Change task\.budget\.{field}\.weight or task\.model\.$"):
+    task_factory.get_task(config).build_model()
+
+
 @pytest.mark.parametrize('budget, takes, message', [
     ({'weight': 1.0, 'kind': 'drawn'}, False, 'gates of dyfpn take no budget.*task.budget.kind'),
     ({'weight': 1.0}, True, 'dyfpn has budget_input.*Change task.budget.kind'),

@@ -231,7 +231,7 @@ def test_a_path_that_is_no_pattern_stays_as_it_is(path):
 def test_nothing_is_made_below_a_file(tmp_path, place):
   """One sentence, and not the system's error, before and while something is written."""
   make_old(tmp_path)
-  for call in (files.make_folder, lambda path: files.check_own_output(path / 'x', 'marker'),
+  for call in (files.make_folder, lambda path: files.check_own_output(path / 'x', 'marker', []),
                lambda path: files.check_place(path, '--flag=x'),
                lambda path: files.check_file(path / 'x', '--flag')):
     with pytest.raises(command_line.CommandError, match='through folders only'):
@@ -286,8 +286,33 @@ def test_what_a_command_reads_is_not_replaced(tmp_path):
   (tmp_path / 'link').symlink_to(own / 'drawn')
   for read in (own / 'drawn' / 'photo.jpg', own, tmp_path / 'link', other / '..' / 'own'):
     with pytest.raises(command_line.CommandError, match='--output_dir=.*would be replaced as a '):
-      files.check_own_output(own, 'marker', reads=[other, str(read)])
-  files.check_own_output(own, 'marker', reads=[other, tmp_path, tmp_path / 'owner', 'relative'])
+      files.check_own_output(own, 'marker', ['drawn'], reads=[other, str(read)])
+  files.check_own_output(
+      own, 'marker', ['drawn'], reads=[other, tmp_path, tmp_path / 'owner', 'relative'])
+
+
+@pytest.mark.parametrize('name, is_kept', [
+    ('notes.txt', True), ('.git/HEAD', True), ('old.json', True), ('drawn/photo.jpg', False),
+    ('part-1.bin', False), ('.DS_Store', False)])
+def test_what_a_command_has_not_written_is_not_lost(tmp_path, name, is_kept):
+  file = tmp_path / name
+  file.parent.mkdir(exist_ok=True)
+  for path in (file, tmp_path / 'marker'):
+    path.touch()
+  writes = ['drawn', 'part-*.bin']
+  if not is_kept:
+    files.check_own_output(tmp_path, 'marker', writes)
+    return
+  with pytest.raises(command_line.CommandError, match=(
+      f'--output_dir=.* has not written {name.split("/")[0]} in it, which would be lost')):
+    files.check_own_output(tmp_path, 'marker', writes)
+
+
+def test_of_many_files_three_are_named(tmp_path):
+  for name in ('marker', 'd', 'a', 'c', 'b'):
+    (tmp_path / name).touch()
+  with pytest.raises(command_line.CommandError, match=r'written a, b, c, \.\.\. in it'):
+    files.check_own_output(tmp_path, 'marker', [])
 
 
 def test_of_a_link_what_it_leads_to_is_replaced(tmp_path):

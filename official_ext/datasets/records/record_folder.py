@@ -22,6 +22,8 @@ from official_ext.utils import command_line
 from official_ext.utils import files
 
 MARKER = 'dataset.json'
+# What else lies in such a folder.
+WRITES = ('*.tfrecord', 'annotations', 'classes.txt', 'overrides.yaml', 'report.json')
 
 
 @dataclasses.dataclass(frozen=True)

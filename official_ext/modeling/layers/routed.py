@@ -55,6 +55,11 @@ class RoutedLayer(tf_keras.layers.Layer):
     return False
 
   @property
+  def learns_gates(self) -> bool:
+    """Whether training changes what gates of the layer decide."""
+    return True
+
+  @property
   def gate_names(self) -> list[str]:
     """Names of the gates that the built layer records."""
     return []

@@ -1,9 +1,10 @@
 """Compares a converted detector with its SavedModel on images."""
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from official_ext.serving import alignment
 from official_ext.serving import export_checks
 from official_ext.serving.engines import inputs
 from official_ext.serving import ties
@@ -55,7 +56,8 @@ class Difference(NamedTuple):
 
 
 def compare(expected: Callable[..., Outputs], actual: Callable[..., Outputs],
-            calls: Iterable[inputs.Call]) -> dict[str, Difference]:
+            calls: Iterable[inputs.Call], description: Mapping[str, Any] | None = None
+            ) -> dict[str, Difference]:
   """Runs two detectors on the same images.
 
   Costs of images are equal up to rounding, unless gates of positions differ.
@@ -64,6 +66,8 @@ def compare(expected: Callable[..., Outputs], actual: Callable[..., Outputs],
     expected: the SavedModel: images and scalars -> outputs by name.
     actual: the converted model.
     calls: images and scalars.
+    description: the content of `export.json`, which says how to read the outputs; None: boxes in
+      pixels, and rows that have their order.
 
   Returns:
     Output -> its largest difference, NaN if a value is NaN in one of the two; infinity if an
@@ -72,7 +76,8 @@ def compare(expected: Callable[..., Outputs], actual: Callable[..., Outputs],
   found: dict[str, Difference] = {}
   singles, images = 0, 0
   for call in calls:
-    wanted, got = expected(*call), actual(*call)
+    wanted, got = alignment.align(
+        expected(*call), actual(*call), description or {}, _TOLERANCES['decoded_boxes'])
     if 'detection_boxes' in wanted and 'detection_boxes' in got:
       first, second = ({name: each[name] for name in wanted if name in got}
                        for each in (wanted, got))
@@ -112,6 +117,9 @@ def _differences(wanted: Outputs, got: Outputs, detections: ties.Difference | No
       found[name] = Difference(of_detections[name], _TOLERANCES[name])
     elif name in _TOLERANCES:
       found[name] = Difference(_largest(value, got.get(name)), _TOLERANCES[name])
+    elif name.startswith(export_checks.FEATURES):
+      found[name] = Difference(
+          _largest(value, got.get(name)), export_checks.allowed_difference(value))
     elif name.startswith('gate_'):
       found[name] = Difference(
           _switched(value, got.get(name)), export_checks.allowed_positions(value))

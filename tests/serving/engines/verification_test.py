@@ -10,6 +10,7 @@ EXPECTED = {
     'decoded_boxes': np.float32([[[[0, 1, 2, 3]]]]),
     'multiply_adds': np.float32([4e9]),
     'gate_neck_3': np.float32([1]),
+    'decoder_3': np.float32([[[[-40.0, 1.0]]]]),
     'gate_head_depth_3': np.linspace(0, 1, 4000, dtype=np.float32).reshape([1, 40, 100, 1]),
 }
 POSITIONS = 'gate_head_depth_3'
@@ -47,6 +48,8 @@ def _switched(count):
     ({'decoded_boxes': EXPECTED['decoded_boxes'] + 0.1}, {'decoded_boxes'}),
     ({'decoded_boxes': EXPECTED['decoded_boxes'] * np.float32('nan')}, {'decoded_boxes'}),
     ({'decoded_boxes': EXPECTED['decoded_boxes'][:, :, 0]}, {'decoded_boxes'}),
+    ({'decoder_3': EXPECTED['decoder_3'] + 3e-3}, set()),
+    ({'decoder_3': EXPECTED['decoder_3'] + 5e-3}, {'decoder_3'}),
     ({'gate_neck_3': np.float32([0])}, {'gate_neck_3'}),
     ({'gate_neck_3': None}, {'gate_neck_3'}),
     ({'multiply_adds': np.float32([4e9 + 8192])}, {'multiply_adds'}),

@@ -26,8 +26,9 @@ from official_ext.ops import multiply_adds
 from official_ext.ops import routing
 
 Selections = list[conditional.Selection]
-# A threshold of 1 lowers logits by this much, which shuts every gate.
-_LARGEST_SHIFT = 1e6
+# A threshold of 1 lowers logits by this much, which shuts every gate: far more than the 4 * 10^6 by
+# which a budget of 1 raises them.
+_LARGEST_SHIFT = 1e9
 
 
 @dataclasses.dataclass
@@ -132,9 +133,14 @@ class DyFPN(routed.SkippingLayer, inception_fpn.InceptionFPN):
     return self.backbone_levels
 
   @property
+  def learns_gates(self) -> bool:
+    """Whether gates look at images; those of the ablation with random signals do not."""
+    return self._gate_options['type'] != 'random'
+
+  @property
   def has_gate_threshold(self) -> bool:
-    """Whether gates follow their logits; those of the ablation with random signals do not."""
-    return self._gate_options['type'] != 'random' and self._gate_options['evaluation'] == 'argmax'
+    """Whether inference follows the logits of gates; in ablations with random signals not."""
+    return self.learns_gates and self._gate_options['evaluation'] == 'argmax'
 
   def build(self, input_shape: Mapping[str, tf.TensorShape]) -> None:
     for level in self.backbone_levels:

@@ -73,6 +73,15 @@ def test_a_layer_runs_more_at_a_higher_budget():
   assert np.all(np.diff(costs, axis=0) >= 0) and len({float(np.mean(c)) for c in costs}) > 4
 
 
+@pytest.mark.parametrize('block', ['A', 'B'])
+def test_the_largest_threshold_shuts_all_gates_at_every_budget(block):
+  layer, inputs = _trained(block)
+  for budget in BUDGETS:
+    with routing.shutting_gates(1.0):
+      _, record = _record(layer, inputs, budget)
+    np.testing.assert_array_equal(record.executed, np.full(6, record.minimum))
+
+
 @pytest.mark.parametrize('inference', ['skip', 'mask'])
 @pytest.mark.parametrize('block', ['A', 'B'])
 def test_a_budget_of_each_image_is_what_the_image_gets_alone(block, inference):
