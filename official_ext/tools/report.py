@@ -304,7 +304,7 @@ def main() -> None:
   advice: list[str] = []
   if measured:
     results['networks'] = side_by_side.entries(measured.networks)
-    advice = side_by_side.advice(measured.networks)
+    advice = [*side_by_side.advice(measured.networks), *measured.left_out]
     report_networks.write(page, measured.networks, advice)
   with saved_models.unoptimized():
     _write_sections(page, results, detector, predictions, twins)

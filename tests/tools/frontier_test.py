@@ -14,6 +14,7 @@ from official_ext.serving.engines import catalog
 from official_ext.tools import convert_dataset
 from official_ext.tools import evaluation
 from official_ext.tools import frontier
+from official_ext.tools import frontier_inputs
 from official_ext.tools import predict
 from official_ext.utils import command_line
 from official_ext.utils import machine
@@ -95,7 +96,7 @@ def _points(table):
       'budget', 'ap', 'ap50', 'gmac_mean', 'gmac_min', 'gmac_max')) for point in table['points']]
 
 
-def test_figures_of_every_budget(run, tmp_path, capsys):
+def test_figures_of_every_budget(run, data, tmp_path, capsys):
   table = run()
   # Two of three images have green rectangles, which cost the budget and are found from 0.5.
   assert _points(table) == [(0.25, 0.5, 0.5, 1 + 0.5 / 3, 1, 1.25), (0.5, 1, 1, 1 + 1 / 3, 1, 1.5),
@@ -105,7 +106,11 @@ def test_figures_of_every_budget(run, tmp_path, capsys):
         'tensorflow': ['1', '2']}
     for time in point['milliseconds']['tensorflow'].values():
       assert 0 < time['low'] <= time['median'] <= time['high']
-  assert table['data'] == {'name': 'val', 'images': 3} and table['machine'] == machine.describe()
+  digest = frontier_inputs.data_digest(
+      {number: data / 'images' / f'{number}.png' for number in range(1, 4)},
+      data / 'annotations.json')
+  assert table['data'] == {'name': 'val', 'images': 3, 'digest': digest}
+  assert table['machine'] == machine.describe()
   assert Image.open(tmp_path / 'out' / 'frontier.png').width > 1000
   printed = capsys.readouterr().out.splitlines()
   assert printed[0].split()[:6] == ['budget', 'AP', 'AP50', 'GMAC', 'min', 'max']
