@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from official_ext.serving import prediction_files
 from official_ext.serving import side_by_side
 from official_ext.tools import frontier_inputs
+from official_ext.tools import report_spending
 from official_ext.utils import command_line
 from official_ext.utils import timing
 from official_ext.visualization import html_page
@@ -45,19 +46,21 @@ class Measured(NamedTuple):
     times: milliseconds of the network of the report as `timing.summaries` returns them, for its
       cheapest and its dearest image and for the dearest with every gate open; empty if it takes no
       budget, so that nothing can open its gates.
-    left_out: sentences on what is not shown, and why.
+    notes: sentences on which images cost more, and on what is not shown.
   """
   networks: list[side_by_side.Network]
   times: dict[str, dict[str, float]]
-  left_out: list[str]
+  notes: list[str]
 
 
-def measure(args: argparse.Namespace, shown: prediction_files.Predictions) -> Measured:
+def measure(args: argparse.Namespace, shown: prediction_files.Predictions,
+            seen: Mapping[str, Mapping[Any, float]]) -> Measured:
   """Measures the networks of `--network`.
 
   Args:
     args: `network`, `predictions`, `annotation_file` and `images`.
     shown: of the network of the report; images from its cheapest to its dearest are timed.
+    seen: what is seen of the images, as `report_spending.properties` returns it.
 
   Raises:
     CommandError: a folder holds no detector, or one that takes no images or not the budget that
@@ -77,8 +80,13 @@ def measure(args: argparse.Namespace, shown: prediction_files.Predictions) -> Me
                                         ('dearest image', shown.budget, last),
                                         (ALL_OPEN, 1.0, last))}
   times = {label: seconds[key] for label, key in keys.items() if key in seconds}
-  return Measured(side_by_side.describe(candidates, seconds),
-                  timing.summaries(times) if ALL_OPEN in times else {}, left_out)
+  networks = side_by_side.describe(candidates, seconds)
+  spending = [report_spending.sentence(
+      network_pages.title(network),
+      report_spending.relations(candidates[network.name].predicted.costs, seen))
+              for network in networks]
+  return Measured(networks, timing.summaries(times) if ALL_OPEN in times else {},
+                  [*filter(None, spending), *left_out])
 
 
 def _data_digest(args: argparse.Namespace, shown: prediction_files.Predictions) -> str:

@@ -58,9 +58,9 @@ def test_times_of_the_network_of_the_report(monkeypatch, budgets, names):
   monkeypatch.setattr(report_networks, '_data_digest', lambda *_: DIGEST)
   measured = report_networks.measure(argparse.Namespace(
       network=[['plain', 'plain', 'other'], ['routed', 'routed', './shown']],
-      predictions=FOLDER, annotation_file=None, images=None), shown)
+      predictions=FOLDER, annotation_file=None, images=None), shown, {})
   assert [network.name for network in measured.networks] == ['plain', 'routed']
-  assert list(measured.times) == names and not measured.left_out
+  assert list(measured.times) == names and not measured.notes
   # The cheapest image is one pixel high, the dearest eight.
   expected = dict(zip(('cheapest image', 'dearest image', 'every gate open'), (1, 8, 32)))
   for name, times in measured.times.items():
@@ -122,4 +122,4 @@ def test_predictions_of_other_images_are_refused(monkeypatch):
                      'images of --predictions=shown; only one of them has b.jpg'):
     report_networks.measure(argparse.Namespace(
         network=[['one', 'export', 'few']], predictions=FOLDER, annotation_file=None, images=None),
-                            predictions(FOLDER))
+                            predictions(FOLDER), {})
