@@ -1,7 +1,7 @@
 """What is said of parts that the steps of a training leave without effect."""
 import pytest
 
-from official_ext import registry_imports  # noqa: F401
+from official_ext import registry_imports
 from official_ext.configs import step_doubts
 from official_ext.utils import experiment
 
