@@ -238,8 +238,8 @@ def run_all(compared: Comparison, names: Sequence[str], args: argparse.Namespace
       `command`, the whole of it.
 
   Raises:
-    CommandError: there is no run of some name, a kept one is of other options or data, or
-      nothing can be evaluated.
+    CommandError: there is no run of some name, a kept one is of other options or data, or of
+      data that have changed since, or nothing can be evaluated.
   """
   runs = {name: compared.resolve(name, args) for name in names}
   unknown = sorted(name for name, run in runs.items() if run is None)
@@ -252,6 +252,7 @@ def run_all(compared: Comparison, names: Sequence[str], args: argparse.Namespace
   records = args.output_dir / 'records'
   command('tools.convert_dataset', input=args.data, output_dir=records)
   data_lib.check_objects(records / 'annotations' / 'val.json', f'--data={args.data}')
+  data_lib.check_unchanged(args.output_dir, records, f'--data={args.data}')
   results: Results = collections.defaultdict(list)
   seconds: list[float] = []
   for number, (name, folder) in enumerate(zip(names, folders), 1):
