@@ -1,8 +1,8 @@
-"""What is said of parts that the steps of a training leave without effect."""
+"""What is said of options that have no effect on a training."""
 import pytest
 
 from official_ext import registry_imports
-from official_ext.configs import step_doubts
+from official_ext.configs import without_effect
 from official_ext.utils import experiment
 
 NAME = 'retinanet_dyfpn_efficientnetlite0_sample'
@@ -13,7 +13,7 @@ POLYNOMIAL = (f'{RATE}.type=polynomial,{RATE}.polynomial.decay_steps=99,'
 
 
 def found(override, name=NAME):
-  return step_doubts.find(experiment.resolve(name, params_override=override))
+  return without_effect.find(experiment.resolve(name, params_override=override))
 
 
 @pytest.mark.parametrize('name', [name for name in experiment.names() if 'coco' in name or
@@ -47,6 +47,14 @@ def test_no_experiment_has_a_part_without_effect(name):
     ('task.budget.kind=drawn,task.budget.shrink_steps=501', 'task.budget.shrink_steps is 501, '
      'until which budgets are nearer to 1 than draw_range says, and training ends before'),
     ('task.budget.kind=drawn,task.budget.shrink_steps=500', None),
+    ('task.budget.weight=1,task.budget.draw_range=[0.1,0.9]', 'task.budget.draw_range is [0.1, '
+     "0.9], which the kind 'share' does not read: it is for drawn."),
+    ('task.budget.weight=1,task.budget.full_every=3', "full_every is 3, which the kind 'share'"),
+    ('task.budget.weight=1,task.budget.shrink_steps=3', 'shrink_steps is 3, which the kind'),
+    ('task.budget.weight=0,task.budget.shrink_steps=3', None),
+    ('task.budget.kind=fixed,task.budget.target=0.3', "task.budget.target is 0.3, which the kind "
+     "'fixed' does not read: it is for share, drawn."),
+    ('task.budget.kind=drawn,task.budget.target=0.3', None),
     ('{task: {budget: {weight: 0}, budgets: [{part: decoder, weight: 0.2, start_step: 900}]}}',
      'task.budgets[0].start_step is 900, and')])
 def test_what_has_no_effect_is_named(override, words):

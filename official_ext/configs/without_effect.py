@@ -1,19 +1,25 @@
-"""Finds parts of an experiment that its training steps leave without effect.
+"""Finds options of an experiment that have no effect on its training.
 
-People change the number of steps and forget what counts the same steps.
+People change the number of steps and forget what counts the same steps, or give a budget an option
+of another kind.
 """
 from collections.abc import Iterator
 from typing import Any
+
+from official_ext.configs import options
 
 _OPTIMIZER = 'trainer.optimizer_config'
 # Schedule -> its rate from the last of `decay_steps` on.
 _LAST_RATE = {'cosine': 'alpha', 'polynomial': 'end_learning_rate'}
 # Some schedules end a warm-up before the training does.
 _TAIL = 0.05
+# Option of a budget -> the kinds that read it, where another one is easily taken for such.
+_READ_BY = {'target': ('share', 'drawn'), 'draw_range': ('drawn',), 'full_every': ('drawn',),
+            'shrink_steps': ('drawn',)}
 
 
 def find(params: Any) -> list[str]:
-  """Returns a sentence on each part of a training that has no effect.
+  """Returns a sentence on each option that has no effect, or less than it says.
 
   Args:
     params: a resolved experiment.
@@ -24,7 +30,7 @@ def find(params: Any) -> list[str]:
                 for number, budget in enumerate(getattr(params.task, 'budgets', None) or ())}}
   return [*_of_rate(params.trainer.optimizer_config, train_steps),
           *(sentence for field, budget in budgets.items() if budget
-            for sentence in _of_budget(budget, field, train_steps))]
+            for sentence in (*_of_budget(budget, field, train_steps), *_unread(budget, field)))]
 
 
 def _of_rate(config: Any, train_steps: int) -> Iterator[str]:
@@ -56,3 +62,13 @@ def _of_budget(budget: Any, field: str, train_steps: int) -> Iterator[str]:
   if budget.kind == 'drawn' and budget.shrink_steps > train_steps:
     yield (f'{field}.shrink_steps is {budget.shrink_steps}, until which budgets are nearer to 1 '
            f'than draw_range says, and {ends}')
+
+
+def _unread(budget: Any, field: str) -> Iterator[str]:
+  """Yields which options were changed that the kind of a budget does not read."""
+  default = options.BudgetConfig()
+  for name, kinds in _READ_BY.items():
+    value = getattr(budget, name)
+    if budget.weight and budget.kind not in kinds and value != getattr(default, name):
+      yield (f'{field}.{name} is {value}, which the kind {budget.kind!r} does not read: it is for '
+             f'{", ".join(kinds)}.')
