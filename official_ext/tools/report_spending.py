@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from official_ext.serving import prediction_files
+from official_ext.utils import command_line
 from official_ext.visualization import routing_figures
 
 _GIGA = 1e9
@@ -72,7 +73,7 @@ def properties(predicted: prediction_files.Predictions) -> dict[str, dict[Id, fl
   """
   chosen = [cost['image_id'] for cost in routing_figures.pick_evenly(predicted.costs, _MOST_IMAGES)]
   found: dict[str, dict[Id, float]] = {_OBJECTS: {}, _SIZE: {}, _BRIGHTNESS: {}}
-  for image_id in chosen:
+  for image_id in command_line.progress(chosen, 'images looked at'):
     pixels = predicted.image(image_id)
     found[_BRIGHTNESS][image_id] = float(np.mean(pixels))
     if not predicted.has_truth:
