@@ -319,35 +319,6 @@ def test_kept_runs_of_other_options_or_data_are_refused(changed, tmp_path, monke
   assert f'compare.py {" ".join(given)}\n' in (tmp_path / 'table.md').read_text()
 
 
-@pytest.mark.parametrize('file, text', [
-    ('annotations/val.json', '{"images": [{}], "annotations": [{"iscrowd": 0}, {"iscrowd": 0}]}'),
-    ('annotations/train.json', '{}'), ('train-0.tfrecord', 'more')])
-def test_runs_on_data_that_have_changed_are_not_compared(file, text, tmp_path, monkeypatch):
-  changes, ran = {}, []
-
-  def command(module, **options):
-    ran.append(module)
-    if module == 'train':
-      (options['model_dir'] / 'validation').mkdir(parents=True)
-    else:
-      convert(options['output_dir'])
-      for name, content in {'train-0.tfrecord': 'few', **changes}.items():
-        (options['output_dir'] / name).write_text(content)
-
-  monkeypatch.setattr(comparison, 'command', command)
-  monkeypatch.setattr(comparison, 'last_evaluation', lambda _: {'AP': 0.5})
-  monkeypatch.setattr(comparison.experiment, 'resolve', lambda *args, **options: None)
-  args = argparse.Namespace(command='', data='data', output_dir=tmp_path, train_steps=None)
-  for names in (['a'], ['a', 'b']):
-    comparison.run_all(Counting(), names, args)
-  trained = ['tools.convert_dataset', 'train', 'tools.convert_dataset', 'train']
-  assert ran == trained
-  changes[file] = text
-  with pytest.raises(command_line.CommandError, match='--data=data has changed since runs in'):
-    comparison.run_all(Counting(), ['a', 'b', 'c'], args)
-  assert ran == [*trained, 'tools.convert_dataset']
-
-
 @pytest.mark.parametrize('has_steps_left', [True, False])
 def test_an_interrupted_run_goes_on_and_is_evaluated_anew(
     has_steps_left, tmp_path, monkeypatch, capsys):
