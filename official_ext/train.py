@@ -24,6 +24,7 @@ import tensorflow as tf
 import yaml
 
 from official_ext import registry_imports
+from official_ext.configs import without_effect
 from official_ext.tasks import training
 from official_ext.utils import command_line
 from official_ext.utils import experiment
@@ -157,6 +158,8 @@ def main(_) -> None:
   experiment.check_training(params, FLAGS.mode)
   _check_model_dir(params, FLAGS.model_dir, FLAGS.mode)
   input_checks.check_task(params.task, FLAGS.mode)
+  for sentence in without_effect.find(params) if 'train' in FLAGS.mode else ():
+    command_line.say(f'Doubtful: {sentence}')
   FLAGS.model_dir = files.plain_path(FLAGS.model_dir)
   logging.get_absl_logger().addFilter(_TimeLeft(params.trainer.train_steps))
   training.run(FLAGS)

@@ -224,7 +224,9 @@ def _prepare(args: argparse.Namespace) -> None:
   for data in args.data:
     folder, what = args.output_dir / data.name, f'--data={data.name}={data.source}'
     data_lib.keep_source(folder, data.source, what)
-    if not (folder / 'val').exists():
+    if (folder / 'val').exists():
+      command_line.say(f'{what}: taken as it was when {folder} was made')
+    else:
       source = _composed(data) if subjects.is_composed(data.source) else data.source
       comparison.command('tools.convert_dataset', input=source, output_dir=folder / 'records')
       comparison.command('tools.check_dataset', data=folder / 'records',

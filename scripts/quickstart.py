@@ -126,10 +126,7 @@ def training_overrides(args: argparse.Namespace, subject: Subject,
   """Returns the trainer's `params_override`: how long to train, and what the data needs."""
   fields = {**subjects.schedule(args.train_steps, str(args.data)),
             **subject.fields(args.train_steps, frozen)}
-  # The parser of overrides takes lists of JSON without blanks and quotes.
-  overrides = [f'{field}={json.dumps(value, separators=(",", ":"))}'.replace('"', '')
-               for field, value in fields.items()]
-  return ','.join([*overrides, *filter(None, [args.params_override])])
+  return ','.join(filter(None, [subjects.override(fields), args.params_override]))
 
 
 def _keep_previous(output: pathlib.Path, data: pathlib.Path) -> None:

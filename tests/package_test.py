@@ -32,7 +32,7 @@ ROWS = [
     (r'modeling/(backbones|decoders|heads)/.*', FOLDER),
     (r'modeling/\w+', ALL),
     (r'losses/.*', ALL),
-    (r'configs/(detectors|classifiers|field_ranges)|dataloaders/.*', NONE),
+    (r'configs/(detectors|classifiers|field_ranges|without_effect)|dataloaders/.*', NONE),
     (r'configs/.*experiments', ALL),
     (r'visualization/.*', ALL),
     (r'(utils|datasets)/.*', ALL),

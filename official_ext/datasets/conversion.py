@@ -27,7 +27,6 @@ from official_ext.datasets.records import record_folder
 from official_ext.datasets.records import shards
 from official_ext.utils import command_line
 
-MAX_BOXES = 100  # per image: the default of Model Garden's parser field `max_num_instances`
 
 Entry = annotations_lib.Entry
 Result = TypeVar('Result')
@@ -199,9 +198,10 @@ class SplitConverter:
                 f'{num_lost} of {num_lost + len(annotations)}')
     elif not annotations:
       self._add('noted', 'image has no boxes: kept', name)
-    if len(annotations) > MAX_BOXES:
-      self._add('noted', f"image has more than {MAX_BOXES} boxes, the default of the parser's "
-                'max_num_instances', name, str(len(annotations)))
+    if len(annotations) > record_folder.MAX_BOXES:
+      self._add('noted', f'image has more than {record_folder.MAX_BOXES} boxes: overrides.yaml '
+                'raises max_num_instances for it; max_num_detections limits what is found',
+                name, str(len(annotations)))
     for annotation in annotations:
       if annotation['iscrowd']:
         self._add('noted', 'crowd box: kept as such', name)
@@ -256,7 +256,9 @@ def write_split(converter: SplitConverter, name: str, folder: pathlib.Path, num_
   annotation_file = folder / 'annotations' / f'{name}.json'
   annotation_file.parent.mkdir(exist_ok=True)
   annotation_file.write_text(json.dumps(converter.coco))
+  boxes = collections.Counter(
+      annotation['image_id'] for annotation in converter.coco['annotations'])
   return record_folder.SplitRecords(
-      num_images=len(converter.coco['images']), num_boxes=len(converter.coco['annotations']),
+      num_images=len(converter.coco['images']), num_boxes=boxes.total(),
       file_pattern=shards.file_pattern(name), num_files=num_shards,
-      annotation_file=f'annotations/{name}.json')
+      annotation_file=f'annotations/{name}.json', max_boxes=max(boxes.values(), default=0))

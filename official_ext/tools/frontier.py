@@ -227,7 +227,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     times[converted.engine] = _measure_times(converted, images, args.batch_sizes, {
         **settings, 'conversion': frontier_inputs.conversion_digest(folder)}, kept)
   table = {
-      **identity, 'data': {'name': data.name, 'images': len(data.images.paths)},
+      **identity, 'data': {'name': data.name, 'images': len(data.images.paths),
+                           'digest': identity['data']},
       'num_runs': args.num_runs, 'recommended': budget_table.recommended(points),
       'points': [{**point, 'milliseconds': {
           engine: {size: found[f'{point["budget"]:g}'] for size, found in sizes.items()}

@@ -91,9 +91,19 @@ def identity(saved_model: pathlib.Path, data: Data) -> dict[str, Any]:
   network = {str(path.relative_to(saved_model)): path
              for pattern in ('saved_model.pb', 'variables/*')
              for path in saved_model.glob(pattern)}
-  seen = {str(image_id): path for image_id, path in data.images.paths.items()}
-  return {'model': _digest(network), 'data': _digest({**seen, '': data.truth.path}),
+  return {'model': _digest(network), 'data': data_digest(data.images.paths, data.truth.path),
           'machine': machine.describe()}
+
+
+def data_digest(images: Mapping[Any, pathlib.Path], annotation_file: pathlib.Path) -> str:
+  """Returns what tells data from others: a hash of images, their ids and their annotations.
+
+  Args:
+    images: image id -> file.
+    annotation_file: of these images.
+  """
+  seen = {str(image_id): path for image_id, path in images.items()}
+  return _digest({**seen, '': annotation_file})
 
 
 def conversion_digest(folder: pathlib.Path) -> str:

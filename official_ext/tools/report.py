@@ -13,6 +13,7 @@ from official_ext.serving import side_by_side
 from official_ext.tools import budget_pictures
 from official_ext.tools import report_necks
 from official_ext.tools import report_networks
+from official_ext.tools import report_spending
 from official_ext.utils import command_line
 from official_ext.utils import experiment
 from official_ext.utils import files
@@ -293,19 +294,25 @@ def main() -> None:
   twins = {name: twin.multiply_adds for name, twin in made.items()}
   cheapest, dearest = (
       predictions.image(predictions.costs[index]['image_id']) for index in (0, -1))
-  measured = report_networks.measure(args, predictions) if args.network else None
+  seen = report_spending.properties(predictions)
+  follows = report_spending.relations(predictions.costs, seen)
+  measured = report_networks.measure(args, predictions, seen) if args.network else None
   # An export that can open every gate needs no twins to be timed beside, which have to be traced.
   times = (measured and measured.times) or timing.summaries(
       twins_lib.seconds(detector, made, cheapest, dearest, _TIMED_RUNS))
   results = _results(
       predictions, twins, milliseconds=times, saved_model_max_abs_diff=largest_difference,
-      seconds_by_step=seconds_by_step)
+      seconds_by_step=seconds_by_step,
+      cost_follows={name: relation._asdict() for name, relation in follows.items()})
   page = html_page.HtmlPage(f'{args.experiment}: {len(predictions.costs)} images')
   advice: list[str] = []
   if measured:
     results['networks'] = side_by_side.entries(measured.networks)
-    advice = side_by_side.advice(measured.networks)
+    advice = [*side_by_side.advice(measured.networks), *measured.notes]
     report_networks.write(page, measured.networks, advice)
+  elif follows:
+    advice = [report_spending.sentence('this detector', follows)]
+    page.text(advice[0])
   with saved_models.unoptimized():
     _write_sections(page, results, detector, predictions, twins)
   with files.atomic_file(args.output_dir / 'report.html') as temporary:

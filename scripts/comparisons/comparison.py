@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import official_ext  # noqa: F401 (chooses Keras 2)
 import numpy as np
 from studies import data as data_lib
+from studies import subjects
 from tensorboard.backend.event_processing import event_accumulator
 import tensorflow as tf
 
@@ -123,15 +124,15 @@ def sized(overrides: str, image_size: str | None) -> str:
   return ','.join(text for text in (overrides, size) if text)
 
 
-def run_overrides(train_steps: int | None, *more: str) -> str:
-  """Returns the `--params_override` of a run: mirrored images, its length, and what is its own."""
-  # The experiments do not mirror, because digits of the composed sample must not be.
-  texts = ['task.train_data.parser.aug_rand_hflip=true']
-  if train_steps:
-    texts += [f'trainer.train_steps={train_steps}',
-              f'trainer.validation_interval={train_steps}',
-              f'trainer.optimizer_config.learning_rate.cosine.decay_steps={train_steps}']
-  return ','.join(texts + [text for text in more if text])
+def run_overrides(args: argparse.Namespace, *more: str) -> str:
+  """Returns the `--params_override` of a run.
+
+  Args:
+    args: `data`, a folder, and `train_steps`, None for those of the experiment.
+    *more: what is the run's own; may be empty.
+  """
+  fields = subjects.schedule(args.train_steps, str(args.data))
+  return ','.join(filter(None, [subjects.override(fields), *more]))
 
 
 def command(module: str, **options: Any) -> None:
@@ -175,7 +176,7 @@ def _flags(run: Run, args: argparse.Namespace) -> dict[str, Any]:
   """Returns the trainer's flags for a run."""
   return {'experiment': run.experiment,
           'config_file': args.output_dir / 'records' / 'overrides.yaml',
-          'params_override': run_overrides(args.train_steps, run.overrides)}
+          'params_override': run_overrides(args, run.overrides)}
 
 
 def _params(run: Run, args: argparse.Namespace) -> Any:
@@ -187,7 +188,7 @@ def _params(run: Run, args: argparse.Namespace) -> Any:
 
 def _options_text(run: Run, args: argparse.Namespace) -> str:
   """Returns the content of the file that says what a run is trained with, and on what."""
-  overrides = run_overrides(args.train_steps, run.overrides)
+  overrides = run_overrides(args, run.overrides)
   return f'{run.experiment} on {args.data}\n{overrides}'
 
 
@@ -237,8 +238,8 @@ def run_all(compared: Comparison, names: Sequence[str], args: argparse.Namespace
       `command`, the whole of it.
 
   Raises:
-    CommandError: there is no run of some name, a kept one is of other options or data, or
-      nothing can be evaluated.
+    CommandError: there is no run of some name, a kept one is of other options or data, or of
+      data that have changed since, or nothing can be evaluated.
   """
   runs = {name: compared.resolve(name, args) for name in names}
   unknown = sorted(name for name, run in runs.items() if run is None)
@@ -251,6 +252,7 @@ def run_all(compared: Comparison, names: Sequence[str], args: argparse.Namespace
   records = args.output_dir / 'records'
   command('tools.convert_dataset', input=args.data, output_dir=records)
   data_lib.check_objects(records / 'annotations' / 'val.json', f'--data={args.data}')
+  data_lib.check_unchanged(args.output_dir, records, f'--data={args.data}')
   results: Results = collections.defaultdict(list)
   seconds: list[float] = []
   for number, (name, folder) in enumerate(zip(names, folders), 1):

@@ -1,4 +1,5 @@
 """Checks of data that studies, comparisons and the quickstart make before they train."""
+import hashlib
 import json
 import pathlib
 
@@ -6,6 +7,8 @@ from official_ext.utils import command_line
 from official_ext.utils import files
 
 _SOURCE = 'source.json'
+# In the folder of a comparison: what tells its data from others.
+_DIGEST = 'data.json'
 
 
 def check_objects(annotation_file: pathlib.Path, data: str) -> None:
@@ -46,3 +49,28 @@ def keep_source(folder: pathlib.Path, source: str, data: str) -> None:
           'another name.')
   with files.atomic_file(path) as temporary:
     temporary.write_text(json.dumps(source) + '\n', encoding='utf-8')
+
+
+def check_unchanged(output: pathlib.Path, records: pathlib.Path, data: str) -> None:
+  """Checks that data are what they were when the first run of a folder was trained.
+
+  Args:
+    output: folder of the runs; what tells the data from others is kept there.
+    records: folder of the data, converted anew.
+    data: the data set, in the words of the command line.
+
+  Raises:
+    CommandError: images or annotations have been added, changed or taken away.
+  """
+  digest = hashlib.sha256()
+  for path in sorted(records.glob('annotations/*.json')):
+    digest.update(path.name.encode() + path.read_bytes())
+  for path in sorted(records.glob('*.tfrecord')):
+    digest.update(f'{path.name} {path.stat().st_size}'.encode())
+  kept, found = output / _DIGEST, digest.hexdigest()
+  if kept.is_file() and json.loads(kept.read_text(encoding='utf-8')) != found:
+    raise command_line.CommandError(
+        f'{data} has changed since runs in {output} were trained, which are to be compared on the '
+        'same images and annotations: give another --output_dir.')
+  with files.atomic_file(kept) as temporary:
+    temporary.write_text(json.dumps(found) + '\n', encoding='utf-8')

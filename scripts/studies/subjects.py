@@ -1,5 +1,6 @@
 """The networks that studies and the quickstart train, with their options."""
 from collections.abc import Mapping, Sequence
+import json
 import pathlib
 from typing import Any, NamedTuple
 
@@ -74,17 +75,29 @@ def _shows_digits(data: str) -> bool:
   return is_composed(data) or pathlib.Path(data, make_sample_data.MARKER).is_file()
 
 
-def schedule(train_steps: int, data: str) -> dict[str, Any]:
+def schedule(train_steps: int | None, data: str) -> dict[str, Any]:
   """Returns field -> value of a training, whatever is trained.
 
   Args:
-    train_steps: number of steps.
+    train_steps: number of steps; None: as many as the experiment has.
     data: folder of the data set, or `DIGITS`; digits are not mirrored.
   """
   steps = ('train_steps', 'validation_interval',
-           'optimizer_config.learning_rate.cosine.decay_steps')
+           'optimizer_config.learning_rate.cosine.decay_steps') if train_steps else ()
+  # The experiments do not mirror, because a mirrored digit is another thing.
   mirror = {} if _shows_digits(data) else {'task.train_data.parser.aug_rand_hflip': True}
   return {**mirror, **{f'trainer.{name}': train_steps for name in steps}}
+
+
+def override(fields: Options) -> str:
+  """Returns fields as `--params_override` takes them.
+
+  Args:
+    fields: field -> value.
+  """
+  # The parser of overrides takes lists of JSON without blanks and quotes.
+  return ','.join(f'{field}={json.dumps(value, separators=(",", ":"))}'.replace('"', '')
+                  for field, value in fields.items())
 
 
 def retinanet(neck: str, options: Options | None = None, budgets: Sequence[float] = (),

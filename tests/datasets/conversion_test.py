@@ -154,7 +154,7 @@ def test_sixteen_bit_images_and_turned_photographs(tmp_path):
 def test_what_is_valid_and_may_surprise_is_noted(tmp_path):
   write_image(tmp_path / 'images' / 'a.jpg')
   write_image(tmp_path / 'images' / 'b.jpg')
-  boxes = [coco_annotation(number, 1, [1, 1, 5, 5]) for number in range(conversion.MAX_BOXES + 1)]
+  boxes = [coco_annotation(number, 1, [1, 1, 5, 5]) for number in range(101)]
   boxes[0]['iscrowd'] = 1
   write_coco(tmp_path, [coco_image(1, 'a.jpg'), coco_image(2, 'b.jpg')], boxes, splits=['train'])
   folder = tmp_path / 'annotations'
@@ -162,7 +162,8 @@ def test_what_is_valid_and_may_surprise_is_noted(tmp_path):
   noted = by_reason(convert(tmp_path).findings, 'noted')
   assert noted == {
       'image has no boxes: kept': ['b.jpg'], 'crowd box: kept as such': ['a.jpg'],
-      "image has more than 100 boxes, the default of the parser's max_num_instances": ['a.jpg 101']}
+      'image has more than 100 boxes: overrides.yaml raises max_num_instances for it; '
+      'max_num_detections limits what is found': ['a.jpg 101']}
 
 
 def test_a_split_is_written_with_its_annotation_file(tmp_path):

@@ -18,7 +18,7 @@ from official_ext.utils import experiment
 from official_ext.modeling import network_cost
 
 ARGS = argparse.Namespace(
-    train_steps=7, init_checkpoint=None, scale_bounds=None, image_size=None)
+    data='x', train_steps=7, init_checkpoint=None, scale_bounds=None, image_size=None)
 
 
 def resolved(kind, name, **options):
@@ -26,7 +26,7 @@ def resolved(kind, name, **options):
   args = argparse.Namespace(**{**vars(ARGS), **options})
   run = compare.COMPARISONS[kind].resolve(name, args)
   return run, experiment.resolve(
-      run.experiment, params_override=comparison.run_overrides(args.train_steps, run.overrides))
+      run.experiment, params_override=comparison.run_overrides(args, run.overrides))
 
 
 @pytest.mark.parametrize('kind, name', [
@@ -37,6 +37,16 @@ def test_every_run_is_an_experiment_that_resolves(kind, name):
   _, params = resolved(kind, name)
   assert params.trainer.train_steps == params.trainer.validation_interval == 7
   assert params.task.train_data.parser.aug_rand_hflip
+
+
+def test_digits_are_not_mirrored(tmp_path):
+  (tmp_path / 'sample.json').write_text('{}')  # as tools.make_sample_data leaves it
+  for data in (tmp_path, str(tmp_path)):
+    _, params = resolved('necks', 'fpn', data=data)
+    assert not params.task.train_data.parser.aug_rand_hflip
+  _, params = resolved('necks', 'fpn', data=tmp_path, train_steps=None)
+  assert not params.task.train_data.parser.aug_rand_hflip
+  assert params.trainer.train_steps == 500
 
 
 @pytest.mark.parametrize('kind, names, text', [

@@ -175,10 +175,12 @@ def study(tmp_path, monkeypatch):
   return call
 
 
-def test_a_study_trains_everything_once_before_it_repeats_and_goes_on(study, tmp_path):
+def test_a_study_trains_everything_once_before_it_repeats_and_goes_on(study, tmp_path, capsys):
   first = [(data, name, 1) for data in ('one', 'two') for name in ('fpn', 'fcos')]
-  assert study() == first
+  assert study() == first and 'taken as it was' not in capsys.readouterr().out
   assert study('--repeats=2') == [(data, name, 2) for data, name, _ in first]
+  assert f'--data=two=y: taken as it was when {tmp_path}/out/two was made' in (
+      capsys.readouterr().out)
   page_of_study = tmp_path / 'out' / 'gains.md'
   assert '| `fcos` |  | 2 | 0.500 +- 0.000 |' in page_of_study.read_text()
   # The page keeps what earlier runs trained.  A plan also takes over networks that another plan

@@ -14,7 +14,9 @@ from official_ext.serving.engines import catalog
 from official_ext.tools import convert_dataset
 from official_ext.tools import evaluation
 from official_ext.tools import frontier
+from official_ext.tools import frontier_inputs
 from official_ext.tools import predict
+from official_ext.tools import write_images
 from official_ext.utils import command_line
 from official_ext.utils import machine
 from official_ext.utils import timing
@@ -95,7 +97,7 @@ def _points(table):
       'budget', 'ap', 'ap50', 'gmac_mean', 'gmac_min', 'gmac_max')) for point in table['points']]
 
 
-def test_figures_of_every_budget(run, tmp_path, capsys):
+def test_figures_of_every_budget(run, data, tmp_path, capsys):
   table = run()
   # Two of three images have green rectangles, which cost the budget and are found from 0.5.
   assert _points(table) == [(0.25, 0.5, 0.5, 1 + 0.5 / 3, 1, 1.25), (0.5, 1, 1, 1 + 1 / 3, 1, 1.5),
@@ -105,7 +107,11 @@ def test_figures_of_every_budget(run, tmp_path, capsys):
         'tensorflow': ['1', '2']}
     for time in point['milliseconds']['tensorflow'].values():
       assert 0 < time['low'] <= time['median'] <= time['high']
-  assert table['data'] == {'name': 'val', 'images': 3} and table['machine'] == machine.describe()
+  digest = frontier_inputs.data_digest(
+      {number: data / 'images' / f'{number}.png' for number in range(1, 4)},
+      data / 'annotations.json')
+  assert table['data'] == {'name': 'val', 'images': 3, 'digest': digest}
+  assert table['machine'] == machine.describe()
   assert Image.open(tmp_path / 'out' / 'frontier.png').width > 1000
   printed = capsys.readouterr().out.splitlines()
   assert printed[0].split()[:6] == ['budget', 'AP', 'AP50', 'GMAC', 'min', 'max']
@@ -134,7 +140,15 @@ def test_records_are_data_too(run, data, tmp_path, monkeypatch):
       'convert_dataset', f'--input={folder}', f'--output_dir={tmp_path}/records'])
   convert_dataset.main()
   table = run(data=tmp_path / 'records')
-  assert _points(table)[1][:3] == (0.5, 1, 1) and table['data'] == {'name': 'records', 'images': 3}
+  assert _points(table)[1][:3] == (0.5, 1, 1)
+  # The report, which reads the written images, takes the table for one of the same data.
+  (tmp_path / 'val').mkdir()
+  write_images.write(tmp_path / 'records', 'val', tmp_path / 'val')
+  digest = frontier_inputs.data_digest(
+      {number: tmp_path / 'val' / 'images' / path.name for number, path in enumerate(
+          sorted((tmp_path / 'val' / 'images').iterdir()), 1)},
+      tmp_path / 'val' / 'annotations.json')
+  assert table['data'] == {'name': 'records', 'images': 3, 'digest': digest}
 
 
 def test_an_interrupted_run_goes_on(run, evaluated, monkeypatch):

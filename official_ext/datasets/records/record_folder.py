@@ -24,6 +24,8 @@ from official_ext.utils import files
 MARKER = 'dataset.json'
 # What else lies in such a folder.
 WRITES = ('*.tfrecord', 'annotations', 'classes.txt', 'overrides.yaml', 'report.json')
+# Boxes of an image that experiments keep: the default of Model Garden's `max_num_instances`.
+MAX_BOXES = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,12 +38,14 @@ class SplitRecords:
     file_pattern: pattern of the record files in the folder.
     num_files: number of record files.
     annotation_file: path of the COCO annotation file in the folder.
+    max_boxes: the most boxes of an image; 0 if an earlier version wrote the folder.
   """
   num_images: int
   num_boxes: int
   file_pattern: str
   num_files: int
   annotation_file: str
+  max_boxes: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +87,7 @@ def read(folder: pathlib.Path, alternative: str = '') -> Dataset:
     return Dataset(
         content['num_classes'], content['include_masks'],
         {int(number): name for number, name in content['class_names'].items()},
-        {name: SplitRecords(**{field.name: split[field.name]
+        {name: SplitRecords(**{field.name: {'max_boxes': 0, **split}[field.name]
                                for field in dataclasses.fields(SplitRecords)})
          for name, split in content['splits'].items()},
         {int(number): value for number, value in content.get('original_ids', {}).items()},
@@ -113,10 +117,17 @@ def write(dataset: Dataset, folder: pathlib.Path, final_folder: str | os.PathLik
   text = overrides('Makes an experiment use this data set', {
       'annotation_file': os.path.join(os.path.abspath(final_folder), val.annotation_file),
       'model': {'num_classes': dataset.num_classes},
-      'train_data': {'input_path': path_pattern(final_folder, train.file_pattern)},
-      'validation_data': {'input_path': path_pattern(final_folder, val.file_pattern)}})
+      'train_data': _data_fields(train, final_folder),
+      'validation_data': _data_fields(val, final_folder)})
   (folder / 'overrides.yaml').write_text(text, encoding='utf-8')
   _add_class_comments(dataset, folder / 'overrides.yaml')
+
+
+def _data_fields(split: SplitRecords, folder: str | os.PathLike) -> dict[str, Any]:
+  """Returns the fields of an experiment that read a split, all boxes of each image."""
+  parser = ({'parser': {'max_num_instances': split.max_boxes}}
+            if split.max_boxes > MAX_BOXES else {})
+  return {'input_path': path_pattern(folder, split.file_pattern), **parser}
 
 
 def _add_class_comments(dataset: Dataset, path: pathlib.Path) -> None:

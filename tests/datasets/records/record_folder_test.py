@@ -1,4 +1,5 @@
 """The description of a folder of records is read back, and damage is named."""
+import dataclasses
 import json
 import os
 
@@ -35,6 +36,28 @@ def test_overrides_name_the_files_of_the_final_folder(tmp_path):
       train_data=dict(input_path='/final/train-*.tfrecord'),
       validation_data=dict(input_path='/final/val-*.tfrecord')))
   assert '#   1 cat, category id 0\n#   7 dog, category id "seven"\n' in text
+
+
+@pytest.mark.parametrize('most', [(100, 7), (101, 7), (12, 1000)])
+def test_overrides_make_room_for_all_boxes_of_an_image(most, tmp_path):
+  content = dataset()
+  splits = {name: dataclasses.replace(split, max_boxes=count)
+            for (name, split), count in zip(content.splits.items(), most)}
+  record_folder.write(dataclasses.replace(content, splits=splits), tmp_path, tmp_path)
+  assert record_folder.read(tmp_path).splits == splits
+  task = yaml.safe_load((tmp_path / 'overrides.yaml').read_text())['task']
+  for field, count in zip(('train_data', 'validation_data'), most):
+    assert task[field].get('parser') == ({'max_num_instances': count} if count > 100 else None)
+
+
+def test_folders_of_earlier_versions_do_not_say_the_most_boxes(tmp_path):
+  record_folder.write(dataset(), tmp_path, tmp_path)
+  path = tmp_path / 'dataset.json'
+  content = json.loads(path.read_text())
+  for split in content['splits'].values():
+    del split['max_boxes']
+  path.write_text(json.dumps(content))
+  assert record_folder.read(tmp_path) == dataset()
 
 
 def test_folders_of_earlier_versions_say_no_original_ids(tmp_path):

@@ -231,6 +231,14 @@ def build_gate(type: str, channels: Mapping[str, int], num_paths: int,
     ArgumentError: an option that is not allowed.
   """
   checks.check_one_of('type', type, TYPES)
+  if random_probability is not None and type != 'random':
+    raise checks.ArgumentError(
+        'random_probability', f'random_probability is {random_probability}, and type {type!r}, '
+        "which learns when a path opens: type must be 'random', or random_probability null.")
+  if initial_bias is not None and type == 'random':
+    raise checks.ArgumentError(
+        'initial_bias', f"initial_bias is {initial_bias}, and type 'random', which has no bias: "
+        'initial_bias must be null.')
   if initial_bias is not None and len(initial_bias) != num_paths:
     raise checks.ArgumentError(
         'initial_bias', f'initial_bias has {len(initial_bias)} values for {num_paths} paths.')

@@ -136,6 +136,10 @@ def test_gates_are_float32_under_any_policy(policy):
     ({'type': 'recurrent', 'direction': 'sideways'}, "^direction is 'sideways'"),
     ({'type': 'random', 'random_probability': 1.0}, '^random_probability is 1.0'),
     ({'type': 'channel', 'initial_bias': [1.0]}, '^initial_bias has 1 values for 2 paths'),
+    ({'type': 'channel', 'random_probability': 0.5},
+     "^random_probability is 0.5, and type 'channel', which learns when a path opens"),
+    ({'type': 'random', 'initial_bias': [0.1, 2.0]},
+     "^initial_bias is \\[0.1, 2.0\\], and type 'random', which has no bias"),
 ])
 def test_build_gate_refuses_wrong_options(options, message):
   with pytest.raises(checks.ArgumentError, match=message) as caught:
