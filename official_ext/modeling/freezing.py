@@ -27,6 +27,9 @@ def freeze_stages(backbone: tf_keras.Model, stages: Sequence[str]) -> None:
   """
   if not stages:
     return
+  if isinstance(stages, str):
+    raise checks.FieldError(
+        f'task.frozen_stages is {stages!r}, and must be a list, such as [{stages}].')
   unknown = [stage for stage in stages if stage not in STAGES]
   if unknown:
     raise checks.FieldError(f'task.frozen_stages has {", ".join(unknown)}; allowed are '

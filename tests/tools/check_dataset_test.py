@@ -242,10 +242,11 @@ def test_images_in_both_splits_are_found(records, tmp_path, monkeypatch):
            tf.data.TFRecordDataset(str(records / 'train-00000-of-00001.tfrecord'))]
   own = [record.numpy() for record in tf.data.TFRecordDataset(str(val))]
   _write(val, own + train[:1])
-  status, _, problems = _check(monkeypatch, tmp_path, f'--data={records}')
-  assert status == 1
-  assert problems['image is in train as well'] == [
-      'val-00000-of-00001.tfrecord record 2 1.png = train-00000-of-00001.tfrecord record 1 1.png']
+  _, report, _ = _check(monkeypatch, tmp_path, f'--data={records}')
+  found, = (item for item in report['findings'] if 'in train as well' in item['reason'])
+  assert (found['outcome'], found['items']) == ('doubt', [{
+      'file': 'val-00000-of-00001.tfrecord record 2 1.png',
+      'detail': '= train-00000-of-00001.tfrecord record 1 1.png'}])
 
 
 def test_experiment_that_does_not_fit_the_data(records, tmp_path, monkeypatch):

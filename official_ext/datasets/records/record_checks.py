@@ -208,7 +208,8 @@ def check_overlap(checks: Sequence[SplitCheck], findings: findings_lib.Findings)
   for position, check in enumerate(checks):
     for other in checks[position + 1:]:
       for digest in sorted(set(check.digests) & set(other.digests)):
-        findings.add(other.source.name, 'problem', f'image is in {check.source.name} as well',
+        findings.add(other.source.name, 'doubt',
+                     f'image is in {check.source.name} as well: accuracy will seem too high',
                      other.digests[digest], f'= {check.digests[digest]}')
 
 

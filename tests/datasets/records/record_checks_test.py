@@ -13,7 +13,8 @@ def test_equal_images_of_two_splits_are_found():
   checks[1].digests.update(y='val record 7', z='val record 8')
   record_checks.check_overlap(checks, findings)
   item, = findings.to_json()
-  assert (item['split'], item['reason']) == ('val', 'image is in train as well')
+  assert (item['split'], item['reason']) == (
+      'val', 'image is in train as well: accuracy will seem too high')
   assert item['items'] == [dict(file='val record 7', detail='= train record 2')]
 
 
