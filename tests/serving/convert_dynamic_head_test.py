@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from official_ext.ops import sparse_block
 from official_ext.ops import tile_lists
-from official_ext.ops import winograd_conv
+from official_ext.ops import export_expectation
 from official_ext.serving.engines import catalog
 from official_ext.utils import command_line
 
@@ -99,7 +99,7 @@ def test_lists_of_tiles(name, tmp_path, monkeypatch):
   calls = []
   convolve = tile_lists.convolve
   monkeypatch.setattr(tile_lists, 'convolve', lambda *args: calls.append(1) or convolve(*args))
-  monkeypatch.setattr(winograd_conv, 'saved_share', lambda maps: 0.5)
+  monkeypatch.setattr(export_expectation, 'saved_share', lambda maps: 0.5)
   monkeypatch.setattr(tile_lists, 'are_cheaper',
                       lambda tiles, channels: tf.shape(tiles.places)[1] >= 0)
   _compare(name, (None, None) if name == 'openvino' else size, cases, module, tmp_path,
