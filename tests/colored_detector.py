@@ -17,12 +17,8 @@ class ColoredDetector(tf.Module):
     super().__init__()
     self._classes = (red, green)
     self.model = tf.Module()  # as an export module has it, here without variables
-    self._function = tf.function(self._detect).get_concrete_function(
-        tf.TensorSpec([None, None, None, 3], tf.uint8, name='inputs'))
-
-  def get_inference_signatures(self, keys):
-    """Returns the signature under the name that `keys` gives, as an export module does."""
-    return dict.fromkeys(keys.values(), self._function)
+    self.description = {'batch_size': None}
+    self.inference_from_image_tensors = tf.function(self._detect, autograph=False)
 
   def _detect(self, images):
     found = [self._find(images, color) for color in COLORS.values()]

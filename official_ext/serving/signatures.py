@@ -21,6 +21,10 @@ DEFAULT = 'serving_default'
 WITH_GATE_THRESHOLD = 'with_gate_threshold'
 WITH_BUDGET = 'with_budget'
 
+# Input type -> the method of an export module.
+_METHODS = {'image_tensor': 'inference_from_image_tensors',
+            'image_bytes': 'inference_from_image_bytes', 'tf_example': 'inference_from_tf_example'}
+
 
 def widest(functions: Mapping[str, Any]) -> str | None:
   """Returns the name of the signature that other engines get.
@@ -70,9 +74,7 @@ def network_function(module: Any, input_type: str) -> Any:
   """
   more = [tf.TensorSpec([], tf.float32, 'gate_threshold')] * routed.has_gate_threshold(module.model)
   more += [tf.TensorSpec(None, tf.float32, 'budget')] * routed.has_budget_input(module.model)
-  serve = {'image_tensor': module.inference_from_image_tensors,
-           'image_bytes': module.inference_from_image_bytes,
-           'tf_example': module.inference_from_tf_example}[input_type].python_function
+  serve = getattr(module, _METHODS[input_type]).python_function
   batch = module.description['batch_size']
   images = (tf.TensorSpec([batch, None, None, 3], tf.uint8, 'inputs')
             if input_type == 'image_tensor' else tf.TensorSpec([batch], tf.string, 'inputs'))

@@ -11,7 +11,6 @@ import functools
 import json
 from typing import Any
 
-from official_ext.tools import exported_options
 from official_ext.tools import gate_settings
 from official_ext.utils import argument_types
 from official_ext.utils import command_line
@@ -142,6 +141,7 @@ def _resolve(arguments: argparse.Namespace) -> tuple[Any, tuple[int, int], tuple
   """
   from official_ext.dataloaders import image_sizes
   from official_ext.serving import detection
+  from official_ext.tools import exported_options
   params = experiment.resolve(
       arguments.experiment, arguments.config_file, arguments.params_override, lock=False)
   task = params.task
