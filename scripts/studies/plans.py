@@ -18,7 +18,7 @@ from studies.subjects import Subject
 _HEADS = ('task.model.decoder.fpn.num_filters', 'task.model.head.num_filters')
 _SMALL = 0.75
 _NARROW, _MIDDLE = 32, 48
-# With so many filters a plain RetinaNet costs what i-FPN with three evaluations does.
+# With so many filters a plain RetinaNet costs what i-FPN with one or two evaluations does.
 _BROAD = 88
 # With so many a fixed head of one block costs what a dynamic one of 64 does that leaves out four
 # fifths.
