@@ -1,4 +1,4 @@
-"""What operations know of the export that they are traced for.
+"""Tells operations that an export will compute their convolutions another way.
 
 An export computes large convolutions with fewer multiplications (`winograd_conv`) after the graph
 is traced.  Operations that choose between a convolution and another way have to know it before.

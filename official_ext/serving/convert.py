@@ -44,7 +44,7 @@ example:
     --output_dir=runs/dyfpn_openvino
 """
 _MARKER = 'conversion.json'
-# What else lies in a conversion; `assets.extra` is of `tools.frontier`.
+# Further files and folders of a conversion, as patterns; `tools.frontier` writes `assets.extra`.
 _WRITES = ('model.*', 'export.json', 'params.yaml', model_cards.NAME, 'assets.extra')
 _LONGEST_REASON = 300
 # Parts of the names of operations whose weights exports have transformed.

@@ -56,7 +56,8 @@ example:
     --config_file=runs/dyfpn/params.yaml --export_dir=runs/dyfpn_saved_model
 """
 _DESCRIPTION_FILE = 'export.json'
-# What else lies in an export; `assets.extra` is of a serving layout and of `tools.frontier`.
+# Further files and folders of an export; `--serving_layout` and `tools.frontier` write
+# `assets.extra`.
 _WRITES = ('saved_model.pb', 'fingerprint.pb', 'variables', 'assets', 'assets.extra',
            'params.yaml', model_cards.NAME)
 LATERALS = ('folded', 'fourier')

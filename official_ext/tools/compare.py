@@ -42,7 +42,7 @@ example:
     --trained retinanet_drfpn_efficientnetlite0_sample runs/drfpn/model
 """
 _MARKER = 'compare.json'
-# What else it writes into its folder.
+# Further files and folders that the command writes, as patterns.
 _WRITES = ('compare.html', 'tradeoff.png', 'detections', 'levels', 'offsets')
 _GIGA = 1e9
 _SIDE = 480  # of a picture of detections in pixels

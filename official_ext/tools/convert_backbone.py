@@ -31,7 +31,7 @@ _EPILOG = """example:
     --config_file=configs/fasterrcnn/dyfpn_resnet101_1x.yaml --mode=train_and_eval \\
     --model_dir=runs/dyfpn_resnet101 --params_override=WHAT_THE_COMMAND_PRINTED"""
 _MARKER = 'origin.json'
-# What else lies in the folder of a checkpoint.
+# Further files of the folder of a checkpoint, as patterns.
 _WRITES = ('checkpoint', 'ckpt-*')
 _TORCH_SUFFIXES = ('.pth', '.pt')
 _LICENSE = ('The weights keep the license of their source: see that of the file that was '

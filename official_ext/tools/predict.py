@@ -49,7 +49,7 @@ examples:
 _NAMED = 3
 # A folder with this file was written by this command and may be replaced.
 _MARKER = 'predictions.json'
-# What else it writes into such a folder.
+# Further files and folders that the command writes, as patterns.
 _WRITES = ('costs.json', 'costs.csv', 'images.json', 'categories.json', 'drawn', 'gates',
            'evaluation.json')
 

@@ -25,7 +25,7 @@ PathLike = str | os.PathLike[str]
 _ASIDE = 'replaced'
 # Number of files that an error names.
 _NAMED = 3
-# What file managers leave in folders.
+# File managers write these files by themselves.
 _OF_SYSTEMS = ('.DS_Store', '._*', 'Thumbs.db', 'desktop.ini')
 
 # How a pattern of TensorFlow spells a character that has a meaning in patterns.  Model Garden

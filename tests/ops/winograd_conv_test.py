@@ -60,9 +60,8 @@ def test_large_and_dilated_kernels_equal_the_direct_convolution(size, side, padd
 
 
 def test_rounding_errors_do_not_grow_with_the_channels():
-  few, many = (_check(1, (24, 24), 5, 2, channels=channels, filters=16)
-               for channels in (winograd_conv.FIVE.most_channels, 1000))
-  assert max(few, many) < 1e-5
+  errors = [_check(1, (24, 24), 5, 2, channels=channels, filters=16) for channels in (128, 1000)]
+  assert max(errors) < 1e-5
 
 
 def test_tiles_take_a_quarter_of_the_multiplications_and_less():

@@ -22,7 +22,7 @@ from official_ext.utils import command_line
 from official_ext.utils import files
 
 MARKER = 'dataset.json'
-# What else lies in such a folder.
+# Further files and folders of such a folder, as patterns.
 WRITES = ('*.tfrecord', 'annotations', 'classes.txt', 'overrides.yaml', 'report.json')
 # Boxes of an image that experiments keep: the default of Model Garden's `max_num_instances`.
 MAX_BOXES = 100
