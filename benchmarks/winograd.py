@@ -47,7 +47,8 @@ def _functions(sizes: tuple[int, ...], kernel_text: str) -> tuple[dict[str, Any]
   side, rate = inception_fpn.parse_branch(kernel_text)
   kernel = np.random.default_rng(0).normal(
       size=[side, side, channels, filters], scale=(side**2 * channels)**-0.5).astype(np.float32)
-  own = winograd_conv.Map(height, width, rate * (side // 2), winograd_conv.TILES[side], rate)
+  padding = rate * (side // 2)
+  own = winograd_conv.Map(height, width, (padding, padding), winograd_conv.TILES[side], rate)
   weights = tf.constant(winograd_conv.weights(kernel))
   spec = tf.TensorSpec([None, *shape[1:]])
   functions = {name: tf.function(run, autograph=False).get_concrete_function(spec)

@@ -39,7 +39,7 @@ NETWORKS = (
          ('tf.split(values, len(existing), axis=-1)',
           'tf.split(1 - values, len(existing), axis=-1)')),
     *in_file('ops/winograd_conv', 'ops/winograd_conv',
-         ('2 * self.padding', 'self.padding'),
+         ('2 * rows', 'rows'),
          ('places + images', 'places + 0 * images'),
          ('values(tile.kernel) * scale', 'values(tile.kernel)'),
          ('lattices.reshape(1, -1, 1, 1)', '0 * lattices.reshape(1, -1, 1, 1)'),

@@ -85,7 +85,7 @@ def saved_share(maps: Sequence[tf.Tensor]) -> float:
       None in x.shape[1:] or x.dtype != tf.float32 for x in maps):
     return 0.0
   sizes = [(x.shape[0] or 1, *x.shape[1:]) for x in maps]
-  saved = sum(winograd_conv.saving(size, winograd_conv.Map(size[1], size[2], 1), size[3])
+  saved = sum(winograd_conv.saving(size, winograd_conv.Map(size[1], size[2], (1, 1)), size[3])
               for size in sizes)
   share = saved / sum(math.prod(size) * winograd_conv.THREE.kernel**2 * size[3] for size in sizes)
   if share:

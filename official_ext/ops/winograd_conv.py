@@ -71,21 +71,22 @@ class Map(NamedTuple):
   Attributes:
     height: positions of a column.
     width: positions of a row.
-    padding: zeros on each side.
+    paddings: zeros above and below, and on the left and the right.
     tile: of the kernel.
     dilation: distance of neighboring taps.
   """
   height: int
   width: int
-  padding: int
+  paddings: tuple[int, int]
   tile: Tile = THREE
   dilation: int = 1
 
   @property
   def results(self) -> tuple[int, int]:
     """Height and width of the result."""
-    lost = self.dilation * (self.tile.kernel - 1) - 2 * self.padding
-    return self.height - lost, self.width - lost
+    rows, columns = self.paddings
+    lost = self.dilation * (self.tile.kernel - 1)
+    return self.height - lost + 2 * rows, self.width - lost + 2 * columns
 
   @property
   def tiles(self) -> tuple[int, int]:
@@ -135,9 +136,9 @@ def tiles(x: tf.Tensor, own: Map) -> tf.Tensor:
   """
   (rows, columns), tile, rate = own.tiles, own.tile, own.dilation
   height, width = (rate * (tile.results * number + tile.kernel - 1) for number in own.tiles)
-  before = own.padding
-  x = tf.pad(x, [[0, 0], [before, height - own.height - before],
-                 [before, width - own.width - before], [0, 0]])
+  above, left = own.paddings
+  x = tf.pad(x, [[0, 0], [above, height - own.height - above],
+                 [left, width - own.width - left], [0, 0]])
   inside = rate * (np.arange(tile.side)[:, None] * width + np.arange(tile.side))
   lattices = np.arange(rate)[:, None] * width + np.arange(rate)
   corners = rate * tile.results * (np.arange(rows)[:, None] * width + np.arange(columns))

@@ -12,7 +12,7 @@ def test_the_saved_share_is_that_of_all_maps_where_exports_are_expected():
     assert export_expectation.saved_share([maps[2]]) == 0
     assert export_expectation.saved_share([tf_keras.Input([64, 80, 128], dtype=tf.bfloat16)]) == 0
     assert not found.shares
-    saved = sum(winograd_conv.saving((1, *size, 128), winograd_conv.Map(*size, 1), 128)
+    saved = sum(winograd_conv.saving((1, *size, 128), winograd_conv.Map(*size, (1, 1)), 128)
                 for size in ((64, 80), (32, 40)))
     assert export_expectation.saved_share(maps) == saved / (9 * 128**2 * (5120 + 1280 + 20))
     assert 0.3 < export_expectation.saved_share(maps) < 0.75

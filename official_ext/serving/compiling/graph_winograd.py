@@ -132,8 +132,16 @@ def _places(graph: graph_values.Graph, shapes: graph_shapes.Shapes) -> Iterator[
 def _map(node: Any, shape: tf.TensorShape, tile: winograd_conv.Tile) -> winograd_conv.Map:
   """Returns the map of a convolution."""
   rate = max(node.attr['dilations'].list.i, default=1)
-  padding = rate * (tile.kernel // 2) if node.attr['padding'].s == b'SAME' else 0
-  return winograd_conv.Map(shape[1], shape[2], padding, tile, rate)
+  half = rate * (tile.kernel // 2)
+  rows, columns = {
+      b'SAME': (half, half), b'VALID': (0, 0), b'EXPLICIT': _explicit_paddings(node)[2:6:2]
+  }[node.attr['padding'].s]
+  return winograd_conv.Map(shape[1], shape[2], (rows, columns), tile, rate)
+
+
+def _explicit_paddings(node: Any) -> list[int]:
+  """Returns the zeros before and after each axis that a convolution has a number of; or zeros."""
+  return list(node.attr['explicit_paddings'].list.i) or [0] * 8
 
 
 def _plan(graph: graph_values.Graph, places: Sequence[_Place], uses: Mapping[int, int]) -> _Plan:
@@ -151,8 +159,11 @@ def _plan(graph: graph_values.Graph, places: Sequence[_Place], uses: Mapping[int
 
 
 def _is_plain(node: Any) -> bool:
-  """Returns whether a node convolves every position, with zeros or nothing around the map."""
-  return (node.op == 'Conv2D' and node.attr['padding'].s in (b'SAME', b'VALID')
+  """Returns whether a node convolves every position, an axis with equally many zeros around it."""
+  if node.op != 'Conv2D':
+    return False
+  above, below, left, right = _explicit_paddings(node)[2:6]
+  return ((above, left) == (below, right)
           and node.attr['data_format'].s == b'NHWC'
           and node.attr['T'].type == tf.float32.as_datatype_enum
           and set(node.attr['strides'].list.i) == {1}

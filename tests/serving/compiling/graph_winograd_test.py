@@ -69,7 +69,8 @@ def test_equals_the_convolution_with_its_norm(always, padding):
   assert [36, CHANNELS, FILTERS] in constants and [3, 3, CHANNELS, FILTERS] not in constants
 
 
-@pytest.mark.parametrize('padding', ['SAME', 'VALID'])
+@pytest.mark.parametrize('padding', [
+    'SAME', 'VALID', [[0, 0], [0, 0], [3, 3], [0, 0]], [[0, 0], [1, 1], [4, 4], [0, 0]]])
 @pytest.mark.parametrize('rate', [1, 2])
 def test_large_and_dilated_kernels(always, padding, rate):
   kernel = _kernel(shape=(5, 5, CHANNELS, FILTERS))
@@ -115,7 +116,8 @@ def test_branches_of_conditionals_are_skipped_still(always):
 @pytest.mark.parametrize('options, shape, size', [
     ({'strides': 2}, (3, 3), SIZE), ({'dilations': [1, 2]}, (3, 3), SIZE), ({}, (1, 1), SIZE),
     ({}, (7, 7), SIZE), ({}, (3, 1), SIZE), ({}, (3, 5), SIZE), ({}, (3, 3), (None, SIZE[1])),
-    ({'padding': [[0, 0], [0, 1], [1, 0], [0, 0]]}, (3, 3), SIZE)])
+    ({'padding': [[0, 0], [0, 1], [1, 1], [0, 0]]}, (3, 3), SIZE),
+    ({'padding': [[0, 0], [1, 1], [1, 0], [0, 0]]}, (3, 3), SIZE)])
 def test_others_stay(always, options, shape, size):
   kernel = _kernel(shape=(*shape, CHANNELS, FILTERS))
   options = {'strides': 1, 'padding': 'SAME', **options}
@@ -178,7 +180,7 @@ def test_kernels_that_a_graph_transforms_become_constants(always):
   kernel = _kernel()
 
   def run(inputs):
-    tiles = winograd_conv.tiles(inputs, winograd_conv.Map(*SIZE, 1))
+    tiles = winograd_conv.tiles(inputs, winograd_conv.Map(*SIZE, (1, 1)))
     return tf.cond(tf.reduce_sum(inputs) > 0, lambda: winograd_conv.results_of_tiles(
         tiles, export_expectation.weights_in_graph(kernel)), lambda: tf.zeros([1, FILTERS]))
 
@@ -197,7 +199,7 @@ def test_kernels_that_a_graph_transforms_count(always, monkeypatch):
   kernels = [_kernel(0), _kernel(1)]
 
   def run(inputs):
-    tiles = winograd_conv.tiles(inputs, winograd_conv.Map(*SIZE, 1))
+    tiles = winograd_conv.tiles(inputs, winograd_conv.Map(*SIZE, (1, 1)))
     return (tf.reduce_sum(winograd_conv.results_of_tiles(
         tiles, export_expectation.weights_in_graph(kernels[0])))
             + tf.nn.conv2d(inputs, kernels[1], 1, 'SAME'))
