@@ -21,8 +21,8 @@ import official_ext  # noqa: F401 (chooses Keras 2)
 import numpy as np
 import tensorflow as tf
 
-from official_ext.modeling.layers import convolutions
 from official_ext.ops import fourier_conv
+from official_ext.ops import halved_conv
 from official_ext.serving.compiling import frozen
 from official_ext.serving.compiling import graph_fourier
 from official_ext.serving import signatures
@@ -41,8 +41,6 @@ _RATES, _TAPS, _REACH = (1, 2, 3), 75, 6
 _TILES = (24, 28, 32)
 # Above this the weights of a lateral do not fit into the graph of an export.
 _MANY_BYTES = 9e8
-# Above this the layer convolves in halves.
-_MANY_PATCHES = 2**28
 
 
 def _concrete(function: Callable[[tf.Tensor], tf.Tensor], shape: list[int | None]) -> Any:
@@ -63,10 +61,10 @@ def _laterals(side: int, channels: int, filters: int, batch: int) -> dict[str, A
     places = slice(_REACH - 2 * rate, _REACH + 2 * rate + 1, rate)
     whole[places, places] += kernel
   shape = [None, side, side, channels]
-  is_large = 4 * side**2 * channels * kernels[0][..., 0, 0].size > _MANY_PATCHES
+  is_large = halved_conv.is_worth_it(shape, [5, 5], 4)
 
   def convolve(x: tf.Tensor, kernel: np.ndarray, rate: int) -> tf.Tensor:
-    return convolutions.conv2d_in_halves(x, kernel, (rate, rate)) if is_large else (
+    return halved_conv.convolve(x, kernel, (rate, rate)) if is_large else (
         tf.nn.conv2d(x, kernel, 1, 'SAME', dilations=rate))
 
   functions = {'folded': _concrete(lambda x: tf.add_n([

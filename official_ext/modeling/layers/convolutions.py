@@ -1,15 +1,12 @@
 """Convolutions that several networks share, and helpers to build them."""
 from collections.abc import Sequence
 import functools
-import math
 from typing import Any
 
 import tensorflow as tf, tf_keras
 
+from official_ext.ops import halved_conv
 from official_ext.ops import shapes
-
-# Size in bytes of all patches of a map, above which a single image is convolved in two halves.
-_MANY_BYTES = 2**28
 
 
 @tf_keras.utils.register_keras_serializable(package='official_ext')
@@ -42,7 +39,7 @@ class Conv2D(tf_keras.layers.Conv2D):
       outputs = tf.nn.conv2d(inputs, kernel, self.strides, [[0, 0], *pads, [0, 0]],
                              dilations=self.dilation_rate)
     elif self._halves(inputs) and dilation_has_gradient(inputs.dtype):
-      outputs = conv2d_in_halves(inputs, kernel, self.dilation_rate)
+      outputs = halved_conv.convolve(inputs, kernel, self.dilation_rate)
     elif self.dilation_rate != (1, 1) and dilation_has_gradient(inputs.dtype):
       outputs = tf.nn.conv2d(inputs, kernel, self.strides, 'SAME', dilations=self.dilation_rate)
     else:
@@ -54,11 +51,9 @@ class Conv2D(tf_keras.layers.Conv2D):
     return with_conv_shape(outputs, inputs, self.strides, self.filters)
 
   def _halves(self, inputs: tf.Tensor) -> bool:
-    """Returns whether the batch may be one image with a map above `_MANY_BYTES`."""
-    patches = [*inputs.shape[1:], *self.kernel_size, inputs.dtype.size]
-    is_centered = self.kernel_size != (1, 1) and all(size % 2 for size in self.kernel_size)
-    return (inputs.shape[0] in (None, 1) and self.strides == (1, 1) and is_centered
-            and None not in patches and math.prod(patches) > _MANY_BYTES)
+    """Returns whether the batch may be one image with a map that is convolved in halves."""
+    return self.strides == (1, 1) and halved_conv.is_worth_it(
+        inputs.shape, self.kernel_size, inputs.dtype.size)
 
   def get_config(self) -> dict[str, Any]:
     return {**super().get_config(), 'symmetric_padding': self._symmetric_padding}
@@ -108,31 +103,6 @@ def l2_regularizer(weight_decay: float) -> tf_keras.regularizers.Regularizer | N
   """
   # Model Garden halves too, because it uses tf.nn.l2_loss.
   return tf_keras.regularizers.L2(weight_decay / 2) if weight_decay else None
-
-
-def conv2d_in_halves(inputs: tf.Tensor, kernel: tf.Tensor, dilations: Sequence[int]) -> tf.Tensor:
-  """Convolves the upper and the lower halves of images as one batch, with `same` padding.
-
-  For a single image TensorFlow 2.20 keeps the kernel in a layout for which oneDNN has only slow
-  code.  Two halves take half of the time; a 5x5 kernel on a map of 200 x 304 x 256 takes seconds
-  instead of many minutes.
-
-  Args:
-    inputs: `[batch, height, width, channels]`.
-    kernel: `[odd height, width, channels, filters]`.
-    dilations: dilation rates of height and width.
-
-  Returns:
-    `[batch, height, width, filters]`.
-  """
-  batch, height = tf.shape(inputs)[0], inputs.shape[1]
-  half = shapes.divide_up(height, 2)
-  rows, columns = (rate * (size - 1) // 2 for rate, size in zip(dilations, kernel.shape))
-  padded = tf.pad(inputs, [[0, 0], [rows, rows + 2 * half - height], [0, 0], [0, 0]])
-  halves = tf.concat([padded[:, :half + 2 * rows], padded[:, half:]], axis=0)
-  outputs = tf.nn.conv2d(halves, kernel, 1, [[0, 0], [0, 0], [columns, columns], [0, 0]],
-                         dilations=dilations)
-  return tf.concat([outputs[:batch], outputs[batch:]], axis=1)[:, :height]
 
 
 def dilation_has_gradient(dtype: tf.DType) -> bool:

@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from official_ext.serving.compiling import graph_constants
 from official_ext.serving.compiling import graph_fourier
+from official_ext.serving.compiling import graph_halves
 from official_ext.serving.compiling import graph_pruning
 from official_ext.serving.compiling import graph_sums
 from official_ext.serving.compiling import graph_values
@@ -92,6 +93,7 @@ def fold(graph_def: Any, outputs: Iterable[str], fourier_bytes: float = 0,
   result = type(graph_def)()
   result.CopyFrom(graph_def)
   outputs = list(outputs)
+  joined = graph_halves.join(result, outputs)
   merged = graph_sums.merge(result, outputs)
   graph = graph_values.Graph(result, outputs)
   # All values are read before anything changes.
@@ -106,6 +108,8 @@ def fold(graph_def: Any, outputs: Iterable[str], fourier_bytes: float = 0,
   kept = sum(node.op in _NORMS for scope in graph.scopes() for node in scope.nodes.values())
   fourier = graph_fourier.replace(result, outputs, fourier_bytes) if fourier_bytes else 0
   fewer = graph_winograd.replace(result, outputs, winograd_bytes) if winograd_bytes else 0
+  if joined:
+    graph_halves.split(result, outputs)
   graph_constants.move_into_functions(result, outputs, constant_bytes)
   return Folding(
       result, sum(chain.norms for _, chain in chains), kept, merged, size, fourier, fewer)

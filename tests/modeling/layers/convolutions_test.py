@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf, tf_keras
 
 from official_ext.modeling.layers import convolutions
+from official_ext.ops import halved_conv
 import harness
 import reference
 
@@ -34,9 +35,9 @@ def test_conv_equals_numpy(kernel, dilation, stride, native, monkeypatch):
 def test_conv_of_a_single_large_map_equals_numpy(kernel, dilation, height, monkeypatch):
   if not convolutions.dilation_has_gradient(tf.float32):
     pytest.skip('TensorFlow runs without oneDNN here.')
-  monkeypatch.setattr(convolutions, '_MANY_BYTES', 0)
-  halved, convolve = [], convolutions.conv2d_in_halves
-  monkeypatch.setattr(convolutions, 'conv2d_in_halves',
+  monkeypatch.setattr(halved_conv, '_MANY_BYTES', 0)
+  halved, convolve = [], halved_conv.convolve
+  monkeypatch.setattr(halved_conv, 'convolve',
                       lambda x, *args: (halved.append(x), convolve(x, *args))[1])
   layer = convolutions.Conv2D(4, kernel, dilation_rate=dilation)
   for batch in (0, 1, 2):
