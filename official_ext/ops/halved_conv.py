@@ -26,9 +26,10 @@ def is_worth_it(shape: Sequence[int | None], kernel_size: Sequence[int], item_by
     item_bytes: size of a number of the map.
   """
   batch, *sizes = shape
-  return (batch in (None, 1) and None not in sizes and all(size % 2 for size in kernel_size)
+  known: list[int] = [size for size in sizes if size is not None]
+  return (batch in (None, 1) and len(known) == 3 and all(size % 2 for size in kernel_size)
           and math.prod(kernel_size) > 1
-          and math.prod([*sizes, *kernel_size, item_bytes]) > _MANY_BYTES)
+          and math.prod(known) * math.prod(kernel_size) * item_bytes > _MANY_BYTES)
 
 
 def convolve(inputs: tf.Tensor, kernel: tf.Tensor, dilations: Sequence[int]) -> tf.Tensor:
