@@ -28,7 +28,8 @@ BY_PARTS = 'image file name is written otherwise than the file: found by its las
 BY_STEM = 'image file has another suffix than its name in the annotations'
 _IMAGE_FOLDERS = {'jpegimages', 'images', 'image', 'imgs', 'img'}
 _AMBIGUOUS = 'image file name fits several files'
-_CLAIMED = 'image file name fits no file but one that another name means'
+_CLAIMED = ('image file name fits no file but one that another name means, or the name of another '
+            'split')
 
 
 def key(part: str) -> str:
@@ -149,7 +150,8 @@ def _closest(parts: Parts, candidates: Sequence[str], folders: Sequence[Parts]) 
 def find_images(data: data_folder.DataFolder, splits: Iterable[annotations.Split]) -> None:
   """Finds the image files of splits of a data folder, and adds them to their `found`.
 
-  A name that fits a file less than exactly is refused if another name means the same file.
+  A name that fits a file less than exactly is refused if another name means the same file, or the
+  same name of another split means it exactly: the picture of this split is missing then.
 
   Args:
     data: the data folder.
@@ -158,6 +160,7 @@ def find_images(data: data_folder.DataFolder, splits: Iterable[annotations.Split
   finder = ImageFinder(data)
   splits = list(splits)
   names = collections.defaultdict(set)
+  exact = set()
   for split in splits:
     for image in split.images:
       name = image.get('file_name')
@@ -165,11 +168,14 @@ def find_images(data: data_folder.DataFolder, splits: Iterable[annotations.Split
         try:
           file = split.found[name] = finder.find(name, split.folders)
           names[file.path].add(name)
+          if not file.change:
+            exact.add(file.path)
         except findings.UnusableError as error:
           split.found[name] = error
   for split in splits:
     for name, found in split.found.items():
-      if isinstance(found, annotations.FoundImage) and found.change and len(names[found.path]) > 1:
+      if isinstance(found, annotations.FoundImage) and found.change and (
+          len(names[found.path]) > 1 or found.path in exact):
         split.found[name] = findings.UnusableError(_CLAIMED, found.name)
 
 
