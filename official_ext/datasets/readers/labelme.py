@@ -64,8 +64,8 @@ def _around_mask(encoded: Any, points: list[tuple[float, float]]) -> list[list[f
       pixels = np.asarray(image)
   except (TypeError, ValueError, OSError, Image.DecompressionBombError) as error:
     raise ValueError('its mask is not an image') from error
-  polygons = masks.mask_to_polygons(
-      np.reshape(pixels, [*pixels.shape[:2], -1]).any(axis=-1, keepdims=True)[..., 0])
+  is_inside = np.asarray(pixels if pixels.ndim == 2 else pixels.any(axis=-1), bool)
+  polygons = masks.mask_to_polygons(is_inside)
   if not polygons or not points:
     raise ValueError('its mask is empty' if points else 'mask has no points')
   corner = [math.floor(value) for value in points[0]]
