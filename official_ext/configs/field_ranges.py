@@ -6,6 +6,8 @@ from collections.abc import Mapping
 import math
 from typing import Any, NamedTuple
 
+from official.modeling import tf_utils
+
 from official_ext.configs import optimizer_fields
 from official_ext.ops import checks
 
@@ -121,6 +123,7 @@ def check_detector(task: Any) -> None:
   """
   _check_records(task.model, 'task.model', _MODEL)
   _check_input_size(task.model.input_size)
+  _check_activation(task.model)
   _check_suppression(task.model)
   _check(task.losses, 'task.losses', _LOSSES)
 
@@ -195,6 +198,17 @@ def _check(record: Any, path: str, ranges: Mapping[str, _Range]) -> None:
       if low > high:
         raise checks.FieldError(f'{path}.{first} is {low!r} and {second} {high!r}: the first must '
                                 'not be above the second.')
+
+
+def _check_activation(model: Any) -> None:
+  """Checks that the activation of the heads is one of Keras or of Model Garden."""
+  activation = model.norm_activation.activation
+  try:
+    tf_utils.get_activation(activation)
+  except (TypeError, ValueError) as error:
+    raise checks.FieldError(
+        f'task.model.norm_activation.activation is {activation!r}; it must be the name of an '
+        'activation in Keras, such as relu or swish.') from error
 
 
 def _check_suppression(model: Any) -> None:

@@ -48,6 +48,7 @@ FCOS = 'fcos_fpn_efficientnetlite0_sample'
     (RETINANET, 'task.model.input_size', '[256,256,1]', 'must be [height, width, 3]'),
     (RETINANET, 'task.model.input_size', '[0,256,3]', 'must be [height, width, 3]'),
     (RETINANET, 'task.model.input_size', '[-256,256,3]', 'must be [height, width, 3]'),
+    (RETINANET, 'task.model.norm_activation.activation', 'relux', 'such as relu or swish'),
     (RETINANET, 'task.losses.l2_weight_decay', '-1', 'at least 0'),
     (RETINANET, 'task.losses.focal_loss_alpha', '1.5', 'from 0 to 1'),
     (RETINANET, 'task.train_data.global_batch_size', '0', 'at least 1'),
