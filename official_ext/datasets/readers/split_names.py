@@ -52,7 +52,10 @@ def usual_folders(data: data_folder.DataFolder, base: pathlib.Path, *splits: str
     *splits: names of the split, such as `val` and `test` if one stands for the other.
   """
   said = list(dict.fromkeys(filter(None, splits)))
-  folders = dict.fromkeys(name.rpartition('/')[0] for name in data.images)
+  # Names may be relative to a folder above; of a bare name the file in the fewest folders is meant.
+  folders = sorted({'/'.join(parts[:end])
+                    for parts in {tuple(name.split('/')[:-1]) for name in data.images}
+                    for end in range(1, len(parts) + 1)}, key=lambda name: (name.count('/'), name))
   named = [data.path(folder) for name in said for folder in folders if of_path(folder) == name]
   return [*(base / place for name in said for place in (f'images/{name}', name)), *named,
           base / 'images', base, data.root / 'images', data.root]
