@@ -48,8 +48,11 @@ class AnnotationCleaner:
     box, is_clipped = self._box(annotation, segmentation, image, factor)
     category = self._categories.record_id(annotation.get('category_id'), self._split)
     if category is None:
-      raise findings_lib.UnusableError('category is unknown',
-                                       f'id {annotation.get("category_id")!r}')
+      number = annotation.get('category_id')
+      # Readers of files that name classes, not ids, give the label that is none of them.
+      given = (f'class {annotation["label"]!r}' if number is None and 'label' in annotation else
+               f'id {number!r}')
+      raise findings_lib.UnusableError('category is unknown', given)
     area = None if is_clipped else normal_values.positive(annotation.get('area'))
     cleaned: Entry = dict(
         image_id=image['id'], category_id=category, bbox=box,

@@ -1,7 +1,7 @@
 """The configuration of a YOLO data set means its own images, whatever else lies beside it."""
 import pytest
 
-from dataset_files import by_reason
+from dataset_files import by_reason, convert
 from layout_files import assert_is_truth, NAMES, opened, read, write, yolo
 from official_ext.datasets.readers import yolo_paths
 from official_ext.utils import command_line
@@ -76,6 +76,14 @@ def test_the_configuration_that_says_most_is_taken(tmp_path, files):
   yolo('images/{}', 'labels/{}', files)(tmp_path)
   with opened(tmp_path) as (_, splits, _):
     assert_is_truth(splits, has_masks=False)
+
+
+def test_the_number_of_an_unknown_class_is_told(tmp_path):
+  yolo('images/{}', 'labels/{}', {'data.yaml': NAMES})(tmp_path)
+  write(tmp_path / 'labels/train/a0.txt', '7 0.5 0.5 0.1 0.1\n')
+  converted = convert(tmp_path)
+  assert by_reason(converted.findings, 'dropped')['category is unknown'] == [
+      'a0.png annotation labels/train/a0.txt line 1 class 7']
 
 
 def test_the_closest_candidate_is_in_the_fewest_folders():
