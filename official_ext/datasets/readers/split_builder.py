@@ -102,7 +102,7 @@ class SplitBuilder:
       self.labels.add(label)
     self._objects.append(dict(id=place, image_id=image_id, bbox=box, label=label, **more))
 
-  def build(self, name: str, root: pathlib.Path, folders: Iterable[pathlib.Path],
+  def build(self, name: str, root: pathlib.Path, folders: annotations.Folders,
             categories: list[annotations.Entry], ids: Mapping[Any, int]) -> annotations.Split:
     """Returns the split.
 

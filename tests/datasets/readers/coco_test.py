@@ -5,6 +5,7 @@ import pytest
 
 from dataset_files import by_reason, coco_annotation, coco_image
 from layout_files import read, save
+from official_ext.datasets import findings as findings_lib
 from official_ext.datasets import readers
 from official_ext.utils import command_line
 
@@ -52,6 +53,18 @@ def test_a_bare_name_is_that_in_the_fewest_folders(tmp_path):
   _, splits, _ = read(tmp_path)
   assert [splits[name].find_image('a.jpg') for name in ('train', 'val')] == [
       tmp_path / 'data' / name / 'a.jpg' for name in ('train', 'val')]
+
+
+@pytest.mark.parametrize('name', ['1.jpg', 'C:\\data\\1.jpg', '1.png'])
+def test_a_bare_name_of_two_parts_of_a_split_is_ambiguous(tmp_path, name):
+  for folder in ('train/day 0', 'train/day 1', 'val'):
+    save(tmp_path / folder / '1.jpg', [])
+  write(tmp_path, 'annotations/train.json', 'annotations/val.json',
+        content={**CONTENT, 'images': [coco_image(1, name)]})
+  _, splits, _ = read(tmp_path)
+  assert splits['val'].find_image(name) == tmp_path / 'val' / '1.jpg'
+  with pytest.raises(findings_lib.UnusableError, match='fits several files: train/day 0/1.jpg, '):
+    splits['train'].locate_image(name)
 
 
 def test_instances_are_preferred_to_captions(tmp_path):
