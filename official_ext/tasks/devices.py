@@ -18,7 +18,8 @@ def strategy(runtime: Any) -> tf.distribute.Strategy:
     runtime: `runtime` of the experiment.
 
   Raises:
-    CommandError: an unknown strategy, options that it does not take, or more GPUs than there are.
+    CommandError: an unknown strategy, options that it does not take, more GPUs than there are, or
+      a TPU that cannot be reached.
   """
   name = str(runtime.distribution_strategy).lower()
   if name not in _STRATEGIES:
@@ -34,6 +35,7 @@ def strategy(runtime: Any) -> tf.distribute.Strategy:
     return distribute_utils.get_distribution_strategy(
         distribution_strategy=name, all_reduce_alg=runtime.all_reduce_alg,
         num_gpus=runtime.num_gpus, tpu_address=runtime.tpu)
-  except ValueError as error:
+  except (OSError, ValueError, tf.errors.OpError) as error:
+    tpu = f' and runtime.tpu {runtime.tpu!r}' if name == 'tpu' else ''
     raise command_line.CommandError(
-        f'runtime.distribution_strategy is {name}: {error}') from error
+        f'runtime.distribution_strategy is {name}{tpu}: {error}') from error

@@ -1,4 +1,6 @@
 """A strategy is made of devices that are there; other options end with one sentence."""
+from urllib import error
+
 from official.core import config_definitions
 import pytest
 import tensorflow as tf
@@ -28,6 +30,16 @@ def test_gpus_that_are_not_there_are_not_waited_for():
   for name in ('mirrored', 'one_device', 'multi_worker_mirrored'):
     with pytest.raises(command_line.CommandError, match='num_gpus is 99, .* runtime.num_gpus=0'):
       make(distribution_strategy=name, num_gpus=99)
+
+
+def test_a_tpu_that_cannot_be_reached_is_named(monkeypatch):
+
+  def fail(**_):
+    raise error.URLError('unknown host')
+
+  monkeypatch.setattr(tf.distribute.cluster_resolver, 'TPUClusterResolver', fail)
+  with pytest.raises(command_line.CommandError, match="runtime.tpu 'far': .*unknown host"):
+    make(distribution_strategy='tpu', tpu='far')
 
 
 def test_the_processor_is_a_device():
