@@ -106,6 +106,7 @@ _EVALUATED_TASK = {'sampled_evaluation_runs': _NUMBER}
 # Model Garden also has `tflite`, which detects nothing outside of its own converter.  The last one
 # is RetinaNet's alone.
 _NMS_VERSIONS = ('batched', 'portable', 'v1', 'v2', 'v3')
+_IMAGE_TYPES = ('float32', 'bfloat16', 'float16')
 # The first field of a pair must not be above the second.
 _ORDERED = (('min_level', 'max_level'), ('aug_scale_min', 'aug_scale_max'),
             ('unmatched_threshold', 'match_threshold'),
@@ -139,6 +140,7 @@ def check_training(experiment: Any) -> None:
   """
   for table in (_DATA, _TRAINING_DATA):
     _check_records(experiment.task.train_data, 'task.train_data', table)
+  _check_image_type(experiment.task.train_data, 'task.train_data')
   trainer = experiment.trainer
   _check(trainer, 'trainer', _TRAINER)
   optimizer_fields.check(trainer.optimizer_config)
@@ -158,6 +160,7 @@ def check_evaluation(experiment: Any) -> None:
     FieldError: a field has a value that is not allowed; the message names it.
   """
   _check_records(experiment.task.validation_data, 'task.validation_data', _DATA)
+  _check_image_type(experiment.task.validation_data, 'task.validation_data')
   _check(experiment.task, 'task', _EVALUATED_TASK)
   _check(experiment.trainer, 'trainer', _EVALUATION)
   if experiment.trainer.validation_steps == 0:
@@ -198,6 +201,14 @@ def _check(record: Any, path: str, ranges: Mapping[str, _Range]) -> None:
       if low > high:
         raise checks.FieldError(f'{path}.{first} is {low!r} and {second} {high!r}: the first must '
                                 'not be above the second.')
+
+
+def _check_image_type(data: Any, path: str) -> None:
+  """Checks that images are numbers with fractions: normalized pixels are about -2 to 2."""
+  image_type = getattr(data, 'dtype', _IMAGE_TYPES[0])
+  if image_type not in _IMAGE_TYPES:
+    raise checks.FieldError(f'{path}.dtype is {image_type!r}; allowed are '
+                            f'{", ".join(map(repr, _IMAGE_TYPES))}.')
 
 
 def _check_activation(model: Any) -> None:

@@ -60,6 +60,8 @@ FCOS = 'fcos_fpn_efficientnetlite0_sample'
     (RETINANET, 'task.train_data.parser.aug_scale_max', '.inf', 'a finite number, above 0'),
     (RETINANET, 'task.train_data.parser.unmatched_threshold', '0.9', 'not be above the second'),
     (RCNN, 'task.train_data.parser.rpn_match_threshold', '0.1', 'must not be above the second'),
+    (FCOS, 'task.train_data.dtype', 'int8', "allowed are 'float32', 'bfloat16', 'float16'"),
+    (RCNN, 'task.validation_data.dtype', 'null', "allowed are 'float32'"),
     (RETINANET, 'trainer.train_steps', '-1', 'a whole number, at least 0'),
     (RETINANET, 'trainer.steps_per_loop', '0', 'at least 1'),
     (RETINANET, 'trainer.steps_per_loop', '30', 'a multiple of trainer.steps_per_loop'),
