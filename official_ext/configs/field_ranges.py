@@ -102,7 +102,7 @@ _TRAINER = {
     'checkpoint_interval': _Range(int | None, 0), 'validation_interval': _Range(int | None, 0),
     'max_to_keep': _Range(int | None, 1)}
 _EVALUATION = {'validation_steps': _Range(int, -1)}
-_EVALUATED_TASK = {'sampled_evaluation_runs': _NUMBER}
+_EVALUATED_TASK = {'sampled_evaluation_runs': _NUMBER, 'max_num_eval_detections': _COUNT}
 # Model Garden also has `tflite`, which detects nothing outside of its own converter.  The last one
 # is RetinaNet's alone.
 _NMS_VERSIONS = ('batched', 'portable', 'v1', 'v2', 'v3')
@@ -140,7 +140,7 @@ def check_training(experiment: Any) -> None:
   """
   for table in (_DATA, _TRAINING_DATA):
     _check_records(experiment.task.train_data, 'task.train_data', table)
-  _check_image_type(experiment.task.train_data, 'task.train_data')
+  _check_reader(experiment.task.train_data, 'task.train_data', is_training=True)
   trainer = experiment.trainer
   _check(trainer, 'trainer', _TRAINER)
   optimizer_fields.check(trainer.optimizer_config)
@@ -160,7 +160,7 @@ def check_evaluation(experiment: Any) -> None:
     FieldError: a field has a value that is not allowed; the message names it.
   """
   _check_records(experiment.task.validation_data, 'task.validation_data', _DATA)
-  _check_image_type(experiment.task.validation_data, 'task.validation_data')
+  _check_reader(experiment.task.validation_data, 'task.validation_data', is_training=False)
   _check(experiment.task, 'task', _EVALUATED_TASK)
   _check(experiment.trainer, 'trainer', _EVALUATION)
   if experiment.trainer.validation_steps == 0:
@@ -203,8 +203,15 @@ def _check(record: Any, path: str, ranges: Mapping[str, _Range]) -> None:
                                 'not be above the second.')
 
 
-def _check_image_type(data: Any, path: str) -> None:
-  """Checks that images are numbers with fractions: normalized pixels are about -2 to 2."""
+def _check_reader(data: Any, path: str, is_training: bool) -> None:
+  """Checks that data are read for what they are used for.
+
+  A reader gives training targets without the objects, and evaluation the objects.  Normalized
+  pixels are about -2 to 2, which whole numbers cannot tell apart.
+  """
+  if getattr(data, 'is_training', is_training) is not is_training:
+    raise checks.FieldError(
+        f'{path}.is_training is {data.is_training!r}; it must be {str(is_training).lower()}.')
   image_type = getattr(data, 'dtype', _IMAGE_TYPES[0])
   if image_type not in _IMAGE_TYPES:
     raise checks.FieldError(f'{path}.dtype is {image_type!r}; allowed are '
