@@ -6,6 +6,8 @@ from collections.abc import Mapping
 import math
 from typing import Any, NamedTuple
 
+from official.modeling import tf_utils
+
 from official_ext.configs import optimizer_fields
 from official_ext.ops import checks
 
@@ -100,10 +102,11 @@ _TRAINER = {
     'checkpoint_interval': _Range(int | None, 0), 'validation_interval': _Range(int | None, 0),
     'max_to_keep': _Range(int | None, 1)}
 _EVALUATION = {'validation_steps': _Range(int, -1)}
-_EVALUATED_TASK = {'sampled_evaluation_runs': _NUMBER}
+_EVALUATED_TASK = {'sampled_evaluation_runs': _NUMBER, 'max_num_eval_detections': _COUNT}
 # Model Garden also has `tflite`, which detects nothing outside of its own converter.  The last one
 # is RetinaNet's alone.
 _NMS_VERSIONS = ('batched', 'portable', 'v1', 'v2', 'v3')
+_IMAGE_TYPES = ('float32', 'bfloat16', 'float16')
 # The first field of a pair must not be above the second.
 _ORDERED = (('min_level', 'max_level'), ('aug_scale_min', 'aug_scale_max'),
             ('unmatched_threshold', 'match_threshold'),
@@ -121,6 +124,7 @@ def check_detector(task: Any) -> None:
   """
   _check_records(task.model, 'task.model', _MODEL)
   _check_input_size(task.model.input_size)
+  _check_activation(task.model)
   _check_suppression(task.model)
   _check(task.losses, 'task.losses', _LOSSES)
 
@@ -136,6 +140,7 @@ def check_training(experiment: Any) -> None:
   """
   for table in (_DATA, _TRAINING_DATA):
     _check_records(experiment.task.train_data, 'task.train_data', table)
+  _check_reader(experiment.task.train_data, 'task.train_data', is_training=True)
   trainer = experiment.trainer
   _check(trainer, 'trainer', _TRAINER)
   optimizer_fields.check(trainer.optimizer_config)
@@ -155,6 +160,7 @@ def check_evaluation(experiment: Any) -> None:
     FieldError: a field has a value that is not allowed; the message names it.
   """
   _check_records(experiment.task.validation_data, 'task.validation_data', _DATA)
+  _check_reader(experiment.task.validation_data, 'task.validation_data', is_training=False)
   _check(experiment.task, 'task', _EVALUATED_TASK)
   _check(experiment.trainer, 'trainer', _EVALUATION)
   if experiment.trainer.validation_steps == 0:
@@ -195,6 +201,32 @@ def _check(record: Any, path: str, ranges: Mapping[str, _Range]) -> None:
       if low > high:
         raise checks.FieldError(f'{path}.{first} is {low!r} and {second} {high!r}: the first must '
                                 'not be above the second.')
+
+
+def _check_reader(data: Any, path: str, is_training: bool) -> None:
+  """Checks that data are read for what they are used for.
+
+  A reader gives training targets without the objects, and evaluation the objects.  Normalized
+  pixels are about -2 to 2, which whole numbers cannot tell apart.
+  """
+  if getattr(data, 'is_training', is_training) is not is_training:
+    raise checks.FieldError(
+        f'{path}.is_training is {data.is_training!r}; it must be {str(is_training).lower()}.')
+  image_type = getattr(data, 'dtype', _IMAGE_TYPES[0])
+  if image_type not in _IMAGE_TYPES:
+    raise checks.FieldError(f'{path}.dtype is {image_type!r}; allowed are '
+                            f'{", ".join(map(repr, _IMAGE_TYPES))}.')
+
+
+def _check_activation(model: Any) -> None:
+  """Checks that the activation of the heads is one of Keras or of Model Garden."""
+  activation = model.norm_activation.activation
+  try:
+    tf_utils.get_activation(activation)
+  except (TypeError, ValueError) as error:
+    raise checks.FieldError(
+        f'task.model.norm_activation.activation is {activation!r}; it must be the name of an '
+        'activation in Keras, such as relu or swish.') from error
 
 
 def _check_suppression(model: Any) -> None:

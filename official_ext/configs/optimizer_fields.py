@@ -5,6 +5,8 @@ A wrong one fails in Keras or TensorFlow, whose errors do not name it, or trains
 import typing
 from typing import Any
 
+from official.modeling.optimization import optimizer_factory
+
 from official_ext.ops import checks
 
 # Parts of `trainer.optimizer_config` that have a type.
@@ -31,6 +33,13 @@ def check(config: Any) -> None:
     if not getattr(config, name).type:
       raise checks.FieldError(f'trainer.optimizer_config.{name}.type is null; it must be a name, '
                               f'such as {"sgd" if name == "optimizer" else "cosine"}.')
+  # Model Garden lists some optimizers for which it has no code.
+  there = sorted(name for name, optimizer in optimizer_factory.LEGACY_OPTIMIZERS_CLS.items()
+                 if callable(optimizer))
+  if config.optimizer.type not in there:
+    raise checks.FieldError(
+        f'trainer.optimizer_config.optimizer.type is {config.optimizer.type!r}, which Model Garden '
+        f'does not have; it has {", ".join(there)}.')
   for part, path in _chosen(config):
     fields = part.as_dict()
     with checks.naming_field(path):

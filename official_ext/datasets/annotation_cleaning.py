@@ -48,12 +48,15 @@ class AnnotationCleaner:
     box, is_clipped = self._box(annotation, segmentation, image, factor)
     category = self._categories.record_id(annotation.get('category_id'), self._split)
     if category is None:
-      raise findings_lib.UnusableError('category is unknown',
-                                       f'id {annotation.get("category_id")!r}')
-    area = normal_values.positive(annotation.get('area'))
-    area = box[2] * box[3] if is_clipped or area is None else area * factor**2
+      number = annotation.get('category_id')
+      # Readers of files that name classes, not ids, give the label that is none of them.
+      given = (f'class {annotation["label"]!r}' if number is None and 'label' in annotation else
+               f'id {number!r}')
+      raise findings_lib.UnusableError('category is unknown', given)
+    area = None if is_clipped else normal_values.positive(annotation.get('area'))
     cleaned: Entry = dict(
-        image_id=image['id'], category_id=category, bbox=box, area=float(area),
+        image_id=image['id'], category_id=category, bbox=box,
+        area=float(box[2] * box[3] if area is None else area * factor**2),
         iscrowd=int(normal_values.is_set(annotation.get('iscrowd'))))
     if not self._include_masks:
       return cleaned, None
@@ -64,7 +67,7 @@ class AnnotationCleaner:
     if not num_pixels:
       raise findings_lib.UnusableError('mask is empty')
     cleaned['segmentation'] = segmentation
-    if is_clipped:
+    if area is None:
       cleaned['area'] = float(num_pixels)
     return cleaned, runs
 

@@ -7,6 +7,7 @@ change.
 import collections
 from collections.abc import Sequence
 import dataclasses
+import itertools
 import math
 import pathlib
 import posixpath
@@ -17,6 +18,8 @@ from official_ext.datasets import findings as findings_lib
 from official_ext.datasets import normal_values
 
 Entry = dict[str, Any]  # an image, an annotation or a category of a COCO annotation file
+# Folders where images are looked for, the most special first; those of one rank are a tuple.
+Folders = Sequence[pathlib.Path | tuple[pathlib.Path, ...]]
 
 # The shortest side of a box in pixels: a shorter one has equal ends in float32 coordinates.
 _MIN_SIDE = 0.01
@@ -27,6 +30,11 @@ _SAME_NAME = ('image is listed several times: all are dropped, because their lab
 _SAME_ID = ('image id is that of another image too: both are dropped, because their labels cannot '
             'be told apart')
 _RENUMBERED = 'image ids were not whole numbers: renumbered from 1'
+
+
+def of_one_rank(folder: pathlib.Path | tuple[pathlib.Path, ...]) -> tuple[pathlib.Path, ...]:
+  """Returns the folders of an entry of `Folders`."""
+  return folder if isinstance(folder, tuple) else (folder,)
 
 
 class FoundImage(NamedTuple):
@@ -52,7 +60,8 @@ class Split:
     images: COCO image entries: `id`, `file_name`, perhaps `width` and `height`.
     annotations: COCO annotation entries.
     categories: COCO category entries.
-    folders: where image files are looked for; the first folder that has a file wins.
+    folders: where image files are looked for; the first that has a file wins, and none of several
+      of one rank.
     found: `file_name` -> what `file_names.find_images` has found for it.
     licences: names of the licences that the annotation file lists.
   """
@@ -61,7 +70,7 @@ class Split:
   images: list[Entry]
   annotations: list[Entry]
   categories: list[Entry]
-  folders: Sequence[pathlib.Path]
+  folders: Folders
   found: dict[str, FoundImage | findings_lib.UnusableError] = dataclasses.field(
       default_factory=dict)
   licences: Sequence[str] = ()
@@ -91,7 +100,7 @@ class Split:
       raise found
     if found:
       return found
-    for folder in self.folders:
+    for folder in itertools.chain.from_iterable(map(of_one_rank, self.folders)):
       path = folder / file_name
       if path.is_file() and path.resolve().is_relative_to(folder.resolve()):
         return FoundImage(path, file_name)

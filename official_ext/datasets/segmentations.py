@@ -154,6 +154,8 @@ def _run_lengths(segmentation: dict[str, Any], height: int, width: int) -> dict[
   counts = segmentation.get('counts')
   if isinstance(counts, bytes):
     counts = counts.decode('ascii', 'replace')
+  if isinstance(counts, list) and float in set(map(type, counts)):  # NumPy may have written them
+    counts = [int(run) if type(run) is float and run.is_integer() else run for run in counts]
   runs = _decompress(counts) if isinstance(counts, str) else counts
   if not isinstance(runs, list) or not all(type(run) is int and run >= 0 for run in runs):
     raise findings.UnusableError('malformed run lengths', 'they must be whole numbers >= 0')

@@ -35,7 +35,8 @@ class Truth:
     categories: its classes; `original_id` is the id in the file.
     entries: their entries in the file.
     annotations: image id -> annotations in the order of the file, with a number as `id`, `bbox`,
-      `area`, `iscrowd` and the `segmentation` of the file.
+      `area` (that of the box if the file gives none), `iscrowd` and the `segmentation` of the
+      file.
     findings: what of the file cannot be used.
   """
 
@@ -69,6 +70,7 @@ class Truth:
     self._own_ids = self.categories.original_ids
     grouped = annotations_lib.group_by_image(split, self.images, self.findings)
     self.annotations: dict[Id, list[Entry]] = {}
+    self._without_area: set[int] = set()  # ids of annotations
     number = 0
     for image in self.images:
       usable = []
@@ -77,6 +79,8 @@ class Truth:
         if completed:
           number += 1  # pycocotools takes the id 0 for no object
           usable.append(dict(completed, id=number))
+          if normal_values.positive(annotation.get('area')) is None:
+            self._without_area.add(number)
       self.annotations[image.original_id] = usable
 
   @property
@@ -121,7 +125,8 @@ class Truth:
 
     Returns:
       The content of a COCO file, with masks only if every annotation has one, and image id ->
-      number and category id -> number in it.
+      number and category id -> number in it. With masks, an area that the file does not give is
+      that of the mask, as areas of COCO are.
     """
     images = {image.original_id: image.id for image in self.images}
     categories = {category.original_id: category.id for category in self.categories}
@@ -134,6 +139,8 @@ class Truth:
         del annotation['segmentation']
       else:
         annotation['segmentation'] = encoded[annotation['id']]
+        if annotation['id'] in self._without_area:
+          annotation['area'] = float(masks.area(annotation['segmentation']))
     listed = []
     for image in self.images:
       width, height = _size(image)

@@ -27,12 +27,14 @@ def freeze_stages(backbone: tf_keras.Model, stages: Sequence[str]) -> None:
   """
   if not stages:
     return
-  if isinstance(stages, str):
+  if not isinstance(stages, (list, tuple)):
+    example = stages if stages in STAGES else STAGES[0]
     raise checks.FieldError(
-        f'task.frozen_stages is {stages!r}, and must be a list, such as [{stages}].')
+        f'task.frozen_stages is {stages!r}, and must be a list, such as [{example}]; allowed in it '
+        f'are {", ".join(STAGES)}.')
   unknown = [stage for stage in stages if stage not in STAGES]
   if unknown:
-    raise checks.FieldError(f'task.frozen_stages has {", ".join(unknown)}; allowed are '
+    raise checks.FieldError(f'task.frozen_stages has {", ".join(map(str, unknown))}; allowed are '
                             f'{", ".join(STAGES)}.')
   layers = _layers_of_stages(backbone)
   for stage in stages:

@@ -34,10 +34,11 @@ def load(items: Mapping[str, Any], path: str, modules: str | Sequence[str]) -> N
     InitializationError: there is no such checkpoint or module, or a variable of a module is
       missing in the checkpoint or has another shape there.
   """
-  modules = modules.split(',') if isinstance(modules, str) else modules
-  names = list(items) if 'all' in modules else [name.strip() for name in modules]
-  if not set(names) <= set(items):
-    raise InitializationError(f'task.init_checkpoint_modules is {modules}; allowed are `all` and '
+  named = modules.split(',') if isinstance(modules, str) else modules
+  named = [str(name).strip() for name in named] if isinstance(named, (list, tuple)) else []
+  names = list(items) if 'all' in named else named
+  if not names or not set(names) <= set(items):
+    raise InitializationError(f'task.init_checkpoint_modules is {modules!r}; allowed are `all` and '
                               f'any of {sorted(items)}.')
   plain = files.plain_path(path) if os.path.exists(os.path.dirname(path)) else path
   checkpoint = (tf.train.latest_checkpoint(plain) if tf.io.gfile.isdir(path) else plain) or plain

@@ -10,7 +10,6 @@ from typing import Any
 
 import gin
 import numpy as np
-from official.common import distribute_utils
 from official.core import base_trainer
 from official.core import task_factory
 from official.core import train_lib
@@ -25,6 +24,7 @@ from official_ext.dataloaders import image_sizes
 from official_ext.datasets import category_files
 from official_ext.tasks import budget_calibration
 from official_ext.tasks import canvas_trainer
+from official_ext.tasks import devices
 from official_ext.tasks import initialization
 from official_ext.tasks import last_batch
 from official_ext.tasks import optimizer_options
@@ -147,14 +147,6 @@ def _private_folder(model_dir: str, best_subfolder: str) -> str:
   return folder
 
 
-def _strategy(params: Any) -> tf.distribute.Strategy:
-  """Returns the strategy of an experiment; nothing may have run an operation before."""
-  runtime = params.runtime
-  return distribute_utils.get_distribution_strategy(
-      distribution_strategy=runtime.distribution_strategy,
-      all_reduce_alg=runtime.all_reduce_alg, num_gpus=runtime.num_gpus, tpu_address=runtime.tpu)
-
-
 def _runner(params: Any, strategy: tf.distribute.Strategy, flags: Any, watch: _LossWatch
             ) -> Runner:
   """Builds the task, the model and what trains or evaluates it."""
@@ -219,7 +211,7 @@ def run(flags: Any) -> None:
   optimizer_fields.make_floats(params.trainer.optimizer_config)
   if params.runtime.mixed_precision_dtype:
     performance.set_mixed_precision_policy(params.runtime.mixed_precision_dtype)
-  strategy = _strategy(params)
+  strategy = devices.strategy(params.runtime)
   if _is_of_workers(strategy):
     # Each worker computes the metrics of the images that it has seen, so it must see all.
     params.task.validation_data.sharding = False

@@ -1,6 +1,7 @@
 """Errors that people can act on, progress, and plain output, for all commands."""
 from collections.abc import Callable, Iterable, Iterator, Sequence
 import errno
+import logging
 import operator
 import os
 import signal
@@ -87,6 +88,8 @@ def _fail(text: str, status: int) -> None:
   """Writes an error in one line, over an unfinished line of `progress`, and exits."""
   clear = '\r\033[K' if sys.stderr.isatty() else ''
   sys.stderr.write(f'{clear}error: {" ".join(text.split())}\n')
+  # Objects that were half restored say so, one line for each variable, when the process ends.
+  logging.getLogger('tensorflow').setLevel(logging.ERROR)
   sys.exit(status)
 
 

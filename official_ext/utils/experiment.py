@@ -4,7 +4,7 @@ This module imports TensorFlow and Model Garden only inside functions, so that a
 its arguments at once.
 """
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import difflib
 import importlib
 import itertools
@@ -74,13 +74,33 @@ def _checked_mapping(text: str, source: str) -> dict[str, Any]:
   return parsed or {}
 
 
-def _override(experiment: Any, override: Any, source: str) -> None:
+def _override(experiment: Any, override: Any, source: str, fields: Mapping[str, Any]) -> None:
+  """Overrides fields by `override`, of which `fields` is the content."""
   from official.modeling import hyperparams
   try:
     hyperparams.override_params_dict(experiment, override, is_strict=True)
   except (KeyError, ValueError, TypeError, AttributeError) as error:
-    text = str(error.args[0] if error.args else error).split(' To extend')[0].rstrip('. ')
-    raise command_line.CommandError(f'{source}: {text}.') from error
+    text = str(error.args[0] if error.args else error).split(' To extend')[0]
+    if isinstance(error, KeyError):
+      text = _unknown_field(experiment, fields) or text
+    raise command_line.CommandError(f'{source}: {text.rstrip(". ")}.') from error
+
+
+def _unknown_field(record: Any, fields: Mapping[str, Any], path: str = '') -> str:
+  """Says which of the fields a record does not have, and which it has; empty if it has all."""
+  for name, value in fields.items():
+    known = [field for field in vars(record) if not field.startswith('_')]
+    if name not in known:
+      close = difflib.get_close_matches(str(name), known, n=1)
+      hint = f' (did you mean {close[0]}?)' if close else ''
+      where = path.rstrip('.') or 'an experiment'
+      return f'{path}{name} is no field{hint}; those of {where} are {", ".join(sorted(known))}'
+    inner = getattr(record, name)
+    if isinstance(value, dict) and hasattr(inner, 'as_dict'):
+      text = _unknown_field(inner, value, f'{path}{name}.')
+      if text:
+        return text
+  return ''
 
 
 def _override_by_file(experiment: Any, path: str) -> None:
@@ -96,7 +116,8 @@ def _override_by_file(experiment: Any, path: str) -> None:
   is_empty = not _checked_mapping(text, source)
   if not is_empty:
     # Model Garden's reader reads 1e-4 as a number, PyYAML reads it as text.
-    _override(experiment, hyperparams.read_yaml_to_params_dict(path).as_dict(), source)
+    fields = hyperparams.read_yaml_to_params_dict(path).as_dict()
+    _override(experiment, fields, source, fields)
 
 
 def _override_by_text(experiment: Any, text: str) -> None:
@@ -107,8 +128,9 @@ def _override_by_text(experiment: Any, text: str) -> None:
   except ValueError:
     as_yaml = text
   # Model Garden takes any text that is no mapping as the name of a file.
-  if _checked_mapping(as_yaml, source):
-    _override(experiment, text, source)
+  fields = _checked_mapping(as_yaml, source)
+  if fields:
+    _override(experiment, text, source, fields)
 
 
 def resolve(name: str, config_files: Sequence[str] = (), params_override: str | None = '',
@@ -130,7 +152,9 @@ def resolve(name: str, config_files: Sequence[str] = (), params_override: str | 
   """
   from official.core import exp_factory
 
+  from official_ext.configs import field_types
   from official_ext.configs import optimizer_fields
+  from official_ext.ops import checks
   if name not in names():
     close = difflib.get_close_matches(name, names(), n=3)
     hint = f'; did you mean {" or ".join(close)}?' if close else '.'
@@ -143,7 +167,10 @@ def resolve(name: str, config_files: Sequence[str] = (), params_override: str | 
   if params_override:
     _override_by_text(experiment, params_override)
   try:
+    field_types.check_records(experiment)
     experiment.validate()
+  except checks.FieldError as error:
+    raise command_line.CommandError(str(error)) from error
   except (KeyError, ValueError) as error:
     raise command_line.CommandError(f'--experiment={name}: {error.args[0]}') from error
   optimizer_fields.make_floats(experiment.trainer.optimizer_config)
@@ -168,6 +195,7 @@ def check_training(params: Any, mode: str = 'train_and_eval') -> None:
   from official_ext.configs import classifiers
   from official_ext.configs import detectors
   from official_ext.configs import field_ranges
+  from official_ext.configs import field_types
   from official_ext.dataloaders import image_sizes
   precision = params.runtime.mixed_precision_dtype
   if precision and precision not in _PRECISIONS:
@@ -178,6 +206,7 @@ def check_training(params: Any, mode: str = 'train_and_eval') -> None:
         f'runtime.mixed_precision_dtype is {precision!r}; allowed are '
         f'{", ".join(_PRECISIONS)} and null{hint}')
   try:
+    field_types.check_truth_values(params)
     # Model Garden's own experiments leave fields open that it lets other code set.
     if isinstance(params.task, (detectors.RetinaNetTaskConfig, detectors.MaskRCNNTaskConfig)):
       field_ranges.check_detector(params.task)

@@ -177,8 +177,23 @@ def check_task(task: Any, mode: str) -> None:
         and example_checks.Needs.of_task(task, is_training=False).source_id):
       ids = _image_ids(files)
       _check_unique(ids, _field(split))
+      _check_remainder(task.validation_data, len(ids))
       if task.annotation_file:
         check_annotations(task.annotation_file, [identifier for identifier, _ in ids])
+
+
+def _check_remainder(data: Any, num_images: int) -> None:
+  """Refuses batches of evaluation that leave out all images, and says if they leave out some."""
+  size = getattr(data, 'global_batch_size', 1)
+  num_left_out = num_images % size if getattr(data, 'drop_remainder', False) else 0
+  if not num_left_out:
+    return
+  text = ('task.validation_data.drop_remainder is true, so that evaluation in batches of '
+          f'{size} (global_batch_size) leaves out {num_left_out} of {num_images} images: set it to '
+          'false.')
+  if num_left_out == num_images:
+    raise command_line.CommandError(text)
+  command_line.say(f'Doubtful: {text}')
 
 
 def check_generated_ids(task: Any, mode: str) -> None:

@@ -101,7 +101,7 @@ def test_a_missing_box_is_that_around_the_mask(tmp_path):
         'box is not four numbers': ['a.jpg annotation 3 []']}
 
 
-def test_areas_are_kept_unless_the_box_is_clipped(tmp_path):
+def test_areas_are_those_of_the_file_or_else_of_the_mask_or_else_of_the_box(tmp_path):
   write_image(tmp_path / 'images' / 'a.jpg')
   polygon = [[30, 20, 60, 20, 60, 24, 30, 24]]  # 10 x 4 pixels inside the image
   write_coco(tmp_path, [coco_image(1, 'a.jpg')], [
@@ -109,9 +109,9 @@ def test_areas_are_kept_unless_the_box_is_clipped(tmp_path):
       coco_annotation(2, 1, [30, 20, 30, 5], area=7, segmentation=polygon),
       coco_annotation(3, 1, [1, 2, 3, 4], area=0, segmentation=polygon),
       coco_annotation(4, 1, [1, 2, 3, 4], segmentation=polygon)])
-  for include_masks, clipped_area in ((False, 10 * 5), (True, 10 * 4)):
+  for include_masks, areas in ((False, [7, 10 * 5, 12, 12]), (True, [7, *3 * [10 * 4]])):
     entries = convert(tmp_path, include_masks).coco['train']['annotations']
-    assert [entry['area'] for entry in entries] == [7, clipped_area, 12, 12]
+    assert [entry['area'] for entry in entries] == areas
     assert ['segmentation' in entry for entry in entries] == [include_masks] * 4
 
 

@@ -31,6 +31,15 @@ def test_polygons_are_scaled_and_run_lengths_are_not():
     segmentations.normalize(dict(size=[8, 10], counts=[80]), 4, 5, 0.5)
 
 
+def test_run_lengths_may_be_whole_floats():
+  normal, _ = segmentations.normalize(dict(size=[4, 5], counts=[4.0, 3, 13.0]), 4, 5)
+  assert normal['counts'] == [4, 3, 13] and set(map(type, normal['counts'])) == {int}
+  assert masks.decode_mask(normal, 4, 5)[:3, 1].all()
+  for run in (3.5, float('nan'), float('inf')):
+    with pytest.raises(findings.UnusableError, match='must be whole numbers'):
+      segmentations.normalize(dict(size=[4, 5], counts=[4, run, 13]), 4, 5)
+
+
 def test_compressed_run_lengths_are_read_as_pycocotools_reads_them():
   rng = np.random.default_rng(0)
   for density in (0, 0.01, 0.1, 0.5, 0.9, 1):

@@ -106,6 +106,20 @@ def test_ids_are_kept_as_the_file_has_them(data, tmp_path):
   assert found['ap'] == pytest.approx(expected['ap'], abs=0.02)
 
 
+def test_an_area_that_the_file_does_not_give_is_that_of_the_mask(tmp_path):
+  polygon = [[2, 1, 8, 1, 8, 5, 2, 5]]  # 6 x 4 pixels
+  content = dict(
+      images=[dict(id=1, file_name='a.jpg', width=20, height=10)],
+      categories=[dict(id=1, name='cat')],
+      annotations=[dict(id=number, image_id=1, category_id=1, bbox=[1, 1, 10, 5],
+                        segmentation=polygon, **area)
+                   for number, area in enumerate(({}, {'area': 0}, {'area': 7}))])
+  truth = truth_lib.Truth(write(tmp_path, content))
+  for include_masks, expected in ((True, [24, 24, 7]), (False, [50, 50, 7])):
+    entries = truth.to_coco(include_masks)[0]['annotations']
+    assert [entry['area'] for entry in entries] == expected
+
+
 def test_what_cannot_be_used_is_told(tmp_path):
   content = dict(
       images=[dict(id=1, file_name='a.jpg', width=20, height=10), dict(id=2)],

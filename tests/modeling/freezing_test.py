@@ -48,6 +48,10 @@ def test_wrong_stages_and_backbones_are_named():
     freezing.freeze_stages(None, ['stem', 'layer1'])
   with pytest.raises(ValueError, match=r"frozen_stages is 'stem', .* such as \[stem\]"):
     freezing.freeze_stages(None, 'stem')
+  with pytest.raises(ValueError, match=r'frozen_stages is 2, .* such as \[stem\]; .* conv5_x'):
+    freezing.freeze_stages(None, 2)
+  with pytest.raises(ValueError, match='frozen_stages has 2; allowed are stem'):
+    freezing.freeze_stages(None, [2])
   inputs = tf_keras.Input([8, 8, 3])
   model = tf_keras.Model(inputs, {'2': tf_keras.layers.Conv2D(2, 1)(inputs)})
   with pytest.raises(ValueError, match=r'of a ResNet or EfficientNet; Functional .*=\[\]'):

@@ -69,6 +69,15 @@ def test_unknown_modules_and_missing_files_are_named(stock_checkpoint):
     task.initialize(model)
 
 
+@pytest.mark.parametrize('modules', [3, None, [], [2], '', {'backbone': True}])
+def test_what_names_no_module_is_refused(modules):
+  with pytest.raises(initialization.InitializationError) as caught:
+    initialization.load({'backbone': tf.Module(), 'head': tf.Module()}, 'nowhere/ckpt-1', modules)
+  assert str(caught.value) == (
+      f"task.init_checkpoint_modules is {modules!r}; allowed are `all` and any of ['backbone', "
+      "'head'].")
+
+
 def test_offsets_of_deformable_convolutions_may_be_new_all_together(tmp_path):
   def network(cls):
     model = tf_keras.Sequential([cls(2, 3, name=name) for name in ('first', 'second')])

@@ -163,7 +163,7 @@ def test_the_worker_that_saves_checkpoints_writes_the_classes(tmp_path, monkeypa
   strategy = types.SimpleNamespace(extended=types.SimpleNamespace(should_checkpoint=saves))
   monkeypatch.setattr(training.gin, 'parse_config_files_and_bindings', lambda *_: None)
   monkeypatch.setattr(training.train_utils, 'parse_configuration', lambda *_, **__: params)
-  monkeypatch.setattr(training, '_strategy', lambda _: strategy)
+  monkeypatch.setattr(training.devices, 'strategy', lambda _: strategy)
   monkeypatch.setattr(training, '_runner', runner)
   with pytest.raises(InterruptedError):
     training.run(types.SimpleNamespace(

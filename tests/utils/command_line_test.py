@@ -48,6 +48,20 @@ def test_command_error_is_one_line_and_status_2(capsys):
   assert capsys.readouterr() == ('', 'error: no images in x: give --image_dir\n')
 
 
+def test_the_error_is_the_last_line():
+  code = ('import atexit, logging\n'
+          'from official_ext.utils import command_line\n'
+          'logging.basicConfig()\n'
+          'log = logging.getLogger("tensorflow")\n'
+          'log.warning("before")\n'
+          'atexit.register(log.warning, "a value was not restored")\n'
+          'def main(): raise command_line.CommandError("no checkpoint")\n'
+          'command_line.run(main)\n')
+  result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False)
+  assert result.returncode == 2
+  assert result.stderr == 'WARNING:tensorflow:before\nerror: no checkpoint\n'
+
+
 @pytest.mark.parametrize('code, advice', [
     (errno.ENOSPC, 'free some space'), (errno.EACCES, 'that you may use')])
 def test_refused_file_is_one_line(capsys, code, advice):

@@ -72,6 +72,53 @@ def test_bad_override(tmp_path, override, expected):
     experiment.resolve(NAME, [file])
 
 
+@pytest.mark.parametrize('override, expected', [
+    ('task.train_data.globalbatch_size=2',
+     r'task.train_data.globalbatch_size is no field \(did you mean global_batch_size\?\); those of '
+     r'task.train_data are .*, is_training, '),
+    ('trainer={steps: 2}', r'trainer.steps is no field.*; those of trainer are .*, train_steps, '),
+    ('modle.x=1', 'modle is no field; those of an experiment are runtime, task, trainer')])
+def test_an_unknown_field_is_named_with_those_that_are_there(override, expected):
+  with pytest.raises(command_line.CommandError, match=f'--params_override: {expected}'):
+    experiment.resolve(NAME, params_override=override)
+
+
+@pytest.mark.parametrize('override, expected', [
+    ('task.model.decoder=fpn', "task.model.decoder is 'fpn'; it is a record: .*decoder.type"),
+    ('task.model.head=3', 'task.model.head is 3; it is a record'),
+    ('task.model.head.tower=null', 'task.model.head.tower is null; it is a record'),
+    ('trainer.optimizer_config.ema=true', 'optimizer_config.ema is True; it is a record'),
+    ('trainer.optimizer_config.warmup=null', 'optimizer_config.warmup is null; it is a record'),
+    ('trainer.optimizer_config.learning_rate=0.01', 'learning_rate is 0.01; it is a record'),
+    ('trainer.optimizer_config.optimizer.type=adamm',
+     "trainer.optimizer_config.optimizer.type is 'adamm'; allowed are sgd, .* Did you mean adam?"),
+    ('task.train_data.decoder.type=foo',
+     "task.train_data.decoder.type is 'foo'; allowed are simple_decoder, label_map_decoder")])
+def test_records_and_choices_hold_nothing_else(override, expected):
+  with pytest.raises(command_line.CommandError, match=expected):
+    experiment.resolve(NAME, params_override=override)
+
+
+@pytest.mark.parametrize('field', [
+    'task.freeze_backbone', 'task.model.norm_activation.use_sync_bn', 'task.per_category_metrics',
+    'task.train_data.parser.aug_rand_hflip', 'task.validation_data.drop_remainder'])
+def test_a_text_is_not_true(field):
+  for value in ('maybe', '1'):
+    params = experiment.resolve(NAME, params_override=f'{field}={value}')
+    with pytest.raises(command_line.CommandError, match=f'{field} is .*; it must be true or false'):
+      experiment.check_training(params)
+  for value in ('false', 'True', 'yes'):
+    experiment.check_training(experiment.resolve(NAME, params_override=f'{field}={value}'))
+
+
+@pytest.mark.parametrize('name', ['slide', 'adafactor'])
+def test_optimizers_without_code_are_refused(name):
+  params = experiment.resolve(
+      NAME, params_override=f'trainer.optimizer_config.optimizer.type={name}')
+  with pytest.raises(command_line.CommandError, match=f"type is '{name}', which .* adamw"):
+    experiment.check_training(params)
+
+
 def test_unknown_decoder():
   with pytest.raises(command_line.CommandError, match='dyfpm.*inception_fpn.*Did you mean .dyfpn.'):
     experiment.resolve(NAME, params_override='task.model.decoder.type=dyfpm')

@@ -113,6 +113,22 @@ def test_only_what_the_mode_reads_is_checked(tmp_path):
   input_checks.check_task(task, 'eval')
 
 
+def test_images_that_evaluation_leaves_out_are_told(tmp_path, capsys):
+  records = write_records(tmp_path / 'records', [1, 2, 3])
+  task = detection_task(records, records)
+  for size, drops, said in ((2, False, ''), (3, True, ''), (4, False, ''),
+                            (2, True, 'in batches of 2 (global_batch_size) leaves out 1 of 3')):
+    task.validation_data.global_batch_size, task.validation_data.drop_remainder = size, drops
+    input_checks.check_task(task, 'eval')
+    out = capsys.readouterr().out
+    assert said in out and out.startswith('Doubtful: ' if said else '')
+    assert bool(out) == bool(said)
+  task.validation_data.global_batch_size = 4
+  with fails('drop_remainder is true, .* leaves out 3 of 3 images: set it to false'):
+    input_checks.check_task(task, 'train_and_eval')
+  input_checks.check_task(task, 'train')
+
+
 def test_records_that_a_task_cannot_use_are_found_at_the_start(tmp_path):
   good = write_records(tmp_path / 'good', [1])
   text = write_records(tmp_path / 'text', ['a.jpg'])

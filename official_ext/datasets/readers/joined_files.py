@@ -53,7 +53,8 @@ def _what_confuses(parts: Sequence[annotations.Split]) -> str:
                  for category in part.categories} for part in parts]
   if any(other != categories[0] for other in categories):
     return 'their categories differ'
-  folders = [[folder for folder in part.folders if folder.is_dir()] for part in parts]
+  folders = [[folder for entry in part.folders for folder in annotations.of_one_rank(entry)
+              if folder.is_dir()] for part in parts]
   if any(other != folders[0] for other in folders):
     return 'their images lie in different folders'
   return ''

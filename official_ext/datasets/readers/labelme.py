@@ -1,8 +1,12 @@
 """LabelMe layout: a JSON file of shapes for each image."""
 import base64
+import io
 import math
 import posixpath
 from typing import Any
+
+import numpy as np
+from PIL import Image
 
 from official_ext.datasets import annotations
 from official_ext.datasets import findings as findings_lib
@@ -24,8 +28,8 @@ def _matches(data: data_folder.DataFolder) -> list[str]:
   return names if any('"shapes"' in data.head(name, 2000) for name in names[:20]) else []
 
 
-def _points(shape: dict[str, Any]) -> list[float]:
-  """Returns the outline of a shape as a polygon `[x1, y1, x2, y2, ...]` in pixels.
+def _outlines(shape: dict[str, Any]) -> list[list[float]]:
+  """Returns the outlines of a shape as polygons `[x1, y1, x2, y2, ...]` in pixels.
 
   Raises:
     ValueError: it has no outline, with the reason.
@@ -35,14 +39,38 @@ def _points(shape: dict[str, Any]) -> list[float]:
     points = [(float(x), float(y)) for x, y in shape['points']]
   except (KeyError, TypeError, ValueError) as error:
     raise ValueError('no list of pairs') from error
-  if kind in ('rectangle', 'mask') and len(points) == 2:  # the box of a mask
+  if kind == 'mask':
+    return _around_mask(shape.get('mask'), points)
+  if kind == 'rectangle' and len(points) == 2:
     (x1, y1), (x2, y2) = points
     points = [(x1, y1), (x2, y1), (x2, y2), (x1, y2)]
   elif kind == 'circle' and len(points) == 2:
-    return shapes.ellipse(points[0], [math.dist(*points)] * 2)
+    return [shapes.ellipse(points[0], [math.dist(*points)] * 2)]
   elif len(points) < 3:
     raise ValueError(f'{kind} has {len(points)} points')
-  return [value for point in points for value in point]
+  return [[value for point in points for value in point]]
+
+
+def _around_mask(encoded: Any, points: list[tuple[float, float]]) -> list[list[float]]:
+  """Returns the polygons along the pixel sides of a mask; raises ValueError.
+
+  Args:
+    encoded: a PNG file of the mask's pixels, nonzero inside the object, in base 64.
+    points: `(x, y)` of two corners; the first is the upper left pixel of the mask.
+  """
+  from official_ext.datasets import masks  # imported here: it loads OpenCV and SciPy
+  try:
+    with Image.open(io.BytesIO(base64.b64decode(encoded, validate=True))) as image:
+      pixels = np.asarray(image)
+  except (TypeError, ValueError, OSError, Image.DecompressionBombError) as error:
+    raise ValueError('its mask is not an image') from error
+  is_inside = np.asarray(pixels if pixels.ndim == 2 else pixels.any(axis=-1), bool)
+  polygons = masks.mask_to_polygons(is_inside)
+  if not polygons or not points:
+    raise ValueError('its mask is empty' if points else 'mask has no points')
+  corner = [math.floor(value) for value in points[0]]
+  return [[value + corner[index % 2] for index, value in enumerate(polygon)]
+          for polygon in polygons]
 
 
 def _add_shapes(builder: split_builder.SplitBuilder, image_id: int, name: str,
@@ -56,7 +84,7 @@ def _add_shapes(builder: split_builder.SplitBuilder, image_id: int, name: str,
                    f'shape {number}')
       continue
     try:
-      points = _points(shape)
+      outlines = _outlines(shape)
     except (TypeError, ValueError) as error:
       findings.add('all', 'noted', 'shape has no points that can be read', name,
                    f'shape {number}: {error}')
@@ -64,7 +92,7 @@ def _add_shapes(builder: split_builder.SplitBuilder, image_id: int, name: str,
       continue
     group = shape.get('group_id')
     key = (str(shape.get('label') or '').strip(), number if group is None else f'group {group}')
-    groups.setdefault(key, []).append(points)
+    groups.setdefault(key, []).extend(outlines)
   for (label, place), polygons in groups.items():
     box = shapes.box_around([value for polygon in polygons for value in polygon])
     builder.add_object(image_id, f'{name} shape {place}', label, box, segmentation=polygons)
@@ -107,4 +135,5 @@ def _read(data: data_folder.DataFolder, findings: findings_lib.Findings) -> anno
 
 LAYOUT = interface.Layout('labelme', 'LabelMe', 'JSON files with shapes', """\
 *.json beside *.jpg                    or  annotations/*.json, images/*.jpg; also train/, val/
-rectangles, polygons and circles; shapes of one group are one object""", _matches, _read, rank=30)
+rectangles, polygons, circles and masks; shapes of one group are one object""",
+                          _matches, _read, rank=30)

@@ -94,7 +94,7 @@ class SplitBuilder:
     Args:
       image_id: from `add_image`.
       place: file and line or number, for findings.
-      label: the class; an empty one is told as unknown.
+      label: the class; one that is none of the data set is told as unknown.
       box: COCO box in pixels; None if it cannot be read.
       **more: fields of a COCO annotation, such as `segmentation`.
     """
@@ -102,7 +102,7 @@ class SplitBuilder:
       self.labels.add(label)
     self._objects.append(dict(id=place, image_id=image_id, bbox=box, label=label, **more))
 
-  def build(self, name: str, root: pathlib.Path, folders: Iterable[pathlib.Path],
+  def build(self, name: str, root: pathlib.Path, folders: annotations.Folders,
             categories: list[annotations.Entry], ids: Mapping[Any, int]) -> annotations.Split:
     """Returns the split.
 
@@ -113,7 +113,8 @@ class SplitBuilder:
       categories: of all splits, as COCO entries.
       ids: label -> id of its category.
     """
-    objects = [{**{key: value for key, value in entry.items() if key != 'label'},
+    objects = [{**{key: value for key, value in entry.items()
+                   if key != 'label' or entry['label'] not in ids},
                 'category_id': ids.get(entry['label'])} for entry in self._objects]
     own_folders = self._folders
     if self._files:

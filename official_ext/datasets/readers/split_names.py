@@ -1,5 +1,6 @@
 """Tells the split that a file belongs to, by whole words of its path, and chooses train and val."""
-from collections.abc import Iterable, Mapping, Sequence
+import collections
+from collections.abc import Collection, Iterable, Mapping, Sequence
 import pathlib
 import re
 from typing import TypeVar
@@ -43,8 +44,8 @@ def of_path(path: str) -> str | None:
 
 
 def usual_folders(data: data_folder.DataFolder, base: pathlib.Path, *splits: str | None
-                  ) -> list[pathlib.Path]:
-  """Returns the folders where the images of a split usually lie, the most special first.
+                  ) -> list[pathlib.Path | tuple[pathlib.Path, ...]]:
+  """Returns the folders where the images of a split usually lie, as `annotations.Folders`.
 
   Args:
     data: the data set.
@@ -52,10 +53,29 @@ def usual_folders(data: data_folder.DataFolder, base: pathlib.Path, *splits: str
     *splits: names of the split, such as `val` and `test` if one stands for the other.
   """
   said = list(dict.fromkeys(filter(None, splits)))
-  folders = dict.fromkeys(name.rpartition('/')[0] for name in data.images)
-  named = [data.path(folder) for name in said for folder in folders if of_path(folder) == name]
-  return [*(base / place for name in said for place in (f'images/{name}', name)), *named,
-          base / 'images', base, data.root / 'images', data.root]
+  usual = [base / place for name in said for place in (f'images/{name}', name)]
+  return [*usual, *_named_folders(data, said, {*usual}), base / 'images', base,
+          data.root / 'images', data.root]
+
+
+def _named_folders(data: data_folder.DataFolder, splits: Sequence[str],
+                   others: Collection[pathlib.Path]) -> list[tuple[pathlib.Path, ...]]:
+  """Returns folders that say a split, other than `others`, and hold images, perhaps below.
+
+  A name may be relative to any of them; of a bare name the file in the fewest folders is meant.
+  So those of one depth are of one rank.
+  """
+  parents = {tuple(name.split('/')[:-1]) for name in data.images}
+  folders = sorted({parts[:end] for parts in parents for end in range(1, len(parts) + 1)})
+  named = []
+  for split in splits:
+    by_depth = collections.defaultdict(list)
+    for parts in folders:
+      path = data.path('/'.join(parts))
+      if path not in others and of_path('/'.join(parts)) == split:
+        by_depth[len(parts)].append(path)
+    named += [tuple(by_depth[depth]) for depth in sorted(by_depth)]
+  return named
 
 
 def with_unread(matched: Sequence[str], candidates: Iterable[str]) -> list[str]:

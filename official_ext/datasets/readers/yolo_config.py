@@ -11,10 +11,12 @@ from official_ext.datasets import annotations
 from official_ext.datasets import findings as findings_lib
 from official_ext.datasets.readers import image_lists
 from official_ext.datasets.readers import split_builder
+from official_ext.datasets.readers import yolo_paths
 from official_ext.datasets.sources import data_folder
 from official_ext.datasets.sources import file_names
 from official_ext.utils import command_line
 
+_KEY = re.compile(r'^["\']?(\w+)["\']?\s*:', re.MULTILINE)  # at the top of a YAML file
 _SPLITS = {'train': 'train', 'val': 'val', 'valid': 'val', 'validation': 'val', 'test': 'test'}
 
 
@@ -44,15 +46,27 @@ class Config:
 
 def find(data: data_folder.DataFolder) -> str | None:
   """Returns the file that names the splits or the classes, the one that says most."""
+  return next(iter(_candidates(data)), None)
+
+
+def _candidates(data: data_folder.DataFolder) -> list[str]:
+  """Returns the files that say as much as any: YAML files, or those of darknet, or class lists.
+
+  Of YAML files those that name both the classes and a split say most: that of a model names only
+  `nc`.  Of several that say as much, one in fewer folders is that of the data set.
+  """
+  ranks: dict[str, tuple[int, int]] = {}
   for name in data.with_suffix('.yaml', '.yml'):
-    if re.search(r'^["\']?(names|nc)["\']?\s*:', data.head(name, 100_000), re.MULTILINE):
-      return name
-  for name in data.with_suffix('.data'):
-    if re.search(r'^\s*names\s*=', data.head(name), re.MULTILINE):
-      return name
-  lists = [name for name in data.files
-           if re.fullmatch(r'.*(^|/)(classes\.txt|labels\.txt|[^/]*\.names)', name.lower())]
-  return lists[0] if lists else None
+    keys = set(_KEY.findall(data.head(name, 100_000)))
+    if keys & {'names', 'nc'}:
+      ranks[name] = (-('names' in keys) - bool(keys & {*_SPLITS}), name.count('/'))
+  if not ranks:
+    ranks = {name: (0, name.count('/')) for name in data.with_suffix('.data')
+             if re.search(r'^\s*names\s*=', data.head(name), re.MULTILINE)}
+  if ranks:
+    return [name for name, rank in ranks.items() if rank == min(ranks.values())]
+  return [name for name in data.files
+          if re.fullmatch(r'.*(^|/)(classes\.txt|labels\.txt|[^/]*\.names)', name.lower())]
 
 
 def _mapping(data: data_folder.DataFolder, name: str, findings: findings_lib.Findings
@@ -76,7 +90,7 @@ def _names(data: data_folder.DataFolder, source: str, given: Any,
            findings: findings_lib.Findings) -> dict[int, str]:
   """Returns the names of the classes by their numbers, which begin at 0."""
   if isinstance(given, str):
-    file = _closest(given, data.files)
+    file = _place(data, source, given, data.files)
     if file is None:
       raise command_line.CommandError(
           f'{data.path(source)}: names is {given!r}, but there is no such file.')
@@ -97,24 +111,22 @@ def _names(data: data_folder.DataFolder, source: str, given: Any,
   return {number: name.strip() for number, name in enumerate(values)}
 
 
-def _closest(path: str, candidates: Iterable[str]) -> str | None:
-  """Returns the candidate that shares most of the last parts of a path, at least the last."""
-  parts = [part for part in path.strip().replace('\\', '/').split('/') if part not in ('', '.')]
-  keys = [file_names.key(part) for part in parts if part != '..']
-  by_key = {'/'.join(map(file_names.key, name.split('/'))): name for name in candidates}
-  for start in range(len(keys)):
-    ending = '/'.join(keys[start:])
-    found = [name for key, name in by_key.items() if f'/{key}'.endswith(f'/{ending}')]
-    if found:
-      return min(found, key=len)
-  return None
+def _place(data: data_folder.DataFolder, source: str, path: str, candidates: Iterable[str],
+           root: str = '') -> str | None:
+  """Returns the file or folder that a path in `source` means; see `yolo_paths.closest`."""
+  try:
+    return yolo_paths.closest(path, candidates, [root, posixpath.dirname(source)], root)
+  except ValueError as error:
+    raise command_line.CommandError(
+        f'{data.path(source)}: {error}: write the whole path below the data folder, or give one '
+        'data set as --input.') from error
 
 
-def _images(data: data_folder.DataFolder, source: str, given: Any,
+def _images(data: data_folder.DataFolder, source: str, given: Any, root: str,
             findings: findings_lib.Findings) -> list[str]:
   """Returns the images of a split, which are given as folders or lists of images."""
   images: dict[str, None] = {}
-  folders = {folder for name in data.images for folder in _above(name)}
+  folders = _folders(data)
   finder = file_names.ImageFinder(data)
   for place in given if isinstance(given, list) else [given]:
     if not isinstance(place, str):
@@ -122,7 +134,8 @@ def _images(data: data_folder.DataFolder, source: str, given: Any,
           f'{data.path(source)}: train, val and test must be a folder, a list of images, or '
           'several of them.')
     text = place.rstrip('/\\')
-    listing = _closest(text, data.files) if text.lower().endswith('.txt') else None
+    listing = (_place(data, source, text, data.files, root) if text.lower().endswith('.txt') else
+               None)
     if listing:
       for line in filter(str.strip, data.text(listing, findings).splitlines()):
         try:
@@ -130,7 +143,7 @@ def _images(data: data_folder.DataFolder, source: str, given: Any,
         except findings_lib.UnusableError as error:
           findings.add('all', 'dropped', error.reason, line.strip(), f'in {listing}')
       continue
-    folder = _closest(text, folders)
+    folder = _place(data, source, text, folders, root)
     if folder is None and text.strip('./\\'):
       findings.add('all', 'dropped', f'{source} names a folder or list that is not there', text)
     else:
@@ -139,9 +152,13 @@ def _images(data: data_folder.DataFolder, source: str, given: Any,
   return list(images)
 
 
-def _above(name: str) -> list[str]:
-  parts = name.split('/')[:-1]
-  return ['/'.join(parts[:end]) for end in range(1, len(parts) + 1)]
+def _folders(data: data_folder.DataFolder) -> set[str]:
+  """Returns the folders that hold images, themselves or in folders below."""
+  found: set[str] = set()
+  for name in data.images:
+    parts = name.split('/')[:-1]
+    found.update('/'.join(parts[:end]) for end in range(1, len(parts) + 1))
+  return found
 
 
 def read(data: data_folder.DataFolder, findings: findings_lib.Findings) -> Config:
@@ -155,28 +172,49 @@ def read(data: data_folder.DataFolder, findings: findings_lib.Findings) -> Confi
     The configuration; without one, the folders of the images say the splits.
 
   Raises:
-    CommandError: the configuration cannot be understood.
+    CommandError: the configuration cannot be understood, or several contradict each other.
   """
-  source = find(data)
-  config: dict[str, Any] = {}
-  if source and source.lower().endswith(('.yaml', '.yml', '.data')):
-    config = _mapping(data, source, findings)
-    names = _names(data, source, config.get('names'), findings)
-  else:
-    names = _names(data, source, source, findings) if source else {}
+  sources = _candidates(data)
+  if not sources:
+    return _with_splits(data, Config('', {}, {}), findings)
+  found = [_read_file(data, source, findings_lib.Findings()) for source in sources]
+  config = max(found, key=lambda config: len(config.names))
+  for other in found:
+    if not other.names.items() <= config.names.items() or other.splits != config.splits:
+      raise command_line.CommandError(
+          f'{data.path(config.source)} and {data.path(other.source)} name other classes or images: '
+          'keep one, or give the folder of one data set as --input.')
+  return _with_splits(data, _read_file(data, config.source, findings), findings)
+
+
+def _read_file(data: data_folder.DataFolder, source: str, findings: findings_lib.Findings
+               ) -> Config:
+  """Reads a configuration; its splits are those that it names and that have images."""
+  if not source.lower().endswith(('.yaml', '.yml', '.data')):
+    return Config(source, _names(data, source, posixpath.basename(source), findings), {})
+  keys = _mapping(data, source, findings)
+  root = keys.get('path')
+  root = _place(data, source, root, _folders(data)) if isinstance(root, str) else None
   splits: dict[str | None, list[str]] = {}
   for key, split in _SPLITS.items():
-    if config.get(key):
-      splits[split] = _images(data, source or '', config[key], findings)
+    if keys.get(key):
+      splits[split] = _images(data, source, keys[key], root or '', findings)
   splits = {split: images for split, images in splits.items() if images}
   if splits.get('val') == splits.get('train') and 'val' in splits:
-    findings.add('all', 'noted', 'train and val are the same images: val is not read', source or '')
+    findings.add('all', 'noted', 'train and val are the same images: val is not read', source)
     del splits['val']
-  if not splits:
-    by_split = (image_lists.by_lists(data, data.images, findings) or
-                image_lists.by_folder(data.images, {}))
-    splits = {split: listed.files for split, listed in by_split.items()}
-  shape = config.get('kpt_shape')
+  shape = keys.get('kpt_shape')
   values = (int(shape[0]) * int(shape[1]) if isinstance(shape, list) and len(shape) == 2 and
             all(isinstance(size, str) and size.isdecimal() for size in shape) else 0)
-  return Config(source or '', names, splits, values)
+  return Config(source, _names(data, source, keys.get('names'), findings), splits, values)
+
+
+def _with_splits(data: data_folder.DataFolder, config: Config, findings: findings_lib.Findings
+                 ) -> Config:
+  """Adds the splits that lists or folders of images tell to a configuration without any."""
+  if config.splits:
+    return config
+  by_split = (image_lists.by_lists(data, data.images, findings) or
+              image_lists.by_folder(data.images, {}))
+  return dataclasses.replace(
+      config, splits={split: listed.files for split, listed in by_split.items()})

@@ -5,15 +5,18 @@ r"""Finds the image file that an annotation file means, by a stated rule.
    outer blanks, `%20`, the host of a URL and the first parts of an absolute path. Of all files
    below the data folder with this base name, the one that shares most of the last parts.
 3. The same with another image suffix, or none.
-Several files that fit equally well are ambiguous, except that a folder of the layout wins. Nothing
-outside of the data folder is ever found, because only files that `DataFolder` lists are.
+Several files that fit equally well are ambiguous, except that a folder of the layout wins; of
+folders of one rank none does. Nothing outside of the data folder is ever found, because only files
+that `DataFolder` lists are.
 """
 import collections
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 import functools
+import itertools
 import pathlib
 import posixpath
 import re
+from typing import Any
 import unicodedata
 from urllib import parse
 
@@ -28,7 +31,8 @@ BY_PARTS = 'image file name is written otherwise than the file: found by its las
 BY_STEM = 'image file has another suffix than its name in the annotations'
 _IMAGE_FOLDERS = {'jpegimages', 'images', 'image', 'imgs', 'img'}
 _AMBIGUOUS = 'image file name fits several files'
-_CLAIMED = 'image file name fits no file but one that another name means'
+_CLAIMED = ('image file name fits no file but one that another name means, or the name of another '
+            'split')
 
 
 def key(part: str) -> str:
@@ -56,10 +60,10 @@ def _spellings(name: str) -> Iterator[Parts]:
 
 
 @functools.lru_cache(maxsize=8)
-def _relative(root: pathlib.Path, folders: tuple[pathlib.Path, ...]) -> list[str]:
-  """Returns those of `folders` that are inside `root`, relative to it."""
-  return [folder.relative_to(root).as_posix() for folder in folders
-          if folder.is_relative_to(root)]
+def _relative(root: pathlib.Path, folders: tuple[Any, ...]) -> list[list[str]]:
+  """Returns those of `folders` that are inside `root`, relative to it, by rank."""
+  return [[folder.relative_to(root).as_posix() for folder in annotations.of_one_rank(entry)
+           if folder.is_relative_to(root)] for entry in folders]
 
 
 class ImageFinder:
@@ -84,12 +88,12 @@ class ImageFinder:
       found[key(_without_suffix(posixpath.basename(name)))].append(name)
     return found
 
-  def find(self, name: str, folders: Sequence[pathlib.Path]) -> annotations.FoundImage:
+  def find(self, name: str, folders: annotations.Folders) -> annotations.FoundImage:
     """Finds the file that a name means.
 
     Args:
       name: as the annotations give it.
-      folders: folders of the layout inside the data folder; the first that has the file wins.
+      folders: folders of the layout inside the data folder; the first rank that has the file wins.
 
     Returns:
       The file.
@@ -98,11 +102,12 @@ class ImageFinder:
       UnusableError: there is none, or several fit.
     """
     inside = _relative(self._data.root, tuple(folders))
-    for folder in inside:
-      path = posixpath.normpath(posixpath.join(folder, name))
-      if path in self._files:
+    for rank in inside:
+      paths = {posixpath.normpath(posixpath.join(folder, name)) for folder in rank} & self._files
+      if paths:
+        path = _only(paths)
         return annotations.FoundImage(self._data.path(path), path)
-    folder_keys = [_keys(folder) for folder in inside]
+    folder_keys = [[_keys(folder) for folder in rank] for rank in inside]
     for spelling in filter(None, _spellings(name)):
       for candidates, change, last in (
           (self._by_base.get(spelling[-1], ()), BY_PARTS, spelling[-1]),
@@ -111,7 +116,8 @@ class ImageFinder:
         if candidates:
           chosen = _closest((*spelling[:-1], last), candidates, folder_keys)
           return annotations.FoundImage(self._data.path(chosen), chosen, change)
-    raise findings.UnusableError('image file is missing', self._where(name, inside))
+    raise findings.UnusableError(
+        'image file is missing', self._where(name, itertools.chain.from_iterable(inside)))
 
   def _where(self, name: str, folders: Iterable[str]) -> str:
     """Says where a file was looked for."""
@@ -124,7 +130,14 @@ class ImageFinder:
     return text
 
 
-def _closest(parts: Parts, candidates: Sequence[str], folders: Sequence[Parts]) -> str:
+def _only(names: Collection[str]) -> str:
+  """Returns the only name; raises UnusableError if there are several."""
+  if len(names) > 1:
+    raise findings.UnusableError(_AMBIGUOUS, ', '.join(sorted(names)[:4]))
+  return next(iter(names))
+
+
+def _closest(parts: Parts, candidates: Sequence[str], folders: Sequence[Sequence[Parts]]) -> str:
   """Returns the candidate with most of the last `parts`; raises UnusableError if several have."""
 
   def shared(candidate: Parts) -> int:
@@ -136,20 +149,19 @@ def _closest(parts: Parts, candidates: Sequence[str], folders: Sequence[Parts]) 
   keys = {candidate: _keys(candidate) for candidate in candidates}
   most = max(shared(candidate) for candidate in keys.values())
   closest = [name for name, candidate in keys.items() if shared(candidate) == most]
-  for folder in folders if len(closest) > 1 else ():
+  for rank in folders if len(closest) > 1 else ():
     # The part of the path that the name does not give is a folder of the layout.
-    here = [name for name in closest if keys[name][:-1 - most] == folder]
-    if len(here) == 1:
-      return here[0]
-  if len(closest) > 1:
-    raise findings.UnusableError(_AMBIGUOUS, ', '.join(sorted(closest)[:4]))
-  return closest[0]
+    here = [name for name in closest if keys[name][:-1 - most] in rank]
+    if here:
+      return _only(here)
+  return _only(closest)
 
 
 def find_images(data: data_folder.DataFolder, splits: Iterable[annotations.Split]) -> None:
   """Finds the image files of splits of a data folder, and adds them to their `found`.
 
-  A name that fits a file less than exactly is refused if another name means the same file.
+  A name that fits a file less than exactly is refused if another name means the same file, or the
+  same name of another split means it exactly: the picture of this split is missing then.
 
   Args:
     data: the data folder.
@@ -158,6 +170,7 @@ def find_images(data: data_folder.DataFolder, splits: Iterable[annotations.Split
   finder = ImageFinder(data)
   splits = list(splits)
   names = collections.defaultdict(set)
+  exact = set()
   for split in splits:
     for image in split.images:
       name = image.get('file_name')
@@ -165,11 +178,14 @@ def find_images(data: data_folder.DataFolder, splits: Iterable[annotations.Split
         try:
           file = split.found[name] = finder.find(name, split.folders)
           names[file.path].add(name)
+          if not file.change:
+            exact.add(file.path)
         except findings.UnusableError as error:
           split.found[name] = error
   for split in splits:
     for name, found in split.found.items():
-      if isinstance(found, annotations.FoundImage) and found.change and len(names[found.path]) > 1:
+      if isinstance(found, annotations.FoundImage) and found.change and (
+          len(names[found.path]) > 1 or found.path in exact):
         split.found[name] = findings.UnusableError(_CLAIMED, found.name)
 
 

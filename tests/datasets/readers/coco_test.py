@@ -4,7 +4,8 @@ import json
 import pytest
 
 from dataset_files import by_reason, coco_annotation, coco_image
-from layout_files import read
+from layout_files import read, save
+from official_ext.datasets import findings as findings_lib
 from official_ext.datasets import readers
 from official_ext.utils import command_line
 
@@ -29,6 +30,41 @@ def test_licences_are_read_of_all_files_of_a_split(tmp_path):
   write(tmp_path, 'val.json', content={**CONTENT, 'licenses': 'none'})
   _, splits, _ = read(tmp_path)
   assert list(splits['train'].licences) == ['CC0', 'BSD'] and not splits['val'].licences
+
+
+def test_names_are_relative_to_any_folder_that_says_the_split(tmp_path):
+  names = ('day 0/1.jpg', 'day 1/1.jpg')
+  for split in ('train', 'val'):
+    for name in names:
+      save(tmp_path / 'data' / split / name, [])
+    write(tmp_path, f'labels/{split}.json', content={
+        **CONTENT, 'images': [coco_image(number, name) for number, name in enumerate(names)]})
+  _, splits, _ = read(tmp_path)
+  for split in ('train', 'val'):
+    assert {name: (found.name, found.change) for name, found in splits[split].found.items()} == {
+        name: (f'data/{split}/{name}', '') for name in names}
+
+
+def test_a_bare_name_is_that_in_the_fewest_folders(tmp_path):
+  for folder in ('data/train/0', 'data/train', 'data/train/z', 'data/val'):
+    save(tmp_path / folder / 'a.jpg', [])
+  write(tmp_path, 'labels/train.json', 'labels/val.json',
+        content={**CONTENT, 'images': [coco_image(1, 'a.jpg')]})
+  _, splits, _ = read(tmp_path)
+  assert [splits[name].find_image('a.jpg') for name in ('train', 'val')] == [
+      tmp_path / 'data' / name / 'a.jpg' for name in ('train', 'val')]
+
+
+@pytest.mark.parametrize('name', ['1.jpg', 'C:\\data\\1.jpg', '1.png'])
+def test_a_bare_name_of_two_parts_of_a_split_is_ambiguous(tmp_path, name):
+  for folder in ('train/day 0', 'train/day 1', 'val'):
+    save(tmp_path / folder / '1.jpg', [])
+  write(tmp_path, 'annotations/train.json', 'annotations/val.json',
+        content={**CONTENT, 'images': [coco_image(1, name)]})
+  _, splits, _ = read(tmp_path)
+  assert splits['val'].find_image(name) == tmp_path / 'val' / '1.jpg'
+  with pytest.raises(findings_lib.UnusableError, match='fits several files: train/day 0/1.jpg, '):
+    splits['train'].locate_image(name)
 
 
 def test_instances_are_preferred_to_captions(tmp_path):

@@ -104,6 +104,30 @@ def test_one_file_is_not_taken_for_two_names(tmp_path):
     val.locate_image('val/1.jpg')
 
 
+def test_a_missing_image_is_not_one_of_its_name_in_another_split(tmp_path):
+  """valid/1.jpg is missing, and each split names its files without its folder."""
+  for name in ('train/1.jpg', 'train/2.jpg', 'valid/2.jpg'):
+    write(tmp_path / name, '')
+  train = split('train', tmp_path / 'train', '1.jpg', '2.jpg')
+  val = split('val', tmp_path / 'valid', '1.jpg', '2.jpg')
+  for splits in ([train, val], [val, train]):
+    file_names.find_images(data_folder.DataFolder(tmp_path), splits)
+    assert train.find_image('1.jpg') == tmp_path / 'train' / '1.jpg'
+    assert val.find_image('2.jpg') == tmp_path / 'valid' / '2.jpg'
+    with pytest.raises(findings.UnusableError, match='no file but one that another name means'):
+      val.locate_image('1.jpg')
+    train.found.clear()
+    val.found.clear()
+
+
+def test_a_picture_of_two_splits_is_found_by_its_last_parts_in_both(tmp_path):
+  write(tmp_path / 'images' / '1.jpg', '')
+  splits = [split(name, tmp_path, 'C:\\data\\1.jpg') for name in ('train', 'val')]
+  file_names.find_images(data_folder.DataFolder(tmp_path), splits)
+  assert [part.find_image('C:\\data\\1.jpg') for part in splits] == [
+      tmp_path / 'images' / '1.jpg'] * 2
+
+
 @pytest.mark.parametrize('name, candidates, partner', [
     ('images/train/1.jpg', ['labels/train/1.txt', 'labels/val/1.txt'], 'labels/train/1.txt'),
     ('train/images/1.jpg', ['train/labels/1.txt', 'val/labels/1.txt'], 'train/labels/1.txt'),
