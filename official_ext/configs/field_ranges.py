@@ -209,7 +209,7 @@ def _check_reader(data: Any, path: str, is_training: bool) -> None:
   A reader gives training targets without the objects, and evaluation the objects.  Normalized
   pixels are about -2 to 2, which whole numbers cannot tell apart.
   """
-  if getattr(data, 'is_training', is_training) is not is_training:
+  if bool(getattr(data, 'is_training', is_training)) is not is_training:
     raise checks.FieldError(
         f'{path}.is_training is {data.is_training!r}; it must be {str(is_training).lower()}.')
   image_type = getattr(data, 'dtype', _IMAGE_TYPES[0])

@@ -46,7 +46,7 @@ def check_truth_values(experiment: hyperparams.Config) -> None:
   """
   for record, path in _records(experiment, ''):
     for field, value, kind in _changed_values(record, path):
-      if kind is bool and not isinstance(value, bool) and value is not None:
+      if kind is bool and value not in (False, True, None):  # 0 and 1 are equal to them
         raise checks.FieldError(f'{field} is {value!r}; it must be true or false.')
 
 

@@ -103,11 +103,11 @@ def test_records_and_choices_hold_nothing_else(override, expected):
     'task.freeze_backbone', 'task.model.norm_activation.use_sync_bn', 'task.per_category_metrics',
     'task.train_data.parser.aug_rand_hflip', 'task.validation_data.drop_remainder'])
 def test_a_text_is_not_true(field):
-  for value in ('maybe', '1'):
+  for value in ('maybe', '2'):
     params = experiment.resolve(NAME, params_override=f'{field}={value}')
     with pytest.raises(command_line.CommandError, match=f'{field} is .*; it must be true or false'):
       experiment.check_training(params)
-  for value in ('false', 'True', 'yes'):
+  for value in ('false', 'True', 'yes', '1'):
     experiment.check_training(experiment.resolve(NAME, params_override=f'{field}={value}'))
 
 
