@@ -61,7 +61,7 @@ class Conv2D(tf_keras.layers.Conv2D):
 
 @tf_keras.utils.register_keras_serializable(package='official_ext')
 class SeparableConv2D(tf_keras.layers.SeparableConv2D):
-  """A `same`-padded depthwise convolution of stride 1, then a 1x1 convolution with a bias.
+  """A `same`-padded depthwise convolution, then a 1x1 convolution.
 
   Both kernels have the same kind of initializer and regularizer.  The result has the right shape
   for an empty batch too, see `Conv2D`.
@@ -77,21 +77,26 @@ class SeparableConv2D(tf_keras.layers.SeparableConv2D):
       kernel_size: height and width, or one number for both.
       kernel_initializer: initializer of both kernels; each gets a copy.
       kernel_regularizer: regularizer of both kernels.
-      **kwargs: `bias_initializer`, `bias_regularizer` and arguments of `tf_keras.layers.Layer`.
+      **kwargs: arguments of `tf_keras.layers.SeparableConv2D`; the padding is always `same`.
     """
     initializer = tf_keras.initializers.get(kernel_initializer)
     regularizer = tf_keras.regularizers.get(kernel_regularizer)
     super().__init__(filters, kernel_size, **{
-        'padding': 'same', 'depthwise_initializer': copy_initializer(initializer),
+        'depthwise_initializer': copy_initializer(initializer),
         'pointwise_initializer': copy_initializer(initializer),
-        'depthwise_regularizer': regularizer, 'pointwise_regularizer': regularizer, **kwargs})
+        'depthwise_regularizer': regularizer, 'pointwise_regularizer': regularizer, **kwargs,
+        'padding': 'same'})
 
   def call(self, inputs: tf.Tensor) -> tf.Tensor:
     outputs = tf.nn.separable_conv2d(
-        inputs, self.depthwise_kernel, self.pointwise_kernel, [1, 1, 1, 1], 'SAME')
-    if inputs.shape[-1] != self.filters and not inputs.shape[0]:
-      outputs = with_conv_shape(outputs, inputs, (1, 1), self.filters)
-    return tf.nn.bias_add(outputs, self.bias)
+        inputs, self.depthwise_kernel, self.pointwise_kernel, [1, *self.strides, 1], 'SAME',
+        dilations=self.dilation_rate)
+    keeps_shape = inputs.shape[-1] == self.filters and self.strides == (1, 1)
+    if not keeps_shape and not inputs.shape[0]:
+      outputs = with_conv_shape(outputs, inputs, self.strides, self.filters)
+    if self.use_bias:
+      outputs = tf.nn.bias_add(outputs, self.bias)
+    return self.activation(outputs)
 
 
 def l2_regularizer(weight_decay: float) -> tf_keras.regularizers.Regularizer | None:

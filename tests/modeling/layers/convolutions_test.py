@@ -67,6 +67,26 @@ def test_separable_conv_equals_numpy(filters):
       np.testing.assert_allclose(outputs, expected, 1e-10, 1e-10)
 
 
+@pytest.mark.parametrize('options', [
+    {'strides': 2}, {'dilation_rate': 2}, {'activation': 'relu'}, {'use_bias': False},
+    {'padding': 'valid'}], ids=lambda options: next(iter(options)))
+def test_separable_conv_does_what_its_options_say(options):
+  layer = convolutions.SeparableConv2D(3, 3, dtype='float64', bias_initializer='ones', **options)
+  traced = tf.function(layer, input_signature=[tf.TensorSpec([None, 7, 9, 3], tf.float64)])
+  for batch in (2, 0):
+    x = _features(batch)
+    layer(x)
+    expected = reference.separable_conv2d(
+        x, layer.depthwise_kernel.numpy(), layer.pointwise_kernel.numpy(),
+        float(options.get('use_bias', True)), options.get('strides', 1),
+        options.get('dilation_rate', 1))
+    if 'activation' in options:
+      expected = np.maximum(expected, 0)
+    for outputs in (layer(x), traced(x)):
+      np.testing.assert_allclose(outputs, expected, 1e-10, 1e-10)
+    assert layer.compute_output_shape(x.shape) == expected.shape
+
+
 def test_separable_conv_gives_both_kernels_the_initializer_and_the_regularizer():
   layer = convolutions.SeparableConv2D(
       3, 3, kernel_initializer=tf_keras.initializers.RandomNormal(stddev=0.5),
