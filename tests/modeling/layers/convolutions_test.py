@@ -31,6 +31,21 @@ def test_conv_equals_numpy(kernel, dilation, stride, native, monkeypatch):
   np.testing.assert_allclose(outputs, expected, 1e-10, 1e-10)
 
 
+@pytest.mark.parametrize('kernel', [2, (3, 4)])
+def test_symmetric_padding_refuses_even_kernels(kernel):
+  """Half a kernel of zeros on every side is one row or column less than the map needs."""
+  with pytest.raises(ValueError, match=r'kernel_size is .*odd numbers'):
+    convolutions.Conv2D(4, kernel, symmetric_padding=True)
+  layer = convolutions.Conv2D(4, kernel)
+  assert layer(_features(dtype=np.float32)).shape == (2, 7, 9, 4)
+
+
+@pytest.mark.parametrize('cls', [convolutions.Conv2D, convolutions.SeparableConv2D])
+def test_convs_refuse_channels_before_positions(cls):
+  with pytest.raises(ValueError, match="data_format is 'channels_first'; allowed .*channels_last"):
+    cls(4, 3, data_format='channels_first')
+
+
 @pytest.mark.parametrize('kernel, dilation, height', [(3, 1, 7), (3, 2, 8), (5, 1, 8), (5, 3, 7)])
 def test_conv_of_a_single_large_map_equals_numpy(kernel, dilation, height, monkeypatch):
   if not convolutions.dilation_has_gradient(tf.float32):
