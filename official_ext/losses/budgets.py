@@ -8,6 +8,7 @@ from official_ext.configs import options
 from official_ext.losses import budget_checks
 from official_ext.losses import information
 from official_ext.losses import path_similarity
+from official_ext.losses import replicas
 from official_ext.losses import scale_budget
 from official_ext.modeling.layers import routed
 from official_ext.ops import checks
@@ -87,7 +88,7 @@ def budget_loss(record: routing.Routing, target: tf.Tensor | float, reduction: s
     distance: `squared` or `absolute`.
 
   Returns:
-    A float32 scalar.
+    A float32 scalar; of an empty batch it has no gradient.
 
   Raises:
     ArgumentError: an argument that is not allowed.
@@ -95,9 +96,9 @@ def budget_loss(record: routing.Routing, target: tf.Tensor | float, reduction: s
   budget_checks.check_budget(target, reduction, distance)
   share = _share(record, record.expected)
   if reduction == 'mean_share':
-    share = tf.reduce_mean(path_similarity.gather_replicas(share))
+    share = replicas.mean_or_zero(path_similarity.gather_replicas(share))
   loss = tf.square(share - target) if distance == 'squared' else tf.abs(share - target)
-  return tf.reduce_sum(loss) if reduction == 'sum' else tf.reduce_mean(loss)
+  return tf.reduce_sum(loss) if reduction == 'sum' else replicas.mean_or_zero(loss)
 
 
 def _share(record: routing.Routing, cost: tf.Tensor) -> tf.Tensor:

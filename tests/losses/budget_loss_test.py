@@ -68,3 +68,12 @@ def test_budget_refuses_wrong_arguments(options, argument, message):
   with pytest.raises(checks.ArgumentError, match=message) as error:
     budgets.budget_loss(_routing([5.0]), *options)
   assert error.value.argument == argument
+
+
+@pytest.mark.parametrize('reduction', ['mean', 'sum', 'mean_share'])
+def test_a_replica_without_images_adds_nothing_to_the_gradients_of_others(reduction):
+  logits = tf.Variable(0.5)
+  with tf.GradientTape() as tape:
+    loss = budgets.budget_loss(_routing(10 * logits * tf.zeros([0])), 0.3, reduction)
+  assert np.isfinite(loss)
+  assert tape.gradient(loss, logits).numpy() == 0
