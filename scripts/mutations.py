@@ -7,7 +7,7 @@ MUTATIONS = (
     *in_file('losses/budgets', 'losses/budget_loss',
          ('share - target) if', 'share + target) if'),
          ('record.maximum - record.minimum)', 'record.maximum)'),
-         ('share = tf.reduce_mean(path', 'share = tf.reduce_max(path')),
+         ('share = replicas.mean_or_zero(path', 'share = tf.reduce_max(path')),
     *in_file('ops/routing', 'ops/routing',
          ('tf.where(budget < 1, tf.maximum(budget, 0.0), 1.0)',
           'tf.clip_by_value(budget, 0.0, 1.0)')),

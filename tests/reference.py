@@ -19,9 +19,9 @@ def conv2d(inputs, kernel, bias=0.0, stride=1, dilation=1):
   return result
 
 
-def separable_conv2d(inputs, depthwise, pointwise, bias=0.0):
+def separable_conv2d(inputs, depthwise, pointwise, bias=0.0, stride=1, dilation=1):
   """A depthwise convolution, each channel by itself, then a 1x1 convolution."""
-  channels = [conv2d(inputs[..., c:c + 1], depthwise[:, :, c:c + 1])
+  channels = [conv2d(inputs[..., c:c + 1], depthwise[:, :, c:c + 1], 0.0, stride, dilation)
               for c in range(inputs.shape[-1])]
   return conv2d(np.concatenate(channels, -1), pointwise, bias)
 

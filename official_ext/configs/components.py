@@ -12,6 +12,7 @@ package.  `register_tower` does the same for `head.tower` of one-stage detectors
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import difflib
+import sys
 from typing import Any
 
 from official.modeling import hyperparams
@@ -96,9 +97,11 @@ def _check(kind: str, name: str, names: list[str]) -> None:
   if name not in names:
     close = difflib.get_close_matches(name, names, n=1)
     hint = f' Did you mean {close[0]!r}?' if close else ''
+    if 'official_ext.registry_imports' not in sys.modules:
+      hint += ' `import official_ext.registry_imports` registers those of the package.'
     raise ValueError(
-        f'{kind}.type is {name!r}; known are {", ".join(names)}.{hint} To register a {kind} '
-        'outside the package, give --import=my_package.my_module.')
+        f'{kind}.type is {name!r}; known are {", ".join(names) or "none"}.{hint} To register a '
+        f'{kind} outside the package, give --import=my_package.my_module.')
 
 
 def _with_fields(cls: type[_OpenOneOf], registered: Mapping[str, type[hyperparams.Config]],

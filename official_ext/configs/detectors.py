@@ -10,6 +10,7 @@ from official.vision.configs import retinanet
 from official_ext.configs import components
 from official_ext.configs import head_styles
 from official_ext.configs import options
+from official_ext.modeling.heads import plain_tower  # noqa: F401 (registers the default tower)
 
 
 def _fpn() -> components.DecoderConfig:

@@ -211,7 +211,7 @@ def batch_terms(terms: ImageTerms, alpha: float) -> LossTerms:
   weights = tf.maximum(replicas.mean_sum(tf.stop_gradient(terms.center_weights)), 1.0)
   return LossTerms(positive=alpha * tf.reduce_sum(terms.positive) / objects,
                    negative=(1 - alpha) * tf.reduce_sum(terms.negative) / weights,
-                   center=tf.reduce_mean(_center_losses(terms)))
+                   center=replicas.mean_or_zero(_center_losses(terms)))
 
 
 def per_image_terms(terms: ImageTerms, alpha: float) -> LossTerms:

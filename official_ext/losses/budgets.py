@@ -8,6 +8,7 @@ from official_ext.configs import options
 from official_ext.losses import budget_checks
 from official_ext.losses import information
 from official_ext.losses import path_similarity
+from official_ext.losses import replicas
 from official_ext.losses import scale_budget
 from official_ext.modeling.layers import routed
 from official_ext.ops import checks
@@ -72,7 +73,7 @@ def needs_objects(config: options.BudgetConfig) -> bool:
       bool(config.weight) and config.kind in ('scale_aware', 'loss_aware'))
 
 
-def budget_loss(record: routing.Routing, target: tf.Tensor | float, reduction: str = 'mean',
+def budget_loss(record: routing.Routing | None, target: tf.Tensor | float, reduction: str = 'mean',
                 distance: str = 'squared') -> tf.Tensor:
   """Returns how far the cost of images is from a budget.
 
@@ -80,24 +81,30 @@ def budget_loss(record: routing.Routing, target: tf.Tensor | float, reduction: s
   0, which is the share itself, is the loss of the dynamic head (eqs. 4-5).
 
   Args:
-    record: what a tape returned.
+    record: what a tape returned; None, which it returns if nothing was recorded, is an error.
     target: the wanted share of what gates can save (alpha), in [0, 1].
     reduction: `mean` or `sum` of the distances of the images, or `mean_share`, the distance of
       their mean share, over all replicas.
     distance: `squared` or `absolute`.
 
   Returns:
-    A float32 scalar.
+    A float32 scalar; of an empty batch it has no gradient.
 
   Raises:
-    ArgumentError: an argument that is not allowed.
+    ArgumentError: an argument that is not allowed, or no record.
   """
   budget_checks.check_budget(target, reduction, distance)
+  if record is None:
+    raise checks.ArgumentError(
+        'record', 'record is None: no layer with gates recorded on the tape. It must be open in '
+        'this thread around the call of the model, and before a tf.function that calls it is '
+        'traced.')
+  target = tf.cast(target, tf.float32)
   share = _share(record, record.expected)
   if reduction == 'mean_share':
-    share = tf.reduce_mean(path_similarity.gather_replicas(share))
+    share = replicas.mean_or_zero(path_similarity.gather_replicas(share))
   loss = tf.square(share - target) if distance == 'squared' else tf.abs(share - target)
-  return tf.reduce_sum(loss) if reduction == 'sum' else tf.reduce_mean(loss)
+  return tf.reduce_sum(loss) if reduction == 'sum' else replicas.mean_or_zero(loss)
 
 
 def _share(record: routing.Routing, cost: tf.Tensor) -> tf.Tensor:

@@ -12,6 +12,8 @@ from official.vision.losses import focal_loss
 from official.vision.losses import loss_utils
 import tensorflow as tf
 
+from official_ext.losses import replicas
+
 
 def smooth_l1(targets: tf.Tensor, predictions: tf.Tensor, beta: float) -> tf.Tensor:
   """Returns smooth L1 losses, summed over the last axis.
@@ -113,7 +115,7 @@ def box_loss(predictions: tf.Tensor, classes: tf.Tensor, targets: tf.Tensor, bet
     predictions = tf.reshape(predictions, [-1, num_boxes, channels // 4, 4])
     predictions = tf.gather(predictions, tf.maximum(classes, 0), batch_dims=2)
   losses = tf.where(classes > 0, smooth_l1(targets, predictions, beta), 0.0)
-  return tf.reduce_mean(losses)
+  return replicas.mean_or_zero(losses)
 
 
 def sum_of_stages(losses: Sequence[tf.Tensor]) -> tf.Tensor:

@@ -1,4 +1,4 @@
-"""The divisor of losses that is the same on all replicas."""
+"""Sums and means of the values of a replica, which may have no images."""
 import tensorflow as tf
 
 
@@ -15,3 +15,12 @@ def mean_sum(values: tf.Tensor) -> tf.Tensor:
   if context and context.num_replicas_in_sync > 1:
     total = context.all_reduce(tf.distribute.ReduceOp.MEAN, total)
   return total
+
+
+def mean_or_zero(values: tf.Tensor) -> tf.Tensor:
+  """Returns the mean of a tensor of any shape; 0 of an empty one.
+
+  The last batch of a data set may leave a replica without images.  The mean of nothing is NaN, and
+  would make the sum of the losses of all replicas NaN.
+  """
+  return tf.math.divide_no_nan(tf.reduce_sum(values), tf.cast(tf.size(values), values.dtype))

@@ -10,6 +10,7 @@ import math
 import tensorflow as tf
 
 from official_ext.configs import options
+from official_ext.losses import replicas
 from official_ext.ops import checks
 
 _EMPTY = -1.0  # Marks places of a history that hold no loss yet.
@@ -112,4 +113,4 @@ def cost_loss(cost: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
     cost: `[batch]`, C_net as a share of C_tot.
     target: `[batch]` or a scalar, C_expect as a share of C_tot.
   """
-  return tf.reduce_mean(tf.square(tf.cast(cost, tf.float32) - target))
+  return replicas.mean_or_zero(tf.square(tf.cast(cost, tf.float32) - target))

@@ -174,6 +174,7 @@ def targets(match: Callable[..., tf.Tensor], at: Locations, boxes: tf.Tensor,
     boxes: float32 `[batch, boxes, 4]`.
     classes: integers `[batch, boxes]`; rows of 0 and below are no objects.
   """
+  boxes, classes = _with_a_row(boxes, classes)
   rows = match(at, boxes, classes)
   is_positive, rows = rows >= 0, tf.maximum(rows, 0)
   boxes = tf.gather(boxes, rows, batch_dims=1)
@@ -231,6 +232,7 @@ def fcos_matches(at: Locations, boxes: tf.Tensor, classes: tf.Tensor,
   Returns:
     int32 `[batch, locations]`: the row of the assigned box, -1 for background.
   """
+  boxes, classes = _with_a_row(boxes, classes)
   points, boxes = at.points[None, :, None], boxes[:, None]
   to_sides = distances(points, boxes)
   is_match = tf.reduce_min(to_sides, -1) > 0
@@ -273,6 +275,7 @@ def atss_matches(at: Locations, boxes: tf.Tensor, classes: tf.Tensor,
   Returns:
     int32 `[batch, locations]`: the row of the assigned box, -1 for background.
   """
+  boxes, classes = _with_a_row(boxes, classes)
   anchor_boxes = anchors.boxes(at.points, at.strides, anchors.Shapes(anchor_size))
   shared = overlaps.intersection_over_union(boxes[:, :, None], anchor_boxes)
   is_candidate = _closest(at, (boxes[..., :2] + boxes[..., 2:]) / 2)
@@ -303,6 +306,16 @@ def _mean_and_deviation(values: tf.Tensor, is_candidate: tf.Tensor) -> tf.Tensor
   mean = tf.reduce_sum(values * weights, -1, keepdims=True) / count
   squares = tf.reduce_sum(tf.square(values - mean) * weights, -1, keepdims=True)
   return mean + tf.sqrt(squares / tf.maximum(count - 1, 1))
+
+
+def _with_a_row(boxes: tf.Tensor, classes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+  """Returns ground truth that has a row, which is padding if it may have had none.
+
+  The largest of no rows is an error.
+  """
+  if boxes.shape[1]:
+    return boxes, classes
+  return tf.pad(boxes, [[0, 0], [0, 1], [0, 0]]), tf.pad(classes, [[0, 0], [0, 1]])
 
 
 def is_object(boxes: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:

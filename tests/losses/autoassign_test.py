@@ -204,3 +204,8 @@ def test_parts_equal_the_authors():
         at, objects, tf.fill([1, 1, 1], True), tf.fill([1, 2], tf.constant(mean, tf.float64)),
         tf.fill([1, 2], tf.constant(deviation, tf.float64)))
     np.testing.assert_allclose(weight, [[[expected]]], atol=1e-7)
+
+
+def test_the_losses_of_no_images_are_zero():
+  terms = autoassign.ImageTerms(*[tf.zeros([0])] * 4)
+  assert [float(term) for term in autoassign.batch_terms(terms, 0.25)] == [0, 0, 0]

@@ -68,3 +68,26 @@ def test_budget_refuses_wrong_arguments(options, argument, message):
   with pytest.raises(checks.ArgumentError, match=message) as error:
     budgets.budget_loss(_routing([5.0]), *options)
   assert error.value.argument == argument
+
+
+@pytest.mark.parametrize('reduction', ['mean', 'sum', 'mean_share'])
+def test_a_replica_without_images_adds_nothing_to_the_gradients_of_others(reduction):
+  logits = tf.Variable(0.5)
+  with tf.GradientTape() as tape:
+    loss = budgets.budget_loss(_routing(10 * logits * tf.zeros([0])), 0.3, reduction)
+  assert np.isfinite(loss)
+  assert tape.gradient(loss, logits).numpy() == 0
+
+
+def test_a_tape_on_which_nothing_is_recorded_has_no_budget():
+  with routing.RoutingTape() as tape:
+    pass
+  with pytest.raises(checks.ArgumentError, match='record is None: no layer .*open in this thread'):
+    budgets.budget_loss(tape.routing(), 0.3)
+
+
+def test_a_target_may_have_any_dtype():
+  expected = budgets.budget_loss(_routing([5.0]), 0.5)
+  for dtype in (tf.float16, tf.float64):
+    np.testing.assert_array_equal(
+        budgets.budget_loss(_routing([5.0]), tf.constant(0.5, dtype)), expected)

@@ -164,3 +164,9 @@ def test_box_loss_of_the_sampled_boxes(is_class_agnostic, beta):
 
 def test_stages_count_half_as_much_as_the_one_before():
   assert float(paper_losses.sum_of_stages([tf.constant(x) for x in (8.0, 4.0, 4.0)])) == 11.0
+
+
+def test_the_box_loss_of_no_images_is_zero():
+  loss = paper_losses.box_loss(
+      tf.zeros([0, 5, 4]), tf.zeros([0, 5], tf.int32), tf.zeros([0, 5, 4]), 1.0, True)
+  assert loss.numpy() == 0

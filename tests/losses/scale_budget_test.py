@@ -72,3 +72,7 @@ def test_history_keeps_the_latest_losses():
                            ([4.0, 5.0, 6.0, 7.0], [5, 6, 7])):
     history = scale_budget.remember(history, tf.constant(losses))
     np.testing.assert_array_equal(history, expected)
+
+
+def test_the_cost_loss_of_no_images_is_zero():
+  assert scale_budget.cost_loss(tf.zeros([0]), tf.zeros([0])).numpy() == 0

@@ -152,6 +152,24 @@ def test_without_boxes_all_is_background(rule):
   assert np.all(np.isfinite(targets.boxes))
 
 
+@pytest.mark.parametrize('rule', RULES)
+def test_without_rows_all_is_background(rule):
+  """A batch whose images all have no box may be padded to no row at all."""
+  boxes, classes = tf.zeros([2, 0, 4]), tf.zeros([2, 0], tf.int32)
+  traced = tf.function(functools.partial(RULES[rule], AT), input_signature=[
+      tf.TensorSpec([None, None, 4]), tf.TensorSpec([None, None], tf.int32)])
+  for match in (functools.partial(RULES[rule], AT), traced):
+    assert match(boxes, classes).shape == (2, len(AT.strides))
+    assert np.all(match(boxes, classes) == -1)
+  found = assigners.targets(RULES[rule], AT, boxes, classes)
+  assert not np.any(found.is_positive)
+  assert not np.any(found.classes)
+  boxes, classes = (x[3:5] for x in random_cases())
+  np.testing.assert_array_equal(
+      traced(tf.constant(boxes, tf.float32), tf.constant(classes, tf.int32)),
+      RULES[rule](AT, tf.constant(boxes, tf.float32), classes))
+
+
 def test_one_level_gives_every_box_of_atss_a_location():
   """If a small box has nine equal overlaps, their mean must not round above them."""
   at = assigners.locations([(20, 24)], 3)

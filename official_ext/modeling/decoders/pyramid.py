@@ -35,6 +35,20 @@ class PyramidConfig(LevelsConfig):
   symmetric_padding: bool = False
 
 
+def _checked_shape(level: str, shape: Any) -> list[Any]:
+  """Returns the shape of a level of the input; raises an ArgumentError for another form."""
+  if not (isinstance(level, str) and level.isdecimal()):
+    raise checks.ArgumentError(
+        'input_specs', f"input_specs has level {level!r}; levels are numbers as texts, such as "
+        "'3'.")
+  sizes = tf.TensorShape(shape)
+  if sizes.rank != 4 or not sizes[-1]:
+    raise checks.ArgumentError(
+        'input_specs', f'input_specs[{level!r}] is {shape}; it must be [batch, height, width, '
+        'channels], with a number of channels.')
+  return sizes.as_list()
+
+
 class LevelsDecoder(convolutions.ConvBlock):
   """Base class of everything that maps the backbone's levels to levels of one width.
 
@@ -68,13 +82,14 @@ class LevelsDecoder(convolutions.ConvBlock):
       **kwargs: arguments of `ConvBlock`.
 
     Raises:
-      ArgumentError: no channel, an unknown norm, or levels that the backbone does not give.
+      ArgumentError: no channel, an unknown norm, input specs of other forms, or levels that the
+        backbone does not give.
     """
     super().__init__(**kwargs)
     checks.check_positive('num_filters', num_filters)
     checks.check_one_of('norm', norm, ('batch_norm', 'none'))
     self._input_specs = {
-        level: tf.TensorShape(shape).as_list() for level, shape in input_specs.items()}
+        level: _checked_shape(level, shape) for level, shape in input_specs.items()}
     self._min_level, self._max_level = min_level, max_level
     self._num_filters = num_filters
     self._norm = norm
@@ -150,15 +165,17 @@ class LevelsDecoder(convolutions.ConvBlock):
       The input without other levels.
 
     Raises:
-      ValueError: a level is missing or is not of rank 4.
+      ValueError: a level is missing, is not of rank 4, or has other channels than its spec.
     """
-    for level in self._backbone_levels:
+    for level, channels in self.input_channels.items():
       if level not in inputs:
         raise ValueError(
             f'{self.name} needs level {level!r}, but inputs has levels {sorted(inputs)}.')
-      if len(inputs[level].shape) != 4:
-        raise ValueError(f'{self.name}: inputs[{level!r}] has shape {inputs[level].shape}, '
-                         'expected [batch, height, width, channels].')
+      shape = inputs[level].shape
+      if len(shape) != 4 or shape[-1] != channels:
+        raise ValueError(f'{self.name}: inputs[{level!r}] has shape {shape}, expected '
+                         f'[batch, height, width, channels] with the {channels} channels of '
+                         'input_specs.')
     return {level: inputs[level] for level in self._backbone_levels}
 
   def call(self, inputs: Mapping[str, tf.Tensor], training: bool | None = None) -> Features:
@@ -173,7 +190,7 @@ class LevelsDecoder(convolutions.ConvBlock):
       `{level: [batch, height, width, num_filters]}` for `min_level` to `max_level`.
 
     Raises:
-      ValueError: a level is missing or is not of rank 4.
+      ValueError: a level is missing, is not of rank 4, or has other channels than its spec.
     """
     return self.build_levels(self.checked(inputs), training)
 

@@ -32,7 +32,8 @@ class _TowerHead(convolutions.ConvBlock):
       min_level: finest level of the features.
       max_level: coarsest level of the features.
       num_filters: channels of the towers.
-      tower: name of a registered tower.
+      tower: name of a registered tower; the import of its module, or of `registry_imports` for all
+        of the package, registers it.
       tower_options: options of this tower.
       prior_probability: probability of every class at the start of a training.
       use_separable_conv: whether the predictors are separable convolutions, as in EfficientDet.

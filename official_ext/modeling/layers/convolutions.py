@@ -5,6 +5,7 @@ from typing import Any
 
 import tensorflow as tf, tf_keras
 
+from official_ext.ops import checks
 from official_ext.ops import halved_conv
 from official_ext.ops import shapes
 
@@ -27,9 +28,18 @@ class Conv2D(tf_keras.layers.Conv2D):
         that the center of an odd kernel lies on pixel `stride * i`.  Keras pads more zeros at
         the end if the stride is 2 and the size even.
       **kwargs: arguments of `tf_keras.layers.Conv2D`; the padding is always `same`.
+
+    Raises:
+      ArgumentError: an even kernel with symmetric padding, or channels that are not the last axis.
     """
     kwargs['padding'] = 'same'
     super().__init__(filters, kernel_size, **kwargs)
+    _check_data_format(self.data_format)
+    if symmetric_padding and any(size % 2 == 0 for size in self.kernel_size):
+      raise checks.ArgumentError(
+          'kernel_size', f'kernel_size is {self.kernel_size}; with symmetric padding, as '
+          'deformable convolutions have it, allowed are odd numbers, because an even kernel has no '
+          'center.')
     self._symmetric_padding = symmetric_padding
 
   def convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
@@ -61,7 +71,7 @@ class Conv2D(tf_keras.layers.Conv2D):
 
 @tf_keras.utils.register_keras_serializable(package='official_ext')
 class SeparableConv2D(tf_keras.layers.SeparableConv2D):
-  """A `same`-padded depthwise convolution of stride 1, then a 1x1 convolution with a bias.
+  """A `same`-padded depthwise convolution, then a 1x1 convolution.
 
   Both kernels have the same kind of initializer and regularizer.  The result has the right shape
   for an empty batch too, see `Conv2D`.
@@ -77,21 +87,35 @@ class SeparableConv2D(tf_keras.layers.SeparableConv2D):
       kernel_size: height and width, or one number for both.
       kernel_initializer: initializer of both kernels; each gets a copy.
       kernel_regularizer: regularizer of both kernels.
-      **kwargs: `bias_initializer`, `bias_regularizer` and arguments of `tf_keras.layers.Layer`.
+      **kwargs: arguments of `tf_keras.layers.SeparableConv2D`; the padding is always `same`.
+
+    Raises:
+      ArgumentError: channels that are not the last axis.
     """
     initializer = tf_keras.initializers.get(kernel_initializer)
     regularizer = tf_keras.regularizers.get(kernel_regularizer)
     super().__init__(filters, kernel_size, **{
-        'padding': 'same', 'depthwise_initializer': copy_initializer(initializer),
+        'depthwise_initializer': copy_initializer(initializer),
         'pointwise_initializer': copy_initializer(initializer),
-        'depthwise_regularizer': regularizer, 'pointwise_regularizer': regularizer, **kwargs})
+        'depthwise_regularizer': regularizer, 'pointwise_regularizer': regularizer, **kwargs,
+        'padding': 'same'})
+    _check_data_format(self.data_format)
 
   def call(self, inputs: tf.Tensor) -> tf.Tensor:
     outputs = tf.nn.separable_conv2d(
-        inputs, self.depthwise_kernel, self.pointwise_kernel, [1, 1, 1, 1], 'SAME')
-    if inputs.shape[-1] != self.filters and not inputs.shape[0]:
-      outputs = with_conv_shape(outputs, inputs, (1, 1), self.filters)
-    return tf.nn.bias_add(outputs, self.bias)
+        inputs, self.depthwise_kernel, self.pointwise_kernel, [1, *self.strides, 1], 'SAME',
+        dilations=self.dilation_rate)
+    keeps_shape = inputs.shape[-1] == self.filters and self.strides == (1, 1)
+    if not keeps_shape and not inputs.shape[0]:
+      outputs = with_conv_shape(outputs, inputs, self.strides, self.filters)
+    if self.use_bias:
+      outputs = tf.nn.bias_add(outputs, self.bias)
+    return self.activation(outputs)
+
+
+def _check_data_format(data_format: str) -> None:
+  """Raises an `ArgumentError` unless channels are the last axis, as in all maps of the package."""
+  checks.check_one_of('data_format', data_format, ('channels_last',))
 
 
 def l2_regularizer(weight_decay: float) -> tf_keras.regularizers.Regularizer | None:

@@ -109,24 +109,22 @@ class DeformableConv2D(WithOffsets, convolutions.Conv2D):
       modulated: whether every sample is also multiplied by a mask, a sigmoid times `mask_scale`.
       mask_scale: largest value of a mask; with 2 the layer starts as the plain convolution.
       offset_sets: number of groups of neighboring channels that have offsets of their own; it must
-        divide the channels.
+        divide the channels of the input.
       **kwargs: `offset_rate` of `WithOffsets`, and arguments of `convolutions.Conv2D`; `groups`
         are those of the kernel.
 
     Raises:
-      ArgumentError: an even kernel, strides or dilation rates that differ by axis, or a wrong
-        `offset_rate`.
+      ArgumentError: an even kernel, strides or dilation rates that differ by axis, no set of
+        offsets, a mask that is never positive, or a wrong `offset_rate`.
     """
     super().__init__(filters, kernel_size, **{**kwargs, 'symmetric_padding': True})
-    if any(size % 2 == 0 for size in self.kernel_size):
-      raise checks.ArgumentError(
-          'kernel_size', f'kernel_size is {self.kernel_size}; allowed are odd numbers, because '
-          'offsets count from the center.')
     for argument in ('strides', 'dilation_rate'):
       first, second = getattr(self, argument)
       if first != second:
         raise checks.ArgumentError(
             argument, f'{argument} is {(first, second)}; both must be equal.')
+    checks.check_range('offset_sets', offset_sets, 1)
+    checks.check_positive('mask_scale', mask_scale)
     self._modulated, self._mask_scale, self._offset_sets = modulated, mask_scale, offset_sets
     self._taps = self.kernel_size[0] * self.kernel_size[1]
     self.offset = self.offset_conv(

@@ -95,6 +95,9 @@ def check_group_size(argument: str, channels: int, group_size: int | None = 8) -
 class _AveragingNorm(tf_keras.layers.Layer):
   """Base of batch norms that choose by themselves which features move their averages.
 
+  Variables are float32, or float64 if the layer is, and no precision policy casts them: in half
+  precision sums over a map are infinite, and averages no longer move.
+
   Attributes:
     gamma: variable `[channels]`, the learned scale.
     beta: variable `[channels]`, the learned shift.
@@ -107,15 +110,16 @@ class _AveragingNorm(tf_keras.layers.Layer):
     self._momentum, self._epsilon, self._initial_scale = momentum, epsilon, initial_scale
 
   def build(self, input_shape: tf.TensorShape) -> None:
-    channels = tf.TensorShape(input_shape)[-1]
+    options: dict[str, Any] = {
+        'shape': tf.TensorShape(input_shape)[-1:], 'experimental_autocast': False,
+        'dtype': 'float64' if self.dtype == 'float64' else 'float32'}
     self.gamma = self.add_weight(
-        'gamma', [channels], initializer=tf_keras.initializers.Constant(self._initial_scale))
-    self.beta = self.add_weight('beta', [channels], initializer='zeros')
-    moving = {'trainable': False, 'synchronization': tf.VariableSynchronization.ON_READ,
-              'aggregation': tf.VariableAggregation.MEAN}
-    self.moving_mean = self.add_weight('moving_mean', [channels], initializer='zeros', **moving)
-    self.moving_variance = self.add_weight(
-        'moving_variance', [channels], initializer='ones', **moving)
+        'gamma', initializer=tf_keras.initializers.Constant(self._initial_scale), **options)
+    self.beta = self.add_weight('beta', initializer='zeros', **options)
+    options.update(trainable=False, synchronization=tf.VariableSynchronization.ON_READ,
+                   aggregation=tf.VariableAggregation.MEAN)
+    self.moving_mean = self.add_weight('moving_mean', initializer='zeros', **options)
+    self.moving_variance = self.add_weight('moving_variance', initializer='ones', **options)
     super().build(input_shape)
 
   def frozen(self) -> tuple[tf.Tensor, tf.Tensor]:
@@ -125,6 +129,21 @@ class _AveragingNorm(tf_keras.layers.Layer):
   def _scale_and_shift(self, mean: tf.Tensor, variance: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     scale = self.gamma * tf.math.rsqrt(variance + self._epsilon)
     return scale, self.beta - mean * scale
+
+  def _statistics(self, total: tf.Tensor, squares: tf.Tensor, count: tf.Tensor
+                  ) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns mean and variance, `[channels]`, or the moving ones if there are no values.
+
+    Args:
+      total: sum of the values.
+      squares: sum of their squares.
+      count: number of the values of each channel.
+    """
+    mean, square = (values / tf.maximum(count, 1) for values in (total, squares))
+    # Rounding may make the difference of two nearly equal numbers negative.
+    variance = tf.maximum(square - tf.square(mean), 0)
+    return (tf.where(count > 0, mean, self.moving_mean),
+            tf.where(count > 0, variance, self.moving_variance))
 
   def _move_averages(self, mean: tf.Tensor, variance: tf.Tensor) -> None:
     """Moves the averages by `1 - momentum` of the way to a mean and a variance `[channels]`."""
@@ -139,14 +158,6 @@ def _sums(features: tf.Tensor, dtype: tf.DType) -> list[tf.Tensor]:
   """Returns the sums of values and of their squares over positions, both `[batch, channels]`."""
   features = tf.cast(features, dtype)
   return [tf.reduce_sum(values, [1, 2]) for values in (features, tf.square(features))]
-
-
-def _mean_and_variance(total: tf.Tensor, squares: tf.Tensor,
-                       count: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-  """Returns mean and variance from sums of `count` values and of their squares."""
-  mean, square = total / count, squares / count
-  # Rounding may make the difference of two nearly equal numbers negative.
-  return mean, tf.maximum(square - tf.square(mean), 0)
 
 
 @tf_keras.utils.register_keras_serializable(package='official_ext')
@@ -191,8 +202,11 @@ class FrozenBatchNorm(_AveragingNorm, prepared.PreparedLayer):
     return weights._replace(seen=[])
 
   def update(self, weights: NormWeights) -> None:
-    """Moves the averages by all features that `run` got with weights that `watch` returned."""
-    self._move_averages(*_mean_and_variance(*tf.unstack(tf.add_n(weights.seen))))
+    """Moves the averages by all features that `run` got with weights that `watch` returned.
+
+    Of an empty batch there are none, and the averages stay.
+    """
+    self._move_averages(*self._statistics(*tf.unstack(tf.add_n(weights.seen))))
 
   def get_config(self) -> dict[str, Any]:
     return {**super().get_config(), 'initial_scale': self._initial_scale}
@@ -220,8 +234,7 @@ class PresenceNorm(_AveragingNorm):
       momentum: share of the moving averages that one update keeps, in [0, 1].
       epsilon: small positive number that is added to the variance.
       synchronized: whether statistics are those of the batch of all replicas.
-      **kwargs: arguments of `tf_keras.layers.Layer`; `dtype` is that of statistics and
-        variables, features may have another one.
+      **kwargs: arguments of `tf_keras.layers.Layer`; features may have another `dtype`.
     """
     super().__init__(momentum, epsilon, autocast=False, **kwargs)
     self._synchronized = synchronized
@@ -272,20 +285,19 @@ class PresenceNorm(_AveragingNorm):
                         ) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns mean and variance over present images, or the moving ones if there is none."""
     size, channels = tf.shape(features), features.shape[-1]
+    exact = self.moving_mean.dtype
     if present is None:
       present = tf.ones([size[0]], tf.bool)
-    weight = tf.cast(present, self.dtype)[:, None]
+    weight = tf.cast(present, exact)[:, None]
     # The sums of each image come first, so that no masked copy of the map is needed.
-    sums = [tf.reduce_sum(weight * value, 0) for value in _sums(features, self.dtype)]
-    count = tf.reduce_sum(weight) * tf.cast(size[1] * size[2], self.dtype)
+    sums = [tf.reduce_sum(weight * value, 0) for value in _sums(features, exact)]
+    count = tf.reduce_sum(weight) * tf.cast(size[1] * size[2], exact)
     packed = tf.concat([*sums, count[None]], 0)
     context = tf.distribute.get_replica_context()
     if self._synchronized and context and context.num_replicas_in_sync > 1:
       packed = context.all_reduce(tf.distribute.ReduceOp.SUM, packed)
     total, squares, count = tf.split(packed, [channels, channels, 1])
-    mean, variance = _mean_and_variance(total, squares, tf.maximum(count, 1))
-    return (tf.where(count > 0, mean, self.moving_mean),
-            tf.where(count > 0, variance, self.moving_variance))
+    return self._statistics(total, squares, count)
 
   def get_config(self) -> dict[str, Any]:
     return {**super().get_config(), 'synchronized': self._synchronized}

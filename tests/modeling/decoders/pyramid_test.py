@@ -186,3 +186,22 @@ def test_initializer_draws_new_values_for_every_convolution():
   assert len(kernels) == 3
   assert not np.allclose(kernels[0], kernels[1])
   assert not np.allclose(kernels[1], kernels[2])
+
+
+@pytest.mark.parametrize('specs, text', [
+    ({3: [None, None, None, 6]}, "input_specs has level 3; .* such as '3'"),
+    ({'p3': [None, None, None, 6]}, "input_specs has level 'p3'"),
+    ({'3': [None, None, None, None]}, r"input_specs\['3'\] is \[None, None, None, None\]"),
+    ({'3': [None, None, 6]}, r"input_specs\['3'\] is \[None, None, 6\]; .*batch, height")])
+def test_input_specs_of_other_forms_are_refused(specs, text):
+  with pytest.raises(checks.ArgumentError, match=text) as caught:
+    PlainFPN(input_specs=specs, min_level=3, max_level=3, num_filters=4)
+  assert caught.value.argument == 'input_specs'
+
+
+def test_a_level_with_other_channels_than_its_spec_is_refused():
+  """Costs and gates are those of the specs, so that they would be wrong without an error."""
+  layer = PlainFPN(input_specs=SPECS, min_level=3, max_level=5, num_filters=4)
+  inputs = reference.pyramid_inputs({**CHANNELS, '4': 8}, batch=1)
+  with pytest.raises(ValueError, match=r"inputs\['4'\] has shape \(1, .*, 8\), .* 5 channels"):
+    layer(inputs)

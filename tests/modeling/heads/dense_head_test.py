@@ -1,4 +1,7 @@
 """Towers and heads of one-stage detectors against plain NumPy, and the layer checks."""
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -241,3 +244,18 @@ def test_wrong_options_and_levels_are_named():
   head = dense_head.DenseHead(3, name='head', **SMALL)
   with pytest.raises(ValueError, match='head needs levels 3, 4; 4 is missing: change min_level'):
     head({'3': tf.zeros([1, 3, 3, 6])})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('code, known', [
+    ('from official_ext.modeling.heads import dense_head\n'
+     'dense_head.DenseHead(3, tower="dynamic")', 'none'),
+    ('from official_ext.configs import detectors\n'
+     'config = detectors.DenseDetectorConfig()\n'
+     'config.head.tower.as_dict()\n'
+     'config.override({"head": {"tower": {"type": "dynamic"}}})', 'plain')])
+def test_a_module_imported_alone_says_how_to_get_towers(code, known):
+  """Another process is needed, because all towers are registered in this one."""
+  done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False)
+  assert f"tower.type is 'dynamic'; known are {known}. `import official_ext.registry_imports`" in (
+      done.stderr.splitlines()[-1])

@@ -31,6 +31,21 @@ def test_conv_equals_numpy(kernel, dilation, stride, native, monkeypatch):
   np.testing.assert_allclose(outputs, expected, 1e-10, 1e-10)
 
 
+@pytest.mark.parametrize('kernel', [2, (3, 4)])
+def test_symmetric_padding_refuses_even_kernels(kernel):
+  """Half a kernel of zeros on every side is one row or column less than the map needs."""
+  with pytest.raises(ValueError, match=r'kernel_size is .*odd numbers'):
+    convolutions.Conv2D(4, kernel, symmetric_padding=True)
+  layer = convolutions.Conv2D(4, kernel)
+  assert layer(_features(dtype=np.float32)).shape == (2, 7, 9, 4)
+
+
+@pytest.mark.parametrize('cls', [convolutions.Conv2D, convolutions.SeparableConv2D])
+def test_convs_refuse_channels_before_positions(cls):
+  with pytest.raises(ValueError, match="data_format is 'channels_first'; allowed .*channels_last"):
+    cls(4, 3, data_format='channels_first')
+
+
 @pytest.mark.parametrize('kernel, dilation, height', [(3, 1, 7), (3, 2, 8), (5, 1, 8), (5, 3, 7)])
 def test_conv_of_a_single_large_map_equals_numpy(kernel, dilation, height, monkeypatch):
   if not convolutions.dilation_has_gradient(tf.float32):
@@ -65,6 +80,26 @@ def test_separable_conv_equals_numpy(filters):
     for outputs in (layer(x), traced(x)):
       assert outputs.shape == (batch, 7, 9, filters)
       np.testing.assert_allclose(outputs, expected, 1e-10, 1e-10)
+
+
+@pytest.mark.parametrize('options', [
+    {'strides': 2}, {'dilation_rate': 2}, {'activation': 'relu'}, {'use_bias': False},
+    {'padding': 'valid'}], ids=lambda options: next(iter(options)))
+def test_separable_conv_does_what_its_options_say(options):
+  layer = convolutions.SeparableConv2D(3, 3, dtype='float64', bias_initializer='ones', **options)
+  traced = tf.function(layer, input_signature=[tf.TensorSpec([None, 7, 9, 3], tf.float64)])
+  for batch in (2, 0):
+    x = _features(batch)
+    layer(x)
+    expected = reference.separable_conv2d(
+        x, layer.depthwise_kernel.numpy(), layer.pointwise_kernel.numpy(),
+        float(options.get('use_bias', True)), options.get('strides', 1),
+        options.get('dilation_rate', 1))
+    if 'activation' in options:
+      expected = np.maximum(expected, 0)
+    for outputs in (layer(x), traced(x)):
+      np.testing.assert_allclose(outputs, expected, 1e-10, 1e-10)
+    assert layer.compute_output_shape(x.shape) == expected.shape
 
 
 def test_separable_conv_gives_both_kernels_the_initializer_and_the_regularizer():

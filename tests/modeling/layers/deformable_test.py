@@ -146,7 +146,9 @@ def test_cost_is_that_of_both_convolutions():
 
 @pytest.mark.parametrize('options, text', [
     ({'kernel_size': 4}, 'kernel_size'), ({'strides': (1, 2)}, 'strides'),
-    ({'offset_sets': 3}, 'offset_sets'), ({'offset_rate': 0.0}, 'offset_rate is 0.0')])
+    ({'offset_sets': 3}, 'offset_sets'), ({'offset_sets': 0}, 'offset_sets is 0'),
+    ({'mask_scale': 0.0}, 'mask_scale is 0.0'),
+    ({'offset_rate': 0.0}, 'offset_rate is 0.0')])
 def test_wrong_options_are_named(options, text):
   with pytest.raises(checks.ArgumentError, match=text):
     deformable.DeformableConv2D(**{'filters': 2, 'kernel_size': 3, **options})(_features())

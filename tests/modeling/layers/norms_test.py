@@ -222,3 +222,35 @@ def test_two_replicas_share_their_statistics():
       capture_output=True, text=True, timeout=300, check=False)
   assert done.returncode == 0, done.stderr[-3000:]
   assert done.stdout.strip().splitlines()[-1] == '2 replicas equal one device in 3 cases'
+
+
+@pytest.mark.parametrize('policy', ['float16', 'bfloat16', 'mixed_float16', 'mixed_bfloat16'])
+@pytest.mark.parametrize('cls', [norms.PresenceNorm, norms.FrozenBatchNorm])
+def test_batch_norms_called_by_themselves_average_in_float32_under_every_policy(cls, policy):
+  """Sums of 4096 values of 1000 and more overflow float16."""
+  layer = cls(dtype=policy, momentum=0.5, epsilon=1e-3)
+  half = tf.as_dtype(layer.dtype_policy.compute_dtype)
+  features = tf.cast(np.random.default_rng(0).normal(1000, 40, [1, 64, 64, 2]), half)
+  outputs = layer(features, training=True)
+  assert outputs.dtype == half
+  assert {variable.dtype for variable in layer.weights} == {tf.float32}
+  if cls is norms.FrozenBatchNorm:
+    weights = layer.watch(layer.prepare(half))
+    layer.run(weights, features)
+    layer.update(weights)
+  values = features.numpy().astype(np.float64).reshape(-1, 2)
+  np.testing.assert_allclose(layer.moving_mean, values.mean(0) / 2, 1e-4)
+  np.testing.assert_allclose(layer.moving_variance, values.var(0) / 2 + 0.5, 1e-2)
+
+
+def test_an_empty_batch_moves_no_averages():
+  """A replica that gets no images must not spoil the averages of all."""
+  layer = norms.FrozenBatchNorm()
+  layer.build([None, None, None, 16])
+  spies.randomize(layer)
+  before = layer.get_weights()
+  weights = layer.watch(layer.prepare(tf.float32))
+  layer.run(weights, tf.zeros([0, 4, 5, 16]))
+  layer.update(weights)
+  for old, new in zip(before, layer.get_weights(), strict=True):
+    np.testing.assert_allclose(new, old, 1e-6)

@@ -20,6 +20,11 @@ _WIDEST = 1.0
 _MOMENTUM = 0.99
 
 
+def _if_images(logits: tf.Tensor, moved: tf.Tensor, before: tf.Tensor) -> tf.Tensor:
+  """Returns what the images of a batch moved, or what was before if the batch is empty."""
+  return tf.where(tf.shape(logits)[0] > 0, moved, before)
+
+
 @tf_keras.utils.register_keras_serializable(package='official_ext')
 class BudgetTracker(budget_control.KnotLayer):
   """Moves logits so that at every budget b each level spends the share b of what it can save.
@@ -100,15 +105,16 @@ class BudgetTracker(budget_control.KnotLayer):
     before = tf.where(is_first, mean, self._mean)
     # Around the mean of many steps, which batches of few images differ from.
     variance = tf.reduce_mean(tf.square(others - before), 0)
-    self._variance.assign(tf.where(
-        is_first, variance, _MOMENTUM * self._variance + (1 - _MOMENTUM) * variance))
-    self._mean.assign(before + (1 - _MOMENTUM) * (mean - before))
+    moved = tf.where(is_first, variance, _MOMENTUM * self._variance + (1 - _MOMENTUM) * variance)
+    self._variance.assign(_if_images(others, moved, self._variance))
+    self._mean.assign(_if_images(others, before + (1 - _MOMENTUM) * (mean - before), self._mean))
 
   def _track(self, normalized: tf.Tensor) -> None:
     """Moves the shifts of all budgets by the images of a batch."""
     budgets = tf.constant(budget_control.KNOTS, self.dtype)[:, None]
     shares = self._shares(normalized, budget_control.quantile(budgets) + self._shifts)
-    self._shifts.assign_add(self._rate * (budgets - shares))
+    self._shifts.assign(_if_images(
+        normalized, self._shifts + self._rate * (budgets - shares), self._shifts))
 
   def _shares(self, normalized: tf.Tensor, shifts: tf.Tensor) -> tf.Tensor:
     """Returns the share that images spend at each shift, `[shifts, levels]`.

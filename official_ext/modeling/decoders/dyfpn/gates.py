@@ -28,6 +28,10 @@ def _linear(units: int, fan_in: int, name: str, bias: list[float] | None = None,
       kernel_initializer=tf_keras.initializers.RandomUniform(-limit, limit), **options)
 
 
+def _hidden_units(channels: int) -> int:
+  return max(channels // 4, 1)
+
+
 def _pool(features: tf.Tensor) -> tf.Tensor:
   return tf.reduce_mean(tf.cast(features, tf.float32), axis=[1, 2])
 
@@ -47,7 +51,10 @@ class _PyramidGate(tf_keras.layers.Layer):
 
 @tf_keras.utils.register_keras_serializable(package='official_ext')
 class ChannelGate(_PyramidGate):
-  """The "CNN gate": pooling and two `Dense` layers, separate for each level (section 3.2.2)."""
+  """The "CNN gate": pooling and two `Dense` layers, separate for each level (section 3.2.2).
+
+  The hidden layer of a level has a quarter of its channels, but at least one.
+  """
 
   def __init__(self, channels: Mapping[str, int], num_paths: int,
                initial_bias: list[float] | None = None,
@@ -67,10 +74,10 @@ class ChannelGate(_PyramidGate):
     options = {'kernel_regularizer': self._kernel_regularizer}
     self._hidden, self._output = {}, {}
     for level, depth in self._channels.items():
+      units = _hidden_units(depth)
       self._hidden[level] = _linear(
-          depth // 4, depth, f'hidden_{level}', activation='relu', **options)
-      self._output[level] = _linear(
-          num_paths, depth // 4, f'output_{level}', initial_bias, **options)
+          units, depth, f'hidden_{level}', activation='relu', **options)
+      self._output[level] = _linear(num_paths, units, f'output_{level}', initial_bias, **options)
 
   def call(self, features: Mapping[str, tf.Tensor]) -> tf.Tensor:
     """Returns logits, float32 `[batch, levels, paths]`, of `{level: [batch, h, w, channels]}`."""
@@ -82,7 +89,8 @@ class ChannelGate(_PyramidGate):
 
   def multiply_adds(self) -> float:
     """Returns the multiply-adds of the gate for one image."""
-    return float(sum(c * (c // 4) + (c // 4) * self._num_paths for c in self._channels.values()))
+    return float(sum(
+        _hidden_units(depth) * (depth + self._num_paths) for depth in self._channels.values()))
 
   def get_config(self) -> dict[str, Any]:
     return {

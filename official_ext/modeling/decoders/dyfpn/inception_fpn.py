@@ -28,6 +28,19 @@ def parse_branch(branch: str) -> tuple[int, int]:
   return int(match[1]), int(match[2] or 1)
 
 
+def _check_branches(branches: Sequence[str]) -> None:
+  """Raises an ArgumentError unless there are branches that can be read and name variables."""
+  if not branches:
+    raise checks.ArgumentError(
+        'branches', 'branches is empty; give at least one branch, such as `1x1`.')
+  for branch in branches:
+    parse_branch(branch)
+  twice = sorted({branch for branch in branches if list(branches).count(branch) > 1})
+  if twice:
+    raise checks.ArgumentError(
+        'branches', f'branches has {", ".join(twice)} more than once; all must differ.')
+
+
 @dataclasses.dataclass
 class InceptionFPNConfig(pyramid.PyramidConfig):
   """Options of `InceptionFPN`; see its arguments."""
@@ -59,9 +72,15 @@ class InceptionLateral(tf_keras.layers.Layer):
       **kwargs: arguments of `tf_keras.layers.Layer`.
 
     Raises:
-      ArgumentError: a branch that cannot be read.
+      ArgumentError: no branch, one that cannot be read, one twice, or other than one initializer
+        per branch.
     """
     super().__init__(**kwargs)
+    _check_branches(branches)
+    if len(kernel_initializers) != len(branches):
+      raise checks.ArgumentError(
+          'kernel_initializers', f'kernel_initializers has {len(kernel_initializers)} values; it '
+          f'must have one for each of the {len(branches)} branches.')
     self._branches = list(branches)
     self.convs = []
     for branch, initializer in zip(branches, kernel_initializers):
@@ -153,12 +172,11 @@ class InceptionFPN(pyramid.PyramidDecoder):
       **kwargs: arguments of `PyramidDecoder`.
 
     Raises:
-      ArgumentError: a branch that cannot be read, no branch, or a scale that is not positive.
+      ArgumentError: a branch that cannot be read, one twice, no branch, or a scale that is not
+        positive.
     """
     super().__init__(**kwargs)
-    if not branches:
-      raise checks.ArgumentError(
-          'branches', 'branches is empty; give at least one branch, such as `1x1`.')
+    _check_branches(branches)
     checks.check_positive('branch_init_scale', branch_init_scale)
     self._branches = list(branches)
     self._branch_init_scale = branch_init_scale

@@ -254,7 +254,8 @@ class ImplicitFPN(routed.RoutedLayer, pyramid.PyramidDecoder):
     Args:
       inputs: `{level: [batch, height, width, channels]}`; levels beyond the input specs
         are ignored.
-      training: None counts as False.
+      training: None counts as False, with which the pyramid has a gradient only if the solver
+        unrolls.
       initial: a pyramid to start from, such as this decoder's result for the previous frame;
         None: start from zero.  With `solver.tolerance` above 0 a good start needs fewer
         evaluations of G.  A routing tape has their number for each image as the metric

@@ -161,3 +161,14 @@ def test_rounding_decides_about_no_calibrated_image(dearness):
     with routing.spending(np.float32(budget)):
       moved = np.sort(layer(logits), -1)
     assert np.min(moved[..., -1] - moved[..., -2]) > 1e-4
+
+
+def test_an_empty_batch_moves_nothing():
+  """A replica that gets no images must not spoil the statistics and shifts of all."""
+  layer = _make()
+  for rows in (slice(0, 0), slice(0, 30), slice(0, 0)):
+    before = _weights(layer)
+    layer(LOGITS[rows], training=True)
+    for name, value in _weights(layer).items():
+      assert np.all(np.isfinite(value)), name
+      assert np.array_equal(value, before[name]) == (rows.stop == 0), name

@@ -371,3 +371,20 @@ def test_unreadable_branches_are_refused(branch):
   with pytest.raises(checks.ArgumentError, match=f'branches has {branch!r}') as caught:
     dyfpn.parse_branch(branch)
   assert caught.value.argument == 'branches'
+
+
+@pytest.mark.parametrize('branches, initializers, text', [
+    ([], [], 'branches is empty'),
+    (['1x1', '3x3', '3x3'], ['zeros'] * 3, 'branches has 3x3 more than once'),
+    (['1x1', '3x3'], ['zeros'], 'kernel_initializers has 1 values; .*each of the 2 branches'),
+    (['1x1'], ['zeros'] * 2, 'kernel_initializers has 2 values')])
+def test_a_lateral_needs_different_branches_with_an_initializer_each(branches, initializers, text):
+  """Branches without one would be left out, and branches alike have variables of one name."""
+  with pytest.raises(checks.ArgumentError, match=text):
+    dyfpn.InceptionLateral(4, branches, initializers)
+
+
+def test_branches_that_are_there_twice_are_refused():
+  with pytest.raises(checks.ArgumentError, match='branches has 1x1, 3x3 more than once'):
+    dyfpn.InceptionFPN(
+        **{**OPTIONS, 'branches': ['1x1', '3x3', '5x5', '3x3', '1x1']})

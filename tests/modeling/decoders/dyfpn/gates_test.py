@@ -313,3 +313,16 @@ def test_a_budget_is_met_after_200_steps(target):
   shares = [float(step()) for _ in range(200)]
   assert shares[0] > 0.8
   assert abs(np.mean(shares[-10:]) / target - 1) < 0.05
+
+
+def test_a_gate_of_few_channels_looks_at_them():
+  """A quarter of three channels is no hidden unit: the gate would be alike for all images."""
+  gate = gates.ChannelGate({'3': 3}, 2, name='gate')
+  features = {'3': tf.random.stateless_uniform([2, 4, 4, 3], [1, 2])}
+  gate(features)
+  spies.randomize(gate)
+  hidden = [variable for variable in gate.variables if 'hidden_3/kernel' in variable.name]
+  hidden[0].assign(tf.abs(hidden[0]))  # so that the only unit is not shut
+  first, second = gate(features)
+  assert np.all(np.abs(first - second) > 1e-4)
+  assert gate.multiply_adds() == 3 * 1 + 1 * 2

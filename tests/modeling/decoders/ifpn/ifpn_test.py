@@ -381,3 +381,18 @@ def test_exported_pyramid_equals_the_model_and_stops_early(tolerance, most, tmp_
     component.same(answer, outputs, 1e-5)
     np.testing.assert_array_equal(evaluations, record.metrics['evaluations'])
   assert np.all(evaluations[:4] < evaluations[4]) == bool(tolerance)
+
+
+@pytest.mark.parametrize('solver, has_gradient', [
+    ({}, False),
+    ({'solver': 'unroll', 'gradient': 'unroll', 'training_evaluations': 2,
+      'inference_evaluations': 2}, True)])
+def test_only_an_unrolled_solver_has_a_gradient_at_inference(solver, has_gradient):
+  layer, inputs = ifpn.ImplicitFPN(
+      **{**OPTIONS, 'num_filters': 8, 'max_level': 4, 'solver': solver}), _inputs()
+  layer(inputs)
+  for training, expected in ((True, True), (False, has_gradient)):
+    with tf.GradientTape() as tape:
+      loss = tf.add_n([tf.reduce_sum(x**2) for x in layer(inputs, training=training).values()])
+    gradients = tape.gradient(loss, layer.trainable_variables)
+    assert {gradient is not None for gradient in gradients} == {expected}
