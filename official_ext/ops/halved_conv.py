@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from official_ext.ops import shapes
 
-# What the names of all operations of `convolve` contain, and how the last one is called.
+# The scope of all operations of `convolve`, and the name of the last one in it.
 SCOPE, RESULT = 'convolved_in_halves', 'halves_together'
 # Size in bytes of all patches of a map, above which it is worth it.
 _MANY_BYTES = 2**28

@@ -39,15 +39,12 @@ def join(graph_def: Any, outputs: Sequence[str]) -> int:
   return count
 
 
-def split(graph_def: Any, outputs: Sequence[str]) -> int:
+def split(graph_def: Any, outputs: Sequence[str]) -> None:
   """Cuts whole convolutions in halves where that is worth it, in a graph that is changed.
 
   Args:
     graph_def: a `GraphDef` with its functions, and constants for weights.
     outputs: names of the nodes that are returned.
-
-  Returns:
-    The number of convolutions that are in halves now.
   """
   graph = graph_values.Graph(graph_def, outputs)
   found = list(_large(graph, graph_shapes.Shapes(graph_def, graph)))
@@ -57,7 +54,6 @@ def split(graph_def: Any, outputs: Sequence[str]) -> int:
         scope, f'{node.name}/halves',
         lambda x, kernel, rates=rates: halved_conv.convolve(x, kernel, rates),
         [(node.input[0], shape), (node.input[1], kernel_shape)], node)
-  return len(found)
 
 
 def _in_halves(scope: graph_values.Scope, is_one: Callable[[Any], bool]) -> dict[str, Any]:
