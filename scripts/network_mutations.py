@@ -22,6 +22,9 @@ NETWORKS = (
           "step > self._options['warmup_unroll_steps']")),
     *in_file('modeling/decoders/ifpn/ifpn', 'modeling/decoders/ifpn/ifpn',
          ('[tf.cast(initial[level], self', '[tf.cast(0 * initial[level], self')),
+    *in_file('modeling/decoders/dyfpn/initializers', 'modeling/decoders/dyfpn/dyfpn',
+         ('max(0.0, 1 - self._own_share)**0.5', 'max(0.0, 1 - self._own_share)'),
+         ('(size - 1) // 2', '0 * size'), ('seed=self._seed', 'seed=None')),
     # The dynamic head.
     *in_file('modeling/heads/dynamic_head/spatial_gates',
              'modeling/heads/dynamic_head/spatial_gates',

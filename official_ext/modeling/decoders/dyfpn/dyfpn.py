@@ -6,6 +6,7 @@ Networks for Object Detection, https://arxiv.org/abs/2012.00779.
 from collections.abc import Mapping
 import dataclasses
 import functools
+import random
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from official_ext.modeling.decoders.dyfpn import budget_tracker
 from official_ext.modeling.decoders.dyfpn import gates
 from official_ext.modeling.decoders.dyfpn import gumbel_selection
 from official_ext.modeling.decoders.dyfpn import inception_fpn
+from official_ext.modeling.decoders.dyfpn import initializers
 from official_ext.modeling.layers import convolutions
 from official_ext.modeling.layers import routed
 from official_ext.ops import checks
@@ -81,8 +83,13 @@ class DyFPN(routed.SkippingLayer, inception_fpn.InceptionFPN):
     self._skips = {}
     if self._block == 'B':
       self._skips = {level: self.conv(1, f'skip_{level}') for level in self.backbone_levels}
-    return {level: self._lateral(level, first_scale=self._branch_init_scale)
-            for level in self.backbone_levels}
+    return {level: self._lateral(level) for level in self.backbone_levels}
+
+  def _initializers(self) -> list[tf_keras.initializers.Initializer]:
+    if self._block == 'B':
+      return [inception_fpn.glorot(self._branch_init_scale) for _ in self._branches]
+    seed = random.randint(1, 2**30)
+    return [initializers.AlikeBranches(self._branch_init_scale, seed) for _ in self._branches]
 
   def _build_gate(self) -> None:
     gate_options = dict(self._gate_options)

@@ -135,6 +135,11 @@ class InceptionLateral(tf_keras.layers.Layer):
     }
 
 
+def glorot(scale: float) -> tf_keras.initializers.Initializer:
+  """Returns an initializer of this share of Glorot's variance."""
+  return tf_keras.initializers.VarianceScaling(scale, 'fan_avg', 'uniform')
+
+
 def _convolve_merged(inputs: tf.Tensor, convs: Sequence[convolutions.Conv2D]) -> tf.Tensor:
   """Returns the sum of built convolutions of odd kernels and one dilation rate."""
   largest = max(convs, key=lambda conv: conv.kernel_size)
@@ -168,7 +173,9 @@ class InceptionFPN(pyramid.PyramidDecoder):
       branches: kernel sizes and dilation rates of the laterals, such as `5x5d2`.
       branch_init_scale: initial variance of the branches' kernels, as a share of Glorot's.
         1 is the paper's value; small values train better in short schedules.  The first branch
-        is FPN's lateral and always starts with Glorot's variance, but in DyFPN.
+        is FPN's lateral and always starts with Glorot's variance, but in DyFPN: there block B has
+        a lateral beside the branches, and the branches of block A share one at the start, see
+        `initializers.AlikeBranches`.
       **kwargs: arguments of `PyramidDecoder`.
 
     Raises:
@@ -184,14 +191,15 @@ class InceptionFPN(pyramid.PyramidDecoder):
 
   def _build_laterals(self) -> dict[str, InceptionLateral]:
     """Makes the branches of every level."""
-    return {level: self._lateral(level, first_scale=1.0) for level in self.backbone_levels}
+    return {level: self._lateral(level) for level in self.backbone_levels}
 
-  def _lateral(self, level: str, first_scale: float) -> InceptionLateral:
-    scales = [first_scale] + [self._branch_init_scale] * (len(self._branches) - 1)
-    initializers = [
-        tf_keras.initializers.VarianceScaling(scale, 'fan_avg', 'uniform') for scale in scales]
+  def _initializers(self) -> list[tf_keras.initializers.Initializer]:
+    """Returns the initializer of each branch's kernel of one level."""
+    return [glorot(1.0), *(glorot(self._branch_init_scale) for _ in self._branches[1:])]
+
+  def _lateral(self, level: str) -> InceptionLateral:
     return InceptionLateral(
-        self._num_filters, self._branches, initializers, self._kernel_regularizer,
+        self._num_filters, self._branches, self._initializers(), self._kernel_regularizer,
         self._bias_regularizer, dtype=self.dtype_policy, name=f'lateral_{level}')
 
   def build_pyramid(self, inputs: pyramid.Features, training: bool | None) -> pyramid.Features:
