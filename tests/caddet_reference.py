@@ -63,7 +63,7 @@ class Supernet:
   def __init__(self, layer, training=False, budgets=None):
     config = layer.get_config()
     self.num_layers, self.channels = config['num_layers'], config['channels']
-    self.hard = config['hard_gates'] and not training
+    self.hard = config['hard_gates'] and not training or budgets is not None
     self.weights = {v.name.split('/', 1)[1][:-2]: v.numpy().astype(np.float64)
                     for v in layer.variables}
     self.training = training
@@ -122,7 +122,9 @@ class Supernet:
     with np.errstate(divide='ignore'):
       quantile = np.clip(np.log(budget / (1 - budget)) / 1.702, -1e6, 1e6)
     shift = at(self.weights['budget/shift/shifts'])
-    return 2 * ((logits - mean) / np.sqrt(variance + 1e-5) + quantile + shift)
+    head_start = np.array([{'keep': 2, 'down': 0, 'up': -2}[path] for path in paths])
+    head_start = head_start + 1 - 2 * int(layer[-2:]) / self.num_layers
+    return 2 * ((logits - mean) / np.sqrt(variance + 1e-5) + head_start + quantile + shift)
 
   def __call__(self, images, known=None):
     """Returns `[{image: map} per scale]`.

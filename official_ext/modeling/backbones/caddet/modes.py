@@ -95,12 +95,12 @@ class Mask:
 
     Args:
       training: whether batch norm uses the statistics of the batch; None counts as False.
-      hard: whether open paths have weight 1 instead of their gate.
+      hard: whether open paths have weight 1 instead of their gate, as with a budget.
       counts_all_images: whether batch norm counts all images, present or not.
       budget: what makes gates follow a budget; None: nothing does.
     """
-    self._training, self._hard, self._counts_all_images = training, hard, counts_all_images
-    self._budget = budget
+    self._training, self._counts_all_images = training, counts_all_images
+    self._budget, self._hard = budget, budget is not None or hard
 
   def enter(self, features: tf.Tensor) -> LayerState:
     """See `AllPaths`."""
@@ -115,6 +115,10 @@ class Mask:
         list(nodes), wiring.by_path(list(nodes), logits), state.present, self._hard,
         None if self._training else routing.gate_threshold(),
         _move(self._budget, nodes, state, self._training))
+    if self._training and self._hard:
+      # The value is that of an open path, the gradient that of its gate (straight-through).
+      gates = decided.gates
+      decided = decided._replace(weights=decided.weights + (gates - tf.stop_gradient(gates)))
     running = dict(zip(nodes, tf.unstack(decided.running, axis=1)))
     leaving = dict(zip(_paths(nodes), tf.unstack(_columns(decided.leaving), axis=1)))
     weights = _weights(nodes, decided, state)
@@ -164,10 +168,10 @@ class Skip:
     """Initializes the mode.
 
     Args:
-      hard: whether open paths have weight 1 instead of their gate.
+      hard: whether open paths have weight 1 instead of their gate, as with a budget.
       budget: what makes gates follow a budget; None: nothing does.
     """
-    self._hard, self._budget = hard, budget
+    self._budget, self._hard = budget, budget is not None or hard
 
   def enter(self, features: tf.Tensor) -> LayerState:
     """See `AllPaths`."""

@@ -12,6 +12,10 @@ from official_ext.modeling.layers import convolutions
 # Normalized and moved logits times this number enter the activation: a gate whose logit is one
 # deviation above 0 is 0.96.
 _SHARPNESS = 2.0
+# By so many deviations the gates of a path open before those of the next one, and those of the
+# first layer before those of the last.
+_HEAD_START = 2.0
+_ORDER = ('keep', 'down', 'up')
 
 
 @tf_keras.utils.register_keras_serializable(package='official_ext')
@@ -19,9 +23,12 @@ class PathBudget(tf_keras.layers.Layer):
   """Moves the logits of all gates by one shift, so that the wanted share of the cost runs.
 
   Each logit is normalized over the images that are present in its node, so that no gate is open,
-  or shut, for all images at every budget.  The share of a single gate says little of the cost: a
-  cell runs if any of its paths is open, and a node if a path leads to it.  So the controller finds
-  one shift for all gates, by the share of the whole supernet.
+  or shut, for all images at every budget.  Then it gets a head start: paths that keep the scale
+  open first, those to coarser scales next, and early layers before late ones.  So images differ in
+  a few paths at a time, and a node gets much the same features from all that reach it; with paths
+  in any order what a budget between 0 and 1 runs learned next to nothing.  The share of a single
+  gate says little of the cost: a cell runs if any of its paths is open, and a node if a path leads
+  to it.  So the controller finds one shift for all gates, by the share of the whole supernet.
   """
 
   def __init__(self, num_layers: int, num_scales: int, **kwargs):
@@ -63,8 +70,15 @@ class PathBudget(tf_keras.layers.Layer):
     flat = [-1, existing.size]
     counted = tf.reshape(present[:, :, None] & existing, flat)
     norm = self._norms[nodes[0].layer]
-    moved, = self._shift(norm([tf.reshape(logits, flat)], training=training, counted=counted))
+    normalized, = norm([tf.reshape(logits, flat)], training=training, counted=counted)
+    moved, = self._shift([normalized + self._head_starts(nodes)])
     return tf.reshape(_SHARPNESS * moved, [-1, *existing.shape]) * existing.astype(np.float32)
+
+  def _head_starts(self, nodes: Sequence[wiring.NodeSpec]) -> np.ndarray:
+    """Returns what is added to the logits of a layer, `[nodes * paths]`."""
+    middle = 0.5 - nodes[0].layer / self._num_layers
+    starts = [_HEAD_START * (1 - _ORDER.index(path) + middle) for path in wiring.PATHS]
+    return np.tile(starts, len(nodes)).astype(np.float32)
 
   def control(self, shares: tf.Tensor) -> None:
     """Moves the shift of a training step towards the budget of the call.

@@ -131,6 +131,20 @@ def test_gradients_reach_the_routers_at_every_budget(budget):
     assert np.all(np.isfinite(gradient)) and np.any(gradient != 0), variable.name
 
 
+def test_routers_learn_from_features_though_open_paths_have_weight_1():
+  layer, images = _make(), supernets.images()
+  layer.trainable = False  # All norms then take their averages, as at inference.
+  routers = [v for v in layer.variables if '/router/' in v.name and 'kernel' in v.name]
+  with tf.GradientTape() as tape, routing.spending(0.6):
+    tape.watch(routers)
+    outputs = layer(images, training=True)
+    loss = tf.add_n([tf.reduce_sum(tf.square(x)) for x in outputs.values()])
+  supernets.same(_run(layer, images, 0.6)[0], outputs)
+  gradients = [x.numpy() for x in tape.gradient(loss, routers)]
+  assert np.all(np.isfinite(np.concatenate([x.ravel() for x in gradients])))
+  assert sum(np.any(x != 0) for x in gradients) > 5
+
+
 @pytest.mark.parametrize('routers', [True, False])
 def test_a_checkpoint_without_the_option_or_without_routers_starts_it(routers, tmp_path):
   plain = supernets.make(seed=1, routers=routers)
