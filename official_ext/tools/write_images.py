@@ -1,6 +1,7 @@
 """Writes the images of a split of records as files, with annotations that name them."""
 import argparse
 from collections.abc import Iterator
+import itertools
 import json
 import pathlib
 import re
@@ -9,6 +10,7 @@ from google.protobuf import message
 
 from official_ext.datasets import readers
 from official_ext.datasets.records import record_folder
+from official_ext.datasets.sources import file_names
 from official_ext.utils import command_line
 from official_ext.utils import files
 
@@ -52,7 +54,7 @@ def file_name(name: str, image_id: int, suffix: str, taken: set[str]) -> str:
     name: of the image in the data set, whatever characters and folders it has.
     image_id: makes the name unique.
     suffix: that the name has to have, `.jpg` or `.png`.
-    taken: the names of other images in small letters; gets the new one.
+    taken: what `_paths` gives of other images; gets that of the new one.
   """
   parts = [re.sub(r'[\x00-\x1f:]', '_', part).strip().lstrip('.')
            for part in re.split(r'[/\\]+', re.sub(r'^([A-Za-z]+:/|[A-Za-z]:)', '', name))]
@@ -62,10 +64,29 @@ def file_name(name: str, image_id: int, suffix: str, taken: set[str]) -> str:
   new = '/'.join(parts).encode('utf-8', 'replace').decode()
   if not new.lower().endswith((suffix, '.jpeg') if suffix == '.jpg' else suffix):
     new += suffix
-  if new.lower() in taken:  # some file systems do not tell small letters from capital ones
-    new = f'{image_id}/{new}'
-  taken.add(new.lower())
-  return new
+  # A name of another image may begin with this number too.
+  numbered = (f'{image_id}_{number}/' for number in itertools.count(2))
+  candidates = (folder + new for folder in itertools.chain(('', f'{image_id}/'), numbered))
+  chosen = next(name for name in candidates if not _blocked(name, taken))
+  file, folders = _paths(chosen)
+  taken.update([file], folders)
+  return chosen
+
+
+def _blocked(name: str, taken: set[str]) -> bool:
+  """Returns whether a path is taken, or a file lies where a folder has to, or the other way."""
+  file, folders = _paths(name)
+  return bool(taken & {file, f'{file}/', *(folder.rstrip('/') for folder in folders)})
+
+
+def _paths(name: str) -> tuple[str, list[str]]:
+  """Returns a path and its folders, which end in /, written alike if a disk may take them for one.
+
+  Some file systems do not tell small letters from capital ones, or composed from decomposed ones,
+  or leave out dots at the end.
+  """
+  parts = [file_names.key(part).rstrip('.') for part in name.split('/')]
+  return '/'.join(parts), ['/'.join(parts[:end]) + '/' for end in range(1, len(parts))]
 
 
 def _encoded_images(folder: pathlib.Path, pattern: str) -> Iterator[tuple[int, bytes]]:

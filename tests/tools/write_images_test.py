@@ -35,6 +35,22 @@ def test_two_names_never_become_one_file():
       ('a.png', '../a.png', 'A.PNG', 'a'))] == ['a.png', '1/a.png', '2/A.PNG', '3/a.png']
 
 
+@pytest.mark.parametrize('names, expected', [
+    (('a.png', '2/a.png', 'A.png'), ['a.png', '2/a.png', '2_2/A.png']),
+    (('a.png', '2_2/A.PNG', '2/a.png', '2/A.png'), ['a.png', '2_2/A.PNG', '2/a.png', '3/2/A.png']),
+    # Composed and decomposed letters, and two ways to write small letters of one word.
+    (('\u00e9.png', 'e\u0301.png'), ['\u00e9.png', '1/e\u0301.png']),
+    (('stra\u00dfe.png', 'STRASSE.png'), ['stra\u00dfe.png', '1/STRASSE.png']),
+    # A file where another image has a folder.
+    (('a.png', 'a.png/b.png'), ['a.png', '1/a.png/b.png']),
+    (('A.png/b.png', 'a.png'), ['A.png/b.png', '1/a.png']),
+    (('1', '1/x.png', '1.png/x.png'), ['1.png', '1/x.png', '2/1.png/x.png'])])
+def test_no_disk_takes_two_names_for_one_file(names, expected):
+  taken = set()
+  assert [write_images.file_name(name, number, '.png', taken)
+          for number, name in enumerate(names)] == expected
+
+
 def test_every_image_has_the_bytes_of_its_record(monkeypatch, tmp_path):
   source, records, output = (tmp_path / name for name in ('in', 'records [1]', 'out'))
   names = ('a.jpg', 'sub/a.jpg', 'b.tif', '\u00fc ,1.png')
