@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from official.modeling import tf_utils
 
+from official_ext.configs import metric_names
 from official_ext.configs import optimizer_fields
 from official_ext.ops import checks
 
@@ -167,6 +168,9 @@ def check_evaluation(experiment: Any) -> None:
     raise checks.FieldError(
         'trainer.validation_steps is 0; it must be a number of batches, or -1 for all.')
   _check_best_checkpoint(experiment.trainer)
+  if hasattr(experiment.task, 'use_wod_metrics'):  # of detectors
+    metric_names.check_detector(
+        experiment.task, experiment.trainer.best_checkpoint_eval_metric)
 
 
 def _check_best_checkpoint(trainer: Any) -> None:

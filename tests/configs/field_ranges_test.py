@@ -4,6 +4,7 @@ import pytest
 
 from official_ext import registry_imports
 from official_ext.configs import field_ranges
+from official_ext.configs import metric_names
 from official_ext.ops import checks
 from official_ext.utils import command_line
 from official_ext.utils import experiment
@@ -101,6 +102,51 @@ def test_a_value_is_refused_by_a_sentence_that_names_the_field(name, field, valu
       last in text and allowed in text)
 
 
+@pytest.mark.parametrize('name, override, said', [
+    (RETINANET, 'trainer.best_checkpoint_eval_metric=ap50',
+     "'ap50', which evaluation does not give (did you mean AP50?); it gives AP, AP50, "),
+    (FCOS, 'trainer.best_checkpoint_eval_metric=mask_AP', 'AP75, APs'),
+    (FCOS, 'trainer.best_checkpoint_eval_metric=ARmax100,task.max_num_eval_detections=300',
+     'ARmax300'),
+    ('atss_fpn_efficientnetlite0_sample', 'trainer.best_checkpoint_eval_metric=AP,'
+     'task.use_coco_metrics=false', 'it gives total_loss, cls_loss'),
+    (RCNN, 'trainer.best_checkpoint_eval_metric=mask_AP', 'ARl, validation_loss, and costs'),
+    (RCNN, 'trainer.best_checkpoint_eval_metric=cls_loss', 'AP, AP50')])
+def test_a_metric_that_evaluation_does_not_give_is_refused_at_once(name, override, said):
+  params = experiment.resolve(
+      name, params_override=f'trainer.best_checkpoint_export_subdir=best,{override}')
+  experiment.check_training(params, 'train')
+  for mode in ('eval', 'train_and_eval'):
+    with pytest.raises(command_line.CommandError, match='best_checkpoint_eval_metric') as caught:
+      experiment.check_training(params, mode)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize('name, override', [
+    (RETINANET, ''), (RETINANET, 'task.max_num_eval_detections=300'), (FCOS, ''), (RCNN, ''),
+    (RCNN, 'task.model.include_mask=true'), (FCOS, 'task.use_coco_metrics=false')])
+def test_the_names_of_metrics_are_those_of_the_evaluation(name, override, tmp_path):
+  config = experiment.resolve(name, params_override=override, lock=False).task
+  annotations = tmp_path / 'annotations.json'
+  annotations.write_text('{"images": [], "annotations": [], "categories": []}')
+  config.annotation_file = str(annotations)
+  task = task_factory.get_task(config, logging_dir=str(tmp_path))
+  known = [metric.name for metric in task.build_metrics(training=False)]
+  if config.use_coco_metrics:
+    known = task.coco_metric._metric_names + known
+  assert metric_names.of_detector(config) == [*known, 'validation_loss']
+
+
+@pytest.mark.parametrize('name', [RETINANET, FCOS, RCNN])
+def test_the_evaluation_of_waymo_needs_its_package(name, monkeypatch):
+  params = experiment.resolve(name, params_override='task.use_wod_metrics=true')
+  experiment.check_training(params, 'train')
+  with pytest.raises(command_line.CommandError, match='task.use_wod_metrics is true.*installed'):
+    experiment.check_training(params)
+  monkeypatch.setattr(metric_names, '_WAYMO', 'numpy')
+  experiment.check_training(params)
+
+
 @pytest.mark.parametrize('lists, message', [
     ('{values: null}', 'values is null'), ('{boundaries: null}', 'boundaries is null'),
     ('{boundaries: [2], values: [0.1]}', 'values has 1 rates; it must have 2'),
@@ -128,7 +174,13 @@ def test_rates_of_a_stepwise_schedule_are_given_for_every_step(lists, message):
     ('trainer.validation_interval', '0'), ('trainer.max_to_keep', 'null'),
     ('trainer.best_checkpoint_eval_metric=AP,trainer.best_checkpoint_export_subdir', 'best'),
     ('trainer.summary_interval', 'null'), ('trainer.checkpoint_interval', 'null'),
-    ('task.model.detection_head.num_convs', '0')])
+    ('task.model.detection_head.num_convs', '0'),
+    *((f'trainer.best_checkpoint_export_subdir=best,{other}trainer.best_checkpoint_eval_metric',
+       metric) for other, metric in (
+           ('', 'ARmax100'), ('', 'validation_loss'), ('', 'routing/gmac/executed'),
+           ('task.per_category_metrics=true,', 'Precision mAP ByCategory/cat'),
+           ('task.model.include_mask=true,', 'mask_AP50'),
+           ('task.use_approx_instance_metrics=true,', 'mAP')))])
 def test_the_ends_of_a_range_are_allowed(field, value):
   experiment.check_training(experiment.resolve(RCNN, params_override=f'{field}={value}'))
 
