@@ -247,6 +247,7 @@ def losses(outputs: Mapping[str, Any], labels: Mapping[str, tf.Tensor],
           outputs['attribute_outputs']['objectness']))
   scores = tf.transpose(tf.sigmoid(logits) * tf.sigmoid(objectness), [0, 2, 1])
   offsets, spreads = (tf.cast(values, tf.float32) for values in outputs['center_prior'])
+  labels = objects_lib.with_known_classes(labels, scores.shape[1])
   terms = image_terms(
       Predictions(scores, assigner.decode(at, raw_boxes), offsets, spreads),
       objects_lib.of(labels), at, box_weight, gamma)

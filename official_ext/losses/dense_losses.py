@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from official.vision.losses import focal_loss
 import tensorflow as tf
 
+from official_ext.losses import objects as objects_lib
 from official_ext.losses import replicas
 from official_ext.modeling import dense_levels
 from official_ext.ops import assigners
@@ -61,6 +62,7 @@ def _location_terms(outputs: Mapping[str, Any], labels: Mapping[str, tf.Tensor],
       tf.cast(dense_levels.flatten(levels), tf.float32) for levels in (
           outputs['cls_outputs'], outputs['box_outputs'],
           outputs['attribute_outputs']['centerness']))
+  labels = objects_lib.with_known_classes(labels, class_logits.shape[-1])
   targets = assigners.targets(
       assigner.match, locations, tf.cast(labels['boxes'], tf.float32), labels['classes'])
   # Classes count from 1.  Background becomes -1 here, for which `one_hot` returns zeros.
@@ -108,7 +110,8 @@ def batch_losses(outputs: Mapping[str, Any], labels: Mapping[str, tf.Tensor],
   Args:
     outputs: `cls_outputs`, `box_outputs` and `attribute_outputs` of a `DenseDetector`.
     labels: `boxes` `[batch, instances, 4]` in pixels, and `classes` `[batch, instances]`;
-      rows with classes below 1 are padding.
+      rows with classes below 1 are padding.  A class that the outputs do not have ends the step
+      with an `InvalidArgumentError`, except where XLA compiles it.
     assigner: assigns boxes to locations, and decodes the boxes that the head predicts.
     alpha: weight of objects in the focal loss.
     gamma: exponent of the focal loss.

@@ -238,5 +238,6 @@ def losses(outputs: Mapping[str, Any], labels: Mapping[str, tf.Tensor],
   predictions = Predictions(
       tf.sigmoid(tf.reshape(logits, [-1, number, num_classes])),
       tf.reshape(raw_boxes, [-1, number, 4]), assigner.decode(at, raw_boxes))
+  labels = objects_lib.with_known_classes(labels, num_classes)
   terms = image_terms(predictions, objects_lib.of(labels), anchor_boxes, box_weight, gamma)
   return _divided(terms, alpha) if per_image else batch_terms(terms, alpha)

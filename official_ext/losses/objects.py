@@ -23,6 +23,27 @@ class Objects(NamedTuple):
   is_object: tf.Tensor
 
 
+def with_known_classes(labels: Mapping[str, tf.Tensor], num_classes: int
+                       ) -> dict[str, tf.Tensor]:
+  """Returns labels whose use fails at run time if they have a class that the detector lacks.
+
+  The objects of an unknown class would train as background.  XLA leaves assertions out, so that on
+  a TPU this one costs nothing and finds nothing.
+
+  Args:
+    labels: `classes` `[batch, boxes]`, and others.
+    num_classes: number of classes that the detector tells apart, without background.
+  """
+  classes = labels['classes']
+  assertion = tf.debugging.assert_less_equal(
+      tf.reduce_max(classes), tf.cast(num_classes, classes.dtype), message=(
+          'labels have a class that the detector does not: classes count from 1, and it has '
+          f'{num_classes}. Change the labels, or num_classes of the model, which counts background '
+          'too.'))
+  with tf.control_dependencies([assertion] if assertion is not None else []):
+    return {**labels, 'classes': tf.identity(classes)}
+
+
 def of(labels: Mapping[str, tf.Tensor], dtype: tf.DType = tf.float32) -> Objects:
   """Returns the ground truth of a batch.
 

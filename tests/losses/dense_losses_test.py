@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from official_ext.losses import autoassign
 from official_ext.losses import dense_losses
+from official_ext.losses import free_anchor
 from official_ext.ops import assigners
 from official_ext.ops import checks
 import reference
@@ -217,3 +219,24 @@ def test_an_assigner_with_losses_of_its_own_is_refused():
   with pytest.raises(checks.ArgumentError, match="'autoassign', which has losses of its own"):
     dense_losses.batch_losses(
         head_outputs(*random_outputs()), labels(), assigners.assigner('autoassign'))
+
+
+@pytest.mark.parametrize('name', assigners.NAMES)
+def test_an_object_of_a_class_that_the_detector_lacks_is_no_background(name):
+  """It would have no class, and a box all the same."""
+  rng = np.random.default_rng(3)
+  count, anchors = len(POINTS), 1
+  classes, boxes = rng.normal(size=[2, count, CLASSES * anchors]), np.ones([2, count, 4])
+  outputs = {**head_outputs(classes, boxes, np.zeros([2, count])),
+             'center_prior': (tf.zeros([CLASSES, 2]), tf.ones([CLASSES, 2]))}
+  outputs['attribute_outputs']['objectness'] = outputs['attribute_outputs']['centerness']
+  losses = {'autoassign': autoassign.losses, 'freeanchor': free_anchor.losses}.get(
+      name, dense_losses.batch_losses)
+  assigner = assigners.assigner(name)
+  loss = tf.function(lambda given: tf.add_n(losses(outputs, given, assigner)), autograph=False)
+  assert np.isfinite(loss(labels()))
+  unknown = labels(classes=np.where(LABELS == 3, 4, LABELS))
+  for function in (loss, loss.python_function):
+    with pytest.raises(tf.errors.InvalidArgumentError,
+                       match='labels have a class that the detector does not.* and it has 3'):
+      function(unknown)
