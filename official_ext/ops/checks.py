@@ -77,6 +77,19 @@ def check_range(argument: str, value: float, least: float, most: float = math.in
     raise ArgumentError(argument, f'{argument} is {value!r}; it must be {limits}.')
 
 
+def check_maps(argument: str, shape: Any) -> None:
+  """Raises an `ArgumentError` unless a tensor is maps of features with a known number of channels.
+
+  Args:
+    argument: name of the argument.
+    shape: its `tf.TensorShape`.
+  """
+  if shape.rank != 4 or shape[-1] is None:
+    raise ArgumentError(
+        argument, f'{argument} has the shape {shape}; it must be [batch, height, width, channels], '
+        'and the number of channels known.')
+
+
 def check_types(record: type, values: Mapping[str, Any], prefix: str = '') -> None:
   """Raises an `ArgumentError` unless options have the types of the fields of a dataclass.
 

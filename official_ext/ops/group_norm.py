@@ -40,8 +40,9 @@ def group_norm(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, num_groups: int,
     The shape and dtype of `x`; 0 outside the mask.
 
   Raises:
-    ArgumentError: `num_groups` does not divide the number of channels.
+    ArgumentError: `num_groups` does not divide the number of channels, or `x` is no maps.
   """
+  checks.check_maps('x', x.shape)
 
   def keep(value):
     # `tf.where` and not a product, because 0 * NaN is NaN.
@@ -73,8 +74,9 @@ def scale_and_shift(x: tf.Tensor, bias: tf.Tensor, gamma: tf.Tensor, beta: tf.Te
     Scale and shift, both `[batch, 1, 1, channels]`, float32 (float64 for float64 input).
 
   Raises:
-    ArgumentError: `num_groups` does not divide the number of channels.
+    ArgumentError: `num_groups` does not divide the number of channels, or `x` is no maps.
   """
+  checks.check_maps('x', x.shape)
   _check_groups(x, num_groups)
   value = tf.cast(x, tf.float64 if x.dtype == tf.float64 else tf.float32)
   bias = tf.cast(bias, value.dtype)
@@ -106,8 +108,9 @@ def group_norm_at(x: tf.Tensor, index: tf.Tensor, gamma: tf.Tensor, beta: tf.Ten
     The shape and dtype of `x`; positions that are not listed are normalized too.
 
   Raises:
-    ArgumentError: `num_groups` does not divide the number of channels.
+    ArgumentError: `num_groups` does not divide the number of channels, or `x` is no maps.
   """
+  checks.check_maps('x', x.shape)
   batch, height, width = shapes.sizes(x, 0, 1, 2)
   images, places = index[:, 0], (index[:, 0] * height + index[:, 1]) * width + index[:, 2]
 

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from official_ext.ops import checks
 from official_ext.ops import group_norm
 import reference
 
@@ -178,6 +179,16 @@ def test_unknown_sizes_and_no_images(compiled):
   np.testing.assert_allclose(active, _expected(x, mask), 1e-9, 1e-9)
   assert [result.shape for result in traced(x[:0], mask[:0])] == 2 * [(0, 5, 7, CHANNELS)]
   assert traced(x[:, :0], mask[:, :0])[0].shape == (3, 0, 7, CHANNELS)
+
+
+@pytest.mark.parametrize('shape', [[2, 8], [2, 5, 8], [2, 3, 4, 5, 8]])
+@pytest.mark.parametrize('norm', [
+    lambda x, weight: group_norm.group_norm(x, weight, weight, 2),
+    lambda x, weight: group_norm.scale_and_shift(x, weight, weight, weight, 2),
+    lambda x, weight: group_norm.group_norm_at(x, tf.zeros([1, 3], tf.int32), weight, weight, 2)])
+def test_only_maps_are_normalized(shape, norm):
+  with pytest.raises(checks.ArgumentError, match=r'x has the shape .* must be \[batch, height'):
+    norm(tf.zeros(shape), tf.ones([8]))
 
 
 def test_wrong_number_of_groups():

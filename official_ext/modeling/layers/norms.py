@@ -48,6 +48,7 @@ class GroupNorm(prepared.PreparedLayer):
     self._epsilon, self._initial_scale, self._group_size = epsilon, initial_scale, group_size
 
   def build(self, input_shape: tf.TensorShape) -> None:
+    checks.check_maps('features', tf.TensorShape(input_shape))
     channels = tf.TensorShape(input_shape)[-1]
     check_group_size('group_size', channels, self._group_size)
     # The statistics that they scale are float32, so autocast must not round them.
@@ -110,6 +111,7 @@ class _AveragingNorm(tf_keras.layers.Layer):
     self._momentum, self._epsilon, self._initial_scale = momentum, epsilon, initial_scale
 
   def build(self, input_shape: tf.TensorShape) -> None:
+    checks.check_maps('features', tf.TensorShape(input_shape))
     options: dict[str, Any] = {
         'shape': tf.TensorShape(input_shape)[-1:], 'experimental_autocast': False,
         'dtype': 'float64' if self.dtype == 'float64' else 'float32'}

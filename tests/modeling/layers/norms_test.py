@@ -122,6 +122,13 @@ def test_groups_must_divide_the_channels(group_size, channels):
     norms.GroupNorm(group_size=group_size)(tf.zeros([1, 2, 2, channels]))
 
 
+@pytest.mark.parametrize('cls', [norms.GroupNorm, norms.FrozenBatchNorm, norms.PresenceNorm])
+@pytest.mark.parametrize('shape', [[2, 16], [2, 5, 16], [2, 3, 5, 5, 16], [2, 5, 5, None]])
+def test_a_norm_takes_maps_alone(cls, shape):
+  with pytest.raises(checks.ArgumentError, match=r'features has the shape .*\[batch, height'):
+    cls().build(tf.TensorShape(shape))
+
+
 def test_frozen_batch_norm_equals_numpy_and_does_not_move_by_itself():
   layer = norms.FrozenBatchNorm(dtype='float64', momentum=0.75)
   inputs = _inputs()
