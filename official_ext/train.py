@@ -9,6 +9,7 @@ the one in the checkpoint.  On several hosts, run it on each with TensorFlow's e
 variable `TF_CONFIG`, `runtime.distribution_strategy=multi_worker_mirrored` and one --model_dir on
 a disk that all share; if one stops, start all again.
 """
+from collections.abc import Sequence
 import logging as python_logging
 import os
 import re
@@ -77,6 +78,25 @@ class _TimeLeft(python_logging.Filter):
         left = command_line.duration(seconds / done * (self._train_steps - step))
         command_line.say(f'train | step: {step: 6d} of {self._train_steps}, {left} left')
     return True
+
+
+def _parse_flags(argv: Sequence[str]) -> None:
+  """Parses the flags; absl ends with its own text, and drops arguments that are no flags.
+
+  Raises:
+    CommandError: a flag is unknown, missing or has a value that is not allowed, or an argument is
+      no flag.
+  """
+  FLAGS['mode'].parser = flags.ArgumentParser()  # takes any text; `main` says what is allowed
+  try:
+    others = FLAGS(argv)[1:]
+  except flags.Error as error:
+    raise command_line.CommandError(
+        f'{error}; --helpshort says which flags there are, --helpfull what they mean.') from error
+  if others:
+    raise command_line.CommandError(
+        f'{" ".join(others)}: a flag has two hyphens at its beginning, and a blank or = before its '
+        'value; --config_file may be given several times.')
 
 
 def _has_checkpoint(model_dir: str) -> bool:
@@ -167,4 +187,4 @@ def main(_) -> None:
 
 if __name__ == '__main__':
   _define_flags()
-  command_line.run(lambda: app.run(main))
+  command_line.run(lambda: app.run(main, flags_parser=_parse_flags))

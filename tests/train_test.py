@@ -242,6 +242,20 @@ def test_a_mode_that_the_trainer_lacks_is_refused_at_once(mode, processes, tmp_p
       'train_and_eval, continuous_eval, train_and_post_eval.')
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize('arguments, said', [
+    (['--mode=trian'], '--mode=trian: the trainer does not have it; allowed are train, eval, '),
+    (['--mode=eval', '--param_override=a=1'], 'Did you mean: params_override'),
+    ([], 'flag --mode=None: Flag --mode must have a value other than None'),
+    (['--mode=eval', '--config_file', 'a.yaml', 'b.yaml'], 'b.yaml: a flag has two hyphens')])
+def test_wrong_flags_end_in_one_sentence(arguments, said, processes, tmp_path):
+  result = processes.run(
+      'official_ext.train', f'--model_dir={tmp_path}/run',
+      '--experiment=retinanet_dyfpn_efficientnetlite0_sample', *arguments)
+  last = result.stderr.strip().splitlines()[-1]
+  assert result.returncode == 2 and last.startswith('error: ') and said in last
+
+
 def test_a_continuous_evaluation_says_what_it_waits_for(tmp_path, capsys):
   """Model Garden's timeout ends no evaluation before the last step, so none is promised."""
   params = experiment.resolve('retinanet_fpn_efficientnetlite0_sample', params_override=(
