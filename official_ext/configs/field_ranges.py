@@ -10,6 +10,7 @@ from official.modeling import tf_utils
 
 from official_ext.configs import metric_names
 from official_ext.configs import optimizer_fields
+from official_ext.configs import two_stage_fields
 from official_ext.ops import checks
 
 
@@ -127,6 +128,7 @@ def check_detector(task: Any) -> None:
   _check_input_size(task.model.input_size)
   _check_activation(task.model)
   _check_suppression(task.model)
+  two_stage_fields.check_mask_branch(task.model)
   _check(task.losses, 'task.losses', _LOSSES)
 
 
@@ -142,6 +144,8 @@ def check_training(experiment: Any) -> None:
   for table in (_DATA, _TRAINING_DATA):
     _check_records(experiment.task.train_data, 'task.train_data', table)
   _check_reader(experiment.task.train_data, 'task.train_data', is_training=True)
+  if hasattr(getattr(experiment.task, 'model', None), 'roi_sampler'):
+    two_stage_fields.check_samples(experiment.task)
   trainer = experiment.trainer
   _check(trainer, 'trainer', _TRAINER)
   optimizer_fields.check(trainer.optimizer_config)

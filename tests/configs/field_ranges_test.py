@@ -122,6 +122,48 @@ def test_a_metric_that_evaluation_does_not_give_is_refused_at_once(name, overrid
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize('name, override, missing', [
+    (RCNN, 'task.model.include_mask=true', 'mask_head'),
+    (RCNN, '{task: {model: {include_mask: true, mask_head: {num_convs: 2}}}}', 'mask_sampler'),
+    ('maskrcnn_fpn_resnet50_coco', 'task.model.mask_roi_aligner=null', 'mask_roi_aligner')])
+def test_masks_need_what_finds_them(name, override, missing):
+  params = experiment.resolve(name, params_override=override)
+  for mode in ('train', 'eval'):
+    with pytest.raises(command_line.CommandError, match=f'true, but task.model.{missing} is null'):
+      experiment.check_training(params, mode)
+
+
+@pytest.mark.parametrize('override, said', [
+    ('task.model.mask_sampler.num_sampled_masks=65',
+     'num_sampled_masks is 65, and roi_sampler.num_sampled_rois 64'),
+    ('task.model.include_mask=false,task.model.mask_sampler.num_sampled_masks=65', None),
+    ('task.model.roi_generator.num_proposals=53', 'there are 53 proposals'),
+    ('task.model.roi_generator.num_proposals=54', None),
+    ('task.model.roi_sampler.mix_gt_boxes=false,task.model.roi_generator.num_proposals=63',
+     'and 0 objects'),
+    # Levels 3 to 5 of 32 pixels have 16, 4 and 1 positions, with 3 anchors each.
+    ('task.model.input_size=[32,32,3],task.model.roi_sampler.num_sampled_rois=74',
+     'there are 63 proposals'),
+    ('task.model.input_size=[32,32,3],task.model.roi_sampler.num_sampled_rois=73', None)])
+def test_no_more_boxes_are_sampled_than_there_are(override, said):
+  params = experiment.resolve('maskrcnn_fpn_resnet50_coco', params_override=(
+      'task.model.roi_sampler.num_sampled_rois=64,task.train_data.parser.max_num_instances=10,'
+      'task.model.min_level=3,task.model.max_level=5,task.model.mask_sampler.num_sampled_masks=64,'
+      f'{override}'))
+  experiment.check_training(params, 'eval')
+  if not said:
+    experiment.check_training(params)
+    return
+  with pytest.raises(command_line.CommandError) as caught:
+    experiment.check_training(params)
+  assert said in str(caught.value)
+
+
+def test_a_metric_of_masks_is_allowed_where_there_are_masks():
+  experiment.check_training(experiment.resolve('maskrcnn_fpn_resnet50_coco', params_override=(
+      'trainer.best_checkpoint_export_subdir=best,trainer.best_checkpoint_eval_metric=mask_AP50')))
+
+
 @pytest.mark.parametrize('name, override', [
     (RETINANET, ''), (RETINANET, 'task.max_num_eval_detections=300'), (FCOS, ''), (RCNN, ''),
     (RCNN, 'task.model.include_mask=true'), (FCOS, 'task.use_coco_metrics=false')])
@@ -179,7 +221,6 @@ def test_rates_of_a_stepwise_schedule_are_given_for_every_step(lists, message):
        metric) for other, metric in (
            ('', 'ARmax100'), ('', 'validation_loss'), ('', 'routing/gmac/executed'),
            ('task.per_category_metrics=true,', 'Precision mAP ByCategory/cat'),
-           ('task.model.include_mask=true,', 'mask_AP50'),
            ('task.use_approx_instance_metrics=true,', 'mAP')))])
 def test_the_ends_of_a_range_are_allowed(field, value):
   experiment.check_training(experiment.resolve(RCNN, params_override=f'{field}={value}'))
