@@ -27,6 +27,7 @@ import yaml
 from official_ext import registry_imports
 from official_ext.configs import without_effect
 from official_ext.tasks import training
+from official_ext.utils import averages
 from official_ext.utils import command_line
 from official_ext.utils import experiment
 from official_ext.utils import files
@@ -134,6 +135,17 @@ def _check_model_dir(params: Any, model_dir: str, mode: str) -> None:
           'task.model): choose another folder, or give the same experiment and overrides.')
 
 
+def _say_if_done(train_steps: int, model_dir: str) -> None:
+  """Says that a training has no step left; Model Garden ends without a word."""
+  latest = tf.train.latest_checkpoint(files.plain_path(model_dir))
+  found = latest and re.search(r'-([0-9]+)$', latest)
+  if found and int(found[1]) >= train_steps:
+    command_line.say(
+        f'--model_dir={model_dir} has a checkpoint of step {found[1]}, and trainer.train_steps is '
+        f'{train_steps}: no step is left to train. Set it higher to go on, or choose another '
+        'folder to start again.')
+
+
 def _previous_model(path: str) -> Any:
   """Returns `task.model` of a `params.yaml`; raises CommandError if the file is damaged."""
   try:
@@ -177,7 +189,10 @@ def main(_) -> None:
   params = experiment.resolve(FLAGS.experiment, FLAGS.config_file or [], FLAGS.params_override)
   experiment.check_training(params, FLAGS.mode)
   _check_model_dir(params, FLAGS.model_dir, FLAGS.mode)
+  averages.check(params, FLAGS.model_dir, FLAGS.mode)
   input_checks.check_task(params.task, FLAGS.mode)
+  if 'train' in FLAGS.mode and _has_checkpoint(FLAGS.model_dir):
+    _say_if_done(params.trainer.train_steps, FLAGS.model_dir)
   for sentence in without_effect.find(params) if 'train' in FLAGS.mode else ():
     command_line.say(f'Doubtful: {sentence}')
   FLAGS.model_dir = files.plain_path(FLAGS.model_dir)

@@ -193,6 +193,15 @@ def test_damaged_options_of_an_earlier_run_are_named(tmp_path, text):
     train._check_model_dir(params, str(tmp_path), 'train')
 
 
+@pytest.mark.parametrize('train_steps, says', [(3, True), (4, True), (5, False)])
+def test_a_training_without_a_step_left_says_so(train_steps, says, tmp_path, capsys):
+  tf.train.Checkpoint(weight=tf.Variable(0.0)).write(f'{tmp_path}/ckpt-4')
+  tf.compat.v1.train.update_checkpoint_state(str(tmp_path), f'{tmp_path}/ckpt-4')
+  train._say_if_done(train_steps, str(tmp_path))
+  text = capsys.readouterr().out
+  assert ('a checkpoint of step 4' in text and 'no step is left' in text) == says == bool(text)
+
+
 def test_a_training_needs_a_folder_that_can_be_made(tmp_path):
   (tmp_path / 'file').touch()
   params = experiment.resolve('fcos_caddet_sample')

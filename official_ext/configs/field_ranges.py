@@ -149,6 +149,8 @@ def check_training(experiment: Any) -> None:
   trainer = experiment.trainer
   _check(trainer, 'trainer', _TRAINER)
   optimizer_fields.check(trainer.optimizer_config)
+  optimizer_fields.check_averages(
+      trainer.optimizer_config, experiment.runtime.mixed_precision_dtype)
   if trainer.summary_interval and trainer.summary_interval % trainer.steps_per_loop:
     raise checks.FieldError(
         f'trainer.summary_interval is {trainer.summary_interval}; it must be a multiple of '

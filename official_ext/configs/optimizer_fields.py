@@ -16,6 +16,9 @@ _NUMBERS = {'clipnorm': (0, float('inf')), 'clipvalue': (0, float('inf')),
             'global_clipnorm': (0, float('inf')), 'momentum': (0, 1),
             'learning_rate': (0, float('inf')), 'initial_learning_rate': (0, float('inf')),
             'warmup_steps': (0, float('inf')), 'decay_steps': (1, float('inf'))}
+_AVERAGES = 'trainer.optimizer_config.ema'
+# From this `start_step` on averages start as copies of the weights: the first step is number 1.
+_FIRST_COPY = 2
 # Fields that have no default.
 _NEEDED = ('learning_rate', 'initial_learning_rate', 'decay_steps', 'boundaries', 'values')
 
@@ -54,6 +57,37 @@ def check(config: Any) -> None:
         raise checks.ArgumentError(
             'values', f'values has {len(fields["values"])} rates; it must have '
             f'{len(fields["boundaries"]) + 1}, one more than boundaries has steps.')
+
+
+def check_averages(config: Any, precision: str | None) -> None:
+  """Checks the averages of weights, if there are any.
+
+  Args:
+    config: `trainer.optimizer_config` of an experiment.
+    precision: `runtime.mixed_precision_dtype`.
+
+  Raises:
+    FieldError: a number is not allowed, or Model Garden cannot average with other options.
+  """
+  averages = config.ema
+  if averages is None:
+    return
+  with checks.naming_field(_AVERAGES):
+    checks.check_types(type(averages), averages.as_dict())
+    checks.check_range('average_decay', averages.average_decay, 0, 1)
+    checks.check_range('start_step', averages.start_step, 0)
+  if averages.average_decay == 1:
+    raise checks.FieldError(
+        f'{_AVERAGES}.average_decay is 1, with which averages never move: it must be below.')
+  if not averages.dynamic_decay and averages.start_step < _FIRST_COPY:
+    raise checks.FieldError(
+        f'{_AVERAGES}.dynamic_decay is false and start_step {averages.start_step}: averages would '
+        f'start with zeros in the place of weights. Set start_step to {_FIRST_COPY} or more, or '
+        'dynamic_decay to true.')
+  if precision == 'float16':
+    raise checks.FieldError(
+        f'{_AVERAGES} is given and runtime.mixed_precision_dtype float16, whose loss scale does '
+        f'not go with averages: set the precision to bfloat16 or float32, or {_AVERAGES} to null.')
 
 
 def make_floats(config: Any) -> None:

@@ -83,7 +83,10 @@ FCOS = 'fcos_fpn_efficientnetlite0_sample'
           ('learning_rate.cosine.initial_learning_rate', 'null', 'must be given'),
           ('learning_rate.cosine.initial_learning_rate', 'high', 'a finite number'),
           ('learning_rate.cosine.decay_steps', '0', 'at least 1'),
-          ('warmup.linear.warmup_steps', '-1', 'at least 0'))),
+          ('warmup.linear.warmup_steps', '-1', 'at least 0'),
+          ('ema.average_decay', '1.1', 'in [0, 1]'), ('ema.average_decay', '1', 'must be below'),
+          ('ema.start_step', '-1', 'at least 0'),
+          ('ema.dynamic_decay', 'false', 'start_step to 2 or more'))),
     (RETINANET, 'trainer.best_checkpoint_export_subdir', 'best', "eval_metric '': the best"),
     (RETINANET, 'trainer.best_checkpoint_eval_metric', 'AP', 'is kept with both alone'),
     (RETINANET, 'trainer.best_checkpoint_metric_comp', 'highest', 'must be higher or lower'),
@@ -189,6 +192,14 @@ def test_the_evaluation_of_waymo_needs_its_package(name, monkeypatch):
   experiment.check_training(params)
 
 
+def test_a_loss_scale_does_not_go_with_averages():
+  params = experiment.resolve(FCOS, params_override=(
+      'runtime.mixed_precision_dtype=float16,trainer.optimizer_config.ema.average_decay=0.9'))
+  with pytest.raises(command_line.CommandError, match='ema is given and runtime.mixed_precision'):
+    experiment.check_training(params)
+  experiment.check_training(params, 'eval')
+
+
 @pytest.mark.parametrize('lists, message', [
     ('{values: null}', 'values is null'), ('{boundaries: null}', 'boundaries is null'),
     ('{boundaries: [2], values: [0.1]}', 'values has 1 rates; it must have 2'),
@@ -217,6 +228,10 @@ def test_rates_of_a_stepwise_schedule_are_given_for_every_step(lists, message):
     ('trainer.best_checkpoint_eval_metric=AP,trainer.best_checkpoint_export_subdir', 'best'),
     ('trainer.summary_interval', 'null'), ('trainer.checkpoint_interval', 'null'),
     ('task.model.detection_head.num_convs', '0'),
+    ('trainer.optimizer_config.ema.average_decay', '0'),
+    ('trainer.optimizer_config.ema.start_step=2,trainer.optimizer_config.ema.dynamic_decay',
+     'false'),
+    ('runtime.mixed_precision_dtype=bfloat16,trainer.optimizer_config.ema.average_decay', '0.9'),
     *((f'trainer.best_checkpoint_export_subdir=best,{other}trainer.best_checkpoint_eval_metric',
        metric) for other, metric in (
            ('', 'ARmax100'), ('', 'validation_loss'), ('', 'routing/gmac/executed'),

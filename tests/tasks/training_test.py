@@ -93,6 +93,21 @@ def test_life_of_a_run(run, tmp_path):
 
 
 @pytest.mark.slow
+def test_zeros_are_not_evaluated_as_averages_of_weights(run, tmp_path):
+  ema = 'trainer.optimizer_config.ema.average_decay=0.9'
+  assert run(tmp_path / 'without', '').returncode == 0
+  for mode in ('eval', 'train_and_eval'):
+    assert 'has no averages of weights' in error_of(run(tmp_path / 'without', ema, mode=mode))
+  done = run(tmp_path / 'with', ema)
+  assert done.returncode == 0, done.stderr[-2000:]
+  assert 'has averages of weights' in error_of(run(tmp_path / 'with', ''))
+  assert run(tmp_path / 'with', ema, mode='eval').returncode == 0
+  message = error_of(run(tmp_path / 'with/ema_checkpoints', ema, mode='eval'))
+  assert 'has averages in the place of weights' in message
+  assert run(tmp_path / 'with/ema_checkpoints', '', mode='eval').returncode == 0
+
+
+@pytest.mark.slow
 def test_a_metric_that_evaluation_does_not_give_is_named(run, tmp_path):
   message = error_of(run(tmp_path / 'run', 'trainer.best_checkpoint_eval_metric=AP'))
   assert "best_checkpoint_eval_metric is 'AP', which evaluation does not give" in message
