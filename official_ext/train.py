@@ -193,7 +193,7 @@ def main(_) -> None:
   input_checks.check_task(params.task, FLAGS.mode)
   if 'train' in FLAGS.mode and _has_checkpoint(FLAGS.model_dir):
     _say_if_done(params.trainer.train_steps, FLAGS.model_dir)
-  for sentence in without_effect.find(params) if 'train' in FLAGS.mode else ():
+  for sentence in without_effect.find(params, FLAGS.mode):
     command_line.say(f'Doubtful: {sentence}')
   FLAGS.model_dir = files.plain_path(FLAGS.model_dir)
   logging.get_absl_logger().addFilter(_TimeLeft(params.trainer.train_steps))

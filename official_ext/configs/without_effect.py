@@ -1,4 +1,4 @@
-"""Finds options of an experiment that have no effect on its training.
+"""Finds options of an experiment that have no effect on its training or evaluation.
 
 People change the number of steps and forget what counts the same steps, or give a budget an option
 of another kind.
@@ -18,12 +18,19 @@ _READ_BY = {'target': ('share', 'drawn'), 'draw_range': ('drawn',), 'full_every'
             'shrink_steps': ('drawn',)}
 
 
-def find(params: Any) -> list[str]:
+def find(params: Any, mode: str = 'train_and_eval') -> list[str]:
   """Returns a sentence on each option that has no effect, or less than it says.
 
   Args:
     params: a resolved experiment.
+    mode: Model Garden's `--mode`.
   """
+  return [*(_of_training(params) if 'train' in mode else ()),
+          *(_of_evaluation(params.task) if 'eval' in mode else ())]
+
+
+def _of_training(params: Any) -> list[str]:
+  """Returns what is doubtful about a training."""
   train_steps = params.trainer.train_steps
   budgets = {'task.budget': getattr(params.task, 'budget', None),
              **{f'task.budgets[{number}]': budget
@@ -31,6 +38,15 @@ def find(params: Any) -> list[str]:
   return [*_of_rate(params.trainer.optimizer_config, train_steps),
           *(sentence for field, budget in budgets.items() if budget
             for sentence in (*_of_budget(budget, field, train_steps), *_unread(budget, field)))]
+
+
+def _of_evaluation(task: Any) -> Iterator[str]:
+  """Yields what is doubtful about evaluation: Model Garden looks for results of another COCO."""
+  if (getattr(task, 'per_category_metrics', False)
+      and not getattr(task, 'use_approx_instance_metrics', False)):
+    yield ('task.per_category_metrics is true, but pycocotools gives no results of single classes: '
+           'python -m official_ext.tools.predict writes detections in the format of COCO, with '
+           'which you can count them.')
 
 
 def _of_rate(config: Any, train_steps: int) -> Iterator[str]:

@@ -45,7 +45,7 @@ def check(params: Any, model_dir: str, mode: str) -> None:
     raise command_line.CommandError(
         f'--model_dir={model_dir} {has} averages of weights, and {_FIELD} is {field}: momentum and '
         'the learning rate would start anew. Give what the training was started with, or start '
-        'another in another folder, with task.init_checkpoint and task.init_checkpoint_modules=all.')
+        'another in another folder, with task.init_checkpoint and init_checkpoint_modules=all.')
   if 'train' not in mode and wanted:
     if not found:
       raise command_line.CommandError(
@@ -58,7 +58,7 @@ def check(params: Any, model_dir: str, mode: str) -> None:
 
 
 def _has_averages(checkpoint: str) -> bool | None:
-  """Returns whether a checkpoint is of a training that averages; None if it is damaged."""
+  """Returns whether a checkpoint has averages of weights; None if it is damaged."""
   try:
     names = tf.train.load_checkpoint(checkpoint).get_variable_to_shape_map()
   except (tf.errors.OpError, ValueError):

@@ -1,4 +1,7 @@
 """What is said of options that have no effect on a training."""
+import inspect
+
+from pycocotools import cocoeval
 import pytest
 
 from official_ext import registry_imports
@@ -61,3 +64,20 @@ def test_what_has_no_effect_is_named(override, words):
   sentences = found(override)
   assert len(sentences) == bool(words)
   assert not words or words in sentences[0]
+
+
+@pytest.mark.parametrize('mode, is_said', [
+    ('train', False), ('eval', True), ('train_and_eval', True)])
+def test_results_of_single_classes_are_not_promised(mode, is_said):
+  for name in (NAME, 'fcos_fpn_efficientnetlite0_sample', 'maskrcnn_fpn_resnet50_coco'):
+    params = experiment.resolve(name, params_override='task.per_category_metrics=true')
+    sentences = without_effect.find(params, mode)
+    assert len(sentences) == is_said and all('per_category_metrics is true' in sentence
+                                             for sentence in sentences)
+  params = experiment.resolve('maskrcnn_fpn_resnet50_coco', params_override=(
+      'task.per_category_metrics=true,task.use_approx_instance_metrics=true'))
+  assert not without_effect.find(params, mode)
+
+
+def test_pycocotools_has_no_results_of_single_classes():
+  assert 'category_stats' not in inspect.getsource(cocoeval)
