@@ -39,6 +39,7 @@ _MARKER = 'crops.json'
 _WRITES = ('*.tfrecord', 'overrides.yaml')
 _NUM_SHARDS = 4
 _JPEG_QUALITY = 92
+_MOST_CONTEXT = 10
 
 
 def _parse_arguments() -> argparse.Namespace:
@@ -165,6 +166,10 @@ def _overrides(output_dir: str, num_classes: int, num_train: int) -> str:
 def main() -> None:
   """Runs the command."""
   args = _parse_arguments()
+  if args.context > _MOST_CONTEXT:
+    raise command_line.CommandError(
+        f'--context={args.context:g} is above {_MOST_CONTEXT}, so that little of a crop would be '
+        'its object: give a smaller one, such as 1.2.')
   from official_ext.utils import input_checks  # imported here: it loads TensorFlow
   dataset = record_folder.read(args.data)
   files.check_own_output(args.output_dir, _MARKER, _WRITES, reads=[args.data])

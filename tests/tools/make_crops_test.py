@@ -83,3 +83,8 @@ def test_damaged_records_are_refused(monkeypatch, tmp_path):
   with pytest.raises(command_line.CommandError, match='--data is .* matches no file'):
     run(monkeypatch, records, output)
   assert (output / 'crops.json').is_file()
+
+
+def test_crops_of_little_else_than_context_are_refused(monkeypatch, tmp_path):
+  with pytest.raises(command_line.CommandError, match='--context=1e.09 is above 10'):
+    run(monkeypatch, tmp_path, tmp_path / 'crops', '--context=1e9')

@@ -1,5 +1,6 @@
 """Collects the images and objects that a reader finds, and makes splits of them."""
 from collections.abc import Iterable, Mapping, Sequence
+import itertools
 import pathlib
 import posixpath
 from typing import Any
@@ -80,8 +81,9 @@ class SplitBuilder:
     folder = data.scratch / str(id(self))
     folder.mkdir(exist_ok=True)
     base = posixpath.basename(name.replace('\\', '/')).strip() or 'image'
-    if base in self._content:
-      base = f'{len(self._content) + 1}_{base}'
+    # A name of another image may begin with a number too.
+    numbered = (f'{number}_{base}' for number in itertools.count(len(self._content) + 1))
+    base = next(each for each in itertools.chain([base], numbered) if each not in self._content)
     path = folder / f'{len(self._content)}'
     path.write_bytes(content)
     self._content[base] = annotations.FoundImage(path, base)
