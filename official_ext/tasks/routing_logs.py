@@ -144,7 +144,8 @@ class RoutingKerasMean(tf_keras.metrics.Mean):
 
   def reset_state(self) -> None:
     """Starts a new mean; the trainer calls it at the end of each training loop."""
-    if self._limit and tf.executing_eagerly() and float(self.count):
+    # A variable of several replicas is no number, but a tensor of it is.
+    if self._limit and tf.executing_eagerly() and float(tf.convert_to_tensor(self.count)):
       value = float(self.result())
       self._average = value if self._average is None else (self._average + value) / 2
       if warn_beyond(self._limit, self.name, self._average):

@@ -33,6 +33,19 @@ def test_a_metric_above_its_limit_is_warned_of_once_by_name(monkeypatch):
   assert len(lines) == 2
 
 
+def test_a_limit_is_looked_at_under_a_strategy_of_replicas(monkeypatch):
+  lines = []
+  monkeypatch.setattr(logging, 'warning', lambda text, *args: lines.append(text % args))
+  strategy = tf.distribute.MirroredStrategy(['/cpu:0'])
+  with strategy.scope():
+    metric = routing_logs.RoutingKerasMean('residual', (0.3, 'not reached'))
+  metric.reset_state()
+  for value in (0.2, 0.8):
+    strategy.run(metric.update_state, ([value, value],))
+    metric.reset_state()
+  assert lines == ['residual is 0.5, above 0.3: not reached.']
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('diagnose', [False, True])
 def test_training_and_evaluation_log_the_metrics_of_the_implicit_pyramid(
