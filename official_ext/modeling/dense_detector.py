@@ -20,6 +20,8 @@ _FIELDS = {**_HEAD_FIELDS,
            **{name: f'model.anchor.{name}' for name in (
                'anchor_size', 'num_scales', 'aspect_ratios')}}
 
+_ADDING_TOWER = 'dynamic'
+
 
 class DenseDetector(retinanet_model.RetinaNetModel):
   """Runs a backbone, a decoder and a dense head, and makes detections of the predictions.
@@ -177,6 +179,7 @@ def build_dense_detector(input_specs: tf_keras.layers.InputSpec, model_config: A
         input_specs, model_config.backbone, model_config.norm_activation, l2_regularizer)
     with stock_levels.naming_field(model_config):
       decoder = factory.build_decoder(backbone.output_specs, model_config, l2_regularizer)
+    _check_channels(decoder, model_config)
     model = DenseDetector(backbone, decoder, head, generator, model_config.assigner,
                           _assigner_options(model_config))
   # The call makes the variables of decoder and head.
@@ -197,6 +200,16 @@ def head_options(model_config: Any, l2_regularizer: Any | None = None) -> dict[s
       'num_filters': head.num_filters, 'tower': head.tower.type,
       'tower_options': head.tower.get().as_dict(), 'use_separable_conv': head.use_separable_conv,
       'kernel_regularizer': l2_regularizer, 'name': 'head'}
+
+
+def _check_channels(decoder: Any, model_config: Any) -> None:
+  """Checks that a tower that adds to its input gets as many channels as it has."""
+  head = model_config.head
+  channels = next(iter(decoder.output_specs.values()))[-1] if decoder else head.num_filters
+  if head.tower.type == _ADDING_TOWER and channels != head.num_filters:
+    raise checks.ArgumentError(
+        'num_filters', f'num_filters is {head.num_filters}, but the decoder gives {channels} '
+        f'channels, to which the tower {head.tower.type!r} adds: give both the same number.')
 
 
 def _check_stock_options(head: Any) -> None:
@@ -227,6 +240,7 @@ def with_towers(model: retinanet_model.RetinaNetModel, model_config: Any,
   anchor = model_config.anchor
   with checks.naming_field('model', _HEAD_FIELDS):
     _check_stock_options(model_config.head)
+    _check_channels(model.decoder, model_config)
     new_head = dense_head.AnchorHead(
         model_config.num_classes, anchor.num_scales * len(anchor.aspect_ratios),
         **head_options(model_config, l2_regularizer))

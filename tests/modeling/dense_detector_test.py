@@ -10,6 +10,7 @@ from official_ext.modeling import dense_detections
 from official_ext.modeling import dense_detector
 from official_ext.modeling import dense_levels
 from official_ext.modeling import network_cost
+from official_ext.ops import checks
 from official_ext.tools import profile
 from official_ext.utils import experiment
 import reference
@@ -197,3 +198,13 @@ def test_counts_of_learned_assignment(name, source, parameters, gmac):
   assert profile.count_parameters(network)['total'] == parameters
   cost = network_cost.whole_network_cost(network, (800, 1344))
   assert cost.maximum / 1e9 == pytest.approx(gmac, abs=0.01)
+
+
+@pytest.mark.parametrize('name', ['fcos', 'retinanet'])
+def test_a_tower_that_adds_to_its_input_has_the_channels_of_the_decoder(name):
+  params = experiment.resolve(f'{name}_fpn_efficientnetlite0_sample', params_override=(
+      'task.model.head.num_filters=32,task.model.head.tower.type=dynamic,'
+      'task.model.input_size=[64,64,3],task.model.max_level=5'))
+  with pytest.raises(checks.FieldError, match='is 32, but the decoder gives 64 channels.'
+                     '.*Change (task.)?model.head.num_filters'):
+    task_factory.get_task(params.task).build_model()
