@@ -26,7 +26,8 @@ ALL, FOLDER, NONE = 'all', 'folder', 'none'
 ROWS = [
     (r'__init__|environment', NONE),
     (r'ops/.*', ALL),
-    (r'configs/(__init__|options|components|head_styles|optimizer_fields|field_types|metric_names|two_stage_fields)', NONE),
+    (r'configs/(__init__|options|components|head_styles|optimizer_fields|field_types|metric_names|'
+     r'two_stage_fields)', NONE),
     (r'modeling/(__init__|layers/.*)', ALL),
     (r'modeling/decoders/pyramid', NONE),
     (r'modeling/(backbones|decoders|heads)/.*', FOLDER),
