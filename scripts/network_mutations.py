@@ -22,7 +22,7 @@ NETWORKS = (
           "step > self._options['warmup_unroll_steps']")),
     *in_file('modeling/decoders/ifpn/ifpn', 'modeling/decoders/ifpn/ifpn',
          ('[tf.cast(initial[level], self', '[tf.cast(0 * initial[level], self')),
-    *in_file('modeling/decoders/dyfpn/initializers', 'modeling/decoders/dyfpn/dyfpn',
+    *in_file('modeling/decoders/dyfpn/initializers', 'modeling/decoders/dyfpn/dyfpn_start',
          ('max(0.0, 1 - self._own_share)**0.5', 'max(0.0, 1 - self._own_share)'),
          ('(size - 1) // 2', '0 * size'), ('seed=self._seed', 'seed=None')),
     # The dynamic head.
