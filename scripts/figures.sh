@@ -85,7 +85,7 @@ PYTHON
 # Draws the tables of docs/frontier_results.md below headings that end with "beside plain
 # detectors".
 make_frontier() {
-  .venv/bin/python - "$PICTURES/frontier.png" <<'PYTHON'
+  .venv/bin/python - "$PICTURES" <<'PYTHON'
 import pathlib
 import re
 import sys
@@ -94,28 +94,39 @@ page = pathlib.Path('docs/frontier_results.md').read_text(encoding='utf-8')
 sections = re.findall(r'^## ([^\n]*), beside plain detectors\n.*?\n(\| network .*?)\n\n', page,
                       re.MULTILINE | re.DOTALL)
 detectors = ('FCOS', 'RetinaNet')
-plot = figure.Figure(figsize=(5.5 * len(sections), 4.5 * len(detectors)))
-grid = plot.subplots(len(detectors), len(sections))
-for column, (title, table) in enumerate(sections):
-  head, _, *rows = ([cell.strip() for cell in line.strip('|').split('|')]
-                    for line in table.splitlines())
-  points, name = {}, ''
-  for row in rows:
-    name = row[0] or name
-    ap, half = f'{row[head.index("AP")]} +- 0'.split(' +- ')[:2]
-    gmac = row[head.index('GMAC (min to max)')].split()[0]
-    points.setdefault(name, []).append([float(value) for value in (gmac, ap, half)])
-  for detector, axis in zip(detectors, grid[:, column]):
-    own = {name: xy for name, xy in points.items() if name.startswith(detector)}
-    for name, found in own.items():
-      axis.errorbar(*zip(*found), marker='o' if len(found) > 1 else 's', label=name, capsize=2)
-    best = max(ap for found in own.values() for _, ap, _ in found)
-    axis.set_ylim(0.55 * best, 1.15 * best)
-    axis.set(title=title, xlabel='GMAC per image', ylabel='AP')
-    axis.grid(alpha=0.3)
-    axis.legend(fontsize=6, loc='lower right')
-plot.tight_layout()
-plot.savefig(sys.argv[1], dpi=75)
+
+
+def draw(column, label, path):
+  """Draws AP against a column, a picture for each data set whose table has it."""
+  tables = [(title, [[cell.strip() for cell in line.strip('|').split('|')]
+                     for line in table.splitlines()]) for title, table in sections]
+  tables = [(title, table) for title, table in tables if column in table[0]]
+  plot = figure.Figure(figsize=(5.5 * len(tables), 4.5 * len(detectors)))
+  grid = plot.subplots(len(detectors), len(tables), squeeze=False)
+  for axes, (title, (head, _, *rows)) in zip(grid.T, tables):
+    points, name = {}, ''
+    for row in rows:
+      name = row[0] or name
+      ap, half = f'{row[head.index("AP")]} +- 0'.split(' +- ')[:2]
+      if row[head.index(column)]:
+        x = row[head.index(column)].split()[0]
+        points.setdefault(name, []).append([float(value) for value in (x, ap, half)])
+    for detector, axis in zip(detectors, axes):
+      own = {name: xy for name, xy in points.items() if name.startswith(detector)}
+      axis.set_visible(bool(own))
+      for name, found in own.items():
+        axis.errorbar(*zip(*found), marker='o' if len(found) > 1 else 's', label=name, capsize=2)
+      best = max((ap for found in own.values() for _, ap, _ in found), default=1)
+      axis.set_ylim(0.55 * best, 1.15 * best)
+      axis.set(title=title, xlabel=label, ylabel='AP')
+      axis.grid(alpha=0.3)
+      axis.legend(fontsize=6, loc='lower right')
+  plot.tight_layout()
+  plot.savefig(path, dpi=75)
+
+
+draw('GMAC (min to max)', 'GMAC per image', f'{sys.argv[1]}/frontier.png')
+draw('ms in TensorFlow', 'ms per image in TensorFlow', f'{sys.argv[1]}/frontier_ms.png')
 PYTHON
 }
 
