@@ -122,9 +122,16 @@ class Supernet:
     with np.errstate(divide='ignore'):
       quantile = np.clip(np.log(budget / (1 - budget)) / 1.702, -1e6, 1e6)
     shift = at(self.weights['budget/shift/shifts'])
-    head_start = np.array([{'keep': 2, 'down': 0, 'up': -2}[path] for path in paths])
-    head_start = head_start + 1 - 2 * int(layer[-2:]) / self.num_layers
-    return 2 * ((logits - mean) / np.sqrt(variance + 1e-5) + head_start + quantile + shift)
+    everything = [self.head_start(layer, path) for layer in range(self.num_layers + 1)
+                  for scale in range(min(layer + 1, len(self.channels))) for path in SCALE_CHANGES
+                  if exists(layer, scale, path, self.num_layers, len(self.channels))]
+    starts = np.array([self.head_start(int(layer[-2:]), path) for path in paths])
+    spread = np.sqrt(1 + np.var(everything))
+    return 2 * ((logits - mean) / np.sqrt(variance + 1e-5) + starts - np.mean(everything)
+                + spread * (quantile + shift))
+
+  def head_start(self, layer, path):
+    return {'keep': 2, 'down': 0, 'up': -2}[path] - 2 * layer / self.num_layers
 
   def __call__(self, images, known=None):
     """Returns `[{image: map} per scale]`.

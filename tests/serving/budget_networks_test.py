@@ -13,6 +13,7 @@ from official_ext.serving import detection
 from official_ext.serving import export_checks
 from official_ext.serving.compiling import frozen
 from official_ext.serving import signatures
+from official_ext.tasks import budget_calibration
 import budget_detector
 import mixed_detector
 import small_detectors
@@ -42,6 +43,8 @@ def _made(name):
   features = module.preprocess(tf.constant(mixed_detector.images(8)))[0]
   with routing.spending(0.5):  # The averages of gates.
     model(features, training=True)
+  if budget_calibration.can_calibrate(model):  # As at the end of a training.
+    budget_calibration.calibrate_by(model, lambda: iter([features]), 1)
   mixed_detector.spread_scores(model)
   return module
 

@@ -47,6 +47,9 @@ class PathBudget(tf_keras.layers.Layer):
         len(wiring.PATHS) * sum(node.layer == layer for node in nodes), name=f'layer_{layer:02}')
                    for layer in range(num_layers + 1)]
     self._shift = budget_control.BudgetShift(1, name='shift')
+    starts = [self._head_start(node.layer, path) for node in nodes for path in node.paths]
+    # With these the logits of all gates have mean 0 and deviation 1, as the controller wants them.
+    self._mean, self._spread = np.mean(starts), np.sqrt(1 + np.var(starts))
 
   def build(self, input_shape: Any = None) -> None:
     layers = [*self._norms, self._shift]
@@ -71,14 +74,15 @@ class PathBudget(tf_keras.layers.Layer):
     counted = tf.reshape(present[:, :, None] & existing, flat)
     norm = self._norms[nodes[0].layer]
     normalized, = norm([tf.reshape(logits, flat)], training=training, counted=counted)
-    moved, = self._shift([normalized + self._head_starts(nodes)])
-    return tf.reshape(_SHARPNESS * moved, [-1, *existing.shape]) * existing.astype(np.float32)
+    starts = [self._head_start(nodes[0].layer, path) - self._mean for path in wiring.PATHS]
+    starts = np.tile(starts, len(nodes)).astype(np.float32)
+    moved, = self._shift([(normalized + starts) / self._spread.astype(np.float32)])
+    sharpness = (_SHARPNESS * self._spread).astype(np.float32)
+    return tf.reshape(sharpness * moved, [-1, *existing.shape]) * existing.astype(np.float32)
 
-  def _head_starts(self, nodes: Sequence[wiring.NodeSpec]) -> np.ndarray:
-    """Returns what is added to the logits of a layer, `[nodes * paths]`."""
-    middle = 0.5 - nodes[0].layer / self._num_layers
-    starts = [_HEAD_START * (1 - _ORDER.index(path) + middle) for path in wiring.PATHS]
-    return np.tile(starts, len(nodes)).astype(np.float32)
+  def _head_start(self, layer: int, path: str) -> float:
+    """Returns what is added to the normalized logits of a path of the nodes of a layer."""
+    return -_HEAD_START * (_ORDER.index(path) + layer / self._num_layers)
 
   def control(self, shares: tf.Tensor) -> None:
     """Moves the shift of a training step towards the budget of the call.
