@@ -74,8 +74,8 @@ class PathBudget(tf_keras.layers.Layer):
     counted = tf.reshape(present[:, :, None] & existing, flat)
     norm = self._norms[nodes[0].layer]
     normalized, = norm([tf.reshape(logits, flat)], training=training, counted=counted)
-    starts = [self._head_start(nodes[0].layer, path) - self._mean for path in wiring.PATHS]
-    starts = np.tile(starts, len(nodes)).astype(np.float32)
+    of_node = [self._head_start(nodes[0].layer, path) - self._mean for path in wiring.PATHS]
+    starts = np.tile(of_node, len(nodes)).astype(np.float32)
     moved, = self._shift([(normalized + starts) / self._spread.astype(np.float32)])
     sharpness = (_SHARPNESS * self._spread).astype(np.float32)
     return tf.reshape(sharpness * moved, [-1, *existing.shape]) * existing.astype(np.float32)
