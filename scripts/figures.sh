@@ -113,10 +113,12 @@ def draw(column, label, path):
         points.setdefault(name, []).append([float(value) for value in (x, ap, half)])
     for detector, axis in zip(detectors, axes):
       own = {name: xy for name, xy in points.items() if name.startswith(detector)}
-      axis.set_visible(bool(own))
+      if not own:
+        axis.set_visible(False)
+        continue
       for name, found in own.items():
         axis.errorbar(*zip(*found), marker='o' if len(found) > 1 else 's', label=name, capsize=2)
-      best = max((ap for found in own.values() for _, ap, _ in found), default=1)
+      best = max(ap for found in own.values() for _, ap, _ in found)
       axis.set_ylim(0.55 * best, 1.15 * best)
       axis.set(title=title, xlabel=label, ylabel='AP')
       axis.grid(alpha=0.3)
