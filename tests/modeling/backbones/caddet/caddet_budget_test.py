@@ -4,6 +4,8 @@ import pytest
 import tensorflow as tf
 
 from official_ext.modeling.backbones import caddet
+from official_ext.modeling.backbones.caddet import path_budget
+from official_ext.modeling.backbones.caddet import wiring
 from official_ext.modeling.layers import budget_control
 from official_ext.ops import checks
 from official_ext.ops import routing
@@ -66,6 +68,17 @@ def test_an_image_gets_what_it_gets_alone(inference):
     alone, alone_record = _run(layer, images[row:row + 1], budget)
     supernets.same(alone, {level: x[row:row + 1] for level, x in outputs.items()})
     assert alone_record.executed[0] == record.executed[row]
+
+
+def test_paths_that_a_node_does_not_have_are_shut_at_every_budget():
+  layer = path_budget.PathBudget(2, 2)
+  nodes = [node for node in wiring.wire(2, 2) if node.layer == 1]
+  exists = [[path in node.paths for path in wiring.PATHS] for node in nodes]
+  assert not np.all(exists)
+  for budget in BUDGETS[1:]:
+    with routing.spending(budget):
+      logits = layer(tf.random.normal([4, 2, 3]), nodes, tf.ones([4, 2], tf.bool))
+    np.testing.assert_array_equal(logits.numpy() != 0, np.tile(exists, [4, 1, 1]))
 
 
 def test_a_threshold_shuts_gates_at_a_budget_too():
