@@ -97,7 +97,8 @@ class CADDet(routed.SkippingLayer):
       routers: whether nodes have routers; False: every path is open, as in pre-training.
       router_norm: norm of the routers, `batch` or `group`; see `PathRouter`.
       bn_statistics: the images that batch norm counts: those `present` where it stands, or `all`.
-      hard_gates: whether open paths have weight 1 at inference instead of their gate.
+      hard_gates: whether open paths have weight 1 at inference instead of their gate; with
+        `budget_input` they always have, in training too.
       budget_input: whether gates follow the budget of a call, `routing.spending`; it needs
         routers, and in training a budget of the kind `drawn`.
       use_sync_bn: whether batch norm uses the statistics of all replicas' images.

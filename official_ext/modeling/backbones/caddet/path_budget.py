@@ -25,10 +25,10 @@ class PathBudget(tf_keras.layers.Layer):
   Each logit is normalized over the images that are present in its node, so that no gate is open,
   or shut, for all images at every budget.  Then it gets a head start: paths that keep the scale
   open first, those to coarser scales next, and early layers before late ones.  So images differ in
-  a few paths at a time, and a node gets much the same features from all that reach it; with paths
-  in any order what a budget between 0 and 1 runs learned next to nothing.  The share of a single
-  gate says little of the cost: a cell runs if any of its paths is open, and a node if a path leads
-  to it.  So the controller finds one shift for all gates, by the share of the whole supernet.
+  a few paths at a time, and all images bring a node much the same features.  Where gates open in
+  any order, budgets between 0 and 1 learn next to nothing.  The share of a single gate says little
+  of the cost: a cell runs if any of its paths is open, and a node if a path leads to it.  So the
+  controller finds one shift for all gates, by the share of the whole supernet.
   """
 
   def __init__(self, num_layers: int, num_scales: int, **kwargs):

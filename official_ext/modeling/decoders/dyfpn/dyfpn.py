@@ -83,7 +83,7 @@ class DyFPN(routed.SkippingLayer, inception_fpn.InceptionFPN):
     self._skips = {}
     if self._block == 'B':
       self._skips = {level: self.conv(1, f'skip_{level}') for level in self.backbone_levels}
-    return {level: self._lateral(level) for level in self.backbone_levels}
+    return super()._build_laterals()
 
   def _initializers(self) -> list[tf_keras.initializers.Initializer]:
     if self._block == 'B':

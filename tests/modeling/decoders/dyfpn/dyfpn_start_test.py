@@ -1,4 +1,4 @@
-"""What the branches of inception FPN and DyFPN start with."""
+"""The initial kernels of the branches of inception FPN and DyFPN."""
 import numpy as np
 import pytest
 import tensorflow as tf, tf_keras
@@ -48,7 +48,7 @@ def test_branches_of_block_a_begin_as_one_lateral(share):
       if size > 1:
         np.testing.assert_allclose(np.nanvar(kernel) * size**2 * 64, share, rtol=0.1)
       centers.append(center.ravel())
-  # Of two branches of a level; levels have nothing in common.
+  # Branches of one level share a kernel, those of different levels do not.
   covariances = 64 * np.cov(centers)
   expected = np.kron(np.eye(2), np.full([7, 7], common))
   between = ~np.eye(14, dtype=bool)
