@@ -48,6 +48,8 @@ class Network(NamedTuple):
     budgets: for each budget of the export's table `budget`, `ap`, `gmac_mean` and `ms_mean`.
     engines: other engine -> `ms_mean`, `ms_min` and `ms_max` there.
     images: how many images `decides` is of; 0 where that is not known.
+    ap_low: the lower end of the 95 % interval of `ap` over images; None where it is not known.
+    ap_high: the upper end.
   """
   name: str
   ap: float | None
@@ -64,6 +66,8 @@ class Network(NamedTuple):
   budgets: Sequence[Mapping[str, float]] = ()
   engines: Mapping[str, Mapping[str, float]] = {}
   images: int = 0
+  ap_low: float | None = None
+  ap_high: float | None = None
 
 
 def time_images(candidates: Mapping[str, Candidate], images: Sequence[np.ndarray], repeats: int
@@ -117,7 +121,8 @@ def describe(candidates: Mapping[str, Candidate], seconds: Times) -> list[Networ
          for point in _points(detectors[TENSORFLOW])],
         {engine: dict(zip(('ms_mean', 'ms_min', 'ms_max'), _spread(
             milliseconds(name, engine, predicted.budget))))
-         for engine in detectors if engine != TENSORFLOW}, len(predicted.costs)))
+         for engine in detectors if engine != TENSORFLOW}, len(predicted.costs),
+        _known(precision.get('ap_low')), _known(precision.get('ap_high'))))
   return networks
 
 

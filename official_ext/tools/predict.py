@@ -77,6 +77,9 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
                       help='COCO annotations that give image ids and category ids')
   parser.add_argument('--evaluate', action='store_true',
                       help='compute average precision with pycocotools; needs --annotation_file')
+  parser.add_argument('--resamples', type=argument_types.positive_int, metavar='N',
+                      help='with --evaluate, the 95 %% interval of AP by a bootstrap of so many '
+                      'draws of the images')
   parser.add_argument('--draw', action=argparse.BooleanOptionalAction, default=True,
                       help='draw the boxes')
   parser.add_argument('--gates', action='store_true',
@@ -87,6 +90,8 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
   args = parser.parse_args(arguments)
   if args.evaluate and not args.annotation_file:
     parser.error('--evaluate needs --annotation_file')
+  if args.resamples and not args.evaluate:
+    parser.error('--resamples needs --evaluate')
   if args.demo and args.saved_model:
     parser.error('--demo brings a detector along: leave out --saved_model')
   if args.demo and (args.max_ms or args.max_gmac):
@@ -197,17 +202,22 @@ def _write_json(value: Any, path: pathlib.Path) -> None:
 
 
 def _evaluate(truth: truth_lib.Truth, predictions: list[dict[str, Any]],
-              costs: Sequence[dict[str, Any]], folder: pathlib.Path) -> None:
+              image_ids: Sequence[Any], resamples: int | None, folder: pathlib.Path) -> None:
   """Writes evaluation.json and prints the average precision."""
   from official_ext.serving import coco_results
   for reason, places in truth.dropped().items():
     command_line.say_names(f'Not evaluated, {reason}', places)
-  evaluation = coco_results.average_precision(
-      truth, predictions, [cost['image_id'] for cost in costs])
+  evaluation = coco_results.average_precision(truth, predictions, image_ids)
+  is_known = evaluation['ap'] >= 0
+  if resamples and is_known:
+    evaluation['ap_low'], evaluation['ap_high'] = coco_results.precision_interval(
+        truth, predictions, image_ids, resamples)
   _write_json(evaluation, folder / 'evaluation.json')
-  end = '' if evaluation['ap'] >= 0 else ': the annotation file has no object in them'
-  command_line.say(f'AP {evaluation["ap"]:.3f}, AP50 {evaluation["ap50"]:.3f} on {len(costs)} '
-                   f'images{end}')
+  interval = (f' ({evaluation["ap_low"]:.3f} to {evaluation["ap_high"]:.3f})'
+              if 'ap_low' in evaluation else '')
+  end = '' if is_known else ': the annotation file has no object in them'
+  command_line.say(f'AP {evaluation["ap"]:.3f}{interval}, AP50 {evaluation["ap50"]:.3f} on '
+                   f'{len(image_ids)} images{end}')
   if 'mask_ap' in evaluation:
     command_line.say(f'Masks: AP {evaluation["mask_ap"]:.3f}, AP50 {evaluation["mask_ap50"]:.3f}')
 
@@ -255,7 +265,7 @@ def run(images: image_ids.ImageSet, truth: truth_lib.Truth | None, args: argpars
   image_ids.say_left_out(images)
   if args.evaluate and truth:
     predictions = json.loads((folder / _MARKER).read_text(encoding='utf-8'))
-    _evaluate(truth, predictions, costs, folder)
+    _evaluate(truth, predictions, [cost['image_id'] for cost in costs], args.resamples, folder)
   if len(costs) <= _NAMED:
     for cost, count in zip(costs, shown):
       command_line.say(_image_summary(cost, count))

@@ -6,11 +6,13 @@ from matplotlib import figure
 
 from official_ext.visualization import html_page
 
-_HEADER = ('network', 'AP', 'AP50', 'GMAC per image', 'cheapest to dearest', 'ms per image',
+# An interval is one over images, as `predict --resamples` finds it.
+_AP = 'AP (95 % over images)'
+_HEADER = ('network', _AP, 'AP50', 'GMAC per image', 'cheapest to dearest', 'ms per image',
            'fastest to slowest', 'gates that decide by image')
 
 
-_TIMES = ('network', 'AP', 'ms per image', 'fastest to slowest')
+_TIMES = ('network', _AP, 'ms per image', 'fastest to slowest')
 
 
 def write(page: html_page.HtmlPage, networks: Sequence[Any], best: Sequence[Any],
@@ -27,7 +29,7 @@ def write(page: html_page.HtmlPage, networks: Sequence[Any], best: Sequence[Any]
   for sentence in advice:
     page.text(sentence)
   page.table(_HEADER, [(
-      title(one), *('unknown' if value is None else f'{value:.3f}' for value in (one.ap, one.ap50)),
+      title(one), _accuracy(one), 'unknown' if one.ap50 is None else f'{one.ap50:.3f}',
       f'{one.gmac_mean:.3f}', f'{one.gmac_min:.3f} to {one.gmac_max:.3f}', f'{one.ms_mean:.1f}',
       f'{one.ms_min:.1f} to {one.ms_max:.1f}',
       _deciding(one)) for one in networks])
@@ -35,6 +37,15 @@ def write(page: html_page.HtmlPage, networks: Sequence[Any], best: Sequence[Any]
     page.figure(draw_accuracy_against_time([one for one in networks if one.ap is not None], best),
                 'Accuracy against time in TensorFlow on this machine. A thin line is one network '
                 'at all budgets that were measured.')
+
+
+def _accuracy(network: Any) -> str:
+  """Returns the AP of a network, with its interval where that is known."""
+  if network.ap is None:
+    return 'unknown'
+  if network.ap_low is None or network.ap_high is None:
+    return f'{network.ap:.3f}'
+  return f'{network.ap:.3f} ({network.ap_low:.3f} to {network.ap_high:.3f})'
 
 
 def _deciding(network: Any) -> str:
@@ -56,7 +67,7 @@ def write_times(page: html_page.HtmlPage, engine: str, networks: Sequence[Any],
   """
   page.text(f'The same networks in {engine}:')
   page.table(_TIMES, [(
-      title(one), 'unknown' if one.ap is None else f'{one.ap:.3f}', f'{one.ms_mean:.1f}',
+      title(one), _accuracy(one), f'{one.ms_mean:.1f}',
       f'{one.ms_min:.1f} to {one.ms_max:.1f}') for one in networks])
   if best:
     page.figure(draw_accuracy_against_time(
@@ -78,14 +89,17 @@ def draw_accuracy_against_time(networks: Sequence[Any], best: Sequence[Any]) -> 
 
   Returns:
     A figure with a point per network, its name beside it, horizontal bars from the fastest to the
-    slowest image, a thin line through its `budgets` if it has some, and a line of steps through
-    the best.
+    slowest image, vertical ones over the interval of AP where that is known, a thin line through
+    its `budgets` if it has some, and a line of steps through the best.
   """
   plot = figure.Figure(figsize=(8, 5))
   axes = plot.subplots()
   for number, network in enumerate(networks):
     bars = [[network.ms_mean - network.ms_min], [network.ms_max - network.ms_mean]]
-    axes.errorbar([network.ms_mean], [network.ap], xerr=bars, color=f'C{number}', marker='o',
+    # The interval need not hold the AP of all images.
+    heights = None if network.ap_low is None or network.ap_high is None else [
+        [max(0.0, network.ap - network.ap_low)], [max(0.0, network.ap_high - network.ap)]]
+    axes.errorbar([network.ms_mean], [network.ap], heights, bars, color=f'C{number}', marker='o',
                   capsize=3, elinewidth=1)
     if network.budgets:
       axes.plot([point['ms_mean'] for point in network.budgets],

@@ -133,7 +133,7 @@ def dynamic_head_budget(options: Options | None = None) -> Subject:
 
 
 # The networks of the quickstart.  CADDet is not among them: no ImageNet weights of it are carried,
-# and from random ones so few steps teach it too little (docs/choose.md, "What was measured").
+# and from random ones so few steps teach it too little (docs/gains.md).
 NETWORKS = {
     'fpn': retinanet('fpn', is_plain=True),
     'inception_fpn': retinanet('inception_fpn'),

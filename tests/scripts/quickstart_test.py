@@ -56,6 +56,7 @@ def test_quickstart_writes_a_report_of_zipped_coco_folders_under_an_odd_name(
   assert shown['budget'] == costs['budget'] in [0, 0.25, 0.5, 0.75, 1]
   for key in ('ap', 'ap50', 'gmac_mean', 'gmac_min', 'gmac_max'):
     assert shown[key] == pytest.approx(report[key])
+  assert 0 <= shown['ap_low'] <= shown['ap_high'] <= 1
   assert 0 < shown['ms_min'] <= shown['ms_mean'] <= shown['ms_max']
   page = (output / 'report.html').read_text()
   assert page.count('<figure>') >= 6 and 'src="data:' in page

@@ -49,7 +49,7 @@ def test_costs_times_and_gates_are_of_each_network(monkeypatch):
       'first': types.SimpleNamespace(
           costs=[{'multiply_adds': cost} for cost in (1e9, 2e9, 6e9)],
           gates=lambda: {'a': np.array([0, 1, 0]), 'b': np.array([1, 1, 1])},
-          evaluation={'ap': 0.5, 'ap50': 0.75}, budget=0.5),
+          evaluation={'ap': 0.5, 'ap50': 0.75, 'ap_low': 0.375, 'ap_high': 0.625}, budget=0.5),
       'second': types.SimpleNamespace(
           costs=[{'multiply_adds': 4e9}], gates=lambda: {}, evaluation={'ap': -1.0, 'ap50': -1.0},
           budget=None)}
@@ -70,7 +70,8 @@ def test_costs_times_and_gates_are_of_each_network(monkeypatch):
       'first', 0.5, 0.75, 3.0, 1.0, 6.0, approx(4.5), approx(3.0), approx(6.0), 1, 2, 0.5,
       [{'budget': 0.5, 'ap': 0.25, 'gmac_mean': 1.5, 'ms_mean': approx(4.5)},
        {'budget': 1.0, 'ap': 0.5, 'gmac_mean': 2.0, 'ms_mean': approx(6.0)}],
-      {'other': {'ms_mean': approx(2.25), 'ms_min': approx(1.5), 'ms_max': approx(3.0)}}, 3)
+      {'other': {'ms_mean': approx(2.25), 'ms_min': approx(1.5), 'ms_max': approx(3.0)}},
+      3, 0.375, 0.625)
   assert found[1] == side_by_side.Network(
       'second', None, None, 4.0, 4.0, 4.0, approx(30.0), approx(20.0), approx(40.0), 0, 0, None,
       [], {}, 1)

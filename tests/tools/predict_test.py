@@ -205,18 +205,19 @@ def test_ids_come_from_the_annotation_file(tmp_path, images, saved_model, capsys
   annotations = _annotations(
       tmp_path / 'truth.json', {70: 'a/one.png', 30: 'b/three.png', 5: 'nowhere.png'})
   written = _run(saved_model, images, tmp_path / 'out', f'--annotation_file={annotations}',
-                 '--evaluate')
+                 '--evaluate', '--resamples=20')
   assert {d['image_id'] for d in written['predictions']} == {70, 30}
   assert _boxes_by_name(written) == {
       name: RECTANGLES[name] for name in ('a/one.png', 'b/three.png')}
   assert [pathlib.Path(file).name for file in written['costs']['not_in_annotation_file']] == [
       'two.png']
   assert written['costs']['absent'] == ['nowhere.png']
-  assert written['evaluation']['ap'] == pytest.approx(1.0)
+  assert [written['evaluation'][key] for key in ('ap', 'ap_low', 'ap_high')] == [
+      pytest.approx(1.0)] * 3
   said = capsys.readouterr().out
   assert 'Left out, not in the annotation file: 1 (' in said and 'two.png)' in said
   assert 'In the annotation file but not there: 1 (nowhere.png)' in said
-  assert 'AP 1.000' in said
+  assert 'AP 1.000 (1.000 to 1.000), AP50 1.000 on 2 images' in said
 
 
 def test_an_annotation_file_that_does_not_fit_is_refused(tmp_path, images, saved_model):
@@ -364,10 +365,12 @@ def test_what_is_no_detector_is_refused(tmp_path, images):
     detectors.SavedDetector(tmp_path / 'other')
 
 
-def test_evaluation_needs_annotations(capsys):
+@pytest.mark.parametrize('flag, needed', [
+    ('--evaluate', '--annotation_file'), ('--resamples=5', '--evaluate')])
+def test_a_flag_names_the_flag_that_it_needs(flag, needed, capsys):
   with pytest.raises(SystemExit):
-    predict.main(['--saved_model=s', '--images=i', '--output_dir=o', '--evaluate'])
-  assert '--annotation_file' in capsys.readouterr().err
+    predict.main(['--saved_model=s', '--images=i', '--output_dir=o', flag])
+  assert f'{flag.split("=")[0]} needs {needed}' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('value', ['nan', '-1', '30', 'high'])

@@ -27,6 +27,21 @@ def test_bars_reach_from_the_fastest_to_the_slowest_image_and_the_best_are_joine
   assert steps.get_drawstyle() == 'steps-post'
 
 
+def test_an_interval_of_accuracy_is_a_vertical_bar_and_in_the_tables():
+  plain = PLAIN._replace(ap_low=0.3, ap_high=0.45)
+  axes, = networks.draw_accuracy_against_time([plain, ROUTED], [plain]).axes
+  across, along = axes.containers[0].lines[2]
+  np.testing.assert_array_equal(across.get_segments(), [[[9.0, 0.4], [12.0, 0.4]]])
+  np.testing.assert_allclose(along.get_segments(), [[[10.0, 0.3], [10.0, 0.45]]])
+  assert len(axes.containers[1].lines[2]) == 1
+  for write in (lambda page, found: networks.write(page, found, [], []),
+                lambda page, found: networks.write_times(page, 'other', found, [])):
+    page = html_page.HtmlPage('title')
+    write(page, [plain, ROUTED])
+    assert '<td>0.400 (0.300 to 0.450)</td>' in page.html()
+    assert '<td>0.500</td>' in page.html()
+
+
 def test_a_budget_is_named_and_all_budgets_are_a_line():
   routed = network('routed', 0.5, 20.0, 15.0, 21.0, 3, budget=0.5, budgets=[
       {'budget': 0.5, 'ap': 0.5, 'ms_mean': 19.0}, {'budget': 1.0, 'ap': 0.6, 'ms_mean': 30.0}])
