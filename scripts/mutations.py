@@ -254,7 +254,7 @@ MUTATIONS = (
          ('/ shrink_steps, 1.0)', '/ shrink_steps, 2.0)')),
     *in_file('tasks/budget_calibration', 'tasks/budget_calibration',
          ('1 / (1.7 * budget * (1 - budget)) / (number + 2)', '0.01'),
-         ('(number + round_number) % _TURNS', 'number % _TURNS'),
+         ('is_shared = not any(', 'is_shared = any('),
          ('is_training=False, global', 'is_training=True, global')),
     *in_file('serving/compiling/graph_shapes', 'serving/compiling/graph_winograd',
          ('_imported(_of_one_image(graph_def))', '_imported(graph_def)'),

@@ -20,11 +20,10 @@ from official_ext.utils import command_line
 
 # Quantiles of so many images are off by 0.03 at most, in two of three cases.
 MAX_IMAGES = 256
-# Every budget is controlled by a third of them, one forward pass each.
+# All budgets are controlled by the same images: of different ones, some of a kind that is dear,
+# they would spend unevenly.
 _CONTROLLED_IMAGES = 128
 BATCH_SIZE = 8
-# Each batch serves a third of the budgets between 0 and 1 at which shifts are kept.
-_TURNS = 3
 _BUDGETS = budget_control.KNOTS[1:-1]
 
 
@@ -106,7 +105,7 @@ def calibrate(model: tf_keras.Model, task: Any, strategy: tf.distribute.Strategy
   with strategy.scope():
     # Backbones that are controlled change the features from which thresholds are set.
     if controlled:
-      _control(model, controlled, strategy, strategy.distribute_datasets_from_function(
+      _control(model, strategy, strategy.distribute_datasets_from_function(
           lambda context: task.build_inputs(data, context).map(
               lambda images, labels: _filled(images)).repeat().take(
                   _CONTROLLED_IMAGES // BATCH_SIZE)))
@@ -135,8 +134,8 @@ def calibrate_by(model: tf_keras.Model, batches: Callable[[], Iterator[tf.Tensor
   strategy = tf.distribute.get_strategy()
   if controlled:
     endless = itertools.chain.from_iterable(batches() for _ in itertools.count())
-    turns = MAX_IMAGES // BATCH_SIZE  # Farther off than after a training step.
-    _control(model, controlled, strategy, command_line.progress(
+    turns = max(_CONTROLLED_IMAGES // BATCH_SIZE, number)
+    _control(model, strategy, command_line.progress(
         map(_filled, itertools.islice(endless, turns)), 'controlling budgets', turns))
   if has_thresholds:
     _set_thresholds(model, strategy, command_line.progress(
@@ -179,25 +178,39 @@ def _set_thresholds(model: tf_keras.Model, strategy: tf.distribute.Strategy,
   model.decoder.calibrate_budget(np.concatenate(found))
 
 
-def _control(model: tf_keras.Model, parts: list[str], strategy: tf.distribute.Strategy,
-             batches: Iterable[Any]) -> None:
-  """Moves the shifts of these parts, batch by batch, by the shares of inference."""
-  def detect(images: tf.Tensor, budget: tf.Tensor, rate: tf.Tensor) -> None:
+def _control(model: tf_keras.Model, strategy: tf.distribute.Strategy, batches: Iterable[Any]
+             ) -> None:
+  """Moves the shifts of backbone and head, batch by batch, by the shares of inference.
+
+  Args:
+    model: a detector with parts that are controlled.
+    strategy: of the training.
+    batches: of images, distributed over the replicas.
+  """
+  parts = routed.layers_by_part(model)
+  controls_head = any(layer.controls_budget for layer in parts['head'])
+  # Where no part before the head follows a budget its features are the same at all budgets.
+  is_shared = not any(
+      layer.has_budget_input for layer in [*parts['backbone'], *parts['decoder']])
+
+  def features_of(images: tf.Tensor) -> Any:
+    features = model.backbone(images, training=False)
+    return model.decoder(features, training=False) if controls_head and model.decoder else features
+
+  def control(inputs: Any, budget: tf.Tensor, rate: tf.Tensor) -> None:
     with routing.spending(budget), budget_control.calibrating(rate):
-      features = model.backbone(images, training=False)
-      if 'head' in parts:
-        model.head(model.decoder(features, training=False) if model.decoder else features)
+      features = inputs if is_shared else features_of(inputs)
+      if controls_head:
+        model.head(features)
 
-  @tf.function(autograph=False)
-  def step(images: tf.Tensor, budget: tf.Tensor, rate: tf.Tensor) -> None:
-    strategy.run(detect, args=(images, budget, rate))
-
+  compute = tf.function(
+      lambda images: strategy.run(features_of, args=(images,)), autograph=False)
+  step = tf.function(lambda *inputs: strategy.run(control, args=inputs), autograph=False)
   for number, images in enumerate(batches):
-    round_number = number // _TURNS
-    # Rounds begin with other budgets, or each would always meet the same images of few batches.
-    for budget in _BUDGETS[(number + round_number) % _TURNS::_TURNS]:
-      rate = _rate(budget, round_number)
-      step(images, tf.constant(budget, tf.float32), tf.constant(rate, tf.float32))
+    inputs = compute(images) if is_shared else images
+    for budget in _BUDGETS:
+      step(inputs, tf.constant(budget, tf.float32),
+           tf.constant(_rate(budget, number), tf.float32))
 
 
 def _rate(budget: float, number: int) -> float:

@@ -120,9 +120,7 @@ def _shares(model, images, budget):
     ('backbone', 'fcos_caddet_sample', {'backbone': {'caddet': {
         'num_layers': 3, 'channels': [4, 6, 8], 'budget_input': True, 'router_norm': 'batch'}},
         'decoder': {'caddet_projection': {'num_filters': 8}}, 'max_level': 5})])
-def test_gates_behind_gates_spend_the_wanted_share(part, name, options, monkeypatch):
-  # This start is farther off than a training ends.
-  monkeypatch.setattr(budget_calibration, '_CONTROLLED_IMAGES', 256)
+def test_gates_behind_gates_spend_the_wanted_share(part, name, options):
   tf_keras.utils.set_random_seed(0)
   _, model = small_detectors.small_task(
       name, budget={'kind': 'drawn', 'weight': 1.0, 'part': part}, model=options)
@@ -162,14 +160,24 @@ def test_it_happens_before_each_evaluation_and_at_the_end(interval, steps, model
   assert calls == steps
 
 
-def test_every_budget_meets_all_of_few_batches(monkeypatch):
-  met = []
-  monkeypatch.setattr(tf, 'function', lambda **kwargs: lambda function: (
-      lambda images, budget, rate: met.append((int(images), round(float(budget), 1)))))
-  budget_calibration._control(None, [], None, (number % 3 for number in range(48)))
-  budgets = {budget for _, budget in met}
-  assert len(budgets) == 9 and len(met) == 48 * 3
-  assert {images for images, _ in met} == {0, 1, 2}
-  for budget in budgets:
-    seen = [images for images, other in met if other == budget]
-    assert len(seen) == 16 and {*seen} == {0, 1, 2}
+@pytest.mark.parametrize('follows', [False, True])
+def test_every_budget_meets_every_batch(follows, monkeypatch):
+  read, met = [], []
+
+  def backbone(images, training):
+    assert not training
+    read.append(images)
+    return images
+
+  def layer(controls):
+    return types.SimpleNamespace(controls_budget=controls, has_budget_input=True)
+
+  model = types.SimpleNamespace(backbone=backbone, decoder=None, head=lambda features: met.append(
+      (features, round(float(routing.wanted_budget()), 1))))
+  monkeypatch.setattr(budget_calibration.routed, 'layers_by_part', lambda model: {
+      'backbone': [layer(True)] if follows else [], 'decoder': [], 'head': [layer(True)]})
+  monkeypatch.setattr(tf, 'function', lambda function, autograph: function)
+  budget_calibration._control(model, tf.distribute.get_strategy(), range(5))
+  assert sorted(met) == [(number, tenth / 10) for number in range(5) for tenth in range(1, 10)]
+  # Features that no budget changes are computed once.
+  assert read == ([number for number in range(5) for _ in range(9)] if follows else [*range(5)])
