@@ -4,6 +4,7 @@ import contextlib
 import multiprocessing
 import os
 import pathlib
+import re
 import runpy
 import shlex
 import sys
@@ -13,6 +14,21 @@ from typing import Any
 from official_ext.utils import command_line
 
 _PACKAGE = 'official_ext'
+# As commands of the package and argparse say why they end; threads may log after it.
+_ERROR = re.compile(r'^(\S+: )?error: ')
+_LOGGED = re.compile(r'^[IWEF]\d{4} ')
+
+
+def reason(errors: str) -> str:
+  """Returns the line of a command's standard error that says why it failed.
+
+  Args:
+    errors: the standard error; may be empty.
+  """
+  lines = errors.strip().splitlines() or ['no message']
+  named = [line for line in lines if _ERROR.match(line)]
+  said = [line for line in lines if not _LOGGED.match(line)]
+  return (named or said or lines)[-1]
 
 
 class Steps:
@@ -60,7 +76,7 @@ class Steps:
       log.parent.mkdir(parents=True, exist_ok=True)
     status = self._status(module, arguments, log)
     if status:
-      end = f'{log} ends with: {log.read_text().strip().splitlines()[-1]}. It' if log else 'It'
+      end = f'{log} says: {reason(log.read_text())}. It' if log else 'It'
       raise command_line.CommandError(f'the step {name!r} ended with status {status}. {end} can '
                                       'be repeated alone by the command above.')
     self.seconds[name] = round(time.monotonic() - start, 1)

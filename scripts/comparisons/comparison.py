@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import official_ext  # noqa: F401 (chooses Keras 2)
 import numpy as np
+import steps
 from studies import data as data_lib
 from studies import subjects
 from tensorboard.backend.event_processing import event_accumulator
@@ -143,7 +144,7 @@ def command(module: str, **options: Any) -> None:
     **options: its flags; a list gives a flag several times.
 
   Raises:
-    CommandError: it failed; the text has its last line on standard error.
+    CommandError: it failed; the text has the line of its standard error that says why.
   """
   arguments = [f'--{key}={value}' for key, values in options.items()
                for value in (values if isinstance(values, list) else [values])]
@@ -153,7 +154,7 @@ def command(module: str, **options: Any) -> None:
   if result.returncode:
     raise command_line.CommandError(
         f'official_ext.{module} {" ".join(arguments)} ended with status {result.returncode}: '
-        f'{(result.stderr.strip() or "no message").splitlines()[-1]}')
+        f'{steps.reason(result.stderr)}')
 
 
 def last_evaluation(model_dir: pathlib.Path) -> dict[str, float]:

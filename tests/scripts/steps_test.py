@@ -23,7 +23,7 @@ def test_a_step_runs_as_a_command_and_has_its_time(tmp_path, capfd):
   assert list(job.seconds) == ['show'] and job.seconds['show'] > 0
   last, = log.read_text().splitlines()
   assert 'no_such' in last
-  assert (f"the step 'show another' ended with status 2. {log} ends with: {last}"
+  assert (f"the step 'show another' ended with status 2. {log} says: {last}"
           in str(failed.value))
   assert sys.argv == own_arguments
 
@@ -41,6 +41,18 @@ def test_a_step_removes_what_was_to_be_removed_at_its_end(tmp_path, monkeypatch)
   process.join()
   assert process.exitcode == 3
   assert not (tmp_path / 'left').exists()
+
+
+@pytest.mark.parametrize('errors, expected', [
+    ('', 'no message'),
+    ('Traceback\nValueError: b\n', 'ValueError: b'),
+    ('I1201 13:03 a\nerror: loss is NaN\nI1201 13:03:38.4 13 helper.py:402] the end\n',
+     'error: loss is NaN'),
+    ('KeyError: 1\nW1201 13:03:38.4 13 helper.py:402] the end', 'KeyError: 1'),
+    ('train.py: error: no such flag\nbye', 'train.py: error: no such flag'),
+    ('I1201 13:03:38.4 13 helper.py:402] the end', 'I1201 13:03:38.4 13 helper.py:402] the end')])
+def test_the_reason_of_a_failure_is_not_what_threads_log_after_it(errors, expected):
+  assert steps.reason(errors) == expected
 
 
 def test_values_become_arguments():
