@@ -133,9 +133,11 @@ def block(weights, features, scale='gated', depth='gated', norm_positions='activ
   def decide(names, level, own):
     here = [name for name in names if name == 'depth' or name in neighbors(level, levels)]
     move = None
-    if names == ['depth'] and budgets is not None:
-      move = functools.partial(at_budget, inner_weights(weights, 'depth_budget'),
-                               column=levels.index(level), budgets=budgets)
+    if here and budgets is not None:
+      has_gate = [i for i in levels if names == ['depth'] or names[0] in neighbors(i, levels)]
+      move = functools.partial(
+          at_budget, inner_weights(weights, f'{names[0]}_budget'),
+          column=has_gate.index(level), budgets=budgets)
     if here:
       values = gate(inner_weights(weights, '_'.join(names) + '_gate'), own,
                     [names.index(name) for name in here], activation, move=move,

@@ -60,8 +60,8 @@ def named(gates):
 def forced_gates(decide):
   """Makes every gate return `decide(name, features)`, `[batch, height, width, 1]`."""
 
-  def decided(all_paths, gates, budget, features, options):
-    del budget, options
+  def decided(all_paths, gates, budgets, features, options):
+    del budgets, options
     return {(path, level): tf.cast(decide(gate.name, own), gate.dtype)
             for level, own in features.items()
             for paths, gate in ((paths, gates['_'.join(paths)]) for paths in all_paths)

@@ -101,8 +101,7 @@ class DynamicBlock(tf_keras.layers.Layer):
       activation: activation of the gates, see `spatial_gates.SpatialGate`.
       tau: parameter of the activation `tanh`.
       coarse: whether gates decide once per image and level.
-      budget_input: whether the gate of the depth step follows the budget of a call, see
-        `gate_budget.GateBudget`.
+      budget_input: whether gates follow the budget of a call, see `gate_budget.GateBudget`.
       depth_update: `add` or `replace`, see `steps.DepthStep`.
       kernel_regularizer: regularizer of kernels, and of the two scalars of the scale step.
       **kwargs: arguments of `tf_keras.layers.Layer`.
@@ -146,9 +145,8 @@ class DynamicBlock(tf_keras.layers.Layer):
         '_'.join(paths): spatial_gates.SpatialGate(
             len(paths), activation, tau, coarse, name=f'{"_".join(paths)}_gate', **common)
         for paths in self._decisions}
-    # It moves the logits of the depth step's gate; made when the levels are known.  The gates of
-    # messages between levels follow no budget: shutting them saves nothing.
-    self.depth_budget: gate_budget.GateBudget | None = None
+    # Path -> what moves the logits of its gate; made when the levels are known.
+    self.gate_budgets: dict[str, gate_budget.GateBudget] = {}
 
   def build(self, input_shape: Mapping[str, tf.TensorShape]) -> None:
     shape = next(iter(input_shape.values()))
@@ -158,10 +156,16 @@ class DynamicBlock(tf_keras.layers.Layer):
       convolutions.build_in_scope([self.depth], [input_shape])
     convolutions.build_in_scope(list(self.gates.values()), [shape] * len(self.gates))
     if self._options['budget_input']:
-      self.depth_budget = gate_budget.GateBudget(
-          list(input_shape), dtype=self.gates['depth'].dtype, name='depth_budget')
-      convolutions.build_in_scope([self.depth_budget], [None])
+      self._build_budgets(list(input_shape))
     super().build(input_shape)
+
+  def _build_budgets(self, levels: Sequence[str]) -> None:
+    for path, in self._decisions:
+      existing = [level for level in levels if decisions.existing_paths([path], level, levels)]
+      if existing:
+        self.gate_budgets[path] = gate_budget.GateBudget(
+            existing, path == 'depth', dtype=self.gates[path].dtype, name=f'{path}_budget')
+    convolutions.build_in_scope(list(self.gate_budgets.values()), [None] * len(self.gate_budgets))
 
   def gate_keys(self, levels: Sequence[str]) -> list[decisions.GateKey]:
     """Returns path and level of all gates.
@@ -186,11 +190,11 @@ class DynamicBlock(tf_keras.layers.Layer):
     # The depth step's own gate gets the result of the scale step.
     late = [paths for paths in self._decisions if paths == ['depth']]
     early = [paths for paths in self._decisions if paths != ['depth']]
-    gates = decisions.decide(early, self.gates, None, features, options)
+    gates = decisions.decide(early, self.gates, self.gate_budgets, features, options)
     if self.scale is not None:
       features = self.scale(
           features, gates, may_skip=options.mode == 'skip' and not options.training)
-    gates.update(decisions.decide(late, self.gates, self.depth_budget, features, options))
+    gates.update(decisions.decide(late, self.gates, self.gate_budgets, features, options))
     if self.depth is None:
       first = next(iter(features.values()))
       return BlockResult(features, gates, tf.zeros(tf.shape(first)[:1], tf.int32))
@@ -202,8 +206,7 @@ class DynamicBlock(tf_keras.layers.Layer):
     """Counts the multiply-adds of one call.
 
     Gates and the depthwise convolutions between levels always run.  In the budget those
-    convolutions count where their gates are open, as in eq. 4; with `budget_input` they do not
-    count, because a budget that is given is a share of what can be saved.
+    convolutions count where their gates are open, as in eq. 4.
 
     Args:
       features: the features that `call` got.
@@ -236,9 +239,8 @@ class DynamicBlock(tf_keras.layers.Layer):
       else:
         messages += tap * sizes[level]
         open_messages += tap * _sum_positions(tf.sign(gate))
-        if self.depth_budget is None:
-          budget += (tap + norm) * _sum_positions(weight)
-          full_budget += (tap + norm) * sizes[level]
+        budget += (tap + norm) * _sum_positions(weight)
+        full_budget += (tap + norm) * sizes[level]
     return BlockCost(fixed=fixed, gated=gated, executed=executed, budget=budget,
                      full_budget=full_budget, gates=gate_cost, messages=messages,
                      open_messages=open_messages)

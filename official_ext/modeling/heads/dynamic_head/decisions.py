@@ -24,15 +24,14 @@ def existing_paths(paths: Sequence[str], level: str, levels: Sequence[str]) -> l
 
 
 def decide(decisions: Sequence[Sequence[str]], gates: Mapping[str, spatial_gates.SpatialGate],
-           budget: gate_budget.GateBudget | None, features: Mapping[str, tf.Tensor],
+           budgets: Mapping[str, gate_budget.GateBudget], features: Mapping[str, tf.Tensor],
            options: steps.RunOptions) -> Gates:
   """Returns gates on all levels that are computed from the same features.
 
   Args:
     decisions: for every gate, the paths that it decides about.
     gates: names of paths, joined by `_` -> the gate that decides about them.
-    budget: what moves logits by the budget of the call, where there is but one gate, of one path;
-      None if the gates follow no budget.
+    budgets: path -> what moves the logits of its gate by the budget of the call; may be empty.
     features: `{level: [batch, height, width, channels]}`, finest first.
     options: `skip` computes the gates of all levels together, where each depends on one logit.
 
@@ -46,12 +45,13 @@ def decide(decisions: Sequence[Sequence[str]], gates: Mapping[str, spatial_gates
     return {}
   deciding = [gates['_'.join(paths)] for paths in decisions]
   numbers, maps = [present[level] for level in features], list(features.values())
-  needs_levels = budget is not None and budget_control.moves_shifts(options.training)
+  needs_levels = budgets and budget_control.moves_shifts(options.training)
   if (options.mode == 'skip' and not needs_levels
       and all(gate.decides_alone for gate in deciding)):
     names = [path for path, in decisions]
     decided = spatial_gates.convolve_together(deciding, maps, numbers, functools.partial(
-        _activate, deciding[0], budget, options))
+        _activate, deciding[0], [budgets[name] for name in names if name in budgets], levels,
+        options))
     return {(names[number], level): gate
             for level, own, of_level in zip(features, numbers, decided, strict=True)
             for number, gate in zip(own, of_level, strict=True)}
@@ -63,8 +63,8 @@ def decide(decisions: Sequence[Sequence[str]], gates: Mapping[str, spatial_gates
   for number, (paths, gate) in enumerate(zip(decisions, deciding, strict=True)):
     of_gate = {level: of_level[number - own.start]
                for level, own, of_level in zip(features, numbers, logits) if number in own}
-    if budget is not None:
-      of_gate = budget(of_gate, training=options.training)
+    if '_'.join(paths) in budgets:
+      of_gate = budgets['_'.join(paths)](of_gate, training=options.training)
     for level, value in of_gate.items():
       existing = existing_paths(paths, level, levels)
       values = gate.decide(value, list(map(paths.index, existing)), options.gate_threshold)
@@ -80,13 +80,15 @@ def _numbers(decisions: Sequence[Sequence[str]], level: str, levels: Sequence[st
   return range(made[0], made[-1] + 1) if made else range(0)
 
 
-def _activate(gate: spatial_gates.SpatialGate, budget: gate_budget.GateBudget | None,
-              options: steps.RunOptions, logits: tf.Tensor, level_of_row: tf.Tensor) -> tf.Tensor:
+def _activate(gate: spatial_gates.SpatialGate, budgets: Sequence[gate_budget.GateBudget],
+              levels: Sequence[str], options: steps.RunOptions, logits: tf.Tensor,
+              level_of_row: tf.Tensor) -> tf.Tensor:
   """Computes several gates on all levels at once.
 
   Args:
     gate: one of them; all have its activation.
-    budget: what moves the logits by the budget of the call; None if nothing does.
+    budgets: what moves the logits of each by the budget of the call; may be empty.
+    levels: all levels, finest first.
     options: how gates run.
     logits: `[gates, batch, rows, columns]`, levels below one another.
     level_of_row: number of the level of every row.
@@ -94,8 +96,8 @@ def _activate(gate: spatial_gates.SpatialGate, budget: gate_budget.GateBudget | 
   Returns:
     Gates of the shape of `logits`.
   """
-  if budget is not None:
-    scale, shift = (tf.gather(numbers, level_of_row, axis=1)[..., None]
-                    for numbers in budget.scale_and_shift())
+  if budgets:
+    scale, shift = (tf.gather(tf.stack(numbers), level_of_row, axis=2)[..., None]
+                    for numbers in zip(*(budget.scale_and_shift(levels) for budget in budgets)))
     logits = logits * scale + shift
   return gate.activate(logits, options.gate_threshold)

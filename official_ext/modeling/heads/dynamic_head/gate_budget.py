@@ -1,4 +1,4 @@
-"""The gate of a residual block that follows the budget of a call on every level."""
+"""A spatial gate that follows the budget of a call on every level."""
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,23 +14,24 @@ _SHARPNESS = 4.0
 
 @tf_keras.utils.register_keras_serializable(package='official_ext')
 class GateBudget(tf_keras.layers.Layer):
-  """Moves the logits of a gate so that on every level the wanted share of its block runs.
+  """Moves the logits of one gate so that on every level the wanted share of its work runs.
 
   On each level logits are normalized over images and positions, and moved by the shift of the
-  budget; a gate is open where the result is above 0.  The share of a level is the mean of that of
-  its open positions and of that of the positions that have an open one among the 3x3 around them,
-  which need the first of the block's two convolutions.
+  budget; a gate is open where the result is above 0.  The share of a level is that of its open
+  positions.  For a residual block it is the mean of this share and of that of the positions that
+  have an open one among the 3x3 around them, which need the first of the two convolutions.
   """
 
-  def __init__(self, levels: Sequence[str], **kwargs):
+  def __init__(self, levels: Sequence[str], is_residual: bool, **kwargs):
     """Initializes the layer.
 
     Args:
-      levels: the levels on which the gate decides, finest first.
+      levels: the levels on which the gate decides.
+      is_residual: whether the gate is that of a residual block.
       **kwargs: arguments of `tf_keras.layers.Layer`; `dtype` is that of the logits.
     """
     super().__init__(autocast=False, **kwargs)
-    self._levels = list(levels)
+    self._levels, self._is_residual = list(levels), is_residual
     columns = {'columns': len(self._levels), 'dtype': self.dtype}
     self._norm = budget_control.BudgetNorm(**columns, name='norm')
     self._shift = budget_control.BudgetShift(**columns, name='shift')
@@ -57,20 +58,30 @@ class GateBudget(tf_keras.layers.Layer):
       self._shift.control(tf.stack([self._share(x) for x in moved], axis=1))
     return dict(zip(self._levels, moved))
 
-  def scale_and_shift(self) -> tuple[tf.Tensor, tf.Tensor]:
+  def scale_and_shift(self, levels: Sequence[str]) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the numbers that `call` multiplies logits by and adds to them at inference.
 
+    Args:
+      levels: all levels of the block, among them those of the gate side by side.
+
     Returns:
-      Scale and shift on every level, `[budgets, levels]`.
+      Scale and shift on every level, `[budgets, levels]`; 0 on levels without the gate.
     """
     mean, factor = self._norm.statistics()
-    return _SHARPNESS * factor, _SHARPNESS * (self._shift.shifts() - mean * factor)
+    before = levels.index(self._levels[0])
+    around = [[0, 0], [before, len(levels) - before - len(self._levels)]]
+    return (tf.pad(_SHARPNESS * factor, around),
+            tf.pad(_SHARPNESS * (self._shift.shifts() - mean * factor), around))
 
   def _share(self, moved: tf.Tensor) -> tf.Tensor:
     """Returns the share of a level's work that runs, `[batch]`."""
     is_open = tf.cast(moved > 0, moved.dtype)
+    share = tf.reduce_mean(is_open, [1, 2, 3])
+    if not self._is_residual:
+      return share
     around = tf.nn.max_pool2d(is_open, 3, 1, 'SAME')
-    return tf.reduce_mean((is_open + around) / 2, [1, 2, 3])
+    return (share + tf.reduce_mean(around, [1, 2, 3])) / 2
 
   def get_config(self) -> dict[str, Any]:
-    return {**super().get_config(), 'levels': list(self._levels)}
+    return {**super().get_config(), 'levels': list(self._levels),
+            'is_residual': self._is_residual}

@@ -96,10 +96,9 @@ class DynamicTower(routed.SkippingLayer):
       tile_capacity: share of an image's tiles that the inference mode `tiles` computes, in (0,
         1]; active tiles beyond it are dropped, and recorded as `dropped_tiles`.
       gate_threshold: gates up to this value are 0 at inference; in [0, 1).
-      budget_input: whether the gates of depth steps follow the budget of a call,
-        `routing.spending`: on every level of every block the wanted share of what it can save
-        runs.  It needs `tanh`, a gated depth step and norms over the active positions, and in
-        training a budget of the kind `drawn`.
+      budget_input: whether gates follow the budget of a call, `routing.spending`: on every level
+        of every block the wanted share of what it can save runs.  It needs `tanh`, a gated depth
+        step and norms over the active positions, and in training a budget of the kind `drawn`.
       depth_update: whether an open gate of a depth step adds the result of the convolutions to
         the position (`add`, the paper's) or puts it in its place (`replace`), see
         `steps.DepthStep`.
@@ -158,8 +157,8 @@ class DynamicTower(routed.SkippingLayer):
 
   @property
   def budget_variables(self) -> list[tf.Variable]:
-    return [variable for one_block in self.blocks if one_block.depth_budget is not None
-            for variable in one_block.depth_budget.variables]
+    return [variable for one_block in self.blocks for layer in one_block.gate_budgets.values()
+            for variable in layer.variables]
 
   @property
   def gate_names(self) -> list[str]:

@@ -105,8 +105,8 @@ def test_the_share_that_runs_is_the_budget():
   for budget in budgets:
     _, record = _run(tower, inputs, budget)
     shares.append(np.mean(_share(record, record.executed)))
-    np.testing.assert_allclose(_share(record, record.expected), _share(record, record.executed),
-                               rtol=1e-5)
+    # The expected cost equals the executed cost, except for messages between levels.
+    np.testing.assert_allclose(np.mean(_share(record, record.expected)), shares[-1], atol=0.02)
   np.testing.assert_allclose(shares, budgets, atol=0.04)
   assert np.all(np.diff(shares) > 0)
 
@@ -136,31 +136,17 @@ def test_training_modes_agree():
   dynamic_towers.same(outputs['skip'], outputs['mask'])
 
 
-def test_gates_of_messages_follow_no_budget():
-  tower, inputs = _make()
-  gates = [_run(tower, inputs, budget)[1].gates for budget in (0.0, 0.5, 1.0)]
-  messages = [name for name in gates[0] if re.search('block_0/(coarser|finer)', name)]
-  assert len(messages) == 4
-  for name in messages:
-    values = gates[0][name].numpy()
-    assert 0 < np.mean(values > 0) < 1
-    for others in gates[1:]:
-      np.testing.assert_array_equal(others[name], values)
-
-
-def test_without_a_budget_every_block_runs_and_a_plain_checkpoint_starts_the_tower(tmp_path):
+def test_without_a_budget_every_gate_is_one_and_a_plain_checkpoint_starts_the_tower(tmp_path):
   inputs = dynamic_towers.features()
   plain = dynamic_towers.make(inputs, inference='mask')
   tower = dynamic_head.DynamicTower.from_config({**plain.get_config(), 'budget_input': True})
   tower(inputs)
   saved = tf.train.Checkpoint(head=plain).save(str(tmp_path / 'plain'))
   initialization.load({'head': tower}, saved, 'head')
-  assert len(tower.router_variables) == len(tower.variables) - len(plain.variables) == 2 * 3
+  assert len(tower.router_variables) == len(tower.variables) - len(plain.variables) == 2 * 9
   assert not plain.router_variables and not plain.has_budget_input and tower.has_budget_input
-  for variable in plain.variables:
-    if 'depth_gate/conv/bias' in variable.name:
-      variable.assign([1e3])
-  expected, _ = dynamic_towers.run(plain, inputs)
+  with dynamic_towers.forced_gates(lambda name, own: np.ones([*own.shape[:3], 1])):
+    expected, _ = dynamic_towers.run(plain, inputs)
   outputs, record = dynamic_towers.run(tower, inputs)
   dynamic_towers.same(outputs, expected, 1e-6)
   np.testing.assert_array_equal(record.executed, [float(record.maximum)] * 2)
@@ -170,7 +156,7 @@ def test_layer_contract():
   rng = np.random.default_rng(0)
   logits = {level: rng.normal(size=[2, 6, 8, 1]).astype(np.float32) for level in '34'}
   harness.run_layer_checks(
-      gate_budget.GateBudget, {'levels': ['3', '4']}, logits, 0)
+      gate_budget.GateBudget, {'levels': ['3', '4'], 'is_residual': True}, logits, 0)
 
 
 def test_gates_are_float32_under_mixed_precision():
