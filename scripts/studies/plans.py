@@ -171,12 +171,12 @@ def _gains() -> Plan:
           f'task.model.decoder.ifpn.solver.{name}': 'unroll' for name in ('solver', 'gradient')}),
       'fcos': _plain(fcos),
       'fcos_fixed': fcos('dynamichead', {'task.budget.weight': 0.0, **fixed}),
-      **{f'dynamic_head_lambda_{weight}': fcos('dynamichead', {'task.budget.weight': weight})
-         for weight in (0.0, 0.4, 1.6)},
+      **{f'dynamic_head{name}_lambda_{weight}': fcos(
+          'dynamichead', {'task.budget.weight': weight, **blocks})
+         for name, blocks in (('', {}), ('_d1', ONE_BLOCK)) for weight in (0.0, 0.4, 1.6)},
       'fcos_fixed_d1': fcos('dynamichead', {'task.budget.weight': 0.0, **fixed, **ONE_BLOCK}),
       'fcos_fixed_d1_narrow': fcos('dynamichead', {
           'task.budget.weight': 0.0, **fixed, **ONE_BLOCK, **dict.fromkeys(_HEADS, _FIXED)}),
-      'dynamic_head_d1_lambda_0.4': fcos('dynamichead', {'task.budget.weight': 0.4, **ONE_BLOCK}),
       **{f'caddet_{name}': Subject('fcos_caddet_sample', options) for name, options in {
           'none': {'task.budget.weight': 0.0, 'task.budget.path_similarity.weight': 0.0},
           'fixed': {'task.budget.kind': 'fixed', 'task.budget.ratio': 0.6,
